@@ -1,0 +1,3 @@
+//! Headwater: an event store that a browser can subscribe to.
+pub mod embedded_postgres;
+pub mod store;

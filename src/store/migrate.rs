@@ -1,0 +1,1 @@
+//! Installs and updates the schemas under one lock.

@@ -1,0 +1,2 @@
+//! The only SQL and the only database drivers.
+pub mod migrate;

@@ -1,0 +1,2 @@
+//! One binary, a module a promise.
+mod support;
