@@ -1,0 +1,90 @@
+//! What is asked to be appended, and what may come of it.
+
+use uuid::Uuid;
+
+use super::stream_name::StreamName;
+use super::time::Timestamp;
+
+/// A message that is to be written.
+#[derive(Debug, Clone)]
+pub struct NewMessage {
+    pub id: Uuid,
+    /// The id came from the caller (or from its idempotency key), so it may stand already.
+    pub id_may_stand: bool,
+    pub message_type: String,
+    /// JSON that passed [`json_text::check`](super::json_text::check); `None` is SQL's NULL.
+    pub data: Option<String>,
+    pub metadata: Option<String>,
+    /// `None`: the time of the transaction.
+    pub time: Option<Timestamp>,
+}
+
+impl NewMessage {
+    /// Roughly what this message costs to send to the database, in bytes.
+    pub fn bytes(&self) -> usize {
+        64 + self.message_type.len()
+            + self.data.as_ref().map_or(0, String::len)
+            + self.metadata.as_ref().map_or(0, String::len)
+    }
+}
+
+/// All messages of a request stand in one stream afterwards, or none.
+#[derive(Debug, Clone)]
+pub struct AppendRequest {
+    pub stream_name: StreamName,
+    /// -1: the stream must be empty; n: its last position must be n; `None`: any.
+    pub expected_version: Option<i64>,
+    /// The stream must have a message already.
+    pub must_exist: bool,
+    /// At least one; their ids differ from each other.
+    pub messages: Vec<NewMessage>,
+}
+
+impl AppendRequest {
+    pub fn bytes(&self) -> usize {
+        self.messages.iter().map(|message| message.bytes() + self.stream_name.as_str().len()).sum()
+    }
+}
+
+/// Where a message stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Placed {
+    pub id: Uuid,
+    pub position: i64,
+    pub global_position: i64,
+    pub time: Timestamp,
+}
+
+/// The messages stand, durably.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The position of the stream's last message of this request.
+    pub version: i64,
+    /// They stood already: the same request was done before.
+    pub duplicate: bool,
+    pub messages: Vec<Placed>,
+}
+
+/// Why nothing was written. The first three are answers, the others may pass.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    #[error("the stream {stream_name} is at version {current_version}")]
+    WrongExpectedVersion {
+        stream_name: String,
+        /// `None` where only `must_exist` was asked for.
+        expected_version: Option<i64>,
+        current_version: i64,
+    },
+    #[error("the message id {message_id} stands already at position {position} of {stream_name}")]
+    MessageIdReused { message_id: Uuid, stream_name: String, position: i64 },
+    #[error("the database refuses the messages: {message}")]
+    Refused { message: String },
+    #[error("the append queue is full")]
+    Overloaded,
+    #[error("the database cannot be reached; nothing was written")]
+    DatabaseUnavailable,
+    #[error("the database was lost while it committed, and it is not known whether the messages were written")]
+    OutcomeUnknown,
+    #[error("the service is stopping; nothing was written")]
+    Draining,
+}

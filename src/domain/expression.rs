@@ -1,0 +1,378 @@
+//! CEL expressions over a message: compiled once, bounded in length, depth and work.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use cel::common::ast::{EntryExpr, Expr};
+use cel::objects::{Key, Map};
+use cel::{Context, IdedExpr, Program, Value};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::message::Message;
+
+/// The longest expression, in bytes.
+pub const EXPRESSION_BYTES_MAX: usize = 1_000;
+/// The deepest nesting of an expression's syntax tree; evaluation recurses this deep.
+pub const EXPRESSION_DEPTH_MAX: usize = 100;
+/// The compiler recurses for every bracket; this is room for [`EXPRESSION_BYTES_MAX`] of them.
+const COMPILER_STACK_BYTES: usize = 64 << 20;
+
+/// What an expression may name.
+const VARIABLES: [&str; 8] =
+    ["type", "data", "metadata", "stream_name", "category", "position", "global_position", "time"];
+/// The functions it may call, operators aside.
+const FUNCTIONS: [&str; 11] =
+    ["size", "contains", "startsWith", "endsWith", "int", "uint", "double", "string", "bool", "bytes", "dyn"];
+
+/// Why an expression is refused when it is given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExpressionError {
+    #[error("must not be empty")]
+    Empty,
+    #[error("must be at most {EXPRESSION_BYTES_MAX} bytes, not {bytes}")]
+    TooLong { bytes: usize },
+    #[error("must not nest deeper than {EXPRESSION_DEPTH_MAX} levels")]
+    TooDeep,
+    #[error("is not CEL: line {line}, column {column}: {message}")]
+    Syntax { line: isize, column: isize, message: String },
+    #[error("must not loop: all, exists, exists_one, map and filter are refused, because nothing bounds their work")]
+    Comprehension,
+    #[error(
+        "names `{name}`; it may name type, data, metadata, stream_name, category, position, global_position and time"
+    )]
+    UnknownVariable { name: String },
+    #[error(
+        "calls `{name}`; it may call size, contains, startsWith, endsWith, int, uint, double, string, bool, bytes, dyn and has"
+    )]
+    UnknownFunction { name: String },
+}
+
+/// A compiled expression. Cheap to share; evaluated on any thread.
+pub struct Expression {
+    source: String,
+    program: Program,
+    uses: [bool; VARIABLES.len()],
+}
+
+/// `data` and `metadata` of one message as CEL values, made once for all expressions.
+pub struct MessageValues {
+    data: Value,
+    metadata: Value,
+}
+
+impl Expression {
+    pub fn compile(source: &str) -> Result<Self, ExpressionError> {
+        if source.trim().is_empty() {
+            return Err(ExpressionError::Empty);
+        }
+        if source.len() > EXPRESSION_BYTES_MAX {
+            return Err(ExpressionError::TooLong { bytes: source.len() });
+        }
+        let program = compile_on_a_deep_stack(source)?;
+        check_tree(program.expression())?;
+        let references = program.references();
+        for name in references.variables() {
+            if !VARIABLES.contains(&name) {
+                return Err(ExpressionError::UnknownVariable { name: name.into() });
+            }
+        }
+        for name in references.functions() {
+            let is_operator = !name.starts_with(|first: char| first.is_ascii_alphabetic());
+            if !is_operator && !FUNCTIONS.contains(&name) {
+                return Err(ExpressionError::UnknownFunction { name: name.into() });
+            }
+        }
+        let uses = VARIABLES.map(|name| references.has_variable(name));
+        Ok(Self { source: source.into(), program, uses })
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the message passes. A message on which the expression fails (a missing field, other types) or that
+    /// gives something else than a boolean does not pass: streams hold messages of many shapes.
+    pub fn passes(&self, message: &Message) -> bool {
+        matches!(self.evaluate(message), Ok(Value::Bool(true)))
+    }
+
+    /// The expression's value for this message, or why it has none.
+    pub fn evaluate(&self, message: &Message) -> Result<Value, String> {
+        thread_local! {
+            // Building the functions of the root context takes longer than most evaluations.
+            static ROOT: Context<'static, 'static> = Context::default();
+        }
+        ROOT.with(|root| {
+            let mut scope = root.new_inner_scope();
+            for (name, _) in VARIABLES.iter().zip(self.uses).filter(|(_, used)| *used) {
+                scope.add_variable_from_value(*name, variable(message, name));
+            }
+            self.program.execute(&scope).map_err(|error| error.to_string())
+        })
+    }
+}
+
+fn variable(message: &Message, name: &str) -> Value {
+    match name {
+        "type" => (&*message.message_type).into(),
+        "data" => message.values().data.clone(),
+        "metadata" => message.values().metadata.clone(),
+        "stream_name" => (&*message.stream_name).into(),
+        "category" => message.category().into(),
+        "position" => Value::Int(message.position),
+        "global_position" => Value::Int(message.global_position),
+        "time" => message.time.to_rfc3339().into(),
+        _ => Value::Null,
+    }
+}
+
+impl MessageValues {
+    /// What cannot be read (deeper than 128 levels) is null.
+    pub fn read(message: &Message) -> Self {
+        Self { data: read_json(message.data()), metadata: read_json(message.metadata()) }
+    }
+}
+
+fn read_json(text: &str) -> Value {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    CelValue.deserialize(&mut deserializer).unwrap_or(Value::Null)
+}
+
+fn compile_on_a_deep_stack(source: &str) -> Result<Program, ExpressionError> {
+    let source = source.to_owned();
+    let compiled = std::thread::Builder::new()
+        .stack_size(COMPILER_STACK_BYTES)
+        .spawn(move || {
+            let program = Program::compile(&source).map_err(|errors| {
+                let first = errors.errors.first();
+                ExpressionError::Syntax {
+                    line: first.map_or(1, |error| error.pos.0),
+                    column: first.map_or(1, |error| error.pos.1),
+                    message: first.map_or_else(|| errors.to_string(), |error| error.msg.clone()),
+                }
+            })?;
+            // Here too, because walking a tree that is too deep needs the same deep stack.
+            check_depth(program.expression())?;
+            Ok(program)
+        })
+        .map(std::thread::JoinHandle::join);
+    let unreadable = |message: &str| ExpressionError::Syntax { line: 1, column: 1, message: message.into() };
+    match compiled {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(unreadable("the compiler gave up on it")),
+        Err(_) => Err(unreadable("no thread could be started to compile it")),
+    }
+}
+
+fn check_depth(root: &IdedExpr) -> Result<(), ExpressionError> {
+    let mut open = vec![(root, 1)];
+    while let Some((node, depth)) = open.pop() {
+        if depth > EXPRESSION_DEPTH_MAX {
+            return Err(ExpressionError::TooDeep);
+        }
+        open.extend(children(node).into_iter().map(|child| (child, depth + 1)));
+    }
+    Ok(())
+}
+
+fn check_tree(root: &IdedExpr) -> Result<(), ExpressionError> {
+    let mut open = vec![root];
+    while let Some(node) = open.pop() {
+        if matches!(node.expr, Expr::Comprehension(_)) {
+            return Err(ExpressionError::Comprehension);
+        }
+        open.extend(children(node));
+    }
+    Ok(())
+}
+
+fn children(node: &IdedExpr) -> Vec<&IdedExpr> {
+    match &node.expr {
+        Expr::Call(call) => call.target.iter().map(|target| &**target).chain(&call.args).collect(),
+        Expr::List(list) => list.elements.iter().collect(),
+        Expr::Select(select) => vec![&select.operand],
+        Expr::Map(map) => map.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect(),
+        Expr::Struct(fields) => fields.entries.iter().flat_map(|entry| entry_children(&entry.expr)).collect(),
+        Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) | Expr::Comprehension(_) => Vec::new(),
+    }
+}
+
+fn entry_children(entry: &EntryExpr) -> Vec<&IdedExpr> {
+    match entry {
+        EntryExpr::StructField(field) => vec![&field.value],
+        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+    }
+}
+
+/// Reads JSON straight into CEL values. An integer is an `int` wherever it fits one, so that `data.num % 3` works for
+/// every JSON integer; the crate's own conversion makes unsigned ones of some.
+struct CelValue;
+
+impl<'de> DeserializeSeed<'de> for CelValue {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for CelValue {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Int(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(i64::try_from(value).map_or(Value::UInt(value), Value::Int))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element_seed(CelValue)? {
+            list.push(item);
+        }
+        Ok(Value::List(Arc::new(list)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = HashMap::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            map.insert(Key::String(Arc::new(key)), entries.next_value_seed(CelValue)?);
+        }
+        Ok(Value::Map(Map { map: Arc::new(map) }))
+    }
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Expression").field(&self.source).finish()
+    }
+}
+
+impl fmt::Debug for MessageValues {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("MessageValues")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::message::MessageParts;
+    use crate::domain::time::Timestamp;
+
+    fn message(data: &str) -> Message {
+        Message::new(MessageParts {
+            id: uuid::Uuid::nil(),
+            stream_name: "order-7",
+            message_type: "Placed",
+            position: 3,
+            global_position: 9,
+            data: Some(data),
+            metadata: Some(r#"{"user": "ann"}"#),
+            time: Timestamp::parse_rfc3339("2026-11-20T12:00:00Z").unwrap(),
+        })
+    }
+
+    fn passes(expression: &str, data: &str) -> bool {
+        Expression::compile(expression).unwrap().passes(&message(data))
+    }
+
+    #[test]
+    fn everything_a_message_has_can_be_named() {
+        let expression = "type == 'Placed' && stream_name == 'order-7' && category == 'order' && position == 3 \
+            && global_position == 9 && metadata.user == 'ann' && data.sku == 'X1' && time >= '2026-11-20'";
+        assert!(passes(expression, r#"{"sku": "X1"}"#));
+    }
+
+    #[test]
+    fn integers_stay_integers() {
+        assert!(passes("data.num % 3 == 2", r#"{"num": 176}"#));
+        assert!(passes("data.num % 3 == -1", r#"{"num": -7}"#));
+        assert!(passes("data.num == 9223372036854775807", r#"{"num": 9223372036854775807}"#));
+        assert!(passes("data.price > 1.5", r#"{"price": 1.75}"#));
+    }
+
+    #[test]
+    fn what_fails_or_is_no_boolean_does_not_pass() {
+        assert!(!passes("data.missing == 1", "{}"));
+        assert!(!passes("has(data.missing)", "{}"));
+        assert!(passes("has(data.there) && data.there", r#"{"there": true}"#));
+        assert!(!passes("data.num % 3", r#"{"num": 1}"#));
+        assert!(!passes("data.name > 3", r#"{"name": "x"}"#));
+        assert!(!passes("1 / 0 == 1", "null"));
+    }
+
+    #[test]
+    fn every_function_on_the_list_works() {
+        for expression in [
+            "size(data.s) == 3",
+            "data.s.contains('b')",
+            "data.s.startsWith('a')",
+            "data.s.endsWith('c')",
+            "int('3') == 3",
+            "uint(3) == 3u",
+            "double(3) == 3.0",
+            "string(3) == '3'",
+            "bool('true')",
+            "size(bytes('ab')) == 2",
+            "dyn(3) == 3",
+            "'a' in ['a', 'b']",
+            "data['s'] == 'abc'",
+            "data.l[1] == 2",
+            "true ? true : false",
+        ] {
+            assert!(passes(expression, r#"{"s": "abc", "l": [1, 2]}"#), "{expression}");
+        }
+    }
+
+    #[test]
+    fn bad_expressions_are_refused_with_their_place() {
+        let refused = |source: &str| Expression::compile(source).unwrap_err();
+        assert_eq!(refused("  "), ExpressionError::Empty);
+        assert!(matches!(refused("type == == 'A'"), ExpressionError::Syntax { line: 1, column: 9, .. }));
+        assert_eq!(refused("data.items.all(i, i > 0)"), ExpressionError::Comprehension);
+        assert_eq!(refused("true || [1].exists(x, x == 1)"), ExpressionError::Comprehension);
+        assert_eq!(refused("dat.x == 1"), ExpressionError::UnknownVariable { name: "dat".into() });
+        assert_eq!(refused("data.x.matches('a*')"), ExpressionError::UnknownFunction { name: "matches".into() });
+        assert_eq!(refused(&"1".repeat(1_001)), ExpressionError::TooLong { bytes: 1_001 });
+    }
+
+    #[test]
+    fn the_deepest_expressions_neither_parse_nor_evaluate_off_the_stack() {
+        for source in [
+            format!("{}true{}", "(".repeat(490), ")".repeat(490)),
+            format!("{}true", "!".repeat(990)),
+            format!("{}1 == 1", "1+".repeat(490)),
+            "true?true:".repeat(95) + "true",
+            format!("{}1{} == []", "[".repeat(490), "]".repeat(490)),
+            format!("data{} == 1", ".a".repeat(480)),
+        ] {
+            if let Ok(expression) = Expression::compile(&source) {
+                expression.passes(&message("{}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Which messages of a source a reader wants.
+
+use std::sync::Arc;
+
+use super::expression::Expression;
+use super::message::Message;
+use super::time::Timestamp;
+
+/// The most types in one filter.
+pub const FILTER_TYPES_MAX: usize = 100;
+
+/// Types, an expression and a span of time; what is absent lets everything pass.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// The message's type must be one of these; empty: any.
+    pub types: Arc<[String]>,
+    pub expression: Option<Arc<Expression>>,
+    /// The message's time must be this or later.
+    pub from_time: Option<Timestamp>,
+    /// The message's time must be before this.
+    pub to_time: Option<Timestamp>,
+}
+
+impl Filter {
+    pub fn passes(&self, message: &Message) -> bool {
+        (self.types.is_empty() || self.types.iter().any(|wanted| **wanted == *message.message_type))
+            && self.from_time.is_none_or(|from| message.time >= from)
+            && self.to_time.is_none_or(|to| message.time < to)
+            && self.expression.as_ref().is_none_or(|expression| expression.passes(message))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.types.is_empty() && self.expression.is_none() && self.from_time.is_none() && self.to_time.is_none()
+    }
+}

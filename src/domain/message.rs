@@ -1,0 +1,186 @@
+//! A message as it stands in the store, with its JSON text made once and shared by all who read it.
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::expression::MessageValues;
+use super::stream_name::category;
+use super::time::Timestamp;
+
+/// A stored message. Its JSON is written once, around `data` and `metadata` exactly as PostgreSQL printed them.
+#[derive(Debug)]
+pub struct Message {
+    pub stream_name: Box<str>,
+    pub message_type: Box<str>,
+    /// Counts from 0 in its stream.
+    pub position: i64,
+    /// Counts from 1 over the whole store, with holes.
+    pub global_position: i64,
+    pub time: Timestamp,
+    pub id: Uuid,
+    json: Bytes,
+    data: Range<usize>,
+    metadata: Range<usize>,
+    /// `data` and `metadata` as expressions see them: made when the first filter asks, for all filters together.
+    values: OnceLock<MessageValues>,
+}
+
+/// The columns of a message, borrowed from a row or from the request that wrote it.
+pub struct MessageParts<'a> {
+    pub id: Uuid,
+    pub stream_name: &'a str,
+    pub message_type: &'a str,
+    pub position: i64,
+    pub global_position: i64,
+    /// jsonb as PostgreSQL prints it; `None` is SQL's NULL, which reads as `null`.
+    pub data: Option<&'a str>,
+    pub metadata: Option<&'a str>,
+    pub time: Timestamp,
+}
+
+impl Message {
+    pub fn new(parts: MessageParts<'_>) -> Self {
+        let data = parts.data.unwrap_or("null");
+        let metadata = parts.metadata.unwrap_or("null");
+        let names = parts.stream_name.len() + parts.message_type.len();
+        let mut json = String::with_capacity(200 + names + data.len() + metadata.len());
+        json.push_str("{\"id\":\"");
+        json.push_str(parts.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        json.push_str("\",\"stream_name\":");
+        push_json_string(&mut json, parts.stream_name);
+        json.push_str(",\"type\":");
+        push_json_string(&mut json, parts.message_type);
+        json.push_str(",\"position\":");
+        push_integer(&mut json, parts.position);
+        json.push_str(",\"global_position\":");
+        push_integer(&mut json, parts.global_position);
+        json.push_str(",\"data\":");
+        let data = push_range(&mut json, data);
+        json.push_str(",\"metadata\":");
+        let metadata = push_range(&mut json, metadata);
+        json.push_str(",\"time\":\"");
+        parts.time.write_rfc3339(&mut json);
+        json.push_str("\"}");
+        Self {
+            stream_name: parts.stream_name.into(),
+            message_type: parts.message_type.into(),
+            position: parts.position,
+            global_position: parts.global_position,
+            time: parts.time,
+            id: parts.id,
+            json: Bytes::from(json),
+            data,
+            metadata,
+            values: OnceLock::new(),
+        }
+    }
+
+    /// The message as one JSON object, without a raw newline in it.
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+
+    /// `data` as PostgreSQL prints it; `null` where it is NULL.
+    pub fn data(&self) -> &str {
+        self.slice(&self.data)
+    }
+
+    /// `metadata` as PostgreSQL prints it; `null` where it is NULL.
+    pub fn metadata(&self) -> &str {
+        self.slice(&self.metadata)
+    }
+
+    pub fn category(&self) -> &str {
+        category(&self.stream_name)
+    }
+
+    /// What expressions see of this message.
+    pub fn values(&self) -> &MessageValues {
+        self.values.get_or_init(|| MessageValues::read(self))
+    }
+
+    /// Roughly what this message holds in memory, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.json.len() + self.stream_name.len() + self.message_type.len()
+    }
+
+    fn slice(&self, range: &Range<usize>) -> &str {
+        // The range was cut out of a `String` at the borders of another one.
+        std::str::from_utf8(&self.json[range.clone()]).unwrap_or("null")
+    }
+}
+
+/// Appends `text` as a JSON string, quotes included.
+pub fn push_json_string(out: &mut String, text: &str) {
+    out.push('"');
+    let mut plain_from = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        out.push_str(&text[plain_from..at]);
+        match byte {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            control => {
+                out.push_str("\\u00");
+                out.push(char::from(b'0' + (control >> 4)));
+                out.push(char::from_digit(u32::from(control & 15), 16).unwrap_or('0'));
+            }
+        }
+        plain_from = at + 1;
+    }
+    out.push_str(&text[plain_from..]);
+    out.push('"');
+}
+
+fn push_integer(out: &mut String, value: i64) {
+    use std::fmt::Write;
+    let _ = write!(out, "{value}"); // writing to a String cannot fail
+}
+
+fn push_range(out: &mut String, text: &str) -> Range<usize> {
+    let start = out.len();
+    out.push_str(text);
+    start..out.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_and_metadata_pass_through_untouched() {
+        let data = r#"{"n": 12345678901234567890.1234567890, "s": "é\n"}"#;
+        let message = Message::new(MessageParts {
+            id: Uuid::nil(),
+            stream_name: "it's \"q\"\\-1",
+            message_type: "T",
+            position: 0,
+            global_position: 7,
+            data: Some(data),
+            metadata: None,
+            time: Timestamp::parse_rfc3339("2026-11-20T12:00:00.123456Z").unwrap(),
+        });
+        assert_eq!(message.data(), data);
+        assert_eq!(message.metadata(), "null");
+        assert_eq!(
+            std::str::from_utf8(message.json()).unwrap(),
+            format!(
+                r#"{{"id":"00000000-0000-0000-0000-000000000000","stream_name":"it's \"q\"\\-1","type":"T","position":0,"global_position":7,"data":{data},"metadata":null,"time":"2026-11-20T12:00:00.123456Z"}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn strings_are_escaped_as_json_wants() {
+        for text in ["", "plain", "a\"b\\c", "\u{1}\n\u{1f}", "日本 😀"] {
+            let mut out = String::new();
+            push_json_string(&mut out, text);
+            assert_eq!(serde_json::from_str::<String>(&out).unwrap(), text);
+        }
+    }
+}

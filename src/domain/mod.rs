@@ -1,0 +1,27 @@
+//! Pure rules: no runtime, no SQL, no HTTP.
+
+pub mod append;
+pub mod expression;
+pub mod filter;
+pub mod json_text;
+pub mod message;
+pub mod observation;
+pub mod settling;
+pub mod source;
+pub mod stream_name;
+pub mod time;
+
+/// One field that breaks one rule, as a problem document names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The field as the caller wrote it: `messages[3].type`, `from`, `Last-Event-ID`.
+    pub field: String,
+    /// The rule, as a sentence about the field.
+    pub message: String,
+}
+
+impl Violation {
+    pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { field: field.into(), message: message.into() }
+    }
+}

@@ -1,0 +1,79 @@
+//! All that is noteworthy, as facts. One place makes metrics and log lines of it (`telemetry`).
+
+use std::time::Duration;
+
+/// Something that happened.
+#[derive(Debug, Clone)]
+pub enum Observation {
+    BatchCommitted {
+        requests: usize,
+        messages: usize,
+        took: Duration,
+    },
+    BatchFailed {
+        requests: usize,
+        error: String,
+    },
+    /// Requests answered, by what came of them.
+    AppendsAnswered {
+        appended: usize,
+        duplicates: usize,
+        conflicts: usize,
+        refused: usize,
+        unavailable: usize,
+    },
+    AppendOverloaded,
+    /// A commit's answer was lost and has been looked up by message ids.
+    CommitResolved {
+        written: usize,
+        not_written: usize,
+    },
+    DatabaseLost {
+        by: &'static str,
+        error: String,
+    },
+    DatabaseFound {
+        by: &'static str,
+    },
+    ListenerUp,
+    ListenerDown {
+        error: String,
+    },
+    Settled {
+        settled: i64,
+        head: i64,
+    },
+    /// A writer's open transaction keeps the settled position back.
+    HeldBack {
+        seconds: f64,
+        at: i64,
+        pids: Vec<i32>,
+    },
+    /// Nothing keeps it back any more.
+    Released {
+        seconds: f64,
+    },
+    FollowerJoined,
+    FollowerLeft,
+    FollowerRefused,
+    FellBehind,
+    Delivered {
+        messages: usize,
+    },
+    CacheRead {
+        hit: bool,
+    },
+    CacheSize {
+        bytes: usize,
+        messages: usize,
+    },
+    RequestAnswered {
+        method: &'static str,
+        path: String,
+        status: u16,
+        took: Duration,
+    },
+    Panicked {
+        message: String,
+    },
+}

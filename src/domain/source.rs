@@ -1,0 +1,93 @@
+//! What is read or followed: everything, a category, a stream, or several of them.
+
+use std::sync::Arc;
+
+use super::message::Message;
+
+/// One log that can be followed, and the name under which its followers are woken.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Topic {
+    All,
+    Category(Arc<str>),
+    Stream(Arc<str>),
+}
+
+impl Topic {
+    pub fn has(&self, message: &Message) -> bool {
+        match self {
+            Topic::All => true,
+            Topic::Category(name) => message.category() == &**name,
+            Topic::Stream(name) => *message.stream_name == **name,
+        }
+    }
+}
+
+/// The most topics on one connection.
+pub const SOURCE_TOPICS_MAX: usize = 100;
+
+/// What one follower follows. Never empty, without doubles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    topics: Arc<[Topic]>,
+}
+
+impl Source {
+    pub fn all() -> Self {
+        Self { topics: Arc::new([Topic::All]) }
+    }
+
+    pub fn stream(name: &str) -> Self {
+        Self { topics: Arc::new([Topic::Stream(name.into())]) }
+    }
+
+    pub fn category(name: &str) -> Self {
+        Self { topics: Arc::new([Topic::Category(name.into())]) }
+    }
+
+    /// Several at once, in global order; `None` if there are none or more than [`SOURCE_TOPICS_MAX`]. A stream whose
+    /// category is followed too is left out, so no message can come twice.
+    pub fn several(streams: &[String], categories: &[String]) -> Option<Self> {
+        let mut topics: Vec<Topic> = Vec::new();
+        let category_topics = categories.iter().map(|name| Topic::Category(name.as_str().into()));
+        let stream_topics = streams
+            .iter()
+            .filter(|name| !categories.iter().any(|category| category == super::stream_name::category(name)))
+            .map(|name| Topic::Stream(name.as_str().into()));
+        for topic in category_topics.chain(stream_topics) {
+            if !topics.contains(&topic) {
+                topics.push(topic);
+            }
+        }
+        (1..=SOURCE_TOPICS_MAX).contains(&topics.len()).then(|| Self { topics: topics.into() })
+    }
+
+    pub fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+
+    /// The stream, where exactly one stream is followed: its cursor is a position in the stream.
+    pub fn single_stream(&self) -> Option<&Arc<str>> {
+        match &*self.topics {
+            [Topic::Stream(name)] => Some(name),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_inside_a_followed_category_is_not_followed_twice() {
+        let source = Source::several(&["a-1".into(), "b-1".into(), "b-1".into()], &["a".into()]).unwrap();
+        assert_eq!(source.topics(), [Topic::Category("a".into()), Topic::Stream("b-1".into())]);
+    }
+
+    #[test]
+    fn sources_are_bounded_and_never_empty() {
+        assert_eq!(Source::several(&[], &[]), None);
+        let many: Vec<String> = (0..=SOURCE_TOPICS_MAX).map(|n| format!("s-{n}")).collect();
+        assert_eq!(Source::several(&many, &[]), None);
+    }
+}
