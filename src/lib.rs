@@ -1,5 +1,11 @@
 //! Headwater: an event store that a browser can subscribe to.
 
+pub mod app;
+pub mod config;
 pub mod domain;
 pub mod embedded_postgres;
+pub mod http;
+pub mod lifecycle;
+pub mod service;
 pub mod store;
+pub mod telemetry;

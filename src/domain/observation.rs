@@ -14,7 +14,7 @@ pub enum Observation {
         requests: usize,
         error: String,
     },
-    /// Requests answered, by what came of them.
+    /// Requests of a batch answered, by what came of them.
     AppendsAnswered {
         appended: usize,
         duplicates: usize,

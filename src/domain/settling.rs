@@ -110,10 +110,12 @@ impl Settling {
         if decided { Step::ReadAgain { upto: barrier.upto } } else { Step::Wait }
     }
 
-    /// The positions up to the barrier have been read with a snapshot newer than the last holder's end: they are final.
-    pub fn on_decided(&mut self) {
-        if let Some(barrier) = self.barrier.take() {
-            self.settled = self.settled.max(barrier.upto);
+    /// The positions up to `upto`, which is not beyond the barrier, have been read with a snapshot newer than the last
+    /// holder's end: they are final.
+    pub fn on_decided(&mut self, upto: i64) {
+        self.settled = self.settled.max(upto);
+        if self.barrier.as_ref().is_some_and(|barrier| barrier.upto <= self.settled) {
+            self.barrier = None;
         }
     }
 
@@ -176,7 +178,7 @@ mod tests {
         let mut settling = Settling::at(0);
         settling.on_rows(&[2, 3]);
         assert_eq!(settling.on_holders(HashSet::new()), Step::ReadAgain { upto: 3 });
-        settling.on_decided();
+        settling.on_decided(3);
         assert_eq!(settling.settled(), 3);
     }
 
@@ -291,7 +293,7 @@ mod tests {
                     Act::Ask if asked_after_read => {
                         if let Step::ReadAgain { upto } = settling.on_holders(model.holders()) {
                             delivered.extend(model.committed.range(settling.settled() + 1..=upto));
-                            settling.on_decided();
+                            settling.on_decided(upto);
                             asked_after_read = false;
                         }
                     }

@@ -29,19 +29,21 @@ pub const SOURCE_TOPICS_MAX: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     topics: Arc<[Topic]>,
+    /// A cursor is a global position, even if there is only one stream.
+    is_global: bool,
 }
 
 impl Source {
     pub fn all() -> Self {
-        Self { topics: Arc::new([Topic::All]) }
+        Self { topics: Arc::new([Topic::All]), is_global: true }
     }
 
     pub fn stream(name: &str) -> Self {
-        Self { topics: Arc::new([Topic::Stream(name.into())]) }
+        Self { topics: Arc::new([Topic::Stream(name.into())]), is_global: false }
     }
 
     pub fn category(name: &str) -> Self {
-        Self { topics: Arc::new([Topic::Category(name.into())]) }
+        Self { topics: Arc::new([Topic::Category(name.into())]), is_global: true }
     }
 
     /// Several at once, in global order; `None` if there are none or more than [`SOURCE_TOPICS_MAX`]. A stream whose
@@ -58,17 +60,17 @@ impl Source {
                 topics.push(topic);
             }
         }
-        (1..=SOURCE_TOPICS_MAX).contains(&topics.len()).then(|| Self { topics: topics.into() })
+        (1..=SOURCE_TOPICS_MAX).contains(&topics.len()).then(|| Self { topics: topics.into(), is_global: true })
     }
 
     pub fn topics(&self) -> &[Topic] {
         &self.topics
     }
 
-    /// The stream, where exactly one stream is followed: its cursor is a position in the stream.
+    /// The stream, where one stream is followed by its own positions: a cursor is a position in it.
     pub fn single_stream(&self) -> Option<&Arc<str>> {
         match &*self.topics {
-            [Topic::Stream(name)] => Some(name),
+            [Topic::Stream(name)] if !self.is_global => Some(name),
             _ => None,
         }
     }

@@ -1,2 +1,265 @@
-//! The only SQL and the only database drivers.
+//! The only SQL and the only database drivers: connections, and what can go wrong with them.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio_postgres::error::SqlState;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+pub mod append;
+pub mod listen;
 pub mod migrate;
+pub mod read;
+pub mod settled;
+mod tls;
+
+/// How the database is reached.
+#[derive(Debug, Clone)]
+pub struct DatabaseSettings {
+    /// As libpq reads it; several hosts may be named.
+    pub url: String,
+    /// Connections for reads and appends at most, in all.
+    pub connections_max: usize,
+    /// The longest that connecting, or waiting for a free connection, may take.
+    pub connect_timeout: Duration,
+    /// A connection whose peer says nothing for this long, though something was sent to it, is given up.
+    pub silence_timeout: Duration,
+}
+
+/// Of the connections, this many belong to the checked queries of sqlx; the others to the hot paths.
+const CHECKED_CONNECTIONS: u32 = 2;
+
+/// The database in use: two pools and what is needed to open connections beside them.
+#[derive(Clone)]
+pub struct Database {
+    hot: Pool,
+    checked: PgPool,
+    config: tokio_postgres::Config,
+    tls: MakeRustlsConnect,
+    settings: DatabaseSettings,
+}
+
+/// A URL that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the database URL cannot be read: {0}")]
+    Url(String),
+    #[error("TLS for the database cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// Why the database did not do as it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, is starting or stopping, or is no primary. It may come back.
+    #[error("the database cannot be reached: {0}")]
+    Unavailable(String),
+    /// It answered that it cannot do this.
+    #[error("the database answered: {message} (SQLSTATE {code})")]
+    Refused { code: String, message: String },
+}
+
+impl StoreError {
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, StoreError::Unavailable(_))
+    }
+}
+
+impl Database {
+    /// Reads the URL and sets up the pools; connects nowhere yet.
+    pub fn open(settings: DatabaseSettings) -> Result<Self, OpenError> {
+        let (url, tls) = tls::connector(&settings.url)?;
+        let mut config = tokio_postgres::Config::from_str(&url).map_err(|error| OpenError::Url(source_text(&error)))?;
+        config.connect_timeout(settings.connect_timeout);
+        config.tcp_user_timeout(settings.silence_timeout);
+        config.keepalives_idle(settings.silence_timeout);
+        config.keepalives_interval(Duration::from_secs(1));
+        config.keepalives_retries(3);
+        if config.get_application_name().is_none() {
+            config.application_name("headwater");
+        }
+        let hot = hot_pool(&config, tls.clone(), &settings)?;
+        let checked = PgPoolOptions::new()
+            .max_connections(CHECKED_CONNECTIONS)
+            .acquire_timeout(settings.connect_timeout)
+            .connect_lazy_with(checked_options(&settings.url, &config)?);
+        Ok(Self { hot, checked, config, tls, settings })
+    }
+
+    /// A connection from the pool, set up for our queries.
+    pub async fn client(&self) -> Result<deadpool_postgres::Object, StoreError> {
+        self.hot.get().await.map_err(|error| StoreError::Unavailable(source_text(&error)))
+    }
+
+    /// A connection of its own, for an agent that keeps one.
+    pub async fn connect(&self) -> Result<(tokio_postgres::Client, Connection), StoreError> {
+        let connecting = self.config.connect(self.tls.clone());
+        match tokio::time::timeout(self.settings.connect_timeout, connecting).await {
+            Ok(Ok(pair)) => Ok(pair),
+            Ok(Err(error)) => Err(StoreError::Unavailable(source_text(&error))),
+            Err(_) => Err(StoreError::Unavailable("connecting took too long".into())),
+        }
+    }
+
+    /// Forgets the connections that are open: they lead to a server that is no primary any more, or is gone.
+    pub fn forget_connections(&self) {
+        self.hot.retain(|_, _| false);
+    }
+
+    /// Connections in use and open, of both pools.
+    pub fn pool_use(&self) -> PoolUse {
+        let hot = self.hot.status();
+        let checked = (self.checked.size() as usize, self.checked.num_idle());
+        PoolUse {
+            in_use: hot.size.saturating_sub(hot.available) + checked.0.saturating_sub(checked.1),
+            open: hot.size + checked.0,
+            waiting: hot.waiting,
+            max: self.settings.connections_max,
+        }
+    }
+
+    pub fn settings(&self) -> &DatabaseSettings {
+        &self.settings
+    }
+
+    pub(super) fn checked(&self) -> &PgPool {
+        &self.checked
+    }
+
+    pub async fn close(&self) {
+        self.hot.close();
+        self.checked.close().await;
+    }
+}
+
+/// How busy the pools are, in connections.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolUse {
+    pub in_use: usize,
+    pub open: usize,
+    pub waiting: usize,
+    pub max: usize,
+}
+
+/// The driving side of a connection of its own.
+pub type Connection = tokio_postgres::Connection<tokio_postgres::Socket, <MakeRustlsConnect as MakeStream>::Stream>;
+
+/// Names the stream type of a TLS connector.
+pub trait MakeStream {
+    type Stream;
+}
+
+impl<M: tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>> MakeStream for M {
+    type Stream = M::Stream;
+}
+
+/// Set on every connection of ours. Every statement of ours is led by an index; a plan made while the table was empty
+/// would otherwise stay a sequential scan until statistics come. Its high cost estimate must not wake the JIT compiler.
+/// Appends notify after their commit, not in it. A 201 is sent only after the commit is durable, whatever the
+/// server's default.
+pub(crate) const SESSION_SETTINGS: &str = "SET enable_seqscan = off; SET jit = off; SET client_min_messages = warning; \
+    SET message_store.notify = off; \
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
+fn hot_pool(
+    config: &tokio_postgres::Config,
+    tls: MakeRustlsConnect,
+    settings: &DatabaseSettings,
+) -> Result<Pool, OpenError> {
+    let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+    let manager = Manager::from_config(config.clone(), tls, manager_config);
+    let connections = settings.connections_max.saturating_sub(CHECKED_CONNECTIONS as usize).max(1);
+    Pool::builder(manager)
+        .max_size(connections)
+        .runtime(Runtime::Tokio1)
+        .timeouts(Timeouts {
+            wait: Some(settings.connect_timeout),
+            create: Some(settings.connect_timeout),
+            recycle: Some(settings.connect_timeout),
+        })
+        .post_create(Hook::async_fn(|client, _| {
+            Box::pin(async move {
+                client.batch_execute(SESSION_SETTINGS).await.map_err(deadpool_postgres::HookError::Backend)
+            })
+        }))
+        .build()
+        .map_err(|error| OpenError::Url(error.to_string()))
+}
+
+/// sqlx reads a URL with one host only: where there are several it gets the first, and checked queries follow it alone.
+fn checked_options(url: &str, config: &tokio_postgres::Config) -> Result<PgConnectOptions, OpenError> {
+    if config.get_hosts().len() <= 1 {
+        return Ok(PgConnectOptions::from_str(url)
+            .map_err(|error| OpenError::Url(error.to_string()))?
+            .application_name("headwater"));
+    }
+    let mut options = PgConnectOptions::new_without_pgpass().application_name("headwater");
+    match config.get_hosts().first() {
+        Some(tokio_postgres::config::Host::Tcp(host)) => options = options.host(host),
+        Some(tokio_postgres::config::Host::Unix(path)) => options = options.socket(path),
+        None => {}
+    }
+    if let Some(port) = config.get_ports().first() {
+        options = options.port(*port);
+    }
+    if let Some(user) = config.get_user() {
+        options = options.username(user);
+    }
+    if let Some(password) = config.get_password() {
+        options = options.password(&String::from_utf8_lossy(password));
+    }
+    if let Some(database) = config.get_dbname() {
+        options = options.database(database);
+    }
+    Ok(options)
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(db) if !is_outage(db.code()) => {
+                StoreError::Refused { code: db.code().code().into(), message: db.message().into() }
+            }
+            _ => StoreError::Unavailable(source_text(&error)),
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(db) => {
+                let code = db.code().unwrap_or_default().into_owned();
+                if is_outage(&SqlState::from_code(&code)) {
+                    StoreError::Unavailable(db.message().into())
+                } else {
+                    StoreError::Refused { code, message: db.message().into() }
+                }
+            }
+            other => StoreError::Unavailable(other.to_string()),
+        }
+    }
+}
+
+/// States in which the server, not the statement, is the matter: connection exceptions (08), too many connections
+/// (53300), an operator's intervention (57P0x), and a server that is a replica by now (25006).
+fn is_outage(state: &SqlState) -> bool {
+    let code = state.code();
+    code.starts_with("08") || code.starts_with("57P0") || code == "53300" || code == "25006"
+}
+
+/// An error with what caused it, on one line.
+pub(crate) fn source_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

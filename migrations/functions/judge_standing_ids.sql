@@ -1,0 +1,79 @@
+-- For append_batch: which requests have messages whose ids stand already, and what that means for each.
+--
+-- outcomes, for every request: 0 none of its ids stands; 1 all stand, with the same content, as one run of one stream
+-- in the same order (the request was done before); 4 an id stands for something else, or only some of them stand.
+-- standing_*: for outcome 1 its messages in order; for outcome 4 one message that stands in the way.
+CREATE OR REPLACE FUNCTION headwater.judge_standing_ids(
+  requests int,
+  message_requests int[],
+  message_streams text[],
+  ids uuid[],
+  types text[],
+  datas text[],
+  metadatas text[],
+  OUT outcomes int[],
+  OUT standing_requests int[],
+  OUT standing_ids uuid[],
+  OUT standing_streams text[],
+  OUT standing_positions bigint[],
+  OUT standing_global_positions bigint[],
+  OUT standing_times timestamp[]
+)
+LANGUAGE sql STABLE
+AS $$
+  WITH given AS (
+    SELECT *
+    FROM unnest(message_requests, message_streams, ids, types, datas, metadatas)
+      WITH ORDINALITY AS g (request, stream_name, id, type, data, metadata, number)
+  ),
+  standing AS (
+    SELECT
+      given.request, given.number, m.id, m.stream_name, m.position, m.global_position, m.time,
+      (
+        m.stream_name = given.stream_name
+        AND m.type = given.type
+        AND m.data IS NOT DISTINCT FROM given.data::jsonb
+        AND m.metadata IS NOT DISTINCT FROM given.metadata::jsonb
+      ) AS same
+    FROM given
+    JOIN message_store.messages AS m ON m.id = given.id
+  ),
+  judged AS (
+    SELECT
+      standing.request,
+      CASE
+        WHEN bool_and(standing.same)
+          AND count(*) = (SELECT count(*) FROM given WHERE given.request = standing.request)
+          AND count(DISTINCT standing.position - standing.number) = 1
+        THEN 1
+        ELSE 4
+      END AS outcome
+    FROM standing
+    GROUP BY standing.request
+  ),
+  shown AS (
+    SELECT standing.*
+    FROM standing
+    JOIN judged USING (request)
+    WHERE judged.outcome = 1
+    UNION ALL
+    SELECT DISTINCT ON (standing.request) standing.*
+    FROM standing
+    JOIN judged USING (request)
+    WHERE judged.outcome = 4
+    ORDER BY request, same, number
+  )
+  SELECT
+    (
+      SELECT array_agg(coalesce(judged.outcome, 0) ORDER BY r.request)
+      FROM generate_series(1, requests) AS r (request)
+      LEFT JOIN judged USING (request)
+    ),
+    array_agg(shown.request ORDER BY shown.number),
+    array_agg(shown.id ORDER BY shown.number),
+    array_agg(shown.stream_name ORDER BY shown.number),
+    array_agg(shown.position ORDER BY shown.number),
+    array_agg(shown.global_position ORDER BY shown.number),
+    array_agg(shown.time ORDER BY shown.number)
+  FROM shown
+$$;

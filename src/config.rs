@@ -1,0 +1,301 @@
+//! Every setting: a flag, a variable `HEADWATER_…` and a key of the TOML file, in this order of precedence.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::telemetry::LogFormat;
+
+/// An event store that a browser can subscribe to.
+#[derive(Debug, Parser)]
+#[command(name = "headwater", version, about, args_conflicts_with_subcommands = false)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Serve HTTP (what happens without a command, too)
+    Serve,
+    /// Install or update the schemas in the database in use, and say what was done
+    Migrate {
+        /// Only look, and fail if something is to be done
+        #[arg(long)]
+        check: bool,
+        /// Add a trigger that notifies, where Message DB was installed before and does not
+        #[arg(long)]
+        notify_trigger: bool,
+    },
+    /// Open a psql session on the database in use, the embedded one too
+    Psql {
+        /// Passed on to psql
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+/// All settings, checked. Durations are written `500ms`, `30s`, `5m`; sizes are bytes.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// TOML file with any of these settings, by their long names with `_` for `-`
+    #[arg(long, env = "HEADWATER_CONFIG", global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, env = "HEADWATER_LISTEN", global = true, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Listen on an address that others can reach, though there are no credentials
+    #[arg(long, env = "HEADWATER_INSECURE", global = true)]
+    pub insecure: bool,
+    /// PEM file with the certificate chain; with it, the service speaks TLS
+    #[arg(long, env = "HEADWATER_TLS_CERTIFICATE", global = true, requires = "tls_key", value_name = "FILE")]
+    pub tls_certificate: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, env = "HEADWATER_TLS_KEY", global = true, requires = "tls_certificate", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Origin whose pages may call this service (`https://app.example`); may be given several times
+    #[arg(long, env = "HEADWATER_CORS_ORIGIN", global = true, value_delimiter = ',', value_name = "ORIGIN")]
+    pub cors_origin: Vec<String>,
+
+    /// PostgreSQL to use; several hosts may be named. Without one, an embedded server is started
+    #[arg(long, env = "HEADWATER_DATABASE_URL", global = true, value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Directory of the embedded server's data [default: ~/.local/share/headwater, as root /var/lib/headwater]
+    #[arg(long, env = "HEADWATER_DATA_DIR", global = true, value_name = "DIRECTORY")]
+    pub data_dir: Option<PathBuf>,
+    /// Directory of the PostgreSQL programs for the embedded server [default: found]
+    #[arg(long, env = "HEADWATER_POSTGRES_BIN_DIR", global = true, value_name = "DIRECTORY")]
+    pub postgres_bin_dir: Option<PathBuf>,
+    /// Never download PostgreSQL, even if none is found
+    #[arg(long, env = "HEADWATER_NO_DOWNLOAD", global = true)]
+    pub no_download: bool,
+    /// Connections to the database in the pools (4 to 1000); some agents keep one more each
+    #[arg(long, env = "HEADWATER_DATABASE_CONNECTIONS_MAX", global = true, default_value_t = 16, value_parser = within(4, 1_000), value_name = "COUNT")]
+    pub database_connections_max: usize,
+    /// Time to connect to the database, or to wait for a free connection (100ms to 60s)
+    #[arg(long, env = "HEADWATER_DATABASE_CONNECT_TIMEOUT", global = true, default_value = "5s", value_parser = lasting("100ms", "60s"), value_name = "DURATION")]
+    pub database_connect_timeout: Duration,
+    /// Give up a database connection on which nothing is heard for this long (1s to 5m)
+    #[arg(long, env = "HEADWATER_DATABASE_SILENCE_TIMEOUT", global = true, default_value = "10s", value_parser = lasting("1s", "5m"), value_name = "DURATION")]
+    pub database_silence_timeout: Duration,
+
+    /// Append requests that may wait; one more is answered `overloaded` (1 to 1000000)
+    #[arg(long, env = "HEADWATER_APPEND_QUEUE_MAX", global = true, default_value_t = 10_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
+    pub append_queue_max: usize,
+    /// Bytes of append requests that may wait (65536 to 17179869184)
+    #[arg(long, env = "HEADWATER_APPEND_QUEUE_BYTES_MAX", global = true, default_value_t = 64 << 20, value_parser = within(64 << 10, 16 << 30), value_name = "BYTES")]
+    pub append_queue_bytes_max: usize,
+    /// Messages in one transaction (1 to 10000)
+    #[arg(long, env = "HEADWATER_APPEND_BATCH_MESSAGES_MAX", global = true, default_value_t = 1_000, value_parser = within(1, 10_000), value_name = "COUNT")]
+    pub append_batch_messages_max: usize,
+    /// Bytes in one transaction (1024 to 1073741824)
+    #[arg(long, env = "HEADWATER_APPEND_BATCH_BYTES_MAX", global = true, default_value_t = 4 << 20, value_parser = within(1 << 10, 1 << 30), value_name = "BYTES")]
+    pub append_batch_bytes_max: usize,
+    /// Categories locked by other transactions for which appends may wait at the same time (1 to 100)
+    #[arg(long, env = "HEADWATER_APPEND_LOCKED_CATEGORIES_MAX", global = true, default_value_t = 8, value_parser = within(1, 100), value_name = "COUNT")]
+    pub append_locked_categories_max: usize,
+    /// Time that an append waits for its category's lock (10ms to 5m)
+    #[arg(long, env = "HEADWATER_APPEND_LOCK_TIMEOUT", global = true, default_value = "10s", value_parser = lasting("10ms", "5m"), value_name = "DURATION")]
+    pub append_lock_timeout: Duration,
+    /// Time for a commit, after which its outcome is looked up (100ms to 5m)
+    #[arg(long, env = "HEADWATER_APPEND_COMMIT_TIMEOUT", global = true, default_value = "10s", value_parser = lasting("100ms", "5m"), value_name = "DURATION")]
+    pub append_commit_timeout: Duration,
+    /// Time to look up what became of a commit whose answer was lost (1s to 10m)
+    #[arg(long, env = "HEADWATER_APPEND_RESOLVE_TIMEOUT", global = true, default_value = "25s", value_parser = lasting("1s", "10m"), value_name = "DURATION")]
+    pub append_resolve_timeout: Duration,
+
+    /// Bytes of the newest messages kept for followers who keep up (65536 to 17179869184)
+    #[arg(long, env = "HEADWATER_CACHE_BYTES_MAX", global = true, default_value_t = 64 << 20, value_parser = within(64 << 10, 16 << 30), value_name = "BYTES")]
+    pub cache_bytes_max: usize,
+    /// How often the log is looked at without a hint (50ms to 60s)
+    #[arg(long, env = "HEADWATER_POLL_INTERVAL", global = true, default_value = "1s", value_parser = lasting("50ms", "60s"), value_name = "DURATION")]
+    pub poll_interval: Duration,
+    /// Other instances are told of new messages at most this often (1ms to 1s)
+    #[arg(long, env = "HEADWATER_NOTIFY_INTERVAL", global = true, default_value = "5ms", value_parser = lasting("1ms", "1s"), value_name = "DURATION")]
+    pub notify_interval: Duration,
+    /// How often the listening connection is asked whether it is still there (100ms to 60s)
+    #[arg(long, env = "HEADWATER_LISTENER_HEARTBEAT", global = true, default_value = "1s", value_parser = lasting("100ms", "60s"), value_name = "DURATION")]
+    pub listener_heartbeat: Duration,
+    /// Warn of a writer that keeps later messages from being delivered for this long (100ms to 1h)
+    #[arg(long, env = "HEADWATER_HELD_BACK_WARNING", global = true, default_value = "5s", value_parser = lasting("100ms", "1h"), value_name = "DURATION")]
+    pub held_back_warning: Duration,
+
+    /// Followers in all; one more is answered `overloaded` (1 to 1000000)
+    #[arg(long, env = "HEADWATER_FOLLOWERS_MAX", global = true, default_value_t = 20_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
+    pub followers_max: usize,
+    /// Heartbeat of a quiet event stream, unless it asks for another (1s to 5m)
+    #[arg(long, env = "HEADWATER_HEARTBEAT", global = true, default_value = "15s", value_parser = lasting("1s", "5m"), value_name = "DURATION")]
+    pub heartbeat: Duration,
+    /// Longest `wait` of a long poll (1s to 10m)
+    #[arg(long, env = "HEADWATER_WAIT_MAX", global = true, default_value = "60s", value_parser = lasting("1s", "10m"), value_name = "DURATION")]
+    pub wait_max: Duration,
+
+    /// Bytes of a request's body (1024 to 1073741824)
+    #[arg(long, env = "HEADWATER_BODY_BYTES_MAX", global = true, default_value_t = 4 << 20, value_parser = within(1 << 10, 1 << 30), value_name = "BYTES")]
+    pub body_bytes_max: usize,
+    /// Bytes of one message's data and metadata together (256 to 268435456)
+    #[arg(long, env = "HEADWATER_MESSAGE_BYTES_MAX", global = true, default_value_t = 1 << 20, value_parser = within(256, 256 << 20), value_name = "BYTES")]
+    pub message_bytes_max: usize,
+    /// Messages in one append request (1 to 10000)
+    #[arg(long, env = "HEADWATER_MESSAGES_PER_APPEND_MAX", global = true, default_value_t = 1_000, value_parser = within(1, 10_000), value_name = "COUNT")]
+    pub messages_per_append_max: usize,
+    /// Header lines of a request (10 to 1000)
+    #[arg(long, env = "HEADWATER_HEADERS_MAX", global = true, default_value_t = 100, value_parser = within(10, 1_000), value_name = "COUNT")]
+    pub headers_max: usize,
+    /// Bytes of a request's headers (1024 to 262144)
+    #[arg(long, env = "HEADWATER_HEADER_BYTES_MAX", global = true, default_value_t = 32 << 10, value_parser = within(1 << 10, 256 << 10), value_name = "BYTES")]
+    pub header_bytes_max: usize,
+    /// Bytes of a request's path and query (256 to 65000)
+    #[arg(long, env = "HEADWATER_URL_BYTES_MAX", global = true, default_value_t = 8 << 10, value_parser = within(256, 65_000), value_name = "BYTES")]
+    pub url_bytes_max: usize,
+    /// Time for a request to be read and answered, long polls and event streams aside (100ms to 10m)
+    #[arg(long, env = "HEADWATER_REQUEST_TIMEOUT", global = true, default_value = "30s", value_parser = lasting("100ms", "10m"), value_name = "DURATION")]
+    pub request_timeout: Duration,
+    /// Time for open requests and event streams to end when the service stops (0s to 10m)
+    #[arg(long, env = "HEADWATER_DRAIN_TIMEOUT", global = true, default_value = "10s", value_parser = lasting("0s", "10m"), value_name = "DURATION")]
+    pub drain_timeout: Duration,
+
+    /// What is logged: `error`, `warn`, `info`, `debug`, or directives such as `headwater=debug`
+    #[arg(long, env = "HEADWATER_LOG", global = true, default_value = "info", value_name = "FILTER")]
+    pub log: String,
+    /// How log lines look
+    #[arg(long, env = "HEADWATER_LOG_FORMAT", global = true, default_value = "auto", value_enum, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+}
+
+impl Cli {
+    /// Reads flags, variables and the TOML file. Exits with 2 and the setting's name where one is wrong.
+    pub fn read() -> Self {
+        let arguments: Vec<_> = std::env::args_os().collect();
+        match Self::read_from(arguments) {
+            Ok(cli) => cli,
+            Err(error) => error.exit(),
+        }
+    }
+
+    /// The same for given arguments.
+    pub fn read_from(arguments: Vec<std::ffi::OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        if let Some(file) = config_file(&arguments) {
+            command = with_file(command, &file)?;
+        }
+        let mut cli = Self::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
+        cli.settings.fall_back();
+        Ok(cli)
+    }
+}
+
+impl Settings {
+    /// The settings with every default.
+    pub fn defaults() -> Self {
+        // Without arguments nothing can be wrong but a variable, and that is said with its name.
+        Cli::parse_from(["headwater"]).settings
+    }
+
+    fn fall_back(&mut self) {
+        if self.database_url.is_none() {
+            self.database_url = std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty());
+        }
+    }
+}
+
+/// The file that the flag or the variable names; read before all else, because it holds defaults for the rest.
+fn config_file(arguments: &[std::ffi::OsString]) -> Option<PathBuf> {
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        if argument == "--config" {
+            return rest.next().map(PathBuf::from);
+        }
+        if let Some(file) = argument.to_str().and_then(|text| text.strip_prefix("--config=")) {
+            return Some(file.into());
+        }
+    }
+    std::env::var_os("HEADWATER_CONFIG").map(PathBuf::from)
+}
+
+/// Makes the file's values the defaults, so that they are checked like any other.
+fn with_file(mut command: clap::Command, file: &Path) -> Result<clap::Command, clap::Error> {
+    let wrong = |message: String| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{}: {message}\n", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
+    for (key, value) in table {
+        let known = command.get_arguments().any(|argument| argument.get_id() == key.as_str()) && key != "config";
+        if !known {
+            return Err(wrong(format!("there is no setting `{key}`")));
+        }
+        let value = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(flag) => flag.to_string(),
+            toml::Value::Array(items) if key == "cors_origin" => {
+                items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
+            }
+            other => return Err(wrong(format!("`{key}` must be a text, a number or a boolean, not {}", other.type_str()))),
+        };
+        command = command.mut_arg(key, |argument| argument.default_value(value));
+    }
+    Ok(command)
+}
+
+/// A number within bounds, both included.
+fn within(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse::<usize>() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(format!("must be a number from {min} to {max}")),
+    }
+}
+
+/// A duration within bounds, both included.
+fn lasting(min: &'static str, max: &'static str) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| {
+        let bound = |text| humantime::parse_duration(text).unwrap_or_default();
+        match humantime::parse_duration(text) {
+            Ok(duration) if (bound(min)..=bound(max)).contains(&duration) => Ok(duration),
+            _ => Err(format!("must be a duration from {min} to {max}, such as 30s")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Cli, String> {
+        let arguments = std::iter::once("headwater").chain(arguments.iter().copied()).map(Into::into).collect();
+        Cli::read_from(arguments).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("headwater.toml");
+        std::fs::write(&file, "listen = '127.0.0.1:9'\nheartbeat = '3s'\nfollowers_max = 7\ninsecure = true\n").unwrap();
+        let file = file.to_str().unwrap();
+        let settings = read(&["--config", file, "--heartbeat", "4s"]).unwrap().settings;
+        assert_eq!(settings.listen, "127.0.0.1:9".parse().unwrap());
+        assert_eq!(settings.heartbeat, Duration::from_secs(4));
+        assert_eq!(settings.followers_max, 7);
+        assert!(settings.insecure);
+        assert_eq!(settings.body_bytes_max, 4 << 20);
+    }
+
+    #[test]
+    fn a_wrong_setting_is_refused_with_its_name() {
+        assert!(read(&["--heartbeat", "1h"]).unwrap_err().contains("--heartbeat"));
+        assert!(read(&["--followers-max", "0"]).unwrap_err().contains("--followers-max"));
+        assert!(read(&["--listen", "everywhere"]).unwrap_err().contains("--listen"));
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("headwater.toml");
+        std::fs::write(&file, "no_such_thing = 1").unwrap();
+        assert!(read(&["--config", file.to_str().unwrap()]).unwrap_err().contains("no_such_thing"));
+        std::fs::write(&file, "heartbeat = '1h'").unwrap();
+        assert!(read(&["--config", file.to_str().unwrap()]).unwrap_err().contains("heartbeat"));
+    }
+}

@@ -1,0 +1,140 @@
+//! The request's path, query and body; whatever is wrong with them becomes a problem document.
+
+use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use serde::de::DeserializeOwned;
+
+use super::problem::{Problem, ProblemKind};
+use crate::domain::Violation;
+
+/// A JSON body.
+pub struct Json<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::new(ProblemKind::UnsupportedMediaType, "The body must be JSON.")
+                .with("accepted", vec!["application/json"]));
+        }
+        let limit = request.extensions().get::<BodyLimit>().map(|limit| limit.0);
+        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
+            match (rejection.into_response_status(), limit) {
+                (413, Some(limit)) => {
+                    Problem::new(ProblemKind::BodyTooLarge, format!("The body has more than {limit} bytes."))
+                        .with("limit", limit)
+                }
+                _ => Problem::malformed(vec![Violation::new("body", "could not be received whole")]),
+            }
+        })?;
+        serde_json::from_slice(&body).map(Json).map_err(|_| malformed_json::<T>(&body))
+    }
+}
+
+/// The most bytes of a body, as a request's extension, so that the problem can name it.
+#[derive(Clone, Copy)]
+pub struct BodyLimit(pub usize);
+
+trait RejectionStatus {
+    fn into_response_status(self) -> u16;
+}
+
+impl<R: axum::response::IntoResponse> RejectionStatus for R {
+    fn into_response_status(self) -> u16 {
+        self.into_response().status().as_u16()
+    }
+}
+
+/// Reads the body once more to find out which field it is: only what is wrong pays for that.
+fn malformed_json<T: DeserializeOwned>(body: &[u8]) -> Problem {
+    let deserializer = &mut serde_json::Deserializer::from_slice(body);
+    let violation = match serde_path_to_error::deserialize::<_, T>(deserializer) {
+        Ok(_) => Violation::new("body", "must be one JSON value with nothing after it"),
+        Err(error) => {
+            let path = error.path().to_string();
+            let field = if path == "." { "body".to_owned() } else { path };
+            Violation::new(field, error.into_inner().to_string())
+        }
+    };
+    Problem::malformed(vec![violation])
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// The query's parameters. A parameter may be given several times where its field is a list.
+pub struct Query<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let query = parts.uri.query().unwrap_or_default();
+        if let Some(violation) = badly_encoded(query) {
+            return Err(Problem::malformed(vec![violation]));
+        }
+        let deserializer = serde_html_form::Deserializer::from_bytes(query.as_bytes());
+        serde_path_to_error::deserialize(deserializer).map(Query).map_err(|error| {
+            let path = error.path().to_string();
+            let message = error.into_inner().to_string();
+            // An unknown parameter has no path; its name stands in the message.
+            let named = message.split('`').nth(1).unwrap_or("query").to_owned();
+            let field = if path == "." || path == "?" { named } else { path };
+            Problem::malformed(vec![Violation::new(field, message)])
+        })
+    }
+}
+
+/// A parameter whose percent signs give no UTF-8 would be read with replacement characters in it.
+fn badly_encoded(query: &str) -> Option<Violation> {
+    query.split('&').find_map(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        let decoded = percent_decode(pair);
+        std::str::from_utf8(&decoded).is_err().then(|| Violation::new(name, "must be UTF-8 when its % signs are read"))
+    })
+}
+
+fn percent_decode(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) if bytes[at] == b'%' => {
+                decoded.push(byte);
+                at += 3;
+            }
+            _ => {
+                decoded.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    decoded
+}
+
+/// The path's parameters.
+pub struct Path<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match axum::extract::Path::<T>::from_request_parts(parts, state).await {
+            Ok(path) => Ok(Path(path.0)),
+            Err(PathRejection::FailedToDeserializePathParams(error)) => {
+                Err(Problem::malformed(vec![Violation::new("path", error.body_text())]))
+            }
+            Err(error) => Err(Problem::malformed(vec![Violation::new("path", error.to_string())])),
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! Following: server-sent events and their NDJSON twin.
+
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::extract::{Path, Query};
+use super::frames::{Frames, Wire};
+use super::pages::Message;
+use super::parameters::{GivenFilter, Rules, category, stream_name};
+use super::problem::{Problem, ProblemKind};
+use super::{App, tags};
+use crate::domain::Violation;
+use crate::domain::filter::Filter;
+use crate::domain::observation::Observation;
+use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
+use crate::domain::time::Timestamp;
+use crate::service::FollowerPlace;
+use crate::service::read::Start;
+use crate::service::tail::follower::{Follower, Next};
+
+/// A client that lost its connection comes back after this long, with up to as much again on top, so that not all come
+/// at once.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// The same when the service stops, for many clients at once.
+const CLOSING_RETRY_SPREAD: Duration = Duration::from_secs(5);
+const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
+
+macro_rules! follow_query {
+    ($name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
+        #[derive(Debug, Deserialize, IntoParams)]
+        #[serde(deny_unknown_fields)]
+        #[into_params(parameter_in = Query)]
+        pub struct $name {
+            /// Where to begin: `beginning`, `end`, a position (inclusive) or an RFC 3339 time.
+            #[param(default = "end", example = "beginning")]
+            from: Option<String>,
+            /// The id of the last event that was received; goes before `from`.
+            last_event_id: Option<String>,
+            /// Only messages of these types, separated by commas.
+            #[serde(default)]
+            #[param(style = Form, explode = false)]
+            types: Vec<String>,
+            /// Only messages for which this CEL expression is true.
+            #[param(example = "data.amount > 100")]
+            filter: Option<String>,
+            /// Only messages of this time or later (RFC 3339).
+            #[param(format = DateTime)]
+            from_time: Option<String>,
+            /// Only messages from before this time (RFC 3339).
+            #[param(format = DateTime)]
+            to_time: Option<String>,
+            /// How long it may be quiet before a heartbeat, such as `5s`.
+            #[param(example = "15s")]
+            heartbeat: Option<String>,
+            /// `type`: the event's name is the message's type, instead of `message`.
+            #[param(inline)]
+            event_names: Option<EventNames>,
+            $($(#[$field_meta])* $field: $type,)*
+        }
+
+        impl $name {
+            fn wish(&mut self) -> Wish {
+                Wish {
+                    from: self.from.take(),
+                    last_event_id: self.last_event_id.take(),
+                    filter: GivenFilter {
+                        types: std::mem::take(&mut self.types),
+                        filter: self.filter.take(),
+                        from_time: self.from_time.take(),
+                        to_time: self.to_time.take(),
+                    },
+                    heartbeat: self.heartbeat.take(),
+                    event_names: self.event_names.unwrap_or(EventNames::Message),
+                }
+            }
+        }
+    };
+}
+
+follow_query!(FollowQuery {});
+
+follow_query!(FollowSeveralQuery {
+    /// A stream to follow; may be given several times.
+    #[serde(default)]
+    stream_name: Vec<String>,
+    /// A category to follow; may be given several times.
+    #[serde(default)]
+    category: Vec<String>,
+});
+
+/// What the event of a message is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventNames {
+    Message,
+    Type,
+}
+
+/// What every follower may ask for.
+struct Wish {
+    from: Option<String>,
+    last_event_id: Option<String>,
+    filter: GivenFilter,
+    heartbeat: Option<String>,
+    event_names: EventNames,
+}
+
+/// Data of `caught-up`: history has been sent, the stream is live.
+#[derive(Serialize, ToSchema)]
+pub struct CaughtUpEvent {
+    /// The cursor.
+    pub position: i64,
+    #[schema(format = DateTime)]
+    pub time: String,
+}
+
+/// Data of `fell-behind`: messages are read from the database again, until the next `caught-up`.
+#[derive(Serialize, ToSchema)]
+pub struct FellBehindEvent {
+    /// The cursor.
+    pub position: i64,
+    #[schema(format = DateTime)]
+    pub time: String,
+}
+
+/// Data of `heartbeat`.
+#[derive(Serialize, ToSchema)]
+pub struct HeartbeatEvent {
+    /// The highest global position seen.
+    pub head: i64,
+    /// The highest global position below which nothing can still appear: followers get messages up to here.
+    pub settled: i64,
+    /// `head` less `settled`.
+    pub lag: i64,
+}
+
+/// Data of `closing`: the server ends the stream after it.
+#[derive(Serialize, ToSchema)]
+pub struct ClosingEvent {
+    pub reason: ClosingReason,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClosingReason {
+    Draining,
+}
+
+/// A line of the NDJSON twin.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code)] // described only: lines are put together from parts that stand already
+pub struct EventLine {
+    /// `message` or the message's type, `caught-up`, `fell-behind`, `heartbeat`, `progress` or `closing`.
+    pub event: String,
+    /// The cursor after this event.
+    pub id: Option<String>,
+    pub data: EventData,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code)] // described only
+pub enum EventData {
+    Message(Box<Message>),
+    CaughtUp(CaughtUpEvent),
+    FellBehind(FellBehindEvent),
+    Heartbeat(HeartbeatEvent),
+    Closing(ClosingEvent),
+}
+
+/// Follow a stream
+#[utoipa::path(
+    get, path = "/v1/streams/{stream_name}/events", operation_id = "followStream", tag = tags::FOLLOW,
+    params(("stream_name" = String, Path, description = "Name of a stream; it need not exist yet"), FollowQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
+        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+)]
+pub async fn follow_stream(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(mut query): Query<FollowQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let name = stream_name(name)?;
+    follow(app, Source::stream(name.as_str()), query.wish(), &headers).await
+}
+
+/// Follow a category
+#[utoipa::path(
+    get, path = "/v1/categories/{category}/events", operation_id = "followCategory", tag = tags::FOLLOW,
+    params(("category" = String, Path, description = "Name of a category: without `-`"), FollowQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
+        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+)]
+pub async fn follow_category(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(mut query): Query<FollowQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let name = category(name)?;
+    follow(app, Source::category(name.as_str()), query.wish(), &headers).await
+}
+
+/// Follow all messages
+#[utoipa::path(
+    get, path = "/v1/all/events", operation_id = "followAll", tag = tags::FOLLOW,
+    params(FollowQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
+        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+)]
+pub async fn follow_all(
+    State(app): State<App>,
+    Query(mut query): Query<FollowQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    follow(app, Source::all(), query.wish(), &headers).await
+}
+
+/// Follow several streams and categories on one connection, in global order
+#[utoipa::path(
+    get, path = "/v1/events", operation_id = "followSeveral", tag = tags::FOLLOW,
+    params(FollowSeveralQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
+        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+)]
+pub async fn follow_several(
+    State(app): State<App>,
+    Query(mut query): Query<FollowSeveralQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let streams = std::mem::take(&mut query.stream_name);
+    let categories = std::mem::take(&mut query.category);
+    for name in &streams {
+        stream_name(name.clone())?;
+    }
+    for name in &categories {
+        category(name.clone())?;
+    }
+    let Some(source) = Source::several(&streams, &categories) else {
+        let rule = format!("must name from 1 to {SOURCE_TOPICS_MAX} streams and categories, with the parameter category too");
+        return Err(Problem::invalid(vec![Violation::new("stream_name", rule)]));
+    };
+    follow(app, source, query.wish(), &headers).await
+}
+
+async fn follow(app: App, source: Source, wish: Wish, headers: &HeaderMap) -> Result<Response, Problem> {
+    let mut rules = Rules::default();
+    let filter = rules.filter(&wish.filter);
+    let heartbeat =
+        rules.duration("heartbeat", wish.heartbeat.as_deref(), HEARTBEAT_MIN, HEARTBEAT_MAX).unwrap_or(app.limits.heartbeat);
+    let lowest = if source.single_stream().is_some() { -1 } else { 0 };
+    let start = start(&mut rules, &wish, headers, lowest);
+    let (filter, start): (Filter, Start) = rules.keep((filter, start))?;
+    if app.lifecycle.is_draining() {
+        return Err(Problem::new(ProblemKind::Draining, "The service is stopping."));
+    }
+    let Some(taken) = app.followers.take() else {
+        let detail = format!("There are {} followers already.", app.followers.max());
+        return Err(Problem::new(ProblemKind::Overloaded, detail));
+    };
+    // Joined before the place is looked up: what is settled meanwhile is kept for this follower.
+    let membership = app.tail.join(&source);
+    let place = app.reads.place(&source, start).await?;
+    let wire = if accepts_ndjson(headers) { Wire::Ndjson } else { Wire::EventStream };
+    let follower = Follower::new(app.tail.clone(), source, filter, place);
+    drop(membership);
+    let frames = Frames::new(wire, wish.event_names == EventNames::Type);
+    let stream = EventStream::new(app, follower, frames, heartbeat, taken);
+    let body = futures_util::stream::unfold(stream, |mut stream| async move {
+        let chunk = stream.next_chunk().await?;
+        Some((Ok::<_, std::convert::Infallible>(chunk), stream))
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(wire.media_type()));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// The first that is there: the header, the parameter, `from`.
+fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, lowest: i64) -> Start {
+    let header = headers.get("last-event-id").map(|value| ("Last-Event-ID", value.to_str().unwrap_or("?")));
+    let parameter = wish.last_event_id.as_deref().map(|value| ("last_event_id", value));
+    // A browser that has seen no id yet sends an empty one, or none.
+    if let Some((field, cursor)) = header.or(parameter).filter(|(_, cursor)| !cursor.is_empty()) {
+        return match cursor.parse::<i64>() {
+            Ok(cursor) if cursor >= lowest => Start::After(cursor),
+            _ => {
+                rules.malformed(field, "must be the id of an event of this source");
+                Start::End
+            }
+        };
+    }
+    match wish.from.as_deref() {
+        None | Some("end") => Start::End,
+        Some("beginning") => Start::Beginning,
+        Some(text) => match (text.parse::<i64>(), Timestamp::parse_rfc3339(text)) {
+            (Ok(position), _) if position >= 0 => Start::At(position),
+            (_, Some(time)) => Start::AtTime(time),
+            _ => {
+                rules.malformed("from", "must be beginning, end, a position of 0 or more, or an RFC 3339 time");
+                Start::End
+            }
+        },
+    }
+}
+
+fn accepts_ndjson(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|accept| accept.contains("application/x-ndjson"))
+}
+
+/// A page that is being read, and the follower that waits for it.
+type Reading = Pin<Box<dyn Future<Output = (Follower, Next)> + Send>>;
+
+/// One connection's events, made when the connection asks for them: nothing is queued for it.
+struct EventStream {
+    app: App,
+    /// Absent while a page is being read for it.
+    follower: Option<Follower>,
+    reading: Option<Reading>,
+    cursor: i64,
+    frames: Frames,
+    heartbeat: Duration,
+    beat: Option<tokio::sync::futures::OwnedNotified>,
+    sent_at: Instant,
+    is_begun: bool,
+    is_closed: bool,
+    _place: FollowerPlace,
+}
+
+impl EventStream {
+    fn new(app: App, follower: Follower, frames: Frames, heartbeat: Duration, place: FollowerPlace) -> Self {
+        let cursor = follower.cursor();
+        Self {
+            app,
+            follower: Some(follower),
+            reading: None,
+            cursor,
+            frames,
+            heartbeat,
+            beat: None,
+            sent_at: Instant::now(),
+            is_begun: false,
+            is_closed: false,
+            _place: place,
+        }
+    }
+
+    /// What is to be written next; `None` at the end.
+    async fn next_chunk(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        if !std::mem::replace(&mut self.is_begun, true) {
+            self.frames.retry(&mut out, jittered(RETRY_MIN, RETRY_MIN));
+        }
+        while out.is_empty() {
+            if self.is_closed {
+                return None;
+            }
+            self.step(&mut out).await;
+        }
+        self.sent_at = Instant::now();
+        Some(out.freeze())
+    }
+
+    /// Takes one step; writes nothing where there is nothing to say.
+    async fn step(&mut self, out: &mut BytesMut) {
+        let draining = self.app.lifecycle.draining().clone();
+        if draining.is_cancelled() {
+            return self.close(out);
+        }
+        let Some(follower) = &mut self.follower else {
+            return self.wait_for_page(out).await;
+        };
+        let next = follower.next();
+        match next {
+            Next::NeedsPage => {
+                if let Some(mut follower) = self.follower.take() {
+                    self.reading = Some(Box::pin(async move {
+                        let next = follower.read_page().await;
+                        (follower, next)
+                    }));
+                }
+            }
+            Next::Idle => {
+                let beat = self.beat.get_or_insert_with(|| self.app.heartbeats.after(self.heartbeat));
+                // Only waking is awaited here, so whichever comes first, nothing of the others is lost.
+                tokio::select! {
+                    () = follower.changed() => {}
+                    () = Pin::new(beat) => self.on_beat(out),
+                    () = draining.cancelled() => {}
+                }
+            }
+            next => self.write(next, out),
+        }
+    }
+
+    async fn wait_for_page(&mut self, out: &mut BytesMut) {
+        let draining = self.app.lifecycle.draining().clone();
+        let Some(reading) = &mut self.reading else { return };
+        let beat = self.beat.get_or_insert_with(|| self.app.heartbeats.after(self.heartbeat));
+        tokio::select! {
+            (follower, next) = reading => {
+                self.reading = None;
+                self.follower = Some(follower);
+                self.write(next, out);
+            }
+            () = Pin::new(beat) => self.on_beat(out),
+            () = draining.cancelled() => {}
+        }
+    }
+
+    fn write(&mut self, next: Next, out: &mut BytesMut) {
+        if let Some(follower) = &self.follower {
+            self.cursor = follower.cursor();
+        }
+        match next {
+            Next::Messages(messages) => {
+                let in_stream = self.follower.as_ref().is_some_and(Follower::counts_in_stream);
+                for message in &messages {
+                    let id = if in_stream { message.position } else { message.global_position };
+                    self.frames.message(out, id, message);
+                }
+                self.app.observer.record(Observation::Delivered { messages: messages.len() });
+            }
+            Next::Moved => self.frames.progress(out, self.cursor),
+            Next::CaughtUp => {
+                let data = CaughtUpEvent { position: self.cursor, time: Timestamp::now().to_rfc3339() };
+                self.frames.event(out, "caught-up", Some(self.cursor), &data);
+            }
+            Next::FellBehind => {
+                let data = FellBehindEvent { position: self.cursor, time: Timestamp::now().to_rfc3339() };
+                self.frames.event(out, "fell-behind", Some(self.cursor), &data);
+            }
+            Next::NeedsPage | Next::Idle => {}
+        }
+    }
+
+    /// The timer is only asked for again when it has come, so a busy connection does not touch it.
+    fn on_beat(&mut self, out: &mut BytesMut) {
+        let quiet = self.sent_at.elapsed();
+        if quiet < self.heartbeat {
+            self.beat = Some(self.app.heartbeats.after(self.heartbeat - quiet));
+            return;
+        }
+        self.beat = None;
+        let (head, settled) = (self.app.tail.head(), self.app.tail.settled());
+        let data = HeartbeatEvent { head, settled, lag: (head - settled).max(0) };
+        if let Some(follower) = &self.follower {
+            self.cursor = follower.cursor();
+        }
+        self.frames.event(out, "heartbeat", Some(self.cursor), &data);
+    }
+
+    fn close(&mut self, out: &mut BytesMut) {
+        self.frames.retry(out, jittered(RETRY_MIN, CLOSING_RETRY_SPREAD));
+        self.frames.event(out, "closing", Some(self.cursor), &ClosingEvent { reason: ClosingReason::Draining });
+        self.is_closed = true;
+        self.follower = None;
+        self.reading = None;
+    }
+}
+
+fn jittered(min: Duration, spread: Duration) -> Duration {
+    min + Duration::from_millis(fastrand::u64(0..=spread.as_millis() as u64))
+}

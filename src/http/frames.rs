@@ -1,0 +1,160 @@
+//! The wire of event streams: frames of server-sent events, and lines of JSON.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use serde::Serialize;
+
+use crate::domain::message::{Message, push_json_string};
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    /// `text/event-stream`, as browsers read it.
+    EventStream,
+    /// `application/x-ndjson`: one object a line.
+    Ndjson,
+}
+
+impl Wire {
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Wire::EventStream => "text/event-stream",
+            Wire::Ndjson => "application/x-ndjson",
+        }
+    }
+}
+
+/// Writes events into a buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct Frames {
+    wire: Wire,
+    named_by_type: bool,
+}
+
+impl Frames {
+    pub fn new(wire: Wire, named_by_type: bool) -> Self {
+        Self { wire, named_by_type }
+    }
+
+    /// A message, whose JSON text is put in as it is: it has no raw newline, so it is one line.
+    pub fn message(self, out: &mut BytesMut, id: i64, message: &Message) {
+        out.reserve(message.json().len() + message.message_type.len() + 80);
+        let name = if self.named_by_type { &*message.message_type } else { "message" };
+        self.head(out, name, Some(id));
+        out.extend_from_slice(message.json());
+        self.end(out);
+    }
+
+    /// Another event.
+    pub fn event(self, out: &mut BytesMut, name: &str, id: Option<i64>, data: &impl Serialize) {
+        self.head(out, name, id);
+        out.extend_from_slice(&serde_json::to_vec(data).unwrap_or_else(|_| b"null".to_vec()));
+        self.end(out);
+    }
+
+    /// Moves the client's cursor on without an event.
+    pub fn progress(self, out: &mut BytesMut, id: i64) {
+        // Writing to a BytesMut cannot fail.
+        let _ = match self.wire {
+            Wire::EventStream => write!(out, "id: {id}\n\n"),
+            Wire::Ndjson => writeln!(out, r#"{{"event":"progress","id":"{id}","data":null}}"#),
+        };
+    }
+
+    /// How long a client is to wait before it connects again; NDJSON has no word for it.
+    pub fn retry(self, out: &mut BytesMut, delay: Duration) {
+        if self.wire == Wire::EventStream {
+            let _ = write!(out, "retry: {}\n\n", delay.as_millis());
+        }
+    }
+
+    fn head(self, out: &mut BytesMut, name: &str, id: Option<i64>) {
+        match self.wire {
+            Wire::EventStream => {
+                if let Some(id) = id {
+                    let _ = writeln!(out, "id: {id}");
+                }
+                out.extend_from_slice(b"event: ");
+                // A type written in SQL may hold a line break, which would end the field.
+                if name.contains(['\r', '\n']) {
+                    out.extend_from_slice(name.replace(['\r', '\n'], " ").as_bytes());
+                } else {
+                    out.extend_from_slice(name.as_bytes());
+                }
+                out.extend_from_slice(b"\ndata: ");
+            }
+            Wire::Ndjson => {
+                let mut head = String::from("{\"event\":");
+                push_json_string(&mut head, name);
+                let _ = match id {
+                    Some(id) => write!(head, ",\"id\":\"{id}\",\"data\":"),
+                    None => write!(head, ",\"id\":null,\"data\":"),
+                };
+                out.extend_from_slice(head.as_bytes());
+            }
+        }
+    }
+
+    fn end(self, out: &mut BytesMut) {
+        out.extend_from_slice(match self.wire {
+            Wire::EventStream => b"\n\n",
+            Wire::Ndjson => b"}\n",
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::message::MessageParts;
+    use crate::domain::time::Timestamp;
+
+    fn message(message_type: &str) -> Message {
+        Message::new(MessageParts {
+            id: uuid::Uuid::nil(),
+            stream_name: "a-1",
+            message_type,
+            position: 0,
+            global_position: 7,
+            data: Some(r#"{"n": 1}"#),
+            metadata: None,
+            time: Timestamp(0),
+        })
+    }
+
+    fn text(write: impl Fn(&mut BytesMut)) -> String {
+        let mut out = BytesMut::new();
+        write(&mut out);
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_message_is_one_frame_with_its_cursor() {
+        let message = message("Deposited");
+        let json = std::str::from_utf8(message.json()).unwrap();
+        let frames = Frames::new(Wire::EventStream, false);
+        assert_eq!(text(|out| frames.message(out, 7, &message)), format!("id: 7\nevent: message\ndata: {json}\n\n"));
+        let named = Frames::new(Wire::EventStream, true);
+        assert_eq!(text(|out| named.message(out, 7, &message)), format!("id: 7\nevent: Deposited\ndata: {json}\n\n"));
+        let lines = Frames::new(Wire::Ndjson, false);
+        assert_eq!(
+            text(|out| lines.message(out, 7, &message)),
+            format!("{{\"event\":\"message\",\"id\":\"7\",\"data\":{json}}}\n")
+        );
+    }
+
+    #[test]
+    fn a_type_cannot_break_out_of_its_field() {
+        let frames = Frames::new(Wire::EventStream, true);
+        assert!(text(|out| frames.message(out, 1, &message("a\ndata: x"))).starts_with("id: 1\nevent: a data: x\ndata: {"));
+        let lines = Frames::new(Wire::Ndjson, true);
+        assert!(text(|out| lines.message(out, 1, &message("a\n\"b"))).starts_with(r#"{"event":"a\u000a\"b","id":"1""#));
+    }
+
+    #[test]
+    fn progress_moves_the_cursor_without_an_event() {
+        assert_eq!(text(|out| Frames::new(Wire::EventStream, false).progress(out, 9)), "id: 9\n\n");
+    }
+}

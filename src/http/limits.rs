@@ -1,0 +1,114 @@
+//! The bounds of every request, and what becomes of one that panics.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::App;
+use super::extract::BodyLimit;
+use super::problem::{Problem, ProblemKind};
+use crate::domain::observation::Observation;
+use crate::telemetry::Observer;
+
+/// Refuses what is too large, ends what takes too long, and counts what was answered.
+pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let method = method_label(request.method());
+    let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    request.extensions_mut().insert(BodyLimit(app.limits.body_bytes_max));
+    let response = match too_large(&app, &request) {
+        Some(problem) => problem.into_response(),
+        None => {
+            // A long poll may wait as long as it asked for, on top.
+            let waits = path.ends_with("/messages") && request.method() == Method::GET;
+            let limit = app.limits.request_timeout + if waits { app.limits.wait_max } else { Default::default() };
+            match tokio::time::timeout(limit, next.run(request)).await {
+                Ok(response) => response,
+                Err(_) => Problem::new(ProblemKind::RequestTimeout, format!("The request took longer than {limit:?}."))
+                    .into_response(),
+            }
+        }
+    };
+    let status = response.status().as_u16();
+    app.observer.record(Observation::RequestAnswered { method, path, status, took: begun.elapsed() });
+    response
+}
+
+fn too_large(app: &App, request: &Request) -> Option<Problem> {
+    let limits = &app.limits;
+    let url_bytes = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
+    if url_bytes > limits.url_bytes_max {
+        let detail = format!("Path and query have {url_bytes} bytes; at most {} are taken.", limits.url_bytes_max);
+        return Some(Problem::new(ProblemKind::UrlTooLong, detail).with("limit", limits.url_bytes_max));
+    }
+    let headers = request.headers();
+    if headers.len() > limits.headers_max {
+        let detail = format!("There are {} header lines; at most {} are taken.", headers.len(), limits.headers_max);
+        return Some(Problem::new(ProblemKind::HeadersTooLarge, detail).with("limit", limits.headers_max));
+    }
+    let header_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if header_bytes > limits.header_bytes_max {
+        let detail = format!("The headers have {header_bytes} bytes; at most {} are taken.", limits.header_bytes_max);
+        return Some(Problem::new(ProblemKind::HeadersTooLarge, detail).with("limit", limits.header_bytes_max));
+    }
+    None
+}
+
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "HEAD" => "HEAD",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// A panic is a fault of ours: it is logged, counted, and answered as one.
+pub fn catch_panics(observer: Observer) -> CatchPanicLayer<impl Fn(Box<dyn Any + Send>) -> Response + Clone> {
+    CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        observer.record(Observation::Panicked { message });
+        Problem::new(ProblemKind::InternalError, "The service failed; its log says more.").into_response()
+    })
+}
+
+/// Pages of these origins may call the service; without any, none may.
+pub fn cors(origins: &[String]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    let layer = CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::CONTENT_TYPE,
+            header::AUTHORIZATION,
+            header::IF_NONE_MATCH,
+            header::HeaderName::from_static("last-event-id"),
+            header::HeaderName::from_static("idempotency-key"),
+        ])
+        .expose_headers([header::ETAG, header::RETRY_AFTER]);
+    Some(layer)
+}
+
+/// What is JSON is not to be taken for a page.
+pub async fn no_sniffing(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,109 @@
+//! The HTTP contract: wire shapes, and nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::service::Service;
+
+mod console;
+pub mod extract;
+mod follow;
+mod frames;
+mod limits;
+mod operations;
+pub mod openapi;
+mod pages;
+mod parameters;
+pub mod problem;
+pub mod server;
+mod streams;
+
+/// The bounds of requests.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub body_bytes_max: usize,
+    pub message_bytes_max: usize,
+    pub messages_per_append_max: usize,
+    pub headers_max: usize,
+    pub header_bytes_max: usize,
+    pub url_bytes_max: usize,
+    pub request_timeout: Duration,
+    pub wait_max: Duration,
+    pub heartbeat: Duration,
+    /// Origins whose pages may call this service.
+    pub cors_origins: Vec<String>,
+}
+
+/// What handlers need: the service, and the bounds of requests.
+#[derive(Clone)]
+pub struct App {
+    service: Service,
+    limits: Arc<Limits>,
+}
+
+impl std::ops::Deref for App {
+    type Target = Service;
+
+    fn deref(&self) -> &Service {
+        &self.service
+    }
+}
+
+/// The groups of the OpenAPI document.
+mod tags {
+    pub const APPEND: &str = "append";
+    pub const READ: &str = "read";
+    pub const FOLLOW: &str = "follow";
+    pub const OPERATIONS: &str = "operations";
+}
+
+/// Every route with its entry in the OpenAPI document.
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::Document::openapi())
+        .routes(routes!(pages::read_stream, streams::append_messages))
+        .routes(routes!(pages::read_last_message))
+        .routes(routes!(pages::read_stream_summary))
+        .routes(routes!(pages::read_category))
+        .routes(routes!(pages::read_all))
+        .routes(routes!(pages::read_message))
+        .routes(routes!(follow::follow_stream))
+        .routes(routes!(follow::follow_category))
+        .routes(routes!(follow::follow_all))
+        .routes(routes!(follow::follow_several))
+        .routes(routes!(operations::is_alive))
+        .routes(routes!(operations::is_ready))
+        .routes(routes!(operations::read_metrics))
+        .routes(routes!(operations::read_problem_page))
+}
+
+/// The whole service as a router.
+pub fn router(service: Service, limits: Limits) -> Router {
+    let limits = Arc::new(limits);
+    let app = App { service, limits: limits.clone() };
+    let (router, document) = routes().split_for_parts();
+    let document = openapi::finish(document);
+    let cors = limits::cors(&limits.cors_origins);
+    let router = router
+        .route("/", get(console::console))
+        .route("/favicon.ico", get(operations::no_icon))
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+        .fallback(operations::unknown_path)
+        .method_not_allowed_fallback(operations::unknown_method)
+        .layer(DefaultBodyLimit::max(limits.body_bytes_max))
+        .layer(from_fn_with_state(app.clone(), limits::bound))
+        .layer(limits::catch_panics(app.observer.clone()));
+    let router = match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router.layer(from_fn(limits::no_sniffing)).with_state(app)
+}

@@ -1,0 +1,91 @@
+//! Health, metrics, the OpenAPI document and the pages on problems.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::extract::Path;
+use super::problem::{Problem, ProblemKind};
+use super::{App, tags};
+
+/// Whether the service can do its work.
+#[derive(Serialize, ToSchema)]
+pub struct Ready {
+    /// The database can be reached.
+    database: bool,
+    /// Our schemas are in it, and it takes writes.
+    migrations: bool,
+    /// The shared connection listens for hints; without it messages of others come up to a second late.
+    listener: bool,
+}
+
+/// Is the process alive
+#[utoipa::path(
+    get, path = "/livez", operation_id = "isAlive", tag = tags::OPERATIONS,
+    responses((status = 200, description = "It is", body = String, content_type = "text/plain")),
+)]
+pub async fn is_alive() -> &'static str {
+    "ok\n"
+}
+
+/// Can the service do its work
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "isReady", tag = tags::OPERATIONS,
+    responses((status = 200, description = "It can", body = Ready)),
+)]
+pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Problem> {
+    let found = app.health.readiness().await;
+    let ready = Ready { database: found.database, migrations: found.migrations, listener: found.listener };
+    if app.lifecycle.is_draining() {
+        return Err(Problem::new(ProblemKind::Draining, "The service is stopping."));
+    }
+    if !found.is_ready() {
+        return Err(Problem::new(ProblemKind::DatabaseUnavailable, "The service is not ready.").with("checks", json!(ready)));
+    }
+    Ok(axum::Json(ready))
+}
+
+/// Metrics in Prometheus' text form
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "readMetrics", tag = tags::OPERATIONS,
+    responses((status = 200, body = String, content_type = "text/plain")),
+)]
+pub async fn read_metrics(State(app): State<App>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.health.metrics()).into_response()
+}
+
+/// What a problem means and what to do about it
+#[utoipa::path(
+    get, path = "/problems/{problem}", operation_id = "readProblemPage", tag = tags::OPERATIONS,
+    params(("problem" = String, Path, description = "The last part of a problem document's `type`")),
+    responses((status = 200, body = String, content_type = "text/html")),
+)]
+pub async fn read_problem_page(Path(slug): Path<String>) -> Result<Html<String>, Problem> {
+    let kind = ProblemKind::ALL.into_iter().find(|kind| kind.slug() == slug);
+    let kind = kind.ok_or_else(|| Problem::not_found("page on this problem"))?;
+    let (status, title, advice) = (kind.status().as_u16(), kind.title(), kind.advice());
+    Ok(Html(format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
+         content=\"width=device-width\"><title>{slug}</title><style>body{{font:1rem/1.5 system-ui,sans-serif;\
+         max-width:40rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}}code{{font-size:.9em}}</style>\
+         <h1>{title}</h1><p><code>{slug}</code>, status {status}</p><p>{advice}</p></html>\n"
+    )))
+}
+
+/// An unknown path.
+pub async fn unknown_path(uri: axum::http::Uri) -> Problem {
+    Problem::not_found(format!("path {}", uri.path()))
+}
+
+/// A known path with another method.
+pub async fn unknown_method(method: axum::http::Method) -> Problem {
+    Problem::new(ProblemKind::MethodNotAllowed, format!("This path does not take {method}."))
+}
+
+/// No answer, for pages that browsers ask for by themselves.
+pub async fn no_icon() -> StatusCode {
+    StatusCode::NO_CONTENT
+}

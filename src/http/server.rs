@@ -1,0 +1,103 @@
+//! The listening socket: HTTP/1.1 and HTTP/2, with TLS or without.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use axum::Router;
+use axum_server::Handle;
+use axum_server::accept::NoDelayAcceptor;
+use axum_server::tls_rustls::{RustlsAcceptor, RustlsConfig};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio_util::sync::CancellationToken;
+
+/// hyper answers by itself, without a problem document, what is beyond these; so they are wider than our own limits.
+const HYPER_HEADERS_MAX: usize = 20_000;
+const HYPER_HEADER_BYTES_MAX: usize = 1 << 20;
+/// Event streams on one HTTP/2 connection: a browser with many tabs opens one connection for all of them.
+const HTTP2_STREAMS_MAX: u32 = 1_000;
+/// A quiet HTTP/2 connection is asked whether it is still there.
+const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A certificate and its key.
+pub struct Tls<'a> {
+    pub certificate: &'a Path,
+    pub key: &'a Path,
+}
+
+/// A socket that is bound and not yet served.
+pub struct Listening {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<RustlsConfig>,
+}
+
+impl Listening {
+    pub async fn bind(address: SocketAddr, tls: Option<Tls<'_>>) -> io::Result<Self> {
+        let tls = match tls {
+            Some(tls) => Some(RustlsConfig::from_pem_file(tls.certificate, tls.key).await?),
+            None => None,
+        };
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address, tls })
+    }
+
+    /// Where it listens, with the port that was taken.
+    pub fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
+    /// Serves until `draining`, then lets open requests and streams end, for as long as `drain_timeout`.
+    pub async fn serve(
+        self,
+        router: Router,
+        header_timeout: Duration,
+        draining: CancellationToken,
+        drain_timeout: Duration,
+    ) -> io::Result<()> {
+        let handle = Handle::new();
+        let on_drain = handle.clone();
+        let watcher = tokio::spawn(async move {
+            draining.cancelled().await;
+            on_drain.graceful_shutdown(Some(drain_timeout));
+        });
+        let service = router.into_make_service();
+        let result = match self.tls {
+            Some(tls) => {
+                let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
+                let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor).handle(handle);
+                tune(server.http_builder(), header_timeout);
+                server.serve(service).await
+            }
+            None => {
+                let mut server = axum_server::from_tcp(self.listener)?.acceptor(NoDelayAcceptor::new()).handle(handle);
+                tune(server.http_builder(), header_timeout);
+                server.serve(service).await
+            }
+        };
+        watcher.abort();
+        result
+    }
+}
+
+fn tune(builder: &mut Builder<TokioExecutor>, header_timeout: Duration) {
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_headers(HYPER_HEADERS_MAX)
+        .max_buf_size(HYPER_HEADER_BYTES_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(HYPER_HEADER_BYTES_MAX as u32)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .keep_alive_interval(HTTP2_PING_INTERVAL)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT);
+}

@@ -1,0 +1,211 @@
+//! Appending to a stream.
+
+use std::collections::HashSet;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::extract::{Json, Path, Query};
+use super::pages::NoQuery;
+use super::parameters::{Rules, stream_name};
+use super::problem::{Problem, ProblemKind};
+use super::{App, tags};
+use crate::domain::append::{AppendRequest, Appended, NewMessage};
+use crate::domain::json_text;
+use crate::domain::stream_name::{StreamName, check_type};
+
+/// Ids made from an idempotency key are UUIDv5 in this namespace.
+const IDEMPOTENCY_NAMESPACE: Uuid = Uuid::from_u128(0x6c1f_44a3_9d0e_5b7a_8f27_3a51_c2d4_e690);
+/// The longest idempotency key, in bytes.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1_000;
+
+/// Messages for one stream: all are written, or none.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = AppendRequest)]
+pub struct AppendBody {
+    /// The stream must be at this version: -1 for an empty stream, absent or null for any.
+    #[serde(default)]
+    #[schema(minimum = -1, example = 3)]
+    expected_version: Option<i64>,
+    /// The stream must have a message.
+    #[serde(default)]
+    #[schema(default = false)]
+    must_exist: bool,
+    #[schema(min_items = 1)]
+    messages: Vec<NewMessageBody>,
+}
+
+/// A message to write.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewMessage)]
+pub struct NewMessageBody {
+    /// Made by the service if absent. A message sent again with its id is recognised.
+    #[serde(default)]
+    id: Option<Uuid>,
+    #[schema(example = "Deposited", min_length = 1, max_length = 1000)]
+    r#type: String,
+    /// Any JSON.
+    #[serde(default)]
+    #[schema(value_type = Option<Value>, example = json!({"amount": 5}))]
+    data: Option<Box<RawValue>>,
+    /// Any JSON.
+    #[serde(default)]
+    #[schema(value_type = Option<Value>)]
+    metadata: Option<Box<RawValue>>,
+    /// RFC 3339; the time of the transaction if absent.
+    #[serde(default)]
+    #[schema(format = DateTime)]
+    time: Option<String>,
+}
+
+/// Where the messages stand.
+#[derive(Serialize, ToSchema)]
+pub struct AppendResult {
+    stream_name: String,
+    /// The position of the last of these messages: what to append the next ones with.
+    version: i64,
+    /// They stood already: this is the first answer again.
+    duplicate: bool,
+    messages: Vec<AppendedMessage>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct AppendedMessage {
+    id: Uuid,
+    position: i64,
+    global_position: i64,
+    #[schema(format = DateTime)]
+    time: String,
+}
+
+/// Append messages to a stream
+///
+/// Writes all messages or none. A request that was done before, recognised by its message ids or its
+/// `Idempotency-Key`, is answered with its first result.
+#[utoipa::path(
+    post, path = "/v1/streams/{stream_name}/messages", operation_id = "appendMessages", tag = tags::APPEND,
+    params(("stream_name" = String, Path, description = "Name of a stream"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Any text; gives ids to messages that have none")),
+    request_body = AppendBody,
+    responses(
+        (status = 201, description = "Written, durably", body = AppendResult),
+        (status = 200, description = "Stood already: the first result again", body = AppendResult),
+        (status = 409, description = "wrong-expected-version or message-id-reused", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "body-too-large or message-too-large", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "unsupported-media-type", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn append_messages(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+    headers: HeaderMap,
+    Json(body): Json<AppendBody>,
+) -> Result<(StatusCode, axum::Json<AppendResult>), Problem> {
+    let name = stream_name(name)?;
+    let request = check(&app, name, &headers, body)?;
+    let stream_name = request.stream_name.as_str().to_owned();
+    let appended = app.append.append(request).await?;
+    let status = if appended.duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, axum::Json(result(stream_name, appended))))
+}
+
+fn result(stream_name: String, appended: Appended) -> AppendResult {
+    let shown = |placed: &crate::domain::append::Placed| AppendedMessage {
+        id: placed.id,
+        position: placed.position,
+        global_position: placed.global_position,
+        time: placed.time.to_rfc3339(),
+    };
+    AppendResult {
+        stream_name,
+        version: appended.version,
+        duplicate: appended.duplicate,
+        messages: appended.messages.iter().map(shown).collect(),
+    }
+}
+
+fn check(app: &App, stream_name: StreamName, headers: &HeaderMap, body: AppendBody) -> Result<AppendRequest, Problem> {
+    let mut rules = Rules::default();
+    if body.expected_version.is_some_and(|version| version < -1) {
+        rules.invalid("expected_version", "must be -1 or more");
+    }
+    let count = body.messages.len();
+    let limit = app.limits.messages_per_append_max;
+    if !(1..=limit).contains(&count) {
+        rules.invalid("messages", format!("must be from 1 to {limit} messages, not {count}"));
+        return rules.keep(()).and(Err(Problem::new(ProblemKind::InternalError, "unreachable")));
+    }
+    let key = headers.get("idempotency-key").map(axum::http::HeaderValue::as_bytes);
+    if key.is_some_and(|key| key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX) {
+        rules.invalid("Idempotency-Key", format!("must be from 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes"));
+    }
+    let mut ids = HashSet::new();
+    let mut messages = Vec::with_capacity(count);
+    for (at, message) in body.messages.into_iter().enumerate() {
+        let bytes = message.data.as_ref().map_or(0, |data| data.get().len())
+            + message.metadata.as_ref().map_or(0, |metadata| metadata.get().len());
+        if bytes > app.limits.message_bytes_max {
+            let limit = app.limits.message_bytes_max;
+            let detail = format!("messages[{at}] has {bytes} bytes of data and metadata; at most {limit} are taken.");
+            return Err(Problem::new(ProblemKind::MessageTooLarge, detail).with("limit", limit));
+        }
+        let message = check_message(&mut rules, at, message, &stream_name, key);
+        if !ids.insert(message.id) {
+            rules.invalid(&format!("messages[{at}].id"), "must differ from the ids of the other messages");
+        }
+        messages.push(message);
+    }
+    let request = AppendRequest {
+        stream_name,
+        expected_version: body.expected_version,
+        must_exist: body.must_exist,
+        messages,
+    };
+    rules.keep(request)
+}
+
+fn check_message(
+    rules: &mut Rules,
+    at: usize,
+    body: NewMessageBody,
+    stream_name: &StreamName,
+    key: Option<&[u8]>,
+) -> NewMessage {
+    let field = |name: &str| format!("messages[{at}].{name}");
+    if let Err(error) = check_type(&body.r#type) {
+        rules.invalid(&field("type"), error.to_string());
+    }
+    for (name, value) in [("data", &body.data), ("metadata", &body.metadata)] {
+        if let Some(Err(error)) = value.as_ref().map(|value| json_text::check(value.get())) {
+            rules.invalid(&field(name), error.to_string());
+        }
+    }
+    let time = rules.time(&field("time"), body.time.as_deref());
+    let id = body.id.or_else(|| key.map(|key| id_of_key(stream_name, key, at)));
+    let text = |value: Option<Box<RawValue>>| value.map(|value| Box::<str>::from(value).into_string());
+    NewMessage {
+        id_may_stand: id.is_some(),
+        id: id.unwrap_or_else(Uuid::now_v7),
+        message_type: body.r#type,
+        data: text(body.data),
+        metadata: text(body.metadata),
+        time,
+    }
+}
+
+/// The id of a request's message without one: the same for the same stream, key and place.
+fn id_of_key(stream_name: &StreamName, key: &[u8], at: usize) -> Uuid {
+    let mut name = stream_name.as_str().as_bytes().to_vec();
+    name.push(0);
+    name.extend_from_slice(key);
+    name.push(0);
+    name.extend_from_slice(at.to_string().as_bytes());
+    Uuid::new_v5(&IDEMPOTENCY_NAMESPACE, &name)
+}

@@ -1,0 +1,165 @@
+//! What the product does, without a word of HTTP or SQL.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::domain::observation::Observation;
+use crate::lifecycle::Lifecycle;
+use crate::store::Database;
+use crate::telemetry::Observer;
+
+pub mod append;
+pub mod hints;
+pub mod read;
+pub mod tail;
+
+pub use crate::store::StoreError as ServiceError;
+use append::{Append, AppendSettings};
+use hints::{HintSettings, Listener, Notifier};
+use read::Reads;
+use tail::heartbeat::Heartbeats;
+use tail::{Tail, TailSettings};
+
+/// The bounds of everything that runs.
+#[derive(Debug, Clone)]
+pub struct ServiceSettings {
+    pub append: AppendSettings,
+    pub tail: TailSettings,
+    pub hints: HintSettings,
+    /// Followers in all.
+    pub followers_max: usize,
+}
+
+/// Everything that HTTP asks for. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    pub append: Append,
+    pub reads: Reads,
+    pub tail: Tail,
+    pub heartbeats: Heartbeats,
+    pub followers: Followers,
+    pub health: Health,
+    pub observer: Observer,
+    pub lifecycle: Lifecycle,
+}
+
+impl Service {
+    /// Builds the service and starts its agents, in the order in which they need each other.
+    pub fn start(database: Database, settings: ServiceSettings, lifecycle: Lifecycle, observer: Observer) -> Self {
+        let (tail, reader) = Tail::new(database.clone(), settings.tail, observer.clone());
+        let (append, committer) = Append::new(
+            database.clone(),
+            tail.clone(),
+            settings.append,
+            lifecycle.draining().clone(),
+            observer.clone(),
+        );
+        let listener = Listener::new(database.clone(), tail.clone(), settings.hints.clone(), observer.clone());
+        let notifier = Notifier::new(database.clone(), &tail, settings.hints);
+        let heartbeats = Heartbeats::default();
+        let service = Self {
+            append: append.clone(),
+            reads: Reads::new(database.clone(), tail.clone(), lifecycle.draining().clone()),
+            heartbeats: heartbeats.clone(),
+            followers: Followers::new(settings.followers_max, observer.clone()),
+            health: Health { database, append, listener: listener.is_live(), observer: observer.clone() },
+            tail,
+            observer,
+            lifecycle: lifecycle.clone(),
+        };
+        let stopping = lifecycle.stopping();
+        lifecycle.spawn("tail", reader.run(stopping.clone()));
+        lifecycle.spawn("listener", listener.run(stopping.clone()));
+        lifecycle.spawn("notifier", notifier.run(stopping.clone()));
+        lifecycle.spawn("heartbeats", heartbeats.run(stopping.clone()));
+        lifecycle.spawn("committer", committer.run(stopping.clone()));
+        service
+    }
+}
+
+/// Counts followers, and refuses one too many.
+#[derive(Clone)]
+pub struct Followers {
+    count: Arc<AtomicUsize>,
+    max: usize,
+    observer: Observer,
+}
+
+/// One follower's place; given back when it goes.
+pub struct FollowerPlace {
+    followers: Followers,
+}
+
+impl Followers {
+    fn new(max: usize, observer: Observer) -> Self {
+        Self { count: Arc::default(), max, observer }
+    }
+
+    /// A place, unless all are taken.
+    pub fn take(&self) -> Option<FollowerPlace> {
+        let place = FollowerPlace { followers: self.clone() };
+        let before = self.count.fetch_add(1, Ordering::SeqCst);
+        self.observer.record(Observation::FollowerJoined);
+        if before >= self.max {
+            self.observer.record(Observation::FollowerRefused);
+            return None;
+        }
+        Some(place)
+    }
+
+    pub fn max(&self) -> usize {
+        self.max
+    }
+}
+
+impl Drop for FollowerPlace {
+    fn drop(&mut self) {
+        self.followers.count.fetch_sub(1, Ordering::SeqCst);
+        self.followers.observer.record(Observation::FollowerLeft);
+    }
+}
+
+/// Whether the service can do its work.
+#[derive(Clone)]
+pub struct Health {
+    database: Database,
+    append: Append,
+    listener: Arc<AtomicBool>,
+    observer: Observer,
+}
+
+/// What a look at the service's health found.
+#[derive(Debug, Clone, Copy)]
+pub struct Readiness {
+    pub database: bool,
+    pub migrations: bool,
+    pub listener: bool,
+}
+
+/// The longest that a look at the database may take.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Health {
+    pub async fn readiness(&self) -> Readiness {
+        let looking = tokio::time::timeout(HEALTH_TIMEOUT, self.database.has_schema());
+        let schema = looking.await.ok().and_then(Result::ok);
+        Readiness {
+            database: schema.is_some(),
+            migrations: schema == Some(true),
+            listener: self.listener.load(Ordering::SeqCst),
+        }
+    }
+
+    /// The metrics in Prometheus' text form.
+    pub fn metrics(&self) -> String {
+        self.observer.measure_pools(self.database.pool_use(), self.append.queued());
+        self.observer.render()
+    }
+}
+
+impl Readiness {
+    pub fn is_ready(self) -> bool {
+        self.database && self.migrations && self.listener
+    }
+}

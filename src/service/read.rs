@@ -1,0 +1,273 @@
+//! Pages, single messages, and where a follower begins.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::tail::{Place, Tail};
+use crate::domain::filter::Filter;
+use crate::domain::message::Message;
+use crate::domain::source::Source;
+use crate::domain::stream_name::{Category, StreamName};
+use crate::domain::time::Timestamp;
+pub use crate::store::read::CategoryOptions;
+use crate::store::read::{Page, StreamSummary};
+use crate::store::{Database, StoreError};
+
+/// Messages that one request may look at for the sake of an expression. Beyond, the page ends and says where to go on.
+const EXAMINED_MAX: usize = 10_000;
+/// Messages read at once where an expression decides.
+const EXAMINED_AT_ONCE: i64 = 500;
+
+/// What is to be read.
+#[derive(Debug, Clone)]
+pub enum Log {
+    All,
+    Category(Category, CategoryOptions),
+    Stream(StreamName),
+}
+
+/// How a page is wanted.
+#[derive(Debug, Clone)]
+pub struct PageRequest {
+    pub log: Log,
+    /// Inclusive. `None`: the beginning, or (backward) the end.
+    pub from: Option<i64>,
+    /// Streams only.
+    pub backward: bool,
+    pub limit: usize,
+    pub filter: Filter,
+    /// How long an empty page waits for a message.
+    pub wait: Duration,
+}
+
+/// A page as it is answered.
+#[derive(Debug)]
+pub struct PageRead {
+    pub messages: Vec<Message>,
+    /// The value to pass as `from` for what follows; `None` if nothing can follow (the beginning, backward).
+    pub next: Option<i64>,
+    pub at_end: bool,
+    /// The stream's last position, -1 for none; 0 for other logs.
+    pub version: i64,
+}
+
+/// Where a follower wants to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// After a cursor that an earlier answer gave.
+    After(i64),
+    /// At a position, inclusive: in the stream for one stream, global otherwise.
+    At(i64),
+    Beginning,
+    End,
+    AtTime(Timestamp),
+}
+
+/// Why a place cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    #[error("the cursor {cursor} is beyond the end of the log, {end}")]
+    FromTheFuture { cursor: i64, end: i64 },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// All reading. Cheap to clone.
+#[derive(Clone)]
+pub struct Reads {
+    database: Database,
+    tail: Tail,
+    draining: CancellationToken,
+}
+
+impl Reads {
+    pub fn new(database: Database, tail: Tail, draining: CancellationToken) -> Self {
+        Self { database, tail, draining }
+    }
+
+    /// A page; if it would be empty, waits for a message as long as the request says.
+    pub async fn page(&self, request: &PageRequest) -> Result<PageRead, StoreError> {
+        if request.wait.is_zero() {
+            return self.read_page(request).await;
+        }
+        let deadline = tokio::time::Instant::now() + request.wait;
+        // Joined before the first look, so no message falls between them.
+        let mut membership = self.tail.join(&request.log.source());
+        let mut request = request.clone();
+        loop {
+            let page = self.read_page(&request).await?;
+            if !page.messages.is_empty() || request.backward || tokio::time::Instant::now() >= deadline {
+                return Ok(page);
+            }
+            // What did not pass the filter need not be looked at again.
+            request.from = page.next.or(request.from);
+            if !page.at_end {
+                continue;
+            }
+            tokio::select! {
+                () = membership.changed() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.draining.cancelled() => return Ok(page),
+            }
+        }
+    }
+
+    /// A page of what is there now.
+    async fn read_page(&self, request: &PageRequest) -> Result<PageRead, StoreError> {
+        let Some(expression) = &request.filter.expression else {
+            let page = self.read_chunk(request, request.from, request.limit as i64 + 1).await?;
+            return Ok(finish(request, page));
+        };
+        let mut from = request.from;
+        let mut examined = 0;
+        let mut kept = Vec::new();
+        loop {
+            let mut page = self.read_chunk(request, from, EXAMINED_AT_ONCE).await?;
+            let is_last = (page.messages.len() as i64) < EXAMINED_AT_ONCE;
+            examined += page.messages.len();
+            let last = page.messages.last().map(|message| request.position_of(message));
+            let head = page.head;
+            page.messages.retain(|message| expression.passes(message));
+            kept.append(&mut page.messages);
+            if is_last || kept.len() > request.limit {
+                return Ok(finish(request, Page { messages: kept, head }));
+            }
+            from = last.map(|last| if request.backward { last - 1 } else { last + 1 });
+            if examined >= EXAMINED_MAX {
+                let version = if matches!(request.log, Log::Stream(_)) { head } else { 0 };
+                let next = from.filter(|next| *next >= 0);
+                return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version });
+            }
+        }
+    }
+
+    async fn read_chunk(&self, request: &PageRequest, from: Option<i64>, limit: i64) -> Result<Page, StoreError> {
+        let filter = &request.filter;
+        match &request.log {
+            Log::Stream(name) => {
+                let from = from.unwrap_or(if request.backward { i64::MAX } else { 0 });
+                self.database.stream_page(name.as_str(), from, request.backward, limit, filter).await
+            }
+            Log::Category(name, options) => {
+                self.database.category_page(name.as_str(), from.unwrap_or(0), limit, filter, options).await
+            }
+            Log::All => {
+                // Only what is settled, as a later page could not come back for what appears before it.
+                let settled = self.tail.refresh().await;
+                self.database.all_page(from.unwrap_or(0), settled, limit, filter).await
+            }
+        }
+    }
+
+    /// A stream's version without its messages, -1 if it has none.
+    pub async fn stream_version(&self, name: &StreamName) -> Result<i64, StoreError> {
+        self.database.stream_version(name.as_str(), None).await
+    }
+
+    pub async fn message(&self, id: Uuid) -> Result<Option<Message>, StoreError> {
+        self.database.message_by_id(id).await
+    }
+
+    pub async fn last_message(
+        &self,
+        name: &StreamName,
+        message_type: Option<&str>,
+    ) -> Result<Option<Message>, StoreError> {
+        self.database.last_message(name.as_str(), message_type).await
+    }
+
+    pub async fn stream_summary(&self, name: &StreamName) -> Result<Option<StreamSummary>, StoreError> {
+        self.database.stream_summary(name.as_str()).await
+    }
+
+    /// The place in a source where a follower begins.
+    pub async fn place(&self, source: &Source, start: Start) -> Result<Place, PlaceError> {
+        match source.single_stream() {
+            Some(name) => self.place_in_stream(name, start).await,
+            None => {
+                let after = match start {
+                    Start::After(cursor) => {
+                        let end = self.end_at_least(cursor).await?;
+                        if cursor > end {
+                            return Err(PlaceError::FromTheFuture { cursor, end });
+                        }
+                        cursor
+                    }
+                    Start::At(position) => position.saturating_sub(1).max(0),
+                    Start::Beginning => 0,
+                    Start::End => self.tail.refresh().await,
+                    Start::AtTime(time) => self.database.first_global_position_at(time).await? - 1,
+                };
+                Ok(Place { after, stream_after: None })
+            }
+        }
+    }
+
+    /// In a stream, a cursor is a position in it; what lies before in the log is found by reading.
+    async fn place_in_stream(&self, name: &str, start: Start) -> Result<Place, PlaceError> {
+        let (after, stream_after) = match start {
+            Start::After(cursor) => {
+                let end = self.database.stream_version(name, None).await?;
+                if cursor > end {
+                    return Err(PlaceError::FromTheFuture { cursor, end });
+                }
+                (0, cursor)
+            }
+            Start::At(position) => (0, position.saturating_sub(1).max(-1)),
+            Start::Beginning => (0, -1),
+            Start::End => {
+                let settled = self.tail.refresh().await;
+                (settled, self.database.stream_version(name, Some(settled)).await?)
+            }
+            Start::AtTime(time) => {
+                let first = self.database.first_global_position_at(time).await?;
+                (0, self.database.first_position_after(name, first - 1).await? - 1)
+            }
+        };
+        Ok(Place { after, stream_after: Some(stream_after) })
+    }
+
+    /// The end of the log, looked up only where what is known here does not reach the cursor: another instance may
+    /// have given it out.
+    async fn end_at_least(&self, cursor: i64) -> Result<i64, StoreError> {
+        let settled = self.tail.settled();
+        if cursor <= settled { Ok(settled) } else { self.database.last_global_position_given().await }
+    }
+}
+
+impl Log {
+    fn source(&self) -> Source {
+        match self {
+            Log::All => Source::all(),
+            Log::Category(name, _) => Source::category(name.as_str()),
+            Log::Stream(name) => Source::stream(name.as_str()),
+        }
+    }
+}
+
+impl PageRequest {
+    fn position_of(&self, message: &Message) -> i64 {
+        match self.log {
+            Log::Stream(_) => message.position,
+            Log::All | Log::Category(..) => message.global_position,
+        }
+    }
+}
+
+/// Cuts a page to its limit; it was read with one message more, to know whether it is the last.
+fn finish(request: &PageRequest, mut page: Page) -> PageRead {
+    let at_end = page.messages.len() <= request.limit;
+    page.messages.truncate(request.limit);
+    let last = page.messages.last().map(|message| request.position_of(message));
+    let next = match (request.backward, at_end) {
+        (true, true) => None,
+        (true, false) => last.map(|last| last - 1).filter(|next| *next >= 0),
+        // Nothing that passes lies between the last message and the head of the same snapshot.
+        (false, true) => Some((page.head + 1).max(request.from.unwrap_or(0)).max(last.map_or(0, |last| last + 1))),
+        (false, false) => last.map(|last| last + 1),
+    };
+    let version = if matches!(request.log, Log::Stream(_)) { page.head } else { 0 };
+    PageRead { messages: page.messages, next, at_end: at_end || next.is_none(), version }
+}

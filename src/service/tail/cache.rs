@@ -1,0 +1,321 @@
+//! The newest messages, by topic: what followers read as long as they keep up.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::domain::message::Message;
+use crate::domain::source::{Source, Topic};
+
+/// The cache of one instance. Bounded in bytes; what is pushed out is read from the database by those who still want it.
+pub struct Cache {
+    settled: i64,
+    ring: VecDeque<Arc<Message>>,
+    bytes: usize,
+    bytes_max: usize,
+    topics: HashMap<Topic, TopicState>,
+    /// Counts the topics that were ever opened, so that a publication knows which came too late for it.
+    opened: u64,
+}
+
+struct TopicState {
+    /// Every settled message of the topic after this global position is in `messages`.
+    complete_from: i64,
+    messages: VecDeque<Arc<Message>>,
+    /// The global position of its newest message; waiting for it wakes only who follows this topic.
+    newest: watch::Sender<i64>,
+    followers: usize,
+    opened: u64,
+}
+
+/// What a follower finds at its place.
+pub enum Read {
+    /// Everything of its topics after its place, up to a global position that it has then seen.
+    Hit { messages: Vec<Arc<Message>>, upto: i64 },
+    /// Its place is not in the cache: it has to read from the database.
+    Miss,
+}
+
+/// Where a follower stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// It has seen everything up to this global position.
+    pub after: i64,
+    /// For a single stream: the last position in it that it has seen, -1 for none.
+    pub stream_after: Option<i64>,
+}
+
+impl Cache {
+    pub fn new(bytes_max: usize) -> Self {
+        Self { settled: 0, ring: VecDeque::new(), bytes: 0, bytes_max, topics: HashMap::new(), opened: 0 }
+    }
+
+    pub fn settled(&self) -> i64 {
+        self.settled
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn messages(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Which topics are open by now; to be given to [`publish`](Self::publish) with what was read for them.
+    pub fn opened(&self) -> u64 {
+        self.opened
+    }
+
+    pub fn has_topics(&self) -> bool {
+        !self.topics.is_empty()
+    }
+
+    pub fn follows_all(&self) -> bool {
+        self.topics.contains_key(&Topic::All)
+    }
+
+    /// Whether anybody follows a topic that this stream belongs to.
+    pub fn wants(&self, stream_name: &str) -> bool {
+        self.topics_of(stream_name).any(|topic| self.topics.contains_key(&topic))
+    }
+
+    /// Joins a topic: from now on its messages are kept.
+    pub fn join(&mut self, topic: &Topic) -> watch::Receiver<i64> {
+        let state = self.topics.entry(topic.clone()).or_insert_with(|| {
+            self.opened += 1;
+            TopicState {
+                complete_from: self.settled,
+                messages: VecDeque::new(),
+                newest: watch::Sender::new(self.settled),
+                followers: 0,
+                opened: self.opened,
+            }
+        });
+        state.followers += 1;
+        state.newest.subscribe()
+    }
+
+    pub fn leave(&mut self, topic: &Topic) {
+        if let Some(state) = self.topics.get_mut(topic) {
+            state.followers -= 1;
+            if state.followers == 0 {
+                self.topics.remove(topic);
+            }
+        }
+    }
+
+    /// Settles everything up to `settled`. `messages` are, in order, all messages up to there that belong to a topic
+    /// which was open when `opened` was asked for. A topic that was opened later begins after them.
+    pub fn publish(&mut self, messages: Vec<Arc<Message>>, settled: i64, opened: u64) {
+        self.settled = self.settled.max(settled);
+        for state in self.topics.values_mut().filter(|state| state.opened > opened) {
+            state.complete_from = state.complete_from.max(settled);
+        }
+        let mut touched: Vec<Topic> = Vec::new();
+        for message in messages {
+            let mut kept = false;
+            for topic in self.topics_of(&message.stream_name) {
+                let Some(state) = self.topics.get_mut(&topic).filter(|state| state.opened <= opened) else { continue };
+                state.messages.push_back(message.clone());
+                kept = true;
+                if !touched.contains(&topic) {
+                    touched.push(topic);
+                }
+            }
+            if kept {
+                self.bytes += message.memory_bytes();
+                self.ring.push_back(message);
+            }
+        }
+        self.evict();
+        for topic in touched {
+            if let Some(state) = self.topics.get(&topic) {
+                state.newest.send_replace(settled);
+            }
+        }
+    }
+
+    /// Settles everything up to a position without having read it: all topics begin there, and who follows them reads
+    /// what lies between from the database.
+    pub fn skip_to(&mut self, settled: i64) {
+        self.settled = self.settled.max(settled);
+        for state in self.topics.values_mut() {
+            state.complete_from = self.settled;
+            state.messages.clear();
+            state.newest.send_replace(self.settled);
+        }
+        self.ring.clear();
+        self.bytes = 0;
+    }
+
+    /// What comes next at a place: at most so many messages and (but for the first) bytes.
+    pub fn read(&self, source: &Source, place: Place, messages_max: usize, bytes_max: usize) -> Read {
+        let mut open: Vec<&TopicState> = Vec::with_capacity(source.topics().len());
+        for topic in source.topics() {
+            match self.topics.get(topic) {
+                Some(state) if state.complete_from <= place.after => open.push(state),
+                _ => return Read::Miss,
+            }
+        }
+        let mut nexts: Vec<_> = open
+            .iter()
+            .map(|state| {
+                let seen = state.messages.partition_point(|message| message.global_position <= place.after);
+                state.messages.range(seen..).peekable()
+            })
+            .collect();
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        loop {
+            // The sources of one follower have no message in common, so the one with the lowest position is next.
+            let next = nexts
+                .iter_mut()
+                .filter_map(|next| next.peek().map(|message| message.global_position).map(|at| (at, next)))
+                .min_by_key(|(at, _)| *at)
+                .and_then(|(_, next)| next.next());
+            let Some(message) = next else {
+                return Read::Hit { messages, upto: self.settled.max(place.after) };
+            };
+            if place.stream_after.is_some_and(|seen| message.position <= seen) {
+                continue;
+            }
+            bytes += message.json().len();
+            if messages.len() >= messages_max || (bytes > bytes_max && !messages.is_empty()) {
+                return Read::Hit { upto: message.global_position - 1, messages };
+            }
+            messages.push(message.clone());
+        }
+    }
+
+    fn topics_of(&self, stream_name: &str) -> impl Iterator<Item = Topic> + use<> {
+        let category = crate::domain::stream_name::category(stream_name);
+        [Topic::All, Topic::Category(category.into()), Topic::Stream(stream_name.into())].into_iter()
+    }
+
+    fn evict(&mut self) {
+        while self.bytes > self.bytes_max {
+            let Some(oldest) = self.ring.pop_front() else { break };
+            self.bytes -= oldest.memory_bytes();
+            for topic in self.topics_of(&oldest.stream_name) {
+                let Some(state) = self.topics.get_mut(&topic) else { continue };
+                while state.messages.front().is_some_and(|first| first.global_position <= oldest.global_position) {
+                    state.messages.pop_front();
+                }
+                state.complete_from = state.complete_from.max(oldest.global_position);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::message::MessageParts;
+    use crate::domain::time::Timestamp;
+
+    fn message(stream_name: &str, position: i64, global_position: i64) -> Arc<Message> {
+        Arc::new(Message::new(MessageParts {
+            id: uuid::Uuid::nil(),
+            stream_name,
+            message_type: "T",
+            position,
+            global_position,
+            data: Some("{}"),
+            metadata: None,
+            time: Timestamp(0),
+        }))
+    }
+
+    fn at(after: i64) -> Place {
+        Place { after, stream_after: None }
+    }
+
+    fn hit(cache: &Cache, source: &Source, place: Place) -> Option<(Vec<i64>, i64)> {
+        match cache.read(source, place, 100, 1 << 20) {
+            Read::Hit { messages, upto } => Some((messages.iter().map(|m| m.global_position).collect(), upto)),
+            Read::Miss => None,
+        }
+    }
+
+    #[test]
+    fn a_topic_serves_what_came_since_it_was_joined() {
+        let mut cache = Cache::new(1 << 20);
+        cache.publish(vec![], 5, 0);
+        let all = Source::all();
+        assert!(hit(&cache, &all, at(5)).is_none(), "nobody follows it");
+        cache.join(&Topic::All);
+        cache.publish(vec![message("a-1", 0, 6), message("b-1", 0, 8)], 8, cache.opened());
+        assert_eq!(hit(&cache, &all, at(5)), Some((vec![6, 8], 8)));
+        assert_eq!(hit(&cache, &all, at(6)), Some((vec![8], 8)));
+        assert!(hit(&cache, &all, at(4)).is_none(), "what came before it was joined is not in it");
+    }
+
+    #[test]
+    fn several_topics_come_in_global_order() {
+        let mut cache = Cache::new(1 << 20);
+        let source = Source::several(&["a-1".into()], &["b".into()]).unwrap();
+        for topic in source.topics() {
+            cache.join(topic);
+        }
+        let opened = cache.opened();
+        cache.publish(vec![message("a-1", 0, 1), message("b-7", 0, 2), message("a-1", 1, 3)], 4, opened);
+        assert_eq!(hit(&cache, &source, at(0)), Some((vec![1, 2, 3], 4)));
+    }
+
+    #[test]
+    fn a_topic_opened_while_others_were_read_begins_after_them() {
+        let mut cache = Cache::new(1 << 20);
+        let opened = cache.opened();
+        cache.join(&Topic::All);
+        cache.publish(vec![], 3, opened);
+        assert!(hit(&cache, &Source::all(), at(0)).is_none());
+        assert_eq!(hit(&cache, &Source::all(), at(3)), Some((vec![], 3)));
+    }
+
+    #[test]
+    fn what_is_pushed_out_is_a_miss_and_memory_stays_bounded() {
+        let one = message("a-1", 0, 1).memory_bytes();
+        let mut cache = Cache::new(one * 10);
+        cache.join(&Topic::All);
+        let opened = cache.opened();
+        for n in 1..=100 {
+            cache.publish(vec![message("a-1", n - 1, n)], n, opened);
+        }
+        assert!(cache.bytes() <= one * 10);
+        assert!(hit(&cache, &Source::all(), at(89)).is_none());
+        assert_eq!(hit(&cache, &Source::all(), at(90)).unwrap().0.len(), 10);
+    }
+
+    #[test]
+    fn a_stream_s_place_counts_its_own_positions_too() {
+        let mut cache = Cache::new(1 << 20);
+        let source = Source::stream("a-1");
+        cache.join(&source.topics()[0]);
+        cache.publish(vec![message("a-1", 0, 1), message("a-1", 1, 2)], 2, cache.opened());
+        assert_eq!(hit(&cache, &source, Place { after: 0, stream_after: Some(0) }), Some((vec![2], 2)));
+    }
+
+    #[test]
+    fn only_who_follows_the_topic_is_woken() {
+        let mut cache = Cache::new(1 << 20);
+        let (mut one, mut other) = (cache.join(&Topic::Stream("a-1".into())), cache.join(&Topic::Stream("a-2".into())));
+        one.mark_unchanged();
+        other.mark_unchanged();
+        cache.publish(vec![message("a-1", 0, 1)], 1, cache.opened());
+        assert!(one.has_changed().unwrap());
+        assert!(!other.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_read_is_bounded_and_goes_on_where_it_stopped() {
+        let mut cache = Cache::new(1 << 20);
+        cache.join(&Topic::All);
+        cache.publish((1..=5).map(|n| message("a-1", n - 1, n)).collect(), 5, cache.opened());
+        let Read::Hit { messages, upto } = cache.read(&Source::all(), at(0), 2, 1 << 20) else { panic!("a hit") };
+        assert_eq!((messages.len(), upto), (2, 2));
+        let Read::Hit { messages, upto } = cache.read(&Source::all(), at(2), 100, 1) else { panic!("a hit") };
+        assert_eq!((messages.len(), upto), (1, 3));
+    }
+}

@@ -1,0 +1,176 @@
+//! A cursor: a place in the log and a wish to go on from there. It holds nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::cache::{Place, Read};
+use super::{Membership, Tail};
+use crate::domain::filter::Filter;
+use crate::domain::message::Message;
+use crate::domain::observation::Observation;
+use crate::domain::source::Source;
+use crate::store::StoreError;
+
+/// Messages handed over at once, and (but for the first) their bytes: what waits together leaves in one write.
+const BATCH_MESSAGES_MAX: usize = 256;
+const BATCH_BYTES_MAX: usize = 128 << 10;
+/// Messages of the first page read from the database; pages grow and shrink between these with the messages' size.
+const PAGE_MESSAGES_MIN: i64 = 32;
+const PAGE_MESSAGES_MAX: i64 = 512;
+/// A page is made smaller when it holds more than this, in bytes.
+const PAGE_BYTES_MAX: usize = 512 << 10;
+/// A filter that lets nothing pass: after so many messages the cursor is told all the same.
+const PROGRESS_EVERY: usize = 1_000;
+/// Between two attempts to read a page while the database is away.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// What a follower gets next.
+#[derive(Debug)]
+pub enum Next {
+    /// Messages that pass the filter, in order; never empty.
+    Messages(Vec<Arc<Message>>),
+    /// The filter let nothing pass for a while; the place has moved on.
+    Moved,
+    /// History is done; from here on messages come as they are settled.
+    CaughtUp,
+    /// Its place is not in the cache any more: pages are read from the database again.
+    FellBehind,
+    /// A page has to be read: call [`Follower::read_page`].
+    NeedsPage,
+    /// There is nothing new: wait for [`Follower::changed`].
+    Idle,
+}
+
+/// One reader of a source, wherever it stands.
+pub struct Follower {
+    tail: Tail,
+    membership: Membership,
+    source: Source,
+    filter: Filter,
+    place: Place,
+    is_live: bool,
+    passed_over: usize,
+    page_messages: i64,
+}
+
+impl Follower {
+    /// Follows a source from a place on.
+    pub fn new(tail: Tail, source: Source, filter: Filter, place: Place) -> Self {
+        let membership = tail.join(&source);
+        Self {
+            tail,
+            membership,
+            source,
+            filter,
+            place,
+            is_live: false,
+            passed_over: 0,
+            page_messages: PAGE_MESSAGES_MIN,
+        }
+    }
+
+    /// The cursor: passed to a later request, it goes on after everything that was handed over.
+    pub fn cursor(&self) -> i64 {
+        self.place.stream_after.unwrap_or(self.place.after)
+    }
+
+    /// Whether the cursor counts positions in one stream; otherwise it is a global position.
+    pub fn counts_in_stream(&self) -> bool {
+        self.place.stream_after.is_some()
+    }
+
+    /// What is there now, without waiting.
+    pub fn next(&mut self) -> Next {
+        let read = self.tail.read(&self.source, self.place, BATCH_MESSAGES_MAX, BATCH_BYTES_MAX);
+        match read {
+            Read::Hit { messages, upto } => {
+                let examined = messages.len();
+                let passed = self.pass(messages);
+                self.place.after = upto;
+                if !passed.is_empty() {
+                    return Next::Messages(passed);
+                }
+                if self.has_moved_far(examined) {
+                    return Next::Moved;
+                }
+                if examined > 0 {
+                    return self.next();
+                }
+                if !std::mem::replace(&mut self.is_live, true) {
+                    self.tail.inner.observer.record(Observation::CacheRead { hit: true });
+                    return Next::CaughtUp;
+                }
+                Next::Idle
+            }
+            Read::Miss if std::mem::replace(&mut self.is_live, false) => {
+                self.tail.inner.observer.record(Observation::FellBehind);
+                Next::FellBehind
+            }
+            Read::Miss => Next::NeedsPage,
+        }
+    }
+
+    /// Reads the next page from the database, however long that is away. Gives what passes the filter; nothing passed
+    /// does not mean that there is no more.
+    pub async fn read_page(&mut self) -> Next {
+        loop {
+            match self.try_read_page().await {
+                Ok(next) => return next,
+                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    async fn try_read_page(&mut self) -> Result<Next, StoreError> {
+        let _turn = self.tail.inner.catch_up_reads.acquire().await;
+        self.tail.inner.observer.record(Observation::CacheRead { hit: false });
+        let upto = self.tail.settled();
+        let after = self.cursor();
+        let limit = self.page_messages;
+        let page = self.tail.inner.database.follow_page(&self.source, after, upto, limit, &self.filter).await?;
+        self.size_pages(&page);
+        let examined = page.len();
+        // A full page ends somewhere; one that is not full has seen everything there is.
+        let seen = if (examined as i64) < limit { Some(upto) } else { page.last().map(|last| last.global_position) };
+        let passed = self.pass(page.into_iter().map(Arc::new).collect());
+        self.place.after = self.place.after.max(seen.unwrap_or(upto));
+        if !passed.is_empty() {
+            return Ok(Next::Messages(passed));
+        }
+        Ok(if self.has_moved_far(examined) { Next::Moved } else { Next::NeedsPage })
+    }
+
+    /// Waits until there may be something new.
+    pub async fn changed(&mut self) {
+        self.membership.changed().await;
+    }
+
+    /// Moves on over the messages, and keeps those that pass the filter.
+    fn pass(&mut self, mut messages: Vec<Arc<Message>>) -> Vec<Arc<Message>> {
+        if let (Some(seen), Some(last)) = (&mut self.place.stream_after, messages.last()) {
+            *seen = last.position;
+        }
+        if !self.filter.is_empty() {
+            messages.retain(|message| self.filter.passes(message));
+        }
+        if !messages.is_empty() {
+            self.passed_over = 0;
+        }
+        messages
+    }
+
+    fn has_moved_far(&mut self, examined: usize) -> bool {
+        self.passed_over += examined;
+        let far = self.passed_over >= PROGRESS_EVERY;
+        if far {
+            self.passed_over = 0;
+        }
+        far
+    }
+
+    fn size_pages(&mut self, page: &[Message]) {
+        let bytes: usize = page.iter().map(Message::memory_bytes).sum();
+        let next = if bytes > PAGE_BYTES_MAX { self.page_messages / 2 } else { self.page_messages * 2 };
+        self.page_messages = next.clamp(1, PAGE_MESSAGES_MAX);
+    }
+}

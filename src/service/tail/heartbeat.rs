@@ -1,0 +1,60 @@
+//! One timer for the heartbeats of all connections.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::lock;
+
+/// The grain of the timer: a heartbeat comes at most this much later than it was asked for.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Wakes connections after a number of seconds. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Heartbeats {
+    slots: Arc<Mutex<Slots>>,
+}
+
+#[derive(Default)]
+struct Slots {
+    tick: u64,
+    due: BTreeMap<u64, Arc<Notify>>,
+}
+
+impl Heartbeats {
+    /// Ends after at least this long, and at most one tick more.
+    pub fn after(&self, interval: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let mut slots = lock(&self.slots);
+        // The present tick has begun already, so it does not count.
+        let due = slots.tick + interval.as_secs().max(1) + 1;
+        let slot = slots.due.entry(due).or_default().clone();
+        // Made before the slot can be called, so the call is not missed.
+        slot.notified_owned()
+    }
+
+    /// Runs until the service stops.
+    pub async fn run(self, stopping: CancellationToken) {
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.tick(),
+                () = stopping.cancelled() => return,
+            }
+        }
+    }
+
+    fn tick(&self) {
+        let mut slots = lock(&self.slots);
+        slots.tick += 1;
+        let now = slots.tick;
+        while let Some(first) = slots.due.first_entry() {
+            if *first.key() > now {
+                break;
+            }
+            first.remove().notify_waiters();
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! One reader of the log's end, many cursors: new messages are read once, settled, and kept for who follows them.
+
+mod cache;
+pub mod follower;
+pub mod heartbeat;
+mod reader;
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::domain::append::AppendRequest;
+use crate::domain::message::{Message, MessageParts};
+use crate::domain::source::Source;
+use crate::store::Database;
+use crate::store::append::{Answer, BatchAnswer};
+use crate::telemetry::Observer;
+
+pub use cache::Place;
+use cache::{Cache, Read};
+pub use reader::Reader;
+
+/// The bounds of the tail.
+#[derive(Debug, Clone)]
+pub struct TailSettings {
+    /// Bytes of messages that are kept for followers who keep up.
+    pub cache_bytes_max: usize,
+    /// How often the log is looked at without a hint: for writers that do not notify.
+    pub poll_interval: Duration,
+    /// A writer that keeps the settled position back for this long is named in the log.
+    pub held_back_warning: Duration,
+    /// Reads of followers that catch up, at the same time.
+    pub catch_up_reads_max: usize,
+}
+
+/// The end of the log as this instance knows it. Cheap to clone.
+#[derive(Clone)]
+pub struct Tail {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    cache: Mutex<Cache>,
+    /// What this instance has committed and the reader has not settled yet.
+    inbox: Mutex<Vec<Committed>>,
+    wake: Notify,
+    /// Rounds asked for and done: who needs the settled position as of now waits for a round that began after it asked.
+    asked: AtomicU64,
+    done: watch::Sender<u64>,
+    head: AtomicI64,
+    /// The highest global position that this instance has committed itself.
+    committed: watch::Sender<i64>,
+    catch_up_reads: Semaphore,
+    database: Database,
+    observer: Observer,
+    settings: TailSettings,
+}
+
+/// A batch of this instance, as the reader takes it.
+struct Committed {
+    /// In order.
+    positions: Vec<i64>,
+    /// Those of them that somebody followed when the batch was sent, in order.
+    messages: Vec<Arc<Message>>,
+    opened: u64,
+}
+
+/// A place among the followers of some topics; leaves them when it goes.
+pub struct Membership {
+    tail: Tail,
+    source: Source,
+    newest: Vec<watch::Receiver<i64>>,
+}
+
+impl Tail {
+    /// The tail, and the agent that reads for it.
+    pub fn new(database: Database, settings: TailSettings, observer: Observer) -> (Self, Reader) {
+        let inner = Inner {
+            cache: Mutex::new(Cache::new(settings.cache_bytes_max)),
+            inbox: Mutex::default(),
+            wake: Notify::new(),
+            asked: AtomicU64::new(0),
+            done: watch::Sender::new(0),
+            head: AtomicI64::new(0),
+            committed: watch::Sender::new(0),
+            catch_up_reads: Semaphore::new(settings.catch_up_reads_max),
+            database,
+            observer,
+            settings,
+        };
+        let tail = Self { inner: Arc::new(inner) };
+        let reader = Reader::new(tail.clone());
+        (tail, reader)
+    }
+
+    /// The highest position below which nothing can still appear, as far as this instance knows.
+    pub fn settled(&self) -> i64 {
+        self.cache().settled()
+    }
+
+    /// The highest global position that was seen, settled or not.
+    pub fn head(&self) -> i64 {
+        self.inner.head.load(Ordering::Relaxed)
+    }
+
+    /// There may be something new: look soon.
+    pub fn hint(&self) {
+        self.inner.asked.fetch_add(1, Ordering::SeqCst);
+        self.inner.wake.notify_one();
+    }
+
+    /// There is something up to this position, unless it is known already.
+    pub fn hint_at(&self, global_position: i64) {
+        if global_position > self.head() {
+            self.hint();
+        }
+    }
+
+    /// Looks at the log now, and returns the position that is settled then.
+    pub async fn refresh(&self) -> i64 {
+        let mut done = self.inner.done.subscribe();
+        let round = self.inner.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        self.inner.wake.notify_one();
+        // The sender lives as long as the tail itself, so this ends with the round.
+        let _ = done.wait_for(|done| *done >= round).await;
+        self.settled()
+    }
+
+    /// Which messages of these requests somebody follows.
+    pub fn wants(&self, requests: &[&AppendRequest]) -> Wanted {
+        let cache = self.cache();
+        let opened = cache.opened();
+        if !cache.has_topics() {
+            return Wanted { messages: None, opened };
+        }
+        let mut messages = Vec::new();
+        for request in requests {
+            let wanted = cache.wants(request.stream_name.as_str());
+            messages.extend(request.messages.iter().map(|_| wanted));
+        }
+        Wanted { messages: messages.contains(&true).then_some(messages), opened }
+    }
+
+    /// Takes in what this instance has just committed.
+    pub fn committed(&self, requests: &[&AppendRequest], answer: &BatchAnswer, wanted: &Wanted) {
+        let mut positions = Vec::new();
+        let mut messages = Vec::new();
+        let mut given = 0; // the place among all messages of the requests
+        for (request, outcome) in requests.iter().zip(&answer.answers) {
+            let first = given;
+            given += request.messages.len();
+            let Answer::Done(Ok(appended)) = outcome else { continue };
+            if appended.duplicate {
+                continue;
+            }
+            for ((message, placed), at) in request.messages.iter().zip(&appended.messages).zip(first..) {
+                let written = positions.len(); // the place among the written messages
+                positions.push(placed.global_position);
+                let (Some(wanted), Some((datas, metadatas))) = (&wanted.messages, &answer.texts) else { continue };
+                if wanted[at] {
+                    messages.push(Arc::new(Message::new(MessageParts {
+                        id: placed.id,
+                        stream_name: request.stream_name.as_str(),
+                        message_type: &message.message_type,
+                        position: placed.position,
+                        global_position: placed.global_position,
+                        data: datas.get(written).and_then(Option::as_deref),
+                        metadata: metadatas.get(written).and_then(Option::as_deref),
+                        time: placed.time,
+                    })));
+                }
+            }
+        }
+        if let Some(&last) = positions.last() {
+            self.inner.head.fetch_max(last, Ordering::Relaxed);
+            self.inner.committed.send_replace(last);
+            lock(&self.inner.inbox).push(Committed { positions, messages, opened: wanted.opened });
+            self.inner.wake.notify_one();
+        }
+    }
+
+    /// Joins the topics of a source: from now on their messages are kept for it.
+    pub fn join(&self, source: &Source) -> Membership {
+        let mut cache = self.cache();
+        let newest = source.topics().iter().map(|topic| cache.join(topic)).collect();
+        drop(cache);
+        Membership { tail: self.clone(), source: source.clone(), newest }
+    }
+
+    /// What this instance commits, for who tells the others.
+    pub fn committed_positions(&self) -> watch::Receiver<i64> {
+        self.inner.committed.subscribe()
+    }
+
+    /// Bytes and messages in the cache.
+    pub fn cache_size(&self) -> (usize, usize) {
+        let cache = self.cache();
+        (cache.bytes(), cache.messages())
+    }
+
+    fn read(&self, source: &Source, place: Place, messages_max: usize, bytes_max: usize) -> Read {
+        self.cache().read(source, place, messages_max, bytes_max)
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        lock(&self.inner.cache)
+    }
+}
+
+/// Which messages of a batch are followed, and which topics were open when that was asked.
+pub struct Wanted {
+    messages: Option<Vec<bool>>,
+    opened: u64,
+}
+
+impl Wanted {
+    /// For each message of the batch, in order; `None` if none is followed.
+    pub fn messages(&self) -> Option<&[bool]> {
+        self.messages.as_deref()
+    }
+}
+
+impl Membership {
+    /// Waits until one of the topics has something that was not there when this was last asked.
+    pub async fn changed(&mut self) {
+        match &mut *self.newest {
+            [only] => {
+                let _ = only.changed().await;
+            }
+            several => {
+                let waits = several.iter_mut().map(|newest| Box::pin(newest.changed()));
+                let _ = futures_util::future::select_all(waits).await;
+            }
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut cache = self.tail.cache();
+        for topic in self.source.topics() {
+            cache.leave(topic);
+        }
+    }
+}
+
+/// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,369 @@
+//! The agent that reads the log's end, decides what is settled, and hands it to the cache.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Committed, Tail, lock};
+use crate::domain::message::Message;
+use crate::domain::observation::Observation;
+use crate::domain::settling::{Settling, Step};
+use crate::store::StoreError;
+use crate::store::settled::TailLink;
+
+/// Rows read at once when only their positions or names matter.
+const ROWS_MAX: i64 = 5_000;
+/// Whole messages read at once.
+const MESSAGES_MAX: i64 = 256;
+/// This far behind, the messages between are left to the followers themselves.
+const FAR_BEHIND: i64 = 50_000;
+/// Committed positions of this instance that wait behind a hole; beyond, they are read again instead.
+const PENDING_MAX: usize = 50_000;
+/// Between two looks at who holds a hole open: the first, and the longest.
+const HOLE_POLL_MIN: Duration = Duration::from_millis(2);
+const HOLE_POLL_MAX: Duration = Duration::from_millis(100);
+/// Between two attempts to reach the database.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// Reads of one look at most.
+const READS_MAX: usize = 50;
+/// How often the settled position is kept for the next start.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The one reader of an instance.
+pub struct Reader {
+    tail: Tail,
+    settling: Settling,
+    /// This instance's own commits that are not settled yet, by global position.
+    pending: BTreeMap<i64, Pending>,
+    held_back_since: Option<Instant>,
+    warned: bool,
+    hole_poll: Duration,
+    checkpoint: (i64, Instant),
+}
+
+struct Pending {
+    message: Option<Arc<Message>>,
+    opened: u64,
+}
+
+/// How a look at the database ended.
+enum Round {
+    /// Everything that is visible is settled.
+    Complete,
+    /// Somebody holds a hole open; look again soon.
+    HeldBack,
+    /// There is more, but who waits for this look has waited long enough.
+    MoreToRead,
+}
+
+/// New rows, with as much of them as was read.
+enum New {
+    Positions(Vec<i64>),
+    Names(Vec<(i64, String)>),
+    Messages(Vec<Arc<Message>>),
+}
+
+impl New {
+    fn positions(&self) -> Vec<i64> {
+        match self {
+            New::Positions(positions) => positions.clone(),
+            New::Names(names) => names.iter().map(|(at, _)| *at).collect(),
+            New::Messages(messages) => messages.iter().map(|message| message.global_position).collect(),
+        }
+    }
+}
+
+impl Reader {
+    pub(super) fn new(tail: Tail) -> Self {
+        Self {
+            tail,
+            settling: Settling::default(),
+            pending: BTreeMap::new(),
+            held_back_since: None,
+            warned: false,
+            hole_poll: HOLE_POLL_MIN,
+            checkpoint: (0, Instant::now()),
+        }
+    }
+
+    /// Runs until the service stops. The database going away is waited out.
+    pub async fn run(mut self, stopping: CancellationToken) {
+        let mut begun = false;
+        let mut lost = false;
+        loop {
+            let outcome = tokio::select! {
+                () = stopping.cancelled() => return,
+                outcome = self.read_until_lost(&mut begun, &mut lost) => outcome,
+            };
+            let Err(error) = outcome else { return };
+            if !lost {
+                self.tail.inner.observer.record(Observation::DatabaseLost { by: "tail", error: error.to_string() });
+                lost = true;
+            }
+            self.settling.forget_holders();
+            // Nobody is to wait for a look that cannot be taken.
+            self.tail.inner.done.send_replace(self.tail.inner.asked.load(Ordering::SeqCst));
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(RECONNECT_PAUSE) => {}
+            }
+        }
+    }
+
+    async fn read_until_lost(&mut self, begun: &mut bool, lost: &mut bool) -> Result<(), StoreError> {
+        let link = TailLink::open(&self.tail.inner.database).await?;
+        if !*begun {
+            self.begin(&link).await?;
+            *begun = true;
+        }
+        if std::mem::take(lost) {
+            self.tail.inner.observer.record(Observation::DatabaseFound { by: "tail" });
+        }
+        let mut next_look = Instant::now();
+        loop {
+            self.take_in();
+            let asked = self.tail.inner.asked.load(Ordering::SeqCst);
+            let is_asked = asked > *self.tail.inner.done.borrow();
+            if is_asked || !self.pending.is_empty() || Instant::now() >= next_look {
+                let round = self.look(&link).await?;
+                self.tail.inner.done.send_replace(asked);
+                next_look = Instant::now()
+                    + match round {
+                        Round::Complete => self.tail.inner.settings.poll_interval,
+                        Round::HeldBack => self.next_hole_poll(),
+                        Round::MoreToRead => Duration::ZERO,
+                    };
+                self.keep_checkpoint(&link).await?;
+                if !matches!(round, Round::HeldBack) {
+                    continue;
+                }
+            }
+            // Behind a hole every commit would wake this, to look at the same hole again: then the timer alone does.
+            let wake_early = async {
+                match self.held_back_since {
+                    Some(_) => tokio::time::sleep(self.hole_poll).await,
+                    None => self.tail.inner.wake.notified().await,
+                }
+            };
+            tokio::select! {
+                () = wake_early => {}
+                () = tokio::time::sleep_until(next_look.into()) => {}
+            }
+        }
+    }
+
+    /// Finds a position to begin at. Mostly nobody is writing, so that everything visible is settled; otherwise the
+    /// checkpoint is a place from which to read on.
+    async fn begin(&mut self, link: &TailLink) -> Result<(), StoreError> {
+        let head = link.head().await?;
+        self.saw(head);
+        let mut settling = Settling::at(0);
+        let start = match settling.jump_to(head) {
+            Step::AskHolders if !link.holders().await?.is_empty() => link.checkpoint().await?.min(head),
+            _ => head,
+        };
+        self.settling = Settling::at(start);
+        self.checkpoint.0 = start;
+        self.tail.cache().skip_to(start);
+        Ok(())
+    }
+
+    /// Settles what this instance has committed itself, as far as there is no hole before it: nothing is read for it.
+    fn take_in(&mut self) {
+        let batches: Vec<Committed> = std::mem::take(&mut *lock(&self.tail.inner.inbox));
+        for batch in batches {
+            let mut messages = batch.messages.into_iter().peekable();
+            for at in batch.positions {
+                let message = messages.next_if(|message| message.global_position == at);
+                if at > self.settling.settled() {
+                    self.pending.insert(at, Pending { message, opened: batch.opened });
+                }
+            }
+        }
+        let positions: Vec<i64> = self.pending.keys().copied().zip(self.settling.settled() + 1..).take_while(|(at, next)| at == next).map(|(at, _)| at).collect();
+        let run = self.settling.on_committed(&positions);
+        if run > 0 {
+            let rest = self.pending.split_off(&(self.settling.settled() + 1));
+            let settled = std::mem::replace(&mut self.pending, rest);
+            let opened = settled.values().map(|pending| pending.opened).min().unwrap_or(0);
+            let messages = settled.into_values().filter_map(|pending| pending.message).collect();
+            self.publish(messages, opened);
+        }
+        if self.pending.len() > PENDING_MAX {
+            self.pending.clear();
+            self.tail.inner.asked.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Reads what is new until there is nothing more, or a hole that somebody may still fill.
+    async fn look(&mut self, link: &TailLink) -> Result<Round, StoreError> {
+        for _ in 0..READS_MAX {
+            let opened = self.tail.cache().opened();
+            let new = self.read_new(link).await?;
+            let positions = new.positions();
+            let Some(&last) = positions.last() else {
+                self.released();
+                return Ok(Round::Complete);
+            };
+            self.saw(last);
+            if positions.len() as i64 >= MESSAGES_MAX && self.jump(link).await? {
+                continue;
+            }
+            let (run, step) = self.settling.on_rows(&positions);
+            if run > 0 {
+                let messages = self.messages_of(link, new, run).await?;
+                self.publish(messages, opened);
+            }
+            if step == Step::AskHolders {
+                match self.settling.on_holders(link.holders().await?) {
+                    Step::ReadAgain { upto } => self.decide(link, upto).await?,
+                    _ => {
+                        self.held_back();
+                        return Ok(Round::HeldBack);
+                    }
+                }
+            }
+            self.released();
+        }
+        Ok(Round::MoreToRead)
+    }
+
+    /// The rows after the settled position, with as much of them as anybody wants.
+    async fn read_new(&self, link: &TailLink) -> Result<New, StoreError> {
+        let after = self.settling.settled();
+        let (follows_all, has_topics) = {
+            let cache = self.tail.cache();
+            (cache.follows_all(), cache.has_topics())
+        };
+        Ok(if follows_all {
+            // Every message is wanted, so they are read whole at once.
+            New::Messages(link.messages_after(after, MESSAGES_MAX).await?.into_iter().map(Arc::new).collect())
+        } else if has_topics {
+            New::Names(link.names_after(after, ROWS_MAX).await?)
+        } else {
+            New::Positions(link.positions_after(after, ROWS_MAX).await?)
+        })
+    }
+
+    /// Of the first `run` new rows, the messages that somebody follows, in order.
+    async fn messages_of(&self, link: &TailLink, new: New, run: usize) -> Result<Vec<Arc<Message>>, StoreError> {
+        match new {
+            New::Positions(_) => Ok(Vec::new()),
+            New::Names(mut names) => {
+                names.truncate(run);
+                self.wanted_of(link, names).await
+            }
+            New::Messages(mut messages) => {
+                messages.truncate(run);
+                Ok(messages)
+            }
+        }
+    }
+
+    async fn wanted_of(&self, link: &TailLink, names: Vec<(i64, String)>) -> Result<Vec<Arc<Message>>, StoreError> {
+        let wanted: Vec<i64> = {
+            let cache = self.tail.cache();
+            names.into_iter().filter(|(_, name)| cache.wants(name)).map(|(at, _)| at).collect()
+        };
+        let mut messages = Vec::with_capacity(wanted.len());
+        for some in wanted.chunks(MESSAGES_MAX as usize) {
+            messages.extend(link.messages_at(some).await?.into_iter().map(Arc::new));
+        }
+        Ok(messages)
+    }
+
+    /// Everybody who could fill a hole up to here is gone: what a new look shows is final.
+    async fn decide(&mut self, link: &TailLink, upto: i64) -> Result<(), StoreError> {
+        while self.settling.settled() < upto {
+            let opened = self.tail.cache().opened();
+            let after = self.settling.settled();
+            let reached = upto.min(after + ROWS_MAX);
+            let messages = if self.tail.cache().has_topics() {
+                let mut names = link.names_after(after, ROWS_MAX).await?;
+                names.retain(|(at, _)| *at <= reached);
+                self.wanted_of(link, names).await?
+            } else {
+                Vec::new()
+            };
+            self.settling.on_decided(reached);
+            self.publish(messages, opened);
+        }
+        Ok(())
+    }
+
+    /// Far behind, the messages between are not worth keeping: if nobody holds a hole open, all is settled at once.
+    async fn jump(&mut self, link: &TailLink) -> Result<bool, StoreError> {
+        let head = link.head().await?;
+        self.saw(head);
+        if head - self.settling.settled() < FAR_BEHIND || !link.holders().await?.is_empty() {
+            return Ok(false);
+        }
+        self.settling = Settling::at(head);
+        self.pending.clear();
+        self.tail.cache().skip_to(head);
+        self.note_settled();
+        Ok(true)
+    }
+
+    fn publish(&mut self, messages: Vec<Arc<Message>>, opened: u64) {
+        let settled = self.settling.settled();
+        self.saw(settled);
+        self.pending = self.pending.split_off(&(settled + 1));
+        let size = {
+            let mut cache = self.tail.cache();
+            cache.publish(messages, settled, opened);
+            (cache.bytes(), cache.messages())
+        };
+        self.tail.inner.observer.record(Observation::CacheSize { bytes: size.0, messages: size.1 });
+        self.note_settled();
+    }
+
+    fn note_settled(&self) {
+        let settled = self.settling.settled();
+        self.tail.inner.observer.record(Observation::Settled { settled, head: self.tail.head() });
+    }
+
+    fn saw(&self, head: i64) {
+        self.tail.inner.head.fetch_max(head, Ordering::Relaxed);
+    }
+
+    fn held_back(&mut self) {
+        let since = *self.held_back_since.get_or_insert_with(Instant::now);
+        let held = since.elapsed();
+        let pids = self.settling.holders().filter_map(|holder| holder.pid).collect();
+        let warn = !self.warned && held >= self.tail.inner.settings.held_back_warning;
+        self.warned |= warn;
+        self.tail.inner.observer.record(Observation::HeldBack {
+            seconds: held.as_secs_f64(),
+            at: self.settling.settled() + 1,
+            pids,
+            warn,
+        });
+        self.note_settled();
+    }
+
+    fn released(&mut self) {
+        self.hole_poll = HOLE_POLL_MIN;
+        if let Some(since) = self.held_back_since.take() {
+            let warned = std::mem::take(&mut self.warned);
+            self.tail.inner.observer.record(Observation::Released { seconds: since.elapsed().as_secs_f64(), warned });
+        }
+    }
+
+    fn next_hole_poll(&mut self) -> Duration {
+        self.hole_poll = (self.hole_poll * 2).min(HOLE_POLL_MAX);
+        self.hole_poll
+    }
+
+    async fn keep_checkpoint(&mut self, link: &TailLink) -> Result<(), StoreError> {
+        let settled = self.settling.settled();
+        if settled > self.checkpoint.0 && self.checkpoint.1.elapsed() >= CHECKPOINT_INTERVAL {
+            link.keep_checkpoint(settled).await?;
+            self.checkpoint = (settled, Instant::now());
+        }
+        Ok(())
+    }
+}

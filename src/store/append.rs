@@ -1,0 +1,356 @@
+//! `headwater.append_batch`: many requests in one call and one transaction.
+
+use std::time::Duration;
+
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
+use tokio_postgres::{Client, Row, Statement};
+use uuid::Uuid;
+
+use super::{Database, SESSION_SETTINGS, StoreError};
+use crate::domain::append::{AppendError, AppendRequest, Appended, Placed};
+use crate::domain::time::Timestamp;
+
+const APPEND_BATCH: &str = "SELECT * FROM headwater.append_batch(\
+    $1::text[], $2::bigint[], $3::boolean[], $4::int[], $5::int[], $6::int[], $7::text[], $8::uuid[], $9::text[], \
+    $10::text[], $11::text[], $12::timestamp[], $13::boolean[], $14::uuid[], $15::boolean)";
+
+/// A connection of its own for appends, with what is needed to find out what became of its last commit.
+pub struct AppendLink {
+    client: Client,
+    append_batch: Statement,
+    backend: Backend,
+}
+
+/// One server process, told apart from a later one with the same pid.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    pid: i32,
+    started_at_micros: i64,
+}
+
+/// What became of one request of a batch.
+#[derive(Debug)]
+pub enum Answer {
+    Done(Result<Appended, AppendError>),
+    /// Another transaction holds the lock of its category; nothing was done.
+    Locked,
+}
+
+/// A batch that went through.
+#[derive(Debug)]
+pub struct BatchAnswer {
+    /// One for each request, in order.
+    pub answers: Vec<Answer>,
+    /// For each written message, in order: its data and metadata as PostgreSQL prints them, where wanted.
+    pub texts: Option<(Vec<Option<String>>, Vec<Option<String>>)>,
+    pub written_at: Timestamp,
+}
+
+/// A batch that did not go through, and what that means for it.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// It was rolled back because of what another transaction did (a message id was taken meanwhile, a deadlock):
+    /// the same batch may be sent again.
+    #[error("rolled back: {0}")]
+    SendAgain(String),
+    /// It was rolled back because of something in it.
+    #[error("{0}")]
+    Refused(String),
+    /// It was not begun, or was rolled back because the server cannot write now.
+    #[error("the database cannot be reached: {0}")]
+    NotWritten(String),
+    /// Waiting for a category's lock took too long; it was rolled back.
+    #[error("a category's lock is held by another transaction")]
+    LockTimeout,
+    /// The connection was lost before the answer came.
+    #[error("the connection was lost: {0}")]
+    InDoubt(String),
+}
+
+impl AppendLink {
+    /// Connects. The connection is driven until it ends.
+    pub async fn open(database: &Database, lock_timeout: Duration) -> Result<Self, StoreError> {
+        let (client, connection) = database.connect().await?;
+        tokio::spawn(async move {
+            // Its end shows in every call on the client.
+            let _ = connection.await;
+        });
+        client.batch_execute(SESSION_SETTINGS).await?;
+        client.batch_execute(&format!("SET lock_timeout = {}", lock_timeout.as_millis())).await?;
+        let row = client
+            .query_one(
+                "SELECT pg_backend_pid(), (extract(epoch FROM backend_start) * 1000000)::bigint \
+                 FROM pg_stat_activity WHERE pid = pg_backend_pid()",
+                &[],
+            )
+            .await?;
+        let backend = Backend { pid: row.get(0), started_at_micros: row.get(1) };
+        let append_batch = client.prepare(APPEND_BATCH).await?;
+        Ok(Self { client, append_batch, backend })
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    pub fn backend(&self) -> Backend {
+        self.backend.clone()
+    }
+
+    /// Writes the requests in one transaction. `wanted` says for each message whether its text is to come back.
+    pub async fn append_batch(
+        &self,
+        requests: &[&AppendRequest],
+        wanted: Option<&[bool]>,
+        wait_for_locks: bool,
+    ) -> Result<BatchAnswer, BatchError> {
+        let columns = Columns::of(requests);
+        let row = self
+            .client
+            .query_one(
+                &self.append_batch,
+                &[
+                    &columns.request_streams,
+                    &columns.expected_versions,
+                    &columns.must_exist,
+                    &columns.message_counts,
+                    &columns.message_requests,
+                    &columns.message_offsets,
+                    &columns.message_streams,
+                    &columns.ids,
+                    &columns.types,
+                    &columns.datas,
+                    &columns.metadatas,
+                    &columns.times,
+                    &wanted,
+                    &columns.ids_to_check,
+                    &wait_for_locks,
+                ],
+            )
+            .await
+            .map_err(|error| judge(&error))?;
+        read_answer(&row, requests).map_err(|error| BatchError::InDoubt(super::source_text(&error)))
+    }
+}
+
+/// The requests as the columns that the function takes.
+#[derive(Default)]
+struct Columns<'a> {
+    request_streams: Vec<&'a str>,
+    expected_versions: Vec<Option<i64>>,
+    must_exist: Vec<bool>,
+    message_counts: Vec<i32>,
+    message_requests: Vec<i32>,
+    message_offsets: Vec<i32>,
+    message_streams: Vec<&'a str>,
+    ids: Vec<Uuid>,
+    types: Vec<&'a str>,
+    datas: Vec<Option<&'a str>>,
+    metadatas: Vec<Option<&'a str>>,
+    times: Vec<Option<Timestamp>>,
+    ids_to_check: Vec<Uuid>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(requests: &[&'a AppendRequest]) -> Self {
+        let mut columns = Self::default();
+        for (number, request) in (1..).zip(requests) {
+            columns.request_streams.push(request.stream_name.as_str());
+            columns.expected_versions.push(request.expected_version);
+            columns.must_exist.push(request.must_exist);
+            columns.message_counts.push(request.messages.len() as i32);
+            for (offset, message) in (0..).zip(&request.messages) {
+                columns.message_requests.push(number);
+                columns.message_offsets.push(offset);
+                columns.message_streams.push(request.stream_name.as_str());
+                columns.ids.push(message.id);
+                columns.types.push(&message.message_type);
+                columns.datas.push(message.data.as_deref());
+                columns.metadatas.push(message.metadata.as_deref());
+                columns.times.push(message.time);
+                if message.id_may_stand {
+                    columns.ids_to_check.push(message.id);
+                }
+            }
+        }
+        columns
+    }
+}
+
+/// Where the messages of one request stand, or the one that stands in its way.
+struct Standing {
+    stream_name: String,
+    placed: Placed,
+}
+
+fn read_answer(row: &Row, requests: &[&AppendRequest]) -> Result<BatchAnswer, tokio_postgres::Error> {
+    let outcomes: Vec<i32> = row.try_get("outcomes")?;
+    let versions: Vec<i64> = row.try_get("versions")?;
+    let global_positions: Vec<i64> = row.try_get::<_, Option<_>>("global_positions")?.unwrap_or_default();
+    let written_at: Timestamp = row.try_get("written_at")?;
+    let mut standing = read_standing(row, requests.len())?;
+    let mut written = global_positions.into_iter();
+    let mut answers = Vec::with_capacity(requests.len());
+    for (at, request) in requests.iter().enumerate() {
+        let version = versions[at];
+        let refused = || {
+            Answer::Done(Err(AppendError::WrongExpectedVersion {
+                stream_name: request.stream_name.as_str().into(),
+                expected_version: request.expected_version,
+                current_version: version,
+            }))
+        };
+        answers.push(match outcomes[at] {
+            0 => {
+                let first = version + 1 - request.messages.len() as i64;
+                let messages = request
+                    .messages
+                    .iter()
+                    .zip(first..)
+                    .zip(&mut written)
+                    .map(|((message, position), global_position)| Placed {
+                        id: message.id,
+                        position,
+                        global_position,
+                        time: message.time.unwrap_or(written_at),
+                    })
+                    .collect();
+                Answer::Done(Ok(Appended { version, duplicate: false, messages }))
+            }
+            1 => {
+                let messages: Vec<Placed> = standing[at].drain(..).map(|message| message.placed).collect();
+                let version = messages.last().map_or(version, |last| last.position);
+                Answer::Done(Ok(Appended { version, duplicate: true, messages }))
+            }
+            4 => match standing[at].pop() {
+                Some(message) => Answer::Done(Err(AppendError::MessageIdReused {
+                    message_id: message.placed.id,
+                    stream_name: message.stream_name,
+                    position: message.placed.position,
+                })),
+                None => refused(),
+            },
+            5 => Answer::Locked,
+            _ => refused(),
+        });
+    }
+    let texts = match row.try_get::<_, Option<Vec<Option<String>>>>("data_texts")? {
+        Some(datas) => Some((datas, row.try_get::<_, Option<_>>("metadata_texts")?.unwrap_or_default())),
+        None => None,
+    };
+    Ok(BatchAnswer { answers, texts, written_at })
+}
+
+fn read_standing(row: &Row, requests: usize) -> Result<Vec<Vec<Standing>>, tokio_postgres::Error> {
+    let mut standing: Vec<Vec<Standing>> = (0..requests).map(|_| Vec::new()).collect();
+    let Some(numbers) = row.try_get::<_, Option<Vec<i32>>>("standing_requests")? else { return Ok(standing) };
+    let ids: Vec<Uuid> = row.try_get("standing_ids")?;
+    let streams: Vec<String> = row.try_get("standing_streams")?;
+    let positions: Vec<i64> = row.try_get("standing_positions")?;
+    let global_positions: Vec<i64> = row.try_get("standing_global_positions")?;
+    let times: Vec<Timestamp> = row.try_get("standing_times")?;
+    for (at, stream_name) in streams.into_iter().enumerate() {
+        standing[numbers[at] as usize - 1].push(Standing {
+            stream_name,
+            placed: Placed {
+                id: ids[at],
+                position: positions[at],
+                global_position: global_positions[at],
+                time: times[at],
+            },
+        });
+    }
+    Ok(standing)
+}
+
+fn judge(error: &tokio_postgres::Error) -> BatchError {
+    let Some(db) = error.as_db_error() else { return BatchError::InDoubt(super::source_text(error)) };
+    let text = db.message().to_owned();
+    match db.code().code() {
+        // Another transaction took a message id, or stood in the way.
+        "23505" | "40001" | "40P01" => BatchError::SendAgain(text),
+        "55P03" => BatchError::LockTimeout,
+        // A session that is ended may be ended between its commit and its answer.
+        code if code.starts_with("57P0") => BatchError::InDoubt(text),
+        // The messages themselves are the matter: a data exception, a violated constraint, a limit exceeded.
+        code if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => BatchError::Refused(text),
+        // No room, no primary, no right, no function: rolled back, and nothing that the caller could change.
+        code => BatchError::NotWritten(format!("{text} (SQLSTATE {code})")),
+    }
+}
+
+impl Database {
+    /// Finds out what became of a commit whose answer was lost. First the old session is ended for good, so that
+    /// nothing can be written by it afterwards; then the ids are looked up. One answer for each request: where its
+    /// messages stand, or `None` if they do not.
+    pub async fn resolve_commit(
+        &self,
+        backend: &Backend,
+        requests: &[&AppendRequest],
+    ) -> Result<Vec<Option<Appended>>, StoreError> {
+        let client = self.client().await?;
+        loop {
+            let alive = client
+                .query_opt(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                     WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2",
+                    &[&backend.pid, &backend.started_at_micros],
+                )
+                .await?;
+            if alive.is_none() {
+                break;
+            }
+            tokio::time::sleep(TERMINATE_POLL).await;
+        }
+        let ids: Vec<Uuid> = requests.iter().flat_map(|r| &r.messages).map(|message| message.id).collect();
+        let rows = client
+            .query(
+                "SELECT id, position, global_position, time FROM message_store.messages WHERE id = ANY ($1)",
+                &[&ids],
+            )
+            .await?;
+        let placed: std::collections::HashMap<Uuid, Placed> = rows
+            .iter()
+            .map(|row| {
+                let id: Uuid = row.get(0);
+                (id, Placed { id, position: row.get(1), global_position: row.get(2), time: row.get(3) })
+            })
+            .collect();
+        let stands = |request: &&AppendRequest| {
+            let messages: Option<Vec<Placed>> =
+                request.messages.iter().map(|message| placed.get(&message.id).copied()).collect();
+            messages.map(|messages| Appended {
+                version: messages.last().map_or(-1, |last| last.position),
+                duplicate: false,
+                messages,
+            })
+        };
+        Ok(requests.iter().map(stands).collect())
+    }
+}
+
+/// Between two looks at whether an old session is gone.
+const TERMINATE_POLL: Duration = Duration::from_millis(20);
+
+impl<'a> FromSql<'a> for Timestamp {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Timestamp::from_postgres(i64::from_be_bytes(raw.try_into()?)))
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMP
+    }
+}
+
+impl ToSql for Timestamp {
+    fn to_sql(&self, _: &Type, out: &mut bytes::BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(&self.to_postgres().to_be_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        *ty == Type::TIMESTAMP
+    }
+
+    to_sql_checked!();
+}

@@ -1,0 +1,267 @@
+//! Pages of streams, categories and the whole log, and single messages.
+
+use deadpool_postgres::Object;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::{Database, StoreError};
+use crate::domain::filter::Filter;
+use crate::domain::message::{Message, MessageParts};
+use crate::domain::source::{Source, Topic};
+use crate::domain::time::Timestamp;
+
+/// Messages, and where the log that was read ended in the same snapshot.
+#[derive(Debug)]
+pub struct Page {
+    pub messages: Vec<Message>,
+    /// The highest position there was: in the stream for a stream, global otherwise; -1 or 0 if there was none.
+    pub head: i64,
+}
+
+/// What a category's page is narrowed to, beside the filter.
+#[derive(Debug, Clone, Default)]
+pub struct CategoryOptions {
+    /// Only messages whose metadata names a stream of this category in `correlationStreamName`.
+    pub correlation: Option<String>,
+    /// Only streams that belong to this member, of so many.
+    pub group: Option<(i64, i64)>,
+}
+
+/// What is known of a stream.
+#[derive(Debug, Clone)]
+pub struct StreamSummary {
+    pub version: i64,
+    pub message_count: i64,
+    pub first_position: i64,
+    pub first_time: Timestamp,
+    pub last_time: Timestamp,
+}
+
+/// The columns that make a message, in the order in which [`message_of`] reads them.
+pub(super) const COLUMNS: &str =
+    "m.id, m.stream_name, m.type, m.position, m.global_position, m.data::text, m.metadata::text, m.time";
+/// A category's rows by the index that holds them in order. With a plain equality the planner may walk the primary key
+/// instead, over the messages of all other categories.
+const IN_CATEGORY: &str = "message_store.category(m.stream_name) BETWEEN $4 AND $4";
+/// `$1` to `$3` of every page.
+const FILTER: &str = "($1::text[] IS NULL OR m.type = ANY ($1)) AND ($2::timestamp IS NULL OR m.time >= $2) \
+    AND ($3::timestamp IS NULL OR m.time < $3)";
+
+impl Database {
+    /// A stream's messages from a position on, towards its end or (`backward`) its beginning.
+    pub async fn stream_page(
+        &self,
+        stream_name: &str,
+        from: i64,
+        backward: bool,
+        limit: i64,
+        filter: &Filter,
+    ) -> Result<Page, StoreError> {
+        let (comparison, order) = if backward { ("<=", "DESC") } else { (">=", "ASC") };
+        // The version and the messages come from one snapshot: who decides by them and appends with that version
+        // has seen everything up to it.
+        let sql = format!(
+            "SELECT coalesce(v.version, -1), m.* FROM (SELECT (SELECT position FROM message_store.messages \
+             WHERE stream_name = $4 ORDER BY position DESC LIMIT 1) AS version) AS v LEFT JOIN LATERAL (\
+             SELECT {COLUMNS} FROM message_store.messages AS m WHERE m.stream_name = $4 \
+             AND m.position {comparison} $5 AND {FILTER} ORDER BY m.position {order} LIMIT $6) AS m ON true"
+        );
+        self.page(&sql, filter, &[&stream_name, &from, &limit]).await
+    }
+
+    /// A category's messages from a global position on.
+    pub async fn category_page(
+        &self,
+        category: &str,
+        from: i64,
+        limit: i64,
+        filter: &Filter,
+        options: &CategoryOptions,
+    ) -> Result<Page, StoreError> {
+        let sql = format!(
+            "SELECT coalesce(v.head, 0), m.* FROM (SELECT (SELECT global_position FROM message_store.messages \
+             WHERE message_store.category(stream_name) BETWEEN $4 AND $4 \
+             ORDER BY message_store.category(stream_name) DESC, global_position DESC LIMIT 1) AS head) AS v \
+             LEFT JOIN LATERAL (SELECT {COLUMNS} FROM message_store.messages AS m \
+             WHERE {IN_CATEGORY} AND m.global_position >= $5 AND {FILTER} \
+             AND ($7::text IS NULL OR message_store.category(m.metadata ->> 'correlationStreamName') = $7) \
+             AND ($8::bigint IS NULL OR headwater.group_member(m.stream_name, $9) = $8) \
+             ORDER BY message_store.category(m.stream_name), m.global_position LIMIT $6) AS m ON true"
+        );
+        let (member, size) = options.group.unzip();
+        let parameters: [&(dyn ToSql + Sync); 6] = [&category, &from, &limit, &options.correlation, &member, &size];
+        self.page(&sql, filter, &parameters).await
+    }
+
+    /// All messages from a global position on, up to one that is settled.
+    pub async fn all_page(&self, from: i64, upto: i64, limit: i64, filter: &Filter) -> Result<Page, StoreError> {
+        let sql = format!(
+            "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m \
+             WHERE m.global_position >= $4 AND m.global_position <= $5 AND {FILTER} \
+             ORDER BY m.global_position LIMIT $6"
+        );
+        let page = self.page(&sql, filter, &[&from, &upto, &limit]).await?;
+        Ok(Page { head: upto, ..page })
+    }
+
+    /// What comes after a follower's place, up to a settled position: for one stream after its position in the
+    /// stream, otherwise after a global position, in global order.
+    pub async fn follow_page(
+        &self,
+        source: &Source,
+        after: i64,
+        upto: i64,
+        limit: i64,
+        filter: &Filter,
+    ) -> Result<Vec<Message>, StoreError> {
+        if source.topics().contains(&Topic::All) {
+            return Ok(self.all_page(after.saturating_add(1), upto, limit, filter).await?.messages);
+        }
+        if let Some(stream_name) = source.single_stream() {
+            let sql = format!(
+                "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.stream_name = $4 \
+                 AND m.position > $5 AND m.global_position <= $6 AND {FILTER} ORDER BY m.position LIMIT $7"
+            );
+            return Ok(self.page(&sql, filter, &[&&**stream_name, &after, &upto, &limit]).await?.messages);
+        }
+        let (mut categories, mut streams) = (Vec::new(), Vec::new());
+        for topic in source.topics() {
+            match topic {
+                Topic::Category(name) => categories.push(&**name),
+                Topic::Stream(name) => streams.push(&**name),
+                Topic::All => {}
+            }
+        }
+        let sql = format!(
+            "SELECT 0::bigint, {COLUMNS} FROM (\
+             SELECT m.* FROM unnest($4::text[]) AS c (category) CROSS JOIN LATERAL (\
+             SELECT * FROM message_store.messages AS m \
+             WHERE message_store.category(m.stream_name) BETWEEN c.category AND c.category \
+             AND m.global_position > $6 AND m.global_position <= $7 AND {FILTER} \
+             ORDER BY message_store.category(m.stream_name), m.global_position LIMIT $8) AS m \
+             UNION ALL \
+             SELECT m.* FROM unnest($5::text[]) AS s (stream_name) CROSS JOIN LATERAL (\
+             SELECT * FROM message_store.messages AS m WHERE m.stream_name = s.stream_name \
+             AND m.position >= headwater.first_position_after(s.stream_name, $6) \
+             AND m.global_position > $6 AND m.global_position <= $7 AND {FILTER} \
+             ORDER BY m.position LIMIT $8) AS m\
+             ) AS m ORDER BY m.global_position LIMIT $8"
+        );
+        Ok(self.page(&sql, filter, &[&categories, &streams, &after, &upto, &limit]).await?.messages)
+    }
+
+    pub async fn message_by_id(&self, id: Uuid) -> Result<Option<Message>, StoreError> {
+        let client = self.client().await?;
+        let sql = format!("SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.id = $1");
+        let statement = client.prepare_cached(&sql).await?;
+        client.query_opt(&statement, &[&id]).await?.as_ref().map(message_of).transpose()
+    }
+
+    /// A stream's last message, of a type if one is given.
+    pub async fn last_message(
+        &self,
+        stream_name: &str,
+        message_type: Option<&str>,
+    ) -> Result<Option<Message>, StoreError> {
+        let types = message_type.map(|name| vec![name.to_owned()]).unwrap_or_default();
+        let filter = Filter { types: types.into(), ..Filter::default() };
+        Ok(self.stream_page(stream_name, i64::MAX, true, 1, &filter).await?.messages.pop())
+    }
+
+    pub async fn stream_summary(&self, stream_name: &str) -> Result<Option<StreamSummary>, StoreError> {
+        let row = sqlx::query!(
+            r#"SELECT count(*) AS "message_count!", min(position) AS first_position, max(position) AS version,
+               (extract(epoch FROM greatest(least(min(time), '9999-12-31'), '0001-01-01')) * 1000000)::bigint AS first_micros,
+               (extract(epoch FROM greatest(least(max(time), '9999-12-31'), '0001-01-01')) * 1000000)::bigint AS last_micros
+               FROM message_store.messages WHERE stream_name = $1"#,
+            stream_name
+        )
+        .fetch_one(self.checked())
+        .await?;
+        Ok(row.version.map(|version| StreamSummary {
+            version,
+            message_count: row.message_count,
+            first_position: row.first_position.unwrap_or_default(),
+            first_time: Timestamp(row.first_micros.unwrap_or_default()),
+            last_time: Timestamp(row.last_micros.unwrap_or_default()),
+        }))
+    }
+
+    /// The stream's last position, -1 if it is empty; `settled_at`: of its messages up to there only.
+    pub async fn stream_version(&self, stream_name: &str, settled_at: Option<i64>) -> Result<i64, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT position FROM message_store.messages WHERE stream_name = $1 \
+                 AND ($2::bigint IS NULL OR global_position <= $2) ORDER BY position DESC LIMIT 1",
+            )
+            .await?;
+        let row = client.query_opt(&statement, &[&stream_name, &settled_at]).await?;
+        Ok(row.map_or(-1, |row| row.get(0)))
+    }
+
+    /// The first global position whose message has this time or a later one.
+    pub async fn first_global_position_at(&self, time: Timestamp) -> Result<i64, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT headwater.first_global_position_at($1::timestamp)").await?;
+        Ok(client.query_one(&statement, &[&time]).await?.get(0))
+    }
+
+    /// The first position in a stream after a global position.
+    pub async fn first_position_after(&self, stream_name: &str, global_position: i64) -> Result<i64, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT headwater.first_position_after($1, $2)").await?;
+        Ok(client.query_one(&statement, &[&stream_name, &global_position]).await?.get(0))
+    }
+
+    /// The highest global position that was ever given out, committed or not.
+    pub async fn last_global_position_given(&self) -> Result<i64, StoreError> {
+        let client = self.client().await?;
+        let row = client
+            .query_one(
+                "SELECT greatest((SELECT max(global_position) FROM message_store.messages), \
+                 pg_sequence_last_value(pg_get_serial_sequence('message_store.messages', 'global_position')::regclass), 0)",
+                &[],
+            )
+            .await?;
+        Ok(row.get(0))
+    }
+
+    /// Whether the database can be reached and our functions are in it.
+    pub async fn has_schema(&self) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let row = client
+            .query_one("SELECT to_regproc('headwater.append_batch') IS NOT NULL AND NOT pg_is_in_recovery()", &[])
+            .await?;
+        Ok(row.get(0))
+    }
+
+    async fn page(&self, sql: &str, filter: &Filter, own: &[&(dyn ToSql + Sync)]) -> Result<Page, StoreError> {
+        let client: Object = self.client().await?;
+        let statement = client.prepare_cached(sql).await?;
+        let types = (!filter.types.is_empty()).then_some(&*filter.types);
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&types, &filter.from_time, &filter.to_time];
+        parameters.extend_from_slice(own);
+        let rows = client.query(&statement, &parameters).await?;
+        let head = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+        // An empty page is one row without a message: it brings the head alone.
+        let has_message = |row: &&Row| row.try_get::<_, Option<i64>>(5).is_ok_and(|position| position.is_some());
+        let messages = rows.iter().filter(has_message).map(message_of).collect::<Result<_, _>>()?;
+        Ok(Page { messages, head })
+    }
+}
+
+/// Reads [`COLUMNS`] from the second column on.
+pub(super) fn message_of(row: &Row) -> Result<Message, StoreError> {
+    Ok(Message::new(MessageParts {
+        id: row.try_get(1)?,
+        stream_name: row.try_get(2)?,
+        message_type: row.try_get(3)?,
+        position: row.try_get(4)?,
+        global_position: row.try_get(5)?,
+        data: row.try_get(6)?,
+        metadata: row.try_get(7)?,
+        time: row.try_get(8)?,
+    }))
+}

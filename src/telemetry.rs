@@ -1,0 +1,324 @@
+//! The one place that makes metrics and log lines of what happens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use tokio::sync::broadcast;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::prelude::*;
+
+use crate::domain::observation::Observation;
+
+/// Observations that a slow watcher may lag behind.
+const WATCHED_MAX: usize = 4_096;
+/// Upper bounds of durations, in seconds.
+const SECONDS: [f64; 14] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Upper bounds of counts.
+const COUNTS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0];
+
+/// Takes in observations. Cheap to clone.
+#[derive(Clone)]
+pub struct Observer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    watchers: broadcast::Sender<Observation>,
+    metrics: Metrics,
+}
+
+/// Handles of what is counted on hot paths.
+struct Metrics {
+    messages_appended: Counter,
+    appends_written: Counter,
+    appends_duplicate: Counter,
+    appends_conflict: Counter,
+    appends_overloaded: Counter,
+    batches_failed: Counter,
+    batch_messages: Histogram,
+    batch_requests: Histogram,
+    commit_seconds: Histogram,
+    commits_resolved_written: Counter,
+    commits_resolved_not_written: Counter,
+    followers: Gauge,
+    followers_refused: Counter,
+    fell_behind: Counter,
+    delivered: Counter,
+    cache_hits: Counter,
+    cache_misses: Counter,
+    cache_bytes: Gauge,
+    cache_messages: Gauge,
+    settled: Gauge,
+    head: Gauge,
+    settled_lag: Gauge,
+    held_back_seconds: Gauge,
+    listener_up: Gauge,
+    listener_lost: Counter,
+    database_lost: Counter,
+    panics: Counter,
+    pool_in_use: Gauge,
+    pool_open: Gauge,
+    pool_waiting: Gauge,
+    pool_max: Gauge,
+    append_queue: Gauge,
+}
+
+static METADATA: Metadata<'static> = Metadata::new("headwater", Level::INFO, None);
+
+impl Default for Observer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Observer {
+    pub fn new() -> Self {
+        let builder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Prefix("headwater_batch_".into()), &COUNTS))
+            .unwrap_or_else(|_| PrometheusBuilder::new()); // refused only if the list of buckets were empty
+        let recorder = builder.build_recorder();
+        let metrics = Metrics::register(&recorder);
+        describe(&recorder);
+        let handle = recorder.handle();
+        Self { inner: Arc::new(Inner { recorder, handle, watchers: broadcast::Sender::new(WATCHED_MAX), metrics }) }
+    }
+
+    /// Everything that happens from now on, for tests that wait on facts.
+    pub fn watch(&self) -> broadcast::Receiver<Observation> {
+        self.inner.watchers.subscribe()
+    }
+
+    /// The metrics in Prometheus' text form.
+    pub fn render(&self) -> String {
+        self.inner.handle.run_upkeep();
+        self.inner.handle.render()
+    }
+
+    /// Sets what is measured only when somebody looks.
+    pub fn measure_pools(&self, pools: crate::store::PoolUse, append_queue: usize) {
+        let metrics = &self.inner.metrics;
+        metrics.pool_in_use.set(pools.in_use as f64);
+        metrics.pool_open.set(pools.open as f64);
+        metrics.pool_waiting.set(pools.waiting as f64);
+        metrics.pool_max.set(pools.max as f64);
+        metrics.append_queue.set(append_queue as f64);
+    }
+
+    pub fn record(&self, observation: Observation) {
+        self.count(&observation);
+        log(&observation);
+        if self.inner.watchers.receiver_count() > 0 {
+            let _ = self.inner.watchers.send(observation);
+        }
+    }
+
+    fn count(&self, observation: &Observation) {
+        let metrics = &self.inner.metrics;
+        match observation {
+            Observation::BatchCommitted { requests, messages, took } => {
+                metrics.messages_appended.increment(*messages as u64);
+                metrics.batch_requests.record(*requests as f64);
+                metrics.batch_messages.record(*messages as f64);
+                metrics.commit_seconds.record(took.as_secs_f64());
+            }
+            Observation::BatchFailed { .. } => metrics.batches_failed.increment(1),
+            Observation::AppendsAnswered { appended, duplicates, conflicts } => {
+                metrics.appends_written.increment(*appended as u64);
+                metrics.appends_duplicate.increment(*duplicates as u64);
+                metrics.appends_conflict.increment(*conflicts as u64);
+            }
+            Observation::AppendOverloaded => metrics.appends_overloaded.increment(1),
+            Observation::CommitResolved { written, not_written } => {
+                metrics.commits_resolved_written.increment(*written as u64);
+                metrics.commits_resolved_not_written.increment(*not_written as u64);
+            }
+            Observation::DatabaseLost { .. } => metrics.database_lost.increment(1),
+            Observation::DatabaseFound { .. } => {}
+            Observation::ListenerUp => metrics.listener_up.set(1.0),
+            Observation::ListenerDown { .. } => {
+                metrics.listener_up.set(0.0);
+                metrics.listener_lost.increment(1);
+            }
+            Observation::Settled { settled, head } => {
+                metrics.settled.set(*settled as f64);
+                metrics.head.set(*head as f64);
+                metrics.settled_lag.set((head - settled).max(0) as f64);
+            }
+            Observation::HeldBack { seconds, .. } => metrics.held_back_seconds.set(*seconds),
+            Observation::Released { .. } => metrics.held_back_seconds.set(0.0),
+            Observation::FollowerJoined => metrics.followers.increment(1.0),
+            Observation::FollowerLeft => metrics.followers.decrement(1.0),
+            Observation::FollowerRefused => metrics.followers_refused.increment(1),
+            Observation::FellBehind => metrics.fell_behind.increment(1),
+            Observation::Delivered { messages } => metrics.delivered.increment(*messages as u64),
+            Observation::CacheRead { hit: true } => metrics.cache_hits.increment(1),
+            Observation::CacheRead { hit: false } => metrics.cache_misses.increment(1),
+            Observation::CacheSize { bytes, messages } => {
+                metrics.cache_bytes.set(*bytes as f64);
+                metrics.cache_messages.set(*messages as f64);
+            }
+            Observation::RequestAnswered { method, path, status, took } => self.count_request(method, path, *status, *took),
+            Observation::Panicked { .. } => metrics.panics.increment(1),
+        }
+    }
+
+    fn count_request(&self, method: &'static str, path: &str, status: u16, took: Duration) {
+        let labels = || vec![Label::new("method", method), Label::new("path", path.to_owned())];
+        let mut with_status = labels();
+        with_status.push(Label::new("status", status.to_string()));
+        let recorder = &self.inner.recorder;
+        recorder
+            .register_counter(&Key::from_parts("headwater_http_requests_total", with_status), &METADATA)
+            .increment(1);
+        recorder
+            .register_histogram(&Key::from_parts("headwater_http_request_seconds", labels()), &METADATA)
+            .record(took.as_secs_f64());
+    }
+}
+
+impl Metrics {
+    fn register(recorder: &PrometheusRecorder) -> Self {
+        let counter = |name: &'static str| recorder.register_counter(&Key::from_static_name(name), &METADATA);
+        let labelled = |name: &'static str, label: &'static str, value: &'static str| {
+            recorder.register_counter(&Key::from_parts(name, vec![Label::new(label, value)]), &METADATA)
+        };
+        let gauge = |name: &'static str| recorder.register_gauge(&Key::from_static_name(name), &METADATA);
+        let histogram = |name: &'static str| recorder.register_histogram(&Key::from_static_name(name), &METADATA);
+        Self {
+            messages_appended: counter("headwater_messages_appended_total"),
+            appends_written: labelled("headwater_appends_total", "outcome", "written"),
+            appends_duplicate: labelled("headwater_appends_total", "outcome", "duplicate"),
+            appends_conflict: labelled("headwater_appends_total", "outcome", "conflict"),
+            appends_overloaded: labelled("headwater_appends_total", "outcome", "overloaded"),
+            batches_failed: counter("headwater_batches_failed_total"),
+            batch_messages: histogram("headwater_batch_messages"),
+            batch_requests: histogram("headwater_batch_requests"),
+            commit_seconds: histogram("headwater_commit_seconds"),
+            commits_resolved_written: labelled("headwater_commits_resolved_total", "outcome", "written"),
+            commits_resolved_not_written: labelled("headwater_commits_resolved_total", "outcome", "not_written"),
+            followers: gauge("headwater_followers"),
+            followers_refused: counter("headwater_followers_refused_total"),
+            fell_behind: counter("headwater_followers_fell_behind_total"),
+            delivered: counter("headwater_messages_delivered_total"),
+            cache_hits: labelled("headwater_follower_reads_total", "from", "cache"),
+            cache_misses: labelled("headwater_follower_reads_total", "from", "database"),
+            cache_bytes: gauge("headwater_cache_bytes"),
+            cache_messages: gauge("headwater_cache_messages"),
+            settled: gauge("headwater_settled_position"),
+            head: gauge("headwater_head_position"),
+            settled_lag: gauge("headwater_settled_lag"),
+            held_back_seconds: gauge("headwater_settled_held_back_age"),
+            listener_up: gauge("headwater_listener_up"),
+            listener_lost: counter("headwater_listener_lost_total"),
+            database_lost: counter("headwater_database_lost_total"),
+            panics: counter("headwater_panics_total"),
+            pool_in_use: gauge("headwater_pool_connections_in_use"),
+            pool_open: gauge("headwater_pool_connections_open"),
+            pool_waiting: gauge("headwater_pool_waiting"),
+            pool_max: gauge("headwater_pool_connections_max"),
+            append_queue: gauge("headwater_append_queue_requests"),
+        }
+    }
+}
+
+fn describe(recorder: &PrometheusRecorder) {
+    for (name, text) in [
+        ("headwater_messages_appended_total", "Messages written."),
+        ("headwater_appends_total", "Append requests by outcome."),
+        ("headwater_batches_failed_total", "Transactions of appends that did not go through."),
+        ("headwater_commits_resolved_total", "Append requests whose commit's answer was lost, by what was found."),
+        ("headwater_followers_refused_total", "Followers refused because there were too many."),
+        ("headwater_followers_fell_behind_total", "Times a follower had to read from the database again."),
+        ("headwater_messages_delivered_total", "Messages sent to followers."),
+        ("headwater_follower_reads_total", "Times a follower caught up in the cache or read a page of the database."),
+        ("headwater_listener_lost_total", "Times the listening connection was lost."),
+        ("headwater_database_lost_total", "Times an agent lost the database."),
+        ("headwater_panics_total", "Requests that panicked."),
+        ("headwater_http_requests_total", "Requests answered, by method, path and status."),
+    ] {
+        recorder.describe_counter(name.into(), None, text.into());
+    }
+    for (name, text) in [
+        ("headwater_followers", "Followers connected now."),
+        ("headwater_cache_bytes", "Bytes of messages kept for followers who keep up."),
+        ("headwater_cache_messages", "Messages kept for followers who keep up."),
+        ("headwater_settled_position", "Highest global position below which nothing can still appear."),
+        ("headwater_head_position", "Highest global position seen."),
+        ("headwater_settled_lag", "Head less settled position, in positions."),
+        ("headwater_settled_held_back_age", "Seconds for which a writer's open transaction has kept the settled position back; 0 if none does."),
+        ("headwater_listener_up", "1 while the listening connection is up."),
+        ("headwater_pool_connections_in_use", "Database connections in use."),
+        ("headwater_pool_connections_open", "Database connections open in the pools."),
+        ("headwater_pool_waiting", "Who waits for a connection."),
+        ("headwater_pool_connections_max", "Database connections that the pools may open."),
+        ("headwater_append_queue_requests", "Append requests that wait to be written."),
+    ] {
+        recorder.describe_gauge(name.into(), None, text.into());
+    }
+    for (name, text) in [
+        ("headwater_batch_messages", "Messages in one transaction of appends."),
+        ("headwater_batch_requests", "Requests in one transaction of appends."),
+        ("headwater_commit_seconds", "Time of one transaction of appends."),
+        ("headwater_http_request_seconds", "Time until a response began."),
+    ] {
+        recorder.describe_histogram(name.into(), None, text.into());
+    }
+}
+
+/// Times at which nothing went wrong leave no line.
+fn log(observation: &Observation) {
+    match observation {
+        Observation::BatchFailed { requests, error } => tracing::warn!(requests, %error, "a batch of appends failed"),
+        Observation::CommitResolved { written, not_written } => {
+            tracing::warn!(written, not_written, "a commit whose answer was lost has been looked up");
+        }
+        Observation::DatabaseLost { by, error } => tracing::warn!(by, %error, "the database is away"),
+        Observation::DatabaseFound { by } => tracing::info!(by, "the database is back"),
+        Observation::ListenerUp => tracing::debug!("listening for hints"),
+        Observation::ListenerDown { error } => tracing::warn!(%error, "the listening connection was lost"),
+        Observation::HeldBack { seconds, at, pids, warn: true } => tracing::warn!(
+            seconds, at, ?pids,
+            "an open transaction that has written to message_store.messages keeps later messages from being delivered; \
+             end these sessions, or wait"
+        ),
+        Observation::Released { seconds, warned: true } => {
+            tracing::info!(seconds, "the open transaction has ended; messages are delivered again");
+        }
+        Observation::Panicked { message } => tracing::error!(%message, "a request panicked"),
+        Observation::RequestAnswered { method, path, status, took } if *status >= 500 => {
+            tracing::warn!(method, path, status, took_ms = took.as_millis() as u64, "a request failed");
+        }
+        _ => {}
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    Text,
+    Json,
+}
+
+/// Sends log lines to standard error. `filter` is a tracing directive such as `info` or `headwater=debug`.
+pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("log: {error}"))?;
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let text = match format {
+        LogFormat::Auto => is_terminal,
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+    };
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal);
+    let layer = if text { layer.boxed() } else { layer.json().flatten_event(true).boxed() };
+    tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init()
+        .map_err(|error| format!("logging cannot be started: {error}"))
+}
