@@ -21,8 +21,8 @@ const SHARED_BUFFERS: &str = "256MB";
 const WAL_SIZE_MAX: &str = "2GB";
 const READINESS_POLL: Duration = Duration::from_millis(20);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
-/// Failed starts in a row before we give up: with the pauses between them, about half a minute.
-const FAILED_STARTS_MAX: u32 = 12;
+/// Failed starts in a row before we give up: with the pauses between them, some eleven seconds.
+const FAILED_STARTS_MAX: u32 = 8;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A killed postmaster's children hold its shared memory until they notice.

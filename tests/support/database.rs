@@ -55,8 +55,15 @@ impl TestDatabase {
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("headwater_test_{}_{number}", std::process::id());
         let template = template.unwrap_or("template0");
-        execute(&server.url, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
-        TestDatabase { url: with_database(&server.url, &name), name }
+        execute(
+            &server.url,
+            &format!("CREATE DATABASE {name} TEMPLATE {template}"),
+        )
+        .await;
+        TestDatabase {
+            url: with_database(&server.url, &name),
+            name,
+        }
     }
 }
 
@@ -82,7 +89,9 @@ async fn prepare(_url: &str) {}
 
 /// Opens a connection whose other half lives on the test's runtime.
 pub async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the test server accepts connections");
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .expect("the test server accepts connections");
     tokio::spawn(async move {
         // Ends with an error when the database is dropped with force, which is what drops are for.
         let _ = connection.await;
@@ -92,14 +101,19 @@ pub async fn connect(url: &str) -> Client {
 
 async fn execute(url: &str, statement: &str) {
     let client = connect(url).await;
-    client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    client
+        .batch_execute(statement)
+        .await
+        .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
 }
 
 /// The same server, another database.
 fn with_database(url: &str, name: &str) -> String {
     let authority = url.find("://").map_or(0, |at| at + 3);
     let parameters = url.find('?').unwrap_or(url.len());
-    let path = url[authority..parameters].find('/').map_or(parameters, |at| authority + at);
+    let path = url[authority..parameters]
+        .find('/')
+        .map_or(parameters, |at| authority + at);
     format!("{}/{name}{}", &url[..path], &url[parameters..])
 }
 
@@ -153,16 +167,25 @@ fn run_server(started: &mpsc::Sender<Server>) {
         .expect("a runtime can be built");
     let handle = runtime.handle().clone();
     if let Ok(url) = std::env::var(SERVER_URL_VARIABLE) {
-        let _ = started.send(Server { url: url.clone(), runtime: handle });
+        let _ = started.send(Server {
+            url: url.clone(),
+            runtime: handle,
+        });
         wait_for_end();
         runtime.block_on(drop_template(&url));
     } else {
         let dir = make_server_dir();
-        let settings = EmbeddedSettings { data_dir: Some(dir.join("data")), ..EmbeddedSettings::default() };
+        let settings = EmbeddedSettings {
+            data_dir: Some(dir.join("data")),
+            ..EmbeddedSettings::default()
+        };
         let postgres = runtime
             .block_on(EmbeddedPostgres::start(&settings))
             .unwrap_or_else(|error| panic!("the test server does not start: {error}"));
-        let _ = started.send(Server { url: postgres.url().to_owned(), runtime: handle });
+        let _ = started.send(Server {
+            url: postgres.url().to_owned(),
+            runtime: handle,
+        });
         wait_for_end();
         runtime.block_on(postgres.stop());
         let _ = std::fs::remove_dir_all(&dir);
@@ -173,7 +196,11 @@ fn run_server(started: &mpsc::Sender<Server>) {
 
 async fn drop_template(url: &str) {
     if let Some(template) = TEMPLATE.get() {
-        execute(url, &format!("DROP DATABASE IF EXISTS {template} WITH (FORCE)")).await;
+        execute(
+            url,
+            &format!("DROP DATABASE IF EXISTS {template} WITH (FORCE)"),
+        )
+        .await;
     }
 }
 
@@ -199,7 +226,10 @@ fn make_server_dir() -> PathBuf {
     let parent = std::env::temp_dir();
     remove_stale_dirs(&parent);
     let dir = parent.join(format!("{DIR_PREFIX}{}", std::process::id()));
-    std::fs::DirBuilder::new().mode(0o755).create(&dir).expect("a directory for the test server can be made");
+    std::fs::DirBuilder::new()
+        .mode(0o755)
+        .create(&dir)
+        .expect("a directory for the test server can be made");
     dir
 }
 
@@ -207,7 +237,10 @@ fn make_server_dir() -> PathBuf {
 fn remove_stale_dirs(parent: &Path) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(DIR_PREFIX)).and_then(|pid| pid.parse().ok());
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(DIR_PREFIX))
+            .and_then(|pid| pid.parse().ok());
         if pid.is_some_and(|pid| !is_alive(pid)) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
