@@ -113,3 +113,56 @@ mod fetching {
         sha2_256::hash(bytes)
     }
 }
+
+#[cfg(all(test, feature = "download-postgres"))]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    const CLOSED_NETWORK: &str = "HEADWATER_TEST_CLOSED_NETWORK";
+    const BODY: &str = "embedded_postgres::download::tests::fetch_in_a_closed_network";
+
+    /// Runs in a process of its own, where no way leads out.
+    #[tokio::test]
+    async fn fetch_in_a_closed_network() {
+        if std::env::var_os(CLOSED_NETWORK).is_none() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let error = fetch(root.path()).await.unwrap_err();
+        let message = error.to_string();
+        assert!(
+            matches!(error, EmbeddedPostgresError::Download { .. }),
+            "{message}"
+        );
+        assert!(
+            message.contains(VERSION) && message.contains("HEADWATER_POSTGRES_BIN_DIR"),
+            "{message}"
+        );
+        assert_eq!(
+            std::fs::read_dir(root.path()).unwrap().count(),
+            0,
+            "something was left behind"
+        );
+    }
+
+    #[test]
+    fn download_without_a_network_fails_with_advice_and_leaves_nothing() {
+        let nowhere = "http://127.0.0.1:9";
+        let process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", BODY])
+            .envs([
+                (CLOSED_NETWORK, "1"),
+                ("HTTPS_PROXY", nowhere),
+                ("https_proxy", nowhere),
+            ])
+            .envs([("NO_PROXY", ""), ("no_proxy", "")])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&process.stdout);
+        assert!(
+            process.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
+    }
+}

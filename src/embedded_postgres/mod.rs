@@ -200,25 +200,7 @@ impl Prepared {
     }
 
     async fn download(&self, allowed: bool) -> Result<Binaries, EmbeddedPostgresError> {
-        let suggested_major = self.data_major.unwrap_or(SUGGESTED_MAJOR);
-        let not_tried = |download| {
-            Err(EmbeddedPostgresError::BinariesNotFound {
-                suggested_major,
-                download,
-            })
-        };
-        if !download::AVAILABLE {
-            return not_tried("(This headwater was built without the download.)");
-        }
-        if !allowed {
-            return not_tried("(The download is switched off.)");
-        }
-        if self
-            .data_major
-            .is_some_and(|major| major != download::MAJOR)
-        {
-            return not_tried("(The download has another major version than the data.)");
-        }
+        check_download(self.data_major, allowed)?;
         let bin_dir = download::fetch(&self.data_dir.root).await?;
         blocking(move || {
             Binaries::in_dir(&bin_dir)
@@ -256,6 +238,24 @@ impl Prepared {
     }
 }
 
+/// Nothing is installed: says whether the download can help, and else what can.
+fn check_download(data_major: Option<u32>, allowed: bool) -> Result<(), EmbeddedPostgresError> {
+    let download = if !download::AVAILABLE {
+        "(This headwater was built without the download.)"
+    } else if !allowed {
+        "(The download is switched off.)"
+    } else if data_major.is_some_and(|major| major != download::MAJOR) {
+        "(The download has another major version than the data.)"
+    } else {
+        return Ok(());
+    };
+    let suggested_major = data_major.unwrap_or(SUGGESTED_MAJOR);
+    Err(EmbeddedPostgresError::BinariesNotFound {
+        suggested_major,
+        download,
+    })
+}
+
 /// The socket's directory stands as the host, which all three clients understand. Port and TLS are named, so that no
 /// PGPORT or PGSSLMODE of the environment interferes.
 fn url_of(socket_dir: &Path) -> String {
@@ -280,5 +280,35 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_binaries_and_download_the_error_says_what_to_install_or_set() {
+        for (data_major, allowed) in [(None, false), (Some(15), true)] {
+            let message = check_download(data_major, allowed).unwrap_err().to_string();
+            for advice in [
+                "Install it",
+                "HEADWATER_POSTGRES_BIN_DIR",
+                "HEADWATER_DATABASE_URL",
+                "download",
+            ] {
+                assert!(message.contains(advice), "{advice}: {message}");
+            }
+        }
+        assert_eq!(check_download(None, true).is_ok(), download::AVAILABLE);
+    }
+
+    #[test]
+    fn url_names_the_socket_directory_whatever_its_name() {
+        let url = url_of(Path::new("/a b/c,d@e"));
+        assert_eq!(
+            url,
+            "postgresql://headwater@%2Fa%20b%2Fc%2Cd%40e:5432/headwater?sslmode=disable"
+        );
     }
 }

@@ -75,3 +75,48 @@ fn startup_message() -> Vec<u8> {
     message.append(&mut body);
     message
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    /// A server that gives one answer to the startup message.
+    fn answer_to(said: &'static [u8]) -> Readiness {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(socket_path(dir.path())).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut length = [0; 4];
+            stream.read_exact(&mut length).unwrap();
+            let mut rest = vec![0; u32::from_be_bytes(length) as usize - length.len()];
+            stream.read_exact(&mut rest).unwrap();
+            stream.write_all(said).unwrap();
+        });
+        let readiness = ask(dir.path());
+        server.join().unwrap();
+        readiness
+    }
+
+    #[test]
+    fn server_that_starts_or_recovers_is_not_ready() {
+        let starting =
+            b"E\0\0\0\x40SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
+        assert_eq!(answer_to(starting), Readiness::NotYet);
+    }
+
+    #[test]
+    fn server_that_refuses_this_one_connection_is_ready() {
+        let full = b"E\0\0\0\x40SFATAL\0VFATAL\0C53300\0Msorry, too many clients already\0\0";
+        assert_eq!(answer_to(full), Readiness::Accepts);
+        let authenticated = b"R\0\0\0\x08\0\0\0\0";
+        assert_eq!(answer_to(authenticated), Readiness::Accepts);
+    }
+
+    #[test]
+    fn server_that_is_not_there_or_hangs_up_is_not_ready() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ask(dir.path()), Readiness::NotYet);
+        assert_eq!(answer_to(b""), Readiness::NotYet);
+    }
+}

@@ -1,17 +1,20 @@
 //! A database for each test, on one server that the whole run shares.
 #![allow(dead_code)]
 use headwater::embedded_postgres::{EmbeddedPostgres, EmbeddedSettings};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
+use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 
 /// Names a server to use in place of one that is started for the run: a URL of its administration database.
 const SERVER_URL_VARIABLE: &str = "HEADWATER_TEST_SERVER_URL";
-const DIR_PREFIX: &str = "headwater-test-server-";
+/// Before the process id, in the names of all temporary directories of a run.
+const DIR_PREFIX: &str = "headwater-test-";
 const STOP_WAIT_MAX: Duration = Duration::from_secs(60);
 const DROP_WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -179,9 +182,7 @@ fn run_server(started: &mpsc::Sender<Server>) {
             data_dir: Some(dir.join("data")),
             ..EmbeddedSettings::default()
         };
-        let postgres = runtime
-            .block_on(EmbeddedPostgres::start(&settings))
-            .unwrap_or_else(|error| panic!("the test server does not start: {error}"));
+        let postgres = runtime.block_on(start_embedded(&settings));
         let _ = started.send(Server {
             url: postgres.url().to_owned(),
             runtime: handle,
@@ -192,6 +193,22 @@ fn run_server(started: &mpsc::Sender<Server>) {
     }
     *lock_end() = End::Done;
     END_CHANGED.notify_all();
+}
+
+/// Prepared transactions are off as PostgreSQL comes, and some tests are about them.
+async fn start_embedded(settings: &EmbeddedSettings) -> EmbeddedPostgres {
+    let start = || async {
+        let started = EmbeddedPostgres::start(settings).await;
+        started.unwrap_or_else(|error| panic!("the test server does not start: {error}"))
+    };
+    let postgres = start().await;
+    execute(
+        postgres.url(),
+        "ALTER SYSTEM SET max_prepared_transactions = 20",
+    )
+    .await;
+    postgres.stop().await;
+    start().await
 }
 
 async fn drop_template(url: &str) {
@@ -221,15 +238,20 @@ fn lock_end() -> MutexGuard<'static, End> {
     END.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A directory that every user can enter, named by our process so that a later run can tell that we are gone.
 fn make_server_dir() -> PathBuf {
-    let parent = std::env::temp_dir();
-    remove_stale_dirs(&parent);
-    let dir = parent.join(format!("{DIR_PREFIX}{}", std::process::id()));
-    std::fs::DirBuilder::new()
-        .mode(0o755)
-        .create(&dir)
-        .expect("a directory for the test server can be made");
+    remove_stale_dirs(&std::env::temp_dir());
+    temporary_dir().keep()
+}
+
+/// A directory that every user can enter, named by our process so that a later run can tell that we are gone.
+pub fn temporary_dir() -> TempDir {
+    let prefix = format!("{DIR_PREFIX}{}-", std::process::id());
+    let dir = tempfile::Builder::new()
+        .prefix(&prefix)
+        .tempdir()
+        .expect("a temporary directory can be made");
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755))
+        .expect("its owner may open it to others");
     dir
 }
 
@@ -237,10 +259,8 @@ fn make_server_dir() -> PathBuf {
 fn remove_stale_dirs(parent: &Path) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let pid = name
-            .to_str()
-            .and_then(|name| name.strip_prefix(DIR_PREFIX))
-            .and_then(|pid| pid.parse().ok());
+        let own_part = name.to_str().and_then(|name| name.strip_prefix(DIR_PREFIX));
+        let pid = own_part.and_then(|own_part| own_part.split('-').next()?.parse().ok());
         if pid.is_some_and(|pid| !is_alive(pid)) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
