@@ -26,7 +26,13 @@ impl EmbeddedProcess {
     /// The same as another user, who may not be able to reach the binary where it is: a copy goes into `home`.
     pub fn start_as(uid: u32, gid: u32, home: &Path, data_dir: &Path) -> EmbeddedProcess {
         let copy = home.join("test-binary");
-        std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        // By another program: while we had it open for writing, a child forked by another test would inherit that,
+        // and a file that somebody writes cannot be executed.
+        let copied = Command::new("cp")
+            .arg(std::env::current_exe().unwrap())
+            .arg(&copy)
+            .status();
+        assert!(copied.unwrap().success());
         let mut command = Command::new(copy);
         command.current_dir("/").env("HOME", home).uid(uid).gid(gid);
         Self::run(command, data_dir)
