@@ -1,2 +1,3 @@
 //! One binary, a module a promise.
+mod embedded_postgres;
 mod support;

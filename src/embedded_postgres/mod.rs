@@ -1,1 +1,314 @@
 //! A durable private PostgreSQL beside its data, for when no database URL is given.
+mod account;
+mod binaries;
+mod data_dir;
+mod download;
+mod error;
+mod init_db;
+mod orphan;
+mod program;
+mod readiness;
+mod server_log;
+mod supervisor;
+
+pub use error::EmbeddedPostgresError;
+
+use account::Account;
+use binaries::{Binaries, SUGGESTED_MAJOR, Search};
+use data_dir::{DataDir, DataDirLock, LockFacts};
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use supervisor::{Launch, Phase, Supervisor};
+
+/// The superuser that `initdb` makes, and that everybody who reaches the socket connects as.
+const ROLE: &str = "headwater";
+const DATABASE: &str = "headwater";
+
+/// Where the data is, and what runs on it.
+#[derive(Clone, Debug, Default)]
+pub struct EmbeddedSettings {
+    /// None: [`EmbeddedPostgres::default_data_dir`].
+    pub data_dir: Option<PathBuf>,
+    /// The directory that holds `postgres` and `initdb`. None: they are looked for.
+    pub bin_dir: Option<PathBuf>,
+    /// Whether PostgreSQL may be downloaded when none is installed.
+    pub download: bool,
+}
+
+impl EmbeddedSettings {
+    fn data_root(&self) -> Result<PathBuf, EmbeddedPostgresError> {
+        self.data_dir
+            .clone()
+            .map_or_else(EmbeddedPostgres::default_data_dir, Ok)
+    }
+}
+
+/// A running PostgreSQL that is started again when it dies.
+///
+/// Dropped without [`stop`](Self::stop), it asks PostgreSQL to shut down and lets go: the shutdown goes on without us,
+/// and the data stays locked until it is done (or, when we end first, PostgreSQL is interrupted by the kernel).
+pub struct EmbeddedPostgres {
+    url: String,
+    supervisor: Supervisor,
+}
+
+impl EmbeddedPostgres {
+    /// Finds PostgreSQL, makes the data when there is none, stops an orphan of an earlier run, and returns when
+    /// connections are accepted. There is no deadline for a server that recovers.
+    pub async fn start(
+        settings: &EmbeddedSettings,
+    ) -> Result<EmbeddedPostgres, EmbeddedPostgresError> {
+        let settings = settings.clone();
+        let download_allowed = settings.download;
+        let mut prepared = blocking(move || Prepared::new(&settings)).await?;
+        let binaries = match prepared.installed.take() {
+            Some(installed) => installed,
+            None => prepared.download(download_allowed).await?,
+        };
+        let (launch, lock, url) = blocking(move || prepared.make_ready(binaries)).await?;
+        let postgres = EmbeddedPostgres {
+            url,
+            supervisor: Supervisor::start(launch, lock)?,
+        };
+        let mut phase = postgres.supervisor.phase();
+        let settled = phase
+            .wait_for(|phase| !matches!(phase, Phase::Starting))
+            .await;
+        match settled.map(|phase| phase.clone()) {
+            Ok(Phase::Ready) => Ok(postgres),
+            Ok(Phase::GaveUp(failure)) => Err(failure.into()),
+            Ok(Phase::Starting | Phase::Stopped) | Err(_) => Err(EmbeddedPostgresError::Stopped),
+        }
+    }
+
+    /// Names the server's socket; understood by tokio-postgres, sqlx and psql.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Resolves when PostgreSQL cannot be started any more and the supervisor has given up; never else.
+    pub fn failed(&self) -> impl Future<Output = EmbeddedPostgresError> + Send + 'static {
+        let mut phase = self.supervisor.phase();
+        async move {
+            if let Ok(phase) = phase
+                .wait_for(|phase| matches!(phase, Phase::GaveUp(_)))
+                .await
+                && let Phase::GaveUp(failure) = phase.clone()
+            {
+                return failure.into();
+            }
+            // It was stopped, so it will never fail.
+            std::future::pending().await
+        }
+    }
+
+    /// A fast shutdown: open transactions are rolled back, everything is written. Returns when PostgreSQL is gone and
+    /// the data is unlocked; the data stays.
+    pub async fn stop(self) {
+        self.supervisor.ask_to_stop();
+        let mut phase = self.supervisor.phase();
+        // An error says that the thread is gone, and PostgreSQL with it.
+        let _ = phase
+            .wait_for(|phase| matches!(phase, Phase::Stopped | Phase::GaveUp(_)))
+            .await;
+    }
+
+    /// The URL of the server that another headwater runs on this data; None when nobody does.
+    pub async fn running_url(
+        settings: &EmbeddedSettings,
+    ) -> Result<Option<String>, EmbeddedPostgresError> {
+        let root = settings.data_root()?;
+        blocking(move || Ok(LockFacts::of_holder(&DataDir::at(&root))?.map(|facts| facts.url)))
+            .await
+    }
+
+    /// For root `/var/lib/headwater`, which PostgreSQL's account can reach; else `$XDG_DATA_HOME/headwater` or
+    /// `~/.local/share/headwater`.
+    pub fn default_data_dir() -> Result<PathBuf, EmbeddedPostgresError> {
+        if account::effective_uid() == 0 {
+            return Ok(PathBuf::from("/var/lib/headwater"));
+        }
+        let from = |name: &str| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        from("XDG_DATA_HOME")
+            .or_else(|| from("HOME").map(|home| home.join(".local/share")))
+            .map(|dir| dir.join("headwater"))
+            .ok_or(EmbeddedPostgresError::NoDefaultDataDir)
+    }
+}
+
+impl Drop for EmbeddedPostgres {
+    fn drop(&mut self) {
+        self.supervisor.ask_to_stop();
+    }
+}
+
+/// The data directory is ours; what is left is to run something on it.
+struct Prepared {
+    data_dir: DataDir,
+    lock: DataDirLock,
+    account: Account,
+    data_major: Option<u32>,
+    installed: Option<Binaries>,
+    socket_dir: PathBuf,
+    url: String,
+}
+
+impl Prepared {
+    fn new(settings: &EmbeddedSettings) -> Result<Prepared, EmbeddedPostgresError> {
+        let (data_dir, is_new) = DataDir::open(&settings.data_root()?)?;
+        // Before all else: whoever does not get it disturbs nothing.
+        let mut lock = DataDirLock::take(&data_dir)?;
+        let account = Account::choose(&data_dir.root, &data_dir.pgdata)?;
+        if is_new {
+            account.give(&data_dir.root)?;
+        }
+        // Else this account could not start headwater by itself later.
+        account.give(&data_dir.lock_file())?;
+        let socket_dir = data_dir.socket_dir(&account);
+        let url = url_of(&socket_dir);
+        lock.write_facts(&data_dir, &url)?;
+        account.check_reaches(&data_dir.root)?;
+        let data_major = data_dir.major_version()?;
+        let downloaded = download::dir(&data_dir.root).join("bin");
+        let search = Search {
+            bin_dir: settings.bin_dir.as_deref(),
+            downloaded: Some(&downloaded),
+            pgdata: &data_dir.pgdata,
+            data_major,
+        };
+        let installed = match search.run() {
+            // The download may fit where what is installed does not.
+            Err(EmbeddedPostgresError::VersionMismatch {
+                data_major: download::MAJOR,
+                ..
+            }) if settings.download && settings.bin_dir.is_none() && download::AVAILABLE => None,
+            found => found?,
+        };
+        Ok(Prepared {
+            data_dir,
+            lock,
+            account,
+            data_major,
+            installed,
+            socket_dir,
+            url,
+        })
+    }
+
+    async fn download(&self, allowed: bool) -> Result<Binaries, EmbeddedPostgresError> {
+        check_download(self.data_major, allowed)?;
+        let bin_dir = download::fetch(&self.data_dir.root).await?;
+        blocking(move || {
+            Binaries::in_dir(&bin_dir)
+                .map_err(|reason| EmbeddedPostgresError::BinDirUnusable { bin_dir, reason })
+        })
+        .await
+    }
+
+    fn make_ready(
+        self,
+        binaries: Binaries,
+    ) -> Result<(Launch, DataDirLock, String), EmbeddedPostgresError> {
+        let Prepared {
+            data_dir,
+            lock,
+            account,
+            socket_dir,
+            url,
+            ..
+        } = self;
+        account.check_executes(&binaries.program("postgres"))?;
+        orphan::stop(&data_dir.pgdata)?;
+        init_db::ensure(&data_dir, &binaries, &account)?;
+        data_dir::make_socket_dir(&socket_dir, &account)?;
+        Ok((
+            Launch {
+                binaries,
+                account,
+                pgdata: data_dir.pgdata,
+                socket_dir,
+            },
+            lock,
+            url,
+        ))
+    }
+}
+
+/// Nothing is installed: says whether the download can help, and else what can.
+fn check_download(data_major: Option<u32>, allowed: bool) -> Result<(), EmbeddedPostgresError> {
+    let download = if !download::AVAILABLE {
+        "(This headwater was built without the download.)"
+    } else if !allowed {
+        "(The download is switched off.)"
+    } else if data_major.is_some_and(|major| major != download::MAJOR) {
+        "(The download has another major version than the data.)"
+    } else {
+        return Ok(());
+    };
+    let suggested_major = data_major.unwrap_or(SUGGESTED_MAJOR);
+    Err(EmbeddedPostgresError::BinariesNotFound {
+        suggested_major,
+        download,
+    })
+}
+
+/// The socket's directory stands as the host, which all three clients understand. Port and TLS are named, so that no
+/// PGPORT or PGSSLMODE of the environment interferes.
+fn url_of(socket_dir: &Path) -> String {
+    use std::fmt::Write;
+    use std::os::unix::ffi::OsStrExt;
+    let mut host = String::new();
+    for byte in socket_dir.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                host.push(char::from(*byte))
+            }
+            _ => write!(host, "%{byte:02X}").expect("writing to a string does not fail"),
+        }
+    }
+    format!("postgresql://{ROLE}@{host}:5432/{DATABASE}?sslmode=disable")
+}
+
+/// Runs what waits for files and programs where that holds nobody up.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EmbeddedPostgresError> + Send + 'static,
+) -> Result<T, EmbeddedPostgresError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_binaries_and_download_the_error_says_what_to_install_or_set() {
+        for (data_major, allowed) in [(None, false), (Some(15), true)] {
+            let message = check_download(data_major, allowed).unwrap_err().to_string();
+            for advice in [
+                "Install it",
+                "HEADWATER_POSTGRES_BIN_DIR",
+                "HEADWATER_DATABASE_URL",
+                "download",
+            ] {
+                assert!(message.contains(advice), "{advice}: {message}");
+            }
+        }
+        assert_eq!(check_download(None, true).is_ok(), download::AVAILABLE);
+    }
+
+    #[test]
+    fn url_names_the_socket_directory_whatever_its_name() {
+        let url = url_of(Path::new("/a b/c,d@e"));
+        assert_eq!(
+            url,
+            "postgresql://headwater@%2Fa%20b%2Fc%2Cd%40e:5432/headwater?sslmode=disable"
+        );
+    }
+}

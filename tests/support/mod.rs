@@ -1,2 +1,4 @@
 //! What the tests share.
 pub mod database;
+pub mod embedded_process;
+pub mod waiting;

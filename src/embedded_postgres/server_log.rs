@@ -1,0 +1,161 @@
+//! Takes what PostgreSQL writes to standard error, line by line, into our own log.
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// The last lines go into the error when PostgreSQL does not start.
+const TAIL_LINES_MAX: usize = 20;
+/// A longer line (a statement with its data) is logged in parts.
+const LINE_BYTES_MAX: u64 = 16 * 1024;
+/// After the server ended, how long its last words are waited for. Its left-over children may hold the pipe open.
+const LAST_WORDS_WAIT_MAX: Duration = Duration::from_millis(300);
+
+/// The log of one run of the server.
+pub(super) struct ServerLog {
+    tail: Arc<Mutex<VecDeque<String>>>,
+    ended: Receiver<()>,
+}
+
+impl ServerLog {
+    /// Reads on a thread of its own until every process of the server has closed its end.
+    pub fn capture(stderr: impl Read + Send + 'static) -> ServerLog {
+        let tail = Arc::new(Mutex::new(VecDeque::with_capacity(TAIL_LINES_MAX)));
+        let (end, ended) = sync_channel(1);
+        let lines = Arc::clone(&tail);
+        let reader = std::thread::Builder::new().name("postgres-log".to_owned());
+        let spawned = reader.spawn(move || {
+            copy_lines(BufReader::new(stderr), &lines);
+            let _ = end.send(());
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "PostgreSQL's log cannot be read");
+        }
+        ServerLog { tail, ended }
+    }
+
+    /// What it said last; called when the server has ended.
+    pub fn last_words(&self) -> String {
+        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(LAST_WORDS_WAIT_MAX) {
+            tracing::debug!("children of the ended PostgreSQL are still there");
+        }
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+}
+
+fn copy_lines(mut stderr: impl BufRead, tail: &Mutex<VecDeque<String>>) {
+    let mut line = Vec::new();
+    let mut severity = Severity::Info;
+    loop {
+        line.clear();
+        match stderr
+            .by_ref()
+            .take(LINE_BYTES_MAX)
+            .read_until(b'\n', &mut line)
+        {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        if text.is_empty() {
+            continue;
+        }
+        // DETAIL, HINT and the further lines of a statement belong to what they follow.
+        severity = Severity::of(text).unwrap_or(severity);
+        severity.log(text);
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.len() == TAIL_LINES_MAX {
+            tail.pop_front();
+        }
+        tail.push_back(text.to_owned());
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Severity {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+impl Severity {
+    /// None: the line begins nothing new.
+    fn of(line: &str) -> Option<Severity> {
+        // Asking whether it is ready yet makes it say so, many times a second.
+        if line.starts_with("FATAL:  the database system is ") {
+            return Some(Severity::Debug);
+        }
+        let (label, _) = line.split_once(":  ")?;
+        match label {
+            "PANIC" => Some(Severity::Error),
+            // One client's trouble, not the server's: a violated constraint is an ERROR, too.
+            "FATAL" | "ERROR" | "WARNING" => Some(Severity::Warn),
+            "LOG" | "NOTICE" | "INFO" => Some(Severity::Info),
+            _ => None,
+        }
+    }
+
+    fn log(self, text: &str) {
+        match self {
+            Severity::Debug => tracing::debug!(target: "postgres", "{text}"),
+            Severity::Info => tracing::info!(target: "postgres", "{text}"),
+            Severity::Warn => tracing::warn!(target: "postgres", "{text}"),
+            Severity::Error => tracing::error!(target: "postgres", "{text}"),
+        }
+    }
+}
+
+/// In words: `exited with code 1`, `was ended by signal 9`.
+pub(super) fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with code {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn severity_follows_the_label_and_details_belong_to_what_they_follow() {
+        assert_eq!(
+            Severity::of("PANIC:  could not write"),
+            Some(Severity::Error)
+        );
+        assert_eq!(Severity::of("ERROR:  duplicate key"), Some(Severity::Warn));
+        assert_eq!(
+            Severity::of("LOG:  database system is ready"),
+            Some(Severity::Info)
+        );
+        assert_eq!(
+            Severity::of("FATAL:  the database system is starting up"),
+            Some(Severity::Debug)
+        );
+        assert_eq!(Severity::of("DETAIL:  Key (id)=(1) already exists."), None);
+    }
+
+    #[test]
+    fn last_words_are_the_last_lines_in_order() {
+        let said: String = (1..=TAIL_LINES_MAX + 5)
+            .map(|number| format!("LOG:  line {number}\n"))
+            .collect();
+        let log = ServerLog::capture(std::io::Cursor::new(said));
+        let words = log.last_words();
+        assert_eq!(words.lines().count(), TAIL_LINES_MAX);
+        assert!(
+            words.starts_with("LOG:  line 6\n") && words.ends_with("LOG:  line 25"),
+            "{words}"
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! The thread that is PostgreSQL's parent: starts it, waits for it, and starts it again when it dies.
+use super::account::Account;
+use super::binaries::Binaries;
+use super::data_dir::DataDirLock;
+use super::error::EmbeddedPostgresError;
+use super::orphan;
+use super::program::command;
+use super::readiness::{self, Readiness};
+use super::server_log::{ServerLog, describe};
+use std::io;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Connections for the service's two pools, for `psql` and for programs that speak SQL.
+const CONNECTIONS_MAX: u32 = 200;
+const SHARED_BUFFERS: &str = "256MB";
+/// An event store mostly appends: fewer checkpoints, less writing of whole pages.
+const WAL_SIZE_MAX: &str = "2GB";
+const READINESS_POLL: Duration = Duration::from_millis(20);
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Failed starts in a row before we give up: with the pauses between them, some eleven seconds.
+const FAILED_STARTS_MAX: u32 = 8;
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A killed postmaster's children hold its shared memory until they notice.
+const CHILDREN_LEFT_OVER: &str = "is still in use";
+
+/// What is started.
+pub(super) struct Launch {
+    pub binaries: Binaries,
+    pub account: Account,
+    pub pgdata: PathBuf,
+    pub socket_dir: PathBuf,
+}
+
+impl Launch {
+    fn command(&self) -> Command {
+        let mut postgres = command(&self.binaries.program("postgres"), &self.account);
+        postgres
+            .arg("-D")
+            .arg(&self.pgdata)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        // On the command line, so that neither an older headwater's file nor ALTER SYSTEM says otherwise.
+        let quoted_dir = self.socket_dir.to_string_lossy().replace('"', "\"\"");
+        let settings = [
+            ("listen_addresses", String::new()),
+            ("port", "5432".to_owned()),
+            ("unix_socket_directories", format!("\"{quoted_dir}\"")),
+            ("unix_socket_permissions", "0700".to_owned()),
+            ("max_connections", CONNECTIONS_MAX.to_string()),
+            ("shared_buffers", SHARED_BUFFERS.to_owned()),
+            ("max_wal_size", WAL_SIZE_MAX.to_owned()),
+            ("fsync", "on".to_owned()),
+            ("synchronous_commit", "on".to_owned()),
+            ("full_page_writes", "on".to_owned()),
+            ("logging_collector", "off".to_owned()),
+            ("log_destination", "stderr".to_owned()),
+            ("log_min_messages", "warning".to_owned()),
+            ("log_line_prefix", String::new()),
+            ("lc_messages", "C".to_owned()),
+        ];
+        for (name, value) in settings {
+            postgres.arg("-c").arg(format!("{name}={value}"));
+        }
+        postgres
+    }
+}
+
+/// Where the server stands.
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    Starting,
+    Ready,
+    GaveUp(Failure),
+    Stopped,
+}
+
+/// Why the supervisor gave up.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pgdata: PathBuf,
+    attempts: u32,
+    status: String,
+    output: String,
+}
+
+impl From<Failure> for EmbeddedPostgresError {
+    fn from(failure: Failure) -> Self {
+        let Failure {
+            pgdata,
+            attempts,
+            status,
+            output,
+        } = failure;
+        EmbeddedPostgresError::DoesNotStart {
+            pgdata,
+            attempts,
+            status,
+            output,
+        }
+    }
+}
+
+/// Our end of the supervisor's thread.
+pub(super) struct Supervisor {
+    shared: Arc<Shared>,
+    phase: watch::Receiver<Phase>,
+}
+
+struct Shared {
+    server: Mutex<Server>,
+    stop_asked: Condvar,
+}
+
+struct Server {
+    /// Set as long as the process is not reaped, so the number is certainly its own.
+    pid: Option<libc::pid_t>,
+    stopping: bool,
+}
+
+impl Supervisor {
+    /// Starts the thread; it holds the lock until PostgreSQL is gone.
+    pub fn start(launch: Launch, lock: DataDirLock) -> Result<Supervisor, EmbeddedPostgresError> {
+        let shared = Arc::new(Shared {
+            server: Mutex::new(Server {
+                pid: None,
+                stopping: false,
+            }),
+            stop_asked: Condvar::new(),
+        });
+        let (phase_sender, phase) = watch::channel(Phase::Starting);
+        let keeper = Keeper {
+            launch,
+            shared: Arc::clone(&shared),
+            phase: phase_sender,
+        };
+        // A thread of its own, because the parent death signal comes when the *thread* ends that spawned the child.
+        std::thread::Builder::new()
+            .name("postgres-keeper".to_owned())
+            .spawn(move || {
+                let last_phase = keeper.run();
+                // First the lock, so that whoever hears that we are done can take it.
+                drop(lock);
+                keeper.phase.send_replace(last_phase);
+            })
+            .map_err(EmbeddedPostgresError::io("start a thread for", "postgres"))?;
+        Ok(Supervisor { shared, phase })
+    }
+
+    /// A view on where the server stands.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.clone()
+    }
+
+    /// Asks for a fast shutdown, and does not wait for it.
+    pub fn ask_to_stop(&self) {
+        let mut server = self.shared.lock();
+        server.stopping = true;
+        if let Some(pid) = server.pid {
+            // SAFETY: the process is not reaped as long as we hold the guard.
+            unsafe { libc::kill(pid, libc::SIGINT) };
+        }
+        self.shared.stop_asked.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What lives on the thread.
+struct Keeper {
+    launch: Launch,
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+}
+
+/// How one run of the server ended.
+enum Ended {
+    AsAsked,
+    AfterReady { status: String },
+    BeforeReady { status: String, output: String },
+}
+
+impl Keeper {
+    fn run(&self) -> Phase {
+        let mut was_ready = false;
+        let mut failed_starts = 0;
+        loop {
+            match self.run_once() {
+                Ended::AsAsked => return Phase::Stopped,
+                Ended::AfterReady { status } => {
+                    tracing::error!("PostgreSQL {status}; starting it again");
+                    was_ready = true;
+                    failed_starts = 0;
+                }
+                Ended::BeforeReady { status, output } => {
+                    failed_starts += 1;
+                    let children_left_over = output.contains(CHILDREN_LEFT_OVER);
+                    // A server that never ran does not get better by trying, except when it waits for another's end.
+                    if failed_starts >= FAILED_STARTS_MAX || !(was_ready || children_left_over) {
+                        let pgdata = self.launch.pgdata.clone();
+                        return Phase::GaveUp(Failure {
+                            pgdata,
+                            attempts: failed_starts,
+                            status,
+                            output,
+                        });
+                    }
+                    if children_left_over {
+                        orphan::quit_left_over_children(&self.launch.pgdata);
+                    }
+                    let pause = PAUSE_MAX.min(PAUSE_FIRST * 2_u32.pow(failed_starts - 1));
+                    tracing::warn!(
+                        failed_starts,
+                        pause_ms = pause.as_millis() as u64,
+                        "PostgreSQL {status}; trying again"
+                    );
+                    self.pause(pause);
+                }
+            }
+        }
+    }
+
+    /// Starts the server and waits until it has ended.
+    fn run_once(&self) -> Ended {
+        let mut child = match self.spawn() {
+            Ok(Some(child)) => child,
+            Ok(None) => return Ended::AsAsked,
+            Err(error) => {
+                let status = format!("could not be run: {error}");
+                return Ended::BeforeReady {
+                    status,
+                    output: String::new(),
+                };
+            }
+        };
+        let log = child.stderr.take().map(ServerLog::capture);
+        let ready = self.wait_until_ready(&child);
+        wait_for_end(&child, 0);
+        let mut server = self.shared.lock();
+        let status = child
+            .wait()
+            .map_or_else(|error| error.to_string(), describe);
+        server.pid = None;
+        if server.stopping {
+            return Ended::AsAsked;
+        }
+        drop(server);
+        if ready {
+            self.phase.send_replace(Phase::Starting);
+            return Ended::AfterReady { status };
+        }
+        let output = log.map(|log| log.last_words()).unwrap_or_default();
+        Ended::BeforeReady { status, output }
+    }
+
+    /// None: it is to stop, and is not started any more.
+    fn spawn(&self) -> io::Result<Option<Child>> {
+        let mut server = self.shared.lock();
+        if server.stopping {
+            return Ok(None);
+        }
+        let child = self.launch.command().spawn()?;
+        server.pid = Some(child.id() as libc::pid_t);
+        Ok(Some(child))
+    }
+
+    /// As long as the process lives there is no deadline: recovery takes the time that it takes. False: it ended.
+    fn wait_until_ready(&self, child: &Child) -> bool {
+        let started = Instant::now();
+        let mut progress = started + PROGRESS_EVERY;
+        while !wait_for_end(child, libc::WNOHANG) {
+            if readiness::ask(&self.launch.socket_dir) == Readiness::Accepts {
+                tracing::info!(
+                    pid = child.id(),
+                    version = self.launch.binaries.version,
+                    elapsed_ms = started.elapsed().as_millis() as u64,
+                    "PostgreSQL accepts connections"
+                );
+                self.phase.send_replace(Phase::Ready);
+                return true;
+            }
+            if Instant::now() >= progress {
+                tracing::info!(
+                    waited_s = started.elapsed().as_secs(),
+                    "waiting for PostgreSQL, which recovers its data"
+                );
+                progress += PROGRESS_EVERY;
+            }
+            std::thread::sleep(READINESS_POLL);
+        }
+        false
+    }
+
+    /// Ends early when it is to stop.
+    fn pause(&self, duration: Duration) {
+        let server = self.shared.lock();
+        let _ = self
+            .shared
+            .stop_asked
+            .wait_timeout_while(server, duration, |server| !server.stopping);
+    }
+}
+
+/// True: the child has ended. It is left unreaped, so that nobody can signal a stranger who got its number.
+fn wait_for_end(child: &Child, options: libc::c_int) -> bool {
+    loop {
+        // SAFETY: all zeroes is a valid `siginfo_t`, and tells on return whether a child was found.
+        unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let flags = libc::WEXITED | libc::WNOWAIT | options;
+            if libc::waitid(libc::P_PID, child.id(), &mut info, flags) == 0 {
+                return info.si_pid() != 0;
+            }
+        }
+        if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            // There is no such child: somebody else has waited for it.
+            return true;
+        }
+    }
+}

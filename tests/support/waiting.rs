@@ -1,0 +1,24 @@
+//! Waits for a fact, with a deadline, in place of sleeping.
+#![allow(dead_code)]
+use std::time::{Duration, Instant};
+
+const POLL: Duration = Duration::from_millis(5);
+
+/// Returns what `fact` finds as soon as it finds something; panics with `what` when that takes longer than `within`.
+pub async fn until_some<T>(what: &str, within: Duration, mut fact: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(found) = fact() {
+            return found;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "waited {within:?} in vain until {what}"
+        );
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+pub async fn until(what: &str, within: Duration, mut fact: impl FnMut() -> bool) {
+    until_some(what, within, || fact().then_some(())).await;
+}
