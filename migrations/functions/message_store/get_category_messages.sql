@@ -1,7 +1,7 @@
 -- Messages of one category from a global position on, in global order. A batch size of -1 is unlimited.
 CREATE OR REPLACE FUNCTION message_store.get_category_messages(
   category varchar,
-  position bigint DEFAULT 1,
+  "position" bigint DEFAULT 1,
   batch_size bigint DEFAULT 1000,
   correlation varchar DEFAULT NULL,
   consumer_group_member bigint DEFAULT NULL,
@@ -10,6 +10,10 @@ CREATE OR REPLACE FUNCTION message_store.get_category_messages(
 )
 RETURNS SETOF message_store.message
 LANGUAGE plpgsql VOLATILE
+-- The reads below come in the order of the index messages_category. A guess that few messages fit (a consumer group's
+-- share, a correlation, a condition) must not lead to reading the rest of the store and sorting it, nor a page to starting processes.
+SET enable_sort = off
+SET max_parallel_workers_per_gather = 0
 AS $$
 DECLARE
   _position bigint := COALESCE(get_category_messages.position, 1);

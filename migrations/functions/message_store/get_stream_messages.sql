@@ -1,7 +1,7 @@
 -- Messages of one stream from a position on, in its order. A batch size of -1 is unlimited.
 CREATE OR REPLACE FUNCTION message_store.get_stream_messages(
   stream_name varchar,
-  position bigint DEFAULT 0,
+  "position" bigint DEFAULT 0,
   batch_size bigint DEFAULT 1000,
   condition varchar DEFAULT NULL
 )

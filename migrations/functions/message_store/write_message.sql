@@ -12,6 +12,7 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
   _lock_key bigint;
+  _id uuid;
   _stream_version bigint;
   _global_position bigint;
 BEGIN
@@ -42,9 +43,12 @@ BEGIN
       write_message.expected_version, write_message.stream_name, _stream_version;
   END IF;
 
+  -- Before the INSERT, so that a text which is no uuid uses up no global position.
+  _id := write_message.id::uuid;
+
   INSERT INTO message_store.messages (id, stream_name, position, type, data, metadata)
   VALUES (
-    write_message.id::uuid,
+    _id,
     write_message.stream_name,
     _stream_version + 1,
     write_message.type,
