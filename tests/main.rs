@@ -1,2 +1,4 @@
 //! One binary, a module a promise.
+mod conformance;
+mod migrations;
 mod support;
