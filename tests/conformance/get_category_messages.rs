@@ -94,7 +94,12 @@ async fn begins_at_the_global_position() {
         ["-2", "-3"]
     );
     assert_eq!(
-        streams(&store, &category, &format!(", position => {}", second + 1)).await,
+        streams(
+            &store,
+            &category,
+            &format!(", \"position\" => {}", second + 1)
+        )
+        .await,
         ["-3"]
     );
     assert_eq!(
