@@ -176,8 +176,14 @@ async fn functions_work_with_any_search_path() {
     );
 }
 
+/// Rows of messages that this session has read, by a count that stands still outside of its statements.
+async fn rows_touched(session: &Session) -> i64 {
+    let sql = "SELECT COALESCE(sum(seq_tup_read + idx_tup_fetch), 0) FROM pg_stat_xact_user_tables WHERE relname = 'messages'";
+    session.value(sql).await.parse().unwrap()
+}
+
 /// The planner looks at the ends of an index itself.
-const PLANNER_TOUCHES_MAX: i64 = 10;
+const PLANNER_TOUCHES_MAX: i64 = 4;
 
 #[tokio::test]
 async fn reading_a_category_touches_no_message_of_another() {
@@ -190,7 +196,6 @@ async fn reading_a_category_touches_no_message_of_another() {
              ANALYZE message_store.messages",
         )
         .await;
-    let touched = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'messages'";
     for (arguments, at_most) in [
         ("'rare'", 5),
         ("'rare', 10001", 3),
@@ -209,12 +214,13 @@ async fn reading_a_category_touches_no_message_of_another() {
             session
                 .run("SET LOCAL message_store.sql_condition = 'on'")
                 .await;
+            let before = rows_touched(&session).await;
             session
                 .run(&format!(
                     "SELECT * FROM message_store.get_category_messages({arguments})"
                 ))
                 .await;
-            let rows: i64 = session.value(touched).await.parse().unwrap();
+            let rows = rows_touched(&session).await - before;
             session.run("COMMIT").await;
             assert!(
                 rows <= at_most + PLANNER_TOUCHES_MAX,
