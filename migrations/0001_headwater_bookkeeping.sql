@@ -28,6 +28,8 @@ CREATE TABLE headwater.installation (
   functions_checksum text NOT NULL DEFAULT '',
   -- Grants are given once: what an administrator revokes later stays revoked.
   role_granted boolean NOT NULL DEFAULT false,
+  -- Why role message_store could not be created: not tried again at every start.
+  role_refusal text,
   updated_at timestamptz NOT NULL DEFAULT now()
 );
 

@@ -4,7 +4,7 @@ mod functions;
 mod notifications;
 mod rights;
 
-use crate::conformance::Session;
+use crate::conformance::{Session, within};
 use crate::support::database::TestDatabase;
 use headwater::store::migrate::{
     Change, MigrateError, MigrateOptions, Migration, MigrationReport, Notice, Origin, Schema,
@@ -254,6 +254,46 @@ async fn a_migration_that_fails_leaves_everything_as_it_was() {
         "NULL"
     );
     migrate(&database).await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_up_to_date_is_only_read() {
+    let database = TestDatabase::empty().await;
+    migrate(&database).await;
+    let session = Session::open(&database.url).await;
+    let name = session.value("SELECT current_database()").await;
+    session
+        .run(&format!(
+            "ALTER DATABASE {name} SET default_transaction_read_only = on"
+        ))
+        .await;
+    assert!(migrate(&database).await.is_up_to_date());
+}
+
+#[tokio::test]
+async fn an_instance_waits_while_another_holds_the_lock() {
+    let database = TestDatabase::empty().await;
+    let other = Session::open_plain(&database.url).await;
+    // The lock of every instance: its two keys spell what they guard.
+    other
+        .run("BEGIN; SELECT pg_advisory_xact_lock(x'48656164'::int, x'77617465'::int)")
+        .await;
+    let url = database.url.clone();
+    let waiting = tokio::spawn(async move { run(&url, &MigrateOptions::default()).await });
+    let waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    within(async {
+        while other.value(waits).await == "0" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(
+        other.value("SELECT to_regnamespace('headwater')").await,
+        "NULL"
+    );
+    other.run("COMMIT").await;
+    assert!(!within(waiting).await.unwrap().unwrap().is_up_to_date());
 }
 
 #[tokio::test]

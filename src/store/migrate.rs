@@ -10,7 +10,7 @@ pub use error::MigrateError;
 pub use report::{Change, MigrationReport, Notice, Origin};
 pub use schema::{FUNCTIONS_VERSION, Function, MESSAGE_STORE_ROLE, Migration, Schema};
 
-use found::Found;
+use found::{Found, role_exists};
 use plan::{Plan, Step};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, raw_sql};
@@ -52,7 +52,7 @@ pub async fn run_schema(
 ) -> Result<MigrationReport, MigrateError> {
     let mut connection = connect(url).await?;
     // Nearly every start finds nothing to do. It waits for nobody then, and works on a standby too.
-    let found = Found::read(&mut connection).await?;
+    let found = Found::read(&mut connection, &schema.role).await?;
     let plan = Plan::of(&found, schema, options)?;
     let report = if plan.steps.is_empty() {
         report(&plan, Vec::new())
@@ -70,7 +70,7 @@ pub async fn check_schema(
     schema: &Schema,
 ) -> Result<MigrationReport, MigrateError> {
     let mut connection = connect(url).await?;
-    let found = Found::read(&mut connection).await?;
+    let found = Found::read(&mut connection, &schema.role).await?;
     let plan = Plan::of(&found, schema, options)?;
     close(connection).await;
     Ok(MigrationReport {
@@ -118,7 +118,7 @@ async fn migrate(
         .map_err(MigrateError::at("beginning the transaction"))?;
     lock(&mut transaction).await?;
 
-    let found = Found::read(&mut transaction).await?;
+    let found = Found::read(&mut transaction, &schema.role).await?;
     let plan = Plan::of(&found, schema, options)?;
     let mut report = report(&plan, Vec::new());
     for step in &plan.steps {
@@ -277,7 +277,8 @@ async fn install_functions(
     Ok(())
 }
 
-/// A managed database may refuse roles and rights for its own reasons. Headwater works without them: refused is noted.
+/// A managed database may refuse roles and rights for its own reasons. Headwater works without them, so a refusal is
+/// noted, and not asked for again before the role exists.
 async fn grant_role(
     transaction: &mut PgConnection,
     schema: &Schema,
@@ -301,7 +302,7 @@ async fn grant_role(
             sqlx::query(
                 "UPDATE headwater.installation SET role_granted = true, updated_at = now()",
             )
-            .execute(transaction)
+            .execute(&mut *transaction)
             .await
             .map_err(MigrateError::at(format!(
                 "recording the rights of role {role}"
@@ -312,17 +313,16 @@ async fn grant_role(
         }
     }
     if let Some(reason) = refused {
+        sqlx::query("UPDATE headwater.installation SET role_refusal = $1, updated_at = now()")
+            .bind(&reason)
+            .execute(transaction)
+            .await
+            .map_err(MigrateError::at(format!(
+                "recording that role {role} was refused"
+            )))?;
         report.notices.push(Notice::RoleRefused { role, reason });
     }
     Ok(())
-}
-
-async fn role_exists(transaction: &mut PgConnection, role: &str) -> Result<bool, MigrateError> {
-    sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)")
-        .bind(role)
-        .fetch_one(transaction)
-        .await
-        .map_err(MigrateError::at(format!("looking for role {role}")))
 }
 
 /// Returns why the database refused it, which undoes nothing else of the transaction.

@@ -135,6 +135,12 @@ async fn a_role_that_an_administrator_creates_later_gets_its_rights_at_the_next_
     let role = unique("later");
     assert!(refused(&managed.migrate(&with_role(&role)).await));
 
+    let again = managed.migrate(&with_role(&role)).await;
+    assert!(
+        again.is_up_to_date() && refused(&again),
+        "not asked for at every start: {again}"
+    );
+
     managed
         .administrator
         .run(&format!("CREATE ROLE {role} LOGIN"))

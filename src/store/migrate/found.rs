@@ -17,6 +17,7 @@ pub(super) struct Installation {
     pub functions_version: i32,
     pub functions_checksum: String,
     pub role_granted: bool,
+    pub role_refusal: Option<String>,
 }
 
 pub(super) struct Sequence {
@@ -29,6 +30,7 @@ pub(super) struct Found {
     /// In order of version.
     pub applied: Vec<Applied>,
     pub installation: Option<Installation>,
+    pub role_exists: bool,
     pub notify_trigger: bool,
     /// What of Message DB's contract is not there, if `messages` is.
     pub incompatible: Vec<String>,
@@ -50,7 +52,10 @@ impl Found {
     }
 
     /// Reads only.
-    pub(super) async fn read(connection: &mut PgConnection) -> Result<Self, MigrateError> {
+    pub(super) async fn read(
+        connection: &mut PgConnection,
+        role: &str,
+    ) -> Result<Self, MigrateError> {
         check_server(connection).await?;
         let messages_exist = table_exists(connection, "message_store", "messages").await?;
         let bookkeeping = table_exists(connection, "headwater", "installation").await?;
@@ -66,6 +71,7 @@ impl Found {
             messages_exist,
             applied,
             installation,
+            role_exists: role_exists(connection, role).await?,
             notify_trigger: false,
             incompatible: Vec::new(),
             sequence: None,
@@ -135,7 +141,8 @@ async fn read_installation(
     connection: &mut PgConnection,
 ) -> Result<Option<Installation>, MigrateError> {
     let row = sqlx::query(
-        "SELECT message_store_origin = 'attached' AS attached, functions_version, functions_checksum, role_granted
+        "SELECT message_store_origin = 'attached' AS attached, functions_version, functions_checksum, role_granted,
+                role_refusal
          FROM headwater.installation",
     )
     .fetch_optional(connection)
@@ -150,6 +157,7 @@ async fn read_installation(
         functions_version: row.get("functions_version"),
         functions_checksum: row.get("functions_checksum"),
         role_granted: row.get("role_granted"),
+        role_refusal: row.get("role_refusal"),
     }))
 }
 
@@ -221,4 +229,15 @@ async fn read_notify_trigger(connection: &mut PgConnection) -> Result<bool, Migr
     .fetch_one(connection)
     .await
     .map_err(MigrateError::at("looking for the trigger headwater_notify"))
+}
+
+pub(super) async fn role_exists(
+    connection: &mut PgConnection,
+    role: &str,
+) -> Result<bool, MigrateError> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)")
+        .bind(role)
+        .fetch_one(connection)
+        .await
+        .map_err(MigrateError::at(format!("looking for role {role}")))
 }

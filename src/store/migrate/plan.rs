@@ -41,13 +41,7 @@ impl<'a> Plan<'a> {
         plan.check_applied(found, schema)?;
         plan.add_migrations(found, schema)?;
         plan.add_functions(found, schema);
-        let granted = found
-            .installation
-            .as_ref()
-            .is_some_and(|installation| installation.role_granted);
-        if plan.origin == Origin::Installed && !granted {
-            plan.steps.push(Step::GrantRole);
-        }
+        plan.add_role(found, schema);
         if options.notify_trigger && !found.notify_trigger {
             plan.steps.push(Step::AddNotifyTrigger);
         }
@@ -143,6 +137,26 @@ impl<'a> Plan<'a> {
             self.steps.push(Step::InstallFunctions {
                 from_version: database,
             });
+        }
+    }
+
+    /// The role is a part of Message DB's contract, not something that Headwater needs.
+    fn add_role(&mut self, found: &Found, schema: &Schema) {
+        let refusal = match &found.installation {
+            _ if self.is_attached() => return,
+            Some(installation) if installation.role_granted => return,
+            Some(installation) => installation.role_refusal.as_ref(),
+            None => None,
+        };
+        match refusal {
+            Some(reason) if !found.role_exists => {
+                let role = schema.role.to_string();
+                self.notices.push(Notice::RoleRefused {
+                    role,
+                    reason: reason.clone(),
+                });
+            }
+            _ => self.steps.push(Step::GrantRole),
         }
     }
 
