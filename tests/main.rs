@@ -1,3 +1,5 @@
 //! One binary, a module a promise.
+mod conformance;
 mod embedded_postgres;
+mod migrations;
 mod support;

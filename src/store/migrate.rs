@@ -1,1 +1,357 @@
-//! Installs and updates the schemas under one lock.
+//! Installs and updates the schemas: one transaction under one lock, so that of many instances that start at once
+//! exactly one migrates, and the others then find nothing to do.
+mod error;
+mod found;
+mod plan;
+mod report;
+mod schema;
+
+pub use error::MigrateError;
+pub use report::{Change, MigrationReport, Notice, Origin};
+pub use schema::{FUNCTIONS_VERSION, Function, MESSAGE_STORE_ROLE, Migration, Schema};
+
+use found::{Found, role_exists};
+use plan::{Plan, Step};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, raw_sql};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How long a database may take to accept the connection.
+const CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long to wait for another instance that migrates.
+const OTHER_INSTANCE_WAIT_MAX: Duration = Duration::from_secs(300);
+/// How long to wait for a lock on a table. Whoever writes queues up behind such a wait, so it is short.
+const TABLE_LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// The lock of all instances, of the kind with two keys: Message DB's locks on categories are of the other kind.
+const MIGRATION_LOCK: (i32, i32) = (0x4865_6164, 0x7761_7465);
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// What an operator may wish for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MigrateOptions {
+    /// A trigger on `message_store.messages` that notifies after every INSERT, for writers that do not notify themselves.
+    pub notify_trigger: bool,
+}
+
+/// Brings the database to this binary's schema, or leaves it as it was.
+pub async fn run(url: &str, options: &MigrateOptions) -> Result<MigrationReport, MigrateError> {
+    run_schema(url, options, &Schema::embedded()).await
+}
+
+/// Only looks: what [`run`] would do.
+pub async fn check(url: &str, options: &MigrateOptions) -> Result<MigrationReport, MigrateError> {
+    check_schema(url, options, &Schema::embedded()).await
+}
+
+/// [`run`] with another schema than the embedded one.
+pub async fn run_schema(
+    url: &str,
+    options: &MigrateOptions,
+    schema: &Schema,
+) -> Result<MigrationReport, MigrateError> {
+    let mut connection = connect(url).await?;
+    // Nearly every start finds nothing to do. It waits for nobody then, and works on a standby too.
+    let found = Found::read(&mut connection, &schema.role).await?;
+    let plan = Plan::of(&found, schema, options)?;
+    let report = if plan.steps.is_empty() {
+        report(&plan, Vec::new())
+    } else {
+        migrate(&mut connection, options, schema).await?
+    };
+    close(connection).await;
+    Ok(report)
+}
+
+/// [`check`] with another schema than the embedded one.
+pub async fn check_schema(
+    url: &str,
+    options: &MigrateOptions,
+    schema: &Schema,
+) -> Result<MigrationReport, MigrateError> {
+    let mut connection = connect(url).await?;
+    let found = Found::read(&mut connection, &schema.role).await?;
+    let plan = Plan::of(&found, schema, options)?;
+    close(connection).await;
+    Ok(MigrationReport {
+        only_checked: true,
+        ..report(&plan, plan.changes(schema))
+    })
+}
+
+fn report(plan: &Plan<'_>, changes: Vec<Change>) -> MigrationReport {
+    MigrationReport {
+        origin: plan.origin,
+        changes,
+        notices: plan.notices.clone(),
+        only_checked: false,
+    }
+}
+
+async fn connect(url: &str) -> Result<PgConnection, MigrateError> {
+    let options = PgConnectOptions::from_str(url).map_err(|source| MigrateError::Url { source })?;
+    let options = options.application_name("headwater migrate");
+    match tokio::time::timeout(CONNECT_WAIT_MAX, options.connect()).await {
+        Ok(connected) => connected.map_err(|source| MigrateError::Connect { source }),
+        Err(_) => Err(MigrateError::ConnectTimeout {
+            waited: CONNECT_WAIT_MAX,
+        }),
+    }
+}
+
+/// All that was to be done is done and committed by now: a connection that ends badly is no failure.
+async fn close(connection: PgConnection) {
+    if let Err(error) = connection.close().await {
+        tracing::debug!(%error, "the migration's connection did not close in order");
+    }
+}
+
+async fn migrate(
+    connection: &mut PgConnection,
+    options: &MigrateOptions,
+    schema: &Schema,
+) -> Result<MigrationReport, MigrateError> {
+    // Whatever the database's default: each statement after the wait must see what the instance before us committed.
+    let mut transaction = connection
+        .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+        .await
+        .map_err(MigrateError::at("beginning the transaction"))?;
+    lock(&mut transaction).await?;
+
+    let found = Found::read(&mut transaction, &schema.role).await?;
+    let plan = Plan::of(&found, schema, options)?;
+    let mut report = report(&plan, Vec::new());
+    for step in &plan.steps {
+        take(&mut transaction, step, schema, &mut report).await?;
+    }
+    transaction
+        .commit()
+        .await
+        .map_err(MigrateError::at("committing"))?;
+    Ok(report)
+}
+
+/// Settings of this transaction alone, then the lock.
+async fn lock(transaction: &mut PgConnection) -> Result<(), MigrateError> {
+    // An empty search path: a name that is not qualified fails here, and not only for somebody with another path.
+    let settings = format!(
+        "SET LOCAL search_path = '';
+         SET LOCAL statement_timeout = 0;
+         SET LOCAL client_min_messages = warning;
+         SET LOCAL lock_timeout = '{}ms';
+         SELECT pg_catalog.pg_advisory_xact_lock({}, {});
+         SET LOCAL lock_timeout = '{}ms'",
+        OTHER_INSTANCE_WAIT_MAX.as_millis(),
+        MIGRATION_LOCK.0,
+        MIGRATION_LOCK.1,
+        TABLE_LOCK_WAIT_MAX.as_millis(),
+    );
+    raw_sql(AssertSqlSafe(settings))
+        .execute(transaction)
+        .await
+        .map_err(|source| {
+            let code = source.as_database_error().and_then(|error| error.code());
+            if code.as_deref() == Some(LOCK_NOT_AVAILABLE) {
+                MigrateError::Locked {
+                    waited: OTHER_INSTANCE_WAIT_MAX,
+                }
+            } else {
+                MigrateError::Sql {
+                    step: "taking the migration lock".to_owned(),
+                    source,
+                }
+            }
+        })?;
+    Ok(())
+}
+
+async fn take(
+    transaction: &mut PgConnection,
+    step: &Step<'_>,
+    schema: &Schema,
+    report: &mut MigrationReport,
+) -> Result<(), MigrateError> {
+    let origin = report.origin;
+    match step {
+        Step::Apply(migration) => {
+            let doing = format!(
+                "applying migration {} ({})",
+                migration.version, migration.name
+            );
+            execute(transaction, &migration.sql, doing).await?;
+            record(transaction, migration, "applied", origin).await?;
+        }
+        Step::Skip(migration) => record(transaction, migration, "skipped", origin).await?,
+        Step::InstallFunctions { .. } => install_functions(transaction, schema, origin).await?,
+        Step::GrantRole => return grant_role(transaction, schema, report).await,
+        Step::AddNotifyTrigger => {
+            execute(
+                transaction,
+                schema::NOTIFY_TRIGGER,
+                "adding the trigger headwater_notify".to_owned(),
+            )
+            .await?;
+        }
+    }
+    report
+        .changes
+        .push(step.change(schema, origin == Origin::Attached));
+    Ok(())
+}
+
+/// Any number of statements, without parameters.
+async fn execute(
+    transaction: &mut PgConnection,
+    sql: &str,
+    step: String,
+) -> Result<(), MigrateError> {
+    raw_sql(AssertSqlSafe(sql))
+        .execute(transaction)
+        .await
+        .map_err(MigrateError::at(step))?;
+    Ok(())
+}
+
+/// Whose `message_store` it is goes down with the first migration: nobody may decide it anew later.
+async fn record(
+    transaction: &mut PgConnection,
+    migration: &Migration,
+    outcome: &str,
+    origin: Origin,
+) -> Result<(), MigrateError> {
+    let step = || {
+        MigrateError::at(format!(
+            "recording migration {} ({})",
+            migration.version, migration.name
+        ))
+    };
+    sqlx::query("INSERT INTO headwater.migrations (version, name, checksum, outcome) VALUES ($1, $2, $3, $4)")
+        .bind(migration.version)
+        .bind(&*migration.name)
+        .bind(migration.checksum())
+        .bind(outcome)
+        .execute(&mut *transaction)
+        .await
+        .map_err(step())?;
+    sqlx::query("INSERT INTO headwater.installation (message_store_origin) VALUES ($1) ON CONFLICT DO NOTHING")
+        .bind(match origin {
+            Origin::Installed => "installed",
+            Origin::Attached => "attached",
+        })
+        .execute(transaction)
+        .await
+        .map_err(step())?;
+    Ok(())
+}
+
+/// Twice: first without a look at the bodies, since functions call each other in any order, then with it, so that a
+/// name that does not exist fails here and not when somebody calls it.
+async fn install_functions(
+    transaction: &mut PgConnection,
+    schema: &Schema,
+    origin: Origin,
+) -> Result<(), MigrateError> {
+    let attached = origin == Origin::Attached;
+    for check_bodies in [
+        "SET LOCAL check_function_bodies = off",
+        "SET LOCAL check_function_bodies = on",
+    ] {
+        execute(transaction, check_bodies, "installing functions".to_owned()).await?;
+        for function in schema.functions(attached) {
+            execute(
+                transaction,
+                &function.sql,
+                format!("installing function {}", function.path),
+            )
+            .await?;
+        }
+    }
+    sqlx::query(
+        "UPDATE headwater.installation SET functions_version = $1, functions_checksum = $2, updated_at = now()",
+    )
+    .bind(schema.functions_version)
+    .bind(schema.functions_checksum(attached))
+    .execute(transaction)
+    .await
+    .map_err(MigrateError::at("recording the functions' version"))?;
+    Ok(())
+}
+
+/// A managed database may refuse roles and rights for its own reasons. Headwater works without them, so a refusal is
+/// noted, and not asked for again before the role exists.
+async fn grant_role(
+    transaction: &mut PgConnection,
+    schema: &Schema,
+    report: &mut MigrationReport,
+) -> Result<(), MigrateError> {
+    let role = schema.role.to_string();
+    let mut refused = None;
+    if !role_exists(transaction, &role).await? {
+        let create = format!("CREATE ROLE {} LOGIN", schema::quoted(&role));
+        refused = attempt(transaction, &create).await?;
+        if refused.is_none() {
+            report
+                .changes
+                .push(Change::RoleCreated { role: role.clone() });
+        }
+    }
+    // Another database of this server may have created it at the same moment.
+    if role_exists(transaction, &role).await? {
+        refused = attempt(transaction, &schema.grants()).await?;
+        if refused.is_none() {
+            sqlx::query(
+                "UPDATE headwater.installation SET role_granted = true, updated_at = now()",
+            )
+            .execute(&mut *transaction)
+            .await
+            .map_err(MigrateError::at(format!(
+                "recording the rights of role {role}"
+            )))?;
+            report
+                .changes
+                .push(Change::RoleGranted { role: role.clone() });
+        }
+    }
+    if let Some(reason) = refused {
+        sqlx::query("UPDATE headwater.installation SET role_refusal = $1, updated_at = now()")
+            .bind(&reason)
+            .execute(transaction)
+            .await
+            .map_err(MigrateError::at(format!(
+                "recording that role {role} was refused"
+            )))?;
+        report.notices.push(Notice::RoleRefused { role, reason });
+    }
+    Ok(())
+}
+
+/// Returns why the database refused it, which undoes nothing else of the transaction.
+async fn attempt(
+    transaction: &mut PgConnection,
+    sql: &str,
+) -> Result<Option<String>, MigrateError> {
+    let mut savepoint = transaction
+        .begin()
+        .await
+        .map_err(MigrateError::at("setting a savepoint"))?;
+    match raw_sql(AssertSqlSafe(sql)).execute(&mut *savepoint).await {
+        Ok(_) => {
+            savepoint
+                .commit()
+                .await
+                .map_err(MigrateError::at("releasing a savepoint"))?;
+            Ok(None)
+        }
+        Err(sqlx::Error::Database(refusal)) => {
+            savepoint
+                .rollback()
+                .await
+                .map_err(MigrateError::at("going back to a savepoint"))?;
+            Ok(Some(refusal.message().to_owned()))
+        }
+        Err(source) => Err(MigrateError::Sql {
+            step: "asking for a role's rights".to_owned(),
+            source,
+        }),
+    }
+}

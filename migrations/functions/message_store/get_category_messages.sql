@@ -1,0 +1,144 @@
+-- Messages of one category from a global position on, in global order. A batch size of -1 is unlimited.
+CREATE OR REPLACE FUNCTION message_store.get_category_messages(
+  category varchar,
+  "position" bigint DEFAULT 1,
+  batch_size bigint DEFAULT 1000,
+  correlation varchar DEFAULT NULL,
+  consumer_group_member bigint DEFAULT NULL,
+  consumer_group_size bigint DEFAULT NULL,
+  condition varchar DEFAULT NULL
+)
+RETURNS SETOF message_store.message
+LANGUAGE plpgsql VOLATILE
+-- The reads below come in the order of the index messages_category. A guess that few messages fit (a consumer group's
+-- share, a correlation, a condition) must not lead to reading the rest of the store and sorting it, nor a page to starting processes.
+SET enable_sort = off
+SET max_parallel_workers_per_gather = 0
+AS $$
+DECLARE
+  _position bigint := COALESCE(get_category_messages.position, 1);
+  -- LIMIT NULL is no limit; LIMIT itself refuses other negative numbers.
+  _limit bigint := NULLIF(COALESCE(get_category_messages.batch_size, 1000), -1);
+  _group_error text;
+BEGIN
+  IF current_setting('message_store.debug', true) = 'on'
+    OR current_setting('message_store.debug_get', true) = 'on'
+  THEN
+    RAISE NOTICE '» get_category_messages';
+    RAISE NOTICE 'category: %', get_category_messages.category;
+    RAISE NOTICE 'position: %', get_category_messages.position;
+    RAISE NOTICE 'batch_size: %', get_category_messages.batch_size;
+    RAISE NOTICE 'correlation: %', get_category_messages.correlation;
+    RAISE NOTICE 'consumer_group_member: %', get_category_messages.consumer_group_member;
+    RAISE NOTICE 'consumer_group_size: %', get_category_messages.consumer_group_size;
+    RAISE NOTICE 'condition: %', get_category_messages.condition;
+  END IF;
+
+  IF NOT message_store.is_category(get_category_messages.category) THEN
+    RAISE EXCEPTION 'Must be a category: %', get_category_messages.category;
+  END IF;
+
+  IF NOT message_store.is_category(get_category_messages.correlation) THEN
+    RAISE EXCEPTION 'Correlation must be a category (Correlation: %)', get_category_messages.correlation;
+  END IF;
+
+  _group_error := CASE
+    WHEN consumer_group_member IS NULL AND consumer_group_size IS NULL
+      THEN NULL
+    WHEN consumer_group_member IS NULL OR consumer_group_size IS NULL
+      THEN 'Consumer group member and size must be specified'
+    WHEN consumer_group_size < 1
+      THEN 'Consumer group size must not be less than 1'
+    WHEN consumer_group_member < 0
+      THEN 'Consumer group member must not be less than 0'
+    WHEN consumer_group_member >= consumer_group_size
+      THEN 'Consumer group member must be less than the group size'
+  END;
+
+  IF _group_error IS NOT NULL THEN
+    RAISE EXCEPTION '% (Consumer Group Member: %, Consumer Group Size: %)',
+      _group_error, consumer_group_member, consumer_group_size;
+  END IF;
+
+  -- Below, a range that only the category itself fits, and its place in ORDER BY, stand for an equality: only the index
+  -- messages_category gives that order. With an equality the planner may walk the primary key instead, and passes over
+  -- every message of other categories to find the few of a rare one.
+
+  IF get_category_messages.condition IS NOT NULL THEN
+    IF COALESCE(current_setting('message_store.sql_condition', true), 'off') = 'off' THEN
+      RAISE EXCEPTION 'Retrieval with SQL condition is not activated';
+    END IF;
+
+    -- The condition is SQL of the caller's, put in as it is: only who may write SQL anyway reaches it.
+    RETURN QUERY EXECUTE format(
+      $query$
+        SELECT
+          id::varchar,
+          stream_name::varchar,
+          type::varchar,
+          position,
+          global_position,
+          data::varchar,
+          metadata::varchar,
+          time
+        FROM message_store.messages
+        WHERE message_store.category(stream_name) BETWEEN $1 AND $1
+          AND global_position >= $2
+          AND ($4 IS NULL OR message_store.category(metadata ->> 'correlationStreamName') = $4)
+          AND ($6 IS NULL OR mod(abs(message_store.hash_64(message_store.cardinal_id(stream_name))), $6) = $5)
+          AND (%s)
+        ORDER BY message_store.category(stream_name), global_position
+        LIMIT $3
+      $query$,
+      get_category_messages.condition
+    )
+    USING get_category_messages.category, _position, _limit, correlation, consumer_group_member, consumer_group_size;
+  ELSIF correlation IS NOT NULL THEN
+    RETURN QUERY
+    SELECT
+      messages.id::varchar,
+      messages.stream_name::varchar,
+      messages.type::varchar,
+      messages.position,
+      messages.global_position,
+      messages.data::varchar,
+      messages.metadata::varchar,
+      messages.time
+    FROM message_store.messages
+    WHERE message_store.category(messages.stream_name)
+        BETWEEN get_category_messages.category AND get_category_messages.category
+      AND messages.global_position >= _position
+      -- In the index too: messages of other correlations are passed over without a look at the table.
+      AND message_store.category(messages.metadata ->> 'correlationStreamName') = correlation
+      AND (
+        consumer_group_size IS NULL
+        OR mod(abs(message_store.hash_64(message_store.cardinal_id(messages.stream_name))), consumer_group_size)
+          = consumer_group_member
+      )
+    ORDER BY message_store.category(messages.stream_name), messages.global_position
+    LIMIT _limit;
+  ELSE
+    RETURN QUERY
+    SELECT
+      messages.id::varchar,
+      messages.stream_name::varchar,
+      messages.type::varchar,
+      messages.position,
+      messages.global_position,
+      messages.data::varchar,
+      messages.metadata::varchar,
+      messages.time
+    FROM message_store.messages
+    WHERE message_store.category(messages.stream_name)
+        BETWEEN get_category_messages.category AND get_category_messages.category
+      AND messages.global_position >= _position
+      AND (
+        consumer_group_size IS NULL
+        OR mod(abs(message_store.hash_64(message_store.cardinal_id(messages.stream_name))), consumer_group_size)
+          = consumer_group_member
+      )
+    ORDER BY message_store.category(messages.stream_name), messages.global_position
+    LIMIT _limit;
+  END IF;
+END;
+$$;

@@ -1,0 +1,23 @@
+-- The highest position of exactly this stream; NULL if it has no message.
+CREATE OR REPLACE FUNCTION message_store.stream_version(stream_name varchar)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _stream_version bigint;
+BEGIN
+  SELECT max(messages.position)
+  INTO _stream_version
+  FROM message_store.messages
+  WHERE messages.stream_name = stream_version.stream_name;
+
+  IF current_setting('message_store.debug', true) = 'on'
+    OR current_setting('message_store.debug_get', true) = 'on'
+  THEN
+    RAISE NOTICE '» stream_version';
+    RAISE NOTICE 'stream_name: %', stream_version.stream_name;
+  END IF;
+
+  RETURN _stream_version;
+END;
+$$;

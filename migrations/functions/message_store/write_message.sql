@@ -1,0 +1,67 @@
+-- Writes one message and returns its position in its stream.
+CREATE OR REPLACE FUNCTION message_store.write_message(
+  id varchar,
+  stream_name varchar,
+  type varchar,
+  data jsonb,
+  metadata jsonb DEFAULT NULL,
+  expected_version bigint DEFAULT NULL
+)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _lock_key bigint;
+  _id uuid;
+  _stream_version bigint;
+  _global_position bigint;
+BEGIN
+  IF current_setting('message_store.debug', true) = 'on'
+    OR current_setting('message_store.debug_write', true) = 'on'
+  THEN
+    RAISE NOTICE '» write_message';
+    RAISE NOTICE 'id: %', write_message.id;
+    RAISE NOTICE 'stream_name: %', write_message.stream_name;
+    RAISE NOTICE 'type: %', write_message.type;
+    RAISE NOTICE 'data: %', write_message.data;
+    RAISE NOTICE 'metadata: %', write_message.metadata;
+    RAISE NOTICE 'expected_version: %', write_message.expected_version;
+  END IF;
+
+  -- A statement of its own: the one below takes its snapshot after the wait, and so sees what was committed meanwhile.
+  _lock_key := message_store.acquire_lock(write_message.stream_name);
+
+  SELECT max(messages.position)
+  INTO _stream_version
+  FROM message_store.messages
+  WHERE messages.stream_name = write_message.stream_name;
+
+  _stream_version := COALESCE(_stream_version, -1);
+
+  IF write_message.expected_version <> _stream_version THEN
+    RAISE EXCEPTION 'Wrong expected version: % (Stream: %, Stream Version: %)',
+      write_message.expected_version, write_message.stream_name, _stream_version;
+  END IF;
+
+  -- Before the INSERT, so that a text which is no uuid uses up no global position.
+  _id := write_message.id::uuid;
+
+  INSERT INTO message_store.messages (id, stream_name, position, type, data, metadata)
+  VALUES (
+    _id,
+    write_message.stream_name,
+    _stream_version + 1,
+    write_message.type,
+    write_message.data,
+    write_message.metadata
+  )
+  RETURNING messages.global_position INTO _global_position;
+
+  -- A hint for those who follow. It makes commits go one by one, so a bulk load may turn it off.
+  IF current_setting('message_store.notify', true) IS DISTINCT FROM 'off' THEN
+    PERFORM pg_notify('headwater', _global_position::text);
+  END IF;
+
+  RETURN _stream_version + 1;
+END;
+$$;

@@ -1,0 +1,21 @@
+-- For the trigger that `headwater migrate --notify-trigger` adds: a hint after each INSERT, whoever made it.
+-- It runs with the writer's rights, so it touches nothing but the rows that were inserted.
+CREATE OR REPLACE FUNCTION headwater.notify_appended()
+RETURNS trigger
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _global_position bigint;
+BEGIN
+  IF current_setting('message_store.notify', true) IS DISTINCT FROM 'off' THEN
+    SELECT max(appended.global_position) INTO _global_position FROM appended;
+
+    -- An INSERT of no rows has nothing to tell.
+    IF _global_position IS NOT NULL THEN
+      PERFORM pg_notify('headwater', _global_position::text);
+    END IF;
+  END IF;
+
+  RETURN NULL;
+END;
+$$;

@@ -1,0 +1,62 @@
+//! Why a migration did not happen.
+use std::time::Duration;
+
+/// A migration that failed left everything as it was: all of it is one transaction.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    #[error("the database URL is not understood: {source}")]
+    Url { source: sqlx::Error },
+
+    #[error("no connection to the database: {source}")]
+    Connect { source: sqlx::Error },
+
+    #[error("the database did not accept a connection within {} s", waited.as_secs())]
+    ConnectTimeout { waited: Duration },
+
+    #[error("another instance was still migrating after {} s", waited.as_secs())]
+    Locked { waited: Duration },
+
+    #[error("PostgreSQL {found} is too old: {needed} or newer is needed")]
+    ServerTooOld { found: i32, needed: i32 },
+
+    #[error(
+        "migration {version} ({name}) was applied with checksum {applied} and has {embedded} here: \
+         an applied migration never changes"
+    )]
+    ChecksumChanged {
+        version: i32,
+        name: String,
+        applied: String,
+        embedded: String,
+    },
+
+    #[error(
+        "migration {version} ({name}) was applied, and is not among those up to {newest_known} known here"
+    )]
+    UnknownMigration {
+        version: i32,
+        name: String,
+        newest_known: i32,
+    },
+
+    #[error("migration {version} ({name}) was never applied, although {newest_applied} was")]
+    MissedMigration {
+        version: i32,
+        name: String,
+        newest_applied: i32,
+    },
+
+    #[error("schema message_store is not one that can be attached to: {}", problems.join("; "))]
+    IncompatibleMessageStore { problems: Vec<String> },
+
+    #[error("{step}: {source}")]
+    Sql { step: String, source: sqlx::Error },
+}
+
+impl MigrateError {
+    /// For `map_err`: names the step at which the statement failed.
+    pub(super) fn at(step: impl Into<String>) -> impl FnOnce(sqlx::Error) -> Self {
+        let step = step.into();
+        move |source| Self::Sql { step, source }
+    }
+}

@@ -1,0 +1,182 @@
+//! What a migration did, or would do, in lines fit to print.
+use std::fmt;
+
+/// Whose objects stand in schema `message_store`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Ours.
+    Installed,
+    /// Message DB's, from before us: nothing of it is ever touched.
+    Attached,
+}
+
+/// One thing that changed, or would change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    MigrationApplied {
+        version: i32,
+        name: String,
+    },
+    /// It belongs to `message_store`, and Message DB was there before us.
+    MigrationSkipped {
+        version: i32,
+        name: String,
+    },
+    /// Version 0 stands for none.
+    FunctionsInstalled {
+        count: usize,
+        from_version: i32,
+        to_version: i32,
+    },
+    RoleCreated {
+        role: String,
+    },
+    RoleGranted {
+        role: String,
+    },
+    NotifyTriggerAdded,
+}
+
+/// What an operator ought to know, although it keeps nothing from working.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Another instance is newer than this one (a roll-out).
+    NewerMigrations {
+        database: i32,
+        binary: i32,
+    },
+    /// A newer instance installed its functions. They stay.
+    NewerFunctions {
+        database: i32,
+        binary: i32,
+    },
+    /// Roles could not be created, or rights not granted, with the rights of this user.
+    RoleRefused {
+        role: String,
+        reason: String,
+    },
+    /// The settled position rests on a cache of 1.
+    SequenceCache {
+        sequence: String,
+        cache: i64,
+    },
+    NoSequence,
+}
+
+/// The outcome of [`run`](super::run) and [`check`](super::check).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationReport {
+    pub origin: Origin,
+    /// Done, or still to be done if this was only a look.
+    pub changes: Vec<Change>,
+    pub notices: Vec<Notice>,
+    pub only_checked: bool,
+}
+
+impl MigrationReport {
+    /// Nothing was to be done.
+    pub fn is_up_to_date(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![
+            match self.origin {
+                Origin::Installed => "message_store is Headwater's own",
+                Origin::Attached => {
+                    "message_store is an installed Message DB: its objects stay as they are"
+                }
+            }
+            .to_owned(),
+        ];
+        let prefix = if self.only_checked {
+            "to do: "
+        } else {
+            "done: "
+        };
+        lines.extend(
+            self.changes
+                .iter()
+                .map(|change| format!("{prefix}{change}")),
+        );
+        if self.is_up_to_date() {
+            lines.push("nothing to do: the database is up to date".to_owned());
+        }
+        lines.extend(self.notices.iter().map(|notice| format!("note: {notice}")));
+        lines
+    }
+}
+
+impl fmt::Display for MigrationReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines().join("\n"))
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MigrationApplied { version, name } => {
+                write!(f, "migration {version} ({name}): apply")
+            }
+            Self::MigrationSkipped { version, name } => {
+                write!(
+                    f,
+                    "migration {version} ({name}): skip, Message DB has it already"
+                )
+            }
+            Self::FunctionsInstalled {
+                count,
+                from_version: 0,
+                to_version,
+            } => {
+                write!(f, "functions: install {count} of version {to_version}")
+            }
+            Self::FunctionsInstalled {
+                count,
+                from_version,
+                to_version,
+            } => {
+                write!(
+                    f,
+                    "functions: install {count} of version {to_version} in place of version {from_version}"
+                )
+            }
+            Self::RoleCreated { role } => write!(f, "role {role}: create"),
+            Self::RoleGranted { role } => {
+                write!(f, "role {role}: grant its rights on message_store")
+            }
+            Self::NotifyTriggerAdded => {
+                f.write_str("trigger headwater_notify on message_store.messages: add")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NewerMigrations { database, binary } => write!(
+                f,
+                "the database is at migration {database}, this binary knows {binary}: a newer instance was here"
+            ),
+            Self::NewerFunctions { database, binary } => write!(
+                f,
+                "functions of version {database} stay, this binary's are of version {binary}: a newer instance was here"
+            ),
+            Self::RoleRefused { role, reason } => write!(
+                f,
+                "role {role} was refused ({reason}), its rights are skipped. Headwater does not need it; \
+                 for programs that log in as {role}, create it as an administrator and migrate again"
+            ),
+            Self::SequenceCache { sequence, cache } => write!(
+                f,
+                "sequence {sequence} has a cache of {cache}: followers may skip messages. \
+                 Set it right: ALTER SEQUENCE {sequence} CACHE 1"
+            ),
+            Self::NoSequence => f.write_str(
+                "message_store.messages.global_position owns no sequence: its cache, on which followers rest, is not known to be 1",
+            ),
+        }
+    }
+}

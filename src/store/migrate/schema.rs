@@ -1,0 +1,252 @@
+//! The SQL that this binary carries: numbered migrations, and functions in their current text.
+use sqlx::migrate::MigrationType;
+use sqlx::{AssertSqlSafe, SqlSafeStr};
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// Raised by hand with every release that changes a file under `migrations/functions/`: it keeps an older instance
+/// that restarts during a roll-out from putting its own functions in the place of newer ones.
+pub const FUNCTIONS_VERSION: i32 = 1;
+
+/// The role of Message DB's contract.
+pub const MESSAGE_STORE_ROLE: &str = "message_store";
+
+/// A numbered migration. Once released it is immutable.
+#[derive(Debug, Clone)]
+pub struct Migration {
+    pub version: i32,
+    pub name: Cow<'static, str>,
+    pub sql: Cow<'static, str>,
+}
+
+impl Migration {
+    /// Whether it belongs to schema `message_store` (its name begins with it), and is skipped where Message DB was
+    /// there before us.
+    pub fn is_of_message_store(&self) -> bool {
+        self.name.starts_with("message_store")
+    }
+
+    pub fn checksum(&self) -> String {
+        checksum(&self.sql)
+    }
+}
+
+/// One file under `migrations/functions/`.
+#[derive(Debug, Clone)]
+pub struct Function {
+    /// Below `migrations/functions/` and without `.sql`: `message_store/category`, `append_batch`.
+    pub path: Cow<'static, str>,
+    pub sql: Cow<'static, str>,
+}
+
+impl Function {
+    pub fn is_of_message_store(&self) -> bool {
+        self.path.starts_with("message_store/")
+    }
+}
+
+/// All that is installed. Tests change a copy to play an older or newer binary.
+#[derive(Debug, Clone)]
+pub struct Schema {
+    pub migrations: Vec<Migration>,
+    pub functions: Vec<Function>,
+    pub functions_version: i32,
+    pub role: Cow<'static, str>,
+}
+
+impl Schema {
+    /// What this binary carries.
+    pub fn embedded() -> Self {
+        Self {
+            migrations: MIGRATIONS
+                .iter()
+                .map(|&(file, sql)| numbered(file, sql))
+                .collect(),
+            functions: FUNCTIONS
+                .iter()
+                .map(|&(path, sql)| Function {
+                    path: path.into(),
+                    sql: sql.into(),
+                })
+                .collect(),
+            functions_version: FUNCTIONS_VERSION,
+            role: MESSAGE_STORE_ROLE.into(),
+        }
+    }
+
+    pub(super) fn newest_version(&self) -> i32 {
+        self.migrations
+            .iter()
+            .map(|migration| migration.version)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The functions to install: without those of `message_store` where Message DB was there before us.
+    pub(super) fn functions(&self, attached: bool) -> impl Iterator<Item = &Function> {
+        self.functions
+            .iter()
+            .filter(move |function| !(attached && function.is_of_message_store()))
+    }
+
+    pub(super) fn functions_checksum(&self, attached: bool) -> String {
+        let mut texts = String::new();
+        for function in self.functions(attached) {
+            texts.push_str(&function.path);
+            texts.push('\n');
+            texts.push_str(&function.sql);
+        }
+        checksum(&texts)
+    }
+
+    /// What the role may do, for this schema's role.
+    pub(super) fn grants(&self) -> String {
+        GRANTS.replace(":\"role\"", &quoted(&self.role))
+    }
+}
+
+/// The trigger that notifies after each INSERT, added on wish.
+pub(super) const NOTIFY_TRIGGER: &str = include_str!("../../../migrations/notify_trigger.sql");
+const GRANTS: &str = include_str!("../../../migrations/grants.sql");
+
+macro_rules! migrations {
+    ($($file:literal),* $(,)?) => {
+        &[$(($file, include_str!(concat!("../../../migrations/", $file, ".sql")))),*]
+    };
+}
+
+macro_rules! functions {
+    ($($path:literal),* $(,)?) => {
+        &[$(($path, include_str!(concat!("../../../migrations/functions/", $path, ".sql")))),*]
+    };
+}
+
+const MIGRATIONS: &[(&str, &str)] = migrations!["0001_headwater_bookkeeping", "0002_message_store"];
+
+const FUNCTIONS: &[(&str, &str)] = functions![
+    "message_store/acquire_lock",
+    "message_store/cardinal_id",
+    "message_store/get_category_messages",
+    "message_store/get_last_stream_message",
+    "message_store/get_stream_messages",
+    "message_store/hash_64",
+    "message_store/id",
+    "message_store/is_category",
+    "message_store/message_store_version",
+    "message_store/stream_version",
+    "message_store/write_message",
+    "notify_appended",
+];
+
+/// `0002_message_store` is version 2 with the name `message_store`.
+fn numbered(file: &'static str, sql: &'static str) -> Migration {
+    let (number, name) = file.split_once('_').unwrap_or((file, ""));
+    let version = number
+        .parse()
+        .unwrap_or_else(|_| panic!("migrations/{file}.sql does not begin with a number"));
+    Migration {
+        version,
+        name: name.into(),
+        sql: sql.into(),
+    }
+}
+
+/// An SQL identifier, whatever it holds.
+pub(super) fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// SHA-384 in hexadecimal, which sqlx computes for a migration.
+fn checksum(text: &str) -> String {
+    let sql = AssertSqlSafe(text).into_sql_str();
+    let migration = sqlx::migrate::Migration::new(0, "".into(), MigrationType::Simple, sql, false);
+    migration
+        .checksum
+        .iter()
+        .fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    /// Every `.sql` file below a folder of the crate, without `.sql`, relative to it.
+    fn files_below(folder: &str, prefix: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder))
+            .expect("the folder is there")
+        {
+            let entry = entry.expect("the folder can be read");
+            let name = entry
+                .file_name()
+                .into_string()
+                .expect("file names are UTF-8");
+            if entry.path().is_dir() {
+                found.extend(files_below(
+                    &format!("{folder}/{name}"),
+                    &format!("{prefix}{name}/"),
+                ));
+            } else if let Some(stem) = name.strip_suffix(".sql") {
+                found.push(format!("{prefix}{stem}"));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn every_function_file_is_embedded() {
+        let embedded: Vec<_> = FUNCTIONS.iter().map(|(path, _)| path.to_string()).collect();
+        assert_eq!(
+            embedded,
+            files_below("migrations/functions", ""),
+            "list it, in order, in FUNCTIONS"
+        );
+    }
+
+    #[test]
+    fn every_numbered_migration_is_embedded_in_order_and_without_a_gap() {
+        let numbered: Vec<_> = files_below("migrations", "")
+            .into_iter()
+            .filter(|file| file.starts_with(|first: char| first.is_ascii_digit()))
+            .collect();
+        let embedded: Vec<_> = MIGRATIONS
+            .iter()
+            .map(|(file, _)| file.to_string())
+            .collect();
+        assert_eq!(embedded, numbered, "list it, in order, in MIGRATIONS");
+
+        let versions: Vec<_> = Schema::embedded()
+            .migrations
+            .iter()
+            .map(|migration| migration.version)
+            .collect();
+        assert_eq!(versions, (1..=versions.len() as i32).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_function_is_replaced_and_qualified() {
+        for function in Schema::embedded().functions {
+            let schema = if function.is_of_message_store() {
+                "message_store"
+            } else {
+                "headwater"
+            };
+            let name = function
+                .path
+                .rsplit('/')
+                .next()
+                .expect("a path has a last part");
+            let opening = format!("CREATE OR REPLACE FUNCTION {schema}.{name}(");
+            assert!(
+                function.sql.contains(&opening),
+                "{} does not hold `{opening}`",
+                function.path
+            );
+        }
+    }
+}
