@@ -82,6 +82,9 @@ pub struct Settings {
     /// Time to connect to the database, or to wait for a free connection (100ms to 60s)
     #[arg(long, env = "HEADWATER_DATABASE_CONNECT_TIMEOUT", global = true, default_value = "5s", value_parser = lasting("100ms", "60s"), value_name = "DURATION")]
     pub database_connect_timeout: Duration,
+    /// Time to wait at start for a database that cannot be reached yet (0s to 1h)
+    #[arg(long, env = "HEADWATER_DATABASE_WAIT", global = true, default_value = "60s", value_parser = lasting("0s", "1h"), value_name = "DURATION")]
+    pub database_wait: Duration,
     /// Give up a database connection on which nothing is heard for this long (1s to 5m)
     #[arg(long, env = "HEADWATER_DATABASE_SILENCE_TIMEOUT", global = true, default_value = "10s", value_parser = lasting("1s", "5m"), value_name = "DURATION")]
     pub database_silence_timeout: Duration,
@@ -166,7 +169,14 @@ pub struct Settings {
     #[arg(long, env = "HEADWATER_LOG", global = true, default_value = "info", value_name = "FILTER")]
     pub log: String,
     /// How log lines look
-    #[arg(long, env = "HEADWATER_LOG_FORMAT", global = true, default_value = "auto", value_enum, value_name = "FORMAT")]
+    #[arg(
+        long,
+        env = "HEADWATER_LOG_FORMAT",
+        global = true,
+        default_value = "auto",
+        value_enum,
+        value_name = "FORMAT"
+    )]
     pub log_format: LogFormat,
 }
 
@@ -222,7 +232,9 @@ fn config_file(arguments: &[std::ffi::OsString]) -> Option<PathBuf> {
 
 /// Makes the file's values the defaults, so that they are checked like any other.
 fn with_file(mut command: clap::Command, file: &Path) -> Result<clap::Command, clap::Error> {
-    let wrong = |message: String| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{}: {message}\n", file.display()));
+    let wrong = |message: String| {
+        clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{}: {message}\n", file.display()))
+    };
     let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
     for (key, value) in table {
@@ -237,7 +249,9 @@ fn with_file(mut command: clap::Command, file: &Path) -> Result<clap::Command, c
             toml::Value::Array(items) if key == "cors_origin" => {
                 items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
             }
-            other => return Err(wrong(format!("`{key}` must be a text, a number or a boolean, not {}", other.type_str()))),
+            other => {
+                return Err(wrong(format!("`{key}` must be a text, a number or a boolean, not {}", other.type_str())));
+            }
         };
         command = command.mut_arg(key, |argument| argument.default_value(value));
     }
@@ -276,7 +290,8 @@ mod tests {
     fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("headwater.toml");
-        std::fs::write(&file, "listen = '127.0.0.1:9'\nheartbeat = '3s'\nfollowers_max = 7\ninsecure = true\n").unwrap();
+        std::fs::write(&file, "listen = '127.0.0.1:9'\nheartbeat = '3s'\nfollowers_max = 7\ninsecure = true\n")
+            .unwrap();
         let file = file.to_str().unwrap();
         let settings = read(&["--config", file, "--heartbeat", "4s"]).unwrap().settings;
         assert_eq!(settings.listen, "127.0.0.1:9".parse().unwrap());

@@ -1,1 +1,73 @@
-fn main() {}
+//! The program: what was asked for, done, and what came of it as an exit code.
+
+use std::process::ExitCode;
+
+use headwater::app::{self, AppError, DatabaseInUse};
+use headwater::config::{Cli, Command, Settings};
+use headwater::store::migrate::{self, MigrateOptions};
+use headwater::{http, telemetry};
+
+fn main() -> ExitCode {
+    let cli = Cli::read();
+    if let Err(error) = telemetry::start_logging(&cli.settings.log, cli.settings.log_format) {
+        eprintln!("headwater: {error}");
+        return ExitCode::from(2);
+    }
+    // Where TLS asks for a provider without naming one, it gets the one that we carry.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let outcome = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => runtime.block_on(app::serve(cli.settings)).map(|()| ExitCode::SUCCESS),
+        Command::Migrate { check, notify_trigger } => {
+            runtime.block_on(migrate_schema(&cli.settings, check, MigrateOptions { notify_trigger }))
+        }
+        Command::Psql { arguments } => runtime.block_on(psql(&cli.settings, &arguments)),
+        Command::Openapi => {
+            print!("{}", http::openapi::document());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    outcome.unwrap_or_else(|error| failed(&error))
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    tracing::error!("{error}");
+    ExitCode::FAILURE
+}
+
+async fn migrate_schema(settings: &Settings, check: bool, options: MigrateOptions) -> Result<ExitCode, AppError> {
+    let database = DatabaseInUse::join(settings).await?;
+    let report = match check {
+        true => migrate::check(database.url(), &options).await,
+        false => migrate::run(database.url(), &options).await,
+    };
+    database.stop().await;
+    let report = report?;
+    for line in report.lines() {
+        println!("{line}");
+    }
+    if report.is_up_to_date() {
+        println!("the schemas are up to date");
+    }
+    Ok(if check && !report.is_up_to_date() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Functions of Message DB are called without their schema, as its users write them.
+const PSQL_OPTIONS: &str = "-c search_path=message_store,public";
+
+async fn psql(settings: &Settings, arguments: &[String]) -> Result<ExitCode, AppError> {
+    let database = DatabaseInUse::join(settings).await?;
+    let program = settings.postgres_bin_dir.as_ref().map_or_else(|| "psql".into(), |directory| directory.join("psql"));
+    let status = tokio::process::Command::new(&program)
+        .arg(database.url())
+        .args(arguments)
+        .env("PGOPTIONS", PSQL_OPTIONS)
+        .status()
+        .await;
+    database.stop().await;
+    let status = status.map_err(|error| AppError::Failed(format!("{} cannot be run: {error}", program.display())))?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}

@@ -162,7 +162,9 @@ impl Observer {
                 metrics.cache_bytes.set(*bytes as f64);
                 metrics.cache_messages.set(*messages as f64);
             }
-            Observation::RequestAnswered { method, path, status, took } => self.count_request(method, path, *status, *took),
+            Observation::RequestAnswered { method, path, status, took } => {
+                self.count_request(method, path, *status, *took)
+            }
             Observation::Panicked { .. } => metrics.panics.increment(1),
         }
     }
@@ -250,7 +252,10 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_settled_position", "Highest global position below which nothing can still appear."),
         ("headwater_head_position", "Highest global position seen."),
         ("headwater_settled_lag", "Head less settled position, in positions."),
-        ("headwater_settled_held_back_age", "Seconds for which a writer's open transaction has kept the settled position back; 0 if none does."),
+        (
+            "headwater_settled_held_back_age",
+            "Seconds for which a writer's open transaction has kept the settled position back; 0 if none does.",
+        ),
         ("headwater_listener_up", "1 while the listening connection is up."),
         ("headwater_pool_connections_in_use", "Database connections in use."),
         ("headwater_pool_connections_open", "Database connections open in the pools."),
@@ -282,7 +287,9 @@ fn log(observation: &Observation) {
         Observation::ListenerUp => tracing::debug!("listening for hints"),
         Observation::ListenerDown { error } => tracing::warn!(%error, "the listening connection was lost"),
         Observation::HeldBack { seconds, at, pids, warn: true } => tracing::warn!(
-            seconds, at, ?pids,
+            seconds,
+            at,
+            ?pids,
             "an open transaction that has written to message_store.messages keeps later messages from being delivered; \
              end these sessions, or wait"
         ),

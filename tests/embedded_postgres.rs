@@ -6,9 +6,7 @@ mod start_and_stop;
 use crate::support::database::{TestDatabase, connect, temporary_dir};
 use crate::support::embedded_process::{self, EmbeddedProcess};
 use crate::support::waiting::{until, until_some};
-use headwater::embedded_postgres::{
-    EmbeddedPostgres, EmbeddedPostgresError as Error, EmbeddedSettings,
-};
+use headwater::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError as Error, EmbeddedSettings};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -29,10 +27,7 @@ struct Data {
 impl Data {
     fn new() -> Data {
         let parent = temporary_dir();
-        let settings = EmbeddedSettings {
-            data_dir: Some(parent.path().join("data")),
-            ..EmbeddedSettings::default()
-        };
+        let settings = EmbeddedSettings { data_dir: Some(parent.path().join("data")), ..EmbeddedSettings::default() };
         Data { parent, settings }
     }
 
@@ -45,9 +40,7 @@ impl Data {
     }
 
     async fn start(&self) -> EmbeddedPostgres {
-        self.try_start()
-            .await
-            .unwrap_or_else(|error| panic!("{error}"))
+        self.try_start().await.unwrap_or_else(|error| panic!("{error}"))
     }
 
     async fn try_start(&self) -> Result<EmbeddedPostgres, Error> {
@@ -90,29 +83,16 @@ fn kill(pid: i32, signal: i32) {
 /// A field of `/proc/PID/status`, such as `PPid` and `Uid`.
 fn status_of(pid: i32, field: &str) -> u32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-        .unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 async fn setting(url: &str, name: &str) -> String {
-    connect(url)
-        .await
-        .query_one("SELECT current_setting($1)", &[&name])
-        .await
-        .unwrap()
-        .get(0)
+    connect(url).await.query_one("SELECT current_setting($1)", &[&name]).await.unwrap().get(0)
 }
 
 async fn count(url: &str) -> i64 {
-    connect(url)
-        .await
-        .query_one("SELECT count(*) FROM kept", &[])
-        .await
-        .unwrap()
-        .get(0)
+    connect(url).await.query_one("SELECT count(*) FROM kept", &[]).await.unwrap().get(0)
 }
 
 #[tokio::test]
@@ -125,20 +105,11 @@ async fn test_database_is_its_own_and_is_dropped_with_its_value() {
     let kept = TestDatabase::migrated().await;
     let dropped = TestDatabase::empty().await;
     let client = dropped.connect().await;
-    let name: String = client
-        .query_one("SELECT current_database()", &[])
-        .await
-        .unwrap()
-        .get(0);
+    let name: String = client.query_one("SELECT current_database()", &[]).await.unwrap().get(0);
     // The open session does not keep it alive.
     drop(dropped);
     let question = "SELECT count(*) FROM pg_database WHERE datname = $1";
-    let left = kept
-        .connect()
-        .await
-        .query_one(question, &[&name])
-        .await
-        .unwrap();
+    let left = kept.connect().await.query_one(question, &[&name]).await.unwrap();
     assert_eq!(left.get::<_, i64>(0), 0);
     assert_eq!(setting(&kept.url, "fsync").await, "on");
 }

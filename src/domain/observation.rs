@@ -19,8 +19,6 @@ pub enum Observation {
         appended: usize,
         duplicates: usize,
         conflicts: usize,
-        refused: usize,
-        unavailable: usize,
     },
     AppendOverloaded,
     /// A commit's answer was lost and has been looked up by message ids.
@@ -48,10 +46,12 @@ pub enum Observation {
         seconds: f64,
         at: i64,
         pids: Vec<i32>,
+        warn: bool,
     },
     /// Nothing keeps it back any more.
     Released {
         seconds: f64,
+        warned: bool,
     },
     FollowerJoined,
     FollowerLeft,

@@ -30,41 +30,21 @@ impl Account {
         let uid = effective_uid();
         if uid != 0 {
             let name = lookup(By::Uid(uid)).map_or_else(|| uid.to_string(), |entry| entry.name);
-            return Ok(Account {
-                name,
-                uid,
-                gid: 0,
-                groups: Vec::new(),
-                switch: false,
-            });
+            return Ok(Account { name, uid, gid: 0, groups: Vec::new(), switch: false });
         }
-        let owner = [pgdata, data_dir]
-            .into_iter()
-            .filter_map(owner_of)
-            .find(|uid| *uid != 0);
+        let owner = [pgdata, data_dir].into_iter().filter_map(owner_of).find(|uid| *uid != 0);
         let entry = match owner {
             Some(uid) => lookup(By::Uid(uid)),
             None => lookup(By::Name(CUSTOMARY_ACCOUNT)),
         };
-        let entry = entry.filter(|entry| entry.uid != 0).ok_or_else(|| {
-            EmbeddedPostgresError::NoAccountToRunAs {
-                data_dir: data_dir.to_owned(),
-            }
-        })?;
+        let entry = entry
+            .filter(|entry| entry.uid != 0)
+            .ok_or_else(|| EmbeddedPostgresError::NoAccountToRunAs { data_dir: data_dir.to_owned() })?;
         if owner_of(pgdata) == Some(0) {
-            return Err(EmbeddedPostgresError::DataBelongsToRoot {
-                path: pgdata.to_owned(),
-                account: entry.name,
-            });
+            return Err(EmbeddedPostgresError::DataBelongsToRoot { path: pgdata.to_owned(), account: entry.name });
         }
         let groups = groups_of(&entry);
-        Ok(Account {
-            name: entry.name,
-            uid: entry.uid,
-            gid: entry.gid,
-            groups,
-            switch: true,
-        })
+        Ok(Account { name: entry.name, uid: entry.uid, gid: entry.gid, groups, switch: true })
     }
 
     /// Becomes this account. Called between fork and exec, so it allocates nothing.
@@ -79,11 +59,7 @@ impl Account {
                 && libc::setgid(self.gid) == 0
                 && libc::setuid(self.uid) == 0
         };
-        if done {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        if done { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Gives a path that we have just made to this account; it must not be a link.
@@ -101,10 +77,7 @@ impl Account {
         way.reverse();
         match self.first_not_executable(&way)? {
             None => Ok(()),
-            Some(path) => Err(EmbeddedPostgresError::UnreachableForAccount {
-                path,
-                account: self.name.clone(),
-            }),
+            Some(path) => Err(EmbeddedPostgresError::UnreachableForAccount { path, account: self.name.clone() }),
         }
     }
 
@@ -112,18 +85,12 @@ impl Account {
     pub fn check_executes(&self, program: &Path) -> Result<(), EmbeddedPostgresError> {
         match self.first_not_executable(&[program.to_owned()])? {
             None => Ok(()),
-            Some(path) => Err(EmbeddedPostgresError::UnusableForAccount {
-                path,
-                account: self.name.clone(),
-            }),
+            Some(path) => Err(EmbeddedPostgresError::UnusableForAccount { path, account: self.name.clone() }),
         }
     }
 
     /// Asks the kernel as the account itself: mode bits alone would miss access lists and mount options.
-    fn first_not_executable(
-        &self,
-        paths: &[PathBuf],
-    ) -> Result<Option<PathBuf>, EmbeddedPostgresError> {
+    fn first_not_executable(&self, paths: &[PathBuf]) -> Result<Option<PathBuf>, EmbeddedPostgresError> {
         for path in paths {
             let text = CString::new(path.as_os_str().as_bytes())
                 .map_err(|error| EmbeddedPostgresError::io("use", path)(error.into()))?;
@@ -147,8 +114,7 @@ impl Account {
             match pid {
                 -1 => Err(io::Error::last_os_error()),
                 0 => {
-                    let allowed =
-                        self.assume().is_ok() && libc::access(path.as_ptr(), libc::X_OK) == 0;
+                    let allowed = self.assume().is_ok() && libc::access(path.as_ptr(), libc::X_OK) == 0;
                     libc::_exit(if allowed { 0 } else { 1 })
                 }
                 _ => {
@@ -172,9 +138,7 @@ pub(super) fn effective_uid() -> libc::uid_t {
 }
 
 fn owner_of(path: &Path) -> Option<libc::uid_t> {
-    std::fs::symlink_metadata(path)
-        .ok()
-        .map(|metadata| metadata.uid())
+    std::fs::symlink_metadata(path).ok().map(|metadata| metadata.uid())
 }
 
 enum By<'a> {
@@ -196,30 +160,16 @@ fn lookup(by: By<'_>) -> Option<Entry> {
     unsafe {
         let mut entry: libc::passwd = std::mem::zeroed();
         match by {
-            By::Uid(uid) => libc::getpwuid_r(
-                uid,
-                &mut entry,
-                buffer.as_mut_ptr(),
-                buffer.len(),
-                &mut found,
-            ),
-            By::Name(name) => libc::getpwnam_r(
-                name.as_ptr(),
-                &mut entry,
-                buffer.as_mut_ptr(),
-                buffer.len(),
-                &mut found,
-            ),
+            By::Uid(uid) => libc::getpwuid_r(uid, &mut entry, buffer.as_mut_ptr(), buffer.len(), &mut found),
+            By::Name(name) => {
+                libc::getpwnam_r(name.as_ptr(), &mut entry, buffer.as_mut_ptr(), buffer.len(), &mut found)
+            }
         };
         if found.is_null() {
             return None;
         }
         let name = CStr::from_ptr(entry.pw_name).to_string_lossy().into_owned();
-        Some(Entry {
-            name,
-            uid: entry.pw_uid,
-            gid: entry.pw_gid,
-        })
+        Some(Entry { name, uid: entry.pw_uid, gid: entry.pw_gid })
     }
 }
 
@@ -233,20 +183,10 @@ fn groups_of(entry: &Entry) -> Vec<libc::gid_t> {
         let mut groups = vec![0; room];
         let mut count = room as libc::c_int;
         // SAFETY: `groups` has room for `count` entries.
-        let done = unsafe {
-            libc::getgrouplist(
-                name.as_ptr(),
-                entry.gid as _,
-                groups.as_mut_ptr(),
-                &mut count,
-            )
-        };
+        let done = unsafe { libc::getgrouplist(name.as_ptr(), entry.gid as _, groups.as_mut_ptr(), &mut count) };
         if done >= 0 {
             groups.truncate(count.max(0) as usize);
-            return groups
-                .into_iter()
-                .map(|group| group as libc::gid_t)
-                .collect();
+            return groups.into_iter().map(|group| group as libc::gid_t).collect();
         }
         room *= 4;
     }

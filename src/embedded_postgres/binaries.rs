@@ -48,10 +48,7 @@ impl Binaries {
         }
         // PostgreSQL looks for its libraries beside the program it was started as; links in /usr/local/bin
         // lead to where they are.
-        let real_dir = postgres
-            .canonicalize()
-            .ok()
-            .and_then(|path| path.parent().map(Path::to_owned));
+        let real_dir = postgres.canonicalize().ok().and_then(|path| path.parent().map(Path::to_owned));
         let bin_dir = [real_dir, Some(dir.to_owned())]
             .into_iter()
             .flatten()
@@ -63,13 +60,9 @@ impl Binaries {
             .output()
             .map_err(|error| format!("`postgres --version` cannot be run: {error}"))?;
         let said = String::from_utf8_lossy(&said.stdout);
-        let (major, version) = parse_version(&said)
-            .ok_or_else(|| format!("`postgres --version` says `{}`", said.trim()))?;
-        Ok(Binaries {
-            bin_dir,
-            major,
-            version,
-        })
+        let (major, version) =
+            parse_version(&said).ok_or_else(|| format!("`postgres --version` says `{}`", said.trim()))?;
+        Ok(Binaries { bin_dir, major, version })
     }
 }
 
@@ -87,19 +80,14 @@ impl Search<'_> {
     /// None: nothing is installed that could be used. An error: what there is does not fit.
     pub fn run(&self) -> Result<Option<Binaries>, EmbeddedPostgresError> {
         if let Some(dir) = self.bin_dir {
-            let found =
-                Binaries::in_dir(dir).map_err(|reason| EmbeddedPostgresError::BinDirUnusable {
-                    bin_dir: dir.to_owned(),
-                    reason,
-                })?;
+            let found = Binaries::in_dir(dir)
+                .map_err(|reason| EmbeddedPostgresError::BinDirUnusable { bin_dir: dir.to_owned(), reason })?;
             return self.choose(vec![found]);
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let in_path = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
         let in_usual_places = USUAL_PLACES.iter().flat_map(|pattern| expand(pattern));
-        let dirs = in_path
-            .chain(in_usual_places)
-            .chain(self.downloaded.map(Path::to_owned));
+        let dirs = in_path.chain(in_usual_places).chain(self.downloaded.map(Path::to_owned));
         let mut seen = HashSet::new();
         let found = dirs
             .filter_map(|dir| Binaries::in_dir(&dir).ok())
@@ -112,9 +100,7 @@ impl Search<'_> {
     fn choose(&self, found: Vec<Binaries>) -> Result<Option<Binaries>, EmbeddedPostgresError> {
         let Some(data_major) = self.data_major else {
             let set_by_hand = self.bin_dir.is_some();
-            return Ok(found
-                .into_iter()
-                .find(|found| set_by_hand || found.major >= OLDEST_MAJOR));
+            return Ok(found.into_iter().find(|found| set_by_hand || found.major >= OLDEST_MAJOR));
         };
         if found.is_empty() {
             return Ok(None);
@@ -125,10 +111,7 @@ impl Search<'_> {
         Err(EmbeddedPostgresError::VersionMismatch {
             pgdata: self.pgdata.to_owned(),
             data_major,
-            found: found
-                .into_iter()
-                .map(|found| (found.major, found.bin_dir))
-                .collect(),
+            found: found.into_iter().map(|found| (found.major, found.bin_dir)).collect(),
         })
     }
 }
@@ -148,18 +131,13 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
         .filter_map(|name| Some((name.strip_prefix(prefix)?.parse().ok()?, name)))
         .collect();
     versions.sort_by(|a, b| b.cmp(a));
-    versions
-        .into_iter()
-        .map(|(_, name)| PathBuf::from(format!("{parent}/{name}{after}")))
-        .collect()
+    versions.into_iter().map(|(_, name)| PathBuf::from(format!("{parent}/{name}{after}"))).collect()
 }
 
 /// `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` and `postgres (PostgreSQL) 19beta1`.
 fn parse_version(said: &str) -> Option<(u32, String)> {
     let version = said.trim().strip_prefix("postgres (PostgreSQL) ")?;
-    let digits = version
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(version.len());
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     Some((version[..digits].parse().ok()?, version.to_owned()))
 }
 
@@ -170,14 +148,8 @@ mod tests {
     #[test]
     fn version_is_read_from_what_the_program_says() {
         let said = "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
-        assert_eq!(
-            parse_version(said),
-            Some((15, "15.18 (Debian 15.18-0+deb12u1)".to_owned()))
-        );
-        assert_eq!(
-            parse_version("postgres (PostgreSQL) 19beta1"),
-            Some((19, "19beta1".to_owned()))
-        );
+        assert_eq!(parse_version(said), Some((15, "15.18 (Debian 15.18-0+deb12u1)".to_owned())));
+        assert_eq!(parse_version("postgres (PostgreSQL) 19beta1"), Some((19, "19beta1".to_owned())));
         assert_eq!(parse_version("something else 15"), None);
     }
 
@@ -188,35 +160,17 @@ mod tests {
             std::fs::create_dir_all(root.path().join(name).join("bin")).unwrap();
         }
         let pattern = format!("{}/*/bin", root.path().display());
-        let expected: Vec<PathBuf> = ["16", "15", "9"]
-            .iter()
-            .map(|name| root.path().join(name).join("bin"))
-            .collect();
+        let expected: Vec<PathBuf> = ["16", "15", "9"].iter().map(|name| root.path().join(name).join("bin")).collect();
         assert_eq!(expand(&pattern), expected);
     }
 
     #[test]
     fn installation_that_fits_the_data_is_chosen_and_a_misfit_is_named() {
-        let installed = |major| Binaries {
-            bin_dir: format!("/pg/{major}").into(),
-            major,
-            version: major.to_string(),
-        };
-        let search = |data_major| Search {
-            bin_dir: None,
-            downloaded: None,
-            pgdata: Path::new("/data"),
-            data_major,
-        };
+        let installed = |major| Binaries { bin_dir: format!("/pg/{major}").into(), major, version: major.to_string() };
+        let search = |data_major| Search { bin_dir: None, downloaded: None, pgdata: Path::new("/data"), data_major };
         let both = vec![installed(17), installed(15)];
-        assert_eq!(
-            search(Some(15)).choose(both.clone()).unwrap(),
-            Some(installed(15))
-        );
-        assert_eq!(
-            search(None).choose(both.clone()).unwrap(),
-            Some(installed(17))
-        );
+        assert_eq!(search(Some(15)).choose(both.clone()).unwrap(), Some(installed(15)));
+        assert_eq!(search(None).choose(both.clone()).unwrap(), Some(installed(17)));
         assert_eq!(search(None).choose(vec![installed(9)]).unwrap(), None);
         let error = search(Some(16)).choose(both).unwrap_err().to_string();
         assert!(error.contains("made by PostgreSQL 16"), "{error}");

@@ -29,10 +29,7 @@ pub(super) struct DataDir {
 
 impl DataDir {
     pub fn at(root: &Path) -> DataDir {
-        DataDir {
-            root: root.to_owned(),
-            pgdata: root.join("pgdata"),
-        }
+        DataDir { root: root.to_owned(), pgdata: root.join("pgdata") }
     }
 
     /// Finds the directory, and makes it when it is not there. True: it is new.
@@ -49,9 +46,7 @@ impl DataDir {
             }
         }
         // The name of the socket directory may follow from this one, so it must always be the same.
-        let root = root
-            .canonicalize()
-            .map_err(EmbeddedPostgresError::io("find", root))?;
+        let root = root.canonicalize().map_err(EmbeddedPostgresError::io("find", root))?;
         Ok((DataDir::at(&root), is_new))
     }
 
@@ -66,8 +61,7 @@ impl DataDir {
             Ok(text) => match text.trim().parse() {
                 Ok(major) => Ok(Some(major)),
                 Err(_) => {
-                    let problem =
-                        std::io::Error::other(format!("`{}` is no major version", text.trim()));
+                    let problem = std::io::Error::other(format!("`{}` is no major version", text.trim()));
                     Err(EmbeddedPostgresError::io("understand", path)(problem))
                 }
             },
@@ -86,9 +80,7 @@ impl DataDir {
         let name = format!("headwater-{name}");
         let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR")
             .map(PathBuf::from)
-            .filter(|dir| {
-                dir.is_absolute() && fs::metadata(dir).is_ok_and(|found| found.uid() == account.uid)
-            })
+            .filter(|dir| dir.is_absolute() && fs::metadata(dir).is_ok_and(|found| found.uid() == account.uid))
             .map(|dir| dir.join(&name))
             .filter(|dir| socket_path(dir).as_os_str().len() <= SOCKET_PATH_BYTES_MAX);
         runtime_dir.unwrap_or_else(|| Path::new("/tmp").join(&name))
@@ -108,25 +100,15 @@ pub(super) fn make_socket_dir(dir: &Path, account: &Account) -> Result<(), Embed
     }
     // It may be another user's trap (in /tmp), so nothing is changed about it: it fits or it does not.
     let found = fs::symlink_metadata(dir).map_err(EmbeddedPostgresError::io("look at", dir))?;
-    let not_private = |reason: String| EmbeddedPostgresError::SocketDirNotPrivate {
-        path: dir.to_owned(),
-        reason,
-    };
+    let not_private = |reason: String| EmbeddedPostgresError::SocketDirNotPrivate { path: dir.to_owned(), reason };
     if !found.is_dir() {
         return Err(not_private("it is not a directory".to_owned()));
     }
     if found.uid() != account.uid {
-        return Err(not_private(format!(
-            "it belongs to user {}, not to `{}`",
-            found.uid(),
-            account.name
-        )));
+        return Err(not_private(format!("it belongs to user {}, not to `{}`", found.uid(), account.name)));
     }
     if found.mode() & 0o077 != 0 {
-        return Err(not_private(format!(
-            "its mode is {:o}, not 700",
-            found.mode() & 0o777
-        )));
+        return Err(not_private(format!("its mode is {:o}, not 700", found.mode() & 0o777)));
     }
     Ok(())
 }
@@ -155,15 +137,10 @@ impl DataDirLock {
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(DataDirLock { file }),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    std::thread::sleep(LOCK_POLL)
-                }
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
                 Err(TryLockError::WouldBlock) => {
                     let pid = LockFacts::read(&mut file).map(|facts| facts.pid);
-                    return Err(EmbeddedPostgresError::DataDirInUse {
-                        data_dir: data_dir.root.clone(),
-                        pid,
-                    });
+                    return Err(EmbeddedPostgresError::DataDirInUse { data_dir: data_dir.root.clone(), pid });
                 }
                 Err(TryLockError::Error(error)) => {
                     return Err(EmbeddedPostgresError::io("lock", path)(error));
@@ -173,11 +150,7 @@ impl DataDirLock {
     }
 
     /// Leaves word for others: who holds the lock, and where the server is to be found.
-    pub fn write_facts(
-        &mut self,
-        data_dir: &DataDir,
-        url: &str,
-    ) -> Result<(), EmbeddedPostgresError> {
+    pub fn write_facts(&mut self, data_dir: &DataDir, url: &str) -> Result<(), EmbeddedPostgresError> {
         let text = format!("{}\n{url}\n", std::process::id());
         self.file
             .set_len(0)
@@ -216,10 +189,7 @@ impl LockFacts {
                 Some(facts) => return Ok(Some(facts)),
                 None if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
                 None => {
-                    return Err(EmbeddedPostgresError::DataDirInUse {
-                        data_dir: data_dir.root.clone(),
-                        pid: None,
-                    });
+                    return Err(EmbeddedPostgresError::DataDirInUse { data_dir: data_dir.root.clone(), pid: None });
                 }
             }
         }
@@ -228,14 +198,9 @@ impl LockFacts {
     fn read(file: &mut File) -> Option<LockFacts> {
         let mut text = String::new();
         file.rewind().ok()?;
-        file.take(LOCK_FACTS_BYTES_MAX)
-            .read_to_string(&mut text)
-            .ok()?;
+        file.take(LOCK_FACTS_BYTES_MAX).read_to_string(&mut text).ok()?;
         // The closing newline tells that all of it has been written.
         let (pid, url) = text.strip_suffix('\n')?.split_once('\n')?;
-        Some(LockFacts {
-            pid: pid.parse().ok()?,
-            url: url.to_owned(),
-        })
+        Some(LockFacts { pid: pid.parse().ok()?, url: url.to_owned() })
     }
 }

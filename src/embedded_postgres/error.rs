@@ -92,31 +92,17 @@ pub enum EmbeddedPostgresError {
     SocketDirNotPrivate { path: PathBuf, reason: String },
 
     #[error("cannot make a new database in {}: {program} {status}. It said:\n{output}", pgdata.display())]
-    InitDbFailed {
-        pgdata: PathBuf,
-        program: &'static str,
-        status: String,
-        output: String,
-    },
+    InitDbFailed { pgdata: PathBuf, program: &'static str, status: String, output: String },
 
     #[error(
         "a PostgreSQL (process {pid}) that an earlier headwater left behind still runs on {} after it was asked to stop \
          {} s ago. See what it waits for, stop it, and start again",
         pgdata.display(), waited.as_secs()
     )]
-    OrphanDoesNotStop {
-        pgdata: PathBuf,
-        pid: u32,
-        waited: Duration,
-    },
+    OrphanDoesNotStop { pgdata: PathBuf, pid: u32, waited: Duration },
 
     #[error("PostgreSQL on {} does not start ({attempts} attempts; the last one: {status}). It said:\n{output}", pgdata.display())]
-    DoesNotStart {
-        pgdata: PathBuf,
-        attempts: u32,
-        status: String,
-        output: String,
-    },
+    DoesNotStart { pgdata: PathBuf, attempts: u32, status: String, output: String },
 
     #[error("the embedded PostgreSQL was stopped while it started")]
     Stopped,
@@ -124,29 +110,17 @@ pub enum EmbeddedPostgresError {
 
 impl EmbeddedPostgresError {
     /// For `map_err`: an input or output error with what was tried, and on what.
-    pub(super) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 }
 
 fn holder(pid: Option<u32>) -> String {
-    pid.map_or("which is just starting".to_owned(), |pid| {
-        format!("process {pid}")
-    })
+    pid.map_or("which is just starting".to_owned(), |pid| format!("process {pid}"))
 }
 
 fn listed(found: &[(u32, PathBuf)]) -> String {
-    let found: Vec<String> = found
-        .iter()
-        .map(|(major, dir)| format!("{major} ({})", dir.display()))
-        .collect();
+    let found: Vec<String> = found.iter().map(|(major, dir)| format!("{major} ({})", dir.display())).collect();
     found.join(", ")
 }

@@ -31,31 +31,21 @@ local   replication  all   trust
 ";
 
 /// Makes the data when there is none yet; removes what an interrupted attempt left behind.
-pub(super) fn ensure(
-    data_dir: &DataDir,
-    binaries: &Binaries,
-    account: &Account,
-) -> Result<(), EmbeddedPostgresError> {
+pub(super) fn ensure(data_dir: &DataDir, binaries: &Binaries, account: &Account) -> Result<(), EmbeddedPostgresError> {
     remove_unfinished(data_dir)?;
     if data_dir.major_version()?.is_some() {
         return Ok(());
     }
     let started = Instant::now();
-    let unfinished = data_dir
-        .root
-        .join(format!("{UNFINISHED_PREFIX}{}", std::process::id()));
-    DirBuilder::new()
-        .mode(0o700)
-        .create(&unfinished)
-        .map_err(EmbeddedPostgresError::io("create", &unfinished))?;
+    let unfinished = data_dir.root.join(format!("{UNFINISHED_PREFIX}{}", std::process::id()));
+    DirBuilder::new().mode(0o700).create(&unfinished).map_err(EmbeddedPostgresError::io("create", &unfinished))?;
     account.give(&unfinished)?;
     run_initdb(&unfinished, binaries, account)?;
     let pg_hba = unfinished.join("pg_hba.conf");
     fs::write(&pg_hba, PG_HBA).map_err(EmbeddedPostgresError::io("write", &pg_hba))?;
     sync(&pg_hba)?;
     create_database(&unfinished, binaries, account)?;
-    fs::rename(&unfinished, &data_dir.pgdata)
-        .map_err(EmbeddedPostgresError::io("rename", &unfinished))?;
+    fs::rename(&unfinished, &data_dir.pgdata).map_err(EmbeddedPostgresError::io("rename", &unfinished))?;
     sync(&data_dir.root)?;
     tracing::info!(
         pgdata = %data_dir.pgdata.display(),
@@ -66,25 +56,14 @@ pub(super) fn ensure(
     Ok(())
 }
 
-fn run_initdb(
-    pgdata: &Path,
-    binaries: &Binaries,
-    account: &Account,
-) -> Result<(), EmbeddedPostgresError> {
+fn run_initdb(pgdata: &Path, binaries: &Binaries, account: &Account) -> Result<(), EmbeddedPostgresError> {
     let mut first_failure = None;
     for locale in LOCALES {
         let mut initdb = command(&binaries.program("initdb"), account);
         initdb
             .arg("-D")
             .arg(pgdata)
-            .args([
-                "--username",
-                ROLE,
-                "--encoding",
-                "UTF8",
-                "--data-checksums",
-                "--no-instructions",
-            ])
+            .args(["--username", ROLE, "--encoding", "UTF8", "--data-checksums", "--no-instructions"])
             .args(["--auth-local", "trust", "--auth-host", "reject"])
             .arg(format!("--locale={locale}"));
         let output = run(&mut initdb, pgdata, None)?;
@@ -97,47 +76,27 @@ fn run_initdb(
 }
 
 /// In single-user mode, so that the database is there from the moment the data has its name.
-fn create_database(
-    pgdata: &Path,
-    binaries: &Binaries,
-    account: &Account,
-) -> Result<(), EmbeddedPostgresError> {
+fn create_database(pgdata: &Path, binaries: &Binaries, account: &Account) -> Result<(), EmbeddedPostgresError> {
     let mut postgres = command(&binaries.program("postgres"), account);
     // Without exit_on_error a failed statement would go by unnoticed.
-    postgres
-        .args(["--single", "-c", "exit_on_error=true", "-D"])
-        .arg(pgdata)
-        .arg("postgres");
+    postgres.args(["--single", "-c", "exit_on_error=true", "-D"]).arg(pgdata).arg("postgres");
     let statement = format!("CREATE DATABASE {DATABASE};\n");
     let output = run(&mut postgres, pgdata, Some(&statement))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(failure(pgdata, "postgres --single", &output))
-    }
+    if output.status.success() { Ok(()) } else { Err(failure(pgdata, "postgres --single", &output)) }
 }
 
-fn run(
-    command: &mut Command,
-    pgdata: &Path,
-    input: Option<&str>,
-) -> Result<Output, EmbeddedPostgresError> {
+fn run(command: &mut Command, pgdata: &Path, input: Option<&str>) -> Result<Output, EmbeddedPostgresError> {
     let program = PathBuf::from(command.get_program());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     if input.is_some() {
         command.stdin(Stdio::piped());
     }
-    let mut child = command
-        .spawn()
-        .map_err(EmbeddedPostgresError::io("run", program))?;
+    let mut child = command.spawn().map_err(EmbeddedPostgresError::io("run", program))?;
     if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
         // A program that ended early says why in its output, which is read next.
         let _ = stdin.write_all(input.as_bytes());
     }
-    child.wait_with_output().map_err(EmbeddedPostgresError::io(
-        "read the output of a program on",
-        pgdata,
-    ))
+    child.wait_with_output().map_err(EmbeddedPostgresError::io("read the output of a program on", pgdata))
 }
 
 fn failure(pgdata: &Path, program: &'static str, output: &Output) -> EmbeddedPostgresError {
@@ -160,11 +119,7 @@ fn remove_unfinished(data_dir: &DataDir) -> Result<(), EmbeddedPostgresError> {
     let entries = fs::read_dir(root).map_err(EmbeddedPostgresError::io("read", root))?;
     for entry in entries {
         let entry = entry.map_err(EmbeddedPostgresError::io("read", root))?;
-        if entry
-            .file_name()
-            .to_string_lossy()
-            .starts_with(UNFINISHED_PREFIX)
-        {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED_PREFIX) {
             let path = entry.path();
             tracing::info!(path = %path.display(), "removing what an interrupted initdb left behind");
             remove_dir(&path).map_err(EmbeddedPostgresError::io("remove", path))?;
@@ -186,7 +141,5 @@ fn remove_dir(path: &Path) -> std::io::Result<()> {
 }
 
 fn sync(path: &Path) -> Result<(), EmbeddedPostgresError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(EmbeddedPostgresError::io("sync", path))
+    File::open(path).and_then(|file| file.sync_all()).map_err(EmbeddedPostgresError::io("sync", path))
 }

@@ -37,9 +37,7 @@ pub struct EmbeddedSettings {
 
 impl EmbeddedSettings {
     fn data_root(&self) -> Result<PathBuf, EmbeddedPostgresError> {
-        self.data_dir
-            .clone()
-            .map_or_else(EmbeddedPostgres::default_data_dir, Ok)
+        self.data_dir.clone().map_or_else(EmbeddedPostgres::default_data_dir, Ok)
     }
 }
 
@@ -55,9 +53,7 @@ pub struct EmbeddedPostgres {
 impl EmbeddedPostgres {
     /// Finds PostgreSQL, makes the data when there is none, stops an orphan of an earlier run, and returns when
     /// connections are accepted. There is no deadline for a server that recovers.
-    pub async fn start(
-        settings: &EmbeddedSettings,
-    ) -> Result<EmbeddedPostgres, EmbeddedPostgresError> {
+    pub async fn start(settings: &EmbeddedSettings) -> Result<EmbeddedPostgres, EmbeddedPostgresError> {
         let settings = settings.clone();
         let download_allowed = settings.download;
         let mut prepared = blocking(move || Prepared::new(&settings)).await?;
@@ -66,14 +62,9 @@ impl EmbeddedPostgres {
             None => prepared.download(download_allowed).await?,
         };
         let (launch, lock, url) = blocking(move || prepared.make_ready(binaries)).await?;
-        let postgres = EmbeddedPostgres {
-            url,
-            supervisor: Supervisor::start(launch, lock)?,
-        };
+        let postgres = EmbeddedPostgres { url, supervisor: Supervisor::start(launch, lock)? };
         let mut phase = postgres.supervisor.phase();
-        let settled = phase
-            .wait_for(|phase| !matches!(phase, Phase::Starting))
-            .await;
+        let settled = phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await;
         match settled.map(|phase| phase.clone()) {
             Ok(Phase::Ready) => Ok(postgres),
             Ok(Phase::GaveUp(failure)) => Err(failure.into()),
@@ -90,9 +81,7 @@ impl EmbeddedPostgres {
     pub fn failed(&self) -> impl Future<Output = EmbeddedPostgresError> + Send + 'static {
         let mut phase = self.supervisor.phase();
         async move {
-            if let Ok(phase) = phase
-                .wait_for(|phase| matches!(phase, Phase::GaveUp(_)))
-                .await
+            if let Ok(phase) = phase.wait_for(|phase| matches!(phase, Phase::GaveUp(_))).await
                 && let Phase::GaveUp(failure) = phase.clone()
             {
                 return failure.into();
@@ -108,18 +97,13 @@ impl EmbeddedPostgres {
         self.supervisor.ask_to_stop();
         let mut phase = self.supervisor.phase();
         // An error says that the thread is gone, and PostgreSQL with it.
-        let _ = phase
-            .wait_for(|phase| matches!(phase, Phase::Stopped | Phase::GaveUp(_)))
-            .await;
+        let _ = phase.wait_for(|phase| matches!(phase, Phase::Stopped | Phase::GaveUp(_))).await;
     }
 
     /// The URL of the server that another headwater runs on this data; None when nobody does.
-    pub async fn running_url(
-        settings: &EmbeddedSettings,
-    ) -> Result<Option<String>, EmbeddedPostgresError> {
+    pub async fn running_url(settings: &EmbeddedSettings) -> Result<Option<String>, EmbeddedPostgresError> {
         let root = settings.data_root()?;
-        blocking(move || Ok(LockFacts::of_holder(&DataDir::at(&root))?.map(|facts| facts.url)))
-            .await
+        blocking(move || Ok(LockFacts::of_holder(&DataDir::at(&root))?.map(|facts| facts.url))).await
     }
 
     /// For root `/var/lib/headwater`, which PostgreSQL's account can reach; else `$XDG_DATA_HOME/headwater` or
@@ -128,11 +112,7 @@ impl EmbeddedPostgres {
         if account::effective_uid() == 0 {
             return Ok(PathBuf::from("/var/lib/headwater"));
         }
-        let from = |name: &str| {
-            std::env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
+        let from = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         from("XDG_DATA_HOME")
             .or_else(|| from("HOME").map(|home| home.join(".local/share")))
             .map(|dir| dir.join("headwater"))
@@ -182,59 +162,32 @@ impl Prepared {
         };
         let installed = match search.run() {
             // The download may fit where what is installed does not.
-            Err(EmbeddedPostgresError::VersionMismatch {
-                data_major: download::MAJOR,
-                ..
-            }) if settings.download && settings.bin_dir.is_none() && download::AVAILABLE => None,
+            Err(EmbeddedPostgresError::VersionMismatch { data_major: download::MAJOR, .. })
+                if settings.download && settings.bin_dir.is_none() && download::AVAILABLE =>
+            {
+                None
+            }
             found => found?,
         };
-        Ok(Prepared {
-            data_dir,
-            lock,
-            account,
-            data_major,
-            installed,
-            socket_dir,
-            url,
-        })
+        Ok(Prepared { data_dir, lock, account, data_major, installed, socket_dir, url })
     }
 
     async fn download(&self, allowed: bool) -> Result<Binaries, EmbeddedPostgresError> {
         check_download(self.data_major, allowed)?;
         let bin_dir = download::fetch(&self.data_dir.root).await?;
         blocking(move || {
-            Binaries::in_dir(&bin_dir)
-                .map_err(|reason| EmbeddedPostgresError::BinDirUnusable { bin_dir, reason })
+            Binaries::in_dir(&bin_dir).map_err(|reason| EmbeddedPostgresError::BinDirUnusable { bin_dir, reason })
         })
         .await
     }
 
-    fn make_ready(
-        self,
-        binaries: Binaries,
-    ) -> Result<(Launch, DataDirLock, String), EmbeddedPostgresError> {
-        let Prepared {
-            data_dir,
-            lock,
-            account,
-            socket_dir,
-            url,
-            ..
-        } = self;
+    fn make_ready(self, binaries: Binaries) -> Result<(Launch, DataDirLock, String), EmbeddedPostgresError> {
+        let Prepared { data_dir, lock, account, socket_dir, url, .. } = self;
         account.check_executes(&binaries.program("postgres"))?;
         orphan::stop(&data_dir.pgdata)?;
         init_db::ensure(&data_dir, &binaries, &account)?;
         data_dir::make_socket_dir(&socket_dir, &account)?;
-        Ok((
-            Launch {
-                binaries,
-                account,
-                pgdata: data_dir.pgdata,
-                socket_dir,
-            },
-            lock,
-            url,
-        ))
+        Ok((Launch { binaries, account, pgdata: data_dir.pgdata, socket_dir }, lock, url))
     }
 }
 
@@ -250,10 +203,7 @@ fn check_download(data_major: Option<u32>, allowed: bool) -> Result<(), Embedded
         return Ok(());
     };
     let suggested_major = data_major.unwrap_or(SUGGESTED_MAJOR);
-    Err(EmbeddedPostgresError::BinariesNotFound {
-        suggested_major,
-        download,
-    })
+    Err(EmbeddedPostgresError::BinariesNotFound { suggested_major, download })
 }
 
 /// The socket's directory stands as the host, which all three clients understand. Port and TLS are named, so that no
@@ -264,9 +214,7 @@ fn url_of(socket_dir: &Path) -> String {
     let mut host = String::new();
     for byte in socket_dir.as_os_str().as_bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                host.push(char::from(*byte))
-            }
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => host.push(char::from(*byte)),
             _ => write!(host, "%{byte:02X}").expect("writing to a string does not fail"),
         }
     }
@@ -291,12 +239,7 @@ mod tests {
     fn without_binaries_and_download_the_error_says_what_to_install_or_set() {
         for (data_major, allowed) in [(None, false), (Some(15), true)] {
             let message = check_download(data_major, allowed).unwrap_err().to_string();
-            for advice in [
-                "Install it",
-                "HEADWATER_POSTGRES_BIN_DIR",
-                "HEADWATER_DATABASE_URL",
-                "download",
-            ] {
+            for advice in ["Install it", "HEADWATER_POSTGRES_BIN_DIR", "HEADWATER_DATABASE_URL", "download"] {
                 assert!(message.contains(advice), "{advice}: {message}");
             }
         }
@@ -306,9 +249,6 @@ mod tests {
     #[test]
     fn url_names_the_socket_directory_whatever_its_name() {
         let url = url_of(Path::new("/a b/c,d@e"));
-        assert_eq!(
-            url,
-            "postgresql://headwater@%2Fa%20b%2Fc%2Cd%40e:5432/headwater?sslmode=disable"
-        );
+        assert_eq!(url, "postgresql://headwater@%2Fa%20b%2Fc%2Cd%40e:5432/headwater?sslmode=disable");
     }
 }

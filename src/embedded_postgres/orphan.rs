@@ -22,18 +22,10 @@ pub(super) fn stop(pgdata: &Path) -> Result<(), EmbeddedPostgresError> {
         let waited = started.elapsed();
         if waited >= STOP_WAIT_MAX {
             let pid = pid as u32;
-            return Err(EmbeddedPostgresError::OrphanDoesNotStop {
-                pgdata: pgdata.to_owned(),
-                pid,
-                waited,
-            });
+            return Err(EmbeddedPostgresError::OrphanDoesNotStop { pgdata: pgdata.to_owned(), pid, waited });
         }
         if Instant::now() >= progress {
-            tracing::info!(
-                pid,
-                waited_s = waited.as_secs(),
-                "waiting for the left-behind PostgreSQL to stop"
-            );
+            tracing::info!(pid, waited_s = waited.as_secs(), "waiting for the left-behind PostgreSQL to stop");
             progress += PROGRESS_EVERY;
         }
         std::thread::sleep(STOP_POLL);
@@ -47,10 +39,7 @@ pub(super) fn stop(pgdata: &Path) -> Result<(), EmbeddedPostgresError> {
 /// Call it only while no postmaster runs on the data.
 pub(super) fn quit_left_over_children(pgdata: &Path) {
     for pid in processes_on(pgdata) {
-        tracing::warn!(
-            pid,
-            "ending a left-over process of the PostgreSQL that died"
-        );
+        tracing::warn!(pid, "ending a left-over process of the PostgreSQL that died");
         signal(pid, libc::SIGQUIT);
     }
 }
@@ -59,14 +48,7 @@ pub(super) fn quit_left_over_children(pgdata: &Path) {
 fn postmaster_on(pgdata: &Path) -> Option<libc::pid_t> {
     let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
     // Single-user mode writes its number negated.
-    let pid = text
-        .lines()
-        .next()?
-        .trim()
-        .parse::<libc::pid_t>()
-        .ok()?
-        .checked_abs()
-        .filter(|pid| *pid > 1)?;
+    let pid = text.lines().next()?.trim().parse::<libc::pid_t>().ok()?.checked_abs().filter(|pid| *pid > 1)?;
     runs_on(pid, pgdata).then_some(pid)
 }
 
@@ -74,17 +56,14 @@ fn postmaster_on(pgdata: &Path) -> Option<libc::pid_t> {
 #[cfg(target_os = "linux")]
 fn runs_on(pid: libc::pid_t, pgdata: &Path) -> bool {
     let process = Path::new("/proc").join(pid.to_string());
-    let is_postgres =
-        std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim() == "postgres");
+    let is_postgres = std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim() == "postgres");
     is_postgres && std::fs::read_link(process.join("cwd")).is_ok_and(|dir| dir == pgdata)
 }
 
 /// Without /proc: by the command line, where we name the data directory.
 #[cfg(not(target_os = "linux"))]
 fn runs_on(pid: libc::pid_t, pgdata: &Path) -> bool {
-    let asked = std::process::Command::new("ps")
-        .args(["-o", "command=", "-p", &pid.to_string()])
-        .output();
+    let asked = std::process::Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output();
     asked.is_ok_and(|said| {
         let said = String::from_utf8_lossy(&said.stdout);
         said.contains("postgres") && said.contains(&*pgdata.to_string_lossy())

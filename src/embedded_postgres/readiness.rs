@@ -40,14 +40,8 @@ fn try_ask(socket_dir: &Path) -> io::Result<Readiness> {
             // After an error the server closes the connection.
             let mut error = Vec::new();
             stream.take(ANSWER_BYTES_MAX).read_to_end(&mut error)?;
-            let not_yet = error
-                .windows(CANNOT_CONNECT_NOW.len())
-                .any(|field| field == CANNOT_CONNECT_NOW);
-            Ok(if not_yet {
-                Readiness::NotYet
-            } else {
-                Readiness::Accepts
-            })
+            let not_yet = error.windows(CANNOT_CONNECT_NOW.len()).any(|field| field == CANNOT_CONNECT_NOW);
+            Ok(if not_yet { Readiness::NotYet } else { Readiness::Accepts })
         }
         _ => {
             // A leave-taking keeps the server's log clean; whether it arrives does not matter.
@@ -59,15 +53,7 @@ fn try_ask(socket_dir: &Path) -> io::Result<Readiness> {
 
 fn startup_message() -> Vec<u8> {
     let mut body = PROTOCOL_3_0.to_be_bytes().to_vec();
-    for text in [
-        "user",
-        ROLE,
-        "database",
-        DATABASE,
-        "application_name",
-        "headwater supervisor",
-        "",
-    ] {
+    for text in ["user", ROLE, "database", DATABASE, "application_name", "headwater supervisor", ""] {
         body.extend_from_slice(text.as_bytes());
         body.push(0);
     }
@@ -100,8 +86,7 @@ mod tests {
 
     #[test]
     fn server_that_starts_or_recovers_is_not_ready() {
-        let starting =
-            b"E\0\0\0\x40SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
+        let starting = b"E\0\0\0\x40SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0\0";
         assert_eq!(answer_to(starting), Readiness::NotYet);
     }
 

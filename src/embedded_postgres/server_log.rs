@@ -43,10 +43,7 @@ impl ServerLog {
             tracing::debug!("children of the ended PostgreSQL are still there");
         }
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        tail.iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n")
+        tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -55,11 +52,7 @@ fn copy_lines(mut stderr: impl BufRead, tail: &Mutex<VecDeque<String>>) {
     let mut severity = Severity::Info;
     loop {
         line.clear();
-        match stderr
-            .by_ref()
-            .take(LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line)
-        {
+        match stderr.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
@@ -129,33 +122,19 @@ mod tests {
 
     #[test]
     fn severity_follows_the_label_and_details_belong_to_what_they_follow() {
-        assert_eq!(
-            Severity::of("PANIC:  could not write"),
-            Some(Severity::Error)
-        );
+        assert_eq!(Severity::of("PANIC:  could not write"), Some(Severity::Error));
         assert_eq!(Severity::of("ERROR:  duplicate key"), Some(Severity::Warn));
-        assert_eq!(
-            Severity::of("LOG:  database system is ready"),
-            Some(Severity::Info)
-        );
-        assert_eq!(
-            Severity::of("FATAL:  the database system is starting up"),
-            Some(Severity::Debug)
-        );
+        assert_eq!(Severity::of("LOG:  database system is ready"), Some(Severity::Info));
+        assert_eq!(Severity::of("FATAL:  the database system is starting up"), Some(Severity::Debug));
         assert_eq!(Severity::of("DETAIL:  Key (id)=(1) already exists."), None);
     }
 
     #[test]
     fn last_words_are_the_last_lines_in_order() {
-        let said: String = (1..=TAIL_LINES_MAX + 5)
-            .map(|number| format!("LOG:  line {number}\n"))
-            .collect();
+        let said: String = (1..=TAIL_LINES_MAX + 5).map(|number| format!("LOG:  line {number}\n")).collect();
         let log = ServerLog::capture(std::io::Cursor::new(said));
         let words = log.last_words();
         assert_eq!(words.lines().count(), TAIL_LINES_MAX);
-        assert!(
-            words.starts_with("LOG:  line 6\n") && words.ends_with("LOG:  line 25"),
-            "{words}"
-        );
+        assert!(words.starts_with("LOG:  line 6\n") && words.ends_with("LOG:  line 25"), "{words}");
     }
 }

@@ -39,11 +39,7 @@ pub(super) struct Launch {
 impl Launch {
     fn command(&self) -> Command {
         let mut postgres = command(&self.binaries.program("postgres"), &self.account);
-        postgres
-            .arg("-D")
-            .arg(&self.pgdata)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        postgres.arg("-D").arg(&self.pgdata).stdout(Stdio::null()).stderr(Stdio::piped());
         // On the command line, so that neither an older headwater's file nor ALTER SYSTEM says otherwise.
         let quoted_dir = self.socket_dir.to_string_lossy().replace('"', "\"\"");
         let settings = [
@@ -90,18 +86,8 @@ pub(super) struct Failure {
 
 impl From<Failure> for EmbeddedPostgresError {
     fn from(failure: Failure) -> Self {
-        let Failure {
-            pgdata,
-            attempts,
-            status,
-            output,
-        } = failure;
-        EmbeddedPostgresError::DoesNotStart {
-            pgdata,
-            attempts,
-            status,
-            output,
-        }
+        let Failure { pgdata, attempts, status, output } = failure;
+        EmbeddedPostgresError::DoesNotStart { pgdata, attempts, status, output }
     }
 }
 
@@ -125,19 +111,10 @@ struct Server {
 impl Supervisor {
     /// Starts the thread; it holds the lock until PostgreSQL is gone.
     pub fn start(launch: Launch, lock: DataDirLock) -> Result<Supervisor, EmbeddedPostgresError> {
-        let shared = Arc::new(Shared {
-            server: Mutex::new(Server {
-                pid: None,
-                stopping: false,
-            }),
-            stop_asked: Condvar::new(),
-        });
+        let shared =
+            Arc::new(Shared { server: Mutex::new(Server { pid: None, stopping: false }), stop_asked: Condvar::new() });
         let (phase_sender, phase) = watch::channel(Phase::Starting);
-        let keeper = Keeper {
-            launch,
-            shared: Arc::clone(&shared),
-            phase: phase_sender,
-        };
+        let keeper = Keeper { launch, shared: Arc::clone(&shared), phase: phase_sender };
         // A thread of its own, because the parent death signal comes when the *thread* ends that spawned the child.
         std::thread::Builder::new()
             .name("postgres-keeper".to_owned())
@@ -206,12 +183,7 @@ impl Keeper {
                     // A server that never ran does not get better by trying, except when it waits for another's end.
                     if failed_starts >= FAILED_STARTS_MAX || !(was_ready || children_left_over) {
                         let pgdata = self.launch.pgdata.clone();
-                        return Phase::GaveUp(Failure {
-                            pgdata,
-                            attempts: failed_starts,
-                            status,
-                            output,
-                        });
+                        return Phase::GaveUp(Failure { pgdata, attempts: failed_starts, status, output });
                     }
                     if children_left_over {
                         orphan::quit_left_over_children(&self.launch.pgdata);
@@ -235,19 +207,14 @@ impl Keeper {
             Ok(None) => return Ended::AsAsked,
             Err(error) => {
                 let status = format!("could not be run: {error}");
-                return Ended::BeforeReady {
-                    status,
-                    output: String::new(),
-                };
+                return Ended::BeforeReady { status, output: String::new() };
             }
         };
         let log = child.stderr.take().map(ServerLog::capture);
         let ready = self.wait_until_ready(&child);
         wait_for_end(&child, 0);
         let mut server = self.shared.lock();
-        let status = child
-            .wait()
-            .map_or_else(|error| error.to_string(), describe);
+        let status = child.wait().map_or_else(|error| error.to_string(), describe);
         server.pid = None;
         if server.stopping {
             return Ended::AsAsked;
@@ -302,10 +269,7 @@ impl Keeper {
     /// Ends early when it is to stop.
     fn pause(&self, duration: Duration) {
         let server = self.shared.lock();
-        let _ = self
-            .shared
-            .stop_asked
-            .wait_timeout_while(server, duration, |server| !server.stopping);
+        let _ = self.shared.stop_asked.wait_timeout_while(server, duration, |server| !server.stopping);
     }
 }
 

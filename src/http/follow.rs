@@ -25,6 +25,7 @@ use crate::domain::time::Timestamp;
 use crate::service::FollowerPlace;
 use crate::service::read::Start;
 use crate::service::tail::follower::{Follower, Next};
+use crate::service::tail::heartbeat::Beat;
 
 /// A client that lost its connection comes back after this long, with up to as much again on top, so that not all come
 /// at once.
@@ -251,7 +252,8 @@ pub async fn follow_several(
         category(name.clone())?;
     }
     let Some(source) = Source::several(&streams, &categories) else {
-        let rule = format!("must name from 1 to {SOURCE_TOPICS_MAX} streams and categories, with the parameter category too");
+        let rule =
+            format!("must name from 1 to {SOURCE_TOPICS_MAX} streams and categories, with the parameter category too");
         return Err(Problem::invalid(vec![Violation::new("stream_name", rule)]));
     };
     follow(app, source, query.wish(), &headers).await
@@ -260,8 +262,9 @@ pub async fn follow_several(
 async fn follow(app: App, source: Source, wish: Wish, headers: &HeaderMap) -> Result<Response, Problem> {
     let mut rules = Rules::default();
     let filter = rules.filter(&wish.filter);
-    let heartbeat =
-        rules.duration("heartbeat", wish.heartbeat.as_deref(), HEARTBEAT_MIN, HEARTBEAT_MAX).unwrap_or(app.limits.heartbeat);
+    let heartbeat = rules
+        .duration("heartbeat", wish.heartbeat.as_deref(), HEARTBEAT_MIN, HEARTBEAT_MAX)
+        .unwrap_or(app.limits.heartbeat);
     let lowest = if source.single_stream().is_some() { -1 } else { 0 };
     let start = start(&mut rules, &wish, headers, lowest);
     let (filter, start): (Filter, Start) = rules.keep((filter, start))?;
@@ -340,7 +343,7 @@ struct EventStream {
     cursor: i64,
     frames: Frames,
     heartbeat: Duration,
-    beat: Option<tokio::sync::futures::OwnedNotified>,
+    beat: Option<Beat>,
     sent_at: Instant,
     is_begun: bool,
     is_closed: bool,
@@ -405,7 +408,7 @@ impl EventStream {
                 // Only waking is awaited here, so whichever comes first, nothing of the others is lost.
                 tokio::select! {
                     () = follower.changed() => {}
-                    () = Pin::new(beat) => self.on_beat(out),
+                    () = beat => self.on_beat(out),
                     () = draining.cancelled() => {}
                 }
             }
@@ -423,7 +426,7 @@ impl EventStream {
                 self.follower = Some(follower);
                 self.write(next, out);
             }
-            () = Pin::new(beat) => self.on_beat(out),
+            () = beat => self.on_beat(out),
             () = draining.cancelled() => {}
         }
     }

@@ -148,7 +148,9 @@ mod tests {
     #[test]
     fn a_type_cannot_break_out_of_its_field() {
         let frames = Frames::new(Wire::EventStream, true);
-        assert!(text(|out| frames.message(out, 1, &message("a\ndata: x"))).starts_with("id: 1\nevent: a data: x\ndata: {"));
+        assert!(
+            text(|out| frames.message(out, 1, &message("a\ndata: x"))).starts_with("id: 1\nevent: a data: x\ndata: {")
+        );
         let lines = Frames::new(Wire::Ndjson, true);
         assert!(text(|out| lines.message(out, 1, &message("a\n\"b"))).starts_with(r#"{"event":"a\u000a\"b","id":"1""#));
     }

@@ -43,7 +43,9 @@ pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Probl
         return Err(Problem::new(ProblemKind::Draining, "The service is stopping."));
     }
     if !found.is_ready() {
-        return Err(Problem::new(ProblemKind::DatabaseUnavailable, "The service is not ready.").with("checks", json!(ready)));
+        return Err(
+            Problem::new(ProblemKind::DatabaseUnavailable, "The service is not ready.").with("checks", json!(ready))
+        );
     }
     Ok(axum::Json(ready))
 }

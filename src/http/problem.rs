@@ -8,8 +8,8 @@ use utoipa::ToSchema;
 
 use crate::domain::Violation;
 use crate::domain::append::AppendError;
-use crate::service::read::PlaceError;
 use crate::service::ServiceError;
+use crate::service::read::PlaceError;
 
 /// Seconds after which a refused request may be tried again.
 const RETRY_AFTER_SECONDS: u32 = 1;

@@ -162,12 +162,8 @@ fn check(app: &App, stream_name: StreamName, headers: &HeaderMap, body: AppendBo
         }
         messages.push(message);
     }
-    let request = AppendRequest {
-        stream_name,
-        expected_version: body.expected_version,
-        must_exist: body.must_exist,
-        messages,
-    };
+    let request =
+        AppendRequest { stream_name, expected_version: body.expected_version, must_exist: body.must_exist, messages };
     rules.keep(request)
 }
 

@@ -177,8 +177,7 @@ impl Committer {
         let mut put_off = VecDeque::new();
         let mut next = Some(first);
         while let Some(waiting) = next.take() {
-            let own: Vec<Uuid> =
-                waiting.request.messages.iter().filter(|m| m.id_may_stand).map(|m| m.id).collect();
+            let own: Vec<Uuid> = waiting.request.messages.iter().filter(|m| m.id_may_stand).map(|m| m.id).collect();
             if own.iter().any(|id| ids.contains(id)) {
                 put_off.push_back(waiting);
             } else {
@@ -322,8 +321,12 @@ impl Link {
                     sent_again = 0;
                     open = batch.into_iter().map(|waiting| vec![waiting]).chain(open).collect();
                 }
-                Err(BatchError::Refused(message)) => answer_each(batch, || AppendError::Refused { message: message.clone() }),
-                Err(BatchError::SendAgain(_) | BatchError::LockTimeout) => answer_each(batch, || AppendError::Overloaded),
+                Err(BatchError::Refused(message)) => {
+                    answer_each(batch, || AppendError::Refused { message: message.clone() })
+                }
+                Err(BatchError::SendAgain(_) | BatchError::LockTimeout) => {
+                    answer_each(batch, || AppendError::Overloaded)
+                }
                 Err(BatchError::NotWritten(error)) => {
                     self.lost(error);
                     answer_each(batch, || AppendError::DatabaseUnavailable);
@@ -344,10 +347,10 @@ impl Link {
         wanted: Option<&[bool]>,
         wait_for_locks: bool,
     ) -> Result<BatchAnswer, BatchError> {
+        let limit = self.shared.settings.commit_timeout + self.shared.settings.lock_timeout;
         let link = self.connected().await?;
         let begun = Instant::now();
         let writing = link.append_batch(requests, wanted, wait_for_locks);
-        let limit = self.shared.settings.commit_timeout + self.shared.settings.lock_timeout;
         let result = match tokio::time::timeout(limit, writing).await {
             Ok(result) => result,
             Err(_) => Err(BatchError::InDoubt("the commit took too long".into())),

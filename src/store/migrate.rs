@@ -45,11 +45,7 @@ pub async fn check(url: &str, options: &MigrateOptions) -> Result<MigrationRepor
 }
 
 /// [`run`] with another schema than the embedded one.
-pub async fn run_schema(
-    url: &str,
-    options: &MigrateOptions,
-    schema: &Schema,
-) -> Result<MigrationReport, MigrateError> {
+pub async fn run_schema(url: &str, options: &MigrateOptions, schema: &Schema) -> Result<MigrationReport, MigrateError> {
     let mut connection = connect(url).await?;
     // Nearly every start finds nothing to do. It waits for nobody then, and works on a standby too.
     let found = Found::read(&mut connection, &schema.role).await?;
@@ -73,19 +69,11 @@ pub async fn check_schema(
     let found = Found::read(&mut connection, &schema.role).await?;
     let plan = Plan::of(&found, schema, options)?;
     close(connection).await;
-    Ok(MigrationReport {
-        only_checked: true,
-        ..report(&plan, plan.changes(schema))
-    })
+    Ok(MigrationReport { only_checked: true, ..report(&plan, plan.changes(schema)) })
 }
 
 fn report(plan: &Plan<'_>, changes: Vec<Change>) -> MigrationReport {
-    MigrationReport {
-        origin: plan.origin,
-        changes,
-        notices: plan.notices.clone(),
-        only_checked: false,
-    }
+    MigrationReport { origin: plan.origin, changes, notices: plan.notices.clone(), only_checked: false }
 }
 
 async fn connect(url: &str) -> Result<PgConnection, MigrateError> {
@@ -93,9 +81,7 @@ async fn connect(url: &str) -> Result<PgConnection, MigrateError> {
     let options = options.application_name("headwater migrate");
     match tokio::time::timeout(CONNECT_WAIT_MAX, options.connect()).await {
         Ok(connected) => connected.map_err(|source| MigrateError::Connect { source }),
-        Err(_) => Err(MigrateError::ConnectTimeout {
-            waited: CONNECT_WAIT_MAX,
-        }),
+        Err(_) => Err(MigrateError::ConnectTimeout { waited: CONNECT_WAIT_MAX }),
     }
 }
 
@@ -124,10 +110,7 @@ async fn migrate(
     for step in &plan.steps {
         take(&mut transaction, step, schema, &mut report).await?;
     }
-    transaction
-        .commit()
-        .await
-        .map_err(MigrateError::at("committing"))?;
+    transaction.commit().await.map_err(MigrateError::at("committing"))?;
     Ok(report)
 }
 
@@ -146,22 +129,14 @@ async fn lock(transaction: &mut PgConnection) -> Result<(), MigrateError> {
         MIGRATION_LOCK.1,
         TABLE_LOCK_WAIT_MAX.as_millis(),
     );
-    raw_sql(AssertSqlSafe(settings))
-        .execute(transaction)
-        .await
-        .map_err(|source| {
-            let code = source.as_database_error().and_then(|error| error.code());
-            if code.as_deref() == Some(LOCK_NOT_AVAILABLE) {
-                MigrateError::Locked {
-                    waited: OTHER_INSTANCE_WAIT_MAX,
-                }
-            } else {
-                MigrateError::Sql {
-                    step: "taking the migration lock".to_owned(),
-                    source,
-                }
-            }
-        })?;
+    raw_sql(AssertSqlSafe(settings)).execute(transaction).await.map_err(|source| {
+        let code = source.as_database_error().and_then(|error| error.code());
+        if code.as_deref() == Some(LOCK_NOT_AVAILABLE) {
+            MigrateError::Locked { waited: OTHER_INSTANCE_WAIT_MAX }
+        } else {
+            MigrateError::Sql { step: "taking the migration lock".to_owned(), source }
+        }
+    })?;
     Ok(())
 }
 
@@ -174,10 +149,7 @@ async fn take(
     let origin = report.origin;
     match step {
         Step::Apply(migration) => {
-            let doing = format!(
-                "applying migration {} ({})",
-                migration.version, migration.name
-            );
+            let doing = format!("applying migration {} ({})", migration.version, migration.name);
             execute(transaction, &migration.sql, doing).await?;
             record(transaction, migration, "applied", origin).await?;
         }
@@ -185,30 +157,16 @@ async fn take(
         Step::InstallFunctions { .. } => install_functions(transaction, schema, origin).await?,
         Step::GrantRole => return grant_role(transaction, schema, report).await,
         Step::AddNotifyTrigger => {
-            execute(
-                transaction,
-                schema::NOTIFY_TRIGGER,
-                "adding the trigger headwater_notify".to_owned(),
-            )
-            .await?;
+            execute(transaction, schema::NOTIFY_TRIGGER, "adding the trigger headwater_notify".to_owned()).await?;
         }
     }
-    report
-        .changes
-        .push(step.change(schema, origin == Origin::Attached));
+    report.changes.push(step.change(schema, origin == Origin::Attached));
     Ok(())
 }
 
 /// Any number of statements, without parameters.
-async fn execute(
-    transaction: &mut PgConnection,
-    sql: &str,
-    step: String,
-) -> Result<(), MigrateError> {
-    raw_sql(AssertSqlSafe(sql))
-        .execute(transaction)
-        .await
-        .map_err(MigrateError::at(step))?;
+async fn execute(transaction: &mut PgConnection, sql: &str, step: String) -> Result<(), MigrateError> {
+    raw_sql(AssertSqlSafe(sql)).execute(transaction).await.map_err(MigrateError::at(step))?;
     Ok(())
 }
 
@@ -219,12 +177,7 @@ async fn record(
     outcome: &str,
     origin: Origin,
 ) -> Result<(), MigrateError> {
-    let step = || {
-        MigrateError::at(format!(
-            "recording migration {} ({})",
-            migration.version, migration.name
-        ))
-    };
+    let step = || MigrateError::at(format!("recording migration {} ({})", migration.version, migration.name));
     sqlx::query("INSERT INTO headwater.migrations (version, name, checksum, outcome) VALUES ($1, $2, $3, $4)")
         .bind(migration.version)
         .bind(&*migration.name)
@@ -252,18 +205,10 @@ async fn install_functions(
     origin: Origin,
 ) -> Result<(), MigrateError> {
     let attached = origin == Origin::Attached;
-    for check_bodies in [
-        "SET LOCAL check_function_bodies = off",
-        "SET LOCAL check_function_bodies = on",
-    ] {
+    for check_bodies in ["SET LOCAL check_function_bodies = off", "SET LOCAL check_function_bodies = on"] {
         execute(transaction, check_bodies, "installing functions".to_owned()).await?;
         for function in schema.functions(attached) {
-            execute(
-                transaction,
-                &function.sql,
-                format!("installing function {}", function.path),
-            )
-            .await?;
+            execute(transaction, &function.sql, format!("installing function {}", function.path)).await?;
         }
     }
     sqlx::query(
@@ -290,26 +235,18 @@ async fn grant_role(
         let create = format!("CREATE ROLE {} LOGIN", schema::quoted(&role));
         refused = attempt(transaction, &create).await?;
         if refused.is_none() {
-            report
-                .changes
-                .push(Change::RoleCreated { role: role.clone() });
+            report.changes.push(Change::RoleCreated { role: role.clone() });
         }
     }
     // Another database of this server may have created it at the same moment.
     if role_exists(transaction, &role).await? {
         refused = attempt(transaction, &schema.grants()).await?;
         if refused.is_none() {
-            sqlx::query(
-                "UPDATE headwater.installation SET role_granted = true, updated_at = now()",
-            )
-            .execute(&mut *transaction)
-            .await
-            .map_err(MigrateError::at(format!(
-                "recording the rights of role {role}"
-            )))?;
-            report
-                .changes
-                .push(Change::RoleGranted { role: role.clone() });
+            sqlx::query("UPDATE headwater.installation SET role_granted = true, updated_at = now()")
+                .execute(&mut *transaction)
+                .await
+                .map_err(MigrateError::at(format!("recording the rights of role {role}")))?;
+            report.changes.push(Change::RoleGranted { role: role.clone() });
         }
     }
     if let Some(reason) = refused {
@@ -317,41 +254,24 @@ async fn grant_role(
             .bind(&reason)
             .execute(transaction)
             .await
-            .map_err(MigrateError::at(format!(
-                "recording that role {role} was refused"
-            )))?;
+            .map_err(MigrateError::at(format!("recording that role {role} was refused")))?;
         report.notices.push(Notice::RoleRefused { role, reason });
     }
     Ok(())
 }
 
 /// Returns why the database refused it, which undoes nothing else of the transaction.
-async fn attempt(
-    transaction: &mut PgConnection,
-    sql: &str,
-) -> Result<Option<String>, MigrateError> {
-    let mut savepoint = transaction
-        .begin()
-        .await
-        .map_err(MigrateError::at("setting a savepoint"))?;
+async fn attempt(transaction: &mut PgConnection, sql: &str) -> Result<Option<String>, MigrateError> {
+    let mut savepoint = transaction.begin().await.map_err(MigrateError::at("setting a savepoint"))?;
     match raw_sql(AssertSqlSafe(sql)).execute(&mut *savepoint).await {
         Ok(_) => {
-            savepoint
-                .commit()
-                .await
-                .map_err(MigrateError::at("releasing a savepoint"))?;
+            savepoint.commit().await.map_err(MigrateError::at("releasing a savepoint"))?;
             Ok(None)
         }
         Err(sqlx::Error::Database(refusal)) => {
-            savepoint
-                .rollback()
-                .await
-                .map_err(MigrateError::at("going back to a savepoint"))?;
+            savepoint.rollback().await.map_err(MigrateError::at("going back to a savepoint"))?;
             Ok(Some(refusal.message().to_owned()))
         }
-        Err(source) => Err(MigrateError::Sql {
-            step: "asking for a role's rights".to_owned(),
-            source,
-        }),
+        Err(source) => Err(MigrateError::Sql { step: "asking for a role's rights".to_owned(), source }),
     }
 }

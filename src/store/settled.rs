@@ -88,9 +88,7 @@ impl TailLink {
     /// Who may still fill a hole.
     pub async fn holders(&self) -> Result<HashSet<Holder>, StoreError> {
         let rows = self.query(HOLDERS, &[]).await?;
-        rows.iter()
-            .map(|row| Ok(Holder { virtual_transaction: row.try_get(0)?, pid: row.try_get(1)? }))
-            .collect()
+        rows.iter().map(|row| Ok(Holder { virtual_transaction: row.try_get(0)?, pid: row.try_get(1)? })).collect()
     }
 
     async fn query(&self, sql: &str, parameters: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>, StoreError> {

@@ -18,12 +18,7 @@ async fn returns_the_hash_of_the_category_and_locks_it_until_the_transaction_end
     let key = store.value(&format!("SELECT hash_64('{category}')")).await;
 
     store.run("BEGIN").await;
-    assert_eq!(
-        store
-            .value(&format!("SELECT acquire_lock('{category}-1')"))
-            .await,
-        key
-    );
+    assert_eq!(store.value(&format!("SELECT acquire_lock('{category}-1')")).await, key);
     assert_eq!(keys_held(&store).await, [key]);
     store.run("COMMIT").await;
 

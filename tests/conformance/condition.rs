@@ -6,9 +6,7 @@ const CLOSED: &str = "Retrieval with SQL condition is not activated";
 async fn store_with(category: &str) -> Store {
     let store = Store::open().await;
     for (id, message_type) in [("1", "A"), ("1", "B"), ("1", "A"), ("2", "B")] {
-        store
-            .write_with(&format!("{category}-{id}"), message_type, "NULL")
-            .await;
+        store.write_with(&format!("{category}-{id}"), message_type, "NULL").await;
     }
     store
 }
@@ -17,12 +15,8 @@ async fn store_with(category: &str) -> Store {
 fn reads(category: &str, condition: &str) -> [String; 2] {
     let condition = condition.replace('\'', "''");
     [
-        format!(
-            "SELECT position FROM get_stream_messages('{category}-1', condition => '{condition}')"
-        ),
-        format!(
-            "SELECT position FROM get_category_messages('{category}', condition => '{condition}')"
-        ),
+        format!("SELECT position FROM get_stream_messages('{category}-1', condition => '{condition}')"),
+        format!("SELECT position FROM get_category_messages('{category}', condition => '{condition}')"),
     ]
 }
 
@@ -44,9 +38,7 @@ async fn is_allowed_by_any_other_value_of_the_setting() {
     let category = unique("condition");
     let store = store_with(&category).await;
     for setting in ["on", "OFF", "false", "0"] {
-        store
-            .run(&format!("SET message_store.sql_condition = '{setting}'"))
-            .await;
+        store.run(&format!("SET message_store.sql_condition = '{setting}'")).await;
         for sql in reads(&category, "type = 'A'") {
             assert_eq!(store.column(&sql).await, ["0", "2"], "{setting}: {sql}");
         }
@@ -58,10 +50,7 @@ async fn is_put_in_parentheses_over_the_columns_of_messages() {
     let category = unique("condition");
     let store = store_with(&category).await;
     store.run("SET message_store.sql_condition = 'on'").await;
-    for sql in reads(
-        &category,
-        "messages.position = 2 OR data->>'n' = '2' OR metadata IS NOT NULL",
-    ) {
+    for sql in reads(&category, "messages.position = 2 OR data->>'n' = '2' OR metadata IS NOT NULL") {
         assert_eq!(store.column(&sql).await, ["2"], "{sql}");
     }
     // Without parentheses this would return every message of the store.
@@ -77,9 +66,7 @@ async fn works_together_with_position_batch_correlation_and_group() {
     store.run("SET message_store.sql_condition = 'on'").await;
     let metadata = format!("'{{\"correlationStreamName\": \"{correlation}-1\"}}'");
     for message_type in ["A", "B"] {
-        store
-            .write_with(&format!("{category}-3"), message_type, &metadata)
-            .await;
+        store.write_with(&format!("{category}-3"), message_type, &metadata).await;
         store.write_with(&category, message_type, &metadata).await;
     }
     let stream = format!("SELECT position FROM get_stream_messages('{category}-1', 1, 1, 'true')");

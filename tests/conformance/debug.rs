@@ -13,9 +13,7 @@ fn write(stream: &str) -> Call {
     let id = Uuid::new_v4().to_string();
     Call {
         function: "write_message",
-        sql: format!(
-            "SELECT write_message('{id}', '{stream}', 'SomeType', '{{\"n\": 1}}', '{{\"m\": 2}}', -1)"
-        ),
+        sql: format!("SELECT write_message('{id}', '{stream}', 'SomeType', '{{\"n\": 1}}', '{{\"m\": 2}}', -1)"),
         arguments: vec![
             ("id", id),
             ("stream_name", stream.to_owned()),
@@ -42,9 +40,7 @@ fn reads(category: &str) -> [Call; 3] {
         },
         Call {
             function: "get_category_messages",
-            sql: format!(
-                "SELECT * FROM get_category_messages('{category}', 5, 7, 'correlated', 0, 2, 'true')"
-            ),
+            sql: format!("SELECT * FROM get_category_messages('{category}', 5, 7, 'correlated', 0, 2, 'true')"),
             arguments: vec![
                 ("category", category.to_owned()),
                 ("position", "5".to_owned()),
@@ -68,21 +64,12 @@ async fn tells(store: &mut Store, call: &Call) -> bool {
     store.notice_lines();
     store.run(&call.sql).await;
     let lines = store.notice_lines();
-    let Some(heading) = lines
-        .iter()
-        .position(|line| *line == format!("» {}", call.function))
-    else {
+    let Some(heading) = lines.iter().position(|line| *line == format!("» {}", call.function)) else {
         return false;
     };
     for (name, value) in &call.arguments {
-        let told = lines[heading + 1..]
-            .iter()
-            .any(|line| line.starts_with(name) && line.ends_with(value.as_str()));
-        assert!(
-            told,
-            "{} does not tell {name} {value}: {lines:#?}",
-            call.function
-        );
+        let told = lines[heading + 1..].iter().any(|line| line.starts_with(name) && line.ends_with(value.as_str()));
+        assert!(told, "{} does not tell {name} {value}: {lines:#?}", call.function);
     }
     true
 }
@@ -136,12 +123,7 @@ async fn debug_write_makes_writes_tell() {
 async fn only_on_is_on() {
     let (mut store, category) = store_with_condition().await;
     for (number, setting) in ["off", "true", "1", "ON"].iter().enumerate() {
-        store
-            .run(&format!("SET message_store.debug = '{setting}'"))
-            .await;
-        assert!(
-            !tells(&mut store, &write(&format!("{category}-{number}"))).await,
-            "{setting}"
-        );
+        store.run(&format!("SET message_store.debug = '{setting}'")).await;
+        assert!(!tells(&mut store, &write(&format!("{category}-{number}"))).await, "{setting}");
     }
 }

@@ -70,19 +70,11 @@ impl std::ops::DerefMut for Store {
 impl Store {
     pub async fn open() -> Self {
         match std::env::var(URL_VARIABLE) {
-            Ok(url) => Self {
-                session: Session::open(&url).await,
-                url,
-                _database: None,
-            },
+            Ok(url) => Self { session: Session::open(&url).await, url, _database: None },
             Err(_) => {
                 let database = TestDatabase::migrated().await;
                 let url = database.url.clone();
-                Self {
-                    session: Session::open(&url).await,
-                    url,
-                    _database: Some(database),
-                }
+                Self { session: Session::open(&url).await, url, _database: Some(database) }
             }
         }
     }
@@ -96,63 +88,48 @@ impl Session {
     /// Stock functions need the schema in the search path.
     pub async fn open(url: &str) -> Self {
         let session = Self::open_plain(url).await;
-        session
-            .run("SET search_path TO message_store, public")
-            .await;
+        session.run("SET search_path TO message_store, public").await;
         session
     }
 
     pub async fn open_plain(url: &str) -> Self {
         let config = config(url);
         let connecting = config.connect(NoTls);
-        let (client, mut connection) = within(connecting)
-            .await
-            .unwrap_or_else(|error| panic!("no connection to {url}: {error}"));
+        let (client, mut connection) =
+            within(connecting).await.unwrap_or_else(|error| panic!("no connection to {url}: {error}"));
         let (sender, asynchronous) = mpsc::channel(ASYNC_MESSAGES_MAX);
         tokio::spawn(async move {
-            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await
-            {
+            while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
                 if sender.try_send(message).is_err() {
                     break;
                 }
             }
         });
-        Self {
-            client,
-            asynchronous,
-        }
+        Self { client, asynchronous }
     }
 
     pub async fn try_rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, Refusal> {
-        let messages = within(self.client.simple_query(sql))
-            .await
-            .map_err(|error| {
-                let refusal = error
-                    .as_db_error()
-                    .unwrap_or_else(|| panic!("{sql}: {error}"));
-                Refusal {
-                    code: refusal.code().code().to_owned(),
-                    message: refusal.message().to_owned(),
-                    constraint: refusal.constraint().map(str::to_owned),
-                }
-            })?;
+        let messages = within(self.client.simple_query(sql)).await.map_err(|error| {
+            let refusal = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
+            Refusal {
+                code: refusal.code().code().to_owned(),
+                message: refusal.message().to_owned(),
+                constraint: refusal.constraint().map(str::to_owned),
+            }
+        })?;
         Ok(messages
             .iter()
             .filter_map(|message| match message {
-                SimpleQueryMessage::Row(row) => Some(
-                    (0..row.len())
-                        .map(|column| row.get(column).map(str::to_owned))
-                        .collect(),
-                ),
+                SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+                }
                 _ => None,
             })
             .collect())
     }
 
     pub async fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
-        self.try_rows(sql)
-            .await
-            .unwrap_or_else(|refusal| panic!("{sql}\nwas refused: {refusal:?}"))
+        self.try_rows(sql).await.unwrap_or_else(|refusal| panic!("{sql}\nwas refused: {refusal:?}"))
     }
 
     pub async fn run(&self, sql: &str) {
@@ -162,9 +139,7 @@ impl Session {
     /// The only column of each row; NULL is printed as such.
     pub async fn column(&self, sql: &str) -> Vec<String> {
         let rows = self.rows(sql).await;
-        rows.into_iter()
-            .map(|row| row[0].clone().unwrap_or_else(|| "NULL".to_owned()))
-            .collect()
+        rows.into_iter().map(|row| row[0].clone().unwrap_or_else(|| "NULL".to_owned())).collect()
     }
 
     /// The only value of the only row; NULL is printed as such.
@@ -184,11 +159,7 @@ impl Session {
     /// The refusal's code and text.
     pub async fn refused(&self, sql: &str, code: &str, message: &str) {
         let refusal = self.refusal(sql).await;
-        assert_eq!(
-            (refusal.code.as_str(), refusal.message.as_str()),
-            (code, message),
-            "{sql}"
-        );
+        assert_eq!((refusal.code.as_str(), refusal.message.as_str()), (code, message), "{sql}");
     }
 
     /// Writes a message with a new id and returns its position.
@@ -197,12 +168,7 @@ impl Session {
     }
 
     /// `metadata` is an SQL expression.
-    pub async fn write_with(
-        &self,
-        stream_name: &str,
-        message_type: &str,
-        metadata: &str,
-    ) -> String {
+    pub async fn write_with(&self, stream_name: &str, message_type: &str, metadata: &str) -> String {
         let id = Uuid::new_v4();
         self.value(&format!(
             "SELECT write_message('{id}', '{stream_name}', '{message_type}', '{{\"n\": 1}}', {metadata})"
@@ -241,9 +207,7 @@ impl Session {
 
 /// Fails the test, where it would wait for ever.
 pub async fn within<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(ANSWER_WAIT_MAX, future)
-        .await
-        .expect("an answer came in time")
+    tokio::time::timeout(ANSWER_WAIT_MAX, future).await.expect("an answer came in time")
 }
 
 /// A name that no other test uses, without a '-'.
@@ -253,9 +217,7 @@ pub fn unique(what: &str) -> String {
 
 /// A URL with a socket's directory in `host` may name `localhost` besides: only the directory is meant then.
 fn config(url: &str) -> Config {
-    let given: Config = url
-        .parse()
-        .unwrap_or_else(|error| panic!("{url} is no database URL: {error}"));
+    let given: Config = url.parse().unwrap_or_else(|error| panic!("{url} is no database URL: {error}"));
     let Some(directory) = given.get_hosts().iter().find_map(|host| match host {
         Host::Unix(directory) => Some(directory.clone()),
         Host::Tcp(_) => None,

@@ -65,16 +65,7 @@ async fn id_is_the_text_after_the_first_dash() {
 
 #[tokio::test]
 async fn id_is_null_without_a_dash() {
-    assert_results(
-        "id",
-        &[
-            ("'account'", "NULL"),
-            ("'a+b'", "NULL"),
-            ("''", "NULL"),
-            ("NULL", "NULL"),
-        ],
-    )
-    .await;
+    assert_results("id", &[("'account'", "NULL"), ("'a+b'", "NULL"), ("''", "NULL"), ("NULL", "NULL")]).await;
 }
 
 #[tokio::test]
@@ -93,16 +84,7 @@ async fn cardinal_id_is_the_id_up_to_its_first_plus() {
 
 #[tokio::test]
 async fn cardinal_id_is_null_without_an_id() {
-    assert_results(
-        "cardinal_id",
-        &[
-            ("'account'", "NULL"),
-            ("'a+b'", "NULL"),
-            ("''", "NULL"),
-            ("NULL", "NULL"),
-        ],
-    )
-    .await;
+    assert_results("cardinal_id", &[("'account'", "NULL"), ("'a+b'", "NULL"), ("''", "NULL"), ("NULL", "NULL")]).await;
 }
 
 #[tokio::test]
@@ -119,11 +101,7 @@ async fn hash_64_is_the_first_8_bytes_of_md5_signed() {
 
 #[tokio::test]
 async fn names_may_hold_any_character() {
-    let cases = [
-        ("E'a\\nb-1'", "a\nb"),
-        ("'größe-1'", "größe"),
-        ("'%_\\-1'", "%_\\"),
-    ];
+    let cases = [("E'a\\nb-1'", "a\nb"), ("'größe-1'", "größe"), ("'%_\\-1'", "%_\\")];
     assert_results("category", &cases).await;
     assert_results("id", &[("E'a-1\\n2'", "1\n2"), ("'x-größe'", "größe")]).await;
 }

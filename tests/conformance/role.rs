@@ -7,11 +7,7 @@ const REFUSED: &str = "42501";
 /// None, with the reason printed, where the role does not exist or this user may not take it.
 async fn store_with_role() -> Option<Store> {
     let store = Store::open().await;
-    if store
-        .column("SELECT 1 FROM pg_roles WHERE rolname = 'message_store'")
-        .await
-        .is_empty()
-    {
+    if store.column("SELECT 1 FROM pg_roles WHERE rolname = 'message_store'").await.is_empty() {
         eprintln!("skipped: role message_store does not exist on this server");
         return None;
     }
@@ -20,11 +16,7 @@ async fn store_with_role() -> Option<Store> {
 
 async fn store_as_role() -> Option<Store> {
     let store = store_with_role().await?;
-    if store
-        .value("SELECT pg_has_role('message_store', 'MEMBER')")
-        .await
-        == "f"
-    {
+    if store.value("SELECT pg_has_role('message_store', 'MEMBER')").await == "f" {
         eprintln!("skipped: this user may not take the role message_store");
         return None;
     }
@@ -37,12 +29,7 @@ async fn may_log_in_and_owns_nothing() {
     let Some(store) = store_with_role().await else {
         return;
     };
-    assert_eq!(
-        store
-            .value("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'message_store'")
-            .await,
-        "t"
-    );
+    assert_eq!(store.value("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'message_store'").await, "t");
     let owned = store
         .value(
             "SELECT (SELECT count(*) FROM pg_class WHERE relowner = 'message_store'::regrole)
@@ -88,25 +75,10 @@ async fn may_insert_and_select_and_use_the_sequence() {
         return;
     };
     let stream = format!("{}-1", unique("role"));
-    store
-        .run(&format!(
-            "INSERT INTO messages (stream_name, position, type) VALUES ('{stream}', 0, 'T')"
-        ))
-        .await;
-    assert_eq!(
-        store
-            .value(&format!(
-                "SELECT count(*) FROM messages WHERE stream_name = '{stream}'"
-            ))
-            .await,
-        "1"
-    );
-    store
-        .run("SELECT nextval('messages_global_position_seq')")
-        .await;
-    store
-        .run("SELECT last_value FROM messages_global_position_seq")
-        .await;
+    store.run(&format!("INSERT INTO messages (stream_name, position, type) VALUES ('{stream}', 0, 'T')")).await;
+    assert_eq!(store.value(&format!("SELECT count(*) FROM messages WHERE stream_name = '{stream}'")).await, "1");
+    store.run("SELECT nextval('messages_global_position_seq')").await;
+    store.run("SELECT last_value FROM messages_global_position_seq").await;
 }
 
 #[tokio::test]
@@ -146,11 +118,7 @@ async fn may_not_change_the_schema() {
     let Some(store) = store_as_role().await else {
         return;
     };
-    for sql in [
-        "CREATE TABLE message_store.mine (n int)",
-        "DROP TABLE messages",
-        "ALTER TABLE messages ADD n int",
-    ] {
+    for sql in ["CREATE TABLE message_store.mine (n int)", "DROP TABLE messages", "ALTER TABLE messages ADD n int"] {
         assert_eq!(store.refusal(sql).await.code, REFUSED, "{sql}");
     }
 }

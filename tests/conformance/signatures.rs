@@ -3,44 +3,14 @@ use super::Store;
 
 /// Name, arguments with their defaults, result, volatility.
 const FUNCTIONS: [(&str, &str, &str, &str); 12] = [
-    (
-        "category",
-        "stream_name character varying",
-        "character varying",
-        "i",
-    ),
-    (
-        "is_category",
-        "stream_name character varying",
-        "boolean",
-        "i",
-    ),
-    (
-        "id",
-        "stream_name character varying",
-        "character varying",
-        "i",
-    ),
-    (
-        "cardinal_id",
-        "stream_name character varying",
-        "character varying",
-        "i",
-    ),
+    ("category", "stream_name character varying", "character varying", "i"),
+    ("is_category", "stream_name character varying", "boolean", "i"),
+    ("id", "stream_name character varying", "character varying", "i"),
+    ("cardinal_id", "stream_name character varying", "character varying", "i"),
     ("hash_64", "value character varying", "bigint", ""),
-    (
-        "acquire_lock",
-        "stream_name character varying",
-        "bigint",
-        "",
-    ),
+    ("acquire_lock", "stream_name character varying", "bigint", ""),
     ("message_store_version", "", "character varying", ""),
-    (
-        "stream_version",
-        "stream_name character varying",
-        "bigint",
-        "",
-    ),
+    ("stream_version", "stream_name character varying", "bigint", ""),
     (
         "write_message",
         "id character varying, stream_name character varying, type character varying, data jsonb, \

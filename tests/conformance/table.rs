@@ -52,8 +52,7 @@ async fn global_position_time_and_id_have_defaults() {
          RETURNING global_position = currval('message_store.messages_global_position_seq'),
                    time = now() AT TIME ZONE 'utc', id IS NOT NULL, data, metadata"
     );
-    let expected =
-        [Some("t"), Some("t"), Some("t"), None, None].map(|value| value.map(str::to_owned));
+    let expected = [Some("t"), Some("t"), Some("t"), None, None].map(|value| value.map(str::to_owned));
     assert_eq!(store.rows(&sql).await, [expected.to_vec()]);
 }
 
@@ -101,9 +100,7 @@ async fn indexes_are_those_of_the_contract() {
 async fn the_sequence_starts_at_1_and_caches_1() {
     let store = Store::open().await;
     assert_eq!(
-        store
-            .value("SELECT pg_get_serial_sequence('message_store.messages', 'global_position')")
-            .await,
+        store.value("SELECT pg_get_serial_sequence('message_store.messages', 'global_position')").await,
         "message_store.messages_global_position_seq"
     );
     let sql = "SELECT seqtypid::regtype || ' ' || seqstart || ' ' || seqincrement || ' ' || seqcache || ' ' || seqcycle

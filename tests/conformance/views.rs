@@ -5,39 +5,17 @@ use super::{Store, unique};
 const VIEWS: [(&str, &[&str], &[&str]); 6] = [
     ("stream_summary", &["stream_name"], &["stream_name"]),
     ("type_summary", &["type"], &["type"]),
-    (
-        "stream_type_summary",
-        &["stream_name", "type"],
-        &["stream_name", "type"],
-    ),
-    (
-        "type_stream_summary",
-        &["type", "stream_name"],
-        &["type", "stream_name"],
-    ),
-    (
-        "category_type_summary",
-        &["category", "type"],
-        &["category(stream_name)", "type"],
-    ),
-    (
-        "type_category_summary",
-        &["type", "category"],
-        &["type", "category(stream_name)"],
-    ),
+    ("stream_type_summary", &["stream_name", "type"], &["stream_name", "type"]),
+    ("type_stream_summary", &["type", "stream_name"], &["type", "stream_name"]),
+    ("category_type_summary", &["category", "type"], &["category(stream_name)", "type"]),
+    ("type_category_summary", &["type", "category"], &["type", "category(stream_name)"]),
 ];
 
 async fn store_with_messages() -> (Store, String) {
     let store = Store::open().await;
     let name = unique("view");
     for (id, message_type) in [("1", "B"), ("2", "A"), ("1", "A"), ("1", "B")] {
-        store
-            .write_with(
-                &format!("{name}-{id}"),
-                &format!("{name}{message_type}"),
-                "NULL",
-            )
-            .await;
+        store.write_with(&format!("{name}-{id}"), &format!("{name}{message_type}"), "NULL").await;
     }
     (store, name)
 }
@@ -71,26 +49,10 @@ async fn messages_are_counted_by_key() {
     for (view, key, expected) in [
         ("stream_summary", "stream_name", vec!["-1 3", "-2 1"]),
         ("type_summary", "type", vec!["A 2", "B 2"]),
-        (
-            "stream_type_summary",
-            "stream_name || ' ' || type",
-            vec!["-1 A 1", "-1 B 2", "-2 A 1"],
-        ),
-        (
-            "type_stream_summary",
-            "type || ' ' || stream_name",
-            vec!["A -1 1", "A -2 1", "B -1 2"],
-        ),
-        (
-            "category_type_summary",
-            "category || ' ' || type",
-            vec![" A 2", " B 2"],
-        ),
-        (
-            "type_category_summary",
-            "type || ' ' || category",
-            vec!["A  2", "B  2"],
-        ),
+        ("stream_type_summary", "stream_name || ' ' || type", vec!["-1 A 1", "-1 B 2", "-2 A 1"]),
+        ("type_stream_summary", "type || ' ' || stream_name", vec!["A -1 1", "A -2 1", "B -1 2"]),
+        ("category_type_summary", "category || ' ' || type", vec![" A 2", " B 2"]),
+        ("type_category_summary", "type || ' ' || category", vec!["A  2", "B  2"]),
     ] {
         let sql = format!(
             "SELECT replace({key}, '{name}', '') || ' ' || message_count FROM {view} WHERE ({key}) LIKE '%{name}%'"
@@ -103,11 +65,8 @@ async fn messages_are_counted_by_key() {
 async fn percent_is_of_all_messages_with_two_places() {
     let (store, _) = store_with_messages().await;
     for (view, keys, expressions) in VIEWS {
-        let named: Vec<_> = keys
-            .iter()
-            .zip(expressions)
-            .map(|(key, expression)| format!("{expression} AS {key}"))
-            .collect();
+        let named: Vec<_> =
+            keys.iter().zip(expressions).map(|(key, expression)| format!("{expression} AS {key}")).collect();
         // One statement, so that both sides see the same messages, whoever writes meanwhile.
         let sql = format!(
             "WITH expected AS (
@@ -122,13 +81,7 @@ async fn percent_is_of_all_messages_with_two_places() {
             expressions.join(", ")
         );
         assert_eq!(store.value(&sql).await, "0", "{view}");
-        assert_eq!(
-            store
-                .value(&format!("SELECT max(scale(percent)) FROM {view}"))
-                .await,
-            "2",
-            "{view}"
-        );
+        assert_eq!(store.value(&format!("SELECT max(scale(percent)) FROM {view}")).await, "2", "{view}");
     }
 }
 

@@ -17,20 +17,17 @@ async fn stores_what_it_is_given() {
     let store = Store::open().await;
     let (id, stream) = (Uuid::new_v4(), format!("{}-1", unique("write")));
     store
-        .run(&format!("SELECT write_message('{id}', '{stream}', 'Withdrawn', '{{\"amount\": 1.50}}', '{{\"by\": \"x\"}}')"))
+        .run(&format!(
+            "SELECT write_message('{id}', '{stream}', 'Withdrawn', '{{\"amount\": 1.50}}', '{{\"by\": \"x\"}}')"
+        ))
         .await;
     let row = store
-        .rows(&format!("SELECT id, stream_name, type, position, data, metadata FROM messages WHERE stream_name = '{stream}'"))
+        .rows(&format!(
+            "SELECT id, stream_name, type, position, data, metadata FROM messages WHERE stream_name = '{stream}'"
+        ))
         .await;
     let id = id.to_string();
-    let expected = [
-        id.as_str(),
-        &stream,
-        "Withdrawn",
-        "0",
-        "{\"amount\": 1.50}",
-        "{\"by\": \"x\"}",
-    ];
+    let expected = [id.as_str(), &stream, "Withdrawn", "0", "{\"amount\": 1.50}", "{\"by\": \"x\"}"];
     assert_eq!(row, [expected.map(|value| Some(value.to_owned())).to_vec()]);
 }
 
@@ -39,20 +36,8 @@ async fn metadata_and_expected_version_may_be_left_out() {
     let store = Store::open().await;
     let stream = format!("{}-1", unique("write"));
     let id = Uuid::new_v4();
-    assert_eq!(
-        store
-            .value(&format!(
-                "SELECT write_message('{id}', '{stream}', 'T', '{{}}')"
-            ))
-            .await,
-        "0"
-    );
-    assert_eq!(
-        store
-            .value(&format!("SELECT metadata FROM messages WHERE id = '{id}'"))
-            .await,
-        "NULL"
-    );
+    assert_eq!(store.value(&format!("SELECT write_message('{id}', '{stream}', 'T', '{{}}')")).await, "0");
+    assert_eq!(store.value(&format!("SELECT metadata FROM messages WHERE id = '{id}'")).await, "NULL");
 }
 
 #[tokio::test]
@@ -73,15 +58,9 @@ async fn expected_version_is_the_highest_position_or_minus_1() {
     let stream = format!("{}-1", unique("write"));
     for version in ["-1", "0", "1"] {
         let id = Uuid::new_v4();
-        let position = store
-            .value(&format!(
-                "SELECT write_message('{id}', '{stream}', 'T', '{{}}', NULL, {version})"
-            ))
-            .await;
-        assert_eq!(
-            position.parse::<i64>().unwrap(),
-            version.parse::<i64>().unwrap() + 1
-        );
+        let position =
+            store.value(&format!("SELECT write_message('{id}', '{stream}', 'T', '{{}}', NULL, {version})")).await;
+        assert_eq!(position.parse::<i64>().unwrap(), version.parse::<i64>().unwrap() + 1);
     }
 }
 
@@ -91,17 +70,9 @@ async fn id_may_be_in_upper_case_or_braces() {
     let stream = format!("{}-1", unique("write"));
     let (upper, braces) = (Uuid::new_v4(), Uuid::new_v4());
     for text in [upper.to_string().to_uppercase(), format!("{{{braces}}}")] {
-        store
-            .run(&format!(
-                "SELECT write_message('{text}', '{stream}', 'T', '{{}}')"
-            ))
-            .await;
+        store.run(&format!("SELECT write_message('{text}', '{stream}', 'T', '{{}}')")).await;
     }
-    let ids = store
-        .column(&format!(
-            "SELECT id FROM messages WHERE stream_name = '{stream}' ORDER BY position"
-        ))
-        .await;
+    let ids = store.column(&format!("SELECT id FROM messages WHERE stream_name = '{stream}' ORDER BY position")).await;
     assert_eq!(ids, [upper.to_string(), braces.to_string()]);
 }
 
@@ -109,31 +80,12 @@ async fn id_may_be_in_upper_case_or_braces() {
 async fn data_may_be_null_or_any_json_value() {
     let store = Store::open().await;
     let stream = format!("{}-1", unique("write"));
-    for data in [
-        "NULL",
-        "'null'",
-        "'1'",
-        "'true'",
-        "'\"text\"'",
-        "'[1, 2]'",
-        "'{}'",
-    ] {
-        store
-            .run(&format!(
-                "SELECT write_message('{}', '{stream}', 'T', {data}, {data})",
-                Uuid::new_v4()
-            ))
-            .await;
+    for data in ["NULL", "'null'", "'1'", "'true'", "'\"text\"'", "'[1, 2]'", "'{}'"] {
+        store.run(&format!("SELECT write_message('{}', '{stream}', 'T', {data}, {data})", Uuid::new_v4())).await;
     }
-    let stored = store
-        .column(&format!(
-            "SELECT data FROM messages WHERE stream_name = '{stream}' ORDER BY position"
-        ))
-        .await;
-    assert_eq!(
-        stored,
-        ["NULL", "null", "1", "true", "\"text\"", "[1, 2]", "{}"]
-    );
+    let stored =
+        store.column(&format!("SELECT data FROM messages WHERE stream_name = '{stream}' ORDER BY position")).await;
+    assert_eq!(stored, ["NULL", "null", "1", "true", "\"text\"", "[1, 2]", "{}"]);
 }
 
 #[tokio::test]
@@ -147,16 +99,8 @@ async fn stream_name_may_be_a_bare_category() {
 #[tokio::test]
 async fn stream_name_and_type_may_be_empty() {
     let store = Store::open().await;
-    let before = store
-        .value("SELECT COALESCE(stream_version(''), -1)")
-        .await
-        .parse::<i64>()
-        .unwrap();
-    let position = store
-        .write_with("", "", "NULL")
-        .await
-        .parse::<i64>()
-        .unwrap();
+    let before = store.value("SELECT COALESCE(stream_version(''), -1)").await.parse::<i64>().unwrap();
+    let position = store.write_with("", "", "NULL").await.parse::<i64>().unwrap();
     assert!(position > before, "{position} comes after {before}");
 }
 
@@ -164,11 +108,7 @@ async fn stream_name_and_type_may_be_empty() {
 async fn next_position_is_the_highest_plus_1_over_holes_too() {
     let store = Store::open().await;
     let stream = format!("{}-1", unique("write"));
-    store
-        .run(&format!(
-            "INSERT INTO messages (stream_name, position, type) VALUES ('{stream}', 6, 'T')"
-        ))
-        .await;
+    store.run(&format!("INSERT INTO messages (stream_name, position, type) VALUES ('{stream}', 6, 'T')")).await;
     assert_eq!(store.write(&stream).await, "7");
 }
 
@@ -180,16 +120,11 @@ async fn global_position_goes_up_across_streams() {
         store.write(&format!("{category}-{stream}")).await;
     }
     let streams = store
-        .column(&format!("SELECT stream_name FROM messages WHERE category(stream_name) = '{category}' ORDER BY global_position"))
+        .column(&format!(
+            "SELECT stream_name FROM messages WHERE category(stream_name) = '{category}' ORDER BY global_position"
+        ))
         .await;
-    assert_eq!(
-        streams,
-        [
-            format!("{category}-1"),
-            format!("{category}-2"),
-            format!("{category}-1")
-        ]
-    );
+    assert_eq!(streams, [format!("{category}-1"), format!("{category}-2"), format!("{category}-1")]);
 }
 
 #[tokio::test]

@@ -4,9 +4,8 @@ use uuid::Uuid;
 
 /// Returns once a session waits for an advisory lock. Each look is a round trip, so it does not spin.
 async fn until_it_waits(observer: &Session, process_id: &str) {
-    let sql = format!(
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = {process_id}"
-    );
+    let sql =
+        format!("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = {process_id}");
     within(async {
         while observer.value(&sql).await == "0" {
             tokio::task::yield_now().await;
@@ -62,10 +61,7 @@ async fn one_who_waited_with_an_expected_version_is_refused_by_the_committed_one
     store.run("BEGIN").await;
     store.write(&stream).await;
     let waiting = tokio::spawn({
-        let sql = format!(
-            "SELECT write_message('{}', '{stream}', 'T', '{{}}', NULL, -1)",
-            Uuid::new_v4()
-        );
+        let sql = format!("SELECT write_message('{}', '{stream}', 'T', '{{}}', NULL, -1)", Uuid::new_v4());
         async move { second.refusal(&sql).await }
     });
     until_it_waits(&store, &process_id).await;
@@ -142,13 +138,8 @@ async fn many_writers_of_one_stream_leave_no_hole_in_its_positions() {
     for writer in writers {
         within(writer).await.unwrap();
     }
-    let positions = store
-        .column(&format!(
-            "SELECT position FROM messages WHERE stream_name = '{stream}' ORDER BY position"
-        ))
-        .await;
-    let expected: Vec<_> = (0..WRITERS * MESSAGES)
-        .map(|position| position.to_string())
-        .collect();
+    let positions =
+        store.column(&format!("SELECT position FROM messages WHERE stream_name = '{stream}' ORDER BY position")).await;
+    let expected: Vec<_> = (0..WRITERS * MESSAGES).map(|position| position.to_string()).collect();
     assert_eq!(positions, expected);
 }

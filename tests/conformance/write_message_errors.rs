@@ -3,9 +3,7 @@ use super::{Session, Store, unique};
 use uuid::Uuid;
 
 fn write(id: &str, stream: &str, message_type: &str, expected_version: &str) -> String {
-    format!(
-        "SELECT write_message({id}, {stream}, {message_type}, '{{}}', NULL, {expected_version})"
-    )
+    format!("SELECT write_message({id}, {stream}, {message_type}, '{{}}', NULL, {expected_version})")
 }
 
 fn new_id() -> String {
@@ -14,11 +12,7 @@ fn new_id() -> String {
 
 /// The last global position that this session took, whatever other sessions do.
 async fn last_taken(session: &Session) -> i64 {
-    session
-        .value("SELECT currval('message_store.messages_global_position_seq')")
-        .await
-        .parse()
-        .unwrap()
+    session.value("SELECT currval('message_store.messages_global_position_seq')").await.parse().unwrap()
 }
 
 #[tokio::test]
@@ -29,15 +23,8 @@ async fn another_version_is_refused() {
         store.write(&stream).await;
     }
     for wrong in ["-1", "0", "2", "-2"] {
-        let message =
-            format!("Wrong expected version: {wrong} (Stream: {stream}, Stream Version: 1)");
-        store
-            .refused(
-                &write(&new_id(), &format!("'{stream}'"), "'T'", wrong),
-                "P0001",
-                &message,
-            )
-            .await;
+        let message = format!("Wrong expected version: {wrong} (Stream: {stream}, Stream Version: 1)");
+        store.refused(&write(&new_id(), &format!("'{stream}'"), "'T'", wrong), "P0001", &message).await;
     }
 }
 
@@ -46,13 +33,7 @@ async fn a_stream_without_messages_has_version_minus_1() {
     let store = Store::open().await;
     let stream = format!("{}-1", unique("refuse"));
     let message = format!("Wrong expected version: 0 (Stream: {stream}, Stream Version: -1)");
-    store
-        .refused(
-            &write(&new_id(), &format!("'{stream}'"), "'T'", "0"),
-            "P0001",
-            &message,
-        )
-        .await;
+    store.refused(&write(&new_id(), &format!("'{stream}'"), "'T'", "0"), "P0001", &message).await;
 }
 
 #[tokio::test]
@@ -61,13 +42,7 @@ async fn an_id_that_is_no_uuid_is_refused() {
     let stream = format!("'{}-1'", unique("refuse"));
     for id in ["not-a-uuid", ""] {
         let message = format!("invalid input syntax for type uuid: \"{id}\"");
-        store
-            .refused(
-                &write(&format!("'{id}'"), &stream, "'T'", "NULL"),
-                "22P02",
-                &message,
-            )
-            .await;
+        store.refused(&write(&format!("'{id}'"), &stream, "'T'", "NULL"), "22P02", &message).await;
     }
 }
 
@@ -76,19 +51,10 @@ async fn a_duplicate_id_is_refused_in_whatever_stream() {
     let store = Store::open().await;
     let category = unique("refuse");
     let id = new_id();
-    store
-        .run(&write(&id, &format!("'{category}-1'"), "'T'", "NULL"))
-        .await;
-    for stream in [
-        format!("'{category}-1'"),
-        format!("'{category}-2'"),
-        format!("'{}-1'", unique("refuse")),
-    ] {
+    store.run(&write(&id, &format!("'{category}-1'"), "'T'", "NULL")).await;
+    for stream in [format!("'{category}-1'"), format!("'{category}-2'"), format!("'{}-1'", unique("refuse"))] {
         let refusal = store.refusal(&write(&id, &stream, "'T'", "NULL")).await;
-        assert_eq!(
-            (refusal.code.as_str(), refusal.constraint.as_deref()),
-            ("23505", Some("messages_id"))
-        );
+        assert_eq!((refusal.code.as_str(), refusal.constraint.as_deref()), ("23505", Some("messages_id")));
     }
 }
 
@@ -98,14 +64,8 @@ async fn a_stale_version_is_reported_before_a_duplicate_id() {
     let stream = format!("'{}-1'", unique("refuse"));
     let id = new_id();
     store.run(&write(&id, &stream, "'T'", "-1")).await;
-    assert_eq!(
-        store.refusal(&write(&id, &stream, "'T'", "-1")).await.code,
-        "P0001"
-    );
-    assert_eq!(
-        store.refusal(&write(&id, &stream, "'T'", "0")).await.code,
-        "23505"
-    );
+    assert_eq!(store.refusal(&write(&id, &stream, "'T'", "-1")).await.code, "P0001");
+    assert_eq!(store.refusal(&write(&id, &stream, "'T'", "0")).await.code, "23505");
 }
 
 #[tokio::test]
@@ -113,26 +73,14 @@ async fn a_wrong_version_is_reported_before_an_id_that_is_no_uuid_and_before_nul
     let store = Store::open().await;
     let stream = format!("'{}-1'", unique("refuse"));
     for (id, message_type) in [("'not-a-uuid'", "'T'"), ("NULL", "'T'"), ("NULL", "NULL")] {
-        assert_eq!(
-            store
-                .refusal(&write(id, &stream, message_type, "7"))
-                .await
-                .code,
-            "P0001"
-        );
+        assert_eq!(store.refusal(&write(id, &stream, message_type, "7")).await.code, "P0001");
     }
 }
 
 #[tokio::test]
 async fn an_id_that_is_no_uuid_is_reported_before_nulls() {
     let store = Store::open().await;
-    assert_eq!(
-        store
-            .refusal(&write("'not-a-uuid'", "NULL", "NULL", "NULL"))
-            .await
-            .code,
-        "22P02"
-    );
+    assert_eq!(store.refusal(&write("'not-a-uuid'", "NULL", "NULL", "NULL")).await.code, "22P02");
 }
 
 #[tokio::test]
@@ -145,9 +93,8 @@ async fn null_id_stream_name_or_type_is_refused() {
         ("stream_name", write(&id, "NULL", "'T'", "NULL")),
         ("type", write(&id, &stream, "NULL", "NULL")),
     ] {
-        let message = format!(
-            "null value in column \"{column}\" of relation \"messages\" violates not-null constraint"
-        );
+        let message =
+            format!("null value in column \"{column}\" of relation \"messages\" violates not-null constraint");
         store.refused(&sql, "23502", &message).await;
     }
 }
@@ -160,22 +107,13 @@ async fn a_failed_insert_uses_up_a_global_position_and_no_position() {
     store.run(&write(&id, &quoted, "'T'", "NULL")).await;
     let before = last_taken(&store).await;
 
-    assert_eq!(
-        store
-            .refusal(&write(&id, &quoted, "'T'", "NULL"))
-            .await
-            .code,
-        "23505"
-    );
+    assert_eq!(store.refusal(&write(&id, &quoted, "'T'", "NULL")).await.code, "23505");
     let after = last_taken(&store).await;
     assert!(after > before, "{after} comes after {before}");
 
     assert_eq!(store.write(&stream).await, "1");
-    let written = store
-        .value(&format!(
-            "SELECT max(global_position) FROM messages WHERE stream_name = '{stream}'"
-        ))
-        .await;
+    let written =
+        store.value(&format!("SELECT max(global_position) FROM messages WHERE stream_name = '{stream}'")).await;
     assert!(written.parse::<i64>().unwrap() > after);
 }
 
@@ -185,13 +123,7 @@ async fn a_wrong_version_uses_up_neither() {
     let stream = format!("{}-1", unique("refuse"));
     store.write(&stream).await;
     let before = last_taken(&store).await;
-    assert_eq!(
-        store
-            .refusal(&write(&new_id(), &format!("'{stream}'"), "'T'", "5"))
-            .await
-            .code,
-        "P0001"
-    );
+    assert_eq!(store.refusal(&write(&new_id(), &format!("'{stream}'"), "'T'", "5")).await.code, "P0001");
     assert_eq!(last_taken(&store).await, before);
     assert_eq!(store.write(&stream).await, "1");
 }

@@ -7,27 +7,15 @@ async fn killed_postgres_is_started_again_at_once_with_everything_committed() {
     let postgres = data.start().await;
     let url = postgres.url().to_owned();
     let client = connect(&url).await;
-    client
-        .batch_execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS id")
-        .await
-        .unwrap();
+    client.batch_execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS id").await.unwrap();
     // One that computes does not notice that its postmaster is gone, and holds the shared memory.
     let endless = "DO 'BEGIN LOOP NULL; END LOOP; END'";
     let busy = tokio::spawn(async move { client.batch_execute(endless).await });
     let observer = connect(&url).await;
-    let computes =
-        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE state = 'active' AND query = $1)";
+    let computes = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE state = 'active' AND query = $1)";
     let began = Instant::now();
-    while !observer
-        .query_one(computes, &[&endless])
-        .await
-        .unwrap()
-        .get::<_, bool>(0)
-    {
-        assert!(
-            began.elapsed() < SOON && !busy.is_finished(),
-            "the backend is not busy"
-        );
+    while !observer.query_one(computes, &[&endless]).await.unwrap().get::<_, bool>(0) {
+        assert!(began.elapsed() < SOON && !busy.is_finished(), "the backend is not busy");
     }
     let first = data.postmaster().unwrap();
     let began = Instant::now();
@@ -53,8 +41,7 @@ async fn killed_postgres_is_started_again_at_once_with_everything_committed() {
 async fn until_ready_again(url: &str) {
     let before = Instant::now();
     loop {
-        if let Ok((client, connection)) = tokio_postgres::connect(url, tokio_postgres::NoTls).await
-        {
+        if let Ok((client, connection)) = tokio_postgres::connect(url, tokio_postgres::NoTls).await {
             let connection = tokio::spawn(connection);
             if client.query_one("SELECT 1", &[]).await.is_ok() {
                 return;
@@ -71,17 +58,10 @@ async fn supervisor_that_cannot_start_it_again_gives_up_and_says_why() {
     let data = Data::new();
     let postgres = data.start().await;
     let failed = tokio::spawn(postgres.failed());
-    fs::rename(
-        data.pgdata().join("global/pg_control"),
-        data.pgdata().join("global/taken_away"),
-    )
-    .unwrap();
+    fs::rename(data.pgdata().join("global/pg_control"), data.pgdata().join("global/taken_away")).unwrap();
     kill(data.postmaster().unwrap(), libc::SIGKILL);
     let error = tokio::time::timeout(SOON, failed).await.unwrap().unwrap();
-    assert!(
-        matches!(error, Error::DoesNotStart { attempts: 2.., .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::DoesNotStart { attempts: 2.., .. }), "{error}");
     assert!(error.to_string().contains("pg_control"), "{error}");
     postgres.stop().await;
 }
@@ -91,11 +71,7 @@ async fn killed_service_takes_postgres_with_it_in_order() {
     let data = Data::new();
     let mut service = EmbeddedProcess::start(data.dir());
     let url = service.started().unwrap();
-    connect(&url)
-        .await
-        .batch_execute("CREATE TABLE kept AS SELECT 1 AS id")
-        .await
-        .unwrap();
+    connect(&url).await.batch_execute("CREATE TABLE kept AS SELECT 1 AS id").await.unwrap();
     let pid = data.postmaster().unwrap();
     service.kill();
     until("PostgreSQL has followed", SOON, || !is_alive(pid)).await;
@@ -125,30 +101,16 @@ async fn orphan_is_stopped_in_order_before_the_start() {
     let owner = fs::metadata(data.pgdata()).unwrap();
     postgres.stop().await;
     let mut command = Command::new(program);
-    command
-        .arg("-D")
-        .arg(data.pgdata())
-        .args(["-c", "listen_addresses=", "-c"]);
-    command
-        .arg(format!(
-            "unix_socket_directories={}",
-            data.dir().join("run").display()
-        ))
-        .current_dir("/");
+    command.arg("-D").arg(data.pgdata()).args(["-c", "listen_addresses=", "-c"]);
+    command.arg(format!("unix_socket_directories={}", data.dir().join("run").display())).current_dir("/");
     std::os::unix::process::CommandExt::uid(&mut command, owner.uid());
     let mut orphan = command.stderr(std::process::Stdio::null()).spawn().unwrap();
     let orphan_pid = orphan.id() as i32;
-    until("the orphan runs", SOON, || {
-        data.postmaster() == Some(orphan_pid)
-    })
-    .await;
+    until("the orphan runs", SOON, || data.postmaster() == Some(orphan_pid)).await;
     // Somebody must wait for the orphan, as init does for a real one.
     let reaper = std::thread::spawn(move || orphan.wait().unwrap());
     let postgres = data.start().await;
-    assert!(
-        reaper.join().unwrap().success(),
-        "it was not stopped in order"
-    );
+    assert!(reaper.join().unwrap().success(), "it was not stopped in order");
     assert_ne!(data.postmaster(), Some(orphan_pid));
     postgres.stop().await;
 }
@@ -164,10 +126,7 @@ async fn stranger_whose_number_is_in_postmaster_pid_is_left_alone() {
     if let Ok(postgres) = data.try_start().await {
         postgres.stop().await;
     }
-    assert!(
-        stranger.try_wait().unwrap().is_none(),
-        "the stranger was ended"
-    );
+    assert!(stranger.try_wait().unwrap().is_none(), "the stranger was ended");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 }

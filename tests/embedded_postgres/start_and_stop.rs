@@ -20,20 +20,11 @@ async fn new_data_is_durable_private_and_survives_a_stop() {
     ] {
         assert_eq!(setting(&url, name).await, expected, "{name}");
     }
-    assert_eq!(
-        fs::metadata(data.dir().join("run")).unwrap().mode() & 0o777,
-        0o700
-    );
+    assert_eq!(fs::metadata(data.dir().join("run")).unwrap().mode() & 0o777, 0o700);
     let client = connect(&url).await;
-    client
-        .batch_execute("CREATE TABLE kept (id int); INSERT INTO kept VALUES (1)")
-        .await
-        .unwrap();
+    client.batch_execute("CREATE TABLE kept (id int); INSERT INTO kept VALUES (1)").await.unwrap();
     // An open transaction does not hold the stop up.
-    client
-        .batch_execute("BEGIN; INSERT INTO kept VALUES (2)")
-        .await
-        .unwrap();
+    client.batch_execute("BEGIN; INSERT INTO kept VALUES (2)").await.unwrap();
     let pid = data.postmaster().unwrap();
     postgres.stop().await;
     assert!(!is_alive(pid) && data.is_shut_down_cleanly());
@@ -58,25 +49,10 @@ async fn url_is_understood_by_tokio_postgres_sqlx_and_psql() {
     assert_eq!(row.get::<_, String>(0), answer);
     let options: sqlx::postgres::PgConnectOptions = url.parse().unwrap();
     let mut connection = options.connect().await.unwrap();
-    assert_eq!(
-        sqlx::query(question)
-            .fetch_one(&mut connection)
-            .await
-            .unwrap()
-            .get::<String, _>(0),
-        answer
-    );
+    assert_eq!(sqlx::query(question).fetch_one(&mut connection).await.unwrap().get::<String, _>(0), answer);
     connection.close().await.unwrap();
-    let said = Command::new("psql")
-        .args([url, "-XAtc", question])
-        .env("PGPORT", "1")
-        .output()
-        .unwrap();
-    assert_eq!(
-        String::from_utf8_lossy(&said.stdout).trim(),
-        answer,
-        "{said:?}"
-    );
+    let said = Command::new("psql").args([url, "-XAtc", question]).env("PGPORT", "1").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), answer, "{said:?}");
     postgres.stop().await;
 }
 
@@ -96,16 +72,9 @@ async fn postgres_is_a_direct_child_in_its_own_process_group_and_not_root() {
 async fn first_start_that_fails_says_at_once_what_postgres_said() {
     let data = Data::new();
     data.start().await.stop().await;
-    fs::write(
-        data.pgdata().join("postgresql.conf"),
-        "no_such_setting = 1\n",
-    )
-    .unwrap();
+    fs::write(data.pgdata().join("postgresql.conf"), "no_such_setting = 1\n").unwrap();
     let error = data.error().await;
-    assert!(
-        matches!(error, Error::DoesNotStart { attempts: 1, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::DoesNotStart { attempts: 1, .. }), "{error}");
     assert!(error.to_string().contains("no_such_setting"), "{error}");
 }
 
@@ -116,18 +85,10 @@ async fn interrupted_initdb_is_made_good_by_the_next_start() {
     let unfinished = || {
         let mut entries = fs::read_dir(data.dir()).ok()?.flatten();
         entries
-            .find(|entry| {
-                entry
-                    .file_name()
-                    .to_string_lossy()
-                    .starts_with("pgdata.initdb-")
-            })
+            .find(|entry| entry.file_name().to_string_lossy().starts_with("pgdata.initdb-"))
             .map(|entry| entry.path())
     };
-    until_some("initdb is in the middle", SOON, || {
-        unfinished().filter(|path| path.join("base/1").exists())
-    })
-    .await;
+    until_some("initdb is in the middle", SOON, || unfinished().filter(|path| path.join("base/1").exists())).await;
     service.kill();
     assert!(!data.pgdata().exists(), "initdb was faster than the test");
     // One that was cut off so hard that it stayed.
@@ -146,19 +107,10 @@ async fn data_of_another_major_version_is_refused_with_both_versions() {
     let installed = fs::read_to_string(&version_file).unwrap();
     fs::write(&version_file, "12\n").unwrap();
     let error = data.error().await;
-    assert!(
-        matches!(error, Error::VersionMismatch { data_major: 12, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, Error::VersionMismatch { data_major: 12, .. }), "{error}");
     let message = error.to_string();
-    assert!(
-        message.contains("made by PostgreSQL 12") && message.contains("pg_upgrade"),
-        "{message}"
-    );
-    assert!(
-        message.contains(&format!("{} (/", installed.trim())),
-        "{message}"
-    );
+    assert!(message.contains("made by PostgreSQL 12") && message.contains("pg_upgrade"), "{message}");
+    assert!(message.contains(&format!("{} (/", installed.trim())), "{message}");
 }
 
 #[tokio::test]
@@ -167,10 +119,7 @@ async fn wrong_bin_dir_is_refused_with_the_name_of_the_setting() {
     data.settings.bin_dir = Some(data.parent.path().to_owned());
     let error = data.error().await;
     assert!(matches!(error, Error::BinDirUnusable { .. }), "{error}");
-    assert!(
-        error.to_string().contains("HEADWATER_POSTGRES_BIN_DIR"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("HEADWATER_POSTGRES_BIN_DIR"), "{error}");
 }
 
 #[tokio::test]

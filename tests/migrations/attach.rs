@@ -46,9 +46,7 @@ async fn stock() -> (TestDatabase, Session) {
     let database = TestDatabase::empty().await;
     let session = Session::open_plain(&database.url).await;
     session.run(STOCK).await;
-    session
-        .run("SET search_path TO message_store, public")
-        .await;
+    session.run("SET search_path TO message_store, public").await;
     (database, session)
 }
 
@@ -64,12 +62,7 @@ async fn every_object_stays_as_it_was() {
     assert_eq!(report.notices, []);
     assert_eq!(session.column(OBJECTS).await, before);
     assert!(report.to_string().contains("its objects stay as they are"));
-    assert_eq!(
-        session
-            .value("SELECT count(*) FROM headwater.installation")
-            .await,
-        "1"
-    );
+    assert_eq!(session.value("SELECT count(*) FROM headwater.installation").await, "1");
 }
 
 #[tokio::test]
@@ -89,9 +82,7 @@ async fn later_starts_and_newer_versions_leave_it_too() {
     let report = migrate_to(&database, &newer).await.unwrap();
 
     assert_eq!(report.origin, Origin::Attached);
-    assert!(
-        matches!(&report.changes[0], Change::MigrationSkipped { name, .. } if name == "message_store_more")
-    );
+    assert!(matches!(&report.changes[0], Change::MigrationSkipped { name, .. } if name == "message_store_more"));
     assert_eq!(session.column(OBJECTS).await, before);
 }
 
@@ -105,56 +96,28 @@ async fn its_programs_go_on_as_before() {
     let message = "Wrong expected version: 0 (Stream: account-1, Stream Version: 1)";
     let stale = "SELECT write_message(gen_random_uuid()::varchar, 'account-1', 'T', '{}', NULL, 0)";
     session.refused(stale, "P0001", message).await;
-    assert_eq!(
-        session
-            .column("SELECT position FROM get_category_messages('account')")
-            .await,
-        ["0", "1"]
-    );
-    assert_eq!(
-        session
-            .column("SELECT position FROM get_stream_messages('account-1', 1)")
-            .await,
-        ["1"]
-    );
+    assert_eq!(session.column("SELECT position FROM get_category_messages('account')").await, ["0", "1"]);
+    assert_eq!(session.column("SELECT position FROM get_stream_messages('account-1', 1)").await, ["1"]);
 }
 
 #[tokio::test]
 async fn check_says_that_it_would_attach() {
     let (database, session) = stock().await;
-    let report = check(&database.url, &MigrateOptions::default())
-        .await
-        .unwrap();
+    let report = check(&database.url, &MigrateOptions::default()).await.unwrap();
     assert_eq!(report.origin, Origin::Attached);
-    let skipped = Change::MigrationSkipped {
-        version: 2,
-        name: "message_store".to_owned(),
-    };
+    let skipped = Change::MigrationSkipped { version: 2, name: "message_store".to_owned() };
     assert!(report.changes.contains(&skipped), "{report}");
-    assert_eq!(
-        session.value("SELECT to_regnamespace('headwater')").await,
-        "NULL"
-    );
+    assert_eq!(session.value("SELECT to_regnamespace('headwater')").await, "NULL");
 }
 
 #[tokio::test]
 async fn only_the_functions_of_schema_headwater_are_installed() {
     let (database, session) = stock().await;
     let report = migrate(&database).await;
-    let ours = Schema::embedded()
-        .functions
-        .iter()
-        .filter(|function| !function.is_of_message_store())
-        .count();
-    let expected = Change::FunctionsInstalled {
-        count: ours,
-        from_version: 0,
-        to_version: FUNCTIONS_VERSION,
-    };
+    let ours = Schema::embedded().functions.iter().filter(|function| !function.is_of_message_store()).count();
+    let expected = Change::FunctionsInstalled { count: ours, from_version: 0, to_version: FUNCTIONS_VERSION };
     assert!(report.changes.contains(&expected), "{report}");
-    let installed = session
-        .value("SELECT count(*) FROM pg_proc WHERE pronamespace = 'headwater'::regnamespace")
-        .await;
+    let installed = session.value("SELECT count(*) FROM pg_proc WHERE pronamespace = 'headwater'::regnamespace").await;
     assert_eq!(installed, ours.to_string());
 }
 
@@ -196,39 +159,24 @@ async fn a_table_that_is_not_message_dbs_is_refused_with_all_that_is_wrong() {
         }
         other => panic!("expected an incompatible table: {other:?}"),
     }
-    assert_eq!(
-        session.value("SELECT to_regnamespace('headwater')").await,
-        "NULL"
-    );
+    assert_eq!(session.value("SELECT to_regnamespace('headwater')").await, "NULL");
 }
 
 #[tokio::test]
 async fn a_sequence_that_caches_is_said_at_every_start_until_it_is_right() {
     let (database, session) = stock().await;
-    session
-        .run("ALTER SEQUENCE messages_global_position_seq CACHE 20")
-        .await;
-    let notice = Notice::SequenceCache {
-        sequence: "message_store.messages_global_position_seq".to_owned(),
-        cache: 20,
-    };
+    session.run("ALTER SEQUENCE messages_global_position_seq CACHE 20").await;
+    let notice = Notice::SequenceCache { sequence: "message_store.messages_global_position_seq".to_owned(), cache: 20 };
     for _ in 0..2 {
-        assert_eq!(
-            migrate(&database).await.notices,
-            std::slice::from_ref(&notice)
-        );
+        assert_eq!(migrate(&database).await.notices, std::slice::from_ref(&notice));
     }
-    session
-        .run("ALTER SEQUENCE messages_global_position_seq CACHE 1")
-        .await;
+    session.run("ALTER SEQUENCE messages_global_position_seq CACHE 1").await;
     assert_eq!(migrate(&database).await.notices, []);
 }
 
 #[tokio::test]
 async fn a_table_without_a_sequence_of_its_own_is_said() {
     let (database, session) = stock().await;
-    session
-        .run("ALTER SEQUENCE messages_global_position_seq OWNED BY NONE")
-        .await;
+    session.run("ALTER SEQUENCE messages_global_position_seq OWNED BY NONE").await;
     assert_eq!(migrate(&database).await.notices, [Notice::NoSequence]);
 }

@@ -2,53 +2,37 @@
 use super::{migrate, migrate_to};
 use crate::conformance::Session;
 use crate::support::database::TestDatabase;
-use headwater::store::migrate::{
-    Change, FUNCTIONS_VERSION, Function, MigrateError, Notice, Schema,
-};
+use headwater::store::migrate::{Change, FUNCTIONS_VERSION, Function, MigrateError, Notice, Schema};
 
 /// A binary whose message_store_version() says `text`.
 fn binary(functions_version: i32, text: &str) -> Schema {
     let mut schema = Schema::embedded();
     schema.functions_version = functions_version;
-    for function in schema
-        .functions
-        .iter_mut()
-        .filter(|function| function.path.ends_with("/message_store_version"))
-    {
+    for function in schema.functions.iter_mut().filter(|function| function.path.ends_with("/message_store_version")) {
         function.sql = function.sql.replace("1.3.0", text).into();
     }
     schema
 }
 
 async fn installed_text(database: &TestDatabase) -> String {
-    Session::open(&database.url)
-        .await
-        .value("SELECT message_store_version()")
-        .await
+    Session::open(&database.url).await.value("SELECT message_store_version()").await
 }
 
 fn installed(changes: &[Change]) -> bool {
-    changes
-        .iter()
-        .any(|change| matches!(change, Change::FunctionsInstalled { .. }))
+    changes.iter().any(|change| matches!(change, Change::FunctionsInstalled { .. }))
 }
 
 #[tokio::test]
 async fn an_older_binary_does_not_put_its_functions_back() {
     let database = TestDatabase::empty().await;
     migrate(&database).await;
-    let newer = migrate_to(&database, &binary(FUNCTIONS_VERSION + 1, "newer"))
-        .await
-        .unwrap();
+    let newer = migrate_to(&database, &binary(FUNCTIONS_VERSION + 1, "newer")).await.unwrap();
     assert!(installed(&newer.changes));
     assert_eq!(installed_text(&database).await, "newer");
 
     let report = migrate(&database).await;
     assert!(report.is_up_to_date(), "{report}");
-    let expected = Notice::NewerFunctions {
-        database: FUNCTIONS_VERSION + 1,
-        binary: FUNCTIONS_VERSION,
-    };
+    let expected = Notice::NewerFunctions { database: FUNCTIONS_VERSION + 1, binary: FUNCTIONS_VERSION };
     assert_eq!(report.notices, [expected]);
     assert_eq!(installed_text(&database).await, "newer");
 }
@@ -57,9 +41,7 @@ async fn an_older_binary_does_not_put_its_functions_back() {
 async fn a_binary_of_the_same_version_installs_another_text() {
     let database = TestDatabase::empty().await;
     migrate(&database).await;
-    let report = migrate_to(&database, &binary(FUNCTIONS_VERSION, "edited"))
-        .await
-        .unwrap();
+    let report = migrate_to(&database, &binary(FUNCTIONS_VERSION, "edited")).await.unwrap();
     assert!(installed(&report.changes));
     assert_eq!(installed_text(&database).await, "edited");
 }
@@ -82,11 +64,9 @@ async fn a_binary_with_older_migrations_does_not_put_its_functions_back_even_of_
 async fn a_function_whose_body_names_what_does_not_exist_fails_at_once() {
     let database = TestDatabase::empty().await;
     let mut schema = Schema::embedded();
-    let sql = "CREATE OR REPLACE FUNCTION headwater.broken() RETURNS bigint LANGUAGE sql AS 'SELECT headwater.nowhere()'";
-    schema.functions.push(Function {
-        path: "broken".into(),
-        sql: sql.into(),
-    });
+    let sql =
+        "CREATE OR REPLACE FUNCTION headwater.broken() RETURNS bigint LANGUAGE sql AS 'SELECT headwater.nowhere()'";
+    schema.functions.push(Function { path: "broken".into(), sql: sql.into() });
     let refused = migrate_to(&database, &schema).await;
     assert!(
         matches!(&refused, Err(MigrateError::Sql { step, .. }) if step == "installing function broken"),
@@ -99,14 +79,10 @@ async fn what_a_function_was_granted_survives_its_update() {
     let database = TestDatabase::empty().await;
     migrate(&database).await;
     let session = Session::open(&database.url).await;
-    session
-        .run("REVOKE EXECUTE ON FUNCTION message_store.message_store_version() FROM PUBLIC")
-        .await;
+    session.run("REVOKE EXECUTE ON FUNCTION message_store.message_store_version() FROM PUBLIC").await;
     let acl = "SELECT proacl FROM pg_proc WHERE proname = 'message_store_version'";
     let before = session.value(acl).await;
-    migrate_to(&database, &binary(FUNCTIONS_VERSION + 1, "newer"))
-        .await
-        .unwrap();
+    migrate_to(&database, &binary(FUNCTIONS_VERSION + 1, "newer")).await.unwrap();
     assert_eq!(session.value(acl).await, before);
 }
 
@@ -124,17 +100,10 @@ async fn the_functions_of_names_are_inlined() {
             ))
             .await
             .join("\n");
-        assert!(
-            !plan
-                .replace("message_store.messages", "")
-                .contains("message_store."),
-            "{plan}"
-        );
+        assert!(!plan.replace("message_store.messages", "").contains("message_store."), "{plan}");
         assert!(plan.contains("split_part"), "{plan}");
     }
-    let volatility = session
-        .column("SELECT DISTINCT provolatile FROM pg_proc WHERE proname = 'hash_64'")
-        .await;
+    let volatility = session.column("SELECT DISTINCT provolatile FROM pg_proc WHERE proname = 'hash_64'").await;
     assert_eq!(volatility, ["i"]);
 }
 
@@ -142,11 +111,8 @@ async fn the_functions_of_names_are_inlined() {
 async fn functions_work_with_any_search_path() {
     let database = TestDatabase::migrated().await;
     let session = Session::open_plain(&database.url).await;
-    session
-        .run("SET search_path = ''; SET message_store.sql_condition = 'on'")
-        .await;
-    let write =
-        "SELECT message_store.write_message(gen_random_uuid()::varchar, 'path-1', 'T', '{}')";
+    session.run("SET search_path = ''; SET message_store.sql_condition = 'on'").await;
+    let write = "SELECT message_store.write_message(gen_random_uuid()::varchar, 'path-1', 'T', '{}')";
     assert_eq!(session.value(write).await, "0");
     for read in [
         "message_store.get_stream_messages('path-1')",
@@ -156,24 +122,10 @@ async fn functions_work_with_any_search_path() {
         "message_store.get_category_messages('path', condition => 'true')",
         "message_store.get_last_stream_message('path-1')",
     ] {
-        assert_eq!(
-            session.value(&format!("SELECT count(*) FROM {read}")).await,
-            "1",
-            "{read}"
-        );
+        assert_eq!(session.value(&format!("SELECT count(*) FROM {read}")).await, "1", "{read}");
     }
-    assert_eq!(
-        session
-            .value("SELECT message_store.stream_version('path-1')")
-            .await,
-        "0"
-    );
-    assert_eq!(
-        session
-            .value("SELECT count(*) FROM message_store.category_type_summary")
-            .await,
-        "1"
-    );
+    assert_eq!(session.value("SELECT message_store.stream_version('path-1')").await, "0");
+    assert_eq!(session.value("SELECT count(*) FROM message_store.category_type_summary").await, "1");
 }
 
 /// Rows of messages that this session has read, by a count that stands still outside of its statements.
@@ -206,20 +158,10 @@ async fn reading_a_category_touches_no_message_of_another() {
         ("'rare', 1, 1000, condition => 'type = ''U'''", 5),
     ] {
         for plan_cache_mode in ["force_custom_plan", "force_generic_plan"] {
-            session
-                .run(&format!(
-                    "BEGIN; SET LOCAL plan_cache_mode = {plan_cache_mode}"
-                ))
-                .await;
-            session
-                .run("SET LOCAL message_store.sql_condition = 'on'")
-                .await;
+            session.run(&format!("BEGIN; SET LOCAL plan_cache_mode = {plan_cache_mode}")).await;
+            session.run("SET LOCAL message_store.sql_condition = 'on'").await;
             let before = rows_touched(&session).await;
-            session
-                .run(&format!(
-                    "SELECT * FROM message_store.get_category_messages({arguments})"
-                ))
-                .await;
+            session.run(&format!("SELECT * FROM message_store.get_category_messages({arguments})")).await;
             let rows = rows_touched(&session).await - before;
             session.run("COMMIT").await;
             assert!(

@@ -4,9 +4,7 @@ use crate::support::database::TestDatabase;
 use headwater::store::migrate::{Change, MigrateOptions, run};
 
 const STOCK: &str = include_str!("../fixtures/stock_message_db.sql");
-const WITH_TRIGGER: MigrateOptions = MigrateOptions {
-    notify_trigger: true,
-};
+const WITH_TRIGGER: MigrateOptions = MigrateOptions { notify_trigger: true };
 
 async fn listener(database: &TestDatabase) -> Session {
     let listener = Session::open_plain(&database.url).await;
@@ -39,9 +37,7 @@ async fn write_message_tells_its_global_position_after_the_commit() {
     session.run("BEGIN").await;
     session.write("account-1").await;
     session.write("account-1").await;
-    let positions = session
-        .column("SELECT global_position FROM messages ORDER BY 1")
-        .await;
+    let positions = session.column("SELECT global_position FROM messages ORDER BY 1").await;
     listener.run("NOTIFY headwater, 'before the commit'").await;
     session.run("COMMIT").await;
 
@@ -105,23 +101,10 @@ async fn the_setting_silences_the_trigger() {
 async fn the_trigger_is_added_once_and_stays() {
     let database = TestDatabase::migrated().await;
     run(&database.url, &WITH_TRIGGER).await.unwrap();
-    assert!(
-        run(&database.url, &WITH_TRIGGER)
-            .await
-            .unwrap()
-            .is_up_to_date()
-    );
-    assert!(
-        run(&database.url, &MigrateOptions::default())
-            .await
-            .unwrap()
-            .is_up_to_date()
-    );
+    assert!(run(&database.url, &WITH_TRIGGER).await.unwrap().is_up_to_date());
+    assert!(run(&database.url, &MigrateOptions::default()).await.unwrap().is_up_to_date());
     let session = Session::open(&database.url).await;
-    assert_eq!(
-        session.column("SELECT tgname FROM pg_trigger").await,
-        ["headwater_notify"]
-    );
+    assert_eq!(session.column("SELECT tgname FROM pg_trigger").await, ["headwater_notify"]);
 }
 
 #[tokio::test]
@@ -129,19 +112,13 @@ async fn the_trigger_speaks_for_a_message_db_that_does_not_notify() {
     let database = TestDatabase::empty().await;
     let session = Session::open_plain(&database.url).await;
     session.run(STOCK).await;
-    session
-        .run("SET search_path TO message_store, public")
-        .await;
+    session.run("SET search_path TO message_store, public").await;
     run(&database.url, &WITH_TRIGGER).await.unwrap();
     let mut listener = listener(&database).await;
 
     session.write("account-1").await;
     assert_eq!(listener.notification().await, "1");
-    if session
-        .value("SELECT pg_has_role('message_store', 'MEMBER')")
-        .await
-        == "t"
-    {
+    if session.value("SELECT pg_has_role('message_store', 'MEMBER')").await == "t" {
         // The writer needs no right on schema headwater.
         session.run("SET ROLE message_store").await;
         session.write("account-1").await;

@@ -58,15 +58,8 @@ impl TestDatabase {
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("headwater_test_{}_{number}", std::process::id());
         let template = template.unwrap_or("template0");
-        execute(
-            &server.url,
-            &format!("CREATE DATABASE {name} TEMPLATE {template}"),
-        )
-        .await;
-        TestDatabase {
-            url: with_database(&server.url, &name),
-            name,
-        }
+        execute(&server.url, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
+        TestDatabase { url: with_database(&server.url, &name), name }
     }
 }
 
@@ -92,9 +85,7 @@ async fn prepare(_url: &str) {}
 
 /// Opens a connection whose other half lives on the test's runtime.
 pub async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls)
-        .await
-        .expect("the test server accepts connections");
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("the test server accepts connections");
     tokio::spawn(async move {
         // Ends with an error when the database is dropped with force, which is what drops are for.
         let _ = connection.await;
@@ -104,19 +95,14 @@ pub async fn connect(url: &str) -> Client {
 
 async fn execute(url: &str, statement: &str) {
     let client = connect(url).await;
-    client
-        .batch_execute(statement)
-        .await
-        .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+    client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
 }
 
 /// The same server, another database.
 fn with_database(url: &str, name: &str) -> String {
     let authority = url.find("://").map_or(0, |at| at + 3);
     let parameters = url.find('?').unwrap_or(url.len());
-    let path = url[authority..parameters]
-        .find('/')
-        .map_or(parameters, |at| authority + at);
+    let path = url[authority..parameters].find('/').map_or(parameters, |at| authority + at);
     format!("{}/{name}{}", &url[..path], &url[parameters..])
 }
 
@@ -170,23 +156,14 @@ fn run_server(started: &mpsc::Sender<Server>) {
         .expect("a runtime can be built");
     let handle = runtime.handle().clone();
     if let Ok(url) = std::env::var(SERVER_URL_VARIABLE) {
-        let _ = started.send(Server {
-            url: url.clone(),
-            runtime: handle,
-        });
+        let _ = started.send(Server { url: url.clone(), runtime: handle });
         wait_for_end();
         runtime.block_on(drop_template(&url));
     } else {
         let dir = make_server_dir();
-        let settings = EmbeddedSettings {
-            data_dir: Some(dir.join("data")),
-            ..EmbeddedSettings::default()
-        };
+        let settings = EmbeddedSettings { data_dir: Some(dir.join("data")), ..EmbeddedSettings::default() };
         let postgres = runtime.block_on(start_embedded(&settings));
-        let _ = started.send(Server {
-            url: postgres.url().to_owned(),
-            runtime: handle,
-        });
+        let _ = started.send(Server { url: postgres.url().to_owned(), runtime: handle });
         wait_for_end();
         runtime.block_on(postgres.stop());
         let _ = std::fs::remove_dir_all(&dir);
@@ -202,22 +179,14 @@ async fn start_embedded(settings: &EmbeddedSettings) -> EmbeddedPostgres {
         started.unwrap_or_else(|error| panic!("the test server does not start: {error}"))
     };
     let postgres = start().await;
-    execute(
-        postgres.url(),
-        "ALTER SYSTEM SET max_prepared_transactions = 20",
-    )
-    .await;
+    execute(postgres.url(), "ALTER SYSTEM SET max_prepared_transactions = 20").await;
     postgres.stop().await;
     start().await
 }
 
 async fn drop_template(url: &str) {
     if let Some(template) = TEMPLATE.get() {
-        execute(
-            url,
-            &format!("DROP DATABASE IF EXISTS {template} WITH (FORCE)"),
-        )
-        .await;
+        execute(url, &format!("DROP DATABASE IF EXISTS {template} WITH (FORCE)")).await;
     }
 }
 
@@ -246,12 +215,8 @@ fn make_server_dir() -> PathBuf {
 /// A directory that every user can enter, named by our process so that a later run can tell that we are gone.
 pub fn temporary_dir() -> TempDir {
     let prefix = format!("{DIR_PREFIX}{}-", std::process::id());
-    let dir = tempfile::Builder::new()
-        .prefix(&prefix)
-        .tempdir()
-        .expect("a temporary directory can be made");
-    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755))
-        .expect("its owner may open it to others");
+    let dir = tempfile::Builder::new().prefix(&prefix).tempdir().expect("a temporary directory can be made");
+    std::fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).expect("its owner may open it to others");
     dir
 }
 

@@ -28,10 +28,7 @@ impl EmbeddedProcess {
         let copy = home.join("test-binary");
         // By another program: while we had it open for writing, a child forked by another test would inherit that,
         // and a file that somebody writes cannot be executed.
-        let copied = Command::new("cp")
-            .arg(std::env::current_exe().unwrap())
-            .arg(&copy)
-            .status();
+        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status();
         assert!(copied.unwrap().success());
         let mut command = Command::new(copy);
         command.current_dir("/").env("HOME", home).uid(uid).gid(gid);
@@ -48,11 +45,7 @@ impl EmbeddedProcess {
             .unwrap();
         let stdin = child.stdin.take().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        EmbeddedProcess {
-            child,
-            stdin,
-            stdout,
-        }
+        EmbeddedProcess { child, stdin, stdout }
     }
 
     pub fn id(&self) -> u32 {
@@ -96,11 +89,7 @@ impl EmbeddedProcess {
         let mut line = String::new();
         loop {
             line.clear();
-            assert_ne!(
-                self.stdout.read_line(&mut line).unwrap(),
-                0,
-                "the process ended without a report"
-            );
+            assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "the process ended without a report");
             if let Some((_, report)) = line.split_once(MARK) {
                 return report.trim_end().to_owned();
             }
@@ -121,10 +110,7 @@ pub async fn body() {
     let Some(data_dir) = std::env::var_os(DATA_DIR_VARIABLE).map(PathBuf::from) else {
         return;
     };
-    let settings = EmbeddedSettings {
-        data_dir: Some(data_dir),
-        ..EmbeddedSettings::default()
-    };
+    let settings = EmbeddedSettings { data_dir: Some(data_dir), ..EmbeddedSettings::default() };
     let postgres = match EmbeddedPostgres::start(&settings).await {
         Ok(postgres) => postgres,
         Err(error) => {

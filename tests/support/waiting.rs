@@ -11,10 +11,7 @@ pub async fn until_some<T>(what: &str, within: Duration, mut fact: impl FnMut() 
         if let Some(found) = fact() {
             return found;
         }
-        assert!(
-            Instant::now() < deadline,
-            "waited {within:?} in vain until {what}"
-        );
+        assert!(Instant::now() < deadline, "waited {within:?} in vain until {what}");
         tokio::time::sleep(POLL).await;
     }
 }

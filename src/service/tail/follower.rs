@@ -122,12 +122,14 @@ impl Follower {
     }
 
     async fn try_read_page(&mut self) -> Result<Next, StoreError> {
-        let _turn = self.tail.inner.catch_up_reads.acquire().await;
         self.tail.inner.observer.record(Observation::CacheRead { hit: false });
         let upto = self.tail.settled();
         let after = self.cursor();
         let limit = self.page_messages;
-        let page = self.tail.inner.database.follow_page(&self.source, after, upto, limit, &self.filter).await?;
+        let page = {
+            let _turn = self.tail.inner.catch_up_reads.acquire().await;
+            self.tail.inner.database.follow_page(&self.source, after, upto, limit, &self.filter).await?
+        };
         self.size_pages(&page);
         let examined = page.len();
         // A full page ends somewhere; one that is not full has seen everything there is.

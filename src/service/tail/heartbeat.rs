@@ -1,16 +1,21 @@
 //! One timer for the heartbeats of all connections.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
 use tokio_util::sync::CancellationToken;
 
 use super::lock;
 
 /// The grain of the timer: a heartbeat comes at most this much later than it was asked for.
 const TICK: Duration = Duration::from_secs(1);
+
+/// A wake-up that is under way.
+pub type Beat = Pin<Box<OwnedNotified>>;
 
 /// Wakes connections after a number of seconds. Cheap to clone.
 #[derive(Clone, Default)]
@@ -26,13 +31,13 @@ struct Slots {
 
 impl Heartbeats {
     /// Ends after at least this long, and at most one tick more.
-    pub fn after(&self, interval: Duration) -> impl Future<Output = ()> + Send + use<> {
+    pub fn after(&self, interval: Duration) -> Beat {
         let mut slots = lock(&self.slots);
         // The present tick has begun already, so it does not count.
         let due = slots.tick + interval.as_secs().max(1) + 1;
         let slot = slots.due.entry(due).or_default().clone();
         // Made before the slot can be called, so the call is not missed.
-        slot.notified_owned()
+        Box::pin(slot.notified_owned())
     }
 
     /// Runs until the service stops.

@@ -183,7 +183,14 @@ impl Reader {
                 }
             }
         }
-        let positions: Vec<i64> = self.pending.keys().copied().zip(self.settling.settled() + 1..).take_while(|(at, next)| at == next).map(|(at, _)| at).collect();
+        let positions: Vec<i64> = self
+            .pending
+            .keys()
+            .copied()
+            .zip(self.settling.settled() + 1..)
+            .take_while(|(at, next)| at == next)
+            .map(|(at, _)| at)
+            .collect();
         let run = self.settling.on_committed(&positions);
         if run > 0 {
             let rest = self.pending.split_off(&(self.settling.settled() + 1));

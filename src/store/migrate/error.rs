@@ -23,28 +23,13 @@ pub enum MigrateError {
         "migration {version} ({name}) was applied with checksum {applied} and has {embedded} here: \
          an applied migration never changes"
     )]
-    ChecksumChanged {
-        version: i32,
-        name: String,
-        applied: String,
-        embedded: String,
-    },
+    ChecksumChanged { version: i32, name: String, applied: String, embedded: String },
 
-    #[error(
-        "migration {version} ({name}) was applied, and is not among those up to {newest_known} known here"
-    )]
-    UnknownMigration {
-        version: i32,
-        name: String,
-        newest_known: i32,
-    },
+    #[error("migration {version} ({name}) was applied, and is not among those up to {newest_known} known here")]
+    UnknownMigration { version: i32, name: String, newest_known: i32 },
 
     #[error("migration {version} ({name}) was never applied, although {newest_applied} was")]
-    MissedMigration {
-        version: i32,
-        name: String,
-        newest_applied: i32,
-    },
+    MissedMigration { version: i32, name: String, newest_applied: i32 },
 
     #[error("schema message_store is not one that can be attached to: {}", problems.join("; "))]
     IncompatibleMessageStore { problems: Vec<String> },

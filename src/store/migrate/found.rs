@@ -52,18 +52,12 @@ impl Found {
     }
 
     /// Reads only.
-    pub(super) async fn read(
-        connection: &mut PgConnection,
-        role: &str,
-    ) -> Result<Self, MigrateError> {
+    pub(super) async fn read(connection: &mut PgConnection, role: &str) -> Result<Self, MigrateError> {
         check_server(connection).await?;
         let messages_exist = table_exists(connection, "message_store", "messages").await?;
         let bookkeeping = table_exists(connection, "headwater", "installation").await?;
         let (applied, installation) = if bookkeeping {
-            (
-                read_applied(connection).await?,
-                read_installation(connection).await?,
-            )
+            (read_applied(connection).await?, read_installation(connection).await?)
         } else {
             (Vec::new(), None)
         };
@@ -94,20 +88,13 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), MigrateError>
         .map_err(MigrateError::at("reading the server's version"))?;
     let found = version / 10_000;
     if found < SERVER_MAJOR_MIN {
-        return Err(MigrateError::ServerTooOld {
-            found,
-            needed: SERVER_MAJOR_MIN,
-        });
+        return Err(MigrateError::ServerTooOld { found, needed: SERVER_MAJOR_MIN });
     }
     Ok(())
 }
 
 /// By the catalogue: a name lookup fails where the schema's USAGE is not granted.
-async fn table_exists(
-    connection: &mut PgConnection,
-    schema: &str,
-    table: &str,
-) -> Result<bool, MigrateError> {
+async fn table_exists(connection: &mut PgConnection, schema: &str, table: &str) -> Result<bool, MigrateError> {
     sqlx::query_scalar(
         "SELECT EXISTS (
            SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -122,24 +109,17 @@ async fn table_exists(
 }
 
 async fn read_applied(connection: &mut PgConnection) -> Result<Vec<Applied>, MigrateError> {
-    let rows =
-        sqlx::query("SELECT version, name, checksum FROM headwater.migrations ORDER BY version")
-            .fetch_all(connection)
-            .await
-            .map_err(MigrateError::at("reading headwater.migrations"))?;
+    let rows = sqlx::query("SELECT version, name, checksum FROM headwater.migrations ORDER BY version")
+        .fetch_all(connection)
+        .await
+        .map_err(MigrateError::at("reading headwater.migrations"))?;
     Ok(rows
         .iter()
-        .map(|row| Applied {
-            version: row.get("version"),
-            name: row.get("name"),
-            checksum: row.get("checksum"),
-        })
+        .map(|row| Applied { version: row.get("version"), name: row.get("name"), checksum: row.get("checksum") })
         .collect())
 }
 
-async fn read_installation(
-    connection: &mut PgConnection,
-) -> Result<Option<Installation>, MigrateError> {
+async fn read_installation(connection: &mut PgConnection) -> Result<Option<Installation>, MigrateError> {
     let row = sqlx::query(
         "SELECT message_store_origin = 'attached' AS attached, functions_version, functions_checksum, role_granted,
                 role_refusal
@@ -149,11 +129,7 @@ async fn read_installation(
     .await
     .map_err(MigrateError::at("reading headwater.installation"))?;
     Ok(row.map(|row| Installation {
-        origin: if row.get("attached") {
-            Origin::Attached
-        } else {
-            Origin::Installed
-        },
+        origin: if row.get("attached") { Origin::Attached } else { Origin::Installed },
         functions_version: row.get("functions_version"),
         functions_checksum: row.get("functions_checksum"),
         role_granted: row.get("role_granted"),
@@ -208,13 +184,8 @@ async fn read_sequence(connection: &mut PgConnection) -> Result<Option<Sequence>
     )
     .fetch_optional(connection)
     .await
-    .map_err(MigrateError::at(
-        "looking at the sequence of message_store.messages",
-    ))?;
-    Ok(row.map(|row| Sequence {
-        name: row.get("name"),
-        cache: row.get("seqcache"),
-    }))
+    .map_err(MigrateError::at("looking at the sequence of message_store.messages"))?;
+    Ok(row.map(|row| Sequence { name: row.get("name"), cache: row.get("seqcache") }))
 }
 
 async fn read_notify_trigger(connection: &mut PgConnection) -> Result<bool, MigrateError> {
@@ -231,10 +202,7 @@ async fn read_notify_trigger(connection: &mut PgConnection) -> Result<bool, Migr
     .map_err(MigrateError::at("looking for the trigger headwater_notify"))
 }
 
-pub(super) async fn role_exists(
-    connection: &mut PgConnection,
-    role: &str,
-) -> Result<bool, MigrateError> {
+pub(super) async fn role_exists(connection: &mut PgConnection, role: &str) -> Result<bool, MigrateError> {
     sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = $1)")
         .bind(role)
         .fetch_one(connection)

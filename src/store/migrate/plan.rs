@@ -23,21 +23,11 @@ pub(super) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    pub(super) fn of(
-        found: &Found,
-        schema: &'a Schema,
-        options: &MigrateOptions,
-    ) -> Result<Self, MigrateError> {
+    pub(super) fn of(found: &Found, schema: &'a Schema, options: &MigrateOptions) -> Result<Self, MigrateError> {
         if !found.incompatible.is_empty() {
-            return Err(MigrateError::IncompatibleMessageStore {
-                problems: found.incompatible.clone(),
-            });
+            return Err(MigrateError::IncompatibleMessageStore { problems: found.incompatible.clone() });
         }
-        let mut plan = Self {
-            origin: found.origin(),
-            steps: Vec::new(),
-            notices: Vec::new(),
-        };
+        let mut plan = Self { origin: found.origin(), steps: Vec::new(), notices: Vec::new() };
         plan.check_applied(found, schema)?;
         plan.add_migrations(found, schema)?;
         plan.add_functions(found, schema);
@@ -56,16 +46,8 @@ impl<'a> Plan<'a> {
     /// What was applied must be what this binary knows, up to where it knows anything.
     fn check_applied(&mut self, found: &Found, schema: &Schema) -> Result<(), MigrateError> {
         let newest_known = schema.newest_version();
-        for applied in found
-            .applied
-            .iter()
-            .filter(|applied| applied.version <= newest_known)
-        {
-            let Some(known) = schema
-                .migrations
-                .iter()
-                .find(|known| known.version == applied.version)
-            else {
+        for applied in found.applied.iter().filter(|applied| applied.version <= newest_known) {
+            let Some(known) = schema.migrations.iter().find(|known| known.version == applied.version) else {
                 return Err(MigrateError::UnknownMigration {
                     version: applied.version,
                     name: applied.name.clone(),
@@ -84,8 +66,7 @@ impl<'a> Plan<'a> {
         }
         if found.newest_applied() > newest_known {
             let (database, binary) = (found.newest_applied(), newest_known);
-            self.notices
-                .push(Notice::NewerMigrations { database, binary });
+            self.notices.push(Notice::NewerMigrations { database, binary });
         }
         Ok(())
     }
@@ -93,11 +74,7 @@ impl<'a> Plan<'a> {
     fn add_migrations(&mut self, found: &Found, schema: &'a Schema) -> Result<(), MigrateError> {
         let newest_applied = found.newest_applied();
         for migration in &schema.migrations {
-            if found
-                .applied
-                .iter()
-                .any(|applied| applied.version == migration.version)
-            {
+            if found.applied.iter().any(|applied| applied.version == migration.version) {
                 continue;
             }
             if migration.version < newest_applied {
@@ -108,11 +85,7 @@ impl<'a> Plan<'a> {
                 });
             }
             let skipped = self.is_attached() && migration.is_of_message_store();
-            self.steps.push(if skipped {
-                Step::Skip(migration)
-            } else {
-                Step::Apply(migration)
-            });
+            self.steps.push(if skipped { Step::Skip(migration) } else { Step::Apply(migration) });
         }
         Ok(())
     }
@@ -121,22 +94,16 @@ impl<'a> Plan<'a> {
     /// migrations has its functions from the same newer instance, even if it forgot to raise their version.
     fn add_functions(&mut self, found: &Found, schema: &Schema) {
         let (database, checksum) = match &found.installation {
-            Some(installation) => (
-                installation.functions_version,
-                installation.functions_checksum.as_str(),
-            ),
+            Some(installation) => (installation.functions_version, installation.functions_checksum.as_str()),
             None => (0, ""),
         };
         let binary = schema.functions_version;
         if database > binary {
-            self.notices
-                .push(Notice::NewerFunctions { database, binary });
+            self.notices.push(Notice::NewerFunctions { database, binary });
         } else if found.newest_applied() <= schema.newest_version()
             && (database < binary || checksum != schema.functions_checksum(self.is_attached()))
         {
-            self.steps.push(Step::InstallFunctions {
-                from_version: database,
-            });
+            self.steps.push(Step::InstallFunctions { from_version: database });
         }
     }
 
@@ -151,10 +118,7 @@ impl<'a> Plan<'a> {
         match refusal {
             Some(reason) if !found.role_exists => {
                 let role = schema.role.to_string();
-                self.notices.push(Notice::RoleRefused {
-                    role,
-                    reason: reason.clone(),
-                });
+                self.notices.push(Notice::RoleRefused { role, reason: reason.clone() });
             }
             _ => self.steps.push(Step::GrantRole),
         }
@@ -163,10 +127,7 @@ impl<'a> Plan<'a> {
     fn note_sequence(&mut self, found: &Found) {
         match &found.sequence {
             Some(sequence) if sequence.cache != 1 => {
-                self.notices.push(Notice::SequenceCache {
-                    sequence: sequence.name.clone(),
-                    cache: sequence.cache,
-                });
+                self.notices.push(Notice::SequenceCache { sequence: sequence.name.clone(), cache: sequence.cache });
             }
             None if found.messages_exist => self.notices.push(Notice::NoSequence),
             Some(_) | None => {}
@@ -175,32 +136,25 @@ impl<'a> Plan<'a> {
 
     /// What the steps would change, for who only looks.
     pub(super) fn changes(&self, schema: &Schema) -> Vec<Change> {
-        self.steps
-            .iter()
-            .map(|step| step.change(schema, self.is_attached()))
-            .collect()
+        self.steps.iter().map(|step| step.change(schema, self.is_attached())).collect()
     }
 }
 
 impl Step<'_> {
     pub(super) fn change(&self, schema: &Schema, attached: bool) -> Change {
         match self {
-            Self::Apply(migration) => Change::MigrationApplied {
-                version: migration.version,
-                name: migration.name.to_string(),
-            },
-            Self::Skip(migration) => Change::MigrationSkipped {
-                version: migration.version,
-                name: migration.name.to_string(),
-            },
+            Self::Apply(migration) => {
+                Change::MigrationApplied { version: migration.version, name: migration.name.to_string() }
+            }
+            Self::Skip(migration) => {
+                Change::MigrationSkipped { version: migration.version, name: migration.name.to_string() }
+            }
             Self::InstallFunctions { from_version } => Change::FunctionsInstalled {
                 count: schema.functions(attached).count(),
                 from_version: *from_version,
                 to_version: schema.functions_version,
             },
-            Self::GrantRole => Change::RoleGranted {
-                role: schema.role.to_string(),
-            },
+            Self::GrantRole => Change::RoleGranted { role: schema.role.to_string() },
             Self::AddNotifyTrigger => Change::NotifyTriggerAdded,
         }
     }

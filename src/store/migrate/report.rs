@@ -83,22 +83,12 @@ impl MigrationReport {
         let mut lines = vec![
             match self.origin {
                 Origin::Installed => "message_store is Headwater's own",
-                Origin::Attached => {
-                    "message_store is an installed Message DB: its objects stay as they are"
-                }
+                Origin::Attached => "message_store is an installed Message DB: its objects stay as they are",
             }
             .to_owned(),
         ];
-        let prefix = if self.only_checked {
-            "to do: "
-        } else {
-            "done: "
-        };
-        lines.extend(
-            self.changes
-                .iter()
-                .map(|change| format!("{prefix}{change}")),
-        );
+        let prefix = if self.only_checked { "to do: " } else { "done: " };
+        lines.extend(self.changes.iter().map(|change| format!("{prefix}{change}")));
         if self.is_up_to_date() {
             lines.push("nothing to do: the database is up to date".to_owned());
         }
@@ -120,35 +110,19 @@ impl fmt::Display for Change {
                 write!(f, "migration {version} ({name}): apply")
             }
             Self::MigrationSkipped { version, name } => {
-                write!(
-                    f,
-                    "migration {version} ({name}): skip, Message DB has it already"
-                )
+                write!(f, "migration {version} ({name}): skip, Message DB has it already")
             }
-            Self::FunctionsInstalled {
-                count,
-                from_version: 0,
-                to_version,
-            } => {
+            Self::FunctionsInstalled { count, from_version: 0, to_version } => {
                 write!(f, "functions: install {count} of version {to_version}")
             }
-            Self::FunctionsInstalled {
-                count,
-                from_version,
-                to_version,
-            } => {
-                write!(
-                    f,
-                    "functions: install {count} of version {to_version} in place of version {from_version}"
-                )
+            Self::FunctionsInstalled { count, from_version, to_version } => {
+                write!(f, "functions: install {count} of version {to_version} in place of version {from_version}")
             }
             Self::RoleCreated { role } => write!(f, "role {role}: create"),
             Self::RoleGranted { role } => {
                 write!(f, "role {role}: grant its rights on message_store")
             }
-            Self::NotifyTriggerAdded => {
-                f.write_str("trigger headwater_notify on message_store.messages: add")
-            }
+            Self::NotifyTriggerAdded => f.write_str("trigger headwater_notify on message_store.messages: add"),
         }
     }
 }

@@ -58,35 +58,20 @@ impl Schema {
     /// What this binary carries.
     pub fn embedded() -> Self {
         Self {
-            migrations: MIGRATIONS
-                .iter()
-                .map(|&(file, sql)| numbered(file, sql))
-                .collect(),
-            functions: FUNCTIONS
-                .iter()
-                .map(|&(path, sql)| Function {
-                    path: path.into(),
-                    sql: sql.into(),
-                })
-                .collect(),
+            migrations: MIGRATIONS.iter().map(|&(file, sql)| numbered(file, sql)).collect(),
+            functions: FUNCTIONS.iter().map(|&(path, sql)| Function { path: path.into(), sql: sql.into() }).collect(),
             functions_version: FUNCTIONS_VERSION,
             role: MESSAGE_STORE_ROLE.into(),
         }
     }
 
     pub(super) fn newest_version(&self) -> i32 {
-        self.migrations
-            .iter()
-            .map(|migration| migration.version)
-            .max()
-            .unwrap_or(0)
+        self.migrations.iter().map(|migration| migration.version).max().unwrap_or(0)
     }
 
     /// The functions to install: without those of `message_store` where Message DB was there before us.
     pub(super) fn functions(&self, attached: bool) -> impl Iterator<Item = &Function> {
-        self.functions
-            .iter()
-            .filter(move |function| !(attached && function.is_of_message_store()))
+        self.functions.iter().filter(move |function| !(attached && function.is_of_message_store()))
     }
 
     pub(super) fn functions_checksum(&self, attached: bool) -> String {
@@ -124,6 +109,11 @@ macro_rules! functions {
 const MIGRATIONS: &[(&str, &str)] = migrations!["0001_headwater_bookkeeping", "0002_message_store"];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
+    "append_batch",
+    "first_global_position_at",
+    "first_position_after",
+    "group_member",
+    "judge_standing_ids",
     "message_store/acquire_lock",
     "message_store/cardinal_id",
     "message_store/get_category_messages",
@@ -141,14 +131,8 @@ const FUNCTIONS: &[(&str, &str)] = functions![
 /// `0002_message_store` is version 2 with the name `message_store`.
 fn numbered(file: &'static str, sql: &'static str) -> Migration {
     let (number, name) = file.split_once('_').unwrap_or((file, ""));
-    let version = number
-        .parse()
-        .unwrap_or_else(|_| panic!("migrations/{file}.sql does not begin with a number"));
-    Migration {
-        version,
-        name: name.into(),
-        sql: sql.into(),
-    }
+    let version = number.parse().unwrap_or_else(|_| panic!("migrations/{file}.sql does not begin with a number"));
+    Migration { version, name: name.into(), sql: sql.into() }
 }
 
 /// An SQL identifier, whatever it holds.
@@ -160,13 +144,10 @@ pub(super) fn quoted(identifier: &str) -> String {
 fn checksum(text: &str) -> String {
     let sql = AssertSqlSafe(text).into_sql_str();
     let migration = sqlx::migrate::Migration::new(0, "".into(), MigrationType::Simple, sql, false);
-    migration
-        .checksum
-        .iter()
-        .fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+    migration.checksum.iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }
 
 #[cfg(test)]
@@ -177,19 +158,12 @@ mod tests {
     /// Every `.sql` file below a folder of the crate, without `.sql`, relative to it.
     fn files_below(folder: &str, prefix: &str) -> Vec<String> {
         let mut found = Vec::new();
-        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder))
-            .expect("the folder is there")
+        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).expect("the folder is there")
         {
             let entry = entry.expect("the folder can be read");
-            let name = entry
-                .file_name()
-                .into_string()
-                .expect("file names are UTF-8");
+            let name = entry.file_name().into_string().expect("file names are UTF-8");
             if entry.path().is_dir() {
-                found.extend(files_below(
-                    &format!("{folder}/{name}"),
-                    &format!("{prefix}{name}/"),
-                ));
+                found.extend(files_below(&format!("{folder}/{name}"), &format!("{prefix}{name}/")));
             } else if let Some(stem) = name.strip_suffix(".sql") {
                 found.push(format!("{prefix}{stem}"));
             }
@@ -201,11 +175,7 @@ mod tests {
     #[test]
     fn every_function_file_is_embedded() {
         let embedded: Vec<_> = FUNCTIONS.iter().map(|(path, _)| path.to_string()).collect();
-        assert_eq!(
-            embedded,
-            files_below("migrations/functions", ""),
-            "list it, in order, in FUNCTIONS"
-        );
+        assert_eq!(embedded, files_below("migrations/functions", ""), "list it, in order, in FUNCTIONS");
     }
 
     #[test]
@@ -214,39 +184,20 @@ mod tests {
             .into_iter()
             .filter(|file| file.starts_with(|first: char| first.is_ascii_digit()))
             .collect();
-        let embedded: Vec<_> = MIGRATIONS
-            .iter()
-            .map(|(file, _)| file.to_string())
-            .collect();
+        let embedded: Vec<_> = MIGRATIONS.iter().map(|(file, _)| file.to_string()).collect();
         assert_eq!(embedded, numbered, "list it, in order, in MIGRATIONS");
 
-        let versions: Vec<_> = Schema::embedded()
-            .migrations
-            .iter()
-            .map(|migration| migration.version)
-            .collect();
+        let versions: Vec<_> = Schema::embedded().migrations.iter().map(|migration| migration.version).collect();
         assert_eq!(versions, (1..=versions.len() as i32).collect::<Vec<_>>());
     }
 
     #[test]
     fn every_function_is_replaced_and_qualified() {
         for function in Schema::embedded().functions {
-            let schema = if function.is_of_message_store() {
-                "message_store"
-            } else {
-                "headwater"
-            };
-            let name = function
-                .path
-                .rsplit('/')
-                .next()
-                .expect("a path has a last part");
+            let schema = if function.is_of_message_store() { "message_store" } else { "headwater" };
+            let name = function.path.rsplit('/').next().expect("a path has a last part");
             let opening = format!("CREATE OR REPLACE FUNCTION {schema}.{name}(");
-            assert!(
-                function.sql.contains(&opening),
-                "{} does not hold `{opening}`",
-                function.path
-            );
+            assert!(function.sql.contains(&opening), "{} does not hold `{opening}`", function.path);
         }
     }
 }

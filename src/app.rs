@@ -1,0 +1,296 @@
+//! One running service: what is started, in which order, and how it stops.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::config::Settings;
+use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError, EmbeddedSettings};
+use crate::http::server::{Listening, Tls};
+use crate::http::{self, Limits};
+use crate::lifecycle::Lifecycle;
+use crate::service::append::AppendSettings;
+use crate::service::hints::HintSettings;
+use crate::service::tail::TailSettings;
+use crate::service::{Service, ServiceSettings};
+use crate::store::migrate::{self, MigrateError, MigrateOptions};
+use crate::store::{Database, DatabaseSettings, OpenError};
+use crate::telemetry::Observer;
+
+/// A listening session that does not answer for this long is given up.
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two attempts to reach a database that is not there yet.
+const DATABASE_RETRY: Duration = Duration::from_millis(500);
+/// Agents that are still busy this long after they were told to end are left behind, with a line in the log.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why the service could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    #[error(
+        "{address} can be reached by others, and there are no credentials: listen on a loopback address, or add --insecure"
+    )]
+    NeedsInsecure { address: SocketAddr },
+    #[error("cannot listen on {address}: {error}")]
+    Listen { address: SocketAddr, error: std::io::Error },
+    #[error(transparent)]
+    EmbeddedPostgres(#[from] EmbeddedPostgresError),
+    #[error(transparent)]
+    Database(#[from] OpenError),
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    #[error("HTTP failed: {0}")]
+    Http(std::io::Error),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The database in use: a given one, or the embedded server.
+pub struct DatabaseInUse {
+    url: String,
+    embedded: Option<EmbeddedPostgres>,
+}
+
+impl DatabaseInUse {
+    /// Starts the embedded server, unless a URL is given.
+    pub async fn start(settings: &Settings) -> Result<Self, AppError> {
+        if let Some(url) = &settings.database_url {
+            return Ok(Self { url: url.clone(), embedded: None });
+        }
+        let embedded = EmbeddedPostgres::start(&embedded_settings(settings)).await?;
+        tracing::info!("the embedded PostgreSQL is ready");
+        Ok(Self { url: embedded.url().to_owned(), embedded: Some(embedded) })
+    }
+
+    /// The one that another process may be using right now, else as [`start`](Self::start).
+    pub async fn join(settings: &Settings) -> Result<Self, AppError> {
+        if settings.database_url.is_none()
+            && let Some(url) = EmbeddedPostgres::running_url(&embedded_settings(settings)).await?
+        {
+            return Ok(Self { url, embedded: None });
+        }
+        Self::start(settings).await
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub async fn stop(self) {
+        if let Some(embedded) = self.embedded {
+            embedded.stop().await;
+        }
+    }
+}
+
+/// A service that serves.
+pub struct Running {
+    url: String,
+    pub service: Service,
+    database: Database,
+    lifecycle: Lifecycle,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl Running {
+    /// Starts the service on a database; returns once it is ready for requests.
+    pub async fn start(settings: &Settings, database_url: &str, lifecycle: Lifecycle) -> Result<Self, AppError> {
+        check_address(settings)?;
+        // First, so that a port that is taken is said before anything else is done.
+        let listening = listen(settings).await?;
+        migrate_when_reachable(settings, database_url, &lifecycle).await?;
+        let database = Database::open(DatabaseSettings {
+            url: database_url.to_owned(),
+            connections_max: settings.database_connections_max,
+            connect_timeout: settings.database_connect_timeout,
+            silence_timeout: settings.database_silence_timeout,
+        })?;
+        let service = Service::start(database.clone(), service_settings(settings), lifecycle.clone(), Observer::new());
+        // The first look at the log: from here on the settled position is known.
+        service.tail.refresh().await;
+        let url = listening.url();
+        let router = http::router(service.clone(), limits(settings));
+        let server = tokio::spawn(listening.serve(
+            router,
+            settings.request_timeout,
+            lifecycle.draining().clone(),
+            settings.drain_timeout,
+        ));
+        Ok(Self { url, service, database, lifecycle, server })
+    }
+
+    /// Where it listens: `http://127.0.0.1:8080`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Serves until it is told to drain, or fails; then stops everything in order.
+    pub async fn finish(self) -> Result<(), AppError> {
+        let served = self.server.await;
+        self.lifecycle.drain();
+        if tokio::time::timeout(STOP_TIMEOUT, self.lifecycle.stop_agents()).await.is_err() {
+            tracing::warn!("some agents were still busy when the time to stop was over");
+        }
+        self.database.close().await;
+        if let Some(reason) = self.lifecycle.failure() {
+            return Err(AppError::Failed(reason));
+        }
+        match served {
+            Ok(result) => result.map_err(AppError::Http),
+            Err(error) => Err(AppError::Failed(format!("HTTP failed: {error}"))),
+        }
+    }
+}
+
+/// `headwater serve`: from nothing to a clean stop.
+pub async fn serve(settings: Settings) -> Result<(), AppError> {
+    check_address(&settings)?;
+    let lifecycle = Lifecycle::new();
+    stop_on_signals(lifecycle.clone());
+    let database = DatabaseInUse::start(&settings).await?;
+    if let Some(embedded) = &database.embedded {
+        let (failed, lifecycle) = (embedded.failed(), lifecycle.clone());
+        tokio::spawn(async move { lifecycle.fail(failed.await.to_string()) });
+    }
+    let outcome = match Running::start(&settings, database.url(), lifecycle).await {
+        Ok(running) => {
+            announce(running.url());
+            running.finish().await
+        }
+        Err(error) => Err(error),
+    };
+    database.stop().await;
+    outcome
+}
+
+/// One line for programs; on a terminal, three more for people.
+fn announce(url: &str) {
+    println!("headwater listening on {url}");
+    if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        println!();
+        println!("  curl -N {url}/v1/categories/account/events?from=beginning");
+        println!(
+            "  curl --json '{{\"messages\":[{{\"type\":\"Deposited\",\"data\":{{\"amount\":5}}}}]}}' {url}/v1/streams/account-1/messages"
+        );
+        println!("  open {url}/ in a browser");
+        println!();
+    }
+}
+
+/// The first signal drains; a second one ends the process at once.
+fn stop_on_signals(lifecycle: Lifecycle) {
+    tokio::spawn(async move {
+        next_signal().await;
+        tracing::info!("stopping: open requests may end, event streams are told to come back");
+        lifecycle.drain();
+        next_signal().await;
+        tracing::warn!("a second signal: ending at once");
+        std::process::exit(1);
+    });
+}
+
+async fn next_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn check_address(settings: &Settings) -> Result<(), AppError> {
+    if settings.listen.ip().is_loopback() {
+        return Ok(());
+    }
+    if !settings.insecure {
+        return Err(AppError::NeedsInsecure { address: settings.listen });
+    }
+    tracing::warn!(address = %settings.listen, "--insecure: whoever reaches this address can read and write everything");
+    Ok(())
+}
+
+async fn listen(settings: &Settings) -> Result<Listening, AppError> {
+    let tls = match (&settings.tls_certificate, &settings.tls_key) {
+        (Some(certificate), Some(key)) => Some(Tls { certificate, key }),
+        _ => None,
+    };
+    Listening::bind(settings.listen, tls).await.map_err(|error| AppError::Listen { address: settings.listen, error })
+}
+
+/// A database that starts at the same time as the service may take a while.
+async fn migrate_when_reachable(settings: &Settings, url: &str, lifecycle: &Lifecycle) -> Result<(), AppError> {
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        match migrate::run(url, &MigrateOptions::default()).await {
+            Ok(report) => {
+                for line in report.lines() {
+                    tracing::info!("schema: {line}");
+                }
+                return Ok(());
+            }
+            Err(error @ (MigrateError::Connect { .. } | MigrateError::ConnectTimeout { .. }))
+                if begun.elapsed() < settings.database_wait && !lifecycle.is_draining() =>
+            {
+                if !std::mem::replace(&mut said, true) {
+                    tracing::warn!(%error, "waiting for the database");
+                }
+                tokio::time::sleep(DATABASE_RETRY).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn embedded_settings(settings: &Settings) -> EmbeddedSettings {
+    EmbeddedSettings {
+        data_dir: settings.data_dir.clone(),
+        bin_dir: settings.postgres_bin_dir.clone(),
+        download: !settings.no_download,
+    }
+}
+
+fn service_settings(settings: &Settings) -> ServiceSettings {
+    ServiceSettings {
+        append: AppendSettings {
+            queue_max: settings.append_queue_max,
+            queue_bytes_max: settings.append_queue_bytes_max,
+            batch_messages_max: settings.append_batch_messages_max,
+            batch_bytes_max: settings.append_batch_bytes_max,
+            locked_categories_max: settings.append_locked_categories_max,
+            lock_timeout: settings.append_lock_timeout,
+            commit_timeout: settings.append_commit_timeout,
+            resolve_timeout: settings.append_resolve_timeout,
+        },
+        tail: TailSettings {
+            cache_bytes_max: settings.cache_bytes_max,
+            poll_interval: settings.poll_interval,
+            held_back_warning: settings.held_back_warning,
+            // Half of the pool, so that those who catch up leave room for those who read.
+            catch_up_reads_max: (settings.database_connections_max / 2).max(1),
+        },
+        hints: HintSettings {
+            heartbeat_interval: settings.listener_heartbeat,
+            heartbeat_timeout: LISTENER_TIMEOUT,
+            notify_interval: settings.notify_interval,
+        },
+        followers_max: settings.followers_max,
+    }
+}
+
+fn limits(settings: &Settings) -> Limits {
+    Limits {
+        body_bytes_max: settings.body_bytes_max,
+        message_bytes_max: settings.message_bytes_max,
+        messages_per_append_max: settings.messages_per_append_max,
+        headers_max: settings.headers_max,
+        header_bytes_max: settings.header_bytes_max,
+        url_bytes_max: settings.url_bytes_max,
+        request_timeout: settings.request_timeout,
+        wait_max: settings.wait_max,
+        heartbeat: settings.heartbeat,
+        cors_origins: settings.cors_origin.clone(),
+    }
+}
