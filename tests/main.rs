@@ -2,4 +2,5 @@
 mod conformance;
 mod embedded_postgres;
 mod migrations;
+mod smoke;
 mod support;

@@ -393,7 +393,7 @@ impl EventStream {
         let Some(follower) = &mut self.follower else {
             return self.wait_for_page(out).await;
         };
-        let next = follower.next();
+        let next = follower.advance();
         match next {
             Next::NeedsPage => {
                 if let Some(mut follower) = self.follower.take() {

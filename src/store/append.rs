@@ -36,13 +36,16 @@ pub enum Answer {
     Locked,
 }
 
+/// Data and metadata of messages, as PostgreSQL prints them.
+type Texts = (Vec<Option<String>>, Vec<Option<String>>);
+
 /// A batch that went through.
 #[derive(Debug)]
 pub struct BatchAnswer {
     /// One for each request, in order.
     pub answers: Vec<Answer>,
     /// For each written message, in order: its data and metadata as PostgreSQL prints them, where wanted.
-    pub texts: Option<(Vec<Option<String>>, Vec<Option<String>>)>,
+    pub texts: Option<Texts>,
     pub written_at: Timestamp,
 }
 

@@ -1,6 +1,7 @@
 //! A database for each test, on one server that the whole run shares.
 #![allow(dead_code)]
 use headwater::embedded_postgres::{EmbeddedPostgres, EmbeddedSettings};
+use headwater::store::migrate::{self, MigrateOptions};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -81,7 +82,9 @@ impl Drop for TestDatabase {
 }
 
 /// Brings an empty database to what the service expects.
-async fn prepare(_url: &str) {}
+async fn prepare(url: &str) {
+    migrate::run(url, &MigrateOptions::default()).await.expect("the schemas can be installed");
+}
 
 /// Opens a connection whose other half lives on the test's runtime.
 pub async fn connect(url: &str) -> Client {

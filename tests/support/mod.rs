@@ -1,4 +1,14 @@
 //! What the tests share.
+pub mod app;
 pub mod database;
 pub mod embedded_process;
+pub mod events;
+pub mod proxy;
+pub mod service_process;
 pub mod waiting;
+
+/// An HTTP client. The crate's TLS is built without a provider of its own, so it gets the service's.
+pub fn http_client() -> reqwest::Client {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().pool_max_idle_per_host(256).build().expect("a client can be built")
+}

@@ -80,7 +80,7 @@ impl Follower {
     }
 
     /// What is there now, without waiting.
-    pub fn next(&mut self) -> Next {
+    pub fn advance(&mut self) -> Next {
         let read = self.tail.read(&self.source, self.place, BATCH_MESSAGES_MAX, BATCH_BYTES_MAX);
         match read {
             Read::Hit { messages, upto } => {
@@ -94,7 +94,7 @@ impl Follower {
                     return Next::Moved;
                 }
                 if examined > 0 {
-                    return self.next();
+                    return self.advance();
                 }
                 if !std::mem::replace(&mut self.is_live, true) {
                     self.tail.inner.observer.record(Observation::CacheRead { hit: true });

@@ -1,0 +1,157 @@
+//! A TCP proxy before PostgreSQL that cuts, silences or refuses connections.
+#![allow(dead_code)]
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixStream};
+use tokio_util::sync::CancellationToken;
+
+/// Stands between a service and the test's PostgreSQL.
+pub struct FaultProxy {
+    /// The database's URL through the proxy.
+    pub url: String,
+    shared: Arc<Shared>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    links: Mutex<Vec<Arc<Link>>>,
+    refuses: AtomicBool,
+    accepted: AtomicUsize,
+}
+
+/// One connection through the proxy.
+#[derive(Default)]
+pub struct Link {
+    /// What the client has sent, as text (lossy), to tell connections apart by their statements.
+    sent: Mutex<String>,
+    is_silent: AtomicBool,
+    cut: CancellationToken,
+}
+
+impl Link {
+    /// Whether the client has sent this text.
+    pub fn has_sent(&self, text: &str) -> bool {
+        self.sent.lock().unwrap().contains(text)
+    }
+
+    /// Ends the connection on both sides.
+    pub fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// From now on nothing passes, and nobody is told: as if the cable were pulled.
+    pub fn silence(&self) {
+        self.is_silent.store(true, Ordering::SeqCst);
+    }
+}
+
+impl FaultProxy {
+    /// Before the server of a URL as [`TestDatabase`](super::database::TestDatabase) gives it.
+    pub async fn before(database_url: &str) -> Self {
+        let config: tokio_postgres::Config = database_url.parse().unwrap();
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let target = match &config.get_hosts()[0] {
+            tokio_postgres::config::Host::Unix(directory) => directory.join(format!(".s.PGSQL.{port}")),
+            tokio_postgres::config::Host::Tcp(_) => panic!("the proxy stands before a unix socket"),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let user = config.get_user().unwrap_or("headwater");
+        let url = format!("postgresql://{user}@{address}/{}?sslmode=disable", config.get_dbname().unwrap());
+        let shared = Arc::new(Shared::default());
+        let accepting = tokio::spawn({
+            let shared = shared.clone();
+            async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    if shared.refuses.load(Ordering::SeqCst) {
+                        continue;
+                    }
+                    let Ok(server) = UnixStream::connect(&target).await else { continue };
+                    client.set_nodelay(true).unwrap();
+                    shared.accepted.fetch_add(1, Ordering::SeqCst);
+                    let link = Arc::new(Link::default());
+                    shared.links.lock().unwrap().push(link.clone());
+                    let (client_read, client_write) = client.into_split();
+                    let (server_read, server_write) = server.into_split();
+                    tokio::spawn(pass(client_read, server_write, link.clone(), true));
+                    tokio::spawn(pass(server_read, client_write, link, false));
+                }
+            }
+        });
+        Self { url, shared, accepting }
+    }
+
+    /// The connections that were ever made and are not cut.
+    pub fn links(&self) -> Vec<Arc<Link>> {
+        self.shared.links.lock().unwrap().iter().filter(|link| !link.cut.is_cancelled()).cloned().collect()
+    }
+
+    /// The open connections whose client has sent a text.
+    pub fn links_that_sent(&self, text: &str) -> Vec<Arc<Link>> {
+        self.links().into_iter().filter(|link| link.has_sent(text)).collect()
+    }
+
+    /// New connections are closed at once.
+    pub fn refuse(&self, refuses: bool) {
+        self.shared.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    /// The database is away: everything is cut, and nothing new gets through, until `restore`.
+    pub fn take_away(&self) {
+        self.refuse(true);
+        self.cut_all();
+    }
+
+    pub fn restore(&self) {
+        self.refuse(false);
+    }
+
+    pub fn cut_all(&self) {
+        for link in self.links() {
+            link.cut();
+        }
+    }
+
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for FaultProxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut_all();
+    }
+}
+
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    link: Arc<Link>,
+    is_from_client: bool,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = tokio::select! {
+            () = link.cut.cancelled() => return,
+            read = from.read(&mut buffer) => read,
+        };
+        let Ok(count @ 1..) = read else {
+            let _ = to.shutdown().await;
+            return;
+        };
+        if is_from_client {
+            link.sent.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+        if link.is_silent.load(Ordering::SeqCst) {
+            continue;
+        }
+        if to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The program itself, as a process that can be killed.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// `headwater serve` as a process.
+pub struct ServiceProcess {
+    child: Child,
+    pub url: String,
+    /// Standard output, kept open: the service may write to it again.
+    _stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl ServiceProcess {
+    /// Starts it and waits for its first line. `arguments` go after `serve`.
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::try_start(arguments).unwrap_or_else(|status| panic!("the service does not start: {status}"))
+    }
+
+    /// The same; if it ends before it is ready, how.
+    pub fn try_start(arguments: &[&str]) -> Result<Self, ExitStatus> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_headwater"))
+            .arg("serve")
+            .args(arguments)
+            .env_remove("DATABASE_URL")
+            .env("HEADWATER_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        match line.trim().strip_prefix("headwater listening on ") {
+            Some(url) => Ok(Self { url: url.to_owned(), child, _stdout: stdout }),
+            None => Err(child.wait().unwrap()),
+        }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: libc::c_int) {
+        // SAFETY: the child has not been waited for, so its id is still its own.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for ServiceProcess {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
