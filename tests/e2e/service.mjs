@@ -1,0 +1,58 @@
+// The service and a browser, for tests: both are processes of their own, ended by their id.
+import { spawn } from 'node:child_process'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { chmod } from 'node:fs/promises'
+import { chromium } from 'playwright-core'
+
+const BINARY = new URL('../../target/debug/headwater', import.meta.url).pathname
+const CHROMIUM = process.env.HEADWATER_TEST_CHROMIUM ?? '/usr/bin/chromium'
+
+/** A directory that the embedded PostgreSQL's user can reach. */
+export async function temporaryDirectory() {
+  const directory = await mkdtemp(join(tmpdir(), 'headwater-e2e-'))
+  await chmod(directory, 0o755)
+  return { path: directory, remove: () => rm(directory, { recursive: true, force: true }) }
+}
+
+/** Starts the service on its embedded PostgreSQL; resolves once it says that it listens. */
+export async function startService(directory, listen = '127.0.0.1:0', more = []) {
+  const child = spawn(BINARY, ['serve', '--listen', listen, '--data-dir', join(directory, 'data'), ...more], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env: { ...process.env, HEADWATER_LOG: 'warn', DATABASE_URL: '' },
+  })
+  const ended = new Promise(resolve => child.once('exit', resolve))
+  const url = await new Promise((resolve, reject) => {
+    createInterface({ input: child.stdout }).once('line', line => resolve(line.replace('headwater listening on ', '')))
+    child.once('exit', code => reject(new Error(`the service ended with ${code}`)))
+  })
+  const stop = async signal => {
+    child.kill(signal)
+    await ended
+  }
+  return { url, stop: () => stop('SIGTERM'), kill: () => stop('SIGKILL') }
+}
+
+/** A headless browser that talks to nobody but the service. */
+export function startBrowser() {
+  return chromium.launch({
+    executablePath: CHROMIUM,
+    args: [
+      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+      '--disable-component-update', '--disable-sync',
+    ],
+  })
+}
+
+/** Appends one message and returns the answer. */
+export async function append(url, stream, type, data) {
+  const response = await fetch(`${url}/v1/streams/${encodeURIComponent(stream)}/messages`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ messages: [{ type, data }] }),
+  })
+  if (response.status !== 201) throw new Error(`${response.status}: ${await response.text()}`)
+  return response.json()
+}
