@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         eprintln!("headwater: {error}");
         return ExitCode::from(2);
     }
+    raise_open_files();
     // Where TLS asks for a provider without naming one, it gets the one that we carry.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -31,6 +32,23 @@ fn main() -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|error| failed(&error))
+}
+
+/// A follower is an open file, and the usual soft limit is far below what the hard one allows.
+fn raise_open_files() {
+    // SAFETY: the structure is filled by the first call before it is read.
+    let outcome = unsafe {
+        let mut limit = std::mem::zeroed::<libc::rlimit>();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit)
+        } else {
+            0
+        }
+    };
+    if outcome != 0 {
+        tracing::warn!("the limit of open files cannot be raised: {}", std::io::Error::last_os_error());
+    }
 }
 
 fn failed(error: &dyn std::error::Error) -> ExitCode {
