@@ -15,6 +15,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::service::Service;
 
 mod console;
+mod event_connection;
 pub mod extract;
 mod follow;
 mod frames;
@@ -43,14 +44,24 @@ pub struct Limits {
     pub cors_origins: Vec<String>,
 }
 
-/// What handlers need: the service, and the bounds of requests.
+/// What handlers need. Every request and every open event stream has one, so it is one pointer.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Shared>);
+
+pub struct Shared {
     service: Service,
-    limits: Arc<Limits>,
+    limits: Limits,
 }
 
 impl std::ops::Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for Shared {
     type Target = Service;
 
     fn deref(&self) -> &Service {
@@ -87,8 +98,8 @@ fn routes() -> OpenApiRouter<App> {
 
 /// The whole service as a router.
 pub fn router(service: Service, limits: Limits) -> Router {
-    let limits = Arc::new(limits);
-    let app = App { service, limits: limits.clone() };
+    let app = App(Arc::new(Shared { service, limits }));
+    let limits = &app.limits;
     let (router, document) = routes().split_for_parts();
     let document = openapi::finish(document);
     let cors = limits::cors(&limits.cors_origins);

@@ -13,6 +13,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio_util::sync::CancellationToken;
 
+use super::event_connection::EventStreamAcceptor;
+
 /// hyper answers by itself, without a problem document, what is beyond these; so they are wider than our own limits.
 const HYPER_HEADERS_MAX: usize = 20_000;
 const HYPER_HEADER_BYTES_MAX: usize = 1 << 20;
@@ -67,6 +69,7 @@ impl Listening {
             draining.cancelled().await;
             on_drain.graceful_shutdown(Some(drain_timeout));
         });
+        let events = router.clone();
         let service = router.into_make_service();
         let result = match self.tls {
             Some(tls) => {
@@ -76,7 +79,8 @@ impl Listening {
                 server.serve(service).await
             }
             None => {
-                let mut server = axum_server::from_tcp(self.listener)?.acceptor(NoDelayAcceptor::new()).handle(handle);
+                let acceptor = EventStreamAcceptor::new(events, header_timeout);
+                let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor).handle(handle);
                 tune(server.http_builder(), header_timeout);
                 server.serve(service).await
             }

@@ -1,6 +1,7 @@
 //! The only SQL and the only database drivers: connections, and what can go wrong with them.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
@@ -36,9 +37,9 @@ const CHECKED_CONNECTIONS: u32 = 2;
 pub struct Database {
     hot: Pool,
     checked: PgPool,
-    config: tokio_postgres::Config,
+    config: Arc<tokio_postgres::Config>,
     tls: MakeRustlsConnect,
-    settings: DatabaseSettings,
+    settings: Arc<DatabaseSettings>,
 }
 
 /// A URL that cannot be used.
@@ -85,7 +86,7 @@ impl Database {
             .max_connections(CHECKED_CONNECTIONS)
             .acquire_timeout(settings.connect_timeout)
             .connect_lazy_with(checked_options(&settings.url, &config)?);
-        Ok(Self { hot, checked, config, tls, settings })
+        Ok(Self { hot, checked, config: Arc::new(config), tls, settings: Arc::new(settings) })
     }
 
     /// A connection from the pool, set up for our queries.

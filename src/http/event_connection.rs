@@ -1,0 +1,243 @@
+//! Connections that carry nothing but one event stream, over plain HTTP/1.1.
+//!
+//! hyper keeps 24 kB of buffers for every connection, which is most of what an open event stream costs, and it has no
+//! setting for that. A connection whose first request is a plain `GET …/events` is therefore answered here: by the same
+//! router, in the same form, without buffers while it is quiet. Every other connection goes on to hyper.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
+use axum_server::accept::Accept;
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::StreamExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tower::ServiceExt;
+
+/// A head that is longer goes to hyper.
+const HEAD_BYTES_MAX: usize = 4 << 10;
+/// A head with more lines goes to hyper.
+const HEAD_LINES_MAX: usize = 64;
+/// An answer that is no event stream (a problem) is at most this long.
+const SHORT_ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Accepts connections, and keeps those that are event streams.
+#[derive(Clone)]
+pub struct EventStreamAcceptor {
+    router: Router,
+    header_timeout: Duration,
+}
+
+impl EventStreamAcceptor {
+    pub fn new(router: Router, header_timeout: Duration) -> Self {
+        Self { router, header_timeout }
+    }
+}
+
+impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
+    type Stream = Begun;
+    type Service = S;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(Begun, S)>> + Send>>;
+
+    fn accept(&self, mut stream: TcpStream, service: S) -> Self::Future {
+        let Self { router, header_timeout } = self.clone();
+        Box::pin(async move {
+            stream.set_nodelay(true)?;
+            let mut head = BytesMut::new();
+            let request = tokio::time::timeout(header_timeout, read_head(&mut stream, &mut head)).await;
+            match request {
+                Ok(Ok(Some(request))) => {
+                    drop(head);
+                    serve(stream, request, router).await?;
+                    // Served: nothing is left for hyper.
+                    Err(io::ErrorKind::ConnectionAborted.into())
+                }
+                // hyper says what there is to say of it.
+                Ok(Ok(None)) | Err(_) => Ok((Begun { head: head.freeze(), stream }, service)),
+                Ok(Err(error)) => Err(error),
+            }
+        })
+    }
+}
+
+/// Reads until it is clear whether this is a request for an event stream.
+async fn read_head(stream: &mut TcpStream, head: &mut BytesMut) -> io::Result<Option<Request<Body>>> {
+    loop {
+        head.reserve(512);
+        let count = stream.read_buf(head).await?;
+        let whole = head.windows(4).any(|window| window == b"\r\n\r\n");
+        let begins_as_get = b"GET /".starts_with(&head[..head.len().min(5)]);
+        if whole {
+            return Ok(event_request(head));
+        }
+        if count == 0 || !begins_as_get || head.len() > HEAD_BYTES_MAX {
+            return Ok(None);
+        }
+    }
+}
+
+/// The request, if it is one for an event stream and nothing else.
+fn event_request(head: &[u8]) -> Option<Request<Body>> {
+    let mut lines = [httparse::EMPTY_HEADER; HEAD_LINES_MAX];
+    let mut parsed = httparse::Request::new(&mut lines);
+    let httparse::Status::Complete(length) = parsed.parse(head).ok()? else { return None };
+    // Anything after the head, such as a second request, is hyper's.
+    let alone = length == head.len();
+    if !alone || parsed.method != Some("GET") || parsed.version != Some(1) {
+        return None;
+    }
+    let uri: Uri = parsed.path?.parse().ok()?;
+    if !uri.path().starts_with("/v1/") || !uri.path().ends_with("/events") || uri.authority().is_some() {
+        return None;
+    }
+    let mut request = Request::builder().method(Method::GET).uri(uri);
+    for line in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).ok()?;
+        if ["content-length", "transfer-encoding", "upgrade", "expect"].contains(&name.as_str()) {
+            return None;
+        }
+        request = request.header(name, HeaderValue::from_bytes(line.value).ok()?);
+    }
+    request.body(Body::empty()).ok()
+}
+
+/// Answers the request, and ends with the stream or when the client goes.
+async fn serve(mut stream: TcpStream, request: Request<Body>, router: Router) -> io::Result<()> {
+    let Ok(response) = router.oneshot(request).await;
+    let (parts, body) = response.into_parts();
+    if body.is_end_stream() || body.size_hint().exact().is_some() {
+        return serve_short(stream, Response::from_parts(parts, body)).await;
+    }
+    let head = head_of(&parts, "transfer-encoding: chunked\r\n");
+    stream.write_all(&head).await?;
+    drop((head, parts));
+    let (mut read, mut write) = stream.split();
+    let mut chunks = body.into_data_stream();
+    let mut ignored = [0; 32];
+    loop {
+        tokio::select! {
+            chunk = chunks.next() => match chunk {
+                Some(Ok(chunk)) => write_chunk(&mut write, chunk).await?,
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                None => return write.write_all(b"0\r\n\r\n").await,
+            },
+            // A client that has sent its request has nothing more to say, but it may go.
+            count = read.read(&mut ignored) => if count? == 0 { return Ok(()) },
+        }
+    }
+}
+
+async fn write_chunk(write: &mut (impl AsyncWrite + Unpin), chunk: Bytes) -> io::Result<()> {
+    let size = format!("{:x}\r\n", chunk.len());
+    let mut framed = Buf::chain(size.as_bytes(), chunk).chain(&b"\r\n"[..]);
+    write.write_all_buf(&mut framed).await
+}
+
+/// Problems, mostly: one answer, and the connection ends.
+async fn serve_short(mut stream: TcpStream, response: Response<Body>) -> io::Result<()> {
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, SHORT_ANSWER_BYTES_MAX).await.map_err(io::Error::other)?;
+    let length = match parts.headers.contains_key("content-length") {
+        true => String::new(),
+        false => format!("content-length: {}\r\n", body.len()),
+    };
+    stream.write_all(&head_of(&parts, &length)).await?;
+    stream.write_all(&body).await?;
+    stream.shutdown().await
+}
+
+fn head_of(parts: &axum::http::response::Parts, framing: &str) -> Vec<u8> {
+    let mut head = Vec::with_capacity(512);
+    let reason = parts.status.canonical_reason().unwrap_or("Unknown");
+    head.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", parts.status.as_u16()).as_bytes());
+    for (name, value) in &parts.headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(framing.as_bytes());
+    let now = chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT");
+    head.extend_from_slice(format!("connection: close\r\ndate: {now}\r\n\r\n").as_bytes());
+    head
+}
+
+/// A connection of which something was read already.
+pub struct Begun {
+    head: Bytes,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Begun {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.head.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(context, buffer);
+        }
+        let count = self.head.len().min(buffer.remaining());
+        buffer.put_slice(&self.head.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Begun {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_event_request(head: &str) -> bool {
+        event_request(head.as_bytes()).is_some()
+    }
+
+    #[test]
+    fn only_a_plain_get_of_events_is_kept() {
+        assert!(is_event_request("GET /v1/all/events?from=3 HTTP/1.1\r\nHost: h\r\nLast-Event-ID: 7\r\n\r\n"));
+        for other in [
+            "GET /v1/all/messages HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /events HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /v1/all/events HTTP/1.0\r\n\r\n",
+            "HEAD /v1/all/events HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /v1/all/events HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
+            "GET /v1/all/events HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "GET /v1/all/events HTTP/1.1\r\nUpgrade: h2c\r\n\r\n",
+            "GET http://h/v1/all/events HTTP/1.1\r\nHost: h\r\n\r\n",
+            "GET /v1/all/events HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "GET /v1/all/events HTTP/1.1\r\nno colon\r\n\r\n",
+        ] {
+            assert!(!is_event_request(other), "{other}");
+        }
+    }
+}
