@@ -108,13 +108,10 @@ impl Running {
         // The first look at the log: from here on the settled position is known.
         service.tail.refresh().await;
         let url = listening.url();
-        let router = http::router(service.clone(), limits(settings));
-        let server = tokio::spawn(listening.serve(
-            router,
-            settings.request_timeout,
-            lifecycle.draining().clone(),
-            settings.drain_timeout,
-        ));
+        let limits = limits(settings);
+        let router = http::router(service.clone(), limits.clone());
+        let (draining, drain_timeout) = (lifecycle.draining().clone(), settings.drain_timeout);
+        let server = tokio::spawn(async move { listening.serve(router, &limits, draining, drain_timeout).await });
         Ok(Self { url, service, database, lifecycle, server })
     }
 

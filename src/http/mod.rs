@@ -16,6 +16,7 @@ use crate::service::Service;
 
 mod console;
 mod event_connection;
+mod explained;
 pub mod extract;
 mod follow;
 mod frames;

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -277,6 +278,30 @@ impl Problem {
         Self::new(ProblemKind::NotFound, format!("There is no {what}.")).with("what", what)
     }
 
+    /// The whole answer as HTTP/1.1, for where there is no router any more; the connection ends with it.
+    pub fn into_http1(self) -> Bytes {
+        let status = self.kind.status();
+        let body = self.document();
+        let reason = status.canonical_reason().unwrap_or("Error");
+        Bytes::from(format!(
+            "HTTP/1.1 {} {reason}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+             connection: close\r\n\r\n{body}",
+            status.as_u16(),
+            body.len()
+        ))
+    }
+
+    fn document(self) -> String {
+        let (slug, status, title, _) = self.kind.facts();
+        let mut document = Map::new();
+        document.insert("type".into(), format!("/problems/{slug}").into());
+        document.insert("title".into(), title.into());
+        document.insert("status".into(), status.as_u16().into());
+        document.insert("detail".into(), self.detail.into());
+        document.extend(self.facts);
+        Value::Object(document).to_string()
+    }
+
     fn with_errors(kind: ProblemKind, errors: Vec<Violation>) -> Self {
         let detail = errors.iter().map(|error| format!("{} {}", error.field, error.message)).collect::<Vec<_>>();
         let errors: Vec<Value> =
@@ -287,14 +312,8 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (slug, status, title, _) = self.kind.facts();
-        let mut document = Map::new();
-        document.insert("type".into(), format!("/problems/{slug}").into());
-        document.insert("title".into(), title.into());
-        document.insert("status".into(), status.as_u16().into());
-        document.insert("detail".into(), self.detail.into());
-        document.extend(self.facts);
-        let mut response = (status, Value::Object(document).to_string()).into_response();
+        let status = self.kind.status();
+        let mut response = (status, self.document()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

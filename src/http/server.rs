@@ -13,11 +13,14 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio_util::sync::CancellationToken;
 
+use super::Limits;
 use super::event_connection::EventStreamAcceptor;
+use super::explained::ExplainedAcceptor;
 
-/// hyper answers by itself, without a problem document, what is beyond these; so they are wider than our own limits.
-const HYPER_HEADERS_MAX: usize = 20_000;
-const HYPER_HEADER_BYTES_MAX: usize = 1 << 20;
+/// What hyper takes before it refuses by itself (see `explained`): more than our own limits.
+const HYPER_HEADER_BYTES_MAX: usize = 512 << 10;
+/// With this many header lines hyper needs no memory for them; more has to be asked for.
+const HYPER_HEADERS_DEFAULT: usize = 100;
 /// Event streams on one HTTP/2 connection: a browser with many tabs opens one connection for all of them.
 const HTTP2_STREAMS_MAX: u32 = 1_000;
 /// A quiet HTTP/2 connection is asked whether it is still there.
@@ -59,7 +62,7 @@ impl Listening {
     pub async fn serve(
         self,
         router: Router,
-        header_timeout: Duration,
+        limits: &Limits,
         draining: CancellationToken,
         drain_timeout: Duration,
     ) -> io::Result<()> {
@@ -73,15 +76,15 @@ impl Listening {
         let service = router.into_make_service();
         let result = match self.tls {
             Some(tls) => {
-                let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
+                let acceptor = ExplainedAcceptor(RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new()));
                 let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor).handle(handle);
-                tune(server.http_builder(), header_timeout);
+                tune(server.http_builder(), limits);
                 server.serve(service).await
             }
             None => {
-                let acceptor = EventStreamAcceptor::new(events, header_timeout);
+                let acceptor = ExplainedAcceptor(EventStreamAcceptor::new(events, limits.request_timeout));
                 let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor).handle(handle);
-                tune(server.http_builder(), header_timeout);
+                tune(server.http_builder(), limits);
                 server.serve(service).await
             }
         };
@@ -90,13 +93,12 @@ impl Listening {
     }
 }
 
-fn tune(builder: &mut Builder<TokioExecutor>, header_timeout: Duration) {
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_headers(HYPER_HEADERS_MAX)
-        .max_buf_size(HYPER_HEADER_BYTES_MAX);
+fn tune(builder: &mut Builder<TokioExecutor>, limits: &Limits) {
+    let mut http1 = builder.http1();
+    http1.timer(TokioTimer::new()).header_read_timeout(limits.request_timeout).max_buf_size(HYPER_HEADER_BYTES_MAX);
+    if limits.headers_max != HYPER_HEADERS_DEFAULT {
+        http1.max_headers(limits.headers_max);
+    }
     builder
         .http2()
         .timer(TokioTimer::new())
