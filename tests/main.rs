@@ -1,6 +1,8 @@
 //! One binary, a module a promise.
+mod append;
 mod conformance;
 mod embedded_postgres;
+mod idempotence;
 mod migrations;
 mod smoke;
 mod support;
