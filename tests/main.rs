@@ -1,5 +1,6 @@
 //! One binary, a module a promise.
 mod append;
+mod back_pressure;
 mod conformance;
 mod embedded_postgres;
 mod idempotence;
