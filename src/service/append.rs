@@ -425,7 +425,11 @@ impl Link {
             self.shared.database.forget_connections();
         }
         self.open = None;
-        self.retry_at = Some(Instant::now() + RECONNECT_PAUSE);
+        let now = Instant::now();
+        // A request refused during the pause does not prolong it, or under load it would never end.
+        if self.retry_at.is_none_or(|at| at <= now) {
+            self.retry_at = Some(now + RECONNECT_PAUSE);
+        }
     }
 
     fn answer_all(&self, batch: Vec<Waiting>, answer: BatchAnswer) -> Vec<Waiting> {
