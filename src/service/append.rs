@@ -45,6 +45,8 @@ const SEND_AGAIN_MAX: usize = 5;
 const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 /// After a failed connection, this long every request is told at once that the database is away.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// The longest that one attempt to find out what became of a commit may take: its own connection may fall silent too.
+const RESOLVE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two attempts to find out what became of a commit.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -463,20 +465,22 @@ fn resolve_in_background(shared: Shared, batch: Vec<Waiting>, backend: Option<Ba
         let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &waiting.request).collect();
         let looking = async {
             loop {
-                match shared.database.resolve_commit(&backend, &requests).await {
-                    Ok(found) => return found,
-                    Err(_) => tokio::time::sleep(RESOLVE_PAUSE).await,
+                let attempt = shared.database.resolve_commit(&backend, &requests);
+                match tokio::time::timeout(RESOLVE_ATTEMPT_TIMEOUT, attempt).await {
+                    Ok(Ok(found)) => return found,
+                    Ok(Err(_)) => tokio::time::sleep(RESOLVE_PAUSE).await,
+                    Err(_) => shared.database.forget_connections(),
                 }
             }
         };
         match tokio::time::timeout(shared.settings.resolve_timeout, looking).await {
             Ok(found) => {
-                let written = found.iter().flatten().count();
+                let written = found.iter().filter(|found| matches!(found, Some(Ok(_)))).count();
                 let not_written = found.len() - written;
                 shared.observer.record(Observation::CommitResolved { written, not_written });
                 shared.tail.hint();
-                for (waiting, appended) in batch.into_iter().zip(found) {
-                    answer(waiting, appended.ok_or(AppendError::DatabaseUnavailable));
+                for (waiting, found) in batch.into_iter().zip(found) {
+                    answer(waiting, found.unwrap_or(Err(AppendError::DatabaseUnavailable)));
                 }
             }
             Err(_) => answer_each(batch, || AppendError::OutcomeUnknown),
