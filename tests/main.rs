@@ -2,8 +2,10 @@
 mod append;
 mod back_pressure;
 mod conformance;
+mod crash;
 mod embedded_postgres;
 mod idempotence;
 mod migrations;
+mod outage;
 mod smoke;
 mod support;
