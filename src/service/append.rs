@@ -27,7 +27,8 @@ pub struct AppendSettings {
     pub batch_messages_max: usize,
     /// Bytes in one transaction at most (one request alone may have more).
     pub batch_bytes_max: usize,
-    /// Categories whose locks other transactions hold, for which requests may wait at the same time.
+    /// Categories whose locks other transactions hold, for which sessions may wait at the same time. Requests for
+    /// others wait for their turn, as long as for a lock.
     pub locked_categories_max: usize,
     /// How long a request waits for its category's lock.
     pub lock_timeout: Duration,
@@ -39,8 +40,13 @@ pub struct AppendSettings {
 
 /// A batch that another transaction's doing rolled back is sent again this often.
 const SEND_AGAIN_MAX: usize = 5;
+/// The longest that a batch of many categories waits for a lock: of a message id that an open transaction writes too,
+/// or of the whole table. After that its requests wait by category.
+const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 /// After a failed connection, this long every request is told at once that the database is away.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// The longest that one attempt to find out what became of a commit may take: its own connection may fall silent too.
+const RESOLVE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two attempts to find out what became of a commit.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -90,8 +96,9 @@ impl Append {
             draining,
             observer: observer.clone(),
         };
+        let lanes = Lanes::new(settings.locked_categories_max);
         let shared = Shared { database, tail, observer, settings: Arc::new(settings) };
-        (append, Committer { requests, shared, lanes: Lanes::default() })
+        (append, Committer { requests, shared, lanes })
     }
 
     /// Writes the request's messages, all or none, and answers once that is durable.
@@ -137,7 +144,8 @@ pub struct Committer {
 impl Committer {
     /// Runs until the service stops; what waits then is still written.
     pub async fn run(mut self, stopping: CancellationToken) {
-        let mut link = Link::new(self.shared.clone());
+        let lock_timeout = self.shared.settings.lock_timeout.min(SHARED_LOCK_TIMEOUT);
+        let mut link = Link::new(self.shared.clone(), lock_timeout);
         let mut deferred: VecDeque<Waiting> = VecDeque::new();
         loop {
             let first = match deferred.pop_front() {
@@ -186,7 +194,9 @@ impl Committer {
                 bytes += waiting.bytes.bytes;
                 batch.push(waiting);
             }
-            if messages < settings.batch_messages_max && bytes < settings.batch_bytes_max {
+            // What is put off has left the queue, so it is bounded as the queue is.
+            let has_room = put_off.len() + deferred.len() < settings.queue_max || !deferred.is_empty();
+            if has_room && messages < settings.batch_messages_max && bytes < settings.batch_bytes_max {
                 next = deferred.pop_front().or_else(|| self.requests.try_recv().ok());
             }
         }
@@ -198,14 +208,23 @@ impl Committer {
 
 /// Requests whose category is locked by another transaction wait in a lane of their own, so that a writer that idles
 /// in its transaction holds up nobody else.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Lanes {
     open: Arc<Mutex<HashMap<String, Vec<Waiting>>>>,
     tasks: tokio_util::task::TaskTracker,
-    places: Arc<std::sync::OnceLock<Arc<Semaphore>>>,
+    /// A lane takes a place for one batch at a time. Another instance at work in the same categories locks each of
+    /// them for a moment: there are more lanes than places then, and each has its turn.
+    places: Arc<Semaphore>,
+    /// One link a place at most, open while there are lanes.
+    links: Arc<std::sync::Mutex<Vec<Link>>>,
 }
 
 impl Lanes {
+    fn new(places: usize) -> Self {
+        let places = Arc::new(Semaphore::new(places));
+        Self { open: Arc::default(), tasks: tokio_util::task::TaskTracker::new(), places, links: Arc::default() }
+    }
+
     /// Requests for a category that has a lane follow those that wait there.
     async fn divert(&self, batch: Vec<Waiting>, shared: &Shared) -> Vec<Waiting> {
         let mut open = self.open.lock().await;
@@ -227,8 +246,6 @@ impl Lanes {
         if locked.is_empty() {
             return;
         }
-        let places =
-            self.places.get_or_init(|| Arc::new(Semaphore::new(shared.settings.locked_categories_max))).clone();
         let mut open = self.open.lock().await;
         for waiting in locked {
             let category = waiting.request.stream_name.category().to_owned();
@@ -236,35 +253,41 @@ impl Lanes {
                 lane.push(waiting);
                 continue;
             }
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                answer(waiting, Err(AppendError::Overloaded));
-                continue;
-            };
             open.insert(category.clone(), vec![waiting]);
             let (lanes, shared) = (self.clone(), shared.clone());
-            self.tasks.spawn(async move {
-                lanes.serve(category, shared).await;
-                drop(place);
-            });
+            self.tasks.spawn(async move { lanes.serve(category, shared).await });
         }
     }
 
     /// Writes a lane's requests, waiting for the lock, until there are none.
     async fn serve(&self, category: String, shared: Shared) {
-        let mut link = Link::new(shared);
         loop {
+            let Ok(Ok(_place)) = tokio::time::timeout(shared.settings.lock_timeout, self.places.acquire()).await else {
+                let refused = self.open.lock().await.remove(&category).unwrap_or_default();
+                return answer_each(refused, || AppendError::Overloaded);
+            };
             let batch = {
                 let mut open = self.open.lock().await;
                 match open.get_mut(&category) {
-                    Some(lane) if !lane.is_empty() => next_of_lane(lane, &link.shared.settings),
+                    Some(lane) if !lane.is_empty() => next_of_lane(lane, &shared.settings),
                     _ => {
                         open.remove(&category);
+                        if open.is_empty() {
+                            self.idle_links().clear();
+                        }
                         return;
                     }
                 }
             };
+            let idle = self.idle_links().pop();
+            let mut link = idle.unwrap_or_else(|| Link::new(shared.clone(), shared.settings.lock_timeout));
             link.write(batch, true).await;
+            self.idle_links().push(link);
         }
+    }
+
+    fn idle_links(&self) -> std::sync::MutexGuard<'_, Vec<Link>> {
+        self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     async fn wait_until_empty(&self) {
@@ -289,16 +312,17 @@ fn next_of_lane(lane: &mut Vec<Waiting>, settings: &AppendSettings) -> Vec<Waiti
 /// One connection for appends, made again when it is lost.
 struct Link {
     shared: Shared,
+    lock_timeout: Duration,
     open: Option<AppendLink>,
     retry_at: Option<Instant>,
 }
 
 impl Link {
-    fn new(shared: Shared) -> Self {
-        Self { shared, open: None, retry_at: None }
+    fn new(shared: Shared, lock_timeout: Duration) -> Self {
+        Self { shared, lock_timeout, open: None, retry_at: None }
     }
 
-    /// Writes a batch and answers everyone in it, except for those it gives back: their category is locked.
+    /// Writes a batch and answers everyone in it, except for those it gives back: they have to wait for a lock.
     async fn write(&mut self, batch: Vec<Waiting>, wait_for_locks: bool) -> Vec<Waiting> {
         let mut open: VecDeque<Vec<Waiting>> = VecDeque::from([batch]);
         let mut locked = Vec::new();
@@ -308,6 +332,7 @@ impl Link {
             let wanted = self.shared.tail.wants(&requests);
             match self.send(&requests, wanted.messages(), wait_for_locks).await {
                 Ok(answer) => {
+                    sent_again = 0;
                     // First the tail, then the callers: who reads after the answer finds the message on its way.
                     self.shared.tail.committed(&requests, &answer, &wanted);
                     locked.extend(self.answer_all(batch, answer));
@@ -322,9 +347,12 @@ impl Link {
                     open = batch.into_iter().map(|waiting| vec![waiting]).chain(open).collect();
                 }
                 Err(BatchError::Refused(message)) => {
+                    sent_again = 0;
                     answer_each(batch, || AppendError::Refused { message: message.clone() })
                 }
+                Err(BatchError::LockTimeout) if !wait_for_locks => locked.extend(batch),
                 Err(BatchError::SendAgain(_) | BatchError::LockTimeout) => {
+                    sent_again = 0;
                     answer_each(batch, || AppendError::Overloaded)
                 }
                 Err(BatchError::NotWritten(error)) => {
@@ -347,7 +375,7 @@ impl Link {
         wanted: Option<&[bool]>,
         wait_for_locks: bool,
     ) -> Result<BatchAnswer, BatchError> {
-        let limit = self.shared.settings.commit_timeout + self.shared.settings.lock_timeout;
+        let limit = self.shared.settings.commit_timeout + self.lock_timeout;
         let link = self.connected().await?;
         let begun = Instant::now();
         let writing = link.append_batch(requests, wanted, wait_for_locks);
@@ -380,7 +408,7 @@ impl Link {
             if self.retry_at.is_some_and(|at| Instant::now() < at) {
                 return Err(BatchError::NotWritten("it was away a moment ago".into()));
             }
-            match AppendLink::open(&self.shared.database, self.shared.settings.lock_timeout).await {
+            match AppendLink::open(&self.shared.database, self.lock_timeout).await {
                 Ok(link) => {
                     if self.retry_at.take().is_some() {
                         self.shared.observer.record(Observation::DatabaseFound { by: "append" });
@@ -399,7 +427,11 @@ impl Link {
             self.shared.database.forget_connections();
         }
         self.open = None;
-        self.retry_at = Some(Instant::now() + RECONNECT_PAUSE);
+        let now = Instant::now();
+        // A request refused during the pause does not prolong it, or under load it would never end.
+        if self.retry_at.is_none_or(|at| at <= now) {
+            self.retry_at = Some(now + RECONNECT_PAUSE);
+        }
     }
 
     fn answer_all(&self, batch: Vec<Waiting>, answer: BatchAnswer) -> Vec<Waiting> {
@@ -433,20 +465,22 @@ fn resolve_in_background(shared: Shared, batch: Vec<Waiting>, backend: Option<Ba
         let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &waiting.request).collect();
         let looking = async {
             loop {
-                match shared.database.resolve_commit(&backend, &requests).await {
-                    Ok(found) => return found,
-                    Err(_) => tokio::time::sleep(RESOLVE_PAUSE).await,
+                let attempt = shared.database.resolve_commit(&backend, &requests);
+                match tokio::time::timeout(RESOLVE_ATTEMPT_TIMEOUT, attempt).await {
+                    Ok(Ok(found)) => return found,
+                    Ok(Err(_)) => tokio::time::sleep(RESOLVE_PAUSE).await,
+                    Err(_) => shared.database.forget_connections(),
                 }
             }
         };
         match tokio::time::timeout(shared.settings.resolve_timeout, looking).await {
             Ok(found) => {
-                let written = found.iter().flatten().count();
+                let written = found.iter().filter(|found| matches!(found, Some(Ok(_)))).count();
                 let not_written = found.len() - written;
                 shared.observer.record(Observation::CommitResolved { written, not_written });
                 shared.tail.hint();
-                for (waiting, appended) in batch.into_iter().zip(found) {
-                    answer(waiting, appended.ok_or(AppendError::DatabaseUnavailable));
+                for (waiting, found) in batch.into_iter().zip(found) {
+                    answer(waiting, found.unwrap_or(Err(AppendError::DatabaseUnavailable)));
                 }
             }
             Err(_) => answer_each(batch, || AppendError::OutcomeUnknown),

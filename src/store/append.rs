@@ -14,6 +14,9 @@ const APPEND_BATCH: &str = "SELECT * FROM headwater.append_batch(\
     $1::text[], $2::bigint[], $3::boolean[], $4::int[], $5::int[], $6::int[], $7::text[], $8::uuid[], $9::text[], \
     $10::text[], $11::text[], $12::timestamp[], $13::boolean[], $14::uuid[], $15::boolean)";
 
+const JUDGE_STANDING_IDS: &str = "SELECT * FROM headwater.judge_standing_ids(\
+    $1::int, $2::int[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[])";
+
 /// A connection of its own for appends, with what is needed to find out what became of its last commit.
 pub struct AppendLink {
     client: Client,
@@ -73,6 +76,14 @@ pub enum BatchError {
 impl AppendLink {
     /// Connects. The connection is driven until it ends.
     pub async fn open(database: &Database, lock_timeout: Duration) -> Result<Self, StoreError> {
+        // A server that takes the connection and then says nothing must not hold up those who wait to append.
+        match tokio::time::timeout(database.settings().connect_timeout, Self::set_up(database, lock_timeout)).await {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Unavailable("connecting took too long".into())),
+        }
+    }
+
+    async fn set_up(database: &Database, lock_timeout: Duration) -> Result<Self, StoreError> {
         let (client, connection) = database.connect().await?;
         tokio::spawn(async move {
             // Its end shows in every call on the client.
@@ -186,6 +197,22 @@ struct Standing {
     placed: Placed,
 }
 
+impl Standing {
+    fn in_the_way(self) -> AppendError {
+        AppendError::MessageIdReused {
+            message_id: self.placed.id,
+            stream_name: self.stream_name,
+            position: self.placed.position,
+        }
+    }
+}
+
+/// All messages of a request stand, in its order.
+fn standing_answer(standing: Vec<Standing>, duplicate: bool) -> Appended {
+    let messages: Vec<Placed> = standing.into_iter().map(|message| message.placed).collect();
+    Appended { version: messages.last().map_or(-1, |last| last.position), duplicate, messages }
+}
+
 fn read_answer(row: &Row, requests: &[&AppendRequest]) -> Result<BatchAnswer, tokio_postgres::Error> {
     let outcomes: Vec<i32> = row.try_get("outcomes")?;
     let versions: Vec<i64> = row.try_get("versions")?;
@@ -220,19 +247,8 @@ fn read_answer(row: &Row, requests: &[&AppendRequest]) -> Result<BatchAnswer, to
                     .collect();
                 Answer::Done(Ok(Appended { version, duplicate: false, messages }))
             }
-            1 => {
-                let messages: Vec<Placed> = standing[at].drain(..).map(|message| message.placed).collect();
-                let version = messages.last().map_or(version, |last| last.position);
-                Answer::Done(Ok(Appended { version, duplicate: true, messages }))
-            }
-            4 => match standing[at].pop() {
-                Some(message) => Answer::Done(Err(AppendError::MessageIdReused {
-                    message_id: message.placed.id,
-                    stream_name: message.stream_name,
-                    position: message.placed.position,
-                })),
-                None => refused(),
-            },
+            1 => Answer::Done(Ok(standing_answer(std::mem::take(&mut standing[at]), true))),
+            4 => standing[at].pop().map_or_else(refused, |message| Answer::Done(Err(message.in_the_way()))),
             5 => Answer::Locked,
             _ => refused(),
         });
@@ -284,13 +300,13 @@ fn judge(error: &tokio_postgres::Error) -> BatchError {
 
 impl Database {
     /// Finds out what became of a commit whose answer was lost. First the old session is ended for good, so that
-    /// nothing can be written by it afterwards; then the ids are looked up. One answer for each request: where its
-    /// messages stand, or `None` if they do not.
+    /// nothing can be written by it afterwards; then the ids are looked up, with what they stand for: an id may have
+    /// stood for something else before. One answer for each request; `None` if its messages do not stand.
     pub async fn resolve_commit(
         &self,
         backend: &Backend,
         requests: &[&AppendRequest],
-    ) -> Result<Vec<Option<Appended>>, StoreError> {
+    ) -> Result<Vec<Option<Result<Appended, AppendError>>>, StoreError> {
         let client = self.client().await?;
         loop {
             let alive = client
@@ -305,30 +321,29 @@ impl Database {
             }
             tokio::time::sleep(TERMINATE_POLL).await;
         }
-        let ids: Vec<Uuid> = requests.iter().flat_map(|r| &r.messages).map(|message| message.id).collect();
-        let rows = client
-            .query(
-                "SELECT id, position, global_position, time FROM message_store.messages WHERE id = ANY ($1)",
-                &[&ids],
+        let columns = Columns::of(requests);
+        let row = client
+            .query_one(
+                JUDGE_STANDING_IDS,
+                &[
+                    &(requests.len() as i32),
+                    &columns.message_requests,
+                    &columns.message_streams,
+                    &columns.ids,
+                    &columns.types,
+                    &columns.datas,
+                    &columns.metadatas,
+                ],
             )
             .await?;
-        let placed: std::collections::HashMap<Uuid, Placed> = rows
-            .iter()
-            .map(|row| {
-                let id: Uuid = row.get(0);
-                (id, Placed { id, position: row.get(1), global_position: row.get(2), time: row.get(3) })
-            })
-            .collect();
-        let stands = |request: &&AppendRequest| {
-            let messages: Option<Vec<Placed>> =
-                request.messages.iter().map(|message| placed.get(&message.id).copied()).collect();
-            messages.map(|messages| Appended {
-                version: messages.last().map_or(-1, |last| last.position),
-                duplicate: false,
-                messages,
-            })
-        };
-        Ok(requests.iter().map(stands).collect())
+        let outcomes: Vec<i32> = row.try_get("outcomes")?;
+        let standing = read_standing(&row, requests.len())?;
+        let found = standing.into_iter().zip(outcomes).map(|(standing, outcome)| match outcome {
+            0 => None,
+            1 => Some(Ok(standing_answer(standing, false))),
+            _ => standing.into_iter().next().map(|message| Err(message.in_the_way())),
+        });
+        Ok(found.collect())
     }
 }
 

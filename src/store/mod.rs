@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -171,6 +171,7 @@ fn hot_pool(
 ) -> Result<Pool, OpenError> {
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_config(config.clone(), tls, manager_config);
+    let connect_timeout = settings.connect_timeout;
     let connections = settings.connections_max.saturating_sub(CHECKED_CONNECTIONS as usize).max(1);
     Pool::builder(manager)
         .max_size(connections)
@@ -180,9 +181,13 @@ fn hot_pool(
             create: Some(settings.connect_timeout),
             recycle: Some(settings.connect_timeout),
         })
-        .post_create(Hook::async_fn(|client, _| {
+        .post_create(Hook::async_fn(move |client, _| {
             Box::pin(async move {
-                client.batch_execute(SESSION_SETTINGS).await.map_err(deadpool_postgres::HookError::Backend)
+                // The pool's own limit ends before this.
+                match tokio::time::timeout(connect_timeout, client.batch_execute(SESSION_SETTINGS)).await {
+                    Ok(result) => result.map_err(HookError::Backend),
+                    Err(_) => Err(HookError::message("setting up the session took too long")),
+                }
             })
         }))
         .build()

@@ -6,6 +6,7 @@ pub mod events;
 pub mod proxy;
 pub mod service_process;
 pub mod waiting;
+pub mod writers;
 
 /// An HTTP client. The crate's TLS is built without a provider of its own, so it gets the service's.
 pub fn http_client() -> reqwest::Client {

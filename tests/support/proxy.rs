@@ -20,6 +20,7 @@ pub struct FaultProxy {
 struct Shared {
     links: Mutex<Vec<Arc<Link>>>,
     refuses: AtomicBool,
+    silenced_by: Mutex<Option<String>>,
     accepted: AtomicUsize,
 }
 
@@ -29,6 +30,7 @@ pub struct Link {
     /// What the client has sent, as text (lossy), to tell connections apart by their statements.
     sent: Mutex<String>,
     is_silent: AtomicBool,
+    answers_are_lost: AtomicBool,
     cut: CancellationToken,
 }
 
@@ -41,6 +43,11 @@ impl Link {
     /// Ends the connection on both sides.
     pub fn cut(&self) {
         self.cut.cancel();
+    }
+
+    /// From now on what the client says arrives, and what the server answers is lost.
+    pub fn lose_answers(&self) {
+        self.answers_are_lost.store(true, Ordering::SeqCst);
     }
 
     /// From now on nothing passes, and nobody is told: as if the cable were pulled.
@@ -77,8 +84,8 @@ impl FaultProxy {
                     shared.links.lock().unwrap().push(link.clone());
                     let (client_read, client_write) = client.into_split();
                     let (server_read, server_write) = server.into_split();
-                    tokio::spawn(pass(client_read, server_write, link.clone(), true));
-                    tokio::spawn(pass(server_read, client_write, link, false));
+                    tokio::spawn(pass(client_read, server_write, link.clone(), Some(shared.clone())));
+                    tokio::spawn(pass(server_read, client_write, link, None));
                 }
             }
         });
@@ -98,6 +105,11 @@ impl FaultProxy {
     /// New connections are closed at once.
     pub fn refuse(&self, refuses: bool) {
         self.shared.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    /// From now on a connection falls silent once its client has sent this text, which does not arrive any more.
+    pub fn silence_who_sends(&self, text: Option<&str>) {
+        *self.shared.silenced_by.lock().unwrap() = text.map(str::to_owned);
     }
 
     /// The database is away: everything is cut, and nothing new gets through, until `restore`.
@@ -132,7 +144,7 @@ async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     link: Arc<Link>,
-    is_from_client: bool,
+    from_client_of: Option<Arc<Shared>>,
 ) {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -144,8 +156,14 @@ async fn pass(
             let _ = to.shutdown().await;
             return;
         };
-        if is_from_client {
-            link.sent.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+        if let Some(shared) = &from_client_of {
+            let text = String::from_utf8_lossy(&buffer[..count]);
+            link.sent.lock().unwrap().push_str(&text);
+            if shared.silenced_by.lock().unwrap().as_ref().is_some_and(|silencing| text.contains(silencing)) {
+                link.silence();
+            }
+        } else if link.answers_are_lost.load(Ordering::SeqCst) {
+            continue;
         }
         if link.is_silent.load(Ordering::SeqCst) {
             continue;

@@ -47,6 +47,15 @@ impl ServiceProcess {
         unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
     }
 
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
     /// kill -9, and waits until it is gone.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
