@@ -78,6 +78,10 @@ impl AppendLink {
             // Its end shows in every call on the client.
             let _ = connection.await;
         });
+        database.set_up(Self::set_up(client, lock_timeout)).await
+    }
+
+    async fn set_up(client: Client, lock_timeout: Duration) -> Result<Self, tokio_postgres::Error> {
         client.batch_execute(SESSION_SETTINGS).await?;
         client.batch_execute(&format!("SET lock_timeout = {}", lock_timeout.as_millis())).await?;
         let row = client

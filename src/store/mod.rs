@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -103,6 +103,18 @@ impl Database {
         }
     }
 
+    /// The first statements on such a connection. A server that takes a connection and then says nothing must not keep
+    /// its agent waiting for ever.
+    async fn set_up<T>(
+        &self,
+        statements: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.settings.connect_timeout, statements).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(StoreError::Unavailable("setting up the connection took too long".into())),
+        }
+    }
+
     /// Forgets the connections that are open: they lead to a server that is no primary any more, or is gone.
     pub fn forget_connections(&self) {
         self.hot.retain(|_, _| false);
@@ -171,6 +183,7 @@ fn hot_pool(
     let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
     let manager = Manager::from_config(config.clone(), tls, manager_config);
     let connections = settings.connections_max.saturating_sub(CHECKED_CONNECTIONS as usize).max(1);
+    let set_up_timeout = settings.connect_timeout;
     Pool::builder(manager)
         .max_size(connections)
         .runtime(Runtime::Tokio1)
@@ -179,9 +192,13 @@ fn hot_pool(
             create: Some(settings.connect_timeout),
             recycle: Some(settings.connect_timeout),
         })
-        .post_create(Hook::async_fn(|client, _| {
+        .post_create(Hook::async_fn(move |client, _| {
             Box::pin(async move {
-                client.batch_execute(SESSION_SETTINGS).await.map_err(deadpool_postgres::HookError::Backend)
+                // The pool's own timeouts do not reach in here.
+                match tokio::time::timeout(set_up_timeout, client.batch_execute(SESSION_SETTINGS)).await {
+                    Ok(result) => result.map_err(HookError::Backend),
+                    Err(_) => Err(HookError::message("setting up the connection took too long")),
+                }
             })
         }))
         .build()
