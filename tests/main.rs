@@ -2,6 +2,8 @@
 mod conformance;
 mod embedded_postgres;
 mod follow;
+mod hints;
+mod long_poll;
 mod migrations;
 mod settled;
 mod smoke;

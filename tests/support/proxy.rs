@@ -20,6 +20,8 @@ pub struct FaultProxy {
 struct Shared {
     links: Mutex<Vec<Arc<Link>>>,
     refuses: AtomicBool,
+    /// A connection that sends this falls silent with it.
+    silenced_by: Mutex<Option<String>>,
     accepted: AtomicUsize,
 }
 
@@ -36,6 +38,10 @@ impl Link {
     /// Whether the client has sent this text.
     pub fn has_sent(&self, text: &str) -> bool {
         self.sent.lock().unwrap().contains(text)
+    }
+
+    pub fn sent_bytes(&self) -> usize {
+        self.sent.lock().unwrap().len()
     }
 
     /// Ends the connection on both sides.
@@ -77,8 +83,8 @@ impl FaultProxy {
                     shared.links.lock().unwrap().push(link.clone());
                     let (client_read, client_write) = client.into_split();
                     let (server_read, server_write) = server.into_split();
-                    tokio::spawn(pass(client_read, server_write, link.clone(), true));
-                    tokio::spawn(pass(server_read, client_write, link, false));
+                    tokio::spawn(pass(client_read, server_write, link.clone(), Some(shared.clone())));
+                    tokio::spawn(pass(server_read, client_write, link, None));
                 }
             }
         });
@@ -110,6 +116,11 @@ impl FaultProxy {
         self.refuse(false);
     }
 
+    /// From now on a connection that sends this text gets no answer to it, nor to anything after it.
+    pub fn silence_when_sent(&self, text: Option<&str>) {
+        *self.shared.silenced_by.lock().unwrap() = text.map(str::to_owned);
+    }
+
     pub fn cut_all(&self) {
         for link in self.links() {
             link.cut();
@@ -132,7 +143,7 @@ async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     link: Arc<Link>,
-    is_from_client: bool,
+    from_client: Option<Arc<Shared>>,
 ) {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -144,8 +155,12 @@ async fn pass(
             let _ = to.shutdown().await;
             return;
         };
-        if is_from_client {
-            link.sent.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+        if let Some(shared) = &from_client {
+            let text = String::from_utf8_lossy(&buffer[..count]);
+            if shared.silenced_by.lock().unwrap().as_ref().is_some_and(|by| text.contains(by)) {
+                link.silence();
+            }
+            link.sent.lock().unwrap().push_str(&text);
         }
         if link.is_silent.load(Ordering::SeqCst) {
             continue;
