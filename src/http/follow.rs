@@ -278,11 +278,13 @@ async fn follow(app: App, source: Source, wish: Wish, headers: &HeaderMap) -> Re
     // Joined before the place is looked up: what is settled meanwhile is kept for this follower.
     let membership = app.tail.join(&source);
     let place = app.reads.place(&source, start).await?;
+    let is_beyond_end = matches!(start, Start::At(_)) && app.reads.is_beyond_end(&source, place).await?;
     let wire = if accepts_ndjson(headers) { Wire::Ndjson } else { Wire::EventStream };
     let follower = Follower::new(app.tail.clone(), source, filter, place);
     drop(membership);
     let frames = Frames::new(wire, wish.event_names == EventNames::Type);
-    let stream = EventStream::new(app, follower, frames, heartbeat, taken);
+    let mut stream = EventStream::new(app, follower, frames, heartbeat, taken);
+    stream.not_an_id = is_beyond_end.then_some(stream.cursor);
     let body = futures_util::stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next_chunk().await?;
         Some((Ok::<_, std::convert::Infallible>(chunk), stream))
@@ -341,6 +343,9 @@ struct EventStream {
     follower: Option<Follower>,
     reading: Option<Reading>,
     cursor: i64,
+    /// The cursor to begin with, where that lies beyond the end: a client that is cut before anything has come does
+    /// better to come back with the `from` it came with, as an id from the future is refused.
+    not_an_id: Option<i64>,
     frames: Frames,
     heartbeat: Duration,
     beat: Option<Beat>,
@@ -358,6 +363,7 @@ impl EventStream {
             follower: Some(follower),
             reading: None,
             cursor,
+            not_an_id: None,
             frames,
             heartbeat,
             beat: None,
@@ -447,14 +453,19 @@ impl EventStream {
             Next::Moved => self.frames.progress(out, self.cursor),
             Next::CaughtUp => {
                 let data = CaughtUpEvent { position: self.cursor, time: Timestamp::now().to_rfc3339() };
-                self.frames.event(out, "caught-up", Some(self.cursor), &data);
+                self.frames.event(out, "caught-up", self.id(), &data);
             }
             Next::FellBehind => {
                 let data = FellBehindEvent { position: self.cursor, time: Timestamp::now().to_rfc3339() };
-                self.frames.event(out, "fell-behind", Some(self.cursor), &data);
+                self.frames.event(out, "fell-behind", self.id(), &data);
             }
             Next::NeedsPage | Next::Idle => {}
         }
+    }
+
+    /// The cursor, as far as a client can come back with it.
+    fn id(&self) -> Option<i64> {
+        (self.not_an_id != Some(self.cursor)).then_some(self.cursor)
     }
 
     /// The timer is only asked for again when it has come, so a busy connection does not touch it.
@@ -470,12 +481,12 @@ impl EventStream {
         if let Some(follower) = &self.follower {
             self.cursor = follower.cursor();
         }
-        self.frames.event(out, "heartbeat", Some(self.cursor), &data);
+        self.frames.event(out, "heartbeat", self.id(), &data);
     }
 
     fn close(&mut self, out: &mut BytesMut) {
         self.frames.retry(out, jittered(RETRY_MIN, CLOSING_RETRY_SPREAD));
-        self.frames.event(out, "closing", Some(self.cursor), &ClosingEvent { reason: ClosingReason::Draining });
+        self.frames.event(out, "closing", self.id(), &ClosingEvent { reason: ClosingReason::Draining });
         self.is_closed = true;
         self.follower = None;
         self.reading = None;

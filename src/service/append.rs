@@ -400,8 +400,10 @@ impl Link {
         result
     }
 
-    async fn connected(&mut self) -> Result<&AppendLink, BatchError> {
-        if self.open.as_ref().is_some_and(AppendLink::is_closed) {
+    async fn connected(&mut self) -> Result<&mut AppendLink, BatchError> {
+        if let Some(link) = &mut self.open
+            && link.is_closed().await
+        {
             self.open = None;
         }
         if self.open.is_none() {
@@ -418,7 +420,7 @@ impl Link {
                 Err(error) => return Err(BatchError::NotWritten(error.to_string())),
             }
         }
-        self.open.as_ref().ok_or_else(|| BatchError::NotWritten("no connection".into()))
+        self.open.as_mut().ok_or_else(|| BatchError::NotWritten("no connection".into()))
     }
 
     fn lost(&mut self, error: String) {

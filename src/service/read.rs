@@ -198,10 +198,22 @@ impl Reads {
                     Start::At(position) => position.saturating_sub(1).max(0),
                     Start::Beginning => 0,
                     Start::End => self.tail.refresh().await,
-                    Start::AtTime(time) => self.database.first_global_position_at(time).await? - 1,
+                    Start::AtTime(time) => {
+                        // What is not settled may still appear before the first message that is visible now.
+                        let settled = self.tail.refresh().await;
+                        settled.min(self.database.first_global_position_at(time).await? - 1)
+                    }
                 };
                 Ok(Place { after, stream_after: None })
             }
+        }
+    }
+
+    /// Whether a place lies beyond the end of its source: nobody can come back with it as a cursor yet.
+    pub async fn is_beyond_end(&self, source: &Source, place: Place) -> Result<bool, StoreError> {
+        match (source.single_stream(), place.stream_after) {
+            (Some(name), Some(after)) => Ok(after > self.database.stream_version(name, None).await?),
+            _ => Ok(place.after > self.end_at_least(place.after).await?),
         }
     }
 

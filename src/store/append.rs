@@ -1,12 +1,15 @@
 //! `headwater.append_batch`: many requests in one call and one transaction.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
-use super::{Database, SESSION_SETTINGS, StoreError};
+use super::{Connection, Database, SESSION_SETTINGS, StoreError};
 use crate::domain::append::{AppendError, AppendRequest, Appended, Placed};
 use crate::domain::time::Timestamp;
 
@@ -20,6 +23,9 @@ const JUDGE_STANDING_IDS: &str = "SELECT * FROM headwater.judge_standing_ids(\
 /// A connection of its own for appends, with what is needed to find out what became of its last commit.
 pub struct AppendLink {
     client: Client,
+    /// Driven by whoever waits for the client, in the same task: a task of its own would cost two wake-ups a batch.
+    /// Absent once it has ended.
+    connection: Option<Pin<Box<Connection>>>,
     append_batch: Statement,
     backend: Backend,
 }
@@ -74,37 +80,19 @@ pub enum BatchError {
 }
 
 impl AppendLink {
-    /// Connects. The connection is driven until it ends.
+    /// Connects.
     pub async fn open(database: &Database, lock_timeout: Duration) -> Result<Self, StoreError> {
-        // A server that takes the connection and then says nothing must not hold up those who wait to append.
-        match tokio::time::timeout(database.settings().connect_timeout, Self::set_up(database, lock_timeout)).await {
-            Ok(result) => result,
-            Err(_) => Err(StoreError::Unavailable("connecting took too long".into())),
-        }
-    }
-
-    async fn set_up(database: &Database, lock_timeout: Duration) -> Result<Self, StoreError> {
         let (client, connection) = database.connect().await?;
-        tokio::spawn(async move {
-            // Its end shows in every call on the client.
-            let _ = connection.await;
-        });
-        client.batch_execute(SESSION_SETTINGS).await?;
-        client.batch_execute(&format!("SET lock_timeout = {}", lock_timeout.as_millis())).await?;
-        let row = client
-            .query_one(
-                "SELECT pg_backend_pid(), (extract(epoch FROM backend_start) * 1000000)::bigint \
-                 FROM pg_stat_activity WHERE pid = pg_backend_pid()",
-                &[],
-            )
-            .await?;
-        let backend = Backend { pid: row.get(0), started_at_micros: row.get(1) };
-        let append_batch = client.prepare(APPEND_BATCH).await?;
-        Ok(Self { client, append_batch, backend })
+        let mut connection = Some(Box::pin(connection));
+        let statements = set_up(&client, lock_timeout);
+        let (backend, append_batch) = database.set_up(drive(&mut connection, statements)).await?;
+        Ok(Self { client, connection, append_batch, backend })
     }
 
-    pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
+    /// Whether the connection has ended, as far as can be known without asking the server.
+    pub async fn is_closed(&mut self) -> bool {
+        drive(&mut self.connection, std::future::ready(())).await;
+        self.connection.is_none()
     }
 
     pub fn backend(&self) -> Backend {
@@ -113,38 +101,68 @@ impl AppendLink {
 
     /// Writes the requests in one transaction. `wanted` says for each message whether its text is to come back.
     pub async fn append_batch(
-        &self,
+        &mut self,
         requests: &[&AppendRequest],
         wanted: Option<&[bool]>,
         wait_for_locks: bool,
     ) -> Result<BatchAnswer, BatchError> {
         let columns = Columns::of(requests);
-        let row = self
-            .client
-            .query_one(
-                &self.append_batch,
-                &[
-                    &columns.request_streams,
-                    &columns.expected_versions,
-                    &columns.must_exist,
-                    &columns.message_counts,
-                    &columns.message_requests,
-                    &columns.message_offsets,
-                    &columns.message_streams,
-                    &columns.ids,
-                    &columns.types,
-                    &columns.datas,
-                    &columns.metadatas,
-                    &columns.times,
-                    &wanted,
-                    &columns.ids_to_check,
-                    &wait_for_locks,
-                ],
-            )
-            .await
-            .map_err(|error| judge(&error))?;
+        let parameters: [&(dyn ToSql + Sync); 15] = [
+            &columns.request_streams,
+            &columns.expected_versions,
+            &columns.must_exist,
+            &columns.message_counts,
+            &columns.message_requests,
+            &columns.message_offsets,
+            &columns.message_streams,
+            &columns.ids,
+            &columns.types,
+            &columns.datas,
+            &columns.metadatas,
+            &columns.times,
+            &wanted,
+            &columns.ids_to_check,
+            &wait_for_locks,
+        ];
+        let writing = self.client.query_one(&self.append_batch, &parameters);
+        let row = drive(&mut self.connection, writing).await.map_err(|error| judge(&error))?;
         read_answer(&row, requests).map_err(|error| BatchError::InDoubt(super::source_text(&error)))
     }
+}
+
+async fn set_up(client: &Client, lock_timeout: Duration) -> Result<(Backend, Statement), tokio_postgres::Error> {
+    client.batch_execute(SESSION_SETTINGS).await?;
+    client.batch_execute(&format!("SET lock_timeout = {}", lock_timeout.as_millis())).await?;
+    let row = client
+        .query_one(
+            "SELECT pg_backend_pid(), (extract(epoch FROM backend_start) * 1000000)::bigint \
+             FROM pg_stat_activity WHERE pid = pg_backend_pid()",
+            &[],
+        )
+        .await?;
+    let backend = Backend { pid: row.get(0), started_at_micros: row.get(1) };
+    Ok((backend, client.prepare(APPEND_BATCH).await?))
+}
+
+/// Waits for work on a client while driving its connection. A connection that ends takes the work down with it, as an
+/// error of the work.
+async fn drive<T>(connection: &mut Option<Pin<Box<Connection>>>, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    poll_fn(|context| {
+        // Once, so that the work can send what it has to send; the connection carries it; then there may be an answer.
+        if let Poll::Ready(done) = work.as_mut().poll(context) {
+            let ended = connection.as_mut().is_some_and(|open| open.as_mut().poll(context).is_ready());
+            if ended {
+                *connection = None;
+            }
+            return Poll::Ready(done);
+        }
+        if connection.as_mut().is_some_and(|open| open.as_mut().poll(context).is_ready()) {
+            *connection = None;
+        }
+        work.as_mut().poll(context)
+    })
+    .await
 }
 
 /// The requests as the columns that the function takes.

@@ -37,7 +37,7 @@ impl ListenLink {
                 }
             }
         });
-        client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+        database.set_up(client.batch_execute(&format!("LISTEN {CHANNEL}"))).await?;
         Ok(Self { client, hints, ended })
     }
 

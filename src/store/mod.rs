@@ -104,6 +104,18 @@ impl Database {
         }
     }
 
+    /// The first statements on such a connection. A server that takes a connection and then says nothing must not keep
+    /// its agent waiting for ever.
+    async fn set_up<T>(
+        &self,
+        statements: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, StoreError> {
+        match tokio::time::timeout(self.settings.connect_timeout, statements).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(StoreError::Unavailable("setting up the connection took too long".into())),
+        }
+    }
+
     /// Forgets the connections that are open: they lead to a server that is no primary any more, or is gone.
     pub fn forget_connections(&self) {
         self.hot.retain(|_, _| false);

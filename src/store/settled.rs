@@ -31,7 +31,7 @@ impl TailLink {
             // Its end shows in every call on the client.
             let _ = connection.await;
         });
-        client.batch_execute(SESSION_SETTINGS).await?;
+        database.set_up(client.batch_execute(SESSION_SETTINGS)).await?;
         Ok(Self { client })
     }
 

@@ -28,6 +28,11 @@ impl Event {
     }
 }
 
+/// The global position of a message's event.
+pub fn position_of(event: &Event) -> i64 {
+    event.json()["global_position"].as_i64().expect("a message has a global position")
+}
+
 /// An open event stream.
 pub struct Events {
     pub headers: reqwest::header::HeaderMap,
@@ -44,7 +49,16 @@ impl Events {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = request.send().await.expect("the service answers");
+        Self::of(request.send().await.expect("the service answers")).await
+    }
+
+    /// Goes on where another connection of the same client ended, as a browser does.
+    pub async fn resume(url: &str, last_event_id: &str) -> Self {
+        Self::open(url, &[("last-event-id", last_event_id)]).await
+    }
+
+    /// What an answer brings.
+    pub async fn of(response: reqwest::Response) -> Self {
         assert_eq!(response.status(), 200, "{}", response.text().await.unwrap_or_default());
         Self {
             headers: response.headers().clone(),
@@ -84,6 +98,36 @@ impl Events {
         }
     }
 
+    /// The next event with data, whatever its name.
+    pub async fn next_event(&mut self) -> Event {
+        loop {
+            let event = self.next_block(PATIENCE).await.expect("the stream goes on");
+            if event.data.is_some() {
+                return event;
+            }
+        }
+    }
+
+    /// All blocks up to and with the next event of this name.
+    pub async fn blocks_until(&mut self, name: &str) -> Vec<Event> {
+        let mut blocks = Vec::new();
+        loop {
+            blocks.push(self.next_block(PATIENCE).await.unwrap_or_else(|| panic!("the stream ended before {name}")));
+            if blocks.last().is_some_and(|event| event.is(name)) {
+                return blocks;
+            }
+        }
+    }
+
+    /// The global positions of the messages up to and with this one, in the order in which they come.
+    pub async fn positions_until(&mut self, global_position: i64) -> Vec<i64> {
+        let mut positions = Vec::new();
+        while positions.last() != Some(&global_position) {
+            positions.push(position_of(&self.next("message").await));
+        }
+        positions
+    }
+
     /// The next messages, as JSON.
     pub async fn messages(&mut self, count: usize) -> Vec<Value> {
         let mut messages = Vec::with_capacity(count);
@@ -95,9 +139,11 @@ impl Events {
 
     fn take_in(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
-        while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
-            let block: Vec<u8> = self.buffer.drain(..end + 2).collect();
-            let text = String::from_utf8(block).expect("event streams are UTF-8");
+        // Blocks are split as text, because that is quick without optimisation too.
+        let Some(end) = self.buffer.windows(2).rposition(|pair| pair == b"\n\n") else { return };
+        let whole: Vec<u8> = self.buffer.drain(..end + 2).collect();
+        let whole = String::from_utf8(whole).expect("event streams are UTF-8");
+        for text in whole.split_terminator("\n\n") {
             let mut event = Event { id: None, name: None, data: None, retry: None };
             for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with(':')) {
                 let (field, value) = line.split_once(':').unwrap_or((line, ""));

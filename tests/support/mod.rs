@@ -5,6 +5,7 @@ pub mod embedded_process;
 pub mod events;
 pub mod proxy;
 pub mod service_process;
+pub mod sql_writer;
 pub mod waiting;
 pub mod writers;
 

@@ -40,6 +40,10 @@ impl Link {
         self.sent.lock().unwrap().contains(text)
     }
 
+    pub fn sent_bytes(&self) -> usize {
+        self.sent.lock().unwrap().len()
+    }
+
     /// Ends the connection on both sides.
     pub fn cut(&self) {
         self.cut.cancel();
@@ -120,6 +124,11 @@ impl FaultProxy {
 
     pub fn restore(&self) {
         self.refuse(false);
+    }
+
+    /// From now on a connection that sends this text gets no answer to it, nor to anything after it.
+    pub fn silence_when_sent(&self, text: Option<&str>) {
+        *self.shared.silenced_by.lock().unwrap() = text.map(str::to_owned);
     }
 
     pub fn cut_all(&self) {

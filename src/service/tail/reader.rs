@@ -212,6 +212,8 @@ impl Reader {
             let new = self.read_new(link).await?;
             let positions = new.positions();
             let Some(&last) = positions.last() else {
+                // What was committed before this look and does not show has been deleted since.
+                self.pending.clear();
                 self.released();
                 return Ok(Round::Complete);
             };
