@@ -7,6 +7,7 @@ mod migrations;
 mod operations;
 mod program;
 mod reads;
+mod seeds;
 
 mod smoke;
 mod support;
