@@ -1,15 +1,21 @@
 //! One binary, a module a promise.
 mod append;
 mod back_pressure;
+mod bad_input;
 mod conformance;
 mod crash;
 mod embedded_postgres;
 mod follow;
 mod hints;
+mod house;
 mod idempotence;
 mod long_poll;
 mod migrations;
+mod operations;
 mod outage;
+mod program;
+mod reads;
+mod seeds;
 mod settled;
 mod smoke;
 mod support;

@@ -146,6 +146,10 @@ fn compile_on_a_deep_stack(source: &str) -> Result<Program, ExpressionError> {
         .spawn(move || {
             let program = Program::compile(&source).map_err(|errors| {
                 let first = errors.errors.first();
+                // The parser's own bound comes before ours, and says so in its own words.
+                if first.is_some_and(|error| error.msg.contains("Recursion limit")) {
+                    return ExpressionError::TooDeep;
+                }
                 ExpressionError::Syntax {
                     line: first.map_or(1, |error| error.pos.0),
                     column: first.map_or(1, |error| error.pos.1),

@@ -1,11 +1,16 @@
 //! The request's path, query and body; whatever is wrong with them becomes a problem document.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use axum::body::Bytes;
+use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 
 use super::problem::{Problem, ProblemKind};
 use crate::domain::Violation;
@@ -56,11 +61,49 @@ fn malformed_json<T: DeserializeOwned>(body: &[u8]) -> Problem {
         Ok(_) => Violation::new("body", "must be one JSON value with nothing after it"),
         Err(error) => {
             let path = error.path().to_string();
-            let field = if path == "." { "body".to_owned() } else { path };
-            Violation::new(field, error.into_inner().to_string())
+            let message = error.into_inner().to_string();
+            Violation::new(json_field(&path, &message), message)
         }
     };
     Problem::malformed(vec![violation])
+}
+
+/// The field that an error is about. One that is missing, or there twice, is named in the message only: the path ends
+/// at the object around it.
+fn json_field(path: &str, message: &str) -> String {
+    let around = if path == "." { "" } else { path };
+    let named = ["missing field `", "duplicate field `"].into_iter().find_map(|rule| message.strip_prefix(rule));
+    match named.and_then(|rest| rest.split('`').next()) {
+        Some(name) if around.is_empty() => name.to_owned(),
+        // The path of a field that is there twice may end with its name already.
+        Some(name) if around == name || around.ends_with(&format!(".{name}")) => around.to_owned(),
+        Some(name) => format!("{around}.{name}"),
+        None if around.is_empty() => "body".to_owned(),
+        None => around.to_owned(),
+    }
+}
+
+/// A JSON object and nothing else: what is derived for a struct takes an array of its fields' values too.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = T;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+    }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -132,7 +175,13 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
         match axum::extract::Path::<T>::from_request_parts(parts, state).await {
             Ok(path) => Ok(Path(path.0)),
             Err(PathRejection::FailedToDeserializePathParams(error)) => {
-                Err(Problem::malformed(vec![Violation::new("path", error.body_text())]))
+                let violation = match error.kind() {
+                    ErrorKind::InvalidUtf8InPathParam { key } => {
+                        Violation::new(key, "must be UTF-8 when its % signs are read")
+                    }
+                    _ => Violation::new("path", error.body_text()),
+                };
+                Err(Problem::malformed(vec![violation]))
             }
             Err(error) => Err(Problem::malformed(vec![Violation::new("path", error.to_string())])),
         }

@@ -23,7 +23,7 @@ use crate::domain::observation::Observation;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
 use crate::service::FollowerPlace;
-use crate::service::read::Start;
+use crate::service::read::{PlaceError, Start};
 use crate::service::tail::follower::{Follower, Next};
 use crate::service::tail::heartbeat::Beat;
 
@@ -32,6 +32,7 @@ use crate::service::tail::heartbeat::Beat;
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// The same when the service stops, for many clients at once.
 const CLOSING_RETRY_SPREAD: Duration = Duration::from_secs(5);
+const LAST_EVENT_ID: &str = "last-event-id";
 const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
 const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
 
@@ -277,7 +278,12 @@ async fn follow(app: App, source: Source, wish: Wish, headers: &HeaderMap) -> Re
     };
     // Joined before the place is looked up: what is settled meanwhile is kept for this follower.
     let membership = app.tail.join(&source);
-    let place = app.reads.place(&source, start).await?;
+    let place = app.reads.place(&source, start).await.map_err(|error| match error {
+        PlaceError::FromTheFuture { .. } => {
+            Problem::invalid(vec![Violation::new(cursor_field(headers), error.to_string())])
+        }
+        PlaceError::Store(error) => error.into(),
+    })?;
     let is_beyond_end = matches!(start, Start::At(_)) && app.reads.is_beyond_end(&source, place).await?;
     let wire = if accepts_ndjson(headers) { Wire::Ndjson } else { Wire::EventStream };
     let follower = Follower::new(app.tail.clone(), source, filter, place);
@@ -299,14 +305,13 @@ async fn follow(app: App, source: Source, wish: Wish, headers: &HeaderMap) -> Re
 
 /// The first that is there: the header, the parameter, `from`.
 fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, lowest: i64) -> Start {
-    let header = headers.get("last-event-id").map(|value| ("Last-Event-ID", value.to_str().unwrap_or("?")));
-    let parameter = wish.last_event_id.as_deref().map(|value| ("last_event_id", value));
+    let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?"));
     // A browser that has seen no id yet sends an empty one, or none.
-    if let Some((field, cursor)) = header.or(parameter).filter(|(_, cursor)| !cursor.is_empty()) {
+    if let Some(cursor) = header.or(wish.last_event_id.as_deref()).filter(|cursor| !cursor.is_empty()) {
         return match cursor.parse::<i64>() {
             Ok(cursor) if cursor >= lowest => Start::After(cursor),
             _ => {
-                rules.malformed(field, "must be the id of an event of this source");
+                rules.malformed(cursor_field(headers), "must be the id of an event of this source");
                 Start::End
             }
         };
@@ -323,6 +328,11 @@ fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, lowest: i64) -> St
             }
         },
     }
+}
+
+/// Where the cursor was taken from: the header goes before the parameter.
+fn cursor_field(headers: &HeaderMap) -> &'static str {
+    if headers.contains_key(LAST_EVENT_ID) { "Last-Event-ID" } else { "last_event_id" }
 }
 
 fn accepts_ndjson(headers: &HeaderMap) -> bool {

@@ -112,3 +112,44 @@ pub async fn no_sniffing(request: Request, next: Next) -> Response {
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn said_with_text() -> &'static str {
+        panic!("a secret of the house")
+    }
+
+    async fn said_with_format() -> &'static str {
+        panic!("a secret of {}", "the house")
+    }
+
+    #[tokio::test]
+    async fn a_panic_becomes_an_internal_error_that_keeps_its_reason_to_itself() {
+        let observer = Observer::new();
+        let mut watcher = observer.watch();
+        let router = Router::new()
+            .route("/text", get(said_with_text))
+            .route("/format", get(said_with_format))
+            .layer(catch_panics(observer.clone()));
+        for path in ["/text", "/format"] {
+            let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 500);
+            assert_eq!(response.headers()["content-type"], "application/problem+json");
+            let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+            let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(document["type"], "/problems/internal-error");
+            assert!(!document.to_string().contains("secret"), "{document}");
+            let observed = watcher.try_recv().unwrap();
+            assert!(matches!(&observed, Observation::Panicked { message } if message == "a secret of the house"));
+        }
+        assert!(observer.render().contains("headwater_panics_total 2"));
+    }
+}

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -97,6 +99,18 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(operations::read_problem_page))
 }
 
+/// The OpenAPI document, and pages to read it by. What is not among them is unknown like any other path.
+fn documentation(document: utoipa::openapi::OpenApi) -> Router<App> {
+    let pages = Router::from(SwaggerUi::new("/docs").url("/openapi.json", document));
+    pages.layer(from_fn(|uri: axum::http::Uri, request: Request, next: Next| async move {
+        let response = next.run(request).await;
+        if response.status() == StatusCode::NOT_FOUND {
+            return operations::unknown_path(uri).await.into_response();
+        }
+        response
+    }))
+}
+
 /// The whole service as a router.
 pub fn router(service: Service, limits: Limits) -> Router {
     let app = App(Arc::new(Shared { service, limits }));
@@ -107,12 +121,13 @@ pub fn router(service: Service, limits: Limits) -> Router {
     let router = router
         .route("/", get(console::console))
         .route("/favicon.ico", get(operations::no_icon))
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+        .merge(documentation(document))
         .fallback(operations::unknown_path)
         .method_not_allowed_fallback(operations::unknown_method)
         .layer(DefaultBodyLimit::max(limits.body_bytes_max))
-        .layer(from_fn_with_state(app.clone(), limits::bound))
-        .layer(limits::catch_panics(app.observer.clone()));
+        .layer(limits::catch_panics(app.observer.clone()))
+        // Around the panics, so that they are counted among the requests.
+        .layer(from_fn_with_state(app.clone(), limits::bound));
     let router = match cors {
         Some(cors) => router.layer(cors),
         None => router,

@@ -10,7 +10,6 @@ use utoipa::ToSchema;
 use crate::domain::Violation;
 use crate::domain::append::AppendError;
 use crate::service::ServiceError;
-use crate::service::read::PlaceError;
 
 /// Seconds after which a refused request may be tried again.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -360,17 +359,6 @@ impl From<ServiceError> for Problem {
         }
         tracing::error!(%error, "the database refused a statement of ours");
         Problem::new(ProblemKind::InternalError, "The database refused a statement of the service.")
-    }
-}
-
-impl From<PlaceError> for Problem {
-    fn from(error: PlaceError) -> Self {
-        match error {
-            PlaceError::FromTheFuture { .. } => {
-                Problem::invalid(vec![Violation::new("Last-Event-ID", error.to_string())])
-            }
-            PlaceError::Store(error) => error.into(),
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::extract::{Json, Path, Query};
+use super::extract::{Json, Object, Path, Query};
 use super::pages::NoQuery;
 use super::parameters::{Rules, stream_name};
 use super::problem::{Problem, ProblemKind};
@@ -36,8 +36,8 @@ pub struct AppendBody {
     #[serde(default)]
     #[schema(default = false)]
     must_exist: bool,
-    #[schema(min_items = 1)]
-    messages: Vec<NewMessageBody>,
+    #[schema(min_items = 1, value_type = Vec<NewMessageBody>)]
+    messages: Vec<Object<NewMessageBody>>,
 }
 
 /// A message to write.
@@ -106,7 +106,7 @@ pub async fn append_messages(
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     headers: HeaderMap,
-    Json(body): Json<AppendBody>,
+    Json(Object(body)): Json<Object<AppendBody>>,
 ) -> Result<(StatusCode, axum::Json<AppendResult>), Problem> {
     let name = stream_name(name)?;
     let request = check(&app, name, &headers, body)?;
@@ -148,7 +148,7 @@ fn check(app: &App, stream_name: StreamName, headers: &HeaderMap, body: AppendBo
     }
     let mut ids = HashSet::new();
     let mut messages = Vec::with_capacity(count);
-    for (at, message) in body.messages.into_iter().enumerate() {
+    for (at, Object(message)) in body.messages.into_iter().enumerate() {
         let bytes = message.data.as_ref().map_or(0, |data| data.get().len())
             + message.metadata.as_ref().map_or(0, |metadata| metadata.get().len());
         if bytes > app.limits.message_bytes_max {

@@ -134,7 +134,7 @@ impl Reads {
             if is_last || kept.len() > request.limit {
                 return Ok(finish(request, Page { messages: kept, head }));
             }
-            from = last.map(|last| if request.backward { last - 1 } else { last + 1 });
+            from = last.map(|last| if request.backward { last - 1 } else { last.saturating_add(1) });
             if examined >= EXAMINED_MAX {
                 let version = if matches!(request.log, Log::Stream(_)) { head } else { 0 };
                 let next = from.filter(|next| *next >= 0);
@@ -277,8 +277,11 @@ fn finish(request: &PageRequest, mut page: Page) -> PageRead {
         (true, true) => None,
         (true, false) => last.map(|last| last - 1).filter(|next| *next >= 0),
         // Nothing that passes lies between the last message and the head of the same snapshot.
-        (false, true) => Some((page.head + 1).max(request.from.unwrap_or(0)).max(last.map_or(0, |last| last + 1))),
-        (false, false) => last.map(|last| last + 1),
+        (false, true) => {
+            let after_last = last.map_or(0, |last| last.saturating_add(1));
+            Some(page.head.saturating_add(1).max(request.from.unwrap_or(0)).max(after_last))
+        }
+        (false, false) => last.map(|last| last.saturating_add(1)),
     };
     let version = if matches!(request.log, Log::Stream(_)) { page.head } else { 0 };
     PageRead { messages: page.messages, next, at_end: at_end || next.is_none(), version }

@@ -4,6 +4,7 @@ pub mod database;
 pub mod embedded_process;
 pub mod events;
 pub mod proxy;
+pub mod raw_http;
 pub mod service_process;
 pub mod sql_writer;
 pub mod waiting;

@@ -1,0 +1,180 @@
+//! Bodies that are no append request.
+
+use super::{Guarded, STREAM, names};
+use crate::support::app::Answer;
+
+#[tokio::test]
+async fn a_wrong_json_type_is_named_wherever_it_stands() {
+    let guarded = Guarded::new().await;
+    for (body, field, rule) in [
+        ("null", "body", "null"),
+        ("true", "body", "boolean"),
+        ("5", "body", "integer"),
+        (r#""text""#, "body", "string"),
+        ("[]", "body", "expected"),
+        (r#"[null, false, [{"type": "T"}]]"#, "body", "expected"),
+        ("{}", "messages", "missing"),
+        (r#"{"messages": null}"#, "messages", "null"),
+        (r#"{"messages": {}}"#, "messages", "map"),
+        (r#"{"messages": "T"}"#, "messages", "string"),
+        (r#"{"messages": [5]}"#, "messages[0]", "integer"),
+        (r#"{"messages": [{"type": "T"}, null]}"#, "messages[1]", "null"),
+        (r#"{"messages": [[null, "T", null, null, null]]}"#, "messages[0]", "expected"),
+        (r#"{"messages": [{}]}"#, "messages[0].type", "missing"),
+        (r#"{"messages": [{"type": "T"}, {"data": 1}]}"#, "messages[1].type", "missing"),
+        (r#"{"messages": [{"type": 5}]}"#, "messages[0].type", "integer"),
+        (r#"{"messages": [{"type": null}]}"#, "messages[0].type", "null"),
+        (r#"{"messages": [{"type": ["T"]}]}"#, "messages[0].type", "sequence"),
+        (r#"{"messages": [{"type": "T", "id": 7}]}"#, "messages[0].id", "integer"),
+        (r#"{"messages": [{"type": "T", "id": "seven"}]}"#, "messages[0].id", "UUID"),
+        (r#"{"messages": [{"type": "T", "id": ""}]}"#, "messages[0].id", "UUID"),
+        (r#"{"messages": [{"type": "T", "time": 1700000000}]}"#, "messages[0].time", "integer"),
+        (r#"{"messages": [{"type": "T", "time": {}}]}"#, "messages[0].time", "map"),
+        (r#"{"expected_version": "1", "messages": [{"type": "T"}]}"#, "expected_version", "string"),
+        (r#"{"expected_version": 1.5, "messages": [{"type": "T"}]}"#, "expected_version", "floating point"),
+        (r#"{"expected_version": true, "messages": [{"type": "T"}]}"#, "expected_version", "boolean"),
+        (r#"{"expected_version": 9223372036854775808, "messages": [{"type": "T"}]}"#, "expected_version", "i64"),
+        (r#"{"expected_version": 1e400, "messages": [{"type": "T"}]}"#, "expected_version", "number out of range"),
+        (r#"{"must_exist": 1, "messages": [{"type": "T"}]}"#, "must_exist", "integer"),
+        (r#"{"must_exist": null, "messages": [{"type": "T"}]}"#, "must_exist", "null"),
+    ] {
+        let problem = guarded.post(body).await.problem(400, "malformed-request");
+        names(&problem, field, rule);
+    }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn an_unknown_field_is_refused_by_its_name() {
+    let guarded = Guarded::new().await;
+    for (body, field) in [
+        (r#"{"expectedVersion": 1, "messages": [{"type": "T"}]}"#, "expectedVersion"),
+        (r#"{"messages": [{"type": "T", "Data": {}}]}"#, "messages[0].Data"),
+        (r#"{"messages": [{"type": "T"}, {"type": "T", "position": 0}]}"#, "messages[1].position"),
+        (r#"{"messages": [{"type": "T"}], "stream_name": "account-1"}"#, "stream_name"),
+    ] {
+        names(&guarded.post(body).await.problem(400, "malformed-request"), field, "unknown field");
+    }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_field_given_twice_is_refused() {
+    let guarded = Guarded::new().await;
+    for (body, field) in [
+        (r#"{"messages": [{"type": "T"}], "messages": [{"type": "U"}]}"#, "messages"),
+        (r#"{"messages": [{"type": "T", "type": "U"}]}"#, "messages[0].type"),
+    ] {
+        names(&guarded.post(body).await.problem(400, "malformed-request"), field, "duplicate field");
+    }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn what_is_no_json_is_refused_with_its_place() {
+    let guarded = Guarded::new().await;
+    for body in [
+        "",
+        " ",
+        "{",
+        "}",
+        "messages",
+        "{'messages': []}",
+        r#"{"messages": [{"type": "T"}],}"#,
+        r#"{"messages": [{"type": "T"}]"#,
+        r#"{"messages": [{"type": "T", "data": {]}"#,
+        r#"{"messages": [{"type": "T", "data": NaN}]}"#,
+        r#"{"messages": [{"type": "T", "data": +1}]}"#,
+        r#"{"messages": [{"type": "T", "data": 01}]}"#,
+        r#"{"messages": [{"type": "T", "data": "\x"}]}"#,
+        r#"{"messages": [{"type": "T", "data": "\u00"}]}"#,
+        "{\"messages\": [{\"type\": \"T\", \"data\": \"a\nb\"}]}",
+        "\u{feff}{\"messages\": [{\"type\": \"T\"}]}",
+        r#"{"messages": [{"type": "\ud800"}]}"#,
+    ] {
+        let problem = guarded.post(body).await.problem(400, "malformed-request");
+        let message = problem["errors"][0]["message"].as_str().unwrap();
+        assert!(message.contains("line 1 column") || message.contains("line 2 column"), "{body:?}: {message}");
+    }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn one_json_value_and_nothing_after_it() {
+    let guarded = Guarded::new().await;
+    let body = r#"{"messages": [{"type": "T"}]} {"messages": [{"type": "U"}]}"#;
+    names(&guarded.post(body).await.problem(400, "malformed-request"), "body", "nothing after it");
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_utf8_are_refused() {
+    let guarded = Guarded::new().await;
+    for bad in [&b"\xff"[..], b"\xc0\x80", b"\xed\xa0\x80", b"\xe2\x28\xa1", b"\xf4\x90\x80\x80"] {
+        for (before, after) in [
+            (&br#"{"messages": [{"type": "T"#[..], &br#""}]}"#[..]),
+            (br#"{"messages": [{"type": "T", "data": ""#, br#""}]}"#),
+            (br#"{"messages": [{"type": "T", "data": {"k"#, br#"": 1}}]}"#),
+        ] {
+            let body = [before, bad, after].concat();
+            send(&guarded, "application/json", body).await.problem(400, "malformed-request");
+        }
+    }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_called_json_is_refused() {
+    let guarded = Guarded::new().await;
+    let body = br#"{"messages": [{"type": "T"}]}"#;
+    for media_type in [
+        "text/plain",
+        "text/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonp",
+        "application/",
+        "json",
+        "",
+    ] {
+        let problem = send(&guarded, media_type, body.to_vec()).await.problem(415, "unsupported-media-type");
+        assert_eq!(problem["accepted"], serde_json::json!(["application/json"]), "{media_type}");
+    }
+    let without = guarded.app.http.post(format!("{}{STREAM}", guarded.app.url)).body(body.to_vec()).send().await;
+    Answer::of(without.unwrap()).await.problem(415, "unsupported-media-type");
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn json_by_its_other_names_is_taken() {
+    let guarded = Guarded::new().await;
+    for media_type in ["application/json; charset=utf-8", "Application/JSON", "application/cloudevents+json"] {
+        let answer = send(&guarded, media_type, b"{}".to_vec()).await;
+        names(&answer.problem(400, "malformed-request"), "messages", "missing");
+    }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_with_the_limit() {
+    let guarded = Guarded::with(|settings| settings.body_bytes_max = 2_000).await;
+    let message = r#"{"type": "T"}"#;
+    let body = format!(r#"{{"messages": [{}]}}"#, vec![message; 200].join(","));
+    let problem = guarded.post(body).await.problem(413, "body-too-large");
+    assert_eq!(problem["limit"], 2_000);
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_body_just_under_the_default_limit_is_read_and_one_above_is_not() {
+    let guarded = Guarded::new().await;
+    let padded = |bytes: usize| format!("{}{{}}", " ".repeat(bytes - 2));
+    names(&guarded.post(padded(4 << 20)).await.problem(400, "malformed-request"), "messages", "missing");
+    guarded.post(padded((4 << 20) + 1)).await.problem(413, "body-too-large");
+    guarded.end().await;
+}
+
+async fn send(guarded: &Guarded, media_type: &str, body: Vec<u8>) -> Answer {
+    let request = guarded.app.http.post(format!("{}{STREAM}", guarded.app.url)).header("content-type", media_type);
+    Answer::of(request.body(body).send().await.unwrap()).await
+}

@@ -1,0 +1,3 @@
+//! The documents that the product was begun from: what they describe, as calls of this service.
+
+mod message_db_py;
