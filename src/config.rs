@@ -101,7 +101,7 @@ pub struct Settings {
     /// Bytes in one transaction (1024 to 1073741824)
     #[arg(long, env = "HEADWATER_APPEND_BATCH_BYTES_MAX", global = true, default_value_t = 4 << 20, value_parser = within(1 << 10, 1 << 30), value_name = "BYTES")]
     pub append_batch_bytes_max: usize,
-    /// Categories locked by other transactions for which appends may wait at the same time (1 to 100)
+    /// Connections on which appends wait for categories that other transactions have locked (1 to 100)
     #[arg(long, env = "HEADWATER_APPEND_LOCKED_CATEGORIES_MAX", global = true, default_value_t = 8, value_parser = within(1, 100), value_name = "COUNT")]
     pub append_locked_categories_max: usize,
     /// Time that an append waits for its category's lock (10ms to 5m)

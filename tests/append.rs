@@ -1,6 +1,6 @@
 //! Appending: all or none, in order, under the version that was expected.
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -125,6 +125,48 @@ async fn racing_appends_to_one_stream_leave_dense_positions_in_the_order_of_the_
     let client = database.connect().await;
     let rows = client.query("SELECT position, global_position FROM message_store.messages ORDER BY 1", &[]).await;
     assert_eq!(rows.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(i64, i64)>>(), told);
+}
+
+#[tokio::test]
+async fn programs_that_write_in_sql_share_streams_with_the_service() {
+    let (database, app) = app().await;
+    let program = async |n: i32| {
+        let client = database.connect().await;
+        for round in 0..25 {
+            let sql = "SELECT message_store.write_message(gen_random_uuid()::text, $1, 'T', '{}')";
+            client.query_one(sql, &[&format!("mixed-{}", (n + round) % 2)]).await.unwrap();
+        }
+    };
+    let body = one(None);
+    let service = join_all((0..100).map(|n| app.append(if n % 2 == 0 { "mixed-0" } else { "mixed-1" }, &body)));
+    let (answers, _) = join(service, join_all((0..4).map(program))).await;
+    answers.iter().for_each(|answer| assert!(position(answer) >= 0));
+    let client = database.connect().await;
+    let sql = "SELECT array_agg(position ORDER BY global_position) FROM message_store.messages GROUP BY stream_name";
+    let positions = client.query(sql, &[]).await.unwrap();
+    assert_eq!(positions.iter().map(|row| row.get::<_, Vec<i64>>(0).len()).sum::<usize>(), 200);
+    for row in positions {
+        let positions: Vec<i64> = row.get(0);
+        assert_eq!(positions, (0..positions.len() as i64).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn largest_request_is_answered_and_followed_in_order() {
+    let (_database, app) = app().await;
+    let mut events = app.follow("/v1/categories/large/events?from=beginning").await;
+    let messages: Vec<Value> = (0..1_000).map(|n| json!({ "type": "T", "data": { "n": n } })).collect();
+    let body = json!({ "expected_version": -1, "messages": messages });
+    let (answer, neighbour) = join(app.append("large-1", &body), app.append("large-2", &one(-1))).await;
+    assert_eq!((answer.status, position(&neighbour)), (201, 0));
+    let followed = events.messages(1_001).await;
+    let followed: Vec<_> = followed.iter().filter(|message| message["stream_name"] == "large-1").collect();
+    for (n, told) in answer.json()["messages"].as_array().unwrap().iter().enumerate() {
+        assert_eq!((&told["position"], &followed[n]["data"]["n"]), (&json!(n), &json!(n)));
+        for key in ["id", "position", "global_position", "time"] {
+            assert_eq!(told[key], followed[n][key]);
+        }
+    }
 }
 
 /// From now on the database refuses messages of type `Poison` at once, and of type `LatePoison` at the commit.

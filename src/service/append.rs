@@ -314,12 +314,13 @@ struct Link {
     shared: Shared,
     lock_timeout: Duration,
     open: Option<AppendLink>,
+    is_lost: bool,
     retry_at: Option<Instant>,
 }
 
 impl Link {
     fn new(shared: Shared, lock_timeout: Duration) -> Self {
-        Self { shared, lock_timeout, open: None, retry_at: None }
+        Self { shared, lock_timeout, open: None, is_lost: false, retry_at: None }
     }
 
     /// Writes a batch and answers everyone in it, except for those it gives back: they have to wait for a lock.
@@ -357,6 +358,7 @@ impl Link {
                 }
                 Err(BatchError::NotWritten(error)) => {
                     self.lost(error);
+                    self.pause();
                     answer_each(batch, || AppendError::DatabaseUnavailable);
                 }
                 Err(BatchError::InDoubt(error)) => {
@@ -412,7 +414,8 @@ impl Link {
             }
             match AppendLink::open(&self.shared.database, self.lock_timeout).await {
                 Ok(link) => {
-                    if self.retry_at.take().is_some() {
+                    self.retry_at = None;
+                    if std::mem::take(&mut self.is_lost) {
                         self.shared.observer.record(Observation::DatabaseFound { by: "append" });
                     }
                     self.open = Some(link);
@@ -424,11 +427,15 @@ impl Link {
     }
 
     fn lost(&mut self, error: String) {
-        if self.retry_at.is_none() {
+        self.open = None;
+        if !std::mem::replace(&mut self.is_lost, true) {
             self.shared.observer.record(Observation::DatabaseLost { by: "append", error });
             self.shared.database.forget_connections();
         }
-        self.open = None;
+    }
+
+    /// The database does not take writes now. That one connection was lost is no sign of that.
+    fn pause(&mut self) {
         let now = Instant::now();
         // A request refused during the pause does not prolong it, or under load it would never end.
         if self.retry_at.is_none_or(|at| at <= now) {
