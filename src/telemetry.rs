@@ -1,6 +1,7 @@
 //! The one place that makes metrics and log lines of what happens.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
@@ -29,6 +30,8 @@ struct Inner {
     handle: PrometheusHandle,
     watchers: broadcast::Sender<Observation>,
     metrics: Metrics,
+    /// Handles of what was answered so far: by route, then method and status. Routes, methods and statuses are few.
+    requests: RwLock<HashMap<String, HashMap<(&'static str, u16), (Counter, Histogram)>>>,
 }
 
 /// Handles of what is counted on hot paths.
@@ -85,7 +88,15 @@ impl Observer {
         let metrics = Metrics::register(&recorder);
         describe(&recorder);
         let handle = recorder.handle();
-        Self { inner: Arc::new(Inner { recorder, handle, watchers: broadcast::Sender::new(WATCHED_MAX), metrics }) }
+        Self {
+            inner: Arc::new(Inner {
+                recorder,
+                handle,
+                watchers: broadcast::Sender::new(WATCHED_MAX),
+                metrics,
+                requests: RwLock::default(),
+            }),
+        }
     }
 
     /// Everything that happens from now on, for tests that wait on facts.
@@ -170,16 +181,25 @@ impl Observer {
     }
 
     fn count_request(&self, method: &'static str, path: &str, status: u16, took: Duration) {
+        let known = self.inner.requests.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((answered, seconds)) = known.get(path).and_then(|answers| answers.get(&(method, status))) {
+            answered.increment(1);
+            seconds.record(took.as_secs_f64());
+            return;
+        }
+        drop(known);
         let labels = || vec![Label::new("method", method), Label::new("path", path.to_owned())];
         let mut with_status = labels();
         with_status.push(Label::new("status", status.to_string()));
         let recorder = &self.inner.recorder;
-        recorder
-            .register_counter(&Key::from_parts("headwater_http_requests_total", with_status), &METADATA)
-            .increment(1);
-        recorder
-            .register_histogram(&Key::from_parts("headwater_http_request_seconds", labels()), &METADATA)
-            .record(took.as_secs_f64());
+        let answered =
+            recorder.register_counter(&Key::from_parts("headwater_http_requests_total", with_status), &METADATA);
+        let seconds =
+            recorder.register_histogram(&Key::from_parts("headwater_http_request_seconds", labels()), &METADATA);
+        answered.increment(1);
+        seconds.record(took.as_secs_f64());
+        let mut known = self.inner.requests.write().unwrap_or_else(PoisonError::into_inner);
+        known.entry(path.to_owned()).or_default().insert((method, status), (answered, seconds));
     }
 }
 
