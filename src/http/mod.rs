@@ -17,6 +17,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::service::Service;
 
 mod console;
+mod events;
 pub mod extract;
 mod follow;
 mod frames;
