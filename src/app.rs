@@ -97,6 +97,10 @@ impl Running {
         check_address(settings)?;
         // First, so that a port that is taken is said before anything else is done.
         let listening = listen(settings).await?;
+        if !settings.listen.ip().is_loopback() {
+            let address = settings.listen;
+            tracing::warn!(%address, "--insecure: whoever reaches this address can read and write everything");
+        }
         migrate_when_reachable(settings, database_url, &lifecycle).await?;
         let database = Database::open(DatabaseSettings {
             url: database_url.to_owned(),
@@ -204,11 +208,7 @@ fn check_address(settings: &Settings) -> Result<(), AppError> {
     if settings.listen.ip().is_loopback() {
         return Ok(());
     }
-    if !settings.insecure {
-        return Err(AppError::NeedsInsecure { address: settings.listen });
-    }
-    tracing::warn!(address = %settings.listen, "--insecure: whoever reaches this address can read and write everything");
-    Ok(())
+    if settings.insecure { Ok(()) } else { Err(AppError::NeedsInsecure { address: settings.listen }) }
 }
 
 async fn listen(settings: &Settings) -> Result<Listening, AppError> {
