@@ -97,6 +97,10 @@ impl Running {
         check_address(settings)?;
         // First, so that a port that is taken is said before anything else is done.
         let listening = listen(settings).await?;
+        if !settings.listen.ip().is_loopback() {
+            let address = settings.listen;
+            tracing::warn!(%address, "--insecure: whoever reaches this address can read and write everything");
+        }
         migrate_when_reachable(settings, database_url, &lifecycle).await?;
         let database = Database::open(DatabaseSettings {
             url: database_url.to_owned(),
@@ -201,11 +205,7 @@ fn check_address(settings: &Settings) -> Result<(), AppError> {
     if settings.listen.ip().is_loopback() {
         return Ok(());
     }
-    if !settings.insecure {
-        return Err(AppError::NeedsInsecure { address: settings.listen });
-    }
-    tracing::warn!(address = %settings.listen, "--insecure: whoever reaches this address can read and write everything");
-    Ok(())
+    if settings.insecure { Ok(()) } else { Err(AppError::NeedsInsecure { address: settings.listen }) }
 }
 
 async fn listen(settings: &Settings) -> Result<Listening, AppError> {
@@ -274,6 +274,7 @@ fn service_settings(settings: &Settings) -> ServiceSettings {
             notify_interval: settings.notify_interval,
         },
         followers_max: settings.followers_max,
+        page_bytes_max: settings.page_bytes_max,
     }
 }
 
@@ -286,6 +287,10 @@ fn limits(settings: &Settings) -> Limits {
         header_bytes_max: settings.header_bytes_max,
         url_bytes_max: settings.url_bytes_max,
         request_timeout: settings.request_timeout,
+        // A request may wait for its turn, for the lock, for the commit and for what became of it.
+        append_timeout: settings.append_lock_timeout * 2
+            + settings.append_commit_timeout
+            + settings.append_resolve_timeout,
         wait_max: settings.wait_max,
         heartbeat: settings.heartbeat,
         cors_origins: settings.cors_origin.clone(),

@@ -149,6 +149,9 @@ pub struct Settings {
     /// Messages in one append request (1 to 10000)
     #[arg(long, env = "HEADWATER_MESSAGES_PER_APPEND_MAX", global = true, default_value_t = 1_000, value_parser = within(1, 10_000), value_name = "COUNT")]
     pub messages_per_append_max: usize,
+    /// Bytes of messages in one page; a page with larger ones ends early (65536 to 1073741824)
+    #[arg(long, env = "HEADWATER_PAGE_BYTES_MAX", global = true, default_value_t = 16 << 20, value_parser = within(64 << 10, 1 << 30), value_name = "BYTES")]
+    pub page_bytes_max: usize,
     /// Header lines of a request (10 to 1000)
     #[arg(long, env = "HEADWATER_HEADERS_MAX", global = true, default_value_t = 100, value_parser = within(10, 1_000), value_name = "COUNT")]
     pub headers_max: usize,

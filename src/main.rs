@@ -67,9 +67,6 @@ async fn migrate_schema(settings: &Settings, check: bool, options: MigrateOption
     for line in report.lines() {
         println!("{line}");
     }
-    if report.is_up_to_date() {
-        println!("the schemas are up to date");
-    }
     Ok(if check && !report.is_up_to_date() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

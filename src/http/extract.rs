@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::path::ErrorKind;
@@ -26,23 +27,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             return Err(Problem::new(ProblemKind::UnsupportedMediaType, "The body must be JSON.")
                 .with("accepted", vec!["application/json"]));
         }
-        let limit = request.extensions().get::<BodyLimit>().map(|limit| limit.0);
-        let body = Bytes::from_request(request, state).await.map_err(|rejection| {
-            match (rejection.into_response_status(), limit) {
-                (413, Some(limit)) => {
-                    Problem::new(ProblemKind::BodyTooLarge, format!("The body has more than {limit} bytes."))
-                        .with("limit", limit)
-                }
-                _ => Problem::malformed(vec![Violation::new("body", "could not be received whole")]),
-            }
+        let limits = request.extensions().get().copied().unwrap_or(BodyLimits { bytes: 0, time: Duration::MAX });
+        let receiving = tokio::time::timeout(limits.time, Bytes::from_request(request, state));
+        let Ok(received) = receiving.await else {
+            let detail = format!("The body was not received within {:?}.", limits.time);
+            return Err(Problem::new(ProblemKind::RequestTimeout, detail));
+        };
+        let body = received.map_err(|rejection| match rejection.into_response_status() {
+            413 => Problem::new(ProblemKind::BodyTooLarge, format!("The body has more than {} bytes.", limits.bytes))
+                .with("limit", limits.bytes),
+            _ => Problem::malformed(vec![Violation::new("body", "could not be received whole")]),
         })?;
         serde_json::from_slice(&body).map(Json).map_err(|_| malformed_json::<T>(&body))
     }
 }
 
-/// The most bytes of a body, as a request's extension, so that the problem can name it.
+/// How large a body may be, and how long it may take, as a request's extension.
 #[derive(Clone, Copy)]
-pub struct BodyLimit(pub usize);
+pub struct BodyLimits {
+    pub bytes: usize,
+    pub time: Duration,
+}
 
 trait RejectionStatus {
     fn into_response_status(self) -> u16;

@@ -8,9 +8,10 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
+use super::events::{CaughtUpEvent, ClosingEvent, ClosingReason, EventLine, FellBehindEvent, HeartbeatEvent};
 use super::extract::{Path, Query};
 use super::frames::{Frames, Wire};
 use super::pages::Message;
@@ -114,69 +115,6 @@ struct Wish {
     filter: GivenFilter,
     heartbeat: Option<String>,
     event_names: EventNames,
-}
-
-/// Data of `caught-up`: history has been sent, the stream is live.
-#[derive(Serialize, ToSchema)]
-pub struct CaughtUpEvent {
-    /// The cursor.
-    pub position: i64,
-    #[schema(format = DateTime)]
-    pub time: String,
-}
-
-/// Data of `fell-behind`: messages are read from the database again, until the next `caught-up`.
-#[derive(Serialize, ToSchema)]
-pub struct FellBehindEvent {
-    /// The cursor.
-    pub position: i64,
-    #[schema(format = DateTime)]
-    pub time: String,
-}
-
-/// Data of `heartbeat`.
-#[derive(Serialize, ToSchema)]
-pub struct HeartbeatEvent {
-    /// The highest global position seen.
-    pub head: i64,
-    /// The highest global position below which nothing can still appear: followers get messages up to here.
-    pub settled: i64,
-    /// `head` less `settled`.
-    pub lag: i64,
-}
-
-/// Data of `closing`: the server ends the stream after it.
-#[derive(Serialize, ToSchema)]
-pub struct ClosingEvent {
-    pub reason: ClosingReason,
-}
-
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ClosingReason {
-    Draining,
-}
-
-/// A line of the NDJSON twin.
-#[derive(Serialize, ToSchema)]
-#[allow(dead_code)] // described only: lines are put together from parts that stand already
-pub struct EventLine {
-    /// `message` or the message's type, `caught-up`, `fell-behind`, `heartbeat`, `progress` or `closing`.
-    pub event: String,
-    /// The cursor after this event.
-    pub id: Option<String>,
-    pub data: EventData,
-}
-
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code)] // described only
-pub enum EventData {
-    Message(Box<Message>),
-    CaughtUp(CaughtUpEvent),
-    FellBehind(FellBehindEvent),
-    Heartbeat(HeartbeatEvent),
-    Closing(ClosingEvent),
 }
 
 /// Follow a stream

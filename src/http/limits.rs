@@ -1,7 +1,7 @@
 //! The bounds of every request, and what becomes of one that panics.
 
 use std::any::Any;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, header};
@@ -11,7 +11,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::App;
-use super::extract::BodyLimit;
+use super::extract::BodyLimits;
 use super::problem::{Problem, ProblemKind};
 use crate::domain::observation::Observation;
 use crate::telemetry::Observer;
@@ -21,13 +21,18 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
     let begun = Instant::now();
     let method = method_label(request.method());
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    request.extensions_mut().insert(BodyLimit(app.limits.body_bytes_max));
+    let limits = BodyLimits { bytes: app.limits.body_bytes_max, time: app.limits.request_timeout };
+    request.extensions_mut().insert(limits);
     let response = match too_large(&app, &request) {
         Some(problem) => problem.into_response(),
         None => {
-            // A long poll may wait as long as it asked for, on top.
-            let waits = path.ends_with("/messages") && request.method() == Method::GET;
-            let limit = app.limits.request_timeout + if waits { app.limits.wait_max } else { Default::default() };
+            let more = match (request.method(), path.ends_with("/messages")) {
+                // A long poll may wait as long as it asked for.
+                (&Method::GET, true) => app.limits.wait_max,
+                (&Method::POST, true) => app.limits.append_timeout,
+                _ => Duration::ZERO,
+            };
+            let limit = app.limits.request_timeout + more;
             match tokio::time::timeout(limit, next.run(request)).await {
                 Ok(response) => response,
                 Err(_) => Problem::new(ProblemKind::RequestTimeout, format!("The request took longer than {limit:?}."))

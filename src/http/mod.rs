@@ -18,6 +18,7 @@ use crate::service::Service;
 
 mod console;
 mod event_connection;
+mod events;
 mod explained;
 pub mod extract;
 mod follow;
@@ -41,6 +42,8 @@ pub struct Limits {
     pub header_bytes_max: usize,
     pub url_bytes_max: usize,
     pub request_timeout: Duration,
+    /// How long an append may take on top: it gets a definite answer, rather than none.
+    pub append_timeout: Duration,
     pub wait_max: Duration,
     pub heartbeat: Duration,
     /// Origins whose pages may call this service.

@@ -3,7 +3,7 @@
 use utoipa::OpenApi;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
-use super::follow::{CaughtUpEvent, ClosingEvent, EventLine, FellBehindEvent, HeartbeatEvent};
+use super::events::{CaughtUpEvent, ClosingEvent, EventLine, FellBehindEvent, HeartbeatEvent};
 use super::problem::{ProblemDocument, ProblemKind};
 
 #[derive(OpenApi)]

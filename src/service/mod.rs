@@ -29,6 +29,8 @@ pub struct ServiceSettings {
     pub hints: HintSettings,
     /// Followers in all.
     pub followers_max: usize,
+    /// Bytes of messages in one page.
+    pub page_bytes_max: usize,
 }
 
 /// Everything that HTTP asks for. Cheap to clone.
@@ -60,7 +62,7 @@ impl Service {
         let heartbeats = Heartbeats::default();
         let service = Self {
             append: append.clone(),
-            reads: Reads::new(database.clone(), tail.clone(), lifecycle.draining().clone()),
+            reads: Reads::new(database.clone(), tail.clone(), lifecycle.draining().clone(), settings.page_bytes_max),
             heartbeats: heartbeats.clone(),
             followers: Followers::new(settings.followers_max, observer.clone()),
             health: Health { database, append, listener: listener.is_live(), observer: observer.clone() },

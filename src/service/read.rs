@@ -18,7 +18,9 @@ use crate::store::{Database, StoreError};
 /// Messages that one request may look at for the sake of an expression. Beyond, the page ends and says where to go on.
 const EXAMINED_MAX: usize = 10_000;
 /// Messages read at once where an expression decides.
-const EXAMINED_AT_ONCE: i64 = 500;
+const EXAMINED_AT_ONCE: usize = 500;
+/// Messages read first, whatever their size: the others are sized by these.
+const FIRST_CHUNK: usize = 101;
 
 /// What is to be read.
 #[derive(Debug, Clone)]
@@ -80,11 +82,13 @@ pub struct Reads {
     database: Database,
     tail: Tail,
     draining: CancellationToken,
+    /// A page ends early when its messages have this many bytes.
+    page_bytes_max: usize,
 }
 
 impl Reads {
-    pub fn new(database: Database, tail: Tail, draining: CancellationToken) -> Self {
-        Self { database, tail, draining }
+    pub fn new(database: Database, tail: Tail, draining: CancellationToken, page_bytes_max: usize) -> Self {
+        Self { database, tail, draining, page_bytes_max }
     }
 
     /// A page; if it would be empty, waits for a message as long as the request says.
@@ -116,30 +120,35 @@ impl Reads {
 
     /// A page of what is there now.
     async fn read_page(&self, request: &PageRequest) -> Result<PageRead, StoreError> {
-        let Some(expression) = &request.filter.expression else {
-            let page = self.read_chunk(request, request.from, request.limit as i64 + 1).await?;
-            return Ok(finish(request, page));
-        };
+        let expression = request.filter.expression.as_ref();
+        // One more than is asked for, to know whether anything follows.
+        let wanted = request.limit + 1;
+        let mut chunk = if expression.is_some() { EXAMINED_AT_ONCE } else { wanted.min(FIRST_CHUNK) };
         let mut from = request.from;
-        let mut examined = 0;
+        let (mut examined, mut bytes) = (0, 0);
         let mut kept = Vec::new();
         loop {
-            let mut page = self.read_chunk(request, from, EXAMINED_AT_ONCE).await?;
-            let is_last = (page.messages.len() as i64) < EXAMINED_AT_ONCE;
-            examined += page.messages.len();
+            let mut page = self.read_chunk(request, from, chunk as i64).await?;
+            let is_last = page.messages.len() < chunk;
             let last = page.messages.last().map(|message| request.position_of(message));
+            examined += page.messages.len();
+            bytes += page.messages.iter().map(|message| message.json().len()).sum::<usize>();
             let head = page.head;
-            page.messages.retain(|message| expression.passes(message));
+            page.messages.retain(|message| expression.is_none_or(|expression| expression.passes(message)));
             kept.append(&mut page.messages);
             if is_last || kept.len() > request.limit {
                 return Ok(finish(request, Page { messages: kept, head }));
             }
             from = last.map(|last| if request.backward { last - 1 } else { last.saturating_add(1) });
-            if examined >= EXAMINED_MAX {
+            if examined >= EXAMINED_MAX || bytes >= self.page_bytes_max {
                 let version = if matches!(request.log, Log::Stream(_)) { head } else { 0 };
                 let next = from.filter(|next| *next >= 0);
                 return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version });
             }
+            // As many as are still wanted, but no more than should fit by the size of those that were seen.
+            let room = (self.page_bytes_max - bytes) / (bytes / examined.max(1)).max(1);
+            let still_wanted = if expression.is_some() { EXAMINED_AT_ONCE } else { wanted - kept.len() };
+            chunk = room.clamp(1, still_wanted);
         }
     }
 
@@ -184,6 +193,8 @@ impl Reads {
 
     /// The place in a source where a follower begins.
     pub async fn place(&self, source: &Source, start: Start) -> Result<Place, PlaceError> {
+        // What is committed by now counts as history, also what nobody was told of.
+        self.tail.refresh().await;
         match source.single_stream() {
             Some(name) => self.place_in_stream(name, start).await,
             None => {

@@ -276,7 +276,8 @@ mod tests {
 
     #[test]
     fn what_is_pushed_out_is_a_miss_and_memory_stays_bounded() {
-        let one = message("a-1", 0, 1).memory_bytes();
+        // The last is the longest: its positions have the most digits.
+        let one = message("a-1", 99, 100).memory_bytes();
         let mut cache = Cache::new(one * 10);
         cache.join(&Topic::All);
         let opened = cache.opened();
