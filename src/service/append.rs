@@ -399,7 +399,11 @@ impl Link {
             self.shared.database.forget_connections();
         }
         self.open = None;
-        self.retry_at = Some(Instant::now() + RECONNECT_PAUSE);
+        // A request that only hears of the pause must not make it longer: under load there would be no end to it.
+        let now = Instant::now();
+        if self.retry_at.is_none_or(|at| at <= now) {
+            self.retry_at = Some(now + RECONNECT_PAUSE);
+        }
     }
 
     fn answer_all(&self, batch: Vec<Waiting>, answer: BatchAnswer) -> Vec<Waiting> {
