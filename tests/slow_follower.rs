@@ -13,7 +13,7 @@ use crate::support::service_process::ServiceProcess;
 use crate::support::sql_writer;
 
 const MESSAGES: i64 = 100_000;
-/// All of them have ten times as much text as this.
+/// The text of all of them is several times as much.
 const GROWTH_MAX_KB: u64 = 16 << 10;
 
 /// Resident memory of a process, in kB.
@@ -26,7 +26,7 @@ fn resident_kb(pid: u32) -> u64 {
 /// Many messages in one transaction; returns the last one's global position.
 async fn insert_many(client: &Client, from: i64, count: i64) -> i64 {
     let sql = "INSERT INTO message_store.messages (stream_name, position, type, data) \
-        SELECT 'bulk-1', n, 'Written', jsonb_build_object('text', repeat('x', 1000)) \
+        SELECT 'bulk-1', n, 'Written', jsonb_build_object('text', repeat('x', 600)) \
         FROM generate_series($1::bigint, $1::bigint + $2::bigint - 1) AS n";
     client.execute(sql, &[&from, &count]).await.unwrap();
     sql_writer::standing(client, "stream_name = 'bulk-1'").await.pop().unwrap()
