@@ -317,7 +317,8 @@ fn log(observation: &Observation) {
             tracing::info!(seconds, "the open transaction has ended; messages are delivered again");
         }
         Observation::Panicked { message } => tracing::error!(%message, "a request panicked"),
-        Observation::RequestAnswered { method, path, status, took } if *status >= 500 => {
+        // Unavailable is no fault, and comes by the thousand: the metrics count it, and its cause has a line of its own.
+        Observation::RequestAnswered { method, path, status, took } if *status >= 500 && *status != 503 => {
             tracing::warn!(method, path, status, took_ms = took.as_millis() as u64, "a request failed");
         }
         _ => {}

@@ -13,6 +13,9 @@ pub const CHANNEL: &str = "headwater";
 /// Hints that wait to be taken; they are only hints, so what does not fit is dropped.
 const HINTS_MAX: usize = 64;
 
+/// A hint that takes longer is left out, and so is its connection.
+const NOTIFY_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A connection that listens.
 pub struct ListenLink {
     client: Client,
@@ -67,7 +70,13 @@ impl Database {
     pub async fn notify(&self, global_position: i64) -> Result<(), StoreError> {
         let client = self.client().await?;
         let statement = client.prepare_cached("SELECT pg_notify($1, $2::bigint::text)").await?;
-        client.query(&statement, &[&CHANNEL, &global_position]).await?;
-        Ok(())
+        match tokio::time::timeout(NOTIFY_TIMEOUT, client.query(&statement, &[&CHANNEL, &global_position])).await {
+            Ok(result) => Ok(result.map(|_| ())?),
+            Err(_) => {
+                // Not back into the pool: whoever got it next would wait for it too.
+                drop(deadpool_postgres::Object::take(client));
+                Err(StoreError::Unavailable("a notification took too long".into()))
+            }
+        }
     }
 }

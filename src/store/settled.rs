@@ -17,7 +17,7 @@ pub struct TailLink {
 }
 
 /// A read of the tail that takes longer is given up, with its connection.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The relation lock that every INSERT into the table takes before it draws its number.
 const HOLDERS: &str = "SELECT virtualtransaction, pid FROM pg_locks WHERE locktype = 'relation' \
@@ -106,14 +106,15 @@ impl TailLink {
 
     /// Keeps a settled position for the next start. It may be lost in a crash, so its commit waits for no disk.
     pub async fn keep_checkpoint(&self, settled: i64) -> Result<(), StoreError> {
-        self.client
-            .batch_execute(&format!(
-                "BEGIN; SET LOCAL synchronous_commit = off; \
+        let statements = format!(
+            "BEGIN; SET LOCAL synchronous_commit = off; \
                  INSERT INTO headwater.settled_position (position) VALUES ({settled}) \
                  ON CONFLICT (only_row) DO UPDATE SET position = excluded.position, updated_at = now() \
                  WHERE settled_position.position < excluded.position; COMMIT"
-            ))
-            .await?;
-        Ok(())
+        );
+        match tokio::time::timeout(READ_TIMEOUT, self.client.batch_execute(&statements)).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(StoreError::Unavailable("keeping the settled position took too long".into())),
+        }
     }
 }

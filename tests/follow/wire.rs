@@ -142,8 +142,7 @@ async fn names_with_line_breaks_written_in_sql_break_no_frame() {
         followers.push((app.follow(&path).await, names));
     }
     for (events, names) in &mut followers {
-        let mut expected = types.iter().zip(1..);
-        while let Some((message_type, at)) = expected.next() {
+        for (message_type, at) in types.iter().zip(1..) {
             let mut event = events.next_event().await;
             while event.is("caught-up") {
                 event = events.next_event().await;

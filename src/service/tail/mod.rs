@@ -44,7 +44,7 @@ pub struct Tail {
 struct Inner {
     cache: Mutex<Cache>,
     /// What this instance has committed and the reader has not settled yet.
-    inbox: Mutex<Vec<Committed>>,
+    inbox: Mutex<Inbox>,
     wake: Notify,
     /// Rounds asked for and done: who needs the settled position as of now waits for a round that began after it asked.
     asked: AtomicU64,
@@ -58,6 +58,30 @@ struct Inner {
     settings: TailSettings,
 }
 
+/// Bytes of messages that may wait for the reader, in the inbox or behind a hole. Beyond, they are read back instead.
+const UNSETTLED_BYTES_MAX: usize = 16 << 20;
+
+/// What waits for the reader. Bounded: the reader may be waiting for the database itself.
+#[derive(Default)]
+struct Inbox {
+    batches: Vec<Committed>,
+    bytes: usize,
+}
+
+impl Inbox {
+    /// Says whether there was room; if not, everything has to be read from the database.
+    fn push(&mut self, batch: Committed) -> bool {
+        self.bytes += batch.bytes();
+        let fits = self.bytes <= UNSETTLED_BYTES_MAX;
+        if fits {
+            self.batches.push(batch);
+        } else {
+            *self = Self::default();
+        }
+        fits
+    }
+}
+
 /// A batch of this instance, as the reader takes it.
 struct Committed {
     /// In order.
@@ -65,6 +89,13 @@ struct Committed {
     /// Those of them that somebody followed when the batch was sent, in order.
     messages: Vec<Arc<Message>>,
     opened: u64,
+}
+
+impl Committed {
+    fn bytes(&self) -> usize {
+        self.positions.len() * size_of::<i64>()
+            + self.messages.iter().map(|message| message.memory_bytes()).sum::<usize>()
+    }
 }
 
 /// A place among the followers of some topics; leaves them when it goes.
@@ -176,8 +207,8 @@ impl Tail {
         if let Some(&last) = positions.last() {
             self.inner.head.fetch_max(last, Ordering::Relaxed);
             self.inner.committed.send_replace(last);
-            lock(&self.inner.inbox).push(Committed { positions, messages, opened: wanted.opened });
-            self.inner.wake.notify_one();
+            let fits = lock(&self.inner.inbox).push(Committed { positions, messages, opened: wanted.opened });
+            if fits { self.inner.wake.notify_one() } else { self.hint() }
         }
     }
 

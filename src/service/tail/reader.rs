@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Committed, Tail, lock};
+use super::{Tail, UNSETTLED_BYTES_MAX, lock};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::settling::{Settling, Step};
@@ -21,7 +21,7 @@ const MESSAGES_MAX: i64 = 256;
 /// This far behind, the messages between are left to the followers themselves.
 const FAR_BEHIND: i64 = 50_000;
 /// Committed positions of this instance that wait behind a hole; beyond, they are read again instead.
-const PENDING_MAX: usize = 50_000;
+const PENDING_MAX: usize = 5_000;
 /// Between two looks at who holds a hole open: the first, and the longest.
 const HOLE_POLL_MIN: Duration = Duration::from_millis(2);
 const HOLE_POLL_MAX: Duration = Duration::from_millis(100);
@@ -173,8 +173,8 @@ impl Reader {
 
     /// Settles what this instance has committed itself, as far as there is no hole before it: nothing is read for it.
     fn take_in(&mut self) {
-        let batches: Vec<Committed> = std::mem::take(&mut *lock(&self.tail.inner.inbox));
-        for batch in batches {
+        let inbox = std::mem::take(&mut *lock(&self.tail.inner.inbox));
+        for batch in inbox.batches {
             let mut messages = batch.messages.into_iter().peekable();
             for at in batch.positions {
                 let message = messages.next_if(|message| message.global_position == at);
@@ -199,7 +199,10 @@ impl Reader {
             let messages = settled.into_values().filter_map(|pending| pending.message).collect();
             self.publish(messages, opened);
         }
-        if self.pending.len() > PENDING_MAX {
+        let kept = self.pending.values().filter_map(|pending| pending.message.as_ref());
+        if self.pending.len() > PENDING_MAX
+            || kept.map(|message| message.memory_bytes()).sum::<usize>() > UNSETTLED_BYTES_MAX
+        {
             self.pending.clear();
             self.tail.inner.asked.fetch_add(1, Ordering::SeqCst);
         }
