@@ -1,6 +1,7 @@
 //! One running service: what is started, in which order, and how it stops.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Settings;
@@ -115,7 +116,8 @@ impl Running {
         let limits = limits(settings);
         let router = http::router(service.clone(), limits.clone());
         let (draining, drain_timeout) = (lifecycle.draining().clone(), settings.drain_timeout);
-        let server = tokio::spawn(async move { listening.serve(router, &limits, draining, drain_timeout).await });
+        let server =
+            tokio::spawn(async move { listening.serve(router, Arc::new(limits), draining, drain_timeout).await });
         Ok(Self { url, service, database, lifecycle, server })
     }
 
@@ -278,7 +280,8 @@ fn service_settings(settings: &Settings) -> ServiceSettings {
     }
 }
 
-fn limits(settings: &Settings) -> Limits {
+/// The bounds of requests.
+pub fn limits(settings: &Settings) -> Limits {
     Limits {
         body_bytes_max: settings.body_bytes_max,
         message_bytes_max: settings.message_bytes_max,

@@ -31,8 +31,11 @@ struct Inner {
     watchers: broadcast::Sender<Observation>,
     metrics: Metrics,
     /// Handles of what was answered so far: by route, then method and status. Routes, methods and statuses are few.
-    requests: RwLock<HashMap<String, HashMap<(&'static str, u16), (Counter, Histogram)>>>,
+    requests: RwLock<HashMap<String, Answered>>,
 }
+
+/// Of one route, by method and status.
+type Answered = HashMap<(&'static str, u16), (Counter, Histogram)>;
 
 /// Handles of what is counted on hot paths.
 struct Metrics {

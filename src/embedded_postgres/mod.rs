@@ -1,4 +1,6 @@
 //! A durable private PostgreSQL beside its data, for when no database URL is given.
+#![expect(clippy::disallowed_methods, reason = "the supervisor's threads are its own, not workers of the runtime")]
+
 mod account;
 mod binaries;
 mod data_dir;

@@ -2,31 +2,37 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use axum_server::accept::Accept;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::Limits;
 use super::problem::{Problem, ProblemKind};
 use crate::domain::Violation;
 
 /// A connection whose bare errors are explained.
 pub struct Explained<S> {
     stream: S,
+    limits: Arc<Limits>,
     /// What is written in place of a bare error.
     explanation: Bytes,
 }
 
 impl<S> Explained<S> {
-    pub fn new(stream: S) -> Self {
-        Self { stream, explanation: Bytes::new() }
+    pub fn new(stream: S, limits: Arc<Limits>) -> Self {
+        Self { stream, limits, explanation: Bytes::new() }
     }
 }
 
 /// Explains the connections that another acceptor accepts.
 #[derive(Clone)]
-pub struct ExplainedAcceptor<A>(pub A);
+pub struct ExplainedAcceptor<A> {
+    pub acceptor: A,
+    pub limits: Arc<Limits>,
+}
 
 impl<A, I, S> Accept<I, S> for ExplainedAcceptor<A>
 where
@@ -38,16 +44,17 @@ where
     type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
-        let accepting = self.0.accept(stream, service);
+        let accepting = self.acceptor.accept(stream, service);
+        let limits = self.limits.clone();
         Box::pin(async move {
             let (stream, service) = accepting.await?;
-            Ok((Explained::new(stream), service))
+            Ok((Explained::new(stream, limits), service))
         })
     }
 }
 
 /// The problem that a bare answer of hyper stands for; `None` for every other write.
-fn explain(written: &[u8]) -> Option<Problem> {
+fn explain(written: &[u8], limits: &Limits) -> Option<Problem> {
     let status = written.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
     if !status.starts_with(b"4") {
         return None;
@@ -59,8 +66,15 @@ fn explain(written: &[u8]) -> Option<Problem> {
         return None;
     }
     Some(match status {
-        b"414" => Problem::new(ProblemKind::UrlTooLong, "The URL is longer than this service can read."),
-        b"431" => Problem::new(ProblemKind::HeadersTooLarge, "The header has more lines, or is longer, than is taken."),
+        b"414" => Problem::new(ProblemKind::UrlTooLong, "The URL is longer than this service can read.")
+            .with("limit", limits.url_bytes_max),
+        b"431" => {
+            let detail = format!(
+                "There are more than {} header lines, or they are far beyond {} bytes.",
+                limits.headers_max, limits.header_bytes_max
+            );
+            Problem::new(ProblemKind::HeadersTooLarge, detail).with("limit", limits.headers_max)
+        }
         b"400" => Problem::malformed(vec![Violation::new("request", "is no well-formed HTTP")]),
         _ => return None,
     })
@@ -93,7 +107,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Explained<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Explained<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_explanation(context))?;
-        if let Some(problem) = explain(bytes) {
+        if let Some(problem) = explain(bytes, &self.limits) {
             self.explanation = problem.into_http1();
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -106,7 +120,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Explained<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_explanation(context))?;
-        if let Some(problem) = slices.first().and_then(|slice| explain(slice)) {
+        if let Some(problem) = slices.first().and_then(|slice| explain(slice, &self.limits)) {
             self.explanation = problem.into_http1();
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
@@ -135,7 +149,8 @@ mod tests {
 
     async fn written(bytes: &[u8]) -> String {
         let mut out = Vec::new();
-        let mut explained = Explained::new(&mut out);
+        let mut explained =
+            Explained::new(&mut out, Arc::new(crate::app::limits(&crate::config::Settings::defaults())));
         explained.write_all(bytes).await.unwrap();
         explained.shutdown().await.unwrap();
         String::from_utf8(out).unwrap()

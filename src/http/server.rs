@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -62,7 +63,7 @@ impl Listening {
     pub async fn serve(
         self,
         router: Router,
-        limits: &Limits,
+        limits: Arc<Limits>,
         draining: CancellationToken,
         drain_timeout: Duration,
     ) -> io::Result<()> {
@@ -76,15 +77,17 @@ impl Listening {
         let service = router.into_make_service();
         let result = match self.tls {
             Some(tls) => {
-                let acceptor = ExplainedAcceptor(RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new()));
+                let acceptor = RustlsAcceptor::new(tls).acceptor(NoDelayAcceptor::new());
+                let acceptor = ExplainedAcceptor { acceptor, limits: limits.clone() };
                 let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor).handle(handle);
-                tune(server.http_builder(), limits);
+                tune(server.http_builder(), &limits);
                 server.serve(service).await
             }
             None => {
-                let acceptor = ExplainedAcceptor(EventStreamAcceptor::new(events, limits.request_timeout));
+                let acceptor = EventStreamAcceptor::new(events, limits.request_timeout);
+                let acceptor = ExplainedAcceptor { acceptor, limits: limits.clone() };
                 let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor).handle(handle);
-                tune(server.http_builder(), limits);
+                tune(server.http_builder(), &limits);
                 server.serve(service).await
             }
         };
