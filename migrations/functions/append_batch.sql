@@ -45,7 +45,10 @@ AS $$
 DECLARE
   requests int := cardinality(request_streams);
   bases bigint[] := array_fill(NULL::bigint, ARRAY[requests]);
-  accepted int := 0;
+  is_accepted boolean := false;
+  keys bigint[];
+  key bigint;
+  locked_keys bigint[];
   request record;
   stream text;
   version bigint;
@@ -56,27 +59,35 @@ BEGIN
 
   -- write_message takes the same locks. In ascending order of key: two batches that lock in different orders would
   -- wait for each other for ever.
-  IF wait_for_locks THEN
-    PERFORM pg_advisory_xact_lock(locks.key)
-    FROM (
+  IF requests = 1 THEN
+    keys := ARRAY[message_store.hash_64(message_store.category(request_streams[1]))];
+  ELSE
+    keys := ARRAY(
       SELECT DISTINCT message_store.hash_64(message_store.category(r.stream_name)) AS key
       FROM unnest(request_streams) AS r (stream_name)
       ORDER BY 1
-    ) AS locks;
-  ELSE
-    -- One writer that idles in its transaction must not hold up the other categories.
-    SELECT array_agg(CASE WHEN locks.taken THEN 0 ELSE 5 END ORDER BY r.number)
+    );
+  END IF;
+
+  FOREACH key IN ARRAY keys LOOP
+    IF wait_for_locks THEN
+      PERFORM pg_advisory_xact_lock(key);
+    ELSIF NOT pg_try_advisory_xact_lock(key) THEN
+      -- One writer that idles in its transaction must not hold up the other categories.
+      locked_keys := locked_keys || key;
+    END IF;
+  END LOOP;
+
+  IF locked_keys IS NOT NULL THEN
+    SELECT array_agg(
+      CASE
+        WHEN message_store.hash_64(message_store.category(r.stream_name)) = ANY (locked_keys) THEN 5
+        ELSE 0
+      END
+      ORDER BY r.number
+    )
     INTO outcomes
-    FROM unnest(request_streams) WITH ORDINALITY AS r (stream_name, number)
-    JOIN (
-      SELECT keys.category, pg_try_advisory_xact_lock(message_store.hash_64(keys.category)) AS taken
-      FROM (
-        SELECT DISTINCT message_store.category(c.stream_name) AS category
-        FROM unnest(request_streams) AS c (stream_name)
-        OFFSET 0
-      ) AS keys
-      OFFSET 0
-    ) AS locks ON locks.category = message_store.category(r.stream_name);
+    FROM unnest(request_streams) WITH ORDINALITY AS r (stream_name, number);
   END IF;
 
   -- After the locks, with a new snapshot: whoever wrote these ids in one of these categories has committed.
@@ -99,24 +110,19 @@ BEGIN
   END IF;
 
   FOR request IN
-    WITH streams AS MATERIALIZED (
-      SELECT
-        distinct_streams.stream_name,
-        coalesce(
-          (
-            SELECT m.position FROM message_store.messages AS m
-            WHERE m.stream_name = distinct_streams.stream_name
-            ORDER BY m.position DESC
-            LIMIT 1
-          ),
-          -1
-        ) AS version
-      FROM (SELECT DISTINCT r.stream_name FROM unnest(request_streams) AS r (stream_name)) AS distinct_streams
-    )
-    SELECT r.number, r.stream_name, r.expected, r.must_exist, r.messages, streams.version
+    SELECT
+      r.number, r.stream_name, r.expected, r.must_exist, r.messages,
+      coalesce(
+        (
+          SELECT m.position FROM message_store.messages AS m
+          WHERE m.stream_name = r.stream_name
+          ORDER BY m.position DESC
+          LIMIT 1
+        ),
+        -1
+      ) AS version
     FROM unnest(request_streams, expected_versions, must_exist, message_counts)
       WITH ORDINALITY AS r (stream_name, expected, must_exist, messages, number)
-    JOIN streams USING (stream_name)
     ORDER BY r.stream_name, r.number
   LOOP
     IF stream IS DISTINCT FROM request.stream_name THEN
@@ -133,37 +139,51 @@ BEGIN
     ELSE
       bases[request.number] := version + 1;
       version := version + request.messages;
-      accepted := accepted + 1;
+      is_accepted := true;
     END IF;
     versions[request.number] := version;
   END LOOP;
 
-  IF accepted = 0 THEN
+  IF NOT is_accepted THEN
     RETURN;
   END IF;
 
-  WITH written AS (
-    INSERT INTO message_store.messages (id, stream_name, type, position, data, metadata, time)
+  IF texts_wanted IS NULL THEN
+    WITH written AS (
+      INSERT INTO message_store.messages (id, stream_name, type, position, data, metadata, time)
+      SELECT
+        m.id, m.stream_name, m.type, bases[m.request] + m.place, m.data::jsonb, m.metadata::jsonb,
+        coalesce(m.time, written_at)
+      FROM unnest(
+        ids, message_streams, types, datas, metadatas, times, message_requests, message_offsets
+      ) WITH ORDINALITY AS m (id, stream_name, type, data, metadata, time, request, place, number)
+      WHERE bases[m.request] IS NOT NULL
+      ORDER BY m.number
+      RETURNING messages.global_position
+    )
+    SELECT array_agg(w.global_position ORDER BY w.global_position)
+    INTO global_positions
+    FROM written AS w;
+  ELSE
+    WITH written AS (
+      INSERT INTO message_store.messages (id, stream_name, type, position, data, metadata, time)
+      SELECT
+        m.id, m.stream_name, m.type, bases[m.request] + m.place, m.data::jsonb, m.metadata::jsonb,
+        coalesce(m.time, written_at)
+      FROM unnest(
+        ids, message_streams, types, datas, metadatas, times, message_requests, message_offsets
+      ) WITH ORDINALITY AS m (id, stream_name, type, data, metadata, time, request, place, number)
+      WHERE bases[m.request] IS NOT NULL
+      ORDER BY m.number
+      RETURNING messages.global_position, messages.id, messages.data, messages.metadata
+    )
     SELECT
-      m.id, m.stream_name, m.type, bases[m.request] + m.place, m.data::jsonb, m.metadata::jsonb,
-      coalesce(m.time, written_at)
-    FROM unnest(
-      ids, message_streams, types, datas, metadatas, times, message_requests, message_offsets
-    ) WITH ORDINALITY AS m (id, stream_name, type, data, metadata, time, request, place, number)
-    WHERE bases[m.request] IS NOT NULL
-    ORDER BY m.number
-    RETURNING messages.global_position, messages.id, messages.data, messages.metadata
-  )
-  SELECT
-    array_agg(w.global_position ORDER BY w.global_position),
-    CASE WHEN texts_wanted IS NOT NULL THEN
-      array_agg(CASE WHEN texts.wanted THEN w.data::text END ORDER BY w.global_position)
-    END,
-    CASE WHEN texts_wanted IS NOT NULL THEN
+      array_agg(w.global_position ORDER BY w.global_position),
+      array_agg(CASE WHEN texts.wanted THEN w.data::text END ORDER BY w.global_position),
       array_agg(CASE WHEN texts.wanted THEN w.metadata::text END ORDER BY w.global_position)
-    END
-  INTO global_positions, data_texts, metadata_texts
-  FROM written AS w
-  LEFT JOIN unnest(ids, texts_wanted) AS texts (id, wanted) ON texts_wanted IS NOT NULL AND texts.id = w.id;
+    INTO global_positions, data_texts, metadata_texts
+    FROM written AS w
+    JOIN unnest(ids, texts_wanted) AS texts (id, wanted) ON texts.id = w.id;
+  END IF;
 END;
 $$;
