@@ -20,12 +20,9 @@ const APPEND_BATCH: &str = "SELECT * FROM headwater.append_batch(\
 const JUDGE_STANDING_IDS: &str = "SELECT * FROM headwater.judge_standing_ids(\
     $1::int, $2::int[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[])";
 
-/// A connection of its own for appends, with what is needed to find out what became of its last commit.
+/// A session of its own for appends, with what is needed to find out what became of its last commits.
 pub struct AppendLink {
     client: Client,
-    /// Driven by whoever waits for the client, in the same task: a task of its own would cost two wake-ups a batch.
-    /// Absent once it has ended.
-    connection: Option<Pin<Box<Connection>>>,
     append_batch: Statement,
     backend: Backend,
 }
@@ -80,19 +77,19 @@ pub enum BatchError {
 }
 
 impl AppendLink {
-    /// Connects.
-    pub async fn open(database: &Database, lock_timeout: Duration) -> Result<Self, StoreError> {
+    /// Connects. The connection is to be polled by whoever waits for the session, in the same task: a task of its own
+    /// would cost two wake-ups a batch.
+    pub async fn open(database: &Database, lock_timeout: Duration) -> Result<(Self, Pin<Box<Connection>>), StoreError> {
         let (client, connection) = database.connect().await?;
-        let mut connection = Some(Box::pin(connection));
+        let mut connection = Box::pin(connection);
         let statements = set_up(&client, lock_timeout);
-        let (backend, append_batch) = database.set_up(drive(&mut connection, statements)).await?;
-        Ok(Self { client, connection, append_batch, backend })
+        let (backend, append_batch) = database.set_up(drive(connection.as_mut(), statements)).await?;
+        Ok((Self { client, append_batch, backend }, connection))
     }
 
-    /// Whether the connection has ended, as far as can be known without asking the server.
-    pub async fn is_closed(&mut self) -> bool {
-        drive(&mut self.connection, std::future::ready(())).await;
-        self.connection.is_none()
+    /// Whether the connection has ended, as far as it has been polled.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
     }
 
     pub fn backend(&self) -> Backend {
@@ -101,7 +98,7 @@ impl AppendLink {
 
     /// Writes the requests in one transaction. `wanted` says for each message whether its text is to come back.
     pub async fn append_batch(
-        &mut self,
+        &self,
         requests: &[&AppendRequest],
         wanted: Option<&[bool]>,
         wait_for_locks: bool,
@@ -125,7 +122,7 @@ impl AppendLink {
             &wait_for_locks,
         ];
         let writing = self.client.query_one(&self.append_batch, &parameters);
-        let row = drive(&mut self.connection, writing).await.map_err(|error| judge(&error))?;
+        let row = writing.await.map_err(|error| judge(&error))?;
         read_answer(&row, requests).map_err(|error| BatchError::InDoubt(super::source_text(&error)))
     }
 }
@@ -144,21 +141,18 @@ async fn set_up(client: &Client, lock_timeout: Duration) -> Result<(Backend, Sta
     Ok((backend, client.prepare(APPEND_BATCH).await?))
 }
 
-/// Waits for work on a client while driving its connection. A connection that ends takes the work down with it, as an
-/// error of the work.
-async fn drive<T>(connection: &mut Option<Pin<Box<Connection>>>, work: impl Future<Output = T>) -> T {
+/// Waits for work on a client while driving its connection.
+async fn drive<T>(
+    mut connection: Pin<&mut Connection>,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, tokio_postgres::Error> {
     let mut work = pin!(work);
     poll_fn(|context| {
-        // Once, so that the work can send what it has to send; the connection carries it; then there may be an answer.
         if let Poll::Ready(done) = work.as_mut().poll(context) {
-            let ended = connection.as_mut().is_some_and(|open| open.as_mut().poll(context).is_ready());
-            if ended {
-                *connection = None;
-            }
             return Poll::Ready(done);
         }
-        if connection.as_mut().is_some_and(|open| open.as_mut().poll(context).is_ready()) {
-            *connection = None;
+        if let Poll::Ready(Err(error)) = connection.as_mut().poll(context) {
+            return Poll::Ready(Err(error));
         }
         work.as_mut().poll(context)
     })

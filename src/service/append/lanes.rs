@@ -84,8 +84,8 @@ impl Lanes {
                 }
             };
             let idle = self.idle_links().pop();
-            let mut link = idle.unwrap_or_else(|| Link::new(shared.clone(), shared.settings.lock_timeout));
-            link.write(batch, true).await;
+            let link = idle.unwrap_or_else(|| Link::new(shared.clone(), shared.settings.lock_timeout));
+            link.write_alone(batch, true).await;
             self.idle_links().push(link);
         }
     }

@@ -1,11 +1,16 @@
 //! One connection for appends: a batch is sent, judged, and everyone in it answered, whatever happens to the connection.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::{Shared, Waiting};
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
+use crate::store::Connection;
 use crate::store::append::{Answer, AppendLink, Backend, BatchAnswer, BatchError};
 
 /// A batch that another transaction's doing rolled back is sent again this often.
@@ -17,29 +22,76 @@ const RESOLVE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two attempts to find out what became of a commit.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 
-/// One connection for appends, made again when it is lost.
+/// One connection for appends, made again when it is lost. Several batches may be under way on it: the server takes
+/// them one after the other, and finds the next one there when it is done with one.
 pub struct Link {
     shared: Shared,
     lock_timeout: Duration,
-    open: Option<AppendLink>,
+    state: Mutex<State>,
+    /// The driving side of the open session; see [`poll_drive`](Self::poll_drive).
+    connection: Mutex<Option<Pin<Box<Connection>>>>,
+    /// Only one connects at a time.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<Arc<AppendLink>>,
     is_lost: bool,
     retry_at: Option<Instant>,
 }
 
 impl Link {
     pub fn new(shared: Shared, lock_timeout: Duration) -> Self {
-        Self { shared, lock_timeout, open: None, is_lost: false, retry_at: None }
+        Self {
+            shared,
+            lock_timeout,
+            state: Mutex::default(),
+            connection: Mutex::default(),
+            connecting: Default::default(),
+        }
+    }
+
+    /// Drives the connection, if there is one. To be polled by the task that waits for [`write`](Self::write).
+    pub fn poll_drive(&self, context: &mut Context<'_>) {
+        let mut connection = lock(&self.connection);
+        if connection.as_mut().is_some_and(|open| open.as_mut().poll(context).is_ready()) {
+            // Its end shows as an error of everything that waits for an answer.
+            *connection = None;
+        }
+    }
+
+    /// [`write`](Self::write), driving the connection meanwhile.
+    pub async fn write_alone(&self, batch: Vec<Waiting>, wait_for_locks: bool) -> Vec<Waiting> {
+        let mut writing = pin!(self.write(batch, wait_for_locks));
+        poll_fn(|context| {
+            if let Poll::Ready(locked) = writing.as_mut().poll(context) {
+                return Poll::Ready(locked);
+            }
+            self.poll_drive(context);
+            writing.as_mut().poll(context)
+        })
+        .await
     }
 
     /// Writes a batch and answers everyone in it, except for those it gives back: they have to wait for a lock.
-    pub async fn write(&mut self, batch: Vec<Waiting>, wait_for_locks: bool) -> Vec<Waiting> {
+    pub async fn write(&self, batch: Vec<Waiting>, wait_for_locks: bool) -> Vec<Waiting> {
         let mut open: VecDeque<Vec<Waiting>> = VecDeque::from([batch]);
         let mut locked = Vec::new();
         let mut sent_again = 0;
         while let Some(batch) = open.pop_front() {
             let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &waiting.request).collect();
             let wanted = self.shared.tail.wants(&requests);
-            match self.send(&requests, wanted.messages(), wait_for_locks).await {
+            let link = match self.connected().await {
+                Ok(link) => link,
+                Err(error) => {
+                    self.lost(None, error);
+                    self.pause();
+                    answer_each(batch, || AppendError::DatabaseUnavailable);
+                    continue;
+                }
+            };
+            match self.send(&link, &requests, wanted.messages(), wait_for_locks).await {
                 Ok(answer) => {
                     sent_again = 0;
                     // First the tail, then the callers: who reads after the answer finds the message on its way.
@@ -65,14 +117,13 @@ impl Link {
                     answer_each(batch, || AppendError::Overloaded)
                 }
                 Err(BatchError::NotWritten(error)) => {
-                    self.lost(error);
+                    self.lost(Some(&link), error);
                     self.pause();
                     answer_each(batch, || AppendError::DatabaseUnavailable);
                 }
                 Err(BatchError::InDoubt(error)) => {
-                    let backend = self.open.as_ref().map(AppendLink::backend);
-                    self.lost(error);
-                    resolve_in_background(self.shared.clone(), batch, backend);
+                    self.lost(Some(&link), error);
+                    resolve_in_background(self.shared.clone(), batch, link.backend());
                 }
             }
         }
@@ -80,13 +131,13 @@ impl Link {
     }
 
     async fn send(
-        &mut self,
+        &self,
+        link: &AppendLink,
         requests: &[&AppendRequest],
         wanted: Option<&[bool]>,
         wait_for_locks: bool,
     ) -> Result<BatchAnswer, BatchError> {
         let limit = self.shared.settings.commit_timeout + self.lock_timeout;
-        let link = self.connected().await?;
         let begun = Instant::now();
         let writing = link.append_batch(requests, wanted, wait_for_locks);
         let result = match tokio::time::timeout(limit, writing).await {
@@ -110,44 +161,61 @@ impl Link {
         result
     }
 
-    async fn connected(&mut self) -> Result<&mut AppendLink, BatchError> {
-        if let Some(link) = &mut self.open
-            && link.is_closed().await
+    /// The open session, made if there is none.
+    async fn connected(&self) -> Result<Arc<AppendLink>, String> {
+        let _turn = self.connecting.lock().await;
+        // Its end may have come while nobody waited for anything.
+        poll_fn(|context| {
+            self.poll_drive(context);
+            Poll::Ready(())
+        })
+        .await;
         {
-            self.open = None;
-        }
-        if self.open.is_none() {
-            if self.retry_at.is_some_and(|at| Instant::now() < at) {
-                return Err(BatchError::NotWritten("it was away a moment ago".into()));
+            let mut state = lock(&self.state);
+            if let Some(link) = state.open.as_ref().filter(|link| !link.is_closed()) {
+                return Ok(link.clone());
             }
-            match AppendLink::open(&self.shared.database, self.lock_timeout).await {
-                Ok(link) => {
-                    self.retry_at = None;
-                    if std::mem::take(&mut self.is_lost) {
-                        self.shared.observer.record(Observation::DatabaseFound { by: "append" });
-                    }
-                    self.open = Some(link);
-                }
-                Err(error) => return Err(BatchError::NotWritten(error.to_string())),
+            state.open = None;
+            if state.retry_at.is_some_and(|at| Instant::now() < at) {
+                return Err("it was away a moment ago".into());
             }
         }
-        self.open.as_mut().ok_or_else(|| BatchError::NotWritten("no connection".into()))
+        let opened = AppendLink::open(&self.shared.database, self.lock_timeout).await;
+        let (link, connection) = opened.map_err(|error| error.to_string())?;
+        let link = Arc::new(link);
+        *lock(&self.connection) = Some(connection);
+        let mut state = lock(&self.state);
+        state.retry_at = None;
+        if std::mem::take(&mut state.is_lost) {
+            self.shared.observer.record(Observation::DatabaseFound { by: "append" });
+        }
+        state.open = Some(link.clone());
+        Ok(link)
     }
 
-    fn lost(&mut self, error: String) {
-        self.open = None;
-        if !std::mem::replace(&mut self.is_lost, true) {
+    /// A session was lost, or could not be made. One that was made since stays.
+    fn lost(&self, link: Option<&Arc<AppendLink>>, error: String) {
+        let mut state = lock(&self.state);
+        if let (Some(lost), Some(open)) = (link, &state.open) {
+            if !Arc::ptr_eq(lost, open) {
+                return;
+            }
+            state.open = None;
+            *lock(&self.connection) = None;
+        }
+        if !std::mem::replace(&mut state.is_lost, true) {
             self.shared.observer.record(Observation::DatabaseLost { by: "append", error });
             self.shared.database.forget_connections();
         }
     }
 
     /// The database does not take writes now. That one connection was lost is no sign of that.
-    fn pause(&mut self) {
+    fn pause(&self) {
+        let mut state = lock(&self.state);
         let now = Instant::now();
         // A request refused during the pause does not prolong it, or under load it would never end.
-        if self.retry_at.is_none_or(|at| at <= now) {
-            self.retry_at = Some(now + RECONNECT_PAUSE);
+        if state.retry_at.is_none_or(|at| at <= now) {
+            state.retry_at = Some(now + RECONNECT_PAUSE);
         }
     }
 
@@ -173,12 +241,8 @@ impl Link {
 }
 
 /// A commit whose answer was lost is looked up by its message ids; nobody waits for it but those it concerns.
-fn resolve_in_background(shared: Shared, batch: Vec<Waiting>, backend: Option<Backend>) {
+fn resolve_in_background(shared: Shared, batch: Vec<Waiting>, backend: Backend) {
     tokio::spawn(async move {
-        let Some(backend) = backend else {
-            answer_each(batch, || AppendError::DatabaseUnavailable);
-            return;
-        };
         let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &waiting.request).collect();
         let looking = async {
             loop {
@@ -221,4 +285,9 @@ pub fn answer_each(batch: Vec<Waiting>, error: impl Fn() -> AppendError) {
     for waiting in batch {
         answer(waiting, Err(error()));
     }
+}
+
+/// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

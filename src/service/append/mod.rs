@@ -4,11 +4,14 @@ mod lanes;
 mod link;
 
 use std::collections::{HashSet, VecDeque};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -42,6 +45,10 @@ pub struct AppendSettings {
     pub resolve_timeout: Duration,
 }
 
+/// Batches under way at the same time, one after the other on one connection.
+const BATCHES_IN_FLIGHT_MAX: usize = 2;
+/// Requests that have to wait before a second batch is begun.
+const CROWD_MIN: usize = 16;
 /// The longest that a batch of many categories waits for a lock: of a message id that an open transaction writes too,
 /// or of the whole table. After that its requests wait by category.
 const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -50,6 +57,8 @@ const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub struct Append {
     queue: mpsc::Sender<Waiting>,
+    /// Called when so many wait that a second batch is worth its while.
+    crowd: Arc<Notify>,
     queued_bytes: Arc<AtomicUsize>,
     queue_bytes_max: usize,
     draining: CancellationToken,
@@ -87,14 +96,18 @@ impl Append {
         let (queue, requests) = mpsc::channel(settings.queue_max);
         let append = Self {
             queue,
+            crowd: Arc::default(),
             queued_bytes: Arc::default(),
             queue_bytes_max: settings.queue_bytes_max,
             draining,
             observer: observer.clone(),
         };
         let lanes = Lanes::new(settings.locked_categories_max);
+        let lock_timeout = settings.lock_timeout.min(SHARED_LOCK_TIMEOUT);
         let shared = Shared { database, tail, observer, settings: Arc::new(settings) };
-        (append, Committer { requests, shared, lanes })
+        let link = Arc::new(Link::new(shared.clone(), lock_timeout));
+        let crowd = append.crowd.clone();
+        (append, Committer { requests, crowd, link, shared, lanes })
     }
 
     /// Writes the request's messages, all or none, and answers once that is durable.
@@ -110,6 +123,9 @@ impl Append {
         if !fits || self.queue.try_send(Waiting { request, reply, bytes }).is_err() {
             self.observer.record(Observation::AppendOverloaded);
             return Err(AppendError::Overloaded);
+        }
+        if self.queued() >= CROWD_MIN {
+            self.crowd.notify_one();
         }
         // The agent answers everything it has taken; it is gone only when the service stops.
         answer.await.unwrap_or(Err(AppendError::Draining))
@@ -130,9 +146,32 @@ struct Shared {
     settings: Arc<AppendSettings>,
 }
 
+/// A batch on its way; gives back who has to wait for a lock.
+type Writing = Pin<Box<dyn Future<Output = Vec<Waiting>> + Send>>;
+
+/// Waits for a batch to be written, and drives the connection in the same task. Waits for ever if there is none.
+async fn next_written(in_flight: &mut Vec<Writing>, link: &Link) -> Vec<Waiting> {
+    let at = poll_fn(|context| {
+        link.poll_drive(context);
+        for (at, writing) in in_flight.iter_mut().enumerate() {
+            if let Poll::Ready(locked) = writing.as_mut().poll(context) {
+                return Poll::Ready((at, locked));
+            }
+        }
+        // What they have just sent goes out now.
+        link.poll_drive(context);
+        Poll::Pending
+    });
+    let (at, locked) = at.await;
+    drop(in_flight.remove(at));
+    locked
+}
+
 /// The agent that takes what waits, and writes it.
 pub struct Committer {
     requests: mpsc::Receiver<Waiting>,
+    crowd: Arc<Notify>,
+    link: Arc<Link>,
     shared: Shared,
     lanes: Lanes,
 }
@@ -140,34 +179,42 @@ pub struct Committer {
 impl Committer {
     /// Runs until the service stops; what waits then is still written.
     pub async fn run(mut self, stopping: CancellationToken) {
-        let lock_timeout = self.shared.settings.lock_timeout.min(SHARED_LOCK_TIMEOUT);
-        let mut link = Link::new(self.shared.clone(), lock_timeout);
         let mut deferred: VecDeque<Waiting> = VecDeque::new();
+        let mut in_flight: Vec<Writing> = Vec::with_capacity(BATCHES_IN_FLIGHT_MAX);
+        let mut is_closing = false;
         loop {
-            let first = match deferred.pop_front() {
-                Some(waiting) => waiting,
-                None => tokio::select! {
-                    biased;
-                    waiting = self.requests.recv() => match waiting {
-                        Some(waiting) => waiting,
-                        None => break,
-                    },
-                    () = stopping.cancelled() => {
-                        // Nobody sends any more after this; the loop ends when the queue is empty.
-                        self.requests.close();
-                        continue;
-                    }
-                },
-            };
-            let batch = self.take_batch(first, &mut deferred);
-            let batch = self.lanes.divert(batch, &self.shared).await;
-            if batch.is_empty() {
-                continue;
+            while self.may_begin(in_flight.len(), deferred.len())
+                && let Some(first) = deferred.pop_front().or_else(|| self.requests.try_recv().ok())
+            {
+                let batch = self.take_batch(first, &mut deferred);
+                let batch = self.lanes.divert(batch, &self.shared).await;
+                if !batch.is_empty() {
+                    let link = self.link.clone();
+                    in_flight.push(Box::pin(async move { link.write(batch, false).await }));
+                }
             }
-            let locked = link.write(batch, false).await;
-            self.lanes.take(locked, &self.shared).await;
+            tokio::select! {
+                biased;
+                locked = next_written(&mut in_flight, &self.link) => self.lanes.take(locked, &self.shared).await,
+                waiting = self.requests.recv(), if in_flight.is_empty() => match waiting {
+                    Some(waiting) => deferred.push_back(waiting),
+                    None => break,
+                },
+                () = self.crowd.notified(), if in_flight.len() == 1 => {}
+                () = stopping.cancelled(), if !is_closing => {
+                    // Nobody sends any more after this; the loop ends when the queue is empty.
+                    is_closing = true;
+                    self.requests.close();
+                }
+            }
         }
         self.lanes.wait_until_empty().await;
+    }
+
+    /// The first batch begins with whatever is there. A second one follows it to the server while it is under way, if
+    /// there are enough for it: the server need not wait for them then, and small batches cost as much as large ones.
+    fn may_begin(&self, in_flight: usize, deferred: usize) -> bool {
+        in_flight == 0 || (in_flight < BATCHES_IN_FLIGHT_MAX && deferred + self.requests.len() >= CROWD_MIN)
     }
 
     /// What is there now, up to the limits; never waits for more. A request whose ids are in the batch already waits
