@@ -48,7 +48,7 @@ pub struct AppendSettings {
 /// Batches under way at the same time, one after the other on one connection.
 const BATCHES_IN_FLIGHT_MAX: usize = 2;
 /// Requests that have to wait before a second batch is begun.
-const CROWD_MIN: usize = 16;
+const CROWD_MIN: usize = 32;
 /// The longest that a batch of many categories waits for a lock: of a message id that an open transaction writes too,
 /// or of the whole table. After that its requests wait by category.
 const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
