@@ -57,7 +57,7 @@ impl Http {
 }
 
 pub fn find(text: &[u8], part: &[u8]) -> Option<usize> {
-    text.windows(part.len()).position(|window| window == part)
+    memchr::memmem::find(text, part)
 }
 
 /// A POST of JSON.
