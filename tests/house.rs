@@ -3,6 +3,7 @@
 mod layers;
 mod openapi;
 mod settings;
+mod sqlx_metadata;
 
 use std::path::{Path, PathBuf};
 
