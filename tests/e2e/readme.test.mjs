@@ -1,0 +1,53 @@
+// The README's curl lines do what the README says they do.
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { readFile } from 'node:fs/promises'
+import { after, before, test } from 'node:test'
+import { startService, temporaryDirectory } from './service.mjs'
+
+let directory, service
+
+before(async () => {
+  directory = await temporaryDirectory()
+  service = await startService(directory.path)
+})
+
+after(async () => {
+  await service?.stop()
+  await directory?.remove()
+})
+
+/** The lines of the README that call curl, as they stand there. */
+async function curlLines() {
+  const text = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
+  return text.split('\n').filter(line => line.startsWith('curl '))
+}
+
+/** Runs a line as a user would, on this service's address; ends it after two seconds. */
+function run(line) {
+  const own = line.replaceAll('http://127.0.0.1:8080', service.url)
+  try {
+    return execFileSync('timeout', ['2', 'bash', '-c', own], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] })
+  } catch (error) {
+    if (error.status === 124) return error.stdout // a stream that is followed does not end by itself
+    throw error
+  }
+}
+
+test('append, conflict, retry, load and follow', async () => {
+  const [append, conflict, retried, load, follow, ...more] = await curlLines()
+  assert.deepEqual(more, [])
+  assert.equal(JSON.parse(run(append)).version, 0)
+  const problem = JSON.parse(run(conflict))
+  assert.equal(problem.status, 409)
+  assert.equal(problem.current_version, 0)
+  const first = JSON.parse(run(retried))
+  assert.deepEqual([first.version, first.duplicate], [1, false])
+  const second = JSON.parse(run(retried))
+  assert.deepEqual(second, { ...first, duplicate: true })
+  const page = JSON.parse(run(load))
+  assert.deepEqual([page.version, page.messages.map(message => message.type)], [1, ['Opened', 'Deposited']])
+  const frames = run(follow)
+  assert.match(frames, /event: message\ndata: .*"type":"Deposited"/)
+  assert.match(frames, /event: caught-up\n/)
+})
