@@ -87,6 +87,10 @@ impl Severity {
         if line.starts_with("FATAL:  the database system is ") {
             return Some(Severity::Debug);
         }
+        // A session that was ended on purpose: by a shutdown, or by us because a commit was in doubt.
+        if line == "FATAL:  terminating connection due to administrator command" {
+            return Some(Severity::Debug);
+        }
         let (label, _) = line.split_once(":  ")?;
         match label {
             "PANIC" => Some(Severity::Error),
