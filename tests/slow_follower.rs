@@ -90,15 +90,20 @@ async fn a_load_in_one_transaction_is_not_read_into_memory() {
     let service = ServiceProcess::start(&arguments);
     let mut all = Events::open(&format!("{}/v1/all/events", service.url), &[]).await;
     all.next("caught-up").await;
-    let before = resident_kb(service.id());
-    let last = insert_many(&sql, 0, 60_000).await;
-    assert_eq!(position_of(&all.next("message").await), last - 59_999);
-    for position in last - 59_998..=last {
-        assert_eq!(all.next("message").await.id.unwrap(), position.to_string());
+    // What the first load costs once and for all is not growth; what a second, larger one costs on top is.
+    let mut resident = Vec::new();
+    let mut written = 0;
+    for load in [60_000, 120_000] {
+        let last = insert_many(&sql, written, load).await;
+        written += load;
+        for position in last - load + 1..=last {
+            assert_eq!(all.next("message").await.id.unwrap(), position.to_string());
+        }
+        all.next("caught-up").await;
+        resident.push(resident_kb(service.id()));
     }
-    all.next("caught-up").await;
-    let growth = resident_kb(service.id()).saturating_sub(before);
-    assert!(growth < GROWTH_MAX_KB, "{growth} kB more");
+    let growth = resident[1].saturating_sub(resident[0]);
+    assert!(growth < GROWTH_MAX_KB, "{growth} kB more: {resident:?}");
     drop(all);
     assert!(service.stop().success());
 }

@@ -18,6 +18,7 @@ use crate::service::Service;
 
 mod console;
 mod event_connection;
+mod event_stream;
 mod events;
 mod explained;
 pub mod extract;
