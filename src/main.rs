@@ -7,10 +7,6 @@ use headwater::config::{Cli, Command, Settings};
 use headwater::store::migrate::{self, MigrateOptions};
 use headwater::{http, telemetry};
 
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = Cli::read();
     if let Err(error) = telemetry::start_logging(&cli.settings.log, cli.settings.log_format) {

@@ -15,7 +15,11 @@ use crate::support::waiting::{until, until_some};
 use crate::support::writers::{Sent, Told, Writers, compare, send};
 
 fn start(database_url: &str) -> ServiceProcess {
-    ServiceProcess::start(&["--listen", "127.0.0.1:0", "--database-url", database_url])
+    start_with(database_url, &[])
+}
+
+fn start_with(database_url: &str, more: &[&str]) -> ServiceProcess {
+    ServiceProcess::start(&[&["--listen", "127.0.0.1:0", "--database-url", database_url], more].concat())
 }
 
 /// Sends again whatever was not acknowledged: what stands is recognised, the rest is written. Then everything stands.
@@ -150,7 +154,9 @@ async fn while_it_drains_what_waits_is_answered_and_a_second_signal_ends_at_once
     let client = database.connect().await;
     let observer = database.connect().await;
     for is_second_signal in [false, true] {
-        let mut service = start(&database.url);
+        // Longer than the test may take on a busy machine: what waits is to wait for the lock, not for these.
+        let patient = ["--append-lock-timeout", "60s", "--drain-timeout", "60s"];
+        let mut service = start_with(&database.url, &patient);
         let http = http_client();
         let url = format!("{}/v1/streams/held-1/messages", service.url);
         client.batch_execute("BEGIN; SELECT message_store.acquire_lock('held-1')").await.unwrap();
@@ -178,7 +184,8 @@ async fn while_it_drains_what_waits_is_answered_and_a_second_signal_ends_at_once
             () = turned_away => {}
             () = tokio::time::sleep(PATIENCE) => panic!("it goes on taking connections"),
         }
-        assert!(service.is_running() && !waiting.is_finished());
+        assert!(service.is_running(), "it waits for what was taken");
+        assert!(!waiting.is_finished(), "answered while its category is locked: {:?}", waiting.await);
         if is_second_signal {
             let status = tokio::task::spawn_blocking(move || service.stop());
             let status = tokio::time::timeout(Duration::from_secs(3), status).await.expect("it ends at once").unwrap();

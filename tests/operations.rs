@@ -80,6 +80,8 @@ async fn every_metric_is_there_with_a_text_and_moves_with_what_it_counts() {
     app.append("a-1", &stale).await.problem(409, "wrong-expected-version");
     app.append("a-1", &json!({ "messages": [{ "type": "T" }, { "type": "T" }] })).await;
     events.messages(3).await;
+    // Nothing else here is certain to have used the pool by now.
+    app.get("/v1/streams/a-1/messages").await;
     let text = app.get("/metrics").await.text;
     for name in METRICS {
         assert!(text.lines().any(|line| line.starts_with(name)), "{name} is not in\n{text}");
