@@ -175,7 +175,7 @@ async fn connection_that_falls_silent_while_it_is_set_up_holds_up_nobody_for_lon
     let app =
         TestApp::with(&proxy.url, |settings| settings.database_connect_timeout = Duration::from_millis(500)).await;
     until_it_goes_on(&app).await;
-    proxy.silence_who_sends(Some("SET enable_seqscan"));
+    proxy.silence_when_sent(Some("SET enable_seqscan"));
     proxy.cut_all();
     let answers = async {
         // The first one may be in doubt, because it is what notices the cut.
@@ -185,7 +185,7 @@ async fn connection_that_falls_silent_while_it_is_set_up_holds_up_nobody_for_lon
     };
     let asked = tokio::time::timeout(Duration::from_secs(15), answers);
     asked.await.expect("they are answered while nothing is heard of the database");
-    proxy.silence_who_sends(None);
+    proxy.silence_when_sent(None);
     until_it_goes_on(&app).await;
     assert_eq!(app.get("/v1/streams/a-1/messages").await.json()["version"], -1);
 }

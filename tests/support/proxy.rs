@@ -111,11 +111,6 @@ impl FaultProxy {
         self.shared.refuses.store(refuses, Ordering::SeqCst);
     }
 
-    /// From now on a connection falls silent once its client has sent this text, which does not arrive any more.
-    pub fn silence_who_sends(&self, text: Option<&str>) {
-        *self.shared.silenced_by.lock().unwrap() = text.map(str::to_owned);
-    }
-
     /// The database is away: everything is cut, and nothing new gets through, until `restore`.
     pub fn take_away(&self) {
         self.refuse(true);
@@ -126,7 +121,7 @@ impl FaultProxy {
         self.refuse(false);
     }
 
-    /// From now on a connection that sends this text gets no answer to it, nor to anything after it.
+    /// From now on a connection whose client sends this text falls silent: neither it nor anything after it arrives.
     pub fn silence_when_sent(&self, text: Option<&str>) {
         *self.shared.silenced_by.lock().unwrap() = text.map(str::to_owned);
     }
