@@ -106,7 +106,8 @@ macro_rules! functions {
     };
 }
 
-const MIGRATIONS: &[(&str, &str)] = migrations!["0001_headwater_bookkeeping", "0002_message_store"];
+const MIGRATIONS: &[(&str, &str)] =
+    migrations!["0001_headwater_bookkeeping", "0002_message_store", "0003_aggregated_streams"];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
     "append_batch",
