@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::domain::append::AppendRequest;
+use crate::domain::append::{AppendRequest, NewMessage};
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::source::Source;
 use crate::store::Database;
@@ -168,8 +168,10 @@ impl Tail {
         }
         let mut messages = Vec::new();
         for request in requests {
-            let wanted = cache.wants(request.stream_name.as_str());
-            messages.extend(request.messages.iter().map(|_| wanted));
+            let stream_name = request.stream_name.as_str();
+            let is_followed = cache.follows(stream_name);
+            let wants = |message: &NewMessage| is_followed || cache.selects(stream_name, Some(&message.message_type));
+            messages.extend(request.messages.iter().map(wants));
         }
         Wanted { messages: messages.contains(&true).then_some(messages), opened }
     }
