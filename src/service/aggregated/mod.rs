@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::feed::Feeds;
+use self::feed::{FeedMember, Feeds};
 use self::follower::{AggregatedFollower, Wanted};
 use self::projector::ProjectorHandle;
 use super::tail::Tail;
@@ -23,6 +23,8 @@ use crate::store::aggregated_streams::{Created, PartitionPage, PartitionState, S
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
+/// Between two looks at a stream that is known to be further on than it stands.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// Attempts to define a stream that others define and delete at the same moment.
 const DEFINE_ATTEMPTS: usize = 5;
 
@@ -137,18 +139,30 @@ impl AggregatedStreams {
     ) -> Result<Option<AggregatedStream>, StoreError> {
         let deadline = tokio::time::Instant::now() + wait;
         let _wish = self.feeds.wish_for_progress();
+        let mut member: Option<FeedMember> = None;
         loop {
             let Some(stream) = self.get(name).await? else { return Ok(None) };
             let is_there = stream.stored.current.projected_position >= min_position;
             if is_there || tokio::time::Instant::now() >= deadline {
                 return Ok(Some(stream));
             }
-            let mut member = self.feeds.join(stream.stored.id);
-            if self.feeds.upto(stream.stored.id).is_some_and(|upto| upto >= min_position) {
-                continue;
+            let id = stream.stored.id;
+            // Who joins has the stream looked at, which wakes all who are there: once is enough.
+            if !member.as_ref().is_some_and(|member| member.id() == id) {
+                member = Some(self.feeds.join(id));
             }
+            let progressed = async {
+                match &mut member {
+                    Some(member) => member.progressed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            // It has gone on since the look; or it was held a little before what is known here, which lasts.
+            let is_known = self.feeds.upto(id).is_some_and(|upto| upto >= min_position);
+            let pause = if is_known { LOOK_PAUSE } else { wait };
             tokio::select! {
-                () = member.progressed() => {}
+                () = progressed => {}
+                () = tokio::time::sleep(pause) => {}
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.draining.cancelled() => return Ok(Some(stream)),
             }
@@ -195,7 +209,9 @@ impl AggregatedStreams {
             let Some(page) = page else { return Ok(None) };
             let next = page.last_position.map_or(from, |last| last + 1);
             let read = PartitionRead { at_end: next >= page.message_count, next, page };
-            let Some(member) = member.as_mut().filter(|_| read.page.messages.is_empty()) else { return Ok(Some(read)) };
+            // An empty page that is not the last has links whose messages are gone.
+            let is_to_wait = read.page.messages.is_empty() && read.at_end;
+            let Some(member) = member.as_mut().filter(|_| is_to_wait) else { return Ok(Some(read)) };
             if tokio::time::Instant::now() >= deadline {
                 return Ok(Some(read));
             }
