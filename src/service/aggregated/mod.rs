@@ -125,9 +125,19 @@ impl AggregatedStreams {
     }
 
     pub async fn get(&self, name: &str) -> Result<Option<AggregatedStream>, StoreError> {
-        let Some(stored) = self.database.aggregated_stream(name).await? else { return Ok(None) };
+        let Some(mut stored) = self.database.aggregated_stream(name).await? else { return Ok(None) };
+        // Progress is known here before it is kept. What came with it is counted in what is read after this only.
+        let known = self.feeds.upto(stored.id).filter(|known| *known > stored.current.projected_position);
+        if let Some(known) = known.filter(|_| stored.current.is_live) {
+            let id = stored.id;
+            let Some(again) = self.database.aggregated_stream(name).await? else { return Ok(None) };
+            stored = again;
+            if stored.id == id && stored.current.is_live {
+                stored.current.projected_position = stored.current.projected_position.max(known);
+            }
+        }
         let partitions = self.database.aggregated_partitions(stored.id).await?;
-        Ok(Some(self.with_progress(stored, partitions)))
+        Ok(Some(self.with_end(stored, partitions)))
     }
 
     /// Waits until everything up to a global position is projected, at most that long; then as [`get`](Self::get).
@@ -172,7 +182,7 @@ impl AggregatedStreams {
     /// By name, after a name; without their partitions.
     pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<AggregatedStream>, StoreError> {
         let stored = self.database.aggregated_streams(after, limit as i64).await?;
-        Ok(stored.into_iter().map(|stored| self.with_progress(stored, Vec::new())).collect())
+        Ok(stored.into_iter().map(|stored| self.with_end(stored, Vec::new())).collect())
     }
 
     /// Says whether there was one.
@@ -238,13 +248,7 @@ impl AggregatedStreams {
         AggregatedFollower::new(self.feeds.clone(), self.database.clone(), &self.tail, self.observer.clone(), wanted)
     }
 
-    fn with_progress(&self, mut stored: StoredAggregatedStream, partitions: Vec<PartitionState>) -> AggregatedStream {
-        if stored.current.is_live
-            && let Some(upto) = self.feeds.upto(stored.id)
-        {
-            // Progress without a message is known here before it is kept.
-            stored.current.projected_position = stored.current.projected_position.max(upto);
-        }
+    fn with_end(&self, stored: StoredAggregatedStream, partitions: Vec<PartitionState>) -> AggregatedStream {
         let settled_position = self.tail.settled().max(stored.current.projected_position);
         AggregatedStream { stored, partitions, settled_position }
     }
