@@ -94,13 +94,15 @@ struct Reader {
     events: Events,
     seen: Vec<Link>,
     path: String,
+    /// Whom it reads from.
+    url: String,
 }
 
 impl Reader {
     async fn begin(url: &str, parameters: &str) -> Self {
         let path = format!("{}/events?heartbeat=5s{parameters}", path_of("numbers"));
         let events = Events::open(&format!("{url}{path}&from=beginning"), &[]).await;
-        Self { events, seen: Vec::new(), path }
+        Self { events, seen: Vec::new(), path, url: url.to_owned() }
     }
 
     /// Reads until its service is gone, then goes on at another.
@@ -110,6 +112,7 @@ impl Reader {
                 self.seen.push(link_of(&event.json()));
             }
         }
+        url.clone_into(&mut self.url);
         let from = self.events.last_id.clone();
         self.events = match from {
             Some(id) => Events::resume(&format!("{url}{}", self.path), &id).await,
@@ -162,15 +165,15 @@ async fn the_projector_is_killed_every_second_under_load() {
             sql.execute(end, &[]).await.unwrap();
             continue;
         }
-        services.remove(leads).kill();
+        let gone = services.remove(leads);
+        let its_url = gone.url.clone();
+        gone.kill();
         killed += 1;
-        let mut moving: Vec<Reader> = readers.drain(leads * 2..leads * 2 + 2).collect();
-        for reader in &mut moving {
-            reader.move_to(&services[round % 2].url).await;
-        }
-        // The new one gets the readers of the one that is gone, at their next move.
         services.push(start(&database));
-        readers.extend(moving.into_iter());
+        for (number, reader) in readers.iter_mut().enumerate().filter(|(_, reader)| reader.url == its_url) {
+            // To the one that is new, and to those that were there.
+            reader.move_to(&services[number % services.len()].url).await;
+        }
         if round % 4 == 3 {
             let answer =
                 http_client().post(format!("{}{}/rebuild", services[0].url, path_of("numbers"))).send().await.unwrap();
@@ -216,30 +219,34 @@ async fn a_projector_whose_connection_is_cut_or_falls_silent_loses_nothing() {
     let load = Load::on(&database.url, 2);
     let epoch =
         || async { sql.query_one("SELECT epoch FROM headwater.projector", &[]).await.unwrap().get::<_, i64>(0) };
+    let until_taken_after = |before: i64| async move {
+        let deadline = Instant::now() + PATIENCE;
+        while epoch().await == before {
+            assert!(Instant::now() < deadline, "nobody takes over");
+            tokio::time::sleep(POLL).await;
+        }
+    };
     // Alone, it takes over from itself.
     for _ in 0..5 {
         let before = epoch().await;
         for link in proxy.links_that_sent("headwater.projector_take") {
             link.cut();
         }
-        let deadline = Instant::now() + PATIENCE;
-        while epoch().await == before {
-            assert!(Instant::now() < deadline, "it does not come back");
-            tokio::time::sleep(POLL).await;
-        }
+        until_taken_after(before).await;
     }
     // Everything is cut, also the pages of who catches up.
     order(&cut, "numbers", "rebuild").await;
+    let before = epoch().await;
     proxy.cut_all();
+    until_taken_after(before).await;
     // Silent, it keeps its session: another one takes over when the lease is over.
     let other = TestApp::with(&database.url, short).await;
-    leader(&[&cut.url]).await;
     let before = epoch().await;
     for link in proxy.links_that_sent("headwater.projector_take") {
         link.silence();
     }
+    until_taken_after(before).await;
     leader(&[&other.url]).await;
-    assert!(epoch().await > before);
     load.end().await;
     let last = sql_writer::insert(&sql, "n-end", "End", r#"{"num": 1}"#).await;
     projected(&other, "numbers", last).await;
