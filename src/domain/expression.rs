@@ -71,10 +71,11 @@ impl Expression {
         if source.len() > EXPRESSION_BYTES_MAX {
             return Err(ExpressionError::TooLong { bytes: source.len() });
         }
+        let program = compile_on_a_deep_stack(source)?;
+        // In a string it is CEL.
         if source.contains('\0') {
             return Err(ExpressionError::NulCharacter);
         }
-        let program = compile_on_a_deep_stack(source)?;
         check_tree(program.expression())?;
         let references = program.references();
         for name in references.variables() {

@@ -61,6 +61,7 @@ async fn its_frames_its_lines_and_its_names_say_the_same() {
     for (number, kind) in ["Deposited", "Withdrawn", "Deposited"].into_iter().enumerate() {
         app.write("n-1", kind, json!({ "num": number, "text": "ö\n\u{2028}" })).await;
     }
+    projected(&app, "numbers", 3).await;
     let path = format!("{}/events?from=beginning", path_of("numbers"));
     let mut plain = app.follow(&path).await;
     assert_eq!(plain.headers["content-type"], "text/event-stream");

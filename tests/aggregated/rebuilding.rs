@@ -49,8 +49,7 @@ async fn readers_and_followers_go_on_across_the_switch() {
         let mut events = app.follow(&format!("{path}?from=beginning")).await;
         events.next("caught-up").await;
         followers.push(events);
-        let mut events =
-            app.follow(&format!("/v1/events?category=beside&aggregated_stream=numbers&from=beginning")).await;
+        let mut events = app.follow("/v1/events?category=beside&aggregated_stream=numbers&from=beginning").await;
         events.next("caught-up").await;
         followers.push(events);
     }

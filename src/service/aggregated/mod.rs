@@ -158,7 +158,7 @@ impl AggregatedStreams {
             }
             let id = stream.stored.id;
             // Who joins has the stream looked at, which wakes all who are there: once is enough.
-            if !member.as_ref().is_some_and(|member| member.id() == id) {
+            if member.as_ref().is_none_or(|member| member.id() != id) {
                 member = Some(self.feeds.join(id));
             }
             let progressed = async {
