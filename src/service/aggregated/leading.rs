@@ -109,8 +109,9 @@ impl<'a> Leading<'a> {
         self.lease.generation = generation;
         self.live.clear();
         if !stored.iter().any(|stored| stored.is_live) {
-            // Nothing is projected up to here, so nothing is left out by looking at the end alone.
-            self.moved_to(self.projector.tail.settled(), Round::default());
+            // Nothing is projected up to here, so nothing is left out by looking at the end alone: as it is now, so
+            // that what is history already is not taken for news.
+            self.moved_to(self.projector.tail.refresh().await, Round::default());
         }
         for stored in stored {
             let (is_live, position) = (stored.is_live, stored.projected_position);
