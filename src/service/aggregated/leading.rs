@@ -280,6 +280,10 @@ impl<'a> Leading<'a> {
         let is_due = self.position > self.kept.0 && !self.live.is_empty() && since >= self.progress_interval();
         if is_due || since >= self.projector.settings.lease / 3 {
             self.project(self.position, &Round::default()).await?;
+            if is_due {
+                // Who merges sources on another instance waits for progress as such.
+                self.projector.handle.rounds.send_modify(|rounds| *rounds += 1);
+            }
         }
         self.purge();
         Ok(())
