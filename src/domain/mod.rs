@@ -2,6 +2,7 @@
 
 pub mod aggregated_stream;
 pub mod append;
+pub mod delivery;
 pub mod expression;
 pub mod filter;
 pub mod json_text;
@@ -12,6 +13,7 @@ pub mod selection;
 pub mod settling;
 pub mod source;
 pub mod stream_name;
+pub mod subscription;
 pub mod time;
 
 /// One field that breaks one rule, as a problem document names it.
