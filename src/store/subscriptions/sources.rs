@@ -16,18 +16,21 @@ pub struct PartitionCursor {
     pub after: i64,
 }
 
+/// A place in a partition, and the message that stands there.
+pub type Linked = (At, Option<Message>);
+
 /// Of one partition at least this many are read at once, so that many partitions do not mean many reads.
 const PER_PARTITION_MIN: i64 = 16;
 
 impl Database {
     /// What comes next in some partitions of an aggregated stream: each partition in its order. A link whose message is
-    /// gone has none. Fewer than `limit`, and fewer than [`PER_PARTITION_MIN`] of each partition, is all there is.
+    /// gone has none. Says too whether that is all there is.
     pub async fn partition_pages(
         &self,
         aggregated_stream: i64,
         cursors: &[PartitionCursor],
         limit: i64,
-    ) -> Result<Vec<(At, Option<Message>)>, StoreError> {
+    ) -> Result<(Vec<Linked>, bool), StoreError> {
         let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
         let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.after).collect();
         let each = (2 * limit / cursors.len().max(1) as i64).clamp(PER_PARTITION_MIN.min(limit), limit);
@@ -50,7 +53,13 @@ impl Database {
             let at = At { partition: row.try_get(9)?, position: row.try_get(10)? };
             Ok((at, if has_message { Some(message_of(row)?) } else { None }))
         };
-        rows.iter().map(read).collect()
+        let links: Vec<Linked> = rows.iter().map(read).collect::<Result<_, StoreError>>()?;
+        let mut counts: HashMap<i32, i64> = HashMap::new();
+        for (at, _) in &links {
+            *counts.entry(at.partition).or_default() += 1;
+        }
+        let is_all = (links.len() as i64) < limit && counts.values().all(|count| *count < each);
+        Ok((links, is_all))
     }
 
     /// The messages at these global positions; those that are gone are left out.
