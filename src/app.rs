@@ -9,8 +9,10 @@ use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError, Embedded
 use crate::http::server::{Listening, Tls};
 use crate::http::{self, Limits};
 use crate::lifecycle::Lifecycle;
+use crate::service::aggregated::projector::ProjectorSettings;
 use crate::service::append::AppendSettings;
 use crate::service::hints::HintSettings;
+use crate::service::subscriptions::SubscriptionSettings;
 use crate::service::tail::TailSettings;
 use crate::service::{Service, ServiceSettings};
 use crate::store::migrate::{self, MigrateError, MigrateOptions};
@@ -274,6 +276,20 @@ fn service_settings(settings: &Settings) -> ServiceSettings {
             heartbeat_interval: settings.listener_heartbeat,
             heartbeat_timeout: LISTENER_TIMEOUT,
             notify_interval: settings.notify_interval,
+        },
+        projector: ProjectorSettings {
+            lease: settings.projector_lease,
+            catch_ups_max: settings.projector_catch_ups_max,
+        },
+        aggregated_cache_bytes_max: settings.aggregated_cache_bytes_max,
+        aggregated_streams_max: settings.aggregated_streams_max,
+        subscriptions: SubscriptionSettings {
+            subscriptions_max: settings.subscriptions_max,
+            consumers_max: settings.subscription_consumers_max,
+            revoke_grace: settings.subscription_revoke_grace,
+            ack_queue_max: settings.ack_queue_max,
+            notify_interval: settings.notify_interval,
+            poll_interval: settings.poll_interval,
         },
         followers_max: settings.followers_max,
         page_bytes_max: settings.page_bytes_max,

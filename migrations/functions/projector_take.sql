@@ -1,5 +1,5 @@
--- Takes the right to project, if nobody has it: its lease is over by this server's clock, or its session is gone. NULL
--- otherwise. The session that takes it is the one that has to keep it.
+-- Takes the right to project, if nobody else has it: its lease is over by this server's clock, or its session is gone.
+-- NULL otherwise. The session that takes it is the one that has to keep it.
 CREATE OR REPLACE FUNCTION headwater.projector_take(
   _holder uuid,
   _lease interval,
@@ -18,6 +18,7 @@ AS $$
     expires_at = clock_timestamp() + _lease
   WHERE
     p.expires_at <= clock_timestamp()
+    OR p.holder = _holder
     OR NOT EXISTS (
       SELECT FROM pg_stat_activity AS s WHERE s.pid = p.session_pid AND s.backend_start = p.session_started
     )

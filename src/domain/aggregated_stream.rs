@@ -87,7 +87,6 @@ pub enum Placement {
 /// A message in its partition.
 #[derive(Debug)]
 pub struct AggregatedMessage {
-    pub aggregated_stream: Arc<str>,
     pub partition: i32,
     /// Counts from 0 in the partition, without holes.
     pub position: i64,
@@ -175,7 +174,8 @@ impl Definition {
             }
         }
         for (at, pattern) in self.stream_wildcards.iter().enumerate() {
-            let is_good = (1..=STREAM_NAME_BYTES_MAX).contains(&pattern.len()) && !pattern.chars().any(char::is_control);
+            let is_good =
+                (1..=STREAM_NAME_BYTES_MAX).contains(&pattern.len()) && !pattern.chars().any(char::is_control);
             if !is_good {
                 let rule = format!("must be from 1 to {STREAM_NAME_BYTES_MAX} bytes without control characters");
                 refuse(format!("stream_wildcards[{at}]"), rule);
@@ -335,7 +335,8 @@ mod tests {
 
     #[test]
     fn a_definition_survives_being_stored() {
-        let stored = definition(json!({"partitioner": {"kind": "cel", "expression": "0"}, "on_error": {"partition": 0}}));
+        let stored =
+            definition(json!({"partitioner": {"kind": "cel", "expression": "0"}, "on_error": {"partition": 0}}));
         let text = serde_json::to_string(&stored).unwrap();
         assert_eq!(serde_json::from_str::<Definition>(&text).unwrap(), stored);
     }

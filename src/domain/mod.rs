@@ -2,6 +2,7 @@
 
 pub mod aggregated_stream;
 pub mod append;
+pub mod cursor;
 pub mod delivery;
 pub mod expression;
 pub mod filter;

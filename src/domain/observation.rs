@@ -67,6 +67,46 @@ pub enum Observation {
         bytes: usize,
         messages: usize,
     },
+    /// This instance projects, or does not any more.
+    ProjectorLeads {
+        leads: bool,
+        epoch: i64,
+    },
+    /// Links written by a round, of the live projections or of one that catches up.
+    Projected {
+        messages: usize,
+        live: bool,
+    },
+    /// A projection cannot go on.
+    ProjectionStopped {
+        name: String,
+        reason: String,
+    },
+    /// A consumer of a subscription has come; leases of these that run out are expired.
+    ConsumerJoined {
+        subscription: i64,
+        consumer: String,
+    },
+    ConsumerLeft {
+        subscription: i64,
+        consumer: String,
+    },
+    LeaseExpired {
+        subscription: i64,
+        consumer: String,
+    },
+    /// Messages handed to consumers of subscriptions.
+    SubscriptionDelivered {
+        messages: usize,
+    },
+    DeliveriesAcked {
+        acked: usize,
+        fenced: usize,
+    },
+    AcksCommitted {
+        requests: usize,
+        took: Duration,
+    },
     RequestAnswered {
         method: &'static str,
         path: String,

@@ -25,17 +25,27 @@ pub enum Partitioner {
     /// Everything in partition 0.
     Constant {},
     /// By the hash of the stream's name.
-    Stream { partitions: i64 },
+    Stream {
+        partitions: i64,
+    },
     /// By the hash of the stream's cardinal id, as Message DB's consumer groups do.
-    CardinalId { partitions: i64 },
-    Category { partitions: i64 },
-    Type { partitions: i64 },
+    CardinalId {
+        partitions: i64,
+    },
+    Category {
+        partitions: i64,
+    },
+    Type {
+        partitions: i64,
+    },
     /// By a value in the message's data.
     Data(Pointed),
     /// By a value in the message's metadata.
     Metadata(Pointed),
     /// By a CEL expression that gives the partition.
-    Cel { expression: String },
+    Cel {
+        expression: String,
+    },
 }
 
 /// A value that a JSON pointer finds.
@@ -301,7 +311,8 @@ mod tests {
         for (pointer, json) in [("/b", "{}"), ("/a/01", r#"{"a": [1, 2]}"#), ("/a", r#"{"a": null}"#), ("/a/b", "3")] {
             assert!(data(pointer, "modulo", json).unwrap_err().contains("no value"), "{pointer} {json}");
         }
-        let missing = serde_json::json!({ "kind": "metadata", "pointer": "/x", "method": "hash", "partitions": 3, "missing": 2 });
+        let missing =
+            serde_json::json!({ "kind": "metadata", "pointer": "/x", "method": "hash", "partitions": 3, "missing": 2 });
         assert_eq!(partition(missing, &message("a-1", "{}")), Ok(2));
         let tenant = serde_json::json!({ "kind": "metadata", "pointer": "/tenant", "method": "hash", "partitions": 3 });
         assert_eq!(partition(tenant, &message("a-1", "{}")), Ok(hashed("acme", 3)));
@@ -338,10 +349,11 @@ mod tests {
         };
         assert_eq!(fields(serde_json::json!({ "kind": "stream", "partitions": 0 })), ["partitioner.partitions"]);
         assert_eq!(fields(serde_json::json!({ "kind": "stream", "partitions": 11 })), ["partitioner.partitions"]);
-        assert_eq!(fields(serde_json::json!({ "kind": "cel", "expression": "[1].all(x, x)" })), ["partitioner.expression"]);
-        let pointed = |pointer: &str, missing: i64| {
-            serde_json::json!({ "kind": "data", "pointer": pointer, "method": "hash", "partitions": 2, "missing": missing })
-        };
+        assert_eq!(
+            fields(serde_json::json!({ "kind": "cel", "expression": "[1].all(x, x)" })),
+            ["partitioner.expression"]
+        );
+        let pointed = |pointer: &str, missing: i64| serde_json::json!({ "kind": "data", "pointer": pointer, "method": "hash", "partitions": 2, "missing": missing });
         assert_eq!(fields(pointed("a", 0)), ["partitioner.pointer"]);
         assert_eq!(fields(pointed("/a~2", 10)), ["partitioner.pointer", "partitioner.missing"]);
     }

@@ -1,10 +1,12 @@
 //! Aggregated streams as they are defined and read: definitions, status, pages of partitions, positions.
 
+use std::sync::Arc;
+
 use tokio_postgres::Row;
 
 use super::read::{COLUMNS, message_of};
 use super::{Database, StoreError};
-use crate::domain::message::Message;
+use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::time::Timestamp;
 
 /// An aggregated stream as it stands in one snapshot.
@@ -41,14 +43,6 @@ pub struct PartitionState {
     pub last_time: Timestamp,
 }
 
-/// A message in its partition, as a page has it.
-#[derive(Debug)]
-pub struct PartitionedMessage {
-    pub partition: i32,
-    pub position: i64,
-    pub message: Message,
-}
-
 /// A page of a partition.
 #[derive(Debug)]
 pub struct PartitionPage {
@@ -56,7 +50,7 @@ pub struct PartitionPage {
     pub message_count: i64,
     /// The last position that was looked at. A link whose message is gone (deleted in SQL) is passed over.
     pub last_position: Option<i64>,
-    pub messages: Vec<PartitionedMessage>,
+    pub messages: Vec<AggregatedMessage>,
 }
 
 /// A page of an aggregated stream in global order, and how far the projection was in the same snapshot.
@@ -68,7 +62,7 @@ pub struct AggregatedPage {
     pub is_catching_up: bool,
     /// The global position of the last link that was looked at, if there may be more after it.
     pub more_after: Option<i64>,
-    pub messages: Vec<PartitionedMessage>,
+    pub messages: Vec<AggregatedMessage>,
 }
 
 /// How far an aggregated stream is, for who follows it.
@@ -140,6 +134,12 @@ impl Database {
         Ok(client.query_one(&statement, &[&name]).await?.try_get(0)?)
     }
 
+    pub async fn aggregated_stream_id(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT id FROM headwater.aggregated_streams WHERE name = $1").await?;
+        Ok(client.query_opt(&statement, &[&name]).await?.map(|row| row.get(0)))
+    }
+
     pub async fn aggregated_stream(&self, name: &str) -> Result<Option<StoredAggregatedStream>, StoreError> {
         let client = self.client().await?;
         let statement = client.prepare_cached(&format!("{STATE} WHERE s.name = $1")).await?;
@@ -147,11 +147,7 @@ impl Database {
     }
 
     /// By name, after a name.
-    pub async fn aggregated_streams(
-        &self,
-        after: &str,
-        limit: i64,
-    ) -> Result<Vec<StoredAggregatedStream>, StoreError> {
+    pub async fn aggregated_streams(&self, after: &str, limit: i64) -> Result<Vec<StoredAggregatedStream>, StoreError> {
         let client = self.client().await?;
         let statement = client.prepare_cached(&format!("{STATE} WHERE s.name > $1 ORDER BY s.name LIMIT $2")).await?;
         client.query(&statement, &[&after, &limit]).await?.iter().map(state_of).collect()
@@ -270,21 +266,17 @@ impl Database {
         let rows = client.query(&statement, &[&id, &global_position]).await?;
         rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
-
-    /// Whether somebody holds the right to project at this moment.
-    pub async fn is_projector_alive(&self) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT expires_at > clock_timestamp() FROM headwater.projector").await?;
-        Ok(client.query_opt(&statement, &[]).await?.is_some_and(|row| row.get(0)))
-    }
 }
 
 /// The rows that have a message.
-fn partitioned(rows: &[Row]) -> Result<Vec<PartitionedMessage>, StoreError> {
+fn partitioned(rows: &[Row]) -> Result<Vec<AggregatedMessage>, StoreError> {
     let has_message = |row: &&Row| row.try_get::<_, Option<i64>>(5).is_ok_and(|position| position.is_some());
     let read = |row: &Row| {
-        Ok(PartitionedMessage { partition: row.try_get(9)?, position: row.try_get(10)?, message: message_of(row)? })
+        Ok(AggregatedMessage {
+            partition: row.try_get(9)?,
+            position: row.try_get(10)?,
+            message: Arc::new(message_of(row)?),
+        })
     };
     rows.iter().filter(has_message).map(read).collect()
 }

@@ -225,7 +225,9 @@ impl Database {
     pub async fn project_past(&self, epoch: i64, round: PastRound<'_>) -> Result<bool, StoreError> {
         let client = self.client().await?;
         let statement = client
-            .prepare_cached("SELECT headwater.project_past($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)")
+            .prepare_cached(
+                "SELECT headwater.project_past($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+            )
             .await?;
         let rows = round.rows;
         let row = client
@@ -270,6 +272,8 @@ fn read_answer(answer: &str) -> Result<RoundAnswer, StoreError> {
         "fenced" => Ok(RoundAnswer::Fenced),
         "changed" => Ok(RoundAnswer::Changed),
         "elsewhere" => Ok(RoundAnswer::Elsewhere),
-        other => Err(StoreError::Unavailable(format!("a round was answered {other:?}, which this version does not know"))),
+        other => {
+            Err(StoreError::Unavailable(format!("a round was answered {other:?}, which this version does not know")))
+        }
     }
 }

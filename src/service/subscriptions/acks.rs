@@ -248,11 +248,16 @@ impl AckCommitter {
             return answer(batch, Ok(Vec::new()));
         }
         let database = self.subscriptions.database();
-        let outcomes = again_when_rolled_back(async || match is_partitioned {
-            true => database.ack_upto(&entries).await,
-            false => database.ack_each(&entries).await,
-        });
-        let outcomes = outcomes.await;
+        let mut attempts = 0;
+        let outcomes = loop {
+            let outcomes = match is_partitioned {
+                true => database.ack_upto(&entries).await,
+                false => database.ack_each(&entries).await,
+            };
+            if !may_try_again(&outcomes, &mut attempts) {
+                break outcomes;
+            }
+        };
         answer(batch, outcomes);
     }
 
@@ -261,7 +266,13 @@ impl AckCommitter {
         if batch.is_empty() {
             return;
         }
-        let outcomes = again_when_rolled_back(async || self.decide_and_step(&batch).await).await;
+        let mut attempts = 0;
+        let outcomes = loop {
+            let outcomes = self.decide_and_step(&batch).await;
+            if !may_try_again(&outcomes, &mut attempts) {
+                break outcomes;
+            }
+        };
         answer(batch, outcomes);
     }
 
@@ -291,14 +302,9 @@ impl AckCommitter {
 }
 
 /// Deadlocks and the like are another transaction's doing.
-async fn again_when_rolled_back<T>(work: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    let mut attempts = 1;
-    loop {
-        match work().await {
-            Err(StoreError::Refused { code, .. }) if code.starts_with("40") && attempts < ATTEMPTS_MAX => attempts += 1,
-            other => return other,
-        }
-    }
+fn may_try_again<T>(outcome: &Result<T, StoreError>, attempts: &mut usize) -> bool {
+    *attempts += 1;
+    *attempts < ATTEMPTS_MAX && matches!(outcome, Err(StoreError::Refused { code, .. }) if code.starts_with("40"))
 }
 
 /// The outcomes of all entries, in order, go back to those they belong to.

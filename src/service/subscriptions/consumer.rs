@@ -12,6 +12,7 @@ use super::hub::Local;
 use super::{SubscriptionError, Subscriptions};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
+use crate::service::aggregated::feed::FeedMember;
 use crate::service::tail::Membership;
 use crate::store::subscriptions::{At, Held, Joined, Standing};
 
@@ -78,7 +79,14 @@ pub struct Consumer {
     /// The partitions that it knows to hold, by their epochs; `true`: it knows that they are about to go.
     known: HashMap<i32, (i64, bool)>,
     wake: watch::Receiver<u64>,
-    membership: Option<Membership>,
+    source: Following,
+}
+
+/// Wakes a consumer when its source has something new.
+enum Following {
+    Log(Membership),
+    Aggregated(FeedMember),
+    Nothing,
 }
 
 impl Subscriptions {
@@ -117,7 +125,11 @@ impl Subscriptions {
     fn consumer(&self, subscription: Arc<Subscription>, name: &str, session: Option<Uuid>) -> Consumer {
         let local = self.inner.hub.local(subscription.id);
         // Joined before the first round, so that nothing falls between them.
-        let membership = subscription.log.as_ref().map(|log| self.inner.tail.join(log));
+        let source = match (&subscription.log, subscription.aggregated_stream_id) {
+            (Some(log), _) => Following::Log(self.inner.tail.join(log)),
+            (None, Some(id)) => Following::Aggregated(self.inner.feeds.join(id)),
+            (None, None) => Following::Nothing,
+        };
         if session.is_none()
             && let Some(log) = &subscription.log
         {
@@ -131,7 +143,7 @@ impl Subscriptions {
             local,
             backlog_after: None,
             known: HashMap::new(),
-            membership,
+            source,
             subscription,
         }
     }
@@ -166,9 +178,10 @@ impl Consumer {
             }
         };
         let published = async {
-            match &mut self.membership {
-                Some(membership) => membership.changed().await,
-                None => std::future::pending().await,
+            match &mut self.source {
+                Following::Log(membership) => membership.changed().await,
+                Following::Aggregated(member) => member.changed().await,
+                Following::Nothing => std::future::pending().await,
             }
         };
         tokio::select! {

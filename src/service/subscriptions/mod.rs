@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::aggregated::feed::Feeds;
+use super::read::Reads;
 use super::tail::Tail;
 use crate::domain::Violation;
 use crate::lifecycle::Lifecycle;
@@ -58,8 +60,6 @@ pub struct SubscriptionSettings {
     pub notify_interval: Duration,
     /// How often it is made sure that no hint was missed.
     pub poll_interval: Duration,
-    /// Bytes of messages in one answer.
-    pub page_bytes_max: usize,
 }
 
 /// What can go wrong with a subscription.
@@ -94,6 +94,9 @@ pub struct Subscriptions {
 struct Inner {
     database: Database,
     tail: Tail,
+    feeds: Feeds,
+    reads: Reads,
+    measured: tokio::sync::Mutex<inspect::Measured>,
     catalog: Catalog,
     hub: Hub,
     presence: Presence,
@@ -109,6 +112,8 @@ impl Subscriptions {
     pub fn start(
         database: Database,
         tail: Tail,
+        feeds: Feeds,
+        reads: Reads,
         settings: SubscriptionSettings,
         lifecycle: &Lifecycle,
         observer: Observer,
@@ -122,6 +127,9 @@ impl Subscriptions {
             draining: lifecycle.draining().clone(),
             database,
             tail,
+            feeds,
+            reads,
+            measured: Default::default(),
             acks,
             observer,
             settings,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::SubscriptionError;
-use super::consumer::{Change, Consumer, Delivery, Round, Wish};
+use super::consumer::{Consumer, Delivery, Round, Wish};
 use super::reading::{Open, Room};
 use crate::domain::delivery::Cause;
 use crate::store::subscriptions::{AckEntry, Advance, At, Held, State, StepEntry, Sync, Take};
@@ -69,7 +69,6 @@ impl Consumer {
             .map(|held| Open::of(held, local.floor(held.partition, held.read_upto)))
             .collect();
         if open.is_empty() {
-            round.is_caught_up = !sync.held.is_empty() && sync.held.iter().all(|held| held.is_revoked);
             return Ok(true);
         }
         let room = Room { messages, bytes: wish.bytes, is_first: true };
@@ -164,13 +163,9 @@ impl Consumer {
     async fn go_back_for_backlog(&mut self) -> Result<(), SubscriptionError> {
         let wants = self.backlog_after.take().is_some() && self.session.is_none();
         if wants {
-            self.subscriptions.database().rewind_partitions(self.subscription.id, &self.name).await?;
+            let max_deliveries = self.subscription.policy.max_deliveries;
+            self.subscriptions.database().rewind_partitions(self.subscription.id, &self.name, max_deliveries).await?;
         }
         Ok(())
-    }
-
-    /// Whether it holds anything that it was told of.
-    pub fn holds(changes: &[Change]) -> bool {
-        changes.iter().any(|change| matches!(change, Change::Assigned { .. }))
     }
 }

@@ -50,7 +50,15 @@ pub struct Place {
 
 impl Cache {
     pub fn new(bytes_max: usize) -> Self {
-        Self { settled: 0, ring: VecDeque::new(), bytes: 0, bytes_max, topics: HashMap::new(), selected: Vec::new(), opened: 0 }
+        Self {
+            settled: 0,
+            ring: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+            topics: HashMap::new(),
+            selected: Vec::new(),
+            opened: 0,
+        }
     }
 
     pub fn settled(&self) -> i64 {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::domain::append::{AppendRequest, NewMessage};
 use crate::domain::filter::Filter;
@@ -260,6 +260,11 @@ impl Tail {
         (cache.bytes(), cache.messages())
     }
 
+    /// Turns to read from the database, for followers that are not at the tail.
+    pub fn catch_up_reads(&self) -> CatchUpReads {
+        CatchUpReads(self.clone())
+    }
+
     fn read(&self, source: &Source, place: Place, messages_max: usize, bytes_max: usize) -> Read {
         self.cache().read(source, place, messages_max, bytes_max)
     }
@@ -291,6 +296,17 @@ impl Wanted {
     /// For each message of the batch, in order; `None` if none is followed.
     pub fn messages(&self) -> Option<&[bool]> {
         self.messages.as_deref()
+    }
+}
+
+/// Followers that read from the database take turns, so that they leave room for others.
+pub struct CatchUpReads(Tail);
+
+impl CatchUpReads {
+    /// The turn lasts until it is dropped.
+    pub async fn acquire(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.0.inner.catch_up_reads.acquire().await.ok()
     }
 }
 

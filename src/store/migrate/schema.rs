@@ -167,6 +167,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_remove",
     "subscription_renew",
     "subscription_replay",
+    "subscription_rewind",
     "subscription_seek",
     "subscription_step",
     "subscription_sync",

@@ -92,6 +92,20 @@ impl Database {
         Ok(Some(sync))
     }
 
+    /// What a consumer has in flight is delivered to it once more. A message that was delivered as often as it may be
+    /// counts as failed that often.
+    pub async fn rewind_partitions(
+        &self,
+        subscription: i64,
+        consumer: &str,
+        max_deliveries: i64,
+    ) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT headwater.subscription_rewind($1, $2, $3)").await?;
+        client.query_one(&statement, &[&subscription, &consumer, &max_deliveries]).await?;
+        Ok(())
+    }
+
     /// Answers the partitions that moved on, with how often each message was delivered by now. The others have changed
     /// since.
     pub async fn deliver(

@@ -1,0 +1,137 @@
+//! The agent that projects: one instance at a time, under a lease, one pass over the tail for all aggregated streams.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::feed::Feeds;
+use super::leading::{Leading, Lost};
+use crate::domain::observation::Observation;
+use crate::service::tail::Tail;
+use crate::store::Database;
+use crate::store::projector::ProjectorLink;
+use crate::telemetry::Observer;
+
+/// Between two attempts to take over.
+const CANDIDATE_PAUSE: Duration = Duration::from_millis(500);
+/// Between two attempts to reach the database.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+
+/// The times of the projector.
+#[derive(Debug, Clone)]
+pub struct ProjectorSettings {
+    /// How long the right to project lasts without being prolonged.
+    pub lease: Duration,
+    /// Projections that read history at the same time.
+    pub catch_ups_max: usize,
+}
+
+/// What others may ask of the projector of this instance. Cheap to clone.
+#[derive(Clone)]
+pub struct ProjectorHandle {
+    pub(super) reload: Arc<Notify>,
+    pub(super) is_alive: Arc<AtomicBool>,
+    /// Counts the rounds that other instances should hear of.
+    pub(super) rounds: watch::Sender<u64>,
+}
+
+impl ProjectorHandle {
+    /// A definition or a state has changed: look now.
+    pub fn reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Whether it has its connection: it projects, or stands by to take over.
+    pub fn is_alive(&self) -> Arc<AtomicBool> {
+        self.is_alive.clone()
+    }
+
+    /// Changes with every round that wrote something, for who tells the others.
+    pub fn rounds(&self) -> watch::Receiver<u64> {
+        self.rounds.subscribe()
+    }
+}
+
+/// Waits for its turn to project, and projects.
+pub struct Projector {
+    pub(super) database: Database,
+    pub(super) tail: Tail,
+    pub(super) feeds: Feeds,
+    pub(super) settings: ProjectorSettings,
+    pub(super) observer: Observer,
+    pub(super) handle: ProjectorHandle,
+    pub(super) holder: Uuid,
+}
+
+impl Projector {
+    pub fn new(
+        database: Database,
+        tail: Tail,
+        feeds: Feeds,
+        settings: ProjectorSettings,
+        observer: Observer,
+    ) -> (Self, ProjectorHandle) {
+        let handle = ProjectorHandle {
+            reload: Arc::default(),
+            is_alive: Arc::new(AtomicBool::new(true)),
+            rounds: watch::Sender::new(0),
+        };
+        let holder = Uuid::now_v7();
+        (Self { database, tail, feeds, settings, observer, handle: handle.clone(), holder }, handle)
+    }
+
+    /// Runs until the service stops. The database going away is waited out.
+    pub async fn run(self, stopping: CancellationToken) {
+        let mut said = false;
+        loop {
+            let mut led = false;
+            let lost = self.stand_by(&stopping, &mut led, &mut said).await;
+            self.feeds.resign();
+            if led {
+                self.observer.record(Observation::ProjectorLeads { leads: false, epoch: 0 });
+            }
+            match lost {
+                Ok(()) => return,
+                Err(Lost::Fenced) => {}
+                Err(Lost::Store(error)) => {
+                    self.handle.is_alive.store(false, Ordering::SeqCst);
+                    if !std::mem::replace(&mut said, true) {
+                        self.observer.record(Observation::DatabaseLost { by: "projector", error: error.to_string() });
+                    }
+                }
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(RECONNECT_PAUSE) => {}
+            }
+        }
+    }
+
+    /// Takes over when it can, and projects until that is lost; ends well only when the service stops.
+    async fn stand_by(&self, stopping: &CancellationToken, led: &mut bool, said: &mut bool) -> Result<(), Lost> {
+        let link = ProjectorLink::open(&self.database).await?;
+        loop {
+            let lease = link.take(self.holder, self.settings.lease).await?;
+            self.handle.is_alive.store(true, Ordering::SeqCst);
+            if std::mem::take(said) {
+                self.observer.record(Observation::DatabaseFound { by: "projector" });
+            }
+            if let Some(lease) = lease {
+                *led = true;
+                self.observer.record(Observation::ProjectorLeads { leads: true, epoch: lease.epoch });
+                Leading::new(self, &link, lease).lead(stopping).await?;
+                // At a stop, another instance need not wait for the lease to end.
+                link.release(lease.epoch).await?;
+                return Ok(());
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return Ok(()),
+                () = tokio::time::sleep(CANDIDATE_PAUSE) => {}
+            }
+        }
+    }
+}
