@@ -301,6 +301,7 @@ pub fn limits(settings: &Settings) -> Limits {
     Limits {
         body_bytes_max: settings.body_bytes_max,
         message_bytes_max: settings.message_bytes_max,
+        page_bytes_max: settings.page_bytes_max,
         messages_per_append_max: settings.messages_per_append_max,
         headers_max: settings.headers_max,
         header_bytes_max: settings.header_bytes_max,

@@ -39,9 +39,7 @@ pub enum Ask {
 /// What becomes of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    Retry {
-        delay_ms: i64,
-    },
+    Retry { delay_ms: i64 },
     Park,
     Skip,
     Stop,

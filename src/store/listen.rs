@@ -59,7 +59,11 @@ impl ListenLink {
                 }
             }
         });
-        database.set_up(client.batch_execute(&format!("LISTEN {CHANNEL}; LISTEN {PROJECTED_CHANNEL}; LISTEN {SUBSCRIPTIONS_CHANNEL}"))).await?;
+        database
+            .set_up(client.batch_execute(&format!(
+                "LISTEN {CHANNEL}; LISTEN {PROJECTED_CHANNEL}; LISTEN {SUBSCRIPTIONS_CHANNEL}"
+            )))
+            .await?;
         Ok(Self { client, hints, ended })
     }
 

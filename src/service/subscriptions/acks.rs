@@ -61,8 +61,14 @@ pub(super) struct Waiting {
 
 enum Work {
     /// Of a partitioned subscription, or of a competing one.
-    Ack { is_partitioned: bool, entries: Vec<AckEntry> },
-    Nack { policy: Policy, entries: Vec<(AckEntry, Ask, Option<String>)> },
+    Ack {
+        is_partitioned: bool,
+        entries: Vec<AckEntry>,
+    },
+    Nack {
+        policy: Policy,
+        entries: Vec<(AckEntry, Ask, Option<String>)>,
+    },
 }
 
 impl Work {
@@ -83,7 +89,11 @@ impl Acks {
 
 impl Subscriptions {
     /// Acks deliveries of one consumer.
-    pub async fn ack(&self, subscription: &Arc<Subscription>, request: AckRequest) -> Result<AckCounts, SubscriptionError> {
+    pub async fn ack(
+        &self,
+        subscription: &Arc<Subscription>,
+        request: AckRequest,
+    ) -> Result<AckCounts, SubscriptionError> {
         let entries = self.entries(subscription, &request.consumer, &request.entries);
         let is_partitioned = subscription.definition.is_partitioned();
         let outcomes = self.submit(Work::Ack { is_partitioned, entries }).await?;
@@ -102,8 +112,7 @@ impl Subscriptions {
     ) -> Result<AckCounts, SubscriptionError> {
         let places: Vec<(At, i64)> = nacks.iter().map(|nack| (nack.at, nack.epoch)).collect();
         let entries = self.entries(subscription, consumer, &places);
-        let entries =
-            entries.into_iter().zip(nacks).map(|(entry, nack)| (entry, nack.ask, nack.reason)).collect();
+        let entries = entries.into_iter().zip(nacks).map(|(entry, nack)| (entry, nack.ask, nack.reason)).collect();
         let outcomes = self.submit(Work::Nack { policy: subscription.policy.clone(), entries }).await?;
         let counts = count(&places, &outcomes);
         if counts.done > 0 {

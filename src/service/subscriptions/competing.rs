@@ -34,10 +34,8 @@ impl Consumer {
             }
             if let Some(after) = self.backlog_after {
                 round.deliveries = self.take_again(wish.messages, Take::Own { after }).await?;
-                self.backlog_after = round.deliveries.last().map(|last| At {
-                    partition: last.partition,
-                    position: last.position,
-                });
+                self.backlog_after =
+                    round.deliveries.last().map(|last| At { partition: last.partition, position: last.position });
                 if !round.deliveries.is_empty() {
                     return Ok(round);
                 }
@@ -60,7 +58,8 @@ impl Consumer {
         round: &mut Round,
     ) -> Result<bool, SubscriptionError> {
         let is_auto = self.subscription.definition.settings.is_auto();
-        let credit = if is_auto { wish.messages as i64 } else { (credit_max - look.in_flight).min(wish.messages as i64) };
+        let credit =
+            if is_auto { wish.messages as i64 } else { (credit_max - look.in_flight).min(wish.messages as i64) };
         let Ok(messages @ 1..) = usize::try_from(credit) else { return Ok(true) };
         if look.has_due {
             round.deliveries = self.take_again(messages, Take::Due).await?;
@@ -145,8 +144,7 @@ impl Consumer {
                 (false, None) => Step::Skip,
                 (true, _) => policy.exhausted(),
             };
-            let entry =
-                AckEntry { subscription: id, consumer: self.name.clone(), at: taken.at, epoch: taken.epoch };
+            let entry = AckEntry { subscription: id, consumer: self.name.clone(), at: taken.at, epoch: taken.epoch };
             steps.push(StepEntry { entry, step, cause: Cause::Exhausted, reason: None });
         }
         if !steps.is_empty() {

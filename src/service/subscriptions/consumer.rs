@@ -30,8 +30,15 @@ pub struct Delivery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// Everything up to `position` is acked.
-    Assigned { partition: i32, epoch: i64, position: i64 },
-    Revoked { partition: i32, reason: &'static str },
+    Assigned {
+        partition: i32,
+        epoch: i64,
+        position: i64,
+    },
+    Revoked {
+        partition: i32,
+        reason: &'static str,
+    },
 }
 
 /// Why there is nothing more for a consumer.

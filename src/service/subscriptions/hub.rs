@@ -138,7 +138,6 @@ impl Hub {
     }
 }
 
-
 /// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

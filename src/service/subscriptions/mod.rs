@@ -29,16 +29,16 @@ use crate::lifecycle::Lifecycle;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
+pub use crate::store::subscriptions::{
+    At, ConsumerInfo, ParkedMessage, PartitionCursor, PartitionLag, PendingDelivery, PendingSummary, State,
+    StoredSubscription,
+};
 pub use acks::{AckCounts, AckRequest, Fenced, NackEntry};
 pub use catalog::Subscription;
 pub use consumer::{Change, Consumer, Delivery, End, Round, Wish};
 pub use definitions::{Put, SeekPlan};
 pub use inspect::{LagOfSubscription, Status};
 pub use rescuer::Rescuer;
-pub use crate::store::subscriptions::{
-    At, ConsumerInfo, ParkedMessage, PartitionCursor, PartitionLag, PendingDelivery, PendingSummary, State,
-    StoredSubscription,
-};
 
 use acks::{AckCommitter, Acks};
 use announcer::Announcer;

@@ -15,8 +15,8 @@ use crate::domain::append::{AppendRequest, NewMessage};
 use crate::domain::filter::Filter;
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::source::Source;
-use crate::store::{Database, StoreError};
 use crate::store::append::{Answer, BatchAnswer};
+use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
 pub use cache::Place;

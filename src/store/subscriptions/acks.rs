@@ -70,19 +70,12 @@ impl Database {
     pub async fn ack_upto(&self, entries: &[&AckEntry]) -> Result<Vec<Outcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let client = self.client().await?;
-        let statement = client
-            .prepare_cached("SELECT * FROM headwater.subscription_ack_upto($1, $2, $3, $4, $5)")
-            .await?;
+        let statement =
+            client.prepare_cached("SELECT * FROM headwater.subscription_ack_upto($1, $2, $3, $4, $5)").await?;
         let rows = client
             .query(
                 &statement,
-                &[
-                    &columns.subscriptions,
-                    &columns.consumers,
-                    &columns.partitions,
-                    &columns.positions,
-                    &columns.epochs,
-                ],
+                &[&columns.subscriptions, &columns.consumers, &columns.partitions, &columns.positions, &columns.epochs],
             )
             .await?;
         outcomes(&rows, entries.len())
@@ -92,8 +85,7 @@ impl Database {
     pub async fn ack_each(&self, entries: &[&AckEntry]) -> Result<Vec<Outcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT * FROM headwater.subscription_ack_each($1, $2, $3, $4)").await?;
+        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_ack_each($1, $2, $3, $4)").await?;
         let rows = client
             .query(&statement, &[&columns.subscriptions, &columns.partitions, &columns.positions, &columns.epochs])
             .await?;
@@ -153,20 +145,12 @@ impl Database {
     ) -> Result<Vec<Outcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let client = self.client().await?;
-        let statement = client
-            .prepare_cached("SELECT * FROM headwater.subscription_extend($1, $2, $3, $4, $5, $6)")
-            .await?;
+        let statement =
+            client.prepare_cached("SELECT * FROM headwater.subscription_extend($1, $2, $3, $4, $5, $6)").await?;
         let rows = client
             .query(
                 &statement,
-                &[
-                    &subscription,
-                    &consumer,
-                    &columns.partitions,
-                    &columns.positions,
-                    &columns.epochs,
-                    &timeout_ms,
-                ],
+                &[&subscription, &consumer, &columns.partitions, &columns.positions, &columns.epochs, &timeout_ms],
             )
             .await?;
         outcomes(&rows, entries.len())

@@ -67,10 +67,8 @@ impl Database {
         grace_ms: i64,
     ) -> Result<Option<Look>, StoreError> {
         let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT * FROM headwater.subscription_look($1, $2, $3, $4, $5)").await?;
-        let rows =
-            client.query(&statement, &[&subscription, &consumer, &session, &in_flight_max, &grace_ms]).await?;
+        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_look($1, $2, $3, $4, $5)").await?;
+        let rows = client.query(&statement, &[&subscription, &consumer, &session, &in_flight_max, &grace_ms]).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let mut cursors = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -92,9 +90,8 @@ impl Database {
     /// The epoch of these deliveries; `None` if the cursor had moved, or the subscription does not run.
     pub async fn claim_messages(&self, claim: Claim<'_>) -> Result<Option<i64>, StoreError> {
         let client = self.client().await?;
-        let statement = client
-            .prepare_cached("SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8)")
-            .await?;
+        let statement =
+            client.prepare_cached("SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8)").await?;
         let row = client
             .query_one(
                 &statement,

@@ -41,8 +41,7 @@ impl Database {
         grace_ms: i64,
     ) -> Result<Joined, StoreError> {
         let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT headwater.subscription_join($1, $2, $3, $4, $5, $6)").await?;
+        let statement = client.prepare_cached("SELECT headwater.subscription_join($1, $2, $3, $4, $5, $6)").await?;
         let row = client
             .query_one(&statement, &[&subscription, &consumer, &session, &is_connected, &most, &grace_ms])
             .await?;
@@ -59,8 +58,7 @@ impl Database {
         let consumers: Vec<&str> = renewals.iter().map(|renewal| renewal.consumer.as_str()).collect();
         let sessions: Vec<Option<Uuid>> = renewals.iter().map(|renewal| renewal.session).collect();
         let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT number FROM headwater.subscription_renew($1, $2, $3)").await?;
+        let statement = client.prepare_cached("SELECT number FROM headwater.subscription_renew($1, $2, $3)").await?;
         let rows = client.query(&statement, &[&subscriptions, &consumers, &sessions]).await?;
         let mut renewed = vec![false; renewals.len()];
         for row in rows {
@@ -75,8 +73,7 @@ impl Database {
     /// Connections that have ended: their consumers go.
     pub async fn leave_subscriptions(&self, leaving: &[Leaving], grace_ms: i64) -> Result<(), StoreError> {
         let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT headwater.subscription_remove($1, $2, $3, false, $4)").await?;
+        let statement = client.prepare_cached("SELECT headwater.subscription_remove($1, $2, $3, false, $4)").await?;
         for one in leaving {
             client.query_one(&statement, &[&one.subscription, &one.consumer, &one.session, &grace_ms]).await?;
         }
@@ -84,15 +81,9 @@ impl Database {
     }
 
     /// Sends a consumer away. Answers whether it was there.
-    pub async fn remove_consumer(
-        &self,
-        subscription: i64,
-        consumer: &str,
-        grace_ms: i64,
-    ) -> Result<bool, StoreError> {
+    pub async fn remove_consumer(&self, subscription: i64, consumer: &str, grace_ms: i64) -> Result<bool, StoreError> {
         let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT headwater.subscription_remove($1, $2, NULL, false, $3)").await?;
+        let statement = client.prepare_cached("SELECT headwater.subscription_remove($1, $2, NULL, false, $3)").await?;
         Ok(client.query_one(&statement, &[&subscription, &consumer, &grace_ms]).await?.try_get(0)?)
     }
 

@@ -124,9 +124,8 @@ impl Database {
     /// The id of what was changed.
     pub async fn update_subscription(&self, name: &str, update: Update<'_>) -> Result<Option<i64>, StoreError> {
         let client = self.client().await?;
-        let statement = client
-            .prepare_cached("SELECT headwater.subscription_update($1, $2::text::jsonb, $3, $4, $5)")
-            .await?;
+        let statement =
+            client.prepare_cached("SELECT headwater.subscription_update($1, $2::text::jsonb, $3, $4, $5)").await?;
         let state = update.state.map(State::name);
         let row = client
             .query_one(

@@ -60,8 +60,7 @@ impl Database {
         grace_ms: i64,
     ) -> Result<Option<Sync>, StoreError> {
         let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT * FROM headwater.subscription_sync($1, $2, $3, $4)").await?;
+        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_sync($1, $2, $3, $4)").await?;
         let rows = client.query(&statement, &[&subscription, &consumer, &session, &grace_ms]).await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let mut sync = Sync {

@@ -64,7 +64,8 @@ impl Database {
 
     /// The messages at these global positions; those that are gone are left out.
     pub async fn messages_at(&self, global_positions: &[i64]) -> Result<HashMap<i64, Message>, StoreError> {
-        let sql = format!("SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.global_position = ANY ($1)");
+        let sql =
+            format!("SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.global_position = ANY ($1)");
         let client = self.client().await?;
         let statement = client.prepare_cached(&sql).await?;
         let rows = client.query(&statement, &[&global_positions]).await?;
@@ -72,11 +73,7 @@ impl Database {
     }
 
     /// Sets cursors, which fences everything that was delivered before.
-    pub async fn seek_subscription(
-        &self,
-        subscription: i64,
-        cursors: &[PartitionCursor],
-    ) -> Result<(), StoreError> {
+    pub async fn seek_subscription(&self, subscription: i64, cursors: &[PartitionCursor]) -> Result<(), StoreError> {
         let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
         let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.after).collect();
         let client = self.client().await?;
