@@ -19,6 +19,7 @@ use super::problem::{ProblemDocument, ProblemKind};
         (name = "read", description = "Read messages in pages"),
         (name = "follow", description = "Follow messages as they come: server-sent events, or lines of JSON"),
         (name = "aggregate", description = "Messages of many streams, divided into partitions"),
+        (name = "subscribe", description = "Messages delivered until somebody has acked them"),
         (name = "operations", description = "Health and metrics"),
     ),
     components(schemas(ProblemDocument, ProblemKind, CaughtUpEvent, FellBehindEvent, HeartbeatEvent, ClosingEvent, EventLine)),
