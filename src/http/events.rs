@@ -10,6 +10,7 @@ use super::pages::Message;
 pub struct CaughtUpEvent {
     /// The cursor.
     pub position: i64,
+    /// When it was so.
     #[schema(format = DateTime)]
     pub time: String,
 }
@@ -19,6 +20,7 @@ pub struct CaughtUpEvent {
 pub struct FellBehindEvent {
     /// The cursor.
     pub position: i64,
+    /// When it was so.
     #[schema(format = DateTime)]
     pub time: String,
 }
@@ -40,30 +42,28 @@ pub struct ClosingEvent {
     pub reason: ClosingReason,
 }
 
+/// Why the server ends an event stream.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClosingReason {
     Draining,
 }
 
-/// A line of the NDJSON twin.
+/// A line of the NDJSON twin of an event stream.
 #[derive(Serialize, ToSchema)]
+#[serde(tag = "event", content = "data", rename_all = "kebab-case")]
 #[allow(dead_code)] // described only: lines are put together from parts that stand already
-pub struct EventLine {
-    /// `message` or the message's type, `caught-up`, `fell-behind`, `heartbeat`, `progress` or `closing`.
-    pub event: String,
-    /// The cursor after this event.
-    pub id: Option<String>,
-    pub data: EventData,
-}
-
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code)] // described only
-pub enum EventData {
+pub enum EventLine {
+    /// A message.
     Message(Box<Message>),
+    /// History has been sent: what comes now is live.
     CaughtUp(CaughtUpEvent),
+    /// Messages are read from the database again, until the next `caught-up`.
     FellBehind(FellBehindEvent),
+    /// Nothing else has come for a while.
     Heartbeat(HeartbeatEvent),
+    /// The server ends the stream after it.
     Closing(ClosingEvent),
+    /// The cursor has moved on over messages that the filter leaves out.
+    Progress,
 }

@@ -13,8 +13,7 @@ use super::event_stream::EventStream;
 use super::events::EventLine;
 use super::extract::{Path, Query};
 use super::frames::{Frames, Wire};
-use super::pages::Message;
-use super::parameters::{GivenFilter, Rules, category, stream_name};
+use super::parameters::{DurationText, GivenFilter, Rules, category, stream_name};
 use super::problem::{Problem, ProblemKind};
 use super::{App, tags};
 use crate::domain::Violation;
@@ -37,7 +36,8 @@ macro_rules! follow_query {
             /// Where to begin: `beginning`, `end`, a position (inclusive) or an RFC 3339 time.
             #[param(default = "end", example = "beginning")]
             from: Option<String>,
-            /// The id of the last event that was received; goes before `from`.
+            /// The id of the last event that was received; goes before `from`. The header `Last-Event-ID`, which
+            /// clients of server-sent events send by themselves, goes before both.
             last_event_id: Option<String>,
             /// Only messages of these types, separated by commas.
             #[serde(default)]
@@ -53,10 +53,9 @@ macro_rules! follow_query {
             #[param(format = DateTime)]
             to_time: Option<String>,
             /// How long it may be quiet before a heartbeat, such as `5s`.
-            #[param(example = "15s")]
+            #[param(example = "15s", value_type = Option<DurationText>)]
             heartbeat: Option<String>,
             /// `type`: the event's name is the message's type, instead of `message`.
-            #[param(inline)]
             event_names: Option<EventNames>,
             $($(#[$field_meta])* $field: $type,)*
         }
@@ -111,10 +110,9 @@ struct Wish {
 /// Follow a stream
 #[utoipa::path(
     get, path = "/v1/streams/{stream_name}/events", operation_id = "followStream", tag = tags::FOLLOW,
-    params(("stream_name" = String, Path, description = "Name of a stream; it need not exist yet"), FollowQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    params(("stream_name" = String, Path, description = "Name of a stream; it need not exist yet"), FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson")))),
 )]
 pub async fn follow_stream(
     State(app): State<App>,
@@ -129,10 +127,9 @@ pub async fn follow_stream(
 /// Follow a category
 #[utoipa::path(
     get, path = "/v1/categories/{category}/events", operation_id = "followCategory", tag = tags::FOLLOW,
-    params(("category" = String, Path, description = "Name of a category: without `-`"), FollowQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    params(("category" = String, Path, description = "Name of a category: without `-`"), FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson")))),
 )]
 pub async fn follow_category(
     State(app): State<App>,
@@ -147,10 +144,9 @@ pub async fn follow_category(
 /// Follow all messages
 #[utoipa::path(
     get, path = "/v1/all/events", operation_id = "followAll", tag = tags::FOLLOW,
-    params(FollowQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    params(FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson")))),
 )]
 pub async fn follow_all(
     State(app): State<App>,
@@ -163,10 +159,9 @@ pub async fn follow_all(
 /// Follow several streams and categories on one connection, in global order
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "followSeveral", tag = tags::FOLLOW,
-    params(FollowSeveralQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    params(FollowSeveralQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson")))),
 )]
 pub async fn follow_several(
     State(app): State<App>,

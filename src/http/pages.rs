@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::extract::{Path, Query};
-use super::parameters::{Direction, GivenFilter, Rules, category, stream_name};
+use super::parameters::{Direction, DurationText, GivenFilter, Rules, category, stream_name};
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::Violation;
@@ -47,6 +47,7 @@ pub struct Message {
 pub struct StreamPage {
     pub messages: Vec<Message>,
     /// What to pass as `from` to go on; null where nothing can follow (backward, at the beginning).
+    #[schema(required = true)]
     pub next: Option<i64>,
     /// Nothing followed when this was read.
     pub at_end: bool,
@@ -107,7 +108,7 @@ macro_rules! page_query {
             #[param(format = DateTime)]
             to_time: Option<String>,
             /// How long an empty page waits for a message, such as `30s`.
-            #[param(example = "30s")]
+            #[param(example = "30s", value_type = Option<DurationText>)]
             wait: Option<String>,
             $($(#[$field_meta])* $field: $type,)*
         }
@@ -137,7 +138,6 @@ macro_rules! page_query {
 
 page_query!(StreamPageQuery {
     /// `backward` reads towards the beginning, from the end unless `from` is given.
-    #[param(inline)]
     direction: Option<Direction>,
 });
 

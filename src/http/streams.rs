@@ -75,6 +75,7 @@ pub struct AppendResult {
     messages: Vec<AppendedMessage>,
 }
 
+/// Where a message stands.
 #[derive(Serialize, ToSchema)]
 pub struct AppendedMessage {
     id: Uuid,
