@@ -59,6 +59,7 @@ pub fn finish(document: utoipa::openapi::OpenApi, version: Version) -> Value {
     }
     describe_answers(&mut document);
     never_null_parameters(&mut document);
+    names::make_constants(&mut document);
     event_streams::describe(&mut document, version);
     names::name_variants(&mut document);
     document

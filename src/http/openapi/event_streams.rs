@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::names::{constant, tag, variant_name};
+use super::names::{tag, variant_name};
 use super::{Version, operations, reference, schema_name};
 
 const EVENT_STREAM: &str = "text/event-stream";
@@ -113,7 +113,7 @@ fn events(schema: &Value, is_renamed: bool) -> Vec<Event> {
     let variants = schema["oneOf"].as_array().into_iter().flatten();
     let events = variants.filter_map(|variant| {
         let (property, tag) = tag(variant)?;
-        let mut name = constant(&variant["properties"][property]);
+        let mut name = variant["properties"][property].clone();
         if is_renamed && tag == "message" {
             name =
                 json!({ "type": "string", "description": "`message`, or the message's type with `event_names=type`." });

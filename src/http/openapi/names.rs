@@ -4,6 +4,30 @@ use serde_json::{Map, Value, json};
 
 use super::{reference, schema_name};
 
+/// Makes a constant of every enum of one value that has no name: generators would make a type of it.
+pub fn make_constants(document: &mut Value) {
+    let Some(schemas) = document["components"]["schemas"].as_object_mut() else { return };
+    // A schema with a name may have more values one day.
+    for part in schemas.values_mut().filter_map(Value::as_object_mut).flat_map(|schema| schema.values_mut()) {
+        make_constants_in(part);
+    }
+}
+
+fn make_constants_in(part: &mut Value) {
+    match part {
+        Value::Object(fields) => {
+            if let Some([value]) = fields.get("enum").and_then(Value::as_array).map(Vec::as_slice) {
+                let value = value.clone();
+                fields.remove("enum");
+                fields.insert("const".into(), value);
+            }
+            fields.values_mut().for_each(make_constants_in);
+        }
+        Value::Array(items) => items.iter_mut().for_each(make_constants_in),
+        _ => {}
+    }
+}
+
 /// Makes a schema of its own of every variant that has a tag, and says which tag is which.
 ///
 /// `Partitioner` with `kind: "cel"` becomes `CelPartitioner`.
@@ -17,7 +41,6 @@ pub fn name_variants(document: &mut Value) {
         for (variant, tag) in variants.iter_mut().zip(&tags) {
             let Some((_, value)) = tag else { continue };
             let name = variant_name(parent, value);
-            make_constant(variant);
             mapping.insert(value.clone(), reference(&name)["$ref"].clone());
             named.insert(name.clone(), std::mem::replace(variant, reference(&name)));
         }
@@ -29,29 +52,6 @@ pub fn name_variants(document: &mut Value) {
     }
     schemas.extend(named);
     schemas.sort_keys();
-}
-
-/// Says that the tag is one word: as an enum of one value, generators would make a type of it.
-fn make_constant(variant: &mut Value) {
-    let Some(property) = tag(variant).map(|(property, _)| property) else { return };
-    let parts = match variant.get("allOf") {
-        Some(_) => variant["allOf"].as_array_mut().map_or(&mut [][..], Vec::as_mut_slice),
-        None => std::slice::from_mut(variant),
-    };
-    for part in parts {
-        if let Some(schema) = part.pointer_mut(&format!("/properties/{property}")) {
-            *schema = constant(schema);
-        }
-    }
-}
-
-/// An enum of one value as that value.
-pub fn constant(schema: &Value) -> Value {
-    let mut constant = schema.clone();
-    if let Some(values) = constant.as_object_mut().and_then(|schema| schema.remove("enum")) {
-        constant["const"] = values[0].clone();
-    }
-    constant
 }
 
 /// What a variant of `parent` is called.
@@ -69,12 +69,6 @@ pub fn tag(variant: &Value) -> Option<(String, String)> {
         return None;
     }
     let parts = variant["allOf"].as_array().map_or_else(|| std::slice::from_ref(variant), Vec::as_slice);
-    parts.iter().filter_map(|part| part["properties"].as_object()).flatten().find_map(|(property, schema)| match schema
-        ["enum"]
-        .as_array()?
-        .as_slice()
-    {
-        [Value::String(value)] => Some((property.clone(), value.clone())),
-        _ => None,
-    })
+    let properties = parts.iter().filter_map(|part| part["properties"].as_object()).flatten();
+    properties.filter_map(|(property, schema)| Some((property.clone(), schema["const"].as_str()?.to_owned()))).next()
 }
