@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::pages::Message;
+use super::partitions::AggregatedMessage;
 
 /// Data of `caught-up`: history has been sent, the stream is live.
 #[derive(Serialize, ToSchema)]
@@ -46,24 +47,59 @@ pub struct ClosingEvent {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClosingReason {
+    /// The service stops: come back, to another instance or to this one.
     Draining,
+    /// What was followed has been deleted.
+    Deleted,
 }
 
-/// A line of the NDJSON twin of an event stream.
-#[derive(Serialize, ToSchema)]
-#[serde(tag = "event", content = "data", rename_all = "kebab-case")]
-#[allow(dead_code)] // described only: lines are put together from parts that stand already
-pub enum EventLine {
-    /// A message.
-    Message(Box<Message>),
-    /// History has been sent: what comes now is live.
-    CaughtUp(CaughtUpEvent),
-    /// Messages are read from the database again, until the next `caught-up`.
-    FellBehind(FellBehindEvent),
-    /// Nothing else has come for a while.
-    Heartbeat(HeartbeatEvent),
-    /// The server ends the stream after it.
-    Closing(ClosingEvent),
-    /// The cursor has moved on over messages that the filter leaves out.
-    Progress,
+/// The enum of what an event stream says: its messages, and what all of them say beside. Its name ends with `EventLine`.
+macro_rules! event_lines {
+    ($(#[$meta:meta])* $name:ident { $($(#[$message_meta:meta])* $message:ident($data:ty),)+ }) => {
+        $(#[$meta])*
+        #[derive(Serialize, ToSchema)]
+        #[serde(tag = "event", content = "data", rename_all = "kebab-case")]
+        #[allow(dead_code)] // described only: lines are put together from parts that stand already
+        pub enum $name {
+            $($(#[$message_meta])* $message($data),)+
+            /// History has been sent: what comes now is live.
+            CaughtUp(CaughtUpEvent),
+            /// Messages are read from the database again, until the next `caught-up`.
+            FellBehind(FellBehindEvent),
+            /// Nothing else has come for a while.
+            Heartbeat(HeartbeatEvent),
+            /// The server ends the stream after it.
+            Closing(ClosingEvent),
+            /// The cursor has moved on over messages that the filter leaves out.
+            Progress,
+        }
+    };
+}
+
+event_lines! {
+    /// A line of a stream, a category or the whole log, as it is followed.
+    EventLine {
+        /// A message.
+        Message(Box<Message>),
+    }
+}
+
+event_lines! {
+    /// A line of an aggregated stream, as it is followed.
+    AggregatedEventLine {
+        /// A message in its partition.
+        #[serde(rename = "message")]
+        Aggregated(Box<AggregatedMessage>),
+    }
+}
+
+event_lines! {
+    /// A line of several sources that are followed together.
+    SeveralEventLine {
+        /// A message of a stream or a category.
+        Message(Box<Message>),
+        /// A message of an aggregated stream, in its partition.
+        #[serde(rename = "message")]
+        Aggregated(Box<AggregatedMessage>),
+    }
 }

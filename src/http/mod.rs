@@ -17,7 +17,9 @@ use utoipa_swagger_ui::SwaggerUi;
 use self::openapi::Version;
 use crate::service::Service;
 
+mod aggregated_streams;
 mod console;
+mod definition_schema;
 mod event_connection;
 mod event_stream;
 mod events;
@@ -30,6 +32,7 @@ pub mod openapi;
 mod operations;
 mod pages;
 mod parameters;
+mod partitions;
 pub mod problem;
 pub mod server;
 mod streams;
@@ -82,6 +85,7 @@ mod tags {
     pub const APPEND: &str = "append";
     pub const READ: &str = "read";
     pub const FOLLOW: &str = "follow";
+    pub const AGGREGATE: &str = "aggregate";
     pub const OPERATIONS: &str = "operations";
 }
 
@@ -98,6 +102,14 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(follow::follow_category))
         .routes(routes!(follow::follow_all))
         .routes(routes!(follow::follow_several))
+        .routes(routes!(aggregated_streams::list))
+        .routes(routes!(aggregated_streams::define, aggregated_streams::read, aggregated_streams::delete))
+        .routes(routes!(aggregated_streams::pause))
+        .routes(routes!(aggregated_streams::resume))
+        .routes(routes!(aggregated_streams::rebuild))
+        .routes(routes!(partitions::read_partition))
+        .routes(routes!(partitions::find_positions))
+        .routes(routes!(partitions::follow_aggregated_stream))
         .routes(routes!(operations::is_alive))
         .routes(routes!(operations::is_ready))
         .routes(routes!(operations::read_metrics))

@@ -25,6 +25,7 @@ use super::problem::{ProblemDocument, ProblemKind};
         (name = "append", description = "Write messages"),
         (name = "read", description = "Read messages in pages"),
         (name = "follow", description = "Follow messages as they come: server-sent events, or lines of JSON"),
+        (name = "aggregate", description = "Messages of many streams, divided into partitions"),
         (name = "operations", description = "Health and metrics"),
     ),
     components(schemas(ProblemDocument, Direction, DurationText, EventNames)),

@@ -44,7 +44,7 @@ pub fn describe(document: &mut Value, version: Version) {
     let Some(schemas) = document["components"]["schemas"].as_object_mut() else { return };
     for (lines, is_renamed) in streams {
         let events = events(&schemas[&lines], is_renamed);
-        put_variants(schemas, &lines, events.iter().map(|event| (&event.tag, event.line())));
+        put_variants(schemas, &lines, events.iter().map(|event| (event.schema_name("EventLine"), event.line())));
         match version {
             Version::V3_1 => {
                 schemas.insert(data_name(&lines), any_data(&events));
@@ -54,7 +54,11 @@ pub fn describe(document: &mut Value, version: Version) {
                 let description = "An event as a server sends it: its data is JSON. A frame with an id alone moves \
                                    the cursor on, and the first frame says after how many milliseconds to reconnect.";
                 schemas.insert(name.clone(), json!({ "description": description }));
-                put_variants(schemas, &name, events.iter().map(|event| (&event.tag, event.frame())));
+                put_variants(
+                    schemas,
+                    &name,
+                    events.iter().map(|event| (event.schema_name("EventFrame"), event.frame())),
+                );
             }
         }
     }
@@ -80,6 +84,14 @@ struct Event {
 }
 
 impl Event {
+    /// By its data, which the same event of other streams shares: `CaughtUpEvent` is in a `CaughtUpEventLine`.
+    fn schema_name(&self, suffix: &str) -> String {
+        match self.data.as_ref().and_then(schema_name) {
+            Some(data) => format!("{}{suffix}", data.trim_end_matches("Event")),
+            None => variant_name(suffix, &self.tag),
+        }
+    }
+
     /// A line of JSON.
     fn line(&self) -> Value {
         let cursor = "The cursor after this event: come back with it as `last_event_id`.";
@@ -125,14 +137,9 @@ fn events(schema: &Value, is_renamed: bool) -> Vec<Event> {
 }
 
 /// Makes `parent` one of these variants, each a schema of its own.
-fn put_variants<'a>(
-    schemas: &mut Map<String, Value>,
-    parent: &str,
-    variants: impl Iterator<Item = (&'a String, Value)>,
-) {
+fn put_variants(schemas: &mut Map<String, Value>, parent: &str, variants: impl Iterator<Item = (String, Value)>) {
     let mut references = Vec::new();
-    for (tag, variant) in variants {
-        let name = variant_name(parent, tag);
+    for (name, variant) in variants {
         references.push(reference(&name));
         schemas.insert(name, variant);
     }
