@@ -5,16 +5,19 @@ import unittest
 import uuid
 from collections.abc import Iterator
 
-from headwater_api import ApiClient, AppendApi, Configuration, FollowApi, ReadApi
+from headwater_api import AggregateApi, ApiClient, AppendApi, Configuration, FollowApi, ReadApi
 from headwater_api.exceptions import ApiException, ConflictException, UnprocessableEntityException
 from headwater_api.models import (
+    AggregatedStreamDefinition,
     AppendRequest,
     CaughtUpEventLine,
+    CelPartitioner,
     Direction,
     EventLine,
     Message,
     MessageEventLine,
     NewMessage,
+    Partitioner,
     Problem,
     ProblemType,
 )
@@ -85,6 +88,20 @@ class GeneratedClient(unittest.TestCase):
         problem = problem_of(raised.exception)
         self.assertEqual(problem.type, ProblemType.INVALID)
         self.assertEqual([error.var_field for error in problem.errors or []], ["filter"])
+
+    def test_divides_messages_among_partitions(self) -> None:
+        category = f"divided{uuid.uuid4().hex}"
+        appended = AppendApi(CLIENT).append_messages(f"{category}-1", deposited(5, 7))
+        partitioner = CelPartitioner(kind="cel", expression="data.amount % 3")
+        definition = AggregatedStreamDefinition(categories=[category], partitioner=Partitioner(partitioner))
+        aggregate = AggregateApi(CLIENT)
+        defined = aggregate.define_aggregated_stream(category, definition)
+        self.assertEqual(defined.definition.partitioner.actual_instance, partitioner)
+        last = appended.messages[-1].global_position
+        stream = aggregate.read_aggregated_stream(category, min_position=last, wait="30s")
+        self.assertEqual([one.partition for one in stream.status.partitions or []], [1, 2])
+        page = aggregate.read_partition(category, 2)
+        self.assertEqual([amount(one.message) for one in page.messages], [5])
 
     def test_follows_by_lines_and_goes_on_where_it_stopped(self) -> None:
         stream_name = a_stream()

@@ -8,17 +8,23 @@ from collections.abc import Iterator
 from http import HTTPStatus
 
 from headwater_client import Client
+from headwater_client.api.aggregate import define_aggregated_stream, read_aggregated_stream, read_partition
 from headwater_client.api.append import append_messages
 from headwater_client.api.follow import follow_stream
 from headwater_client.api.read import read_category, read_stream
 from headwater_client.models import (
+    AggregatedStream,
+    AggregatedStreamDefinition,
     AppendRequest,
     AppendResult,
     CaughtUpEventLine,
     Direction,
+    HashedName,
+    HashPartitioner,
     MessageEventLine,
     NewMessage,
     Page,
+    PartitionPage,
     Problem,
     ProblemType,
     StreamPage,
@@ -87,6 +93,23 @@ class GeneratedClient(unittest.TestCase):
         self.assertEqual(problem.type_, ProblemType.INVALID)
         assert isinstance(problem.errors, list)
         self.assertEqual([error.field for error in problem.errors], ["filter"])
+
+    def test_divides_messages_among_partitions(self) -> None:
+        category = f"divided{uuid.uuid4().hex}"
+        appended = append_messages.sync(f"{category}-1", client=CLIENT, body=deposited(5, 7))
+        assert isinstance(appended, AppendResult)
+        partitioner = HashPartitioner(kind=HashedName.CARDINAL_ID, partitions=4)
+        body = AggregatedStreamDefinition(categories=[category], partitioner=partitioner)
+        defined = define_aggregated_stream.sync(category, client=CLIENT, body=body)
+        assert isinstance(defined, AggregatedStream)
+        self.assertEqual(defined.definition.partitioner, partitioner)
+        last = appended.messages[-1].global_position
+        stream = read_aggregated_stream.sync(category, client=CLIENT, min_position=last, wait="30s")
+        assert isinstance(stream, AggregatedStream) and isinstance(stream.status.partitions, list)
+        [partition] = stream.status.partitions
+        page = read_partition.sync(category, partition.partition, client=CLIENT)
+        assert isinstance(page, PartitionPage)
+        self.assertEqual([(one.position, one.message.data["amount"]) for one in page.messages], [(0, 5), (1, 7)])
 
     def test_follows_by_lines_and_goes_on_where_it_stopped(self) -> None:
         stream_name = a_stream()

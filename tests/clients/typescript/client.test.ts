@@ -4,9 +4,10 @@ import { randomUUID } from 'node:crypto'
 import { test } from 'node:test'
 import { createClient } from './generated/client/index.ts'
 import {
-  appendMessages, followCategory, followStream, isReady, readAll, readLastMessage, readStream,
+  appendMessages, defineAggregatedStream, followAggregatedStream, followCategory, followStream, isReady, readAggregatedStream, readAll,
+  readLastMessage, readPartition, readStream,
 } from './generated/sdk.gen.ts'
-import type { EventData, Message, Problem, ProblemType } from './generated/types.gen.ts'
+import type { AggregatedStreamDefinition, EventData, Message, Problem, ProblemType } from './generated/types.gen.ts'
 
 const baseUrl = process.env.HEADWATER_URL
 assert.ok(baseUrl, 'HEADWATER_URL says where the service is')
@@ -125,6 +126,36 @@ test('goes on after the last event that it has seen', async () => {
   assert.deepEqual([first.positions, second.positions], [[0, 1], [2]])
 })
 
+test('divides messages among partitions, reads one and follows them', async () => {
+  const category = `divided${randomUUID().replaceAll('-', '')}`
+  const stream = { stream_name: aStream(category) }
+  const appended = await appendMessages({ client, path: stream, body: { messages: [0, 1, 2, 3].map(deposited) } })
+  const path = { name: category }
+  const body: AggregatedStreamDefinition = {
+    categories: [category], partitioner: { kind: 'data', pointer: '/amount', method: 'modulo', partitions: 2 },
+  }
+  assert.equal((await defineAggregatedStream({ client, path, body })).response?.status, 201)
+  const differing: AggregatedStreamDefinition = { ...body, partitioner: { kind: 'constant' } }
+  const { error } = await defineAggregatedStream({ client, path, body: differing })
+  assert.equal(error?.type, '/problems/definition-differs')
+  assert.deepEqual(error?.fields, ['partitioner'])
+  const min_position = appended.data?.messages.at(-1)?.global_position ?? 0
+  const { data } = await readAggregatedStream({ client, path, query: { min_position, wait: '30s' } })
+  assert.ok((data?.status.projected_position ?? 0) >= min_position)
+  assert.deepEqual(data?.status.partitions?.map(one => [one.partition, one.message_count]), [[0, 2], [1, 2]])
+  const page = await readPartition({ client, path: { ...path, partition: 1 } })
+  assert.deepEqual(page.data?.messages.map(one => [one.position, one.message.data]), [[0, { amount: 1 }], [1, { amount: 3 }]])
+  const seen: [number, number][] = []
+  const hangUp = new AbortController()
+  const { stream: events } = await followAggregatedStream({ client, path, query: { from: 'beginning' }, signal: hangUp.signal })
+  for await (const event of events) {
+    if ('aggregated_stream' in event) seen.push([event.partition, event.position])
+    if (seen.length === 4) break
+  }
+  hangUp.abort()
+  assert.deepEqual(seen, [[0, 0], [1, 0], [0, 1], [1, 1]])
+})
+
 test('says whether the service is ready', async () => {
   const { data } = await isReady({ client })
   assert.deepEqual([data?.database, data?.migrations], [true, true])
@@ -138,6 +169,8 @@ export const refused = () => [
   appendMessages({ client, path: { stream_name: 'a-1' }, body: { messages: [{ data: 1 }] } }),
   // @ts-expect-error an append has messages
   appendMessages({ client, path: { stream_name: 'a-1' }, body: {} }),
+  // @ts-expect-error there is no such partitioner
+  defineAggregatedStream({ client, path: { name: 'a' }, body: { partitioner: { kind: 'dice', partitions: 6 } } }),
   // @ts-expect-error there is no such parameter
   followCategory({ client, path: { category: 'a' }, query: { form: 'beginning' } }),
 ]
