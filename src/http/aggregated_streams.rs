@@ -63,6 +63,7 @@ pub struct RebuildStatus {
     pub projected_position: i64,
 }
 
+/// What a projection does.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProjectionState {

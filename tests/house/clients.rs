@@ -113,9 +113,9 @@ fn nameless(document: &Value) -> Vec<String> {
 fn every_object_and_every_enum_has_a_name_and_every_name_a_description() {
     let document = parsed();
     assert_eq!(nameless(&document), Vec::<String>::new());
-    for (name, schema) in schemas(&document) {
-        assert!(schema["description"].as_str().is_some_and(|text| !text.is_empty()), "{name} has no description");
-    }
+    let mute =
+        schemas(&document).into_iter().filter(|(_, schema)| schema["description"].as_str().is_none_or(str::is_empty));
+    assert_eq!(mute.map(|(name, _)| name).collect::<Vec<_>>(), Vec::<String>::new(), "these have no description");
 }
 
 #[test]
