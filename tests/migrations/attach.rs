@@ -36,7 +36,7 @@ const OBJECTS: &str = "
     UNION ALL
     SELECT 'schema ' || oid || COALESCE(nspacl::text, '') FROM pg_namespace WHERE nspname = 'message_store'
     UNION ALL
-    SELECT 'trigger ' || oid || tgname FROM pg_trigger
+    SELECT 'trigger ' || oid || tgname FROM pg_trigger WHERE NOT tgisinternal
     UNION ALL
     SELECT 'role ' || oid || rolcanlogin || rolsuper || COALESCE(rolconfig::text, '')
     FROM pg_roles WHERE rolname = 'message_store'
