@@ -186,3 +186,21 @@ fn every_event_of_every_event_stream_has_a_schema() {
     assert_eq!(frame["event"]["const"], "caught-up");
     assert_eq!(name(&frame["data"]["contentSchema"]), Some("CaughtUpEvent"));
 }
+
+#[test]
+fn the_generators_that_are_recommended_are_those_that_are_tested() {
+    let read = |path: &str| std::fs::read_to_string(super::root().join(path)).unwrap();
+    let guide = read("docs/CLIENTS.md");
+    let package: Value = serde_json::from_str(&read("tests/clients/typescript/package.json")).unwrap();
+    let mut pinned: Vec<String> = ["@hey-api/openapi-ts", "typescript"]
+        .map(|name| format!("{name}@{}", package["devDependencies"][name].as_str().unwrap()))
+        .into();
+    let requirements = read("tests/clients/python/requirements.in");
+    pinned.extend(
+        requirements.lines().filter(|line| line.starts_with("openapi-") && !line.contains("spec")).map(Into::into),
+    );
+    assert_eq!(pinned.len(), 4);
+    for one in pinned {
+        assert!(guide.contains(&one), "docs/CLIENTS.md does not name {one}");
+    }
+}
