@@ -9,13 +9,13 @@ use utoipa::ToSchema;
 pub struct AggregatedStreamDefinition {
     /// Streams by pattern: `%` is any run of characters, everything else stands for itself. With `categories`; neither
     /// of them: every stream.
-    #[schema(default = json!([]), example = json!(["aggregate-me-%"]), max_items = 100)]
+    #[schema(default = json!([]), example = json!(["aggregate-me-%"]), max_items = 100, nullable = false)]
     pub stream_wildcards: Option<Vec<String>>,
     /// All streams of these categories.
-    #[schema(default = json!([]), max_items = 100)]
+    #[schema(default = json!([]), max_items = 100, nullable = false)]
     categories: Option<Vec<String>>,
     /// Only messages of these types.
-    #[schema(default = json!([]), max_items = 100)]
+    #[schema(default = json!([]), max_items = 100, nullable = false)]
     types: Option<Vec<String>>,
     /// Only messages for which this CEL expression is true.
     #[schema(max_length = 1000)]
@@ -24,6 +24,7 @@ pub struct AggregatedStreamDefinition {
     /// The highest partition that a message may go to.
     #[schema(minimum = 0, maximum = 9999, default = 9999)]
     max_partition: Option<i64>,
+    #[schema(default = json!("stop"), nullable = false)]
     on_error: Option<OnError>,
 }
 
