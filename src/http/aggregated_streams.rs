@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::definition_schema::AggregatedStreamDefinition;
 use super::extract::{Json, Object, Path, Query};
 use super::pages::NoQuery;
-use super::parameters::{DurationText, Rules};
+use super::parameters::Rules;
 use super::problem::{Problem, ProblemKind};
 use super::{App, tags};
 use crate::domain::Violation;
@@ -116,7 +116,7 @@ pub struct AggregatedStreamQuery {
     #[param(minimum = 0)]
     min_position: Option<i64>,
     /// How long to wait for `min_position`, such as `5s`.
-    #[param(example = "5s", value_type = Option<DurationText>)]
+    #[param(example = "5s")]
     wait: Option<String>,
 }
 

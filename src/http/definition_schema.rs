@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 /// Which messages an aggregated stream has, and how they are divided.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct AggregatedStreamDefinition {
     /// Streams by pattern: `%` is any run of characters, everything else stands for itself. With `categories`; neither
@@ -41,6 +42,7 @@ pub enum Partitioner {
 
 /// Everything in partition 0.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct ConstantPartitioner {
     #[schema(inline)]
@@ -56,6 +58,7 @@ pub enum ConstantKind {
 
 /// By Message DB's 64-bit hash of a name, absolute, modulo `partitions`.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct HashPartitioner {
     kind: HashedName,
@@ -76,6 +79,7 @@ pub enum HashedName {
 
 /// By a value in the message.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct ValuePartitioner {
     kind: ValueIn,
@@ -110,6 +114,7 @@ pub enum PartitionMethod {
 
 /// By a CEL expression whose integer is the partition, from 0 to `max_partition`.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct CelPartitioner {
     #[schema(inline)]
@@ -148,6 +153,7 @@ pub enum OnErrorAction {
 
 /// It goes to this partition, and is counted.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct FallbackPartition {
     #[schema(minimum = 0, maximum = 9999)]

@@ -14,7 +14,7 @@ use super::event_stream::EventStream;
 use super::events::{EventLine, SeveralEventLine};
 use super::extract::{Path, Query};
 use super::frames::{Frames, Wire};
-use super::parameters::{DurationText, GivenFilter, Rules, category, stream_name};
+use super::parameters::{GivenFilter, Rules, category, stream_name};
 use super::problem::{Problem, ProblemKind};
 use super::{App, tags};
 use crate::domain::Violation;
@@ -59,7 +59,7 @@ macro_rules! follow_query {
             #[param(format = DateTime)]
             to_time: Option<String>,
             /// How long it may be quiet before a heartbeat, such as `5s`.
-            #[param(example = "15s", value_type = Option<DurationText>)]
+            #[param(example = "15s")]
             heartbeat: Option<String>,
             /// `type`: the event's name is the message's type, instead of `message`.
             event_names: Option<EventNames>,

@@ -3,14 +3,16 @@
 mod event_streams;
 mod names;
 mod problem_type;
+pub mod texts;
 
 use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 pub use self::problem_type::ProblemType;
+use self::texts::{CategoryText, CelExpressionText, DurationText, MessageTypeText, NameText, StreamNameText};
 use super::follow::EventNames;
-use super::parameters::{Direction, DurationText};
+use super::parameters::Direction;
 use super::problem::{ProblemDocument, ProblemKind};
 
 #[derive(OpenApi)]
@@ -28,7 +30,7 @@ use super::problem::{ProblemDocument, ProblemKind};
         (name = "aggregate", description = "Messages of many streams, divided into partitions"),
         (name = "operations", description = "Health and metrics"),
     ),
-    components(schemas(ProblemDocument, Direction, DurationText, EventNames)),
+    components(schemas(ProblemDocument, Direction, EventNames, CategoryText, CelExpressionText, DurationText, MessageTypeText, NameText, StreamNameText)),
 )]
 pub struct Document;
 
@@ -60,6 +62,7 @@ pub fn finish(document: utoipa::openapi::OpenApi, version: Version) -> Value {
     }
     describe_answers(&mut document);
     never_null_parameters(&mut document);
+    texts::name_texts(&mut document);
     names::make_constants(&mut document);
     event_streams::describe(&mut document, version);
     names::name_variants(&mut document);

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::extract::{Path, Query};
-use super::parameters::{Direction, DurationText, GivenFilter, Rules, category, stream_name};
+use super::parameters::{Direction, GivenFilter, Rules, category, stream_name};
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::Violation;
@@ -108,7 +108,7 @@ macro_rules! page_query {
             #[param(format = DateTime)]
             to_time: Option<String>,
             /// How long an empty page waits for a message, such as `30s`.
-            #[param(example = "30s", value_type = Option<DurationText>)]
+            #[param(example = "30s")]
             wait: Option<String>,
             $($(#[$field_meta])* $field: $type,)*
         }

@@ -130,11 +130,6 @@ pub struct GivenFilter {
     pub to_time: Option<String>,
 }
 
-/// A duration: a number and its unit.
-#[derive(ToSchema)]
-#[schema(as = Duration, value_type = String, pattern = "^[0-9]+(ms|s|m|h)$", example = "30s")]
-pub struct DurationText(#[allow(dead_code)] String); // described only
-
 /// Which way a stream is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

@@ -11,7 +11,7 @@ use super::events::AggregatedEventLine;
 use super::extract::{Path, Query};
 use super::follow::{Aggregated, EventNames, Target, follow, follow_query};
 use super::pages::Message;
-use super::parameters::{DurationText, Rules};
+use super::parameters::Rules;
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::partitioner::PARTITIONS_MAX;
@@ -78,7 +78,7 @@ pub struct PartitionPageQuery {
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
     /// How long an empty page waits for a message, such as `30s`.
-    #[param(example = "30s", value_type = Option<DurationText>)]
+    #[param(example = "30s")]
     wait: Option<String>,
 }
 
