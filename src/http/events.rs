@@ -51,6 +51,10 @@ pub enum ClosingReason {
     Draining,
     /// What was followed has been deleted.
     Deleted,
+    /// The consumer was sent away, or its lease ran out: come back to join again.
+    Removed,
+    /// Another connection has come with the consumer's name.
+    Replaced,
 }
 
 /// The enum of what an event stream says: its messages, and what all of them say beside. Its name ends with `EventLine`.

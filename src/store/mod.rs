@@ -16,6 +16,7 @@ pub mod migrate;
 pub mod projector;
 pub mod read;
 pub mod settled;
+pub mod subscriptions;
 mod tls;
 
 /// How the database is reached.
