@@ -240,10 +240,10 @@ pub struct ProblemDocument {
     #[schema(required = false, nullable = false)]
     pub position: Option<i64>,
     /// For `fenced`.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub partition: Option<i32>,
     /// For `fenced`: the epoch that was given.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub epoch: Option<i64>,
     /// For `fenced`: the epoch that the partition, or the delivery, has now.
     #[schema(required = false)]
