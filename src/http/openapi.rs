@@ -54,6 +54,9 @@ const COMMON: [ProblemKind; 6] = [
     ProblemKind::DatabaseUnavailable,
 ];
 
+/// Those that one with a body may answer, too.
+const OF_BODIES: [ProblemKind; 2] = [ProblemKind::BodyTooLarge, ProblemKind::UnsupportedMediaType];
+
 /// Completes what the routes say of themselves, by rules that hold for all of them.
 pub fn finish(document: utoipa::openapi::OpenApi, version: Version) -> Value {
     let document = serde_json::to_value(with_common_problems(document));
@@ -78,16 +81,14 @@ fn with_common_problems(mut document: utoipa::openapi::OpenApi) -> utoipa::opena
         }
         let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
-            for kind in COMMON {
+            let of_bodies: &[ProblemKind] = if operation.request_body.is_some() { &OF_BODIES } else { &[] };
+            for kind in COMMON.iter().chain(of_bodies).copied() {
                 let response = ResponseBuilder::new().description(problems_like(kind)).content(
                     "application/problem+json",
                     ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build(),
                 );
-                operation
-                    .responses
-                    .responses
-                    .entry(kind.status().as_u16().to_string())
-                    .or_insert_with(|| RefOr::T(response.build()));
+                let status = kind.status().as_u16().to_string();
+                operation.responses.responses.entry(status).or_insert_with(|| RefOr::T(response.build()));
             }
         }
     }

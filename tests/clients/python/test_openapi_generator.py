@@ -5,21 +5,25 @@ import unittest
 import uuid
 from collections.abc import Iterator
 
-from headwater_api import AggregateApi, ApiClient, AppendApi, Configuration, FollowApi, ReadApi
+from headwater_api import AggregateApi, ApiClient, AppendApi, Configuration, FollowApi, ReadApi, SubscribeApi
 from headwater_api.exceptions import ApiException, ConflictException, UnprocessableEntityException
 from headwater_api.models import (
+    AckRequest,
     AggregatedStreamDefinition,
     AppendRequest,
     CaughtUpEventLine,
     CelPartitioner,
+    DeliveryPlace,
     Direction,
     EventLine,
+    FetchRequest,
     Message,
     MessageEventLine,
     NewMessage,
     Partitioner,
     Problem,
     ProblemType,
+    SubscriptionDefinition,
 )
 
 CLIENT = ApiClient(Configuration(host=os.environ["HEADWATER_URL"]))
@@ -102,6 +106,23 @@ class GeneratedClient(unittest.TestCase):
         self.assertEqual([one.partition for one in stream.status.partitions or []], [1, 2])
         page = aggregate.read_partition(category, 2)
         self.assertEqual([amount(one.message) for one in page.messages], [5])
+
+    def test_shares_the_messages_of_a_subscription(self) -> None:
+        category = f"shared{uuid.uuid4().hex}"
+        AppendApi(CLIENT).append_messages(f"{category}-1", deposited(5, 7))
+        # `from` is a word of the language, so the field has another name; a dictionary has the one on the wire.
+        wish = {"source": {"category": category}, "from": "beginning", "ack_timeout": "20s"}
+        definition = SubscriptionDefinition.from_dict(wish)
+        assert definition is not None
+        subscribe = SubscribeApi(CLIENT)
+        made = subscribe.create_subscription(category, definition)
+        self.assertEqual(made.definition.ack_timeout, "20s")
+        fetched = subscribe.fetch_messages(category, FetchRequest(consumer="w1", wait="30s"))
+        self.assertEqual([amount(one.message) for one in fetched.messages], [5, 7])
+        last = fetched.messages[-1]
+        place = DeliveryPlace(partition=last.partition, position=last.position, epoch=last.epoch)
+        acked = subscribe.ack_messages(category, AckRequest(consumer="w1", acks=[place]))
+        self.assertEqual((acked.fenced, acked.missing), (0, 0))
 
     def test_follows_by_lines_and_goes_on_where_it_stopped(self) -> None:
         stream_name = a_stream()

@@ -12,13 +12,19 @@ from headwater_client.api.aggregate import define_aggregated_stream, read_aggreg
 from headwater_client.api.append import append_messages
 from headwater_client.api.follow import follow_stream
 from headwater_client.api.read import read_category, read_stream
+from headwater_client.api.subscribe import ack_messages, create_subscription, fetch_messages
 from headwater_client.models import (
+    AckRequest,
+    AckResult,
     AggregatedStream,
     AggregatedStreamDefinition,
     AppendRequest,
     AppendResult,
     CaughtUpEventLine,
+    DeliveryPlace,
     Direction,
+    FetchRequest,
+    FetchResult,
     HashedName,
     HashPartitioner,
     MessageEventLine,
@@ -28,6 +34,10 @@ from headwater_client.models import (
     Problem,
     ProblemType,
     StreamPage,
+    Subscription,
+    SubscriptionDefinition,
+    SubscriptionMode,
+    SubscriptionSource,
 )
 from headwater_client.types import UNSET
 
@@ -110,6 +120,22 @@ class GeneratedClient(unittest.TestCase):
         page = read_partition.sync(category, partition.partition, client=CLIENT)
         assert isinstance(page, PartitionPage)
         self.assertEqual([(one.position, one.message.data["amount"]) for one in page.messages], [(0, 5), (1, 7)])
+
+    def test_shares_the_messages_of_a_subscription(self) -> None:
+        category = f"shared{uuid.uuid4().hex}"
+        append_messages.sync(f"{category}-1", client=CLIENT, body=deposited(5, 7))
+        definition = SubscriptionDefinition(
+            source=SubscriptionSource(category=category), from_="beginning", mode=SubscriptionMode.COMPETING
+        )
+        made = create_subscription.sync(category, client=CLIENT, body=definition)
+        assert isinstance(made, Subscription)
+        fetched = fetch_messages.sync(category, client=CLIENT, body=FetchRequest(consumer="w1", wait="30s"))
+        assert isinstance(fetched, FetchResult)
+        self.assertEqual([one.message.data["amount"] for one in fetched.messages], [5, 7])
+        places = [DeliveryPlace(one.position, one.epoch, partition=one.partition) for one in fetched.messages]
+        acked = ack_messages.sync(category, client=CLIENT, body=AckRequest(consumer="w1", acks=places))
+        assert isinstance(acked, AckResult)
+        self.assertEqual((acked.acked, acked.fenced, acked.missing), (2, 0, 0))
 
     def test_follows_by_lines_and_goes_on_where_it_stopped(self) -> None:
         stream_name = a_stream()

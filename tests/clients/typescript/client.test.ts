@@ -4,8 +4,9 @@ import { randomUUID } from 'node:crypto'
 import { test } from 'node:test'
 import { createClient } from './generated/client/index.ts'
 import {
-  appendMessages, defineAggregatedStream, followAggregatedStream, followCategory, followStream, isReady, readAggregatedStream, readAll,
-  readLastMessage, readPartition, readStream,
+  ackMessages, appendMessages, createSubscription, defineAggregatedStream, fetchMessages, followAggregatedStream, followCategory,
+  followStream, followSubscription, isReady, listParked, nackMessages, readAggregatedStream, readAll, readLastMessage,
+  readPartition, readStream, readSubscription,
 } from './generated/sdk.gen.ts'
 import type { AggregatedStreamDefinition, EventData, Message, Problem, ProblemType } from './generated/types.gen.ts'
 
@@ -154,6 +155,41 @@ test('divides messages among partitions, reads one and follows them', async () =
   }
   hangUp.abort()
   assert.deepEqual(seen, [[0, 0], [1, 0], [0, 1], [1, 1]])
+})
+
+test('shares the messages of a subscription: assigned, delivered, acked, parked', async () => {
+  const category = `shared${randomUUID().replaceAll('-', '')}`
+  const stream_name = `${category}-1`
+  await appendMessages({ client, path: { stream_name }, body: { messages: [1, 2, 3].map(deposited) } })
+  const path = { name: category }
+  const made = await createSubscription({ client, path, body: { source: { category }, from: 'beginning', partitions: 1 } })
+  assert.equal(made.response?.status, 201)
+  const consumer = 'w1'
+  const hangUp = new AbortController()
+  const { stream } = await followSubscription({ client, path, query: { consumer, heartbeat: '5s' }, signal: hangUp.signal })
+  const seen: unknown[] = []
+  for await (const event of stream) {
+    if ('delivery_count' in event) {
+      const { partition, position, epoch } = event
+      seen.push(event.message.data)
+      if (seen.length < 3) {
+        await ackMessages({ client, path, body: { consumer, acks: [{ partition, position, epoch }] } })
+      } else {
+        await nackMessages({ client, path, body: { consumer, nacks: [{ partition, position, epoch, action: 'park', reason: 'poison' }] } })
+        break
+      }
+    }
+  }
+  hangUp.abort()
+  assert.deepEqual(seen, [1, 2, 3].map(amount => ({ amount })))
+  const { data } = await listParked({ client, path })
+  assert.deepEqual(data?.parked.map(one => [one.reason, one.cause, one.message?.data]), [['poison', 'nacked', { amount: 3 }]])
+  const { data: subscription } = await readSubscription({ client, path })
+  assert.deepEqual([subscription?.status.state, subscription?.status.committed_lag], ['running', 0])
+  const { data: fetched } = await fetchMessages({ client, path, body: { consumer: 'w2', wait: '0s' } })
+  assert.deepEqual(fetched?.messages, [])
+  const fenced = await ackMessages({ client, path, body: { consumer, acks: [{ partition: 0, position: 1, epoch: 0 }] } })
+  assert.equal(fenced.error?.type, '/problems/fenced')
 })
 
 test('says whether the service is ready', async () => {
