@@ -188,6 +188,8 @@ async fn the_document_is_served_as_it_is_checked_in() {
     let served = app.get("/openapi.json").await;
     assert_eq!(served.status, 200);
     assert_eq!(served.json(), serde_json::from_str::<Value>(&headwater::http::openapi::document()).unwrap());
+    let served = app.get("/openapi-3.2.json").await;
+    assert_eq!((served.status, &served.json()["openapi"]), (200, &Value::from("3.2.0")));
     app.stop().await;
 }
 

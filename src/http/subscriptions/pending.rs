@@ -43,6 +43,7 @@ pub struct PendingBody {
 pub struct PendingList {
     pub pending: Vec<PendingBody>,
     /// What to pass as `after` to go on; null at the end.
+    #[schema(required = true)]
     pub next: Option<String>,
 }
 
@@ -67,6 +68,7 @@ pub struct ConsumerPending {
     pub last: PendingPlace,
 }
 
+/// Where a pending message is.
 #[derive(Serialize, ToSchema)]
 pub struct PendingPlace {
     pub partition: i32,
@@ -84,6 +86,7 @@ pub struct PendingQuery {
     min_idle: Option<String>,
     /// What an earlier answer gave as `next`.
     after: Option<String>,
+    /// Messages at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
 }
@@ -118,6 +121,7 @@ pub struct ClaimBody {
 pub struct ClaimResult {
     pub messages: Vec<DeliveredMessage>,
     /// What to pass as `after` to go on; null at the end.
+    #[schema(required = true)]
     pub next: Option<String>,
 }
 
