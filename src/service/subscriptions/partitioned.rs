@@ -55,7 +55,7 @@ impl Consumer {
         let messages = if settings.is_auto() { wish.messages as i64 } else { credit.min(wish.messages as i64) };
         let Ok(messages @ 1..) = usize::try_from(messages) else { return Ok(true) };
         if sync.has_replays {
-            let replays = self.take_again(messages, Take::Replays).await?;
+            let replays = self.take_again(messages, Take::Replays).await?.deliveries;
             if !replays.is_empty() {
                 round.deliveries = replays;
                 return Ok(true);
