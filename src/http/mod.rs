@@ -30,6 +30,7 @@ mod operations;
 mod pages;
 mod parameters;
 pub mod problem;
+mod reports;
 pub mod server;
 mod streams;
 
@@ -81,6 +82,7 @@ mod tags {
     pub const APPEND: &str = "append";
     pub const READ: &str = "read";
     pub const FOLLOW: &str = "follow";
+    pub const REPORTS: &str = "reports";
     pub const OPERATIONS: &str = "operations";
 }
 
@@ -97,6 +99,10 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(follow::follow_category))
         .routes(routes!(follow::follow_all))
         .routes(routes!(follow::follow_several))
+        .routes(routes!(reports::report_streams))
+        .routes(routes!(reports::report_categories))
+        .routes(routes!(reports::report_types))
+        .routes(routes!(reports::report_settled))
         .routes(routes!(operations::is_alive))
         .routes(routes!(operations::is_ready))
         .routes(routes!(operations::read_metrics))
@@ -123,7 +129,8 @@ pub fn router(service: Service, limits: Limits) -> Router {
     let document = openapi::finish(document);
     let cors = limits::cors(&limits.cors_origins);
     let router = router
-        .route("/", get(console::console))
+        .route("/", get(console::page))
+        .route("/console/{*path}", get(console::file))
         .route("/favicon.ico", get(operations::no_icon))
         .merge(documentation(document))
         .fallback(operations::unknown_path)

@@ -12,12 +12,14 @@ use crate::telemetry::Observer;
 pub mod append;
 pub mod hints;
 pub mod read;
+pub mod reports;
 pub mod tail;
 
 pub use crate::store::StoreError as ServiceError;
 use append::{Append, AppendSettings};
 use hints::{HintSettings, Listener, Notifier};
 use read::Reads;
+use reports::Reports;
 use tail::heartbeat::Heartbeats;
 use tail::{Tail, TailSettings};
 
@@ -38,6 +40,7 @@ pub struct ServiceSettings {
 pub struct Service {
     pub append: Append,
     pub reads: Reads,
+    pub reports: Reports,
     pub tail: Tail,
     pub heartbeats: Heartbeats,
     pub followers: Followers,
@@ -63,6 +66,7 @@ impl Service {
         let service = Self {
             append: append.clone(),
             reads: Reads::new(database.clone(), tail.clone(), lifecycle.draining().clone(), settings.page_bytes_max),
+            reports: Reports::new(database.clone(), tail.clone()),
             heartbeats: heartbeats.clone(),
             followers: Followers::new(settings.followers_max, observer.clone()),
             health: Health { database, append, listener: listener.is_live(), observer: observer.clone() },

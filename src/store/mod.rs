@@ -13,6 +13,7 @@ pub mod append;
 pub mod listen;
 pub mod migrate;
 pub mod read;
+pub mod reports;
 pub mod settled;
 mod tls;
 

@@ -107,10 +107,11 @@ macro_rules! functions {
 }
 
 const MIGRATIONS: &[(&str, &str)] =
-    migrations!["0001_headwater_bookkeeping", "0002_message_store", "0003_aggregated_streams"];
+    migrations!["0001_headwater_bookkeeping", "0002_message_store", "0003_aggregated_streams", "0004_reports"];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
     "append_batch",
+    "count_messages",
     "first_global_position_at",
     "first_position_after",
     "group_member",
