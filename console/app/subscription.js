@@ -1,0 +1,109 @@
+// One subscription: lag over time, partitions, consumers, what is unacknowledged, what is parked.
+import { html, useEffect, useState } from './dom.js'
+import { api, getJson, send } from './api.js'
+import { State } from './aggregated.js'
+import { Chart, Spark } from './chart.js'
+import { count, duration, short } from './format.js'
+import { Parked } from './parked.js'
+import { Consumers, Pending } from './consumers.js'
+import { useLook } from './poll.js'
+import { to, useRoute } from './router.js'
+import { totals } from './subscription_status.js'
+import { sourceText } from './subscriptions.js'
+import { Confirm, Failure, Heading, Loading, Stat } from './widgets.js'
+
+/** Lags that are kept, one a second: ten minutes. */
+const SAMPLES_MAX = 600
+const TABS = [['partitions', 'Partitions'], ['consumers', 'Consumers'], ['pending', 'Unacknowledged'], ['parked', 'Parked']]
+
+/** The lags of all partitions over time, as far as this view has seen them. */
+function useLags(value) {
+  const [series, setSeries] = useState({ time: [], lag: [], delivered: [], partitions: {} })
+  useEffect(() => {
+    if (!value) return
+    const now = totals(value.status)
+    const add = (values, next) => [...values, next].slice(-SAMPLES_MAX)
+    setSeries(series => ({
+      time: add(series.time, Date.now() / 1000),
+      lag: add(series.lag, now.lag),
+      delivered: add(series.delivered, now.deliveredLag),
+      partitions: Object.fromEntries(now.partitions.map(one => [one.partition, add(series.partitions[one.partition] ?? [], one.lag)])),
+    }))
+  }, [value])
+  return series
+}
+
+export function Subscription({ name }) {
+  const path = api`/v1/subscriptions/${name}`
+  const { value, error, again } = useLook(signal => getJson(path, { signal }), [name], 1_000)
+  const [ask, setAsk] = useState(null)
+  const series = useLags(value)
+  const tab = useRoute().query.get('tab') ?? 'partitions'
+  const status = value?.status
+  const all = totals(status)
+  const isPaused = status?.state === 'paused' || status?.state === 'stopped'
+  const act = (method, suffix, body) => async () => { await send(method, path + suffix, body); again() }
+  return html`
+    <${Heading} trail=${[['Subscriptions', to('subscriptions')]]} title=${name}>
+      ${status && html`
+        <button onClick=${() => setAsk(isPaused
+          ? { title: `Resume ${name}?`, text: 'Messages are delivered again.', action: 'Resume', run: act('POST', '/resume') }
+          : { title: `Pause ${name}?`, text: 'No message is delivered until it is resumed. What is being processed may still be acknowledged.', action: 'Pause', run: act('POST', '/pause') })}>
+          ${isPaused ? 'Resume' : 'Pause'}</button>`}
+    <//>
+    <${Failure} error=${error} again=${again} />
+    ${!value ? !error && html`<${Loading} />` : html`
+      <dl class="stats">
+        <div class="stat"><dt>State</dt><dd><${State} state=${status.state} /></dd></div>
+        <${Stat} label="Not acknowledged" value=${count(all.lag)} title="Messages after the committed positions" />
+        <${Stat} label="Not delivered" value=${count(all.deliveredLag)} />
+        <${Stat} label="Oldest unacknowledged" value=${duration(all.oldest)} />
+        <${Stat} label="Consumers" value=${count(all.consumers)} tone=${all.consumers === 0 && all.lag > 0 ? 'warn' : ''} />
+        <${Stat} label="Parked" value=${count(all.parked)} tone=${all.parked ? 'warn' : ''} />
+      </dl>
+      ${reasonOf(status) && html`<div class="failure" role="alert"><p>${reasonOf(status)}</p></div>`}
+      <p class="definition"><span class="muted">From</span> ${sourceText(value.definition.source)}
+        ${value.definition.types?.length ? html` <span class="muted">of types</span> ${value.definition.types.join(', ')}` : ''}
+        ${value.definition.filter ? html` <span class="muted">where</span> <span class="code">${value.definition.filter}</span>` : ''}
+        <span class="muted">, ${value.definition.mode}, up to ${count(value.definition.max_in_flight)} in flight for each consumer, ${count(value.definition.max_deliveries)} deliveries, then ${value.definition.on_exhausted}</span></p>
+      <div class="charts single"><${Chart} title="Lag" floor=${10} times=${series.time} format=${short} series=${[
+        { label: 'not acknowledged', values: series.lag, ink: 'accent', fill: true },
+        { label: 'not delivered', values: series.delivered, ink: 'muted', dash: [4, 3] },
+      ]} /></div>
+      <nav class="tabs" aria-label="Parts of the subscription">
+        ${TABS.map(([id, text]) => html`<a key=${id} href=${to('subscriptions', name, { tab: id === 'partitions' ? undefined : id })} aria-current=${tab === id ? 'page' : undefined}>
+          ${text}${id === 'parked' && all.parked ? html` <span class="count">${count(all.parked)}</span>` : ''}</a>`)}
+      </nav>
+      ${tab === 'consumers' ? html`<${Consumers} path=${path} onAsk=${setAsk} />`
+        : tab === 'pending' ? html`<${Pending} path=${path} />`
+          : tab === 'parked' ? html`<${Parked} path=${path} onAsk=${setAsk} />`
+            : html`<${Partitions} all=${all} series=${series} />`}`}
+    <${Confirm} ask=${ask} onClose=${() => setAsk(null)} />`
+}
+
+function reasonOf(status) {
+  const reason = status.error ?? status.reason
+  if (!reason) return null
+  return typeof reason === 'string' ? reason : reason.reason ?? reason.message ?? JSON.stringify(reason)
+}
+
+function Partitions({ all, series }) {
+  const most = Math.max(...Object.values(series.partitions).flat().filter(lag => lag !== null), 1)
+  return html`
+    <div class="scroll"><table class="table">
+      <thead><tr><th class="num">Partition</th><th>Lag over time</th><th class="num">Lag</th><th class="num wide-only">Delivered up to</th><th class="num">Acknowledged up to</th><th class="num">Oldest unacked</th><th>Consumer</th></tr></thead>
+      <tbody>${all.partitions.map(one => html`
+        <tr key=${one.partition}>
+          <td class="num">${one.partition}</td>
+          <td class="spark-cell"><${Spark} values=${series.partitions[one.partition] ?? []} max=${most} width=${160} label=${`Lag of partition ${one.partition}`} /></td>
+          <td class="num"><b>${count(one.lag)}</b></td>
+          <td class="num wide-only muted">${position(one.delivered)}</td>
+          <td class="num muted">${position(one.committed)}</td>
+          <td class="num">${duration(one.oldest)}</td>
+          <td>${one.consumer ?? html`<span class=${one.lag > 0 ? 'tone-warn' : 'muted'}>nobody</span>`}</td>
+        </tr>`)}
+      </tbody>
+    </table></div>`
+}
+
+const position = value => (value === null || value < 0 ? '–' : count(value))

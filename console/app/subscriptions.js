@@ -1,0 +1,51 @@
+// The list of subscriptions.
+import { html } from './dom.js'
+import { getJson } from './api.js'
+import { listOf, State } from './aggregated.js'
+import { count, duration } from './format.js'
+import { useLook } from './poll.js'
+import { to } from './router.js'
+import { Empty, Failure, Heading, Loading } from './widgets.js'
+import { totals } from './subscription_status.js'
+
+export function sourceText(source = {}) {
+  if (source.all) return 'the whole log'
+  if (source.stream_name) return `stream ${source.stream_name}`
+  if (source.category) return `category ${source.category}`
+  if (source.categories) return `categories ${source.categories.join(', ')}`
+  if (source.aggregated_stream) return `aggregated stream ${source.aggregated_stream}`
+  return JSON.stringify(source)
+}
+
+export function SubscriptionList() {
+  const { value, error, again } = useLook(signal => getJson('/v1/subscriptions', { signal }), [], 2_000)
+  const rows = value && listOf(value, 'subscriptions')
+  return html`
+    <${Heading} title="Subscriptions" />
+    <${Failure} error=${error} again=${again} />
+    ${!rows ? !error && html`<${Loading} />`
+      : rows.length === 0 ? html`
+        <${Empty} title="No subscription yet">
+          <p>A subscription gives each message to one of its consumers, and knows what has been acknowledged.</p>
+          <pre class="code">curl -X PUT --json '${JSON.stringify({ source: { category: 'order' }, mode: 'partitioned', partitions: 4 })}' \\
+  ${location.origin}/v1/subscriptions/billing</pre>
+        <//>`
+        : html`
+          <div class="scroll"><table class="table">
+            <thead><tr><th>Name</th><th>State</th><th class="wide-only">Mode</th><th class="wide-only">Source</th><th class="num">Consumers</th><th class="num">Lag</th><th class="num">Parked</th><th class="num">Oldest unacked</th></tr></thead>
+            <tbody>${rows.map(row => {
+              const all = totals(row.status)
+              return html`
+                <tr key=${row.name}>
+                  <td class="name"><a href=${to('subscriptions', row.name)}>${row.name}</a></td>
+                  <td><${State} state=${row.status?.state} /></td>
+                  <td class="wide-only muted">${row.definition?.mode}</td>
+                  <td class="wide-only muted">${sourceText(row.definition?.source)}</td>
+                  <td class="num">${count(all.consumers)}</td>
+                  <td class="num">${count(all.lag)}</td>
+                  <td class="num">${all.parked ? html`<b class="tone-warn">${count(all.parked)}</b>` : count(all.parked)}</td>
+                  <td class="num">${duration(all.oldest)}</td>
+                </tr>`
+            })}</tbody>
+          </table></div>`}`
+}
