@@ -9,6 +9,7 @@ use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError, Embedded
 use crate::http::server::{Listening, Tls};
 use crate::http::{self, Limits};
 use crate::lifecycle::Lifecycle;
+use crate::service::aggregated::projector::ProjectorSettings;
 use crate::service::append::AppendSettings;
 use crate::service::hints::HintSettings;
 use crate::service::tail::TailSettings;
@@ -275,6 +276,12 @@ fn service_settings(settings: &Settings) -> ServiceSettings {
             heartbeat_timeout: LISTENER_TIMEOUT,
             notify_interval: settings.notify_interval,
         },
+        projector: ProjectorSettings {
+            lease: settings.projector_lease,
+            catch_ups_max: settings.projector_catch_ups_max,
+        },
+        aggregated_cache_bytes_max: settings.aggregated_cache_bytes_max,
+        aggregated_streams_max: settings.aggregated_streams_max,
         followers_max: settings.followers_max,
         page_bytes_max: settings.page_bytes_max,
     }

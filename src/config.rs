@@ -117,6 +117,19 @@ pub struct Settings {
     /// Bytes of the newest messages kept for followers who keep up (65536 to 17179869184)
     #[arg(long, env = "HEADWATER_CACHE_BYTES_MAX", global = true, default_value_t = 64 << 20, value_parser = within(64 << 10, 16 << 30), value_name = "BYTES")]
     pub cache_bytes_max: usize,
+    /// Aggregated streams that may be defined (0 to 10000)
+    #[arg(long, env = "HEADWATER_AGGREGATED_STREAMS_MAX", global = true, default_value_t = 1_000, value_parser = within(0, 10_000), value_name = "COUNT")]
+    pub aggregated_streams_max: usize,
+    /// Bytes of the newest messages kept for the followers of one aggregated stream (65536 to 17179869184)
+    #[arg(long, env = "HEADWATER_AGGREGATED_CACHE_BYTES_MAX", global = true, default_value_t = 8 << 20, value_parser = within(64 << 10, 16 << 30), value_name = "BYTES")]
+    pub aggregated_cache_bytes_max: usize,
+    /// How long the right to project aggregated streams lasts without being prolonged: after a crash another instance
+    /// takes over within this time (500ms to 5m)
+    #[arg(long, env = "HEADWATER_PROJECTOR_LEASE", global = true, default_value = "5s", value_parser = lasting("500ms", "5m"), value_name = "DURATION")]
+    pub projector_lease: Duration,
+    /// Aggregated streams that read history at the same time (1 to 64)
+    #[arg(long, env = "HEADWATER_PROJECTOR_CATCH_UPS_MAX", global = true, default_value_t = 2, value_parser = within(1, 64), value_name = "COUNT")]
+    pub projector_catch_ups_max: usize,
     /// How often the log is looked at without a hint (50ms to 60s)
     #[arg(long, env = "HEADWATER_POLL_INTERVAL", global = true, default_value = "1s", value_parser = lasting("50ms", "60s"), value_name = "DURATION")]
     pub poll_interval: Duration,

@@ -65,6 +65,10 @@ struct Metrics {
     listener_up: Gauge,
     listener_lost: Counter,
     database_lost: Counter,
+    projector_leads: Gauge,
+    projected_live: Counter,
+    projected_past: Counter,
+    projections_stopped: Counter,
     panics: Counter,
     pool_in_use: Gauge,
     pool_open: Gauge,
@@ -176,6 +180,10 @@ impl Observer {
                 metrics.cache_bytes.set(*bytes as f64);
                 metrics.cache_messages.set(*messages as f64);
             }
+            Observation::ProjectorLeads { leads, .. } => metrics.projector_leads.set(f64::from(*leads)),
+            Observation::Projected { messages, live: true } => metrics.projected_live.increment(*messages as u64),
+            Observation::Projected { messages, live: false } => metrics.projected_past.increment(*messages as u64),
+            Observation::ProjectionStopped { .. } => metrics.projections_stopped.increment(1),
             Observation::RequestAnswered { method, path, status, took } => {
                 self.count_request(method, path, *status, *took)
             }
@@ -241,6 +249,10 @@ impl Metrics {
             listener_up: gauge("headwater_listener_up"),
             listener_lost: counter("headwater_listener_lost_total"),
             database_lost: counter("headwater_database_lost_total"),
+            projector_leads: gauge("headwater_projector_leads"),
+            projected_live: labelled("headwater_messages_projected_total", "from", "tail"),
+            projected_past: labelled("headwater_messages_projected_total", "from", "history"),
+            projections_stopped: counter("headwater_projections_stopped_total"),
             panics: counter("headwater_panics_total"),
             pool_in_use: gauge("headwater_pool_connections_in_use"),
             pool_open: gauge("headwater_pool_connections_open"),
@@ -263,6 +275,8 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_follower_reads_total", "Times a follower caught up in the cache or read a page of the database."),
         ("headwater_listener_lost_total", "Times the listening connection was lost."),
         ("headwater_database_lost_total", "Times an agent lost the database."),
+        ("headwater_messages_projected_total", "Places given to messages in aggregated streams."),
+        ("headwater_projections_stopped_total", "Times a projection stopped at a message that it could not place."),
         ("headwater_panics_total", "Requests that panicked."),
         ("headwater_http_requests_total", "Requests answered, by method, path and status."),
     ] {
@@ -279,6 +293,7 @@ fn describe(recorder: &PrometheusRecorder) {
             "headwater_settled_held_back_age",
             "Seconds for which a writer's open transaction has kept the settled position back; 0 if none does.",
         ),
+        ("headwater_projector_leads", "1 while this instance projects the aggregated streams."),
         ("headwater_listener_up", "1 while the listening connection is up."),
         ("headwater_pool_connections_in_use", "Database connections in use."),
         ("headwater_pool_connections_open", "Database connections open in the pools."),
@@ -318,6 +333,11 @@ fn log(observation: &Observation) {
         ),
         Observation::Released { seconds, warned: true } => {
             tracing::info!(seconds, "the open transaction has ended; messages are delivered again");
+        }
+        Observation::ProjectorLeads { leads: true, epoch } => tracing::info!(epoch, "this instance projects now"),
+        Observation::ProjectorLeads { leads: false, .. } => tracing::info!("this instance does not project any more"),
+        Observation::ProjectionStopped { name, reason } => {
+            tracing::warn!(%name, %reason, "an aggregated stream has stopped at a message that it cannot place");
         }
         Observation::Panicked { message } => tracing::error!(%message, "a request panicked"),
         // Unavailable is no fault, and comes by the thousand: the metrics count it, and its cause has a line of its own.

@@ -35,7 +35,7 @@ async fn not_ready_says_which_check_failed() {
     app.stop().await;
 }
 
-const METRICS: [&str; 28] = [
+const METRICS: [&str; 32] = [
     "headwater_http_requests_total",
     "headwater_http_request_seconds_bucket",
     "headwater_messages_appended_total",
@@ -64,6 +64,10 @@ const METRICS: [&str; 28] = [
     "headwater_pool_connections_open",
     "headwater_pool_connections_max",
     "headwater_append_queue_requests",
+    "headwater_projector_leads",
+    "headwater_messages_projected_total{from=\"tail\"}",
+    "headwater_messages_projected_total{from=\"history\"}",
+    "headwater_projections_stopped_total",
 ];
 
 #[tokio::test]

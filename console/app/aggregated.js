@@ -10,6 +10,8 @@ import { Badge, Confirm, Empty, Failure, Heading, Loading, Stat } from './widget
 
 /** Lags that are kept, one a second. */
 const LAGS_MAX = 120
+/** Names in a list. */
+export const LIST_MAX = 1_000
 
 export const STATES = {
   live: ['good', 'Live'], active: ['good', 'Active'], catching_up: ['plain', 'Catching up'], paused: ['plain', 'Paused'],
@@ -23,12 +25,9 @@ export function State({ state }) {
 
 const messages = status => (status?.partitions ?? []).reduce((sum, one) => sum + one.message_count, 0)
 
-/** The list of one kind of things, whatever the key it stands under. */
-export const listOf = (answer, name) => (Array.isArray(answer) ? answer : answer[name] ?? [])
-
 export function AggregatedList() {
-  const { value, error, again } = useLook(signal => getJson('/v1/aggregated-streams', { signal }), [], 2_000)
-  const rows = value && listOf(value, 'aggregated_streams')
+  const { value, error, again } = useLook(signal => getJson(`/v1/aggregated-streams?limit=${LIST_MAX}`, { signal }), [], 2_000)
+  const rows = value?.aggregated_streams
   return html`
     <${Heading} title="Aggregated streams" />
     <${Failure} error=${error} again=${again} />
@@ -41,18 +40,19 @@ export function AggregatedList() {
         <//>`
         : html`
           <table class="table">
-            <thead><tr><th>Name</th><th>State</th><th class="wide-only">Divided by</th><th class="num">Partitions</th><th class="num">Messages</th><th class="num">Lag</th></tr></thead>
+            <thead><tr><th>Name</th><th>State</th><th class="wide-only">Divided by</th><th class="num wide-only">Projected up to</th><th class="num">Lag</th><th class="num wide-only">Left out</th></tr></thead>
             <tbody>${rows.map(row => html`
               <tr key=${row.name}>
                 <td class="name"><a href=${to('aggregated', row.name)}>${row.name}</a></td>
-                <td><${State} state=${row.status?.state} /></td>
+                <td><${State} state=${row.status.state} /></td>
                 <td class="wide-only muted">${partitionerText(row.definition?.partitioner)}</td>
-                <td class="num">${count(row.status?.partitions?.length)}</td>
-                <td class="num">${count(messages(row.status))}</td>
-                <td class="num">${count(row.status?.lag)}</td>
+                <td class="num wide-only">${count(row.status.projected_position)}</td>
+                <td class="num">${count(row.status.lag)}</td>
+                <td class="num wide-only">${count(row.status.skipped)}</td>
               </tr>`)}
             </tbody>
-          </table>`}`
+          </table>
+          ${value.next && html`<p class="hint">The first ${count(LIST_MAX)} are shown.</p>`}`}`
 }
 
 function partitionerText(partitioner) {
@@ -97,6 +97,7 @@ export function Aggregated({ name }) {
         <${Stat} label="Settled up to" value=${count(status.settled_position)} />
       </dl>
       ${status.error && html`<${Stopped} error=${status.error} />`}
+      ${status.rebuild && html`<p class="hint">A new projection is being made: ${count(status.rebuild.projected_position)} of ${count(status.settled_position)}. Readers see the present one until then.</p>`}
       <p class="definition"><span class="muted">From</span> ${sourceText(value.definition)} <span class="muted">divided by</span> ${partitionerText(value.definition.partitioner)}</p>
       ${status.partitions.length === 0
         ? html`<${Empty} title="No message has been projected yet"><p>Partitions appear with their first message.</p><//>`
@@ -106,7 +107,6 @@ export function Aggregated({ name }) {
 
 const Stopped = ({ error }) => html`
   <div class="failure" role="alert"><p>
-    ${error.reason ?? error.message ?? JSON.stringify(error)}
-    ${error.stream_name && html` · <a href=${to('messages', error.message_id)}>${error.stream_name}</a>${error.global_position ? ` at ${count(error.global_position)}` : ''}`}
+    It stands before <a href=${to('messages', error.message_id)}>a message of ${error.stream_name}</a> at ${count(error.global_position)}: ${error.reason}
   </p></div>`
 

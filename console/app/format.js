@@ -14,7 +14,7 @@ export function short(value) {
   return size >= 100 || Number.isInteger(value) ? whole.format(value) : trim(value)
 }
 
-const trim = value => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(1).replace(/\.0$/, ''))
+const trim = value => value.toFixed(Math.abs(value) >= 100 ? 0 : 1)
 
 /** Seconds as 0.8 ms, 12 ms, 1.5 s, 3 min 20 s, 2 h 5 min, 4 d 3 h. */
 export function duration(seconds) {
@@ -35,7 +35,8 @@ export function duration(seconds) {
 /** How long ago a time of the service was. Clocks differ: what seems to be ahead is now. */
 export const ago = (time, now = Date.now()) => {
   const seconds = (now - Date.parse(time)) / 1000
-  return seconds < 1 ? 'now' : `${duration(Math.floor(seconds))} ago`
+  if (seconds < 1) return 'now'
+  return `${seconds < 10 ? `${Math.floor(seconds)} s` : duration(Math.floor(seconds))} ago`
 }
 
 const two = number => String(number).padStart(2, '0')

@@ -30,8 +30,8 @@ export function LogView({ log, withStream, children, onVersion }) {
   }
   return html`
     <div class="toolbar">
-      <${Search} label="Types" placeholder="Types: Opened,Closed" value=${types} onChange=${value => amend({ types: value.replace(/\s+/g, '') })} delay=${500} />
-      <${Search} label="Filter" placeholder="Filter: data.amount > 100" value=${expression} onChange=${value => amend({ filter: value.trim() })} delay=${900} isCode=${true} />
+      <${Search} label="Types" title="Message types, separated by commas: Opened,Closed" placeholder="Types" value=${types} onChange=${value => amend({ types: value.replace(/\s+/g, '') })} delay=${500} />
+      <${Search} label="Filter" title="A CEL expression, such as data.amount > 100" placeholder="Filter (CEL)" value=${expression} onChange=${value => amend({ filter: value.trim() })} delay=${900} isCode=${true} />
       <${LiveSwitch} state=${found.state} on=${isLive && found.isAtEnd !== false} onChange=${setLive} />
     </div>
     <${Failure} error=${found.error} again=${found.again} />

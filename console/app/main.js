@@ -54,7 +54,7 @@ function Navigation({ onHelp }) {
       </ul>
       <div class="navigation-end">
         <${Connection} />
-        <button class="quiet" onClick=${nextTheme} title="Colours: system, light, dark">${{ system: 'System', light: 'Light', dark: 'Dark' }[choice]} colours</button>
+        <button class="quiet" onClick=${nextTheme} title="Colours: system, light, dark">${{ system: 'System', light: 'Light', dark: 'Dark' }[choice]}<span class="wide-only"> colours</span></button>
         <button class="quiet" onClick=${onHelp} title="Keys (?)">Keys</button>
       </div>
     </nav>`

@@ -1,7 +1,7 @@
 // The list of subscriptions.
 import { html } from './dom.js'
 import { getJson } from './api.js'
-import { listOf, State } from './aggregated.js'
+import { LIST_MAX, State } from './aggregated.js'
 import { count, duration } from './format.js'
 import { useLook } from './poll.js'
 import { to } from './router.js'
@@ -18,8 +18,8 @@ export function sourceText(source = {}) {
 }
 
 export function SubscriptionList() {
-  const { value, error, again } = useLook(signal => getJson('/v1/subscriptions', { signal }), [], 2_000)
-  const rows = value && listOf(value, 'subscriptions')
+  const { value, error, again } = useLook(signal => getJson(`/v1/subscriptions?limit=${LIST_MAX}`, { signal }), [], 2_000)
+  const rows = value?.subscriptions
   return html`
     <${Heading} title="Subscriptions" />
     <${Failure} error=${error} again=${again} />

@@ -36,7 +36,7 @@ export const Loading = ({ lines = 6 }) => html`
   <div class="loading" role="status" aria-label="Loading">${Array.from({ length: lines }, (_, n) => html`<i key=${n} />`)}</div>`
 
 /** A field for searching; tells of the text a moment after the last key. */
-export function Search({ label, value, onChange, placeholder = label, delay = 200, isCode = false }) {
+export function Search({ label, title, value, onChange, placeholder = label, delay = 200, isCode = false }) {
   const [text, setText] = useState(value)
   const timer = useRef()
   useEffect(() => setText(value), [value])
@@ -46,7 +46,7 @@ export function Search({ label, value, onChange, placeholder = label, delay = 20
     timer.current = setTimeout(() => onChange(next), wait)
   }
   return html`
-    <input class=${classes('search', isCode && 'code')} type="search" aria-label=${label} placeholder=${placeholder} value=${text}
+    <input class=${classes('search', isCode && 'code')} type="search" aria-label=${label} title=${title} placeholder=${placeholder} value=${text}
       spellcheck="false" autocomplete="off" data-search
       onInput=${event => { setText(event.target.value); tell(event.target.value, delay) }}
       onKeyDown=${event => {

@@ -1,11 +1,15 @@
 //! Pure rules: no runtime, no SQL, no HTTP.
 
+pub mod aggregated_stream;
 pub mod append;
+pub mod cursor;
 pub mod expression;
 pub mod filter;
 pub mod json_text;
 pub mod message;
 pub mod observation;
+pub mod partitioner;
+pub mod selection;
 pub mod settling;
 pub mod source;
 pub mod stream_name;

@@ -67,6 +67,21 @@ pub enum Observation {
         bytes: usize,
         messages: usize,
     },
+    /// This instance projects, or does not any more.
+    ProjectorLeads {
+        leads: bool,
+        epoch: i64,
+    },
+    /// Links written by a round, of the live projections or of one that catches up.
+    Projected {
+        messages: usize,
+        live: bool,
+    },
+    /// A projection cannot go on.
+    ProjectionStopped {
+        name: String,
+        reason: String,
+    },
     RequestAnswered {
         method: &'static str,
         path: String,

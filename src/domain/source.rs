@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::message::Message;
+use super::selection::Selections;
 
 /// One log that can be followed, and the name under which its followers are woken.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -10,6 +11,8 @@ pub enum Topic {
     All,
     Category(Arc<str>),
     Stream(Arc<str>),
+    /// What aggregated streams select.
+    Selected(Selections),
 }
 
 impl Topic {
@@ -18,6 +21,7 @@ impl Topic {
             Topic::All => true,
             Topic::Category(name) => message.category() == &**name,
             Topic::Stream(name) => *message.stream_name == **name,
+            Topic::Selected(selections) => selections.take(&message.stream_name, Some(&message.message_type)),
         }
     }
 }
@@ -44,6 +48,11 @@ impl Source {
 
     pub fn category(name: &str) -> Self {
         Self { topics: Arc::new([Topic::Category(name.into())]), is_global: true }
+    }
+
+    /// What these select, and perhaps more: a message that none of them takes is to be passed over.
+    pub fn selected(selections: Selections) -> Self {
+        Self { topics: Arc::new([Topic::Selected(selections)]), is_global: true }
     }
 
     /// Several at once, in global order; `None` if there are none or more than [`SOURCE_TOPICS_MAX`]. A stream whose

@@ -71,6 +71,13 @@ pub fn category(stream_name: &str) -> &str {
     stream_name.split_once('-').map_or(stream_name, |(category, _)| category)
 }
 
+/// Message DB's `cardinal_id(stream_name)`: what follows the first `-`, up to the first `+` after it. `None` for a name
+/// without `-`.
+pub fn cardinal_id(stream_name: &str) -> Option<&str> {
+    let (_, id) = stream_name.split_once('-')?;
+    Some(id.split_once('+').map_or(id, |(cardinal, _)| cardinal))
+}
+
 fn check(raw: &str, max: usize) -> Result<(), NameError> {
     if raw.is_empty() {
         return Err(NameError::Empty);
@@ -110,6 +117,13 @@ mod tests {
             ("-123", ""),
         ] {
             assert_eq!(category(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_cardinal_id_ends_at_a_plus_sign() {
+        for (name, expected) in [("a-1", Some("1")), ("a-1+2", Some("1")), ("a+b-1-2", Some("1-2")), ("a", None)] {
+            assert_eq!(cardinal_id(name), expected, "{name}");
         }
     }
 

@@ -8,10 +8,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::App;
 use super::events::{CaughtUpEvent, ClosingEvent, ClosingReason, FellBehindEvent, HeartbeatEvent};
 use super::frames::Frames;
+use crate::domain::cursor::Cursor;
 use crate::domain::observation::Observation;
 use crate::domain::time::Timestamp;
 use crate::service::FollowerPlace;
-use crate::service::tail::follower::{Follower, Next};
+use crate::service::following::Following;
+use crate::service::tail::follower::{Delivery, Next};
 use crate::service::tail::heartbeat::Beat;
 
 /// A client that lost its connection comes back after this long, with up to as much again on top, so that not all come
@@ -24,18 +26,18 @@ const CLOSING_RETRY_SPREAD: Duration = Duration::from_secs(5);
 ///
 /// A task of its own, because the connection asks for nothing while its client does not read: the page would hold its
 /// place among those who read from the database until then.
-type Reading = AbortOnDropHandle<(Follower, Next)>;
+type Reading = AbortOnDropHandle<(Following, Next)>;
 
 /// One connection's events, made when the connection asks for them: nothing is queued for it.
 pub struct EventStream {
     app: App,
     /// Absent while a page is being read for it.
-    follower: Option<Follower>,
+    follower: Option<Following>,
     reading: Option<Reading>,
-    cursor: i64,
+    cursor: Cursor,
     /// The cursor to begin with, where that lies beyond the end: a client that is cut before anything has come does
     /// better to come back with the `from` it came with, as an id from the future is refused.
-    not_an_id: Option<i64>,
+    not_an_id: Option<Cursor>,
     frames: Frames,
     heartbeat: Duration,
     beat: Option<Beat>,
@@ -46,7 +48,7 @@ pub struct EventStream {
 }
 
 impl EventStream {
-    pub fn new(app: App, follower: Follower, frames: Frames, heartbeat: Duration, place: FollowerPlace) -> Self {
+    pub fn new(app: App, follower: Following, frames: Frames, heartbeat: Duration, place: FollowerPlace) -> Self {
         let cursor = follower.cursor();
         Self {
             app,
@@ -89,7 +91,7 @@ impl EventStream {
     async fn step(&mut self, out: &mut BytesMut) {
         let draining = self.app.lifecycle.draining().clone();
         if draining.is_cancelled() {
-            return self.close(out);
+            return self.close(out, ClosingReason::Draining);
         }
         let Some(follower) = &mut self.follower else {
             return self.wait_for_page(out).await;
@@ -144,28 +146,45 @@ impl EventStream {
         }
         match next {
             Next::Messages(messages) => {
-                let in_stream = self.follower.as_ref().is_some_and(Follower::counts_in_stream);
+                let in_stream = self.follower.as_ref().is_some_and(Following::counts_in_stream);
                 for message in &messages {
                     let id = if in_stream { message.position } else { message.global_position };
                     self.frames.message(out, id, message);
                 }
                 self.app.observer.record(Observation::Delivered { messages: messages.len() });
             }
+            Next::Aggregated(messages) => {
+                let stream = self.follower.as_ref().and_then(Following::aggregated_stream).unwrap_or_default();
+                for one in &messages {
+                    self.frames.aggregated(out, one.message.global_position, stream, one);
+                }
+                self.app.observer.record(Observation::Delivered { messages: messages.len() });
+            }
+            Next::Merged(messages) => {
+                for (cursor, delivery) in &messages {
+                    match delivery {
+                        Delivery::Message(message) => self.frames.message(out, *cursor, message),
+                        Delivery::Aggregated(stream, one) => self.frames.aggregated(out, *cursor, stream, one),
+                    }
+                }
+                self.app.observer.record(Observation::Delivered { messages: messages.len() });
+            }
             Next::Moved => self.frames.progress(out, self.cursor),
             Next::CaughtUp => {
-                let data = CaughtUpEvent { position: self.cursor, time: Timestamp::now().to_rfc3339() };
+                let data = CaughtUpEvent { position: self.cursor.position, time: Timestamp::now().to_rfc3339() };
                 self.frames.event(out, "caught-up", self.id(), &data);
             }
             Next::FellBehind => {
-                let data = FellBehindEvent { position: self.cursor, time: Timestamp::now().to_rfc3339() };
+                let data = FellBehindEvent { position: self.cursor.position, time: Timestamp::now().to_rfc3339() };
                 self.frames.event(out, "fell-behind", self.id(), &data);
             }
+            Next::Deleted => self.close(out, ClosingReason::Deleted),
             Next::NeedsPage | Next::Idle => {}
         }
     }
 
     /// The cursor, as far as a client can come back with it.
-    fn id(&self) -> Option<i64> {
+    fn id(&self) -> Option<Cursor> {
         (self.not_an_id != Some(self.cursor)).then_some(self.cursor)
     }
 
@@ -185,9 +204,9 @@ impl EventStream {
         self.frames.event(out, "heartbeat", self.id(), &data);
     }
 
-    fn close(&mut self, out: &mut BytesMut) {
+    fn close(&mut self, out: &mut BytesMut, reason: ClosingReason) {
         self.frames.retry(out, jittered(RETRY_MIN, CLOSING_RETRY_SPREAD));
-        self.frames.event(out, "closing", self.id(), &ClosingEvent { reason: ClosingReason::Draining });
+        self.frames.event(out, "closing", self.id(), &ClosingEvent { reason });
         self.is_closed = true;
         self.follower = None;
         self.reading = None;

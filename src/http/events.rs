@@ -4,6 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::pages::Message;
+use super::partitions::AggregatedMessage;
 
 /// Data of `caught-up`: history has been sent, the stream is live.
 #[derive(Serialize, ToSchema)]
@@ -43,7 +44,10 @@ pub struct ClosingEvent {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClosingReason {
+    /// The service stops: come back, to another instance or to this one.
     Draining,
+    /// What was followed has been deleted.
+    Deleted,
 }
 
 /// A line of the NDJSON twin.
@@ -62,6 +66,7 @@ pub struct EventLine {
 #[allow(dead_code)] // described only
 pub enum EventData {
     Message(Box<Message>),
+    Aggregated(Box<AggregatedMessage>),
     CaughtUp(CaughtUpEvent),
     FellBehind(FellBehindEvent),
     Heartbeat(HeartbeatEvent),

@@ -1,5 +1,6 @@
 //! Following: server-sent events and their NDJSON twin.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -18,10 +19,15 @@ use super::parameters::{GivenFilter, Rules, category, stream_name};
 use super::problem::{Problem, ProblemKind};
 use super::{App, tags};
 use crate::domain::Violation;
+use crate::domain::cursor::Cursor;
 use crate::domain::filter::Filter;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
+use crate::service::aggregated::follower::Wanted;
+use crate::service::aggregated::merged::{self, MergedFollower, OneFollower};
+use crate::service::following::Following;
 use crate::service::read::{PlaceError, Start};
+use crate::service::tail::Place;
 use crate::service::tail::follower::Follower;
 
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -62,23 +68,25 @@ macro_rules! follow_query {
         }
 
         impl $name {
-            fn wish(&mut self) -> Wish {
-                Wish {
+            fn wish(&mut self) -> $crate::http::follow::Wish {
+                $crate::http::follow::Wish {
                     from: self.from.take(),
                     last_event_id: self.last_event_id.take(),
-                    filter: GivenFilter {
+                    filter: $crate::http::parameters::GivenFilter {
                         types: std::mem::take(&mut self.types),
                         filter: self.filter.take(),
                         from_time: self.from_time.take(),
                         to_time: self.to_time.take(),
                     },
                     heartbeat: self.heartbeat.take(),
-                    event_names: self.event_names.unwrap_or(EventNames::Message),
+                    event_names: self.event_names.unwrap_or($crate::http::follow::EventNames::Message),
                 }
             }
         }
     };
 }
+
+pub(super) use follow_query;
 
 follow_query!(FollowQuery {});
 
@@ -89,6 +97,9 @@ follow_query!(FollowSeveralQuery {
     /// A category to follow; may be given several times.
     #[serde(default)]
     category: Vec<String>,
+    /// An aggregated stream to follow; may be given several times.
+    #[serde(default)]
+    aggregated_stream: Vec<String>,
 });
 
 /// What the event of a message is called.
@@ -100,12 +111,29 @@ pub enum EventNames {
 }
 
 /// What every follower may ask for.
-struct Wish {
-    from: Option<String>,
-    last_event_id: Option<String>,
-    filter: GivenFilter,
-    heartbeat: Option<String>,
-    event_names: EventNames,
+pub(super) struct Wish {
+    pub from: Option<String>,
+    pub last_event_id: Option<String>,
+    pub filter: GivenFilter,
+    pub heartbeat: Option<String>,
+    pub event_names: EventNames,
+}
+
+/// What is followed.
+pub(super) enum Target {
+    Log(Source),
+    /// Some partitions of an aggregated stream, or all.
+    Aggregated(Aggregated),
+    /// Streams and categories, and then aggregated streams.
+    Merged(Option<Source>, Vec<Aggregated>),
+}
+
+/// An aggregated stream that is followed.
+pub(super) struct Aggregated {
+    pub id: i64,
+    pub name: Arc<str>,
+    /// Sorted; `None`: all.
+    pub partitions: Option<Arc<[i32]>>,
 }
 
 /// Follow a stream
@@ -123,7 +151,7 @@ pub async fn follow_stream(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = stream_name(name)?;
-    follow(app, Source::stream(name.as_str()), query.wish(), &headers).await
+    follow(app, Target::Log(Source::stream(name.as_str())), query.wish(), &headers).await
 }
 
 /// Follow a category
@@ -141,7 +169,7 @@ pub async fn follow_category(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = category(name)?;
-    follow(app, Source::category(name.as_str()), query.wish(), &headers).await
+    follow(app, Target::Log(Source::category(name.as_str())), query.wish(), &headers).await
 }
 
 /// Follow all messages
@@ -157,10 +185,13 @@ pub async fn follow_all(
     Query(mut query): Query<FollowQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    follow(app, Source::all(), query.wish(), &headers).await
+    follow(app, Target::Log(Source::all()), query.wish(), &headers).await
 }
 
-/// Follow several streams and categories on one connection, in global order
+/// Follow several streams, categories and aggregated streams on one connection
+///
+/// In global order: what one of them has not come to yet holds back what the others have after it. A message that
+/// several of them have comes once from each.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "followSeveral", tag = tags::FOLLOW,
     params(FollowSeveralQuery,
@@ -181,23 +212,37 @@ pub async fn follow_several(
     for name in &categories {
         category(name.clone())?;
     }
-    let Some(source) = Source::several(&streams, &categories) else {
-        let rule =
-            format!("must name from 1 to {SOURCE_TOPICS_MAX} streams and categories, with the parameter category too");
+    let mut aggregated = Vec::new();
+    for name in std::mem::take(&mut query.aggregated_stream) {
+        if !aggregated.iter().any(|one: &Aggregated| *one.name == *name) {
+            aggregated.push(super::partitions::aggregated(&app, name, None).await?);
+        }
+    }
+    let source = Source::several(&streams, &categories);
+    let topics = source.as_ref().map_or(0, |source| source.topics().len());
+    let is_refused = source.is_none() && (aggregated.is_empty() || !streams.is_empty() || !categories.is_empty());
+    if is_refused || topics + aggregated.len() > SOURCE_TOPICS_MAX {
+        let rule = format!(
+            "must name from 1 to {SOURCE_TOPICS_MAX} streams, categories and aggregated streams, with the parameters \
+             category and aggregated_stream too"
+        );
         return Err(Problem::invalid(vec![Violation::new("stream_name", rule)]));
+    }
+    let target = match (source, aggregated) {
+        (Some(source), aggregated) if aggregated.is_empty() => Target::Log(source),
+        (source, aggregated) => Target::Merged(source, aggregated),
     };
-    follow(app, source, query.wish(), &headers).await
+    follow(app, target, query.wish(), &headers).await
 }
 
-async fn follow(app: App, source: Source, wish: Wish, headers: &HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn follow(app: App, target: Target, wish: Wish, headers: &HeaderMap) -> Result<Response, Problem> {
     let mut rules = Rules::default();
     let filter = rules.filter(&wish.filter);
     let heartbeat = rules
         .duration("heartbeat", wish.heartbeat.as_deref(), HEARTBEAT_MIN, HEARTBEAT_MAX)
         .unwrap_or(app.limits.heartbeat);
-    let lowest = if source.single_stream().is_some() { -1 } else { 0 };
-    let start = start(&mut rules, &wish, headers, lowest);
-    let (filter, start): (Filter, Start) = rules.keep((filter, start))?;
+    let start = start(&mut rules, &wish, headers, &target);
+    let (filter, (start, sources)) = rules.keep((filter, start))?;
     if app.lifecycle.is_draining() {
         return Err(Problem::new(ProblemKind::Draining, "The service is stopping."));
     }
@@ -205,6 +250,7 @@ async fn follow(app: App, source: Source, wish: Wish, headers: &HeaderMap) -> Re
         let detail = format!("There are {} followers already.", app.followers.max());
         return Err(Problem::new(ProblemKind::Overloaded, detail));
     };
+    let source = target.log();
     // Joined before the place is looked up: what is settled meanwhile is kept for this follower.
     let membership = app.tail.join(&source);
     let place = app.reads.place(&source, start).await.map_err(|error| match error {
@@ -215,13 +261,17 @@ async fn follow(app: App, source: Source, wish: Wish, headers: &HeaderMap) -> Re
     })?;
     let is_beyond_end = matches!(start, Start::At(_)) && app.reads.is_beyond_end(&source, place).await?;
     let wire = if accepts_ndjson(headers) { Wire::Ndjson } else { Wire::EventStream };
-    let follower = Follower::new(app.tail.clone(), source, filter, place);
+    let following = following(&app, target, filter, place, sources);
     drop(membership);
     let frames = Frames::new(wire, wish.event_names == EventNames::Type);
-    let mut stream = EventStream::new(app, follower, frames, heartbeat, taken);
+    let mut stream = EventStream::new(app, following, frames, heartbeat, taken);
     if is_beyond_end {
         stream.keep_first_cursor();
     }
+    Ok(respond(stream, wire))
+}
+
+fn respond(stream: EventStream, wire: Wire) -> Response {
     let body = futures_util::stream::unfold(stream, |mut stream| async move {
         let chunk = stream.next_chunk().await?;
         Some((Ok::<_, std::convert::Infallible>(chunk), stream))
@@ -231,23 +281,71 @@ async fn follow(app: App, source: Source, wish: Wish, headers: &HeaderMap) -> Re
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(wire.media_type()));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    response
+}
+
+/// The follower of a target from a place on; `sources`: how many of several have been seen at the place itself.
+fn following(app: &App, target: Target, filter: Filter, place: Place, sources: u32) -> Following {
+    let wanted = |one: Aggregated, filter: Filter, after: i64| {
+        app.aggregated.follower(Wanted { id: one.id, name: one.name, partitions: one.partitions, filter, after })
+    };
+    match target {
+        Target::Log(source) => Following::Log(Follower::new(app.tail.clone(), source, filter, place)),
+        Target::Aggregated(one) => Following::Aggregated(Box::new(wanted(one, filter, place.after))),
+        Target::Merged(source, aggregated) => {
+            let cursor = Cursor { position: place.after, sources };
+            let mut places = merged::places(cursor, aggregated.len() + usize::from(source.is_some()));
+            let mut next_place = || places.next().unwrap_or(place.after);
+            let log = source.map(|source| {
+                let place = Place { after: next_place(), stream_after: None };
+                OneFollower::Log(Follower::new(app.tail.clone(), source, filter.clone(), place))
+            });
+            let mut followers: Vec<OneFollower> = log.into_iter().collect();
+            for one in aggregated {
+                followers.push(OneFollower::Aggregated(wanted(one, filter.clone(), next_place())));
+            }
+            let wish = app.aggregated.feeds.wish_for_progress();
+            Following::Merged(Box::new(MergedFollower::new(followers, cursor, wish)))
+        }
+    }
+}
+
+impl Target {
+    /// The log whose positions are the cursor.
+    fn log(&self) -> Source {
+        match self {
+            Target::Log(source) => source.clone(),
+            Target::Aggregated(_) | Target::Merged(..) => Source::all(),
+        }
+    }
+
+    /// A cursor that an event of this target may have.
+    fn allows(&self, cursor: Cursor) -> bool {
+        let (lowest, sources) = match self {
+            Target::Log(source) if source.single_stream().is_some() => (-1, 0),
+            Target::Log(_) | Target::Aggregated(_) => (0, 0),
+            Target::Merged(source, aggregated) => (0, aggregated.len() + usize::from(source.is_some()) - 1),
+        };
+        cursor.position >= lowest && cursor.sources as usize <= sources
+    }
 }
 
 /// The first that is there: the header, the parameter, `from`.
-fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, lowest: i64) -> Start {
+///
+/// Beside it, how many of several sources have been seen at the cursor's position.
+fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, target: &Target) -> (Start, u32) {
     let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?"));
     // A browser that has seen no id yet sends an empty one, or none.
     if let Some(cursor) = header.or(wish.last_event_id.as_deref()).filter(|cursor| !cursor.is_empty()) {
-        return match cursor.parse::<i64>() {
-            Ok(cursor) if cursor >= lowest => Start::After(cursor),
+        return match cursor.parse::<Cursor>() {
+            Ok(cursor) if target.allows(cursor) => (Start::After(cursor.position), cursor.sources),
             _ => {
                 rules.malformed(cursor_field(headers), "must be the id of an event of this source");
-                Start::End
+                (Start::End, 0)
             }
         };
     }
-    match wish.from.as_deref() {
+    let start = match wish.from.as_deref() {
         None | Some("end") => Start::End,
         Some("beginning") => Start::Beginning,
         Some(text) => match (text.parse::<i64>(), Timestamp::parse_rfc3339(text)) {
@@ -258,7 +356,8 @@ fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, lowest: i64) -> St
                 Start::End
             }
         },
-    }
+    };
+    (start, 0)
 }
 
 /// Where the cursor was taken from: the header goes before the parameter.

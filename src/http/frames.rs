@@ -6,6 +6,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use serde::Serialize;
 
+use crate::domain::aggregated_stream::AggregatedMessage;
+use crate::domain::cursor::Cursor;
 use crate::domain::message::{Message, push_json_string};
 
 /// How events are written.
@@ -39,23 +41,35 @@ impl Frames {
     }
 
     /// A message, whose JSON text is put in as it is: it has no raw newline, so it is one line.
-    pub fn message(self, out: &mut BytesMut, id: i64, message: &Message) {
+    pub fn message(self, out: &mut BytesMut, id: impl Into<Cursor>, message: &Message) {
         out.reserve(message.json().len() + message.message_type.len() + 80);
-        let name = if self.named_by_type { &*message.message_type } else { "message" };
-        self.head(out, name, Some(id));
+        self.head(out, self.name(message), Some(id.into()));
         out.extend_from_slice(message.json());
         self.end(out);
     }
 
+    /// A message of an aggregated stream, with its place there around it.
+    pub fn aggregated(self, out: &mut BytesMut, id: impl Into<Cursor>, stream: &str, one: &AggregatedMessage) {
+        out.reserve(one.message.json().len() + one.message.message_type.len() + stream.len() + 160);
+        self.head(out, self.name(&one.message), Some(id.into()));
+        let mut place = String::from("{\"aggregated_stream\":");
+        push_json_string(&mut place, stream);
+        let _ = write!(place, ",\"partition\":{},\"position\":{},\"message\":", one.partition, one.position);
+        out.extend_from_slice(place.as_bytes());
+        out.extend_from_slice(one.message.json());
+        out.extend_from_slice(b"}");
+        self.end(out);
+    }
+
     /// Another event.
-    pub fn event(self, out: &mut BytesMut, name: &str, id: Option<i64>, data: &impl Serialize) {
+    pub fn event(self, out: &mut BytesMut, name: &str, id: Option<Cursor>, data: &impl Serialize) {
         self.head(out, name, id);
         out.extend_from_slice(&serde_json::to_vec(data).unwrap_or_else(|_| b"null".to_vec()));
         self.end(out);
     }
 
     /// Moves the client's cursor on without an event.
-    pub fn progress(self, out: &mut BytesMut, id: i64) {
+    pub fn progress(self, out: &mut BytesMut, id: Cursor) {
         // Writing to a BytesMut cannot fail.
         let _ = match self.wire {
             Wire::EventStream => write!(out, "id: {id}\n\n"),
@@ -70,7 +84,11 @@ impl Frames {
         }
     }
 
-    fn head(self, out: &mut BytesMut, name: &str, id: Option<i64>) {
+    fn name(self, message: &Message) -> &str {
+        if self.named_by_type { &message.message_type } else { "message" }
+    }
+
+    fn head(self, out: &mut BytesMut, name: &str, id: Option<Cursor>) {
         match self.wire {
             Wire::EventStream => {
                 if let Some(id) = id {
@@ -157,6 +175,6 @@ mod tests {
 
     #[test]
     fn progress_moves_the_cursor_without_an_event() {
-        assert_eq!(text(|out| Frames::new(Wire::EventStream, false).progress(out, 9)), "id: 9\n\n");
+        assert_eq!(text(|out| Frames::new(Wire::EventStream, false).progress(out, 9.into())), "id: 9\n\n");
     }
 }

@@ -16,7 +16,9 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::service::Service;
 
+mod aggregated_streams;
 mod console;
+mod definition_schema;
 mod event_connection;
 mod event_stream;
 mod events;
@@ -29,6 +31,7 @@ pub mod openapi;
 mod operations;
 mod pages;
 mod parameters;
+mod partitions;
 pub mod problem;
 mod reports;
 pub mod server;
@@ -82,6 +85,7 @@ mod tags {
     pub const APPEND: &str = "append";
     pub const READ: &str = "read";
     pub const FOLLOW: &str = "follow";
+    pub const AGGREGATE: &str = "aggregate";
     pub const REPORTS: &str = "reports";
     pub const OPERATIONS: &str = "operations";
 }
@@ -99,6 +103,14 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(follow::follow_category))
         .routes(routes!(follow::follow_all))
         .routes(routes!(follow::follow_several))
+        .routes(routes!(aggregated_streams::list))
+        .routes(routes!(aggregated_streams::define, aggregated_streams::read, aggregated_streams::delete))
+        .routes(routes!(aggregated_streams::pause))
+        .routes(routes!(aggregated_streams::resume))
+        .routes(routes!(aggregated_streams::rebuild))
+        .routes(routes!(partitions::read_partition))
+        .routes(routes!(partitions::find_positions))
+        .routes(routes!(partitions::follow_aggregated_stream))
         .routes(routes!(reports::report_streams))
         .routes(routes!(reports::report_categories))
         .routes(routes!(reports::report_types))

@@ -20,6 +20,8 @@ pub struct Ready {
     migrations: bool,
     /// The shared connection listens for hints; without it messages of others come up to a second late.
     listener: bool,
+    /// This instance projects aggregated streams, or stands by to.
+    projector: bool,
 }
 
 /// Is the process alive
@@ -38,7 +40,12 @@ pub async fn is_alive() -> &'static str {
 )]
 pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Problem> {
     let found = app.health.readiness().await;
-    let ready = Ready { database: found.database, migrations: found.migrations, listener: found.listener };
+    let ready = Ready {
+        database: found.database,
+        migrations: found.migrations,
+        listener: found.listener,
+        projector: found.projector,
+    };
     if app.lifecycle.is_draining() {
         return Err(Problem::new(ProblemKind::Draining, "The service is stopping."));
     }

@@ -24,6 +24,7 @@ pub enum ProblemKind {
     RequestTimeout,
     WrongExpectedVersion,
     MessageIdReused,
+    DefinitionDiffers,
     BodyTooLarge,
     MessageTooLarge,
     UrlTooLong,
@@ -37,13 +38,14 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [ProblemKind; 16] = [
+    pub const ALL: [ProblemKind; 17] = [
         Self::MalformedRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::WrongExpectedVersion,
         Self::MessageIdReused,
+        Self::DefinitionDiffers,
         Self::BodyTooLarge,
         Self::MessageTooLarge,
         Self::UrlTooLong,
@@ -97,6 +99,13 @@ impl ProblemKind {
                 "The message id is used for something else",
                 "A message with this id stands already, in another stream or with other content, or only a part of the \
                  request stands. Give new messages new ids.",
+            ),
+            Self::DefinitionDiffers => (
+                "definition-differs",
+                StatusCode::CONFLICT,
+                "The name is defined in another way",
+                "There is one of this name with other fields; `fields` lists them. A definition never changes: use \
+                 another name, or delete the one that stands.",
             ),
             Self::BodyTooLarge => (
                 "body-too-large",
@@ -212,6 +221,9 @@ pub struct ProblemDocument {
     /// For `wrong-expected-version`: the version to decide by.
     #[schema(required = false)]
     pub current_version: Option<i64>,
+    /// For `definition-differs`: the fields that differ.
+    #[schema(required = false)]
+    pub fields: Option<Vec<String>>,
     /// For `message-id-reused`: the id that stands already, in `stream_name` at `position`.
     #[schema(required = false)]
     pub message_id: Option<uuid::Uuid>,

@@ -7,10 +7,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::aggregated::feed::Feeds;
+use super::aggregated::projector::ProjectorHandle;
 use super::tail::Tail;
 use crate::domain::observation::Observation;
 use crate::store::Database;
-use crate::store::listen::ListenLink;
+use crate::store::listen::{Hint, ListenLink};
 use crate::telemetry::Observer;
 
 /// The times of listener and notifier.
@@ -31,14 +33,23 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 pub struct Listener {
     database: Database,
     tail: Tail,
+    feeds: Feeds,
+    projector: ProjectorHandle,
     settings: HintSettings,
     observer: Observer,
     is_live: Arc<AtomicBool>,
 }
 
 impl Listener {
-    pub fn new(database: Database, tail: Tail, settings: HintSettings, observer: Observer) -> Self {
-        Self { database, tail, settings, observer, is_live: Arc::default() }
+    pub fn new(
+        database: Database,
+        tail: Tail,
+        feeds: Feeds,
+        projector: ProjectorHandle,
+        settings: HintSettings,
+        observer: Observer,
+    ) -> Self {
+        Self { database, tail, feeds, projector, settings, observer, is_live: Arc::default() }
     }
 
     /// Whether it listens at this moment.
@@ -73,10 +84,16 @@ impl Listener {
         self.observer.record(Observation::ListenerUp);
         // Listen before the first look, so no message falls between them.
         self.tail.hint();
+        self.feeds.kick();
         loop {
             tokio::select! {
                 hint = link.hint() => match hint {
-                    Some(global_position) => self.tail.hint_at(global_position),
+                    Some(Hint::Appended(global_position)) => self.tail.hint_at(global_position),
+                    Some(Hint::Projected) => self.feeds.kick(),
+                    Some(Hint::Defined) => {
+                        self.projector.reload();
+                        self.feeds.kick();
+                    }
                     None => return link.end().await,
                 },
                 () = tokio::time::sleep(self.settings.heartbeat_interval) => {
@@ -94,12 +111,13 @@ impl Listener {
 pub struct Notifier {
     database: Database,
     committed: watch::Receiver<i64>,
+    projected: watch::Receiver<u64>,
     settings: HintSettings,
 }
 
 impl Notifier {
-    pub fn new(database: Database, tail: &Tail, settings: HintSettings) -> Self {
-        Self { database, committed: tail.committed_positions(), settings }
+    pub fn new(database: Database, tail: &Tail, projector: &ProjectorHandle, settings: HintSettings) -> Self {
+        Self { database, committed: tail.committed_positions(), projected: projector.rounds(), settings }
     }
 
     /// Runs until the service stops. A hint that cannot be sent is left out: the others look by themselves.
@@ -107,10 +125,16 @@ impl Notifier {
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
-                changed = self.committed.changed() => if changed.is_err() { return },
+                changed = self.committed.changed() => {
+                    if changed.is_err() { return }
+                    let global_position = *self.committed.borrow_and_update();
+                    let _ = self.database.notify_appended(global_position).await;
+                }
+                changed = self.projected.changed() => {
+                    if changed.is_err() { return }
+                    let _ = self.database.notify_projected().await;
+                }
             }
-            let global_position = *self.committed.borrow_and_update();
-            let _ = self.database.notify(global_position).await;
             tokio::time::sleep(self.settings.notify_interval).await;
         }
     }

@@ -9,13 +9,18 @@ use crate::lifecycle::Lifecycle;
 use crate::store::Database;
 use crate::telemetry::Observer;
 
+pub mod aggregated;
 pub mod append;
+pub mod following;
 pub mod hints;
 pub mod read;
 pub mod reports;
 pub mod tail;
 
 pub use crate::store::StoreError as ServiceError;
+use aggregated::AggregatedStreams;
+use aggregated::feed::Feeds;
+use aggregated::projector::{Projector, ProjectorSettings};
 use append::{Append, AppendSettings};
 use hints::{HintSettings, Listener, Notifier};
 use read::Reads;
@@ -29,6 +34,11 @@ pub struct ServiceSettings {
     pub append: AppendSettings,
     pub tail: TailSettings,
     pub hints: HintSettings,
+    pub projector: ProjectorSettings,
+    /// Bytes of the newest messages kept for the followers of one aggregated stream.
+    pub aggregated_cache_bytes_max: usize,
+    /// Aggregated streams in all.
+    pub aggregated_streams_max: usize,
     /// Followers in all.
     pub followers_max: usize,
     /// Bytes of messages in one page.
@@ -40,6 +50,7 @@ pub struct ServiceSettings {
 pub struct Service {
     pub append: Append,
     pub reads: Reads,
+    pub aggregated: AggregatedStreams,
     pub reports: Reports,
     pub tail: Tail,
     pub heartbeats: Heartbeats,
@@ -60,16 +71,41 @@ impl Service {
             lifecycle.draining().clone(),
             observer.clone(),
         );
-        let listener = Listener::new(database.clone(), tail.clone(), settings.hints.clone(), observer.clone());
-        let notifier = Notifier::new(database.clone(), &tail, settings.hints);
+        let feeds = Feeds::new(settings.aggregated_cache_bytes_max);
+        let (projector, projecting) =
+            Projector::new(database.clone(), tail.clone(), feeds.clone(), settings.projector, observer.clone());
+        let listener = Listener::new(
+            database.clone(),
+            tail.clone(),
+            feeds.clone(),
+            projecting.clone(),
+            settings.hints.clone(),
+            observer.clone(),
+        );
+        let notifier = Notifier::new(database.clone(), &tail, &projecting, settings.hints);
         let heartbeats = Heartbeats::default();
         let service = Self {
             append: append.clone(),
             reads: Reads::new(database.clone(), tail.clone(), lifecycle.draining().clone(), settings.page_bytes_max),
+            aggregated: AggregatedStreams::new(
+                database.clone(),
+                tail.clone(),
+                feeds.clone(),
+                projecting.clone(),
+                lifecycle.draining().clone(),
+                observer.clone(),
+                settings.aggregated_streams_max,
+            ),
             reports: Reports::new(database.clone(), tail.clone()),
             heartbeats: heartbeats.clone(),
             followers: Followers::new(settings.followers_max, observer.clone()),
-            health: Health { database, append, listener: listener.is_live(), observer: observer.clone() },
+            health: Health {
+                database: database.clone(),
+                append,
+                listener: listener.is_live(),
+                projector: projecting.is_alive(),
+                observer: observer.clone(),
+            },
             tail,
             observer,
             lifecycle: lifecycle.clone(),
@@ -78,6 +114,8 @@ impl Service {
         lifecycle.spawn("tail", reader.run(stopping.clone()));
         lifecycle.spawn("listener", listener.run(stopping.clone()));
         lifecycle.spawn("notifier", notifier.run(stopping.clone()));
+        lifecycle.spawn("projector", projector.run(stopping.clone()));
+        lifecycle.spawn("aggregated feeds", feeds.run(database, stopping.clone()));
         lifecycle.spawn("heartbeats", heartbeats.run(stopping.clone()));
         lifecycle.spawn("committer", committer.run(stopping.clone()));
         service
@@ -132,6 +170,7 @@ pub struct Health {
     database: Database,
     append: Append,
     listener: Arc<AtomicBool>,
+    projector: Arc<AtomicBool>,
     observer: Observer,
 }
 
@@ -141,6 +180,7 @@ pub struct Readiness {
     pub database: bool,
     pub migrations: bool,
     pub listener: bool,
+    pub projector: bool,
 }
 
 /// The longest that a look at the database may take.
@@ -154,6 +194,7 @@ impl Health {
             database: schema.is_some(),
             migrations: schema == Some(true),
             listener: self.listener.load(Ordering::SeqCst),
+            projector: self.projector.load(Ordering::SeqCst),
         }
     }
 
@@ -166,6 +207,6 @@ impl Health {
 
 impl Readiness {
     pub fn is_ready(self) -> bool {
-        self.database && self.migrations && self.listener
+        self.database && self.migrations && self.listener && self.projector
     }
 }

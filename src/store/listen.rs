@@ -10,16 +10,31 @@ use super::{Database, StoreError, source_text};
 
 /// The channel of our hints. A payload is a global position, never a message.
 pub const CHANNEL: &str = "headwater";
+/// The channel of what concerns aggregated streams. A payload is [`PROJECTED`], or `defined` (sent by the functions
+/// that change a definition or a state).
+pub const PROJECTED_CHANNEL: &str = "headwater_projected";
+const PROJECTED: &str = "projected";
 /// Hints that wait to be taken; they are only hints, so what does not fit is dropped.
 const HINTS_MAX: usize = 64;
 
 /// A hint that takes longer is left out, and so is its connection.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What a notification hints at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hint {
+    /// There are messages up to this global position.
+    Appended(i64),
+    /// Aggregated streams have new messages.
+    Projected,
+    /// An aggregated stream was defined or deleted, or its state has changed.
+    Defined,
+}
+
 /// A connection that listens.
 pub struct ListenLink {
     client: Client,
-    hints: mpsc::Receiver<i64>,
+    hints: mpsc::Receiver<Hint>,
     ended: tokio::task::JoinHandle<String>,
 }
 
@@ -32,7 +47,7 @@ impl ListenLink {
             loop {
                 match poll_fn(|context| connection.poll_message(context)).await {
                     Some(Ok(AsyncMessage::Notification(hint))) => {
-                        let _ = sender.try_send(hint.payload().parse().unwrap_or(i64::MAX));
+                        let _ = sender.try_send(read_hint(hint.channel(), hint.payload()));
                     }
                     Some(Ok(_)) => {}
                     Some(Err(error)) => return source_text(&error),
@@ -40,12 +55,12 @@ impl ListenLink {
                 }
             }
         });
-        database.set_up(client.batch_execute(&format!("LISTEN {CHANNEL}"))).await?;
+        database.set_up(client.batch_execute(&format!("LISTEN {CHANNEL}; LISTEN {PROJECTED_CHANNEL}"))).await?;
         Ok(Self { client, hints, ended })
     }
 
     /// The next hint; `None` when the connection has ended.
-    pub async fn hint(&mut self) -> Option<i64> {
+    pub async fn hint(&mut self) -> Option<Hint> {
         self.hints.recv().await
     }
 
@@ -65,12 +80,29 @@ impl ListenLink {
     }
 }
 
+fn read_hint(channel: &str, payload: &str) -> Hint {
+    match (channel, payload) {
+        (PROJECTED_CHANNEL, PROJECTED) => Hint::Projected,
+        (PROJECTED_CHANNEL, _) => Hint::Defined,
+        (_, position) => Hint::Appended(position.parse().unwrap_or(i64::MAX)),
+    }
+}
+
 impl Database {
     /// Tells the other instances up to where there is something new.
-    pub async fn notify(&self, global_position: i64) -> Result<(), StoreError> {
+    pub async fn notify_appended(&self, global_position: i64) -> Result<(), StoreError> {
+        self.notify(CHANNEL, &global_position.to_string()).await
+    }
+
+    /// Tells the other instances that aggregated streams have new messages.
+    pub async fn notify_projected(&self) -> Result<(), StoreError> {
+        self.notify(PROJECTED_CHANNEL, PROJECTED).await
+    }
+
+    async fn notify(&self, channel: &str, payload: &str) -> Result<(), StoreError> {
         let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT pg_notify($1, $2::bigint::text)").await?;
-        match tokio::time::timeout(NOTIFY_TIMEOUT, client.query(&statement, &[&CHANNEL, &global_position])).await {
+        let statement = client.prepare_cached("SELECT pg_notify($1, $2)").await?;
+        match tokio::time::timeout(NOTIFY_TIMEOUT, client.query(&statement, &[&channel, &payload])).await {
             Ok(result) => Ok(result.map(|_| ())?),
             Err(_) => {
                 // Not back into the pool: whoever got it next would wait for it too.

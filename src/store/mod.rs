@@ -9,9 +9,11 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+pub mod aggregated_streams;
 pub mod append;
 pub mod listen;
 pub mod migrate;
+pub mod projector;
 pub mod read;
 pub mod reports;
 pub mod settled;

@@ -115,7 +115,8 @@ impl Database {
         limit: i64,
         filter: &Filter,
     ) -> Result<Vec<Message>, StoreError> {
-        if source.topics().contains(&Topic::All) {
+        // Who selects by patterns looks at all messages, and passes over those that are not wanted.
+        if source.topics().iter().any(|topic| matches!(topic, Topic::All | Topic::Selected(_))) {
             return Ok(self.all_page(after.saturating_add(1), upto, limit, filter).await?.messages);
         }
         if let Some(stream_name) = source.single_stream() {
@@ -130,7 +131,7 @@ impl Database {
             match topic {
                 Topic::Category(name) => categories.push(&**name),
                 Topic::Stream(name) => streams.push(&**name),
-                Topic::All => {}
+                Topic::All | Topic::Selected(_) => {}
             }
         }
         let sql = format!(

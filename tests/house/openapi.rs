@@ -11,7 +11,7 @@ use super::assert_generated;
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Every route there is under the contract; a new one is added here by hand.
-const ROUTES: [(&str, &str, &str); 15] = [
+const ROUTES: [(&str, &str, &str); 25] = [
     ("get", "/v1/streams/{stream_name}/messages", "readStream"),
     ("post", "/v1/streams/{stream_name}/messages", "appendMessages"),
     ("get", "/v1/streams/{stream_name}/messages/last", "readLastMessage"),
@@ -23,6 +23,16 @@ const ROUTES: [(&str, &str, &str); 15] = [
     ("get", "/v1/categories/{category}/events", "followCategory"),
     ("get", "/v1/all/events", "followAll"),
     ("get", "/v1/events", "followSeveral"),
+    ("get", "/v1/aggregated-streams", "listAggregatedStreams"),
+    ("put", "/v1/aggregated-streams/{name}", "defineAggregatedStream"),
+    ("get", "/v1/aggregated-streams/{name}", "readAggregatedStream"),
+    ("delete", "/v1/aggregated-streams/{name}", "deleteAggregatedStream"),
+    ("post", "/v1/aggregated-streams/{name}/pause", "pauseAggregatedStream"),
+    ("post", "/v1/aggregated-streams/{name}/resume", "resumeAggregatedStream"),
+    ("post", "/v1/aggregated-streams/{name}/rebuild", "rebuildAggregatedStream"),
+    ("get", "/v1/aggregated-streams/{name}/partitions/{partition}/messages", "readPartition"),
+    ("get", "/v1/aggregated-streams/{name}/positions", "findPartitionPositions"),
+    ("get", "/v1/aggregated-streams/{name}/events", "followAggregatedStream"),
     ("get", "/livez", "isAlive"),
     ("get", "/readyz", "isReady"),
     ("get", "/metrics", "readMetrics"),

@@ -15,6 +15,8 @@ pub struct Cache {
     bytes: usize,
     bytes_max: usize,
     topics: HashMap<Topic, TopicState>,
+    /// Those of the topics that select by patterns: each message is held against all of them.
+    selected: Vec<Topic>,
     /// Counts the topics that were ever opened, so that a publication knows which came too late for it.
     opened: u64,
 }
@@ -48,7 +50,15 @@ pub struct Place {
 
 impl Cache {
     pub fn new(bytes_max: usize) -> Self {
-        Self { settled: 0, ring: VecDeque::new(), bytes: 0, bytes_max, topics: HashMap::new(), opened: 0 }
+        Self {
+            settled: 0,
+            ring: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+            topics: HashMap::new(),
+            selected: Vec::new(),
+            opened: 0,
+        }
     }
 
     pub fn settled(&self) -> i64 {
@@ -76,13 +86,21 @@ impl Cache {
         self.topics.contains_key(&Topic::All)
     }
 
-    /// Whether anybody follows a topic that this stream belongs to.
-    pub fn wants(&self, stream_name: &str) -> bool {
-        self.topics_of(stream_name).any(|topic| self.topics.contains_key(&topic))
+    /// Whether anybody follows a topic by name that this stream belongs to.
+    pub fn follows(&self, stream_name: &str) -> bool {
+        named_topics(stream_name).iter().any(|topic| self.topics.contains_key(topic))
+    }
+
+    /// Whether a follower's patterns take a message of this stream; of this type, where it is known.
+    pub fn selects(&self, stream_name: &str, message_type: Option<&str>) -> bool {
+        self.selected.iter().any(|topic| is_selected(topic, stream_name, message_type))
     }
 
     /// Joins a topic: from now on its messages are kept.
     pub fn join(&mut self, topic: &Topic) -> watch::Receiver<i64> {
+        if matches!(topic, Topic::Selected(_)) && !self.topics.contains_key(topic) {
+            self.selected.push(topic.clone());
+        }
         let state = self.topics.entry(topic.clone()).or_insert_with(|| {
             self.opened += 1;
             TopicState {
@@ -102,6 +120,7 @@ impl Cache {
             state.followers -= 1;
             if state.followers == 0 {
                 self.topics.remove(topic);
+                self.selected.retain(|selected| selected != topic);
             }
         }
     }
@@ -116,7 +135,7 @@ impl Cache {
         let mut touched: Vec<Topic> = Vec::new();
         for message in messages {
             let mut kept = false;
-            for topic in self.topics_of(&message.stream_name) {
+            for topic in self.topics_of(&message) {
                 let Some(state) = self.topics.get_mut(&topic).filter(|state| state.opened <= opened) else { continue };
                 state.messages.push_back(message.clone());
                 kept = true;
@@ -189,16 +208,18 @@ impl Cache {
         }
     }
 
-    fn topics_of(&self, stream_name: &str) -> impl Iterator<Item = Topic> + use<> {
-        let category = crate::domain::stream_name::category(stream_name);
-        [Topic::All, Topic::Category(category.into()), Topic::Stream(stream_name.into())].into_iter()
+    fn topics_of(&self, message: &Message) -> impl Iterator<Item = Topic> + use<> {
+        let (stream_name, message_type) = (&message.stream_name, Some(&*message.message_type));
+        let selected = self.selected.iter().filter(|topic| is_selected(topic, stream_name, message_type));
+        let selected: Vec<Topic> = selected.cloned().collect();
+        named_topics(stream_name).into_iter().chain(selected)
     }
 
     fn evict(&mut self) {
         while self.bytes > self.bytes_max {
             let Some(oldest) = self.ring.pop_front() else { break };
             self.bytes -= oldest.memory_bytes();
-            for topic in self.topics_of(&oldest.stream_name) {
+            for topic in self.topics_of(&oldest) {
                 let Some(state) = self.topics.get_mut(&topic) else { continue };
                 while state.messages.front().is_some_and(|first| first.global_position <= oldest.global_position) {
                     state.messages.pop_front();
@@ -206,6 +227,18 @@ impl Cache {
                 state.complete_from = state.complete_from.max(oldest.global_position);
             }
         }
+    }
+}
+
+fn named_topics(stream_name: &str) -> [Topic; 3] {
+    let category = crate::domain::stream_name::category(stream_name);
+    [Topic::All, Topic::Category(category.into()), Topic::Stream(stream_name.into())]
+}
+
+fn is_selected(topic: &Topic, stream_name: &str, message_type: Option<&str>) -> bool {
+    match topic {
+        Topic::Selected(selections) => selections.take(stream_name, message_type),
+        Topic::All | Topic::Category(_) | Topic::Stream(_) => false,
     }
 }
 

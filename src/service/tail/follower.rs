@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use super::cache::{Place, Read};
 use super::{Membership, Tail};
+use crate::domain::aggregated_stream::AggregatedMessage;
+use crate::domain::cursor::Cursor;
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
@@ -12,8 +14,8 @@ use crate::domain::source::Source;
 use crate::store::StoreError;
 
 /// Messages handed over at once, and (but for the first) their bytes: what waits together leaves in one write.
-const BATCH_MESSAGES_MAX: usize = 256;
-const BATCH_BYTES_MAX: usize = 128 << 10;
+pub const BATCH_MESSAGES_MAX: usize = 256;
+pub const BATCH_BYTES_MAX: usize = 128 << 10;
 /// Messages of the first page read from the database; pages grow and shrink between these with the messages' size.
 const PAGE_MESSAGES_MIN: i64 = 32;
 const PAGE_MESSAGES_MAX: i64 = 512;
@@ -22,13 +24,17 @@ const PAGE_BYTES_MAX: usize = 512 << 10;
 /// A filter that lets nothing pass: after so many messages the cursor is told all the same.
 const PROGRESS_EVERY: usize = 1_000;
 /// Between two attempts to read a page while the database is away.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
+pub const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// What a follower gets next.
 #[derive(Debug)]
 pub enum Next {
     /// Messages that pass the filter, in order; never empty.
     Messages(Vec<Arc<Message>>),
+    /// The same of an aggregated stream.
+    Aggregated(Vec<Arc<AggregatedMessage>>),
+    /// The same of several sources, each with the cursor after it.
+    Merged(Vec<(Cursor, Delivery)>),
     /// The filter let nothing pass for a while; the place has moved on.
     Moved,
     /// History is done; from here on messages come as they are settled.
@@ -39,6 +45,52 @@ pub enum Next {
     NeedsPage,
     /// There is nothing new: wait for [`Follower::changed`].
     Idle,
+    /// What was followed has been deleted.
+    Deleted,
+}
+
+/// A message as one of several sources has it.
+#[derive(Debug, Clone)]
+pub enum Delivery {
+    Message(Arc<Message>),
+    /// With the name of its aggregated stream.
+    Aggregated(Arc<str>, Arc<AggregatedMessage>),
+}
+
+/// What a follower knows of its own pace: how large its pages may be, and how much it has passed over in silence.
+#[derive(Debug)]
+pub struct Pace {
+    passed_over: usize,
+    page_messages: i64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { passed_over: 0, page_messages: PAGE_MESSAGES_MIN }
+    }
+}
+
+impl Pace {
+    /// Messages of the next page.
+    pub fn page_messages(&self) -> i64 {
+        self.page_messages
+    }
+
+    /// A page had so many bytes: the next one may be larger, or has to be smaller.
+    pub fn saw_page(&mut self, bytes: usize) {
+        let next = if bytes > PAGE_BYTES_MAX { self.page_messages / 2 } else { self.page_messages * 2 };
+        self.page_messages = next.clamp(1, PAGE_MESSAGES_MAX);
+    }
+
+    /// Of so many messages, whether some passed the filter. Says whether the cursor should be told all the same.
+    pub fn is_to_be_told(&mut self, examined: usize, some_passed: bool) -> bool {
+        self.passed_over = if some_passed { 0 } else { self.passed_over + examined };
+        let far = self.passed_over >= PROGRESS_EVERY;
+        if far {
+            self.passed_over = 0;
+        }
+        far
+    }
 }
 
 /// One reader of a source, wherever it stands.
@@ -49,24 +101,14 @@ pub struct Follower {
     filter: Filter,
     place: Place,
     is_live: bool,
-    passed_over: usize,
-    page_messages: i64,
+    pace: Pace,
 }
 
 impl Follower {
     /// Follows a source from a place on.
     pub fn new(tail: Tail, source: Source, filter: Filter, place: Place) -> Self {
         let membership = tail.join(&source);
-        Self {
-            tail,
-            membership,
-            source,
-            filter,
-            place,
-            is_live: false,
-            passed_over: 0,
-            page_messages: PAGE_MESSAGES_MIN,
-        }
+        Self { tail, membership, source, filter, place, is_live: false, pace: Pace::default() }
     }
 
     /// The cursor: passed to a later request, it goes on after everything that was handed over.
@@ -90,7 +132,7 @@ impl Follower {
                 if !passed.is_empty() {
                     return Next::Messages(passed);
                 }
-                if self.has_moved_far(examined) {
+                if self.pace.is_to_be_told(examined, false) {
                     return Next::Moved;
                 }
                 if examined > 0 {
@@ -125,12 +167,12 @@ impl Follower {
         self.tail.inner.observer.record(Observation::CacheRead { hit: false });
         let upto = self.tail.settled();
         let after = self.cursor();
-        let limit = self.page_messages;
+        let limit = self.pace.page_messages();
         let page = {
             let _turn = self.tail.inner.catch_up_reads.acquire().await;
             self.tail.inner.database.follow_page(&self.source, after, upto, limit, &self.filter).await?
         };
-        self.size_pages(&page);
+        self.pace.saw_page(page.iter().map(Message::memory_bytes).sum());
         let examined = page.len();
         // A full page ends somewhere; one that is not full has seen everything there is.
         let seen = if (examined as i64) < limit { Some(upto) } else { page.last().map(|last| last.global_position) };
@@ -139,7 +181,7 @@ impl Follower {
         if !passed.is_empty() {
             return Ok(Next::Messages(passed));
         }
-        Ok(if self.has_moved_far(examined) { Next::Moved } else { Next::NeedsPage })
+        Ok(if self.pace.is_to_be_told(examined, false) { Next::Moved } else { Next::NeedsPage })
     }
 
     /// Waits until there may be something new.
@@ -156,23 +198,8 @@ impl Follower {
             messages.retain(|message| self.filter.passes(message));
         }
         if !messages.is_empty() {
-            self.passed_over = 0;
+            self.pace.is_to_be_told(messages.len(), true);
         }
         messages
-    }
-
-    fn has_moved_far(&mut self, examined: usize) -> bool {
-        self.passed_over += examined;
-        let far = self.passed_over >= PROGRESS_EVERY;
-        if far {
-            self.passed_over = 0;
-        }
-        far
-    }
-
-    fn size_pages(&mut self, page: &[Message]) {
-        let bytes: usize = page.iter().map(Message::memory_bytes).sum();
-        let next = if bytes > PAGE_BYTES_MAX { self.page_messages / 2 } else { self.page_messages * 2 };
-        self.page_messages = next.clamp(1, PAGE_MESSAGES_MAX);
     }
 }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
-use crate::domain::append::AppendRequest;
+use crate::domain::append::{AppendRequest, NewMessage};
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::settling::Holder;
 use crate::domain::source::Source;
@@ -186,8 +186,10 @@ impl Tail {
         }
         let mut messages = Vec::new();
         for request in requests {
-            let wanted = cache.wants(request.stream_name.as_str());
-            messages.extend(request.messages.iter().map(|_| wanted));
+            let stream_name = request.stream_name.as_str();
+            let is_followed = cache.follows(stream_name);
+            let wants = |message: &NewMessage| is_followed || cache.selects(stream_name, Some(&message.message_type));
+            messages.extend(request.messages.iter().map(wants));
         }
         Wanted { messages: messages.contains(&true).then_some(messages), opened }
     }
@@ -249,6 +251,11 @@ impl Tail {
         (cache.bytes(), cache.messages())
     }
 
+    /// Turns to read from the database, for followers that are not at the tail.
+    pub fn catch_up_reads(&self) -> CatchUpReads {
+        CatchUpReads(self.clone())
+    }
+
     fn read(&self, source: &Source, place: Place, messages_max: usize, bytes_max: usize) -> Read {
         self.cache().read(source, place, messages_max, bytes_max)
     }
@@ -268,6 +275,17 @@ impl Wanted {
     /// For each message of the batch, in order; `None` if none is followed.
     pub fn messages(&self) -> Option<&[bool]> {
         self.messages.as_deref()
+    }
+}
+
+/// Followers that read from the database take turns, so that they leave room for others.
+pub struct CatchUpReads(Tail);
+
+impl CatchUpReads {
+    /// The turn lasts until it is dropped.
+    pub async fn acquire(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.0.inner.catch_up_reads.acquire().await.ok()
     }
 }
 

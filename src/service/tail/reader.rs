@@ -278,7 +278,11 @@ impl Reader {
     async fn wanted_of(&self, link: &TailLink, names: Vec<(i64, String)>) -> Result<Vec<Arc<Message>>, StoreError> {
         let wanted: Vec<i64> = {
             let cache = self.tail.cache();
-            names.into_iter().filter(|(_, name)| cache.wants(name)).map(|(at, _)| at).collect()
+            names
+                .into_iter()
+                .filter(|(_, name)| cache.follows(name) || cache.selects(name, None))
+                .map(|(at, _)| at)
+                .collect()
         };
         let mut messages = Vec::with_capacity(wanted.len());
         for some in wanted.chunks(MESSAGES_MAX as usize) {

@@ -110,11 +110,18 @@ const MIGRATIONS: &[(&str, &str)] =
     migrations!["0001_headwater_bookkeeping", "0002_message_store", "0003_aggregated_streams", "0004_reports"];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
+    "aggregated_stream_create",
+    "aggregated_stream_delete",
+    "aggregated_stream_pause",
+    "aggregated_stream_rebuild",
+    "aggregated_stream_resume",
     "append_batch",
     "count_messages",
+    "first_aggregated_position",
     "first_global_position_at",
     "first_position_after",
     "group_member",
+    "insert_aggregated",
     "judge_standing_ids",
     "message_store/acquire_lock",
     "message_store/cardinal_id",
@@ -128,6 +135,12 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "message_store/stream_version",
     "message_store/write_message",
     "notify_appended",
+    "project_live",
+    "project_past",
+    "projection_go_live",
+    "projector_release",
+    "projector_take",
+    "purge_projections",
 ];
 
 /// `0002_message_store` is version 2 with the name `message_store`.

@@ -1,0 +1,20 @@
+-- Deletes an aggregated stream at once; what its projections hold goes bit by bit. Answers whether there was one.
+CREATE OR REPLACE FUNCTION headwater.aggregated_stream_delete(_name text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _id bigint;
+BEGIN
+  PERFORM pg_notify('headwater_projected', 'defined');
+  UPDATE headwater.projector SET generation = generation + 1;
+
+  SELECT id INTO _id FROM headwater.aggregated_streams WHERE name = _name;
+  UPDATE headwater.projections
+  SET aggregated_stream_id = NULL, is_current = false, is_live = false
+  WHERE aggregated_stream_id = _id;
+  DELETE FROM headwater.aggregated_streams WHERE id = _id;
+
+  RETURN FOUND;
+END;
+$$;

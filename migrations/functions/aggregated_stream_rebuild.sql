@@ -1,0 +1,28 @@
+-- Begins a second projection beside the one that readers see. One that is under way already goes on, unless it has
+-- stopped: then it begins again.
+CREATE OR REPLACE FUNCTION headwater.aggregated_stream_rebuild(_name text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _id bigint;
+BEGIN
+  PERFORM pg_notify('headwater_projected', 'defined');
+  UPDATE headwater.projector SET generation = generation + 1;
+  SELECT id INTO _id FROM headwater.aggregated_streams WHERE name = _name FOR UPDATE;
+
+  IF _id IS NULL THEN
+    RETURN false;
+  END IF;
+
+  UPDATE headwater.projections
+  SET aggregated_stream_id = NULL
+  WHERE aggregated_stream_id = _id AND NOT is_current AND error IS NOT NULL;
+
+  INSERT INTO headwater.projections (aggregated_stream_id, is_current)
+  VALUES (_id, false)
+  ON CONFLICT (aggregated_stream_id) WHERE NOT is_current DO NOTHING;
+
+  RETURN true;
+END;
+$$;

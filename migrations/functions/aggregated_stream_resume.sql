@@ -1,0 +1,16 @@
+-- Lets projections that were paused, or that stopped at a message, go on from where they are.
+CREATE OR REPLACE FUNCTION headwater.aggregated_stream_resume(_name text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _id bigint;
+BEGIN
+  PERFORM pg_notify('headwater_projected', 'defined');
+  UPDATE headwater.projector SET generation = generation + 1;
+  UPDATE headwater.aggregated_streams SET is_paused = false WHERE name = _name RETURNING id INTO _id;
+  UPDATE headwater.projections SET error = NULL WHERE aggregated_stream_id = _id AND error IS NOT NULL;
+
+  RETURN _id IS NOT NULL;
+END;
+$$;

@@ -1,0 +1,34 @@
+-- The position in a partition of its first message at or after a global position; the next free position if there is
+-- none. Both ascend together without holes, so some twenty looks find the place.
+CREATE OR REPLACE FUNCTION headwater.first_aggregated_position(
+  _projection_id bigint,
+  _partition integer,
+  _message_count bigint,
+  _global_position bigint
+)
+RETURNS bigint
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+  low bigint := 0;
+  high bigint := _message_count;
+  middle bigint;
+  seen bigint;
+BEGIN
+  WHILE low < high LOOP
+    middle := (low + high) / 2;
+
+    SELECT a.global_position INTO seen
+    FROM headwater.aggregated_messages AS a
+    WHERE a.projection_id = _projection_id AND a.partition = _partition AND a.position = middle;
+
+    IF seen >= _global_position THEN
+      high := middle;
+    ELSE
+      low := middle + 1;
+    END IF;
+  END LOOP;
+
+  RETURN low;
+END;
+$$;

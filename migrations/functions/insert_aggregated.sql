@@ -1,0 +1,42 @@
+-- What a round writes: links, each partition's counters, and the counts of messages that could not be placed.
+CREATE OR REPLACE FUNCTION headwater.insert_aggregated(
+  message_projections bigint[],
+  message_partitions integer[],
+  message_positions bigint[],
+  message_global_positions bigint[],
+  counted_projections bigint[],
+  counted_partitions integer[],
+  message_counts bigint[],
+  last_global_positions bigint[],
+  last_times timestamp[],
+  failing_projections bigint[],
+  skipped_messages bigint[],
+  substituted_messages bigint[]
+)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $$
+BEGIN
+  IF cardinality(message_projections) > 0 THEN
+    INSERT INTO headwater.aggregated_messages (projection_id, partition, position, global_position)
+    SELECT * FROM unnest(message_projections, message_partitions, message_positions, message_global_positions);
+
+    INSERT INTO headwater.aggregated_partitions AS a
+      (projection_id, partition, message_count, last_global_position, last_time)
+    SELECT *
+    FROM unnest(counted_projections, counted_partitions, message_counts, last_global_positions, last_times)
+    ON CONFLICT (projection_id, partition) DO UPDATE
+    SET
+      message_count = excluded.message_count,
+      last_global_position = excluded.last_global_position,
+      last_time = excluded.last_time;
+  END IF;
+
+  IF cardinality(failing_projections) > 0 THEN
+    UPDATE headwater.projections AS p
+    SET skipped = p.skipped + failing.skipped, substituted = p.substituted + failing.substituted
+    FROM unnest(failing_projections, skipped_messages, substituted_messages) AS failing (id, skipped, substituted)
+    WHERE p.id = failing.id;
+  END IF;
+END;
+$$;

@@ -1,0 +1,61 @@
+-- One round of all live projections: links, counters and progress in one transaction, under the epoch of the lease,
+-- which it prolongs. The messages up to _live_position have been looked at for all of them.
+--
+-- Answers 'projected'; 'fenced' if another instance has taken over; 'changed' if a definition or a state has changed
+-- since the generation that the round was made for. In the latter two cases nothing is written.
+CREATE OR REPLACE FUNCTION headwater.project_live(
+  _epoch bigint,
+  _generation bigint,
+  _lease interval,
+  _live_position bigint,
+  message_projections bigint[],
+  message_partitions integer[],
+  message_positions bigint[],
+  message_global_positions bigint[],
+  counted_projections bigint[],
+  counted_partitions integer[],
+  message_counts bigint[],
+  last_global_positions bigint[],
+  last_times timestamp[],
+  failing_projections bigint[],
+  skipped_messages bigint[],
+  substituted_messages bigint[],
+  stopped_projections bigint[],
+  stopped_positions bigint[],
+  stopped_errors text[]
+)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  is_held boolean;
+BEGIN
+  -- Links are made again from the messages if they are lost: the same ones at the same positions. So a round does not
+  -- wait for the disk; the next commit that does makes it durable as well.
+  PERFORM set_config('synchronous_commit', 'off', true);
+
+  UPDATE headwater.projector
+  SET live_position = _live_position, expires_at = clock_timestamp() + _lease
+  WHERE epoch = _epoch AND generation = _generation;
+
+  IF NOT FOUND THEN
+    SELECT epoch = _epoch INTO is_held FROM headwater.projector;
+    RETURN CASE WHEN is_held THEN 'changed' ELSE 'fenced' END;
+  END IF;
+
+  PERFORM headwater.insert_aggregated(
+    message_projections, message_partitions, message_positions, message_global_positions,
+    counted_projections, counted_partitions, message_counts, last_global_positions, last_times,
+    failing_projections, skipped_messages, substituted_messages
+  );
+
+  IF cardinality(stopped_projections) > 0 THEN
+    UPDATE headwater.projections AS p
+    SET is_live = false, projected_position = stopped.position, error = stopped.error::jsonb
+    FROM unnest(stopped_projections, stopped_positions, stopped_errors) AS stopped (id, position, error)
+    WHERE p.id = stopped.id;
+  END IF;
+
+  RETURN 'projected';
+END;
+$$;

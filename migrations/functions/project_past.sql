@@ -1,0 +1,60 @@
+-- One round of one projection that catches up, from _from (which it must have reached, and nothing more) to _upto.
+-- Answers whether it was written: not if another instance projects by now, or the projection was paused, stopped,
+-- rebuilt or deleted meanwhile. _error: why it stops at _upto, if it does.
+CREATE OR REPLACE FUNCTION headwater.project_past(
+  _epoch bigint,
+  _projection_id bigint,
+  _from bigint,
+  _upto bigint,
+  message_partitions integer[],
+  message_positions bigint[],
+  message_global_positions bigint[],
+  counted_partitions integer[],
+  message_counts bigint[],
+  last_global_positions bigint[],
+  last_times timestamp[],
+  _skipped bigint,
+  _substituted bigint,
+  _error text
+)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _id bigint;
+BEGIN
+  PERFORM set_config('synchronous_commit', 'off', true);
+
+  -- Whoever is late, after a lease that was lost, finds that the projection stands elsewhere.
+  SELECT p.id INTO _id
+  FROM headwater.projections AS p
+  WHERE p.id = _projection_id AND p.projected_position = _from AND NOT p.is_live AND p.error IS NULL
+  FOR UPDATE;
+
+  -- Looked at after the lock was taken: a pause takes it, too.
+  IF NOT FOUND OR NOT EXISTS (
+    SELECT
+    FROM headwater.projections AS p
+    JOIN headwater.aggregated_streams AS s ON s.id = p.aggregated_stream_id
+    JOIN headwater.projector AS r ON r.epoch = _epoch
+    WHERE p.id = _projection_id AND NOT s.is_paused
+  ) THEN
+    RETURN false;
+  END IF;
+
+  PERFORM headwater.insert_aggregated(
+    array_fill(_projection_id, ARRAY[cardinality(message_partitions)]),
+    message_partitions, message_positions, message_global_positions,
+    array_fill(_projection_id, ARRAY[cardinality(counted_partitions)]),
+    counted_partitions, message_counts, last_global_positions, last_times,
+    CASE WHEN _skipped + _substituted > 0 THEN ARRAY[_projection_id] ELSE ARRAY[]::bigint[] END,
+    ARRAY[_skipped], ARRAY[_substituted]
+  );
+
+  UPDATE headwater.projections
+  SET projected_position = _upto, error = _error::jsonb
+  WHERE id = _projection_id;
+
+  RETURN true;
+END;
+$$;

@@ -1,0 +1,26 @@
+-- Takes the right to project, if nobody else has it: its lease is over by this server's clock, or its session is gone.
+-- NULL otherwise. The session that takes it is the one that has to keep it.
+CREATE OR REPLACE FUNCTION headwater.projector_take(
+  _holder uuid,
+  _lease interval,
+  OUT epoch bigint,
+  OUT generation bigint,
+  OUT live_position bigint
+)
+LANGUAGE sql VOLATILE
+AS $$
+  UPDATE headwater.projector AS p
+  SET
+    epoch = p.epoch + 1,
+    holder = _holder,
+    session_pid = pg_backend_pid(),
+    session_started = (SELECT s.backend_start FROM pg_stat_activity AS s WHERE s.pid = pg_backend_pid()),
+    expires_at = clock_timestamp() + _lease
+  WHERE
+    p.expires_at <= clock_timestamp()
+    OR p.holder = _holder
+    OR NOT EXISTS (
+      SELECT FROM pg_stat_activity AS s WHERE s.pid = p.session_pid AND s.backend_start = p.session_started
+    )
+  RETURNING p.epoch, p.generation, p.live_position;
+$$;

@@ -1,0 +1,33 @@
+-- Deletes some rows of a projection that nobody reads any more. Answers how many; 0 when there is nothing left.
+CREATE OR REPLACE FUNCTION headwater.purge_projections(_rows_max integer)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _id bigint;
+  _deleted bigint;
+BEGIN
+  SELECT p.id INTO _id
+  FROM headwater.projections AS p
+  WHERE p.aggregated_stream_id IS NULL
+  ORDER BY p.id
+  LIMIT 1
+  FOR UPDATE SKIP LOCKED;
+
+  IF _id IS NULL THEN
+    RETURN 0;
+  END IF;
+
+  DELETE FROM headwater.aggregated_messages
+  WHERE ctid = ANY (ARRAY(SELECT ctid FROM headwater.aggregated_messages WHERE projection_id = _id LIMIT _rows_max));
+  GET DIAGNOSTICS _deleted = ROW_COUNT;
+
+  IF _deleted < _rows_max THEN
+    DELETE FROM headwater.aggregated_partitions WHERE projection_id = _id;
+    DELETE FROM headwater.projections WHERE id = _id;
+  END IF;
+
+  -- The projection's own row counts, so that the next one gets its turn.
+  RETURN greatest(_deleted, 1);
+END;
+$$;

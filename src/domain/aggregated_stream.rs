@@ -1,0 +1,343 @@
+//! Aggregated streams: how one is defined, and where a message goes in it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Violation;
+use super::expression::Expression;
+use super::filter::FILTER_TYPES_MAX;
+use super::message::Message;
+use super::partitioner::{Compiled, PARTITIONS_MAX, Partitioner};
+use super::selection::Streams;
+use super::stream_name::{Category, STREAM_NAME_BYTES_MAX, check_type};
+
+/// The longest name of an aggregated stream or a subscription, in bytes of UTF-8.
+pub const NAME_BYTES_MAX: usize = 200;
+/// The most wildcards, and the most categories, of one definition.
+pub const NAMES_MAX: usize = 100;
+
+/// Which messages an aggregated stream has, and how they are divided. It never changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Definition {
+    /// Streams by pattern: `%` is any run of characters. With `categories`; neither of them: every stream.
+    #[serde(default)]
+    pub stream_wildcards: Vec<String>,
+    #[serde(default)]
+    pub categories: Vec<String>,
+    /// Only messages of these types; empty: any.
+    #[serde(default)]
+    pub types: Vec<String>,
+    /// Only messages for which this CEL expression is true.
+    #[serde(default)]
+    pub filter: Option<String>,
+    pub partitioner: Partitioner,
+    /// The highest partition that a message may go to, from 0 to [`PARTITIONS_MAX`] - 1, which it is by default.
+    #[serde(default)]
+    pub max_partition: Option<i64>,
+    #[serde(default)]
+    pub on_error: OnError,
+}
+
+/// What becomes of a message that the partitioner cannot place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The projection stops before it, and says so.
+    #[default]
+    Stop,
+    /// It is left out, and counted.
+    Skip,
+    /// It goes to this partition, and is counted.
+    #[serde(untagged)]
+    Partition(Fallback),
+}
+
+/// A partition for what cannot be placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fallback {
+    pub partition: i64,
+}
+
+/// A definition that is ready for messages.
+#[derive(Debug)]
+pub struct Aggregation {
+    definition: Definition,
+    streams: Streams,
+    filter: Option<Expression>,
+    partitioner: Compiled,
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Placement {
+    /// It does not belong to the aggregated stream.
+    Elsewhere,
+    Partition(i32),
+    /// It cannot be placed: `on_error` gives it this partition.
+    Substituted(i32),
+    /// It cannot be placed: `on_error` leaves it out.
+    Skipped,
+    /// It cannot be placed: nothing goes on before it can, for this reason.
+    Stop(String),
+}
+
+/// A message in its partition.
+#[derive(Debug)]
+pub struct AggregatedMessage {
+    pub partition: i32,
+    /// Counts from 0 in the partition, without holes.
+    pub position: i64,
+    pub message: Arc<Message>,
+}
+
+/// The name of an aggregated stream or a subscription: 1 to [`NAME_BYTES_MAX`] bytes without control characters.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("must not be empty".into());
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(format!("must be at most {NAME_BYTES_MAX} bytes of UTF-8, not {}", name.len()));
+    }
+    if name.chars().any(char::is_control) {
+        return Err("must not contain control characters".into());
+    }
+    Ok(())
+}
+
+impl Definition {
+    /// Checks every rule, and compiles what can be compiled.
+    pub fn compile(&self) -> Result<Aggregation, Vec<Violation>> {
+        let mut violations = Vec::new();
+        self.check_names(&mut violations);
+        let partition_max = self.partition_max();
+        let allowed = 0..=PARTITIONS_MAX - 1;
+        if !allowed.contains(&partition_max) {
+            violations.push(Violation::new("max_partition", format!("must be from 0 to {}", allowed.end())));
+        }
+        if let OnError::Partition(fallback) = self.on_error
+            && !(0..=partition_max).contains(&fallback.partition)
+        {
+            violations.push(Violation::new("on_error.partition", format!("must be from 0 to {partition_max}")));
+        }
+        let partitioner = self.partitioner.compile(partition_max, &mut violations);
+        let filter = self.filter.as_deref().and_then(|source| match Expression::compile(source) {
+            Ok(expression) => Some(expression),
+            Err(error) => {
+                violations.push(Violation::new("filter", error.to_string()));
+                None
+            }
+        });
+        if !violations.is_empty() {
+            return Err(violations);
+        }
+        let streams = Streams::new(&self.stream_wildcards, &self.categories);
+        Ok(Aggregation { definition: self.clone(), streams, filter, partitioner })
+    }
+
+    /// The fields in which two definitions differ. The order in which streams and types are named means nothing.
+    pub fn differences(&self, other: &Definition) -> Vec<&'static str> {
+        let sorted = |names: &[String]| {
+            let mut names = names.to_vec();
+            names.sort_unstable();
+            names.dedup();
+            names
+        };
+        let fields = [
+            ("stream_wildcards", sorted(&self.stream_wildcards) != sorted(&other.stream_wildcards)),
+            ("categories", sorted(&self.categories) != sorted(&other.categories)),
+            ("types", sorted(&self.types) != sorted(&other.types)),
+            ("filter", self.filter != other.filter),
+            ("partitioner", self.partitioner != other.partitioner),
+            ("max_partition", self.partition_max() != other.partition_max()),
+            ("on_error", self.on_error != other.on_error),
+        ];
+        fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+    }
+
+    fn partition_max(&self) -> i64 {
+        self.max_partition.unwrap_or(PARTITIONS_MAX - 1)
+    }
+
+    fn check_names(&self, violations: &mut Vec<Violation>) {
+        let mut refuse = |field: String, rule: String| violations.push(Violation { field, message: rule });
+        let lists = [
+            ("stream_wildcards", &self.stream_wildcards, NAMES_MAX),
+            ("categories", &self.categories, NAMES_MAX),
+            ("types", &self.types, FILTER_TYPES_MAX),
+        ];
+        for (field, names, most) in lists {
+            if names.len() > most {
+                refuse(field.into(), format!("must name at most {most}"));
+            }
+        }
+        for (at, pattern) in self.stream_wildcards.iter().enumerate() {
+            let is_good =
+                (1..=STREAM_NAME_BYTES_MAX).contains(&pattern.len()) && !pattern.chars().any(char::is_control);
+            if !is_good {
+                let rule = format!("must be from 1 to {STREAM_NAME_BYTES_MAX} bytes without control characters");
+                refuse(format!("stream_wildcards[{at}]"), rule);
+            }
+        }
+        for (at, name) in self.categories.iter().enumerate() {
+            if let Err(error) = Category::parse(name.as_str()) {
+                refuse(format!("categories[{at}]"), error.to_string());
+            }
+        }
+        for (at, name) in self.types.iter().enumerate() {
+            if let Err(error) = check_type(name) {
+                refuse(format!("types[{at}]"), error.to_string());
+            }
+        }
+    }
+}
+
+impl Aggregation {
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    pub fn streams(&self) -> &Streams {
+        &self.streams
+    }
+
+    /// Where this message goes. The same for the same message, whoever asks and whenever.
+    pub fn place(&self, message: &Message) -> Placement {
+        let types = &self.definition.types;
+        let is_wanted = (types.is_empty() || types.iter().any(|wanted| **wanted == *message.message_type))
+            && self.streams.matches(&message.stream_name)
+            && self.filter.as_ref().is_none_or(|filter| filter.passes(message));
+        if !is_wanted {
+            return Placement::Elsewhere;
+        }
+        let partition_max = self.definition.partition_max();
+        let reason = match self.partitioner.partition(message) {
+            // Within the bounds it fits: they end far below 2^31.
+            Ok(partition) if (0..=partition_max).contains(&partition) => return Placement::Partition(partition as i32),
+            Ok(partition) => format!("the partition {partition} is not from 0 to {partition_max}"),
+            Err(reason) => reason,
+        };
+        match self.definition.on_error {
+            OnError::Stop => Placement::Stop(reason),
+            OnError::Skip => Placement::Skipped,
+            OnError::Partition(Fallback { partition }) => Placement::Substituted(partition as i32),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::message::MessageParts;
+    use crate::domain::time::Timestamp;
+
+    fn definition(value: serde_json::Value) -> Definition {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn message(stream_name: &str, message_type: &str, data: &str) -> Message {
+        Message::new(MessageParts {
+            id: uuid::Uuid::nil(),
+            stream_name,
+            message_type,
+            position: 0,
+            global_position: 1,
+            data: Some(data),
+            metadata: None,
+            time: Timestamp(0),
+        })
+    }
+
+    #[test]
+    fn a_message_goes_where_the_definition_says() {
+        let numbers = |on_error: serde_json::Value| {
+            definition(json!({
+                "stream_wildcards": ["aggregate-me-%"], "types": ["EventA"], "filter": "data.num != 5",
+                "partitioner": {"kind": "cel", "expression": "data.num % 3"}, "max_partition": 2, "on_error": on_error
+            }))
+            .compile()
+            .unwrap()
+        };
+        let stop = numbers(json!("stop"));
+        let event = |data: &str| message("aggregate-me-1", "EventA", data);
+        assert_eq!(stop.place(&event(r#"{"num": 176}"#)), Placement::Partition(2));
+        assert_eq!(stop.place(&event(r#"{"num": 5}"#)), Placement::Elsewhere);
+        assert_eq!(stop.place(&message("aggregate-me-1", "EventB", r#"{"num": 1}"#)), Placement::Elsewhere);
+        assert_eq!(stop.place(&message("other-1", "EventA", r#"{"num": 1}"#)), Placement::Elsewhere);
+        let Placement::Stop(reason) = stop.place(&event(r#"{"num": -7}"#)) else { panic!("it cannot be placed") };
+        assert_eq!(reason, "the partition -1 is not from 0 to 2");
+        assert_eq!(numbers(json!("skip")).place(&event(r#"{"num": -7}"#)), Placement::Skipped);
+        assert_eq!(numbers(json!({"partition": 1})).place(&event(r#"{"num": 1.5}"#)), Placement::Substituted(1));
+    }
+
+    #[test]
+    fn neither_wildcards_nor_categories_is_every_stream() {
+        let every = definition(json!({"partitioner": {"kind": "constant"}})).compile().unwrap();
+        assert_eq!(every.place(&message("anything", "T", "null")), Placement::Partition(0));
+    }
+
+    #[test]
+    fn every_rule_names_its_field() {
+        let fields = |value| {
+            let violations = definition(value).compile().unwrap_err();
+            violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        let bad = json!({
+            "stream_wildcards": ["", "a\0%"], "categories": ["a-b"], "types": ["ok", ""], "filter": "data.x ==",
+            "partitioner": {"kind": "stream", "partitions": 4}, "max_partition": 2, "on_error": {"partition": 3}
+        });
+        assert_eq!(
+            fields(bad),
+            [
+                "stream_wildcards[0]",
+                "stream_wildcards[1]",
+                "categories[0]",
+                "types[1]",
+                "on_error.partition",
+                "partitioner.partitions",
+                "filter"
+            ]
+        );
+        assert_eq!(fields(json!({"partitioner": {"kind": "constant"}, "max_partition": -1})), ["max_partition"]);
+        let many: Vec<_> = (0..=NAMES_MAX).map(|n| format!("c{n}")).collect();
+        assert_eq!(fields(json!({"partitioner": {"kind": "constant"}, "categories": many})), ["categories"]);
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_everywhere() {
+        for value in [
+            json!({"partitioner": {"kind": "constant"}, "streams": []}),
+            json!({"partitioner": {"kind": "constant", "partitions": 3}}),
+            json!({"partitioner": {"kind": "data", "pointer": "", "method": "hash", "partitions": 3, "x": 1}}),
+            json!({"partitioner": {"kind": "round_robin"}}),
+            json!({"partitioner": {"kind": "constant"}, "on_error": "ignore"}),
+            json!({"partitioner": {"kind": "constant"}, "on_error": {"partition": 1, "x": 1}}),
+            json!({}),
+        ] {
+            assert!(serde_json::from_value::<Definition>(value.clone()).is_err(), "{value}");
+        }
+    }
+
+    #[test]
+    fn differences_are_named_and_order_is_none() {
+        let one = definition(json!({"categories": ["a", "b"], "partitioner": {"kind": "constant"}}));
+        let same = definition(json!({"categories": ["b", "a"], "partitioner": {"kind": "constant"}, "filter": null,
+            "max_partition": PARTITIONS_MAX - 1, "on_error": "stop"}));
+        assert_eq!(one.differences(&same), Vec::<&str>::new());
+        let other = definition(json!({"categories": ["a"], "partitioner": {"kind": "stream", "partitions": 2},
+            "on_error": "skip"}));
+        assert_eq!(one.differences(&other), ["categories", "partitioner", "on_error"]);
+    }
+
+    #[test]
+    fn a_definition_survives_being_stored() {
+        let stored =
+            definition(json!({"partitioner": {"kind": "cel", "expression": "0"}, "on_error": {"partition": 0}}));
+        let text = serde_json::to_string(&stored).unwrap();
+        assert_eq!(serde_json::from_str::<Definition>(&text).unwrap(), stored);
+    }
+}

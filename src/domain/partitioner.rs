@@ -1,0 +1,360 @@
+//! Which partition of an aggregated stream a message belongs to. A new kind of partitioner is added here alone.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use cel::Value;
+use md5::{Digest, Md5};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::Violation;
+use super::expression::Expression;
+use super::message::Message;
+use super::stream_name::cardinal_id;
+
+/// The most partitions of one aggregated stream: they are numbered from 0 to one less.
+pub const PARTITIONS_MAX: i64 = 10_000;
+/// The longest JSON pointer, in bytes.
+pub const POINTER_BYTES_MAX: usize = 1_000;
+
+/// A partitioner as it is defined.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Partitioner {
+    /// Everything in partition 0.
+    Constant {},
+    /// By the hash of the stream's name.
+    Stream {
+        partitions: i64,
+    },
+    /// By the hash of the stream's cardinal id, as Message DB's consumer groups do.
+    CardinalId {
+        partitions: i64,
+    },
+    Category {
+        partitions: i64,
+    },
+    Type {
+        partitions: i64,
+    },
+    /// By a value in the message's data.
+    Data(Pointed),
+    /// By a value in the message's metadata.
+    Metadata(Pointed),
+    /// By a CEL expression that gives the partition.
+    Cel {
+        expression: String,
+    },
+}
+
+/// A value that a JSON pointer finds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pointed {
+    /// RFC 6901.
+    pub pointer: String,
+    pub method: Method,
+    pub partitions: i64,
+    /// Where a message goes that has no such value, or null there; without it, it cannot be placed.
+    #[serde(default)]
+    pub missing: Option<i64>,
+}
+
+/// How a value becomes a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// The remainder of an integer, which is never negative: -7 modulo 3 is 2.
+    Modulo,
+    /// The hash of a string's text, or of another value's JSON text.
+    Hash,
+}
+
+/// A partitioner that is ready for messages.
+#[derive(Debug)]
+pub struct Compiled {
+    partitioner: Partitioner,
+    /// For `cel`.
+    expression: Option<Expression>,
+    /// For `data` and `metadata`.
+    path: Vec<String>,
+}
+
+impl Partitioner {
+    /// Checks every rule, and compiles what can be compiled. `partition_max` is the highest partition there may be.
+    pub fn compile(&self, partition_max: i64, violations: &mut Vec<Violation>) -> Compiled {
+        let mut refuse = |field: &str, rule: String| violations.push(Violation::new(field, rule));
+        if let Some(partitions) = self.partitions() {
+            let most = partition_max + 1;
+            if !(1..=most).contains(&partitions) {
+                refuse("partitioner.partitions", format!("must be from 1 to {most}"));
+            }
+        }
+        let mut path = Vec::new();
+        if let Partitioner::Data(pointed) | Partitioner::Metadata(pointed) = self {
+            match read_pointer(&pointed.pointer) {
+                Ok(read) => path = read,
+                Err(rule) => refuse("partitioner.pointer", rule),
+            }
+            if pointed.missing.is_some_and(|missing| !(0..=partition_max).contains(&missing)) {
+                refuse("partitioner.missing", format!("must be a partition, from 0 to {partition_max}"));
+            }
+        }
+        let mut expression = None;
+        if let Partitioner::Cel { expression: source } = self {
+            match Expression::compile(source) {
+                Ok(compiled) => expression = Some(compiled),
+                Err(error) => refuse("partitioner.expression", error.to_string()),
+            }
+        }
+        Compiled { partitioner: self.clone(), expression, path }
+    }
+
+    fn partitions(&self) -> Option<i64> {
+        match self {
+            Partitioner::Constant {} | Partitioner::Cel { .. } => None,
+            Partitioner::Stream { partitions }
+            | Partitioner::CardinalId { partitions }
+            | Partitioner::Category { partitions }
+            | Partitioner::Type { partitions } => Some(*partitions),
+            Partitioner::Data(pointed) | Partitioner::Metadata(pointed) => Some(pointed.partitions),
+        }
+    }
+}
+
+impl Compiled {
+    /// The message's partition, or why it has none.
+    pub fn partition(&self, message: &Message) -> Result<i64, String> {
+        match &self.partitioner {
+            Partitioner::Constant {} => Ok(0),
+            Partitioner::Stream { partitions } => Ok(hashed(&message.stream_name, *partitions)),
+            Partitioner::CardinalId { partitions } => {
+                // A bare category has no id; its name stands for it.
+                Ok(hashed(cardinal_id(&message.stream_name).unwrap_or(&message.stream_name), *partitions))
+            }
+            Partitioner::Category { partitions } => Ok(hashed(message.category(), *partitions)),
+            Partitioner::Type { partitions } => Ok(hashed(&message.message_type, *partitions)),
+            Partitioner::Data(pointed) => self.pointed("data", message.data(), pointed),
+            Partitioner::Metadata(pointed) => self.pointed("metadata", message.metadata(), pointed),
+            Partitioner::Cel { .. } => {
+                let expression = self.expression.as_ref().ok_or("the expression could not be compiled")?;
+                match expression.evaluate(message)? {
+                    Value::Int(partition) => Ok(partition),
+                    Value::UInt(partition) => {
+                        i64::try_from(partition).map_err(|_| format!("the expression gives {partition}"))
+                    }
+                    other => Err(format!("the expression gives {} instead of an integer", kind_of(&other))),
+                }
+            }
+        }
+    }
+
+    fn pointed(&self, field: &str, json: &str, pointed: &Pointed) -> Result<i64, String> {
+        let Some(value) = find(json, &self.path).filter(|value| *value != "null") else {
+            return pointed.missing.ok_or_else(|| format!("{field} has no value at {:?}", pointed.pointer));
+        };
+        match pointed.method {
+            Method::Modulo => remainder(value, pointed.partitions)
+                .ok_or_else(|| format!("{field} has no integer at {:?}", pointed.pointer)),
+            Method::Hash => {
+                let text = serde_json::from_str::<String>(value).map_or(Cow::Borrowed(value), Cow::Owned);
+                Ok(hashed(&text, pointed.partitions))
+            }
+        }
+    }
+}
+
+/// Message DB's `hash_64`, absolute, modulo the number of partitions: its consumer groups' rule.
+pub fn hashed(text: &str, partitions: i64) -> i64 {
+    let digest = Md5::digest(text.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    let remainder = i64::from_be_bytes(first).unsigned_abs() % partitions.unsigned_abs().max(1);
+    // Less than `partitions`, which is one itself.
+    remainder as i64
+}
+
+/// The remainder of any JSON integer, however long, never negative. `None` for what is no integer.
+fn remainder(number: &str, partitions: i64) -> Option<i64> {
+    let (is_negative, digits) = match number.strip_prefix('-') {
+        Some(digits) => (true, digits),
+        None => (false, number),
+    };
+    // jsonb keeps the zeros of 3.0 and writes exponents out.
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if whole.is_empty() || !whole.bytes().all(|byte| byte.is_ascii_digit()) || fraction.bytes().any(|byte| byte != b'0')
+    {
+        return None;
+    }
+    let remainder = whole
+        .bytes()
+        .fold(0_i128, |remainder, digit| (remainder * 10 + i128::from(digit - b'0')) % i128::from(partitions));
+    let signed = if is_negative { -remainder } else { remainder };
+    i64::try_from(signed.rem_euclid(i128::from(partitions))).ok()
+}
+
+/// The text of the value at a path, exactly as it stands in the JSON text.
+fn find<'a>(json: &'a str, path: &[String]) -> Option<&'a str> {
+    let mut at = json;
+    for step in path {
+        let value: &RawValue = if at.starts_with('[') {
+            let is_index = step == "0" || (!step.starts_with('0') && step.bytes().all(|byte| byte.is_ascii_digit()));
+            let index: usize = step.parse().ok().filter(|_| is_index)?;
+            serde_json::from_str::<Vec<&RawValue>>(at).ok()?.get(index).copied()?
+        } else {
+            serde_json::from_str::<HashMap<Cow<'a, str>, &RawValue>>(at).ok()?.get(step.as_str()).copied()?
+        };
+        at = value.get();
+    }
+    Some(at)
+}
+
+/// The steps of a JSON pointer (RFC 6901).
+fn read_pointer(pointer: &str) -> Result<Vec<String>, String> {
+    if pointer.len() > POINTER_BYTES_MAX {
+        return Err(format!("must be at most {POINTER_BYTES_MAX} bytes"));
+    }
+    if pointer.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(steps) = pointer.strip_prefix('/') else {
+        return Err("must be empty or begin with `/` (RFC 6901)".into());
+    };
+    steps
+        .split('/')
+        .map(|step| {
+            let after_tildes = step.split('~').skip(1);
+            if after_tildes.clone().any(|rest| !rest.starts_with(['0', '1'])) {
+                return Err("must write `~` as `~0` and `/` in a name as `~1` (RFC 6901)".into());
+            }
+            Ok(step.replace("~1", "/").replace("~0", "~"))
+        })
+        .collect()
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Float(_) => "a number that is no integer",
+        Value::String(_) => "a string",
+        Value::Bool(_) => "a boolean",
+        Value::Null => "null",
+        Value::List(_) => "a list",
+        Value::Map(_) => "an object",
+        _ => "something else",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::message::MessageParts;
+    use crate::domain::time::Timestamp;
+
+    fn message(stream_name: &str, data: &str) -> Message {
+        Message::new(MessageParts {
+            id: uuid::Uuid::nil(),
+            stream_name,
+            message_type: "EventA",
+            position: 3,
+            global_position: 9,
+            data: Some(data),
+            metadata: Some(r#"{"tenant": "acme"}"#),
+            time: Timestamp(0),
+        })
+    }
+
+    fn partition(definition: serde_json::Value, message: &Message) -> Result<i64, String> {
+        let partitioner: Partitioner = serde_json::from_value(definition).unwrap();
+        let mut violations = Vec::new();
+        let compiled = partitioner.compile(PARTITIONS_MAX - 1, &mut violations);
+        assert_eq!(violations, []);
+        compiled.partition(message)
+    }
+
+    fn cel(expression: &str, data: &str) -> Result<i64, String> {
+        partition(serde_json::json!({ "kind": "cel", "expression": expression }), &message("a-1", data))
+    }
+
+    fn data(pointer: &str, method: &str, json: &str) -> Result<i64, String> {
+        let definition = serde_json::json!({ "kind": "data", "pointer": pointer, "method": method, "partitions": 3 });
+        partition(definition, &message("a-1", json))
+    }
+
+    #[test]
+    fn the_hash_is_message_db_s() {
+        // SELECT message_store.hash_64('123'), ('abc-1'): computed with md5sum.
+        assert_eq!(hashed("123", i64::MAX), 0x202c_b962_ac59_075b);
+        assert_eq!(hashed("", 2), (0xd41d_8cd9_8f00_b204_u64 as i64).unsigned_abs() as i64 % 2);
+    }
+
+    #[test]
+    fn names_are_hashed_by_what_is_asked_for() {
+        let message = message("order:cmd-7+x", "{}");
+        for (kind, text) in
+            [("stream", "order:cmd-7+x"), ("cardinal_id", "7"), ("category", "order:cmd"), ("type", "EventA")]
+        {
+            let definition = serde_json::json!({ "kind": kind, "partitions": 1_000 });
+            assert_eq!(partition(definition, &message), Ok(hashed(text, 1_000)), "{kind}");
+        }
+        assert_eq!(partition(serde_json::json!({ "kind": "constant" }), &message), Ok(0));
+    }
+
+    #[test]
+    fn a_value_is_found_as_it_stands() {
+        assert_eq!(data("/a/b", "modulo", r#"{"a": {"b": 7}}"#), Ok(1));
+        assert_eq!(data("/a/1", "modulo", r#"{"a": [1, 5]}"#), Ok(2));
+        assert_eq!(data("", "modulo", "8"), Ok(2));
+        assert_eq!(data("/x~1y~0", "modulo", r#"{"x/y~": 4}"#), Ok(1));
+        assert_eq!(data("/a", "hash", r#"{"a": "xé\n"}"#), Ok(hashed("xé\n", 3)));
+        assert_eq!(data("/a", "hash", r#"{"a": 1.50}"#), Ok(hashed("1.50", 3)));
+        for (pointer, json) in [("/b", "{}"), ("/a/01", r#"{"a": [1, 2]}"#), ("/a", r#"{"a": null}"#), ("/a/b", "3")] {
+            assert!(data(pointer, "modulo", json).unwrap_err().contains("no value"), "{pointer} {json}");
+        }
+        let missing =
+            serde_json::json!({ "kind": "metadata", "pointer": "/x", "method": "hash", "partitions": 3, "missing": 2 });
+        assert_eq!(partition(missing, &message("a-1", "{}")), Ok(2));
+        let tenant = serde_json::json!({ "kind": "metadata", "pointer": "/tenant", "method": "hash", "partitions": 3 });
+        assert_eq!(partition(tenant, &message("a-1", "{}")), Ok(hashed("acme", 3)));
+    }
+
+    #[test]
+    fn remainders_are_exact_for_any_integer_and_never_negative() {
+        assert_eq!(data("/n", "modulo", r#"{"n": -7}"#), Ok(2));
+        assert_eq!(data("/n", "modulo", r#"{"n": 123456789012345678901234567890}"#), Ok(0));
+        assert_eq!(data("/n", "modulo", r#"{"n": 123456789012345678901234567891}"#), Ok(1));
+        assert_eq!(data("/n", "modulo", r#"{"n": 4.00}"#), Ok(1));
+        for odd in ["4.5", "\"4\"", "true", "{}"] {
+            assert!(data("/n", "modulo", &format!(r#"{{"n": {odd}}}"#)).unwrap_err().contains("no integer"), "{odd}");
+        }
+    }
+
+    #[test]
+    fn an_expression_s_integer_is_the_partition() {
+        assert_eq!(cel("type == 'EventA' ? data.num % 3 : 0", r#"{"num": 176}"#), Ok(2));
+        assert_eq!(cel("data.num % 3", r#"{"num": -7}"#), Ok(-1), "refused later, as a partition below 0");
+        assert_eq!(cel("size(data.s)", r#"{"s": "abc"}"#), Ok(3));
+        assert!(cel("data.num", r#"{"num": 1.5}"#).unwrap_err().contains("no integer"));
+        assert!(cel("data.nom", r#"{"num": 1}"#).is_err());
+        assert!(cel("type", "{}").unwrap_err().contains("a string"));
+    }
+
+    #[test]
+    fn every_rule_names_its_field() {
+        let fields = |definition: serde_json::Value| {
+            let partitioner: Partitioner = serde_json::from_value(definition).unwrap();
+            let mut violations = Vec::new();
+            partitioner.compile(9, &mut violations);
+            violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        assert_eq!(fields(serde_json::json!({ "kind": "stream", "partitions": 0 })), ["partitioner.partitions"]);
+        assert_eq!(fields(serde_json::json!({ "kind": "stream", "partitions": 11 })), ["partitioner.partitions"]);
+        assert_eq!(
+            fields(serde_json::json!({ "kind": "cel", "expression": "[1].all(x, x)" })),
+            ["partitioner.expression"]
+        );
+        let pointed = |pointer: &str, missing: i64| serde_json::json!({ "kind": "data", "pointer": pointer, "method": "hash", "partitions": 2, "missing": missing });
+        assert_eq!(fields(pointed("a", 0)), ["partitioner.pointer"]);
+        assert_eq!(fields(pointed("/a~2", 10)), ["partitioner.pointer", "partitioner.missing"]);
+    }
+}

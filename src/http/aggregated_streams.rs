@@ -1,0 +1,350 @@
+//! Aggregated streams: defining, looking at, pausing, rebuilding and deleting them.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+
+use super::definition_schema::AggregatedStreamDefinition;
+use super::extract::{Json, Object, Path, Query};
+use super::pages::NoQuery;
+use super::parameters::Rules;
+use super::problem::{Problem, ProblemKind};
+use super::{App, tags};
+use crate::domain::Violation;
+use crate::domain::aggregated_stream::{Definition, check_name};
+use crate::service::aggregated::{AggregatedStream, DefineError, Defined};
+
+/// An aggregated stream.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AggregatedStream)]
+pub struct AggregatedStreamBody {
+    pub name: String,
+    #[schema(value_type = AggregatedStreamDefinition)]
+    pub definition: Definition,
+    pub status: AggregatedStreamStatus,
+}
+
+/// How far an aggregated stream is.
+#[derive(Serialize, ToSchema)]
+pub struct AggregatedStreamStatus {
+    pub state: ProjectionState,
+    /// Why it stopped.
+    #[schema(value_type = Option<ProjectionError>)]
+    pub error: Option<Box<RawValue>>,
+    /// The log is settled up to this global position.
+    pub settled_position: i64,
+    /// Everything up to this global position has been looked at, and is in its partition if it belongs to one.
+    pub projected_position: i64,
+    /// `settled_position` less `projected_position`, in positions.
+    pub lag: i64,
+    /// Messages that could not be placed and were left out.
+    pub skipped: i64,
+    /// Messages that could not be placed and went to the partition of `on_error`.
+    pub substituted: i64,
+    /// The projection that is to take the place of this one, while it is made.
+    pub rebuild: Option<RebuildStatus>,
+    /// The partitions that have messages, in order. Not given in a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub partitions: Option<Vec<PartitionStatus>>,
+}
+
+/// How far a rebuild is.
+#[derive(Serialize, ToSchema)]
+pub struct RebuildStatus {
+    pub state: ProjectionState,
+    #[schema(value_type = Option<ProjectionError>)]
+    pub error: Option<Box<RawValue>>,
+    pub projected_position: i64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProjectionState {
+    /// It projects history.
+    CatchingUp,
+    /// It projects messages as they come.
+    Live,
+    /// It stands before a message that it cannot place.
+    Stopped,
+    Paused,
+}
+
+/// The message that a projection stands before, and why.
+#[derive(ToSchema)]
+#[allow(dead_code)] // described only: the database keeps it
+pub struct ProjectionError {
+    pub global_position: i64,
+    pub message_id: uuid::Uuid,
+    pub stream_name: String,
+    pub reason: String,
+}
+
+/// A partition that has messages.
+#[derive(Serialize, ToSchema)]
+pub struct PartitionStatus {
+    pub partition: i32,
+    pub message_count: i64,
+    /// One less than `message_count`.
+    pub last_position: i64,
+    pub last_global_position: i64,
+    #[schema(format = DateTime)]
+    pub last_time: String,
+}
+
+/// Aggregated streams by name.
+#[derive(Serialize, ToSchema)]
+pub struct AggregatedStreamList {
+    pub aggregated_streams: Vec<AggregatedStreamBody>,
+    /// What to pass as `after` to go on; null at the end.
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AggregatedStreamQuery {
+    /// Waits until everything up to this global position is projected; with `wait`. If it is not by then, the status
+    /// says so.
+    #[param(minimum = 0)]
+    min_position: Option<i64>,
+    /// How long to wait for `min_position`, such as `5s`.
+    #[param(example = "5s")]
+    wait: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct NamesQuery {
+    /// Only names after this one.
+    after: Option<String>,
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u64>,
+}
+
+/// Define an aggregated stream
+///
+/// All the messages there are go into its partitions, then those that come. A definition never changes: delete the
+/// stream to define another one of its name.
+#[utoipa::path(
+    put, path = "/v1/aggregated-streams/{name}", operation_id = "defineAggregatedStream", tag = tags::AGGREGATE,
+    params(("name" = String, Path, description = "1 to 200 bytes without control characters")),
+    request_body = AggregatedStreamDefinition,
+    responses(
+        (status = 201, description = "Defined", body = AggregatedStreamBody),
+        (status = 200, description = "It was defined like this already", body = AggregatedStreamBody),
+        (status = 409, description = "definition-differs", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "unsupported-media-type", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn define(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(Object(definition)): Json<Object<Definition>>,
+) -> Result<(StatusCode, axum::Json<AggregatedStreamBody>), Problem> {
+    aggregated_stream_name(&name)?;
+    match app.aggregated.define(&name, &definition).await {
+        Ok(Defined::New(stream)) => Ok((StatusCode::CREATED, axum::Json(shown(stream, true)?))),
+        Ok(Defined::Same(stream)) => Ok((StatusCode::OK, axum::Json(shown(stream, true)?))),
+        Err(error) => Err(refused(&name, error)),
+    }
+}
+
+/// Read an aggregated stream's definition and status
+#[utoipa::path(
+    get, path = "/v1/aggregated-streams/{name}", operation_id = "readAggregatedStream", tag = tags::AGGREGATE,
+    params(("name" = String, Path, description = "Name of an aggregated stream"), AggregatedStreamQuery),
+    responses((status = 200, body = AggregatedStreamBody)),
+)]
+pub async fn read(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<AggregatedStreamQuery>,
+) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
+    aggregated_stream_name(&name)?;
+    let mut rules = Rules::default();
+    if query.min_position.is_some_and(|position| position < 0) {
+        rules.invalid("min_position", "must be 0 or more");
+    }
+    if query.wait.is_some() && query.min_position.is_none() {
+        rules.invalid("wait", "must be given with min_position: there is nothing else to wait for");
+    }
+    let wait = rules.duration("wait", query.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
+    let wait = rules.keep(wait)?.unwrap_or_default();
+    let found = match query.min_position {
+        Some(position) => app.aggregated.get_at(&name, position, wait).await?,
+        None => app.aggregated.get(&name).await?,
+    };
+    found.map_or_else(|| Err(unknown(&name)), |stream| shown(stream, true).map(axum::Json))
+}
+
+/// List aggregated streams
+#[utoipa::path(
+    get, path = "/v1/aggregated-streams", operation_id = "listAggregatedStreams", tag = tags::AGGREGATE,
+    params(NamesQuery), responses((status = 200, body = AggregatedStreamList)),
+)]
+pub async fn list(
+    State(app): State<App>,
+    Query(query): Query<NamesQuery>,
+) -> Result<axum::Json<AggregatedStreamList>, Problem> {
+    let mut rules = Rules::default();
+    let limit = rules.limit(query.limit);
+    let after = query.after.unwrap_or_default();
+    if after.contains('\0') {
+        rules.invalid("after", "must not contain NUL characters");
+    }
+    rules.keep(())?;
+    let mut found = app.aggregated.list(&after, limit + 1).await?;
+    let has_more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| has_more).map(|last| last.stored.name.clone());
+    let aggregated_streams = found.into_iter().map(|stream| shown(stream, false)).collect::<Result<_, _>>()?;
+    Ok(axum::Json(AggregatedStreamList { aggregated_streams, next }))
+}
+
+/// Delete an aggregated stream
+///
+/// Its followers are told with the event `closing`. The messages themselves stay in their streams.
+#[utoipa::path(
+    delete, path = "/v1/aggregated-streams/{name}", operation_id = "deleteAggregatedStream", tag = tags::AGGREGATE,
+    params(("name" = String, Path, description = "Name of an aggregated stream")),
+    responses((status = 204, description = "Deleted")),
+)]
+pub async fn delete(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<StatusCode, Problem> {
+    aggregated_stream_name(&name)?;
+    if app.aggregated.delete(&name).await? { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&name)) }
+}
+
+/// Pause an aggregated stream
+///
+/// Once this is answered nothing more is projected, until it is resumed. Readers keep what there is.
+#[utoipa::path(
+    post, path = "/v1/aggregated-streams/{name}/pause", operation_id = "pauseAggregatedStream", tag = tags::AGGREGATE,
+    params(("name" = String, Path, description = "Name of an aggregated stream")),
+    responses((status = 200, body = AggregatedStreamBody)),
+)]
+pub async fn pause(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
+    aggregated_stream_name(&name)?;
+    let is_there = app.aggregated.pause(&name).await?;
+    changed(&app, &name, is_there).await
+}
+
+/// Resume an aggregated stream that was paused, or that stopped at a message
+#[utoipa::path(
+    post, path = "/v1/aggregated-streams/{name}/resume", operation_id = "resumeAggregatedStream", tag = tags::AGGREGATE,
+    params(("name" = String, Path, description = "Name of an aggregated stream")),
+    responses((status = 200, body = AggregatedStreamBody)),
+)]
+pub async fn resume(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
+    aggregated_stream_name(&name)?;
+    let is_there = app.aggregated.resume(&name).await?;
+    changed(&app, &name, is_there).await
+}
+
+/// Project an aggregated stream again, from nothing
+///
+/// Readers go on with what there is until the new projection has caught up; then they read that one, from the same
+/// global position. Positions in partitions differ from the old ones only where messages were deleted or changed, or
+/// where the partitioner can place today what it could not place before.
+#[utoipa::path(
+    post, path = "/v1/aggregated-streams/{name}/rebuild", operation_id = "rebuildAggregatedStream",
+    tag = tags::AGGREGATE,
+    params(("name" = String, Path, description = "Name of an aggregated stream")),
+    responses((status = 200, body = AggregatedStreamBody)),
+)]
+pub async fn rebuild(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
+    aggregated_stream_name(&name)?;
+    let is_there = app.aggregated.rebuild(&name).await?;
+    changed(&app, &name, is_there).await
+}
+
+async fn changed(app: &App, name: &str, is_there: bool) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
+    let found = if is_there { app.aggregated.get(name).await? } else { None };
+    found.map_or_else(|| Err(unknown(name)), |stream| shown(stream, true).map(axum::Json))
+}
+
+pub(super) fn aggregated_stream_name(name: &str) -> Result<(), Problem> {
+    check_name(name).map_err(|rule| Problem::invalid(vec![Violation::new("name", rule)]))
+}
+
+fn unknown(name: &str) -> Problem {
+    Problem::not_found(format!("aggregated stream {name}"))
+}
+
+fn refused(name: &str, error: DefineError) -> Problem {
+    match error {
+        DefineError::Invalid(violations) => Problem::invalid(violations),
+        DefineError::Differs(fields) => {
+            let detail = format!("The aggregated stream {name} is defined in another way: see {}.", fields.join(", "));
+            Problem::new(ProblemKind::DefinitionDiffers, detail).with("fields", fields)
+        }
+        DefineError::TooMany { .. } => {
+            Problem::invalid(vec![Violation::new("name", format!("cannot be defined: {error}"))])
+        }
+        DefineError::Store(error) => error.into(),
+    }
+}
+
+fn shown(stream: AggregatedStream, with_partitions: bool) -> Result<AggregatedStreamBody, Problem> {
+    let definition = stream.definition()?;
+    let settled_position = stream.settled_position;
+    let partitions = stream.partitions.iter().map(|one| PartitionStatus {
+        partition: one.partition,
+        message_count: one.message_count,
+        last_position: one.message_count - 1,
+        last_global_position: one.last_global_position,
+        last_time: one.last_time.to_rfc3339(),
+    });
+    let partitions = with_partitions.then(|| partitions.collect());
+    let stored = stream.stored;
+    let state = |is_live: bool, error: &Option<String>| match (stored.is_paused, error) {
+        (true, _) => ProjectionState::Paused,
+        (false, Some(_)) => ProjectionState::Stopped,
+        (false, None) if is_live => ProjectionState::Live,
+        (false, None) => ProjectionState::CatchingUp,
+    };
+    // It is JSON in the database already.
+    let raw = |error: Option<String>| error.and_then(|error| RawValue::from_string(error).ok());
+    let current = stored.current;
+    Ok(AggregatedStreamBody {
+        definition,
+        status: AggregatedStreamStatus {
+            state: state(current.is_live, &current.error),
+            settled_position,
+            projected_position: current.projected_position,
+            lag: settled_position - current.projected_position,
+            skipped: current.skipped,
+            substituted: current.substituted,
+            error: raw(current.error),
+            rebuild: stored.rebuild.map(|rebuild| RebuildStatus {
+                state: state(false, &rebuild.error),
+                projected_position: rebuild.projected_position,
+                error: raw(rebuild.error),
+            }),
+            partitions,
+        },
+        name: stored.name,
+    })
+}

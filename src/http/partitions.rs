@@ -1,0 +1,230 @@
+//! Reading aggregated streams: pages of a partition, positions, and following.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::aggregated_streams::aggregated_stream_name;
+use super::events::EventLine;
+use super::extract::{Path, Query};
+use super::follow::{Aggregated, EventNames, Target, follow, follow_query};
+use super::pages::Message;
+use super::parameters::Rules;
+use super::problem::Problem;
+use super::{App, tags};
+use crate::domain::partitioner::PARTITIONS_MAX;
+use crate::service::aggregated::PartitionRead;
+
+/// A message in its partition.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code)] // described only: it is put together from parts that stand already
+pub struct PartitionMessage {
+    #[schema(example = 2, minimum = 0)]
+    pub partition: i32,
+    /// Counts from 0 in its partition, without holes.
+    #[schema(example = 0, minimum = 0)]
+    pub position: i64,
+    pub message: Message,
+}
+
+/// Data of the event `message` of an aggregated stream.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code)] // described only
+pub struct AggregatedMessage {
+    #[schema(example = "orders")]
+    pub aggregated_stream: String,
+    #[schema(example = 2, minimum = 0)]
+    pub partition: i32,
+    /// Counts from 0 in its partition, without holes.
+    #[schema(example = 0, minimum = 0)]
+    pub position: i64,
+    pub message: Message,
+}
+
+/// A page of a partition.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code)] // described only
+pub struct PartitionPage {
+    pub messages: Vec<PartitionMessage>,
+    /// What to pass as `from` to go on.
+    pub next: i64,
+    /// Nothing followed when this was read.
+    pub at_end: bool,
+}
+
+/// Where to go on in every partition that has messages.
+#[derive(Serialize, ToSchema)]
+pub struct PartitionPositions {
+    pub positions: Vec<PartitionPosition>,
+}
+
+/// The first position of a partition at or after a place in the log; where nothing is, the position that comes next.
+#[derive(Serialize, ToSchema)]
+pub struct PartitionPosition {
+    pub partition: i32,
+    pub position: i64,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PartitionPageQuery {
+    /// The first position of the partition to read, inclusive.
+    #[param(minimum = 0, default = 0)]
+    from: Option<i64>,
+    /// Messages at most.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u64>,
+    /// How long an empty page waits for a message, such as `30s`.
+    #[param(example = "30s")]
+    wait: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PositionsQuery {
+    /// The first message of this time or later (RFC 3339).
+    #[param(format = DateTime)]
+    time: Option<String>,
+    /// The first message at this global position or after it.
+    #[param(minimum = 0)]
+    global_position: Option<i64>,
+}
+
+follow_query!(FollowAggregatedQuery {
+    /// Only this partition; may be given several times. Without it, all of them.
+    #[serde(default)]
+    partition: Vec<i64>,
+});
+
+/// Read a partition of an aggregated stream
+///
+/// By position in the partition. A partition without messages is an empty page.
+#[utoipa::path(
+    get, path = "/v1/aggregated-streams/{name}/partitions/{partition}/messages", operation_id = "readPartition",
+    tag = tags::AGGREGATE,
+    params(("name" = String, Path, description = "Name of an aggregated stream"),
+        ("partition" = i32, Path, description = "Number of a partition", minimum = 0), PartitionPageQuery),
+    responses((status = 200, body = PartitionPage)),
+)]
+pub async fn read_partition(
+    State(app): State<App>,
+    Path((name, partition)): Path<(String, String)>,
+    Query(query): Query<PartitionPageQuery>,
+) -> Result<Response, Problem> {
+    let mut rules = Rules::default();
+    let number = partition.parse::<i64>().ok();
+    if number.is_none() {
+        rules.malformed("partition", "must be an integer");
+    }
+    let partition = checked_partition(&mut rules, number.unwrap_or(0));
+    let from = rules.from(query.from).unwrap_or(0);
+    let limit = rules.limit(query.limit);
+    let wait = rules.duration("wait", query.wait.as_deref(), std::time::Duration::ZERO, app.limits.wait_max);
+    let wait = rules.keep(wait)?.unwrap_or_default();
+    let stream = aggregated(&app, name, None).await?;
+    let read = app.aggregated.partition_page(stream.id, partition, from, limit, wait).await?;
+    let read = read.ok_or_else(|| Problem::not_found(format!("aggregated stream {}", stream.name)))?;
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, json)], page_body(&read)).into_response())
+}
+
+/// Find positions in an aggregated stream
+///
+/// For every partition that has messages, the first position at or after a time or a global position.
+#[utoipa::path(
+    get, path = "/v1/aggregated-streams/{name}/positions", operation_id = "findPartitionPositions", tag = tags::AGGREGATE,
+    params(("name" = String, Path, description = "Name of an aggregated stream"), PositionsQuery),
+    responses((status = 200, body = PartitionPositions)),
+)]
+pub async fn find_positions(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<PositionsQuery>,
+) -> Result<axum::Json<PartitionPositions>, Problem> {
+    let mut rules = Rules::default();
+    let time = rules.time("time", query.time.as_deref());
+    if query.time.is_some() == query.global_position.is_some() {
+        rules.invalid("time", "must be given, or global_position, and not both");
+    }
+    if query.global_position.is_some_and(|position| position < 0) {
+        rules.invalid("global_position", "must be 0 or more");
+    }
+    let time = rules.keep(time)?;
+    let stream = aggregated(&app, name, None).await?;
+    let positions = match (time, query.global_position) {
+        (Some(time), _) => app.aggregated.positions_at_time(stream.id, time).await?,
+        (None, position) => app.aggregated.positions_at(stream.id, position.unwrap_or(0)).await?,
+    };
+    let shown = |(partition, position)| PartitionPosition { partition, position };
+    Ok(axum::Json(PartitionPositions { positions: positions.into_iter().map(shown).collect() }))
+}
+
+/// Follow an aggregated stream
+///
+/// In global order, whichever partitions are asked for. Ids, and a position given as `from`, are global positions.
+#[utoipa::path(
+    get, path = "/v1/aggregated-streams/{name}/events", operation_id = "followAggregatedStream", tag = tags::AGGREGATE,
+    params(("name" = String, Path, description = "Name of an aggregated stream"), FollowAggregatedQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
+        content((AggregatedMessage = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+)]
+pub async fn follow_aggregated_stream(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(mut query): Query<FollowAggregatedQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut rules = Rules::default();
+    let mut partitions: Vec<i32> =
+        query.partition.iter().map(|partition| checked_partition(&mut rules, *partition)).collect();
+    partitions.sort_unstable();
+    partitions.dedup();
+    let partitions = rules.keep((!partitions.is_empty()).then(|| partitions.into()))?;
+    let stream = aggregated(&app, name, partitions).await?;
+    follow(app, Target::Aggregated(stream), query.wish(), &headers).await
+}
+
+/// An aggregated stream by its name, to be read.
+pub(super) async fn aggregated(
+    app: &App,
+    name: String,
+    partitions: Option<std::sync::Arc<[i32]>>,
+) -> Result<Aggregated, Problem> {
+    aggregated_stream_name(&name)?;
+    let Some(id) = app.aggregated.id(&name).await? else {
+        return Err(Problem::not_found(format!("aggregated stream {name}")));
+    };
+    Ok(Aggregated { id, name: name.into(), partitions })
+}
+
+fn checked_partition(rules: &mut Rules, partition: i64) -> i32 {
+    match i32::try_from(partition) {
+        Ok(partition) if (0..PARTITIONS_MAX).contains(&i64::from(partition)) => partition,
+        _ => {
+            rules.invalid("partition", format!("must be from 0 to {}", PARTITIONS_MAX - 1));
+            0
+        }
+    }
+}
+
+/// Messages are put in as they are: their JSON is never parsed and printed again.
+fn page_body(read: &PartitionRead) -> Vec<u8> {
+    let messages = &read.page.messages;
+    let size: usize = messages.iter().map(|one| one.message.json().len() + 60).sum();
+    let mut body = Vec::with_capacity(size + 80);
+    body.extend_from_slice(b"{\"messages\":[");
+    for (at, one) in messages.iter().enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        let place = format!("{comma}{{\"partition\":{},\"position\":{},\"message\":", one.partition, one.position);
+        body.extend_from_slice(place.as_bytes());
+        body.extend_from_slice(one.message.json());
+        body.push(b'}');
+    }
+    body.extend_from_slice(format!("],\"next\":{},\"at_end\":{}}}", read.next, read.at_end).as_bytes());
+    body
+}

@@ -1,0 +1,401 @@
+//! How far each aggregated stream is, as this instance knows it, and its newest messages for those who follow it.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::aggregated_stream::AggregatedMessage;
+use crate::store::aggregated_streams::{AggregatedPage, Progress};
+use crate::store::{Database, StoreError};
+
+/// How often aggregated streams that are followed are looked at without a hint.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// Messages read at once for all followers of an aggregated stream; whoever is further behind reads by itself.
+const READ_MAX: i64 = 1_000;
+
+/// What is known here of the aggregated streams that somebody follows. Cheap to clone.
+#[derive(Clone)]
+pub struct Feeds {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state: Mutex<State>,
+    /// There may be something new that another instance has projected.
+    kick: Notify,
+    /// Who waits for progress as such, not for messages: then it is told at once.
+    wishes: AtomicUsize,
+    wished: Notify,
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct State {
+    feeds: HashMap<i64, Feed>,
+    /// Where the live projections are, while this instance projects them.
+    led: Option<Led>,
+}
+
+struct Led {
+    live: HashSet<i64>,
+    position: i64,
+}
+
+/// One aggregated stream that is followed.
+struct Feed {
+    projection_id: i64,
+    /// Everything up to this global position has been projected.
+    upto: i64,
+    /// All its messages after this global position are in `messages`; `None` while nothing is known.
+    complete_from: Option<i64>,
+    messages: VecDeque<Arc<AggregatedMessage>>,
+    bytes: usize,
+    is_catching_up: bool,
+    is_deleted: bool,
+    followers: usize,
+    /// Changes with every message, and whenever the feed begins anew.
+    newest: watch::Sender<()>,
+    /// Changes with every step forward, also one without a message.
+    progress: watch::Sender<i64>,
+}
+
+/// What a follower finds at its place.
+pub(super) enum Read {
+    /// Everything after its place, up to a global position that it has then seen.
+    Hit {
+        messages: Vec<Arc<AggregatedMessage>>,
+        upto: i64,
+        is_catching_up: bool,
+    },
+    /// Its place is not in the cache: it has to read from the database.
+    Miss,
+    Deleted,
+}
+
+/// A place among the followers of an aggregated stream; leaves them when it goes.
+pub struct FeedMember {
+    feeds: Feeds,
+    id: i64,
+    newest: watch::Receiver<()>,
+    progress: watch::Receiver<i64>,
+}
+
+/// As long as this is held, progress is told at once, also where no message comes with it.
+pub struct ProgressWish {
+    feeds: Feeds,
+}
+
+impl Feeds {
+    pub fn new(bytes_max: usize) -> Self {
+        let inner = Inner {
+            state: Mutex::default(),
+            kick: Notify::new(),
+            wishes: AtomicUsize::new(0),
+            wished: Notify::new(),
+            bytes_max,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// There may be something new: look soon.
+    pub fn kick(&self) {
+        self.inner.kick.notify_one();
+    }
+
+    /// Joins the followers of an aggregated stream.
+    pub fn join(&self, id: i64) -> FeedMember {
+        let mut state = self.state();
+        let led = state.led.as_ref().filter(|led| led.live.contains(&id)).map(|led| led.position);
+        let feed = state.feeds.entry(id).or_insert_with(|| Feed::new(led));
+        feed.followers += 1;
+        let (newest, progress) = (feed.newest.subscribe(), feed.progress.subscribe());
+        drop(state);
+        self.kick();
+        FeedMember { feeds: self.clone(), id, newest, progress }
+    }
+
+    pub fn wish_for_progress(&self) -> ProgressWish {
+        self.inner.wishes.fetch_add(1, Ordering::SeqCst);
+        self.inner.wished.notify_one();
+        ProgressWish { feeds: self.clone() }
+    }
+
+    pub(super) fn is_progress_wished(&self) -> bool {
+        self.inner.wishes.load(Ordering::SeqCst) > 0
+    }
+
+    /// Waits for the next wish.
+    pub(super) async fn wished(&self) {
+        self.inner.wished.notified().await;
+    }
+
+    /// Up to where this instance knows an aggregated stream to be projected.
+    pub fn upto(&self, id: i64) -> Option<i64> {
+        let state = self.state();
+        let led = state.led.as_ref().filter(|led| led.live.contains(&id)).map(|led| led.position);
+        led.max(state.feeds.get(&id).filter(|feed| feed.complete_from.is_some()).map(|feed| feed.upto))
+    }
+
+    /// This instance projects now: these aggregated streams are live, at this position.
+    pub(super) fn lead(&self, live: HashSet<i64>, position: i64) {
+        let mut state = self.state();
+        for (id, feed) in &mut state.feeds {
+            if live.contains(id) {
+                feed.advance(position, Vec::new(), position, self.inner.bytes_max);
+                if std::mem::take(&mut feed.is_catching_up) {
+                    feed.newest.send_replace(());
+                }
+            }
+        }
+        state.led = Some(Led { live, position });
+    }
+
+    /// This instance does not project any more.
+    pub(super) fn resign(&self) {
+        self.state().led = None;
+        self.kick();
+    }
+
+    /// All live ones have been projected up to a position, with these messages.
+    pub(super) fn projected(&self, upto: i64, mut messages: HashMap<i64, Vec<Arc<AggregatedMessage>>>) {
+        let mut state = self.state();
+        let State { feeds, led: Some(led) } = &mut *state else { return };
+        let from = std::mem::replace(&mut led.position, upto);
+        for (id, feed) in feeds {
+            if led.live.contains(id) {
+                feed.advance(from, messages.remove(id).unwrap_or_default(), upto, self.inner.bytes_max);
+            }
+        }
+    }
+
+    /// One that catches up has come this far; its messages are for its followers to read.
+    pub(super) fn caught_up_to(&self, id: i64, upto: i64) {
+        if let Some(feed) = self.state().feeds.get_mut(&id) {
+            feed.is_catching_up = true;
+            feed.begin_anew(upto);
+        }
+    }
+
+    /// A rebuild has taken the place of what readers saw.
+    pub(super) fn switched(&self, id: i64, projection_id: i64, position: i64) {
+        if let Some(feed) = self.state().feeds.get_mut(&id) {
+            feed.projection_id = projection_id;
+            feed.begin_anew(position);
+        }
+    }
+
+    pub(super) fn read(&self, id: i64, after: i64, partitions: Option<&[i32]>, max: usize, bytes_max: usize) -> Read {
+        let state = self.state();
+        let Some(feed) = state.feeds.get(&id) else { return Read::Miss };
+        if feed.is_deleted {
+            return Read::Deleted;
+        }
+        if feed.complete_from.is_none_or(|from| after < from) {
+            return Read::Miss;
+        }
+        let seen = feed.messages.partition_point(|one| one.message.global_position <= after);
+        let wanted = |one: &&Arc<AggregatedMessage>| partitions.is_none_or(|some| some.contains(&one.partition));
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        for one in feed.messages.range(seen..).filter(wanted) {
+            bytes += one.message.json().len();
+            if messages.len() >= max || (bytes > bytes_max && !messages.is_empty()) {
+                let upto = one.message.global_position - 1;
+                return Read::Hit { messages, upto, is_catching_up: feed.is_catching_up };
+            }
+            messages.push(one.clone());
+        }
+        Read::Hit { messages, upto: feed.upto.max(after), is_catching_up: feed.is_catching_up }
+    }
+
+    /// A page was read by a follower: what it saw of the stream's state is news here, too.
+    pub(super) fn saw(&self, id: i64, page: Option<&AggregatedPage>) {
+        let mut state = self.state();
+        let is_led = state.led.as_ref().is_some_and(|led| led.live.contains(&id));
+        let Some(feed) = state.feeds.get_mut(&id) else { return };
+        let Some(page) = page else { return feed.delete() };
+        if is_led {
+            return;
+        }
+        let is_other = feed.projection_id != page.projection_id;
+        feed.projection_id = page.projection_id;
+        feed.is_catching_up = page.is_catching_up;
+        if feed.complete_from.is_none() || is_other {
+            feed.begin_anew(page.projected_position);
+        }
+    }
+
+    /// Runs until the service stops: reads once, for all followers, what other instances have projected.
+    pub async fn run(self, database: Database, stopping: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = self.inner.kick.notified() => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
+            }
+            // The database going away is waited out: the next look goes on.
+            let _ = self.look(&database).await;
+        }
+    }
+
+    async fn look(&self, database: &Database) -> Result<(), StoreError> {
+        let followed = self.followed_from_afar();
+        if followed.is_empty() {
+            return Ok(());
+        }
+        let found = database.aggregated_progress(&followed).await?;
+        for id in followed {
+            match found.iter().find(|progress| progress.aggregated_stream_id == id) {
+                None => self.saw(id, None),
+                Some(progress) => self.take_in(database, progress).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Those that are followed here and not projected here.
+    fn followed_from_afar(&self) -> Vec<i64> {
+        let state = self.state();
+        let is_led = |id: &i64| state.led.as_ref().is_some_and(|led| led.live.contains(id));
+        state.feeds.keys().copied().filter(|id| !is_led(id)).collect()
+    }
+
+    async fn take_in(&self, database: &Database, progress: &Progress) -> Result<(), StoreError> {
+        let id = progress.aggregated_stream_id;
+        let from = {
+            let mut state = self.state();
+            let Some(feed) = state.feeds.get_mut(&id) else { return Ok(()) };
+            feed.is_catching_up = progress.is_catching_up;
+            if feed.complete_from.is_none() || feed.projection_id != progress.projection_id || progress.is_catching_up {
+                feed.projection_id = progress.projection_id;
+                feed.begin_anew(progress.projected_position);
+                return Ok(());
+            }
+            if progress.projected_position <= feed.upto {
+                // What it is has changed perhaps, if not where it is.
+                feed.newest.send_replace(());
+                return Ok(());
+            }
+            feed.upto
+        };
+        let Some(page) = database.aggregated_page(id, None, from, READ_MAX).await? else {
+            self.saw(id, None);
+            return Ok(());
+        };
+        let mut state = self.state();
+        let Some(feed) = state.feeds.get_mut(&id) else { return Ok(()) };
+        if page.more_after.is_some() || page.projection_id != feed.projection_id {
+            feed.projection_id = page.projection_id;
+            feed.begin_anew(page.projected_position);
+            return Ok(());
+        }
+        feed.advance(
+            from,
+            page.messages.into_iter().map(Arc::new).collect(),
+            page.projected_position,
+            self.inner.bytes_max,
+        );
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here is left half done by a panic.
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Feed {
+    /// `led`: where it stands, if this instance projects it.
+    fn new(led: Option<i64>) -> Self {
+        Self {
+            projection_id: 0,
+            upto: led.unwrap_or(0),
+            complete_from: led,
+            messages: VecDeque::new(),
+            bytes: 0,
+            is_catching_up: false,
+            is_deleted: false,
+            followers: 0,
+            newest: watch::Sender::new(()),
+            progress: watch::Sender::new(led.unwrap_or(0)),
+        }
+    }
+
+    /// Takes in the messages between two positions.
+    fn advance(&mut self, from: i64, messages: Vec<Arc<AggregatedMessage>>, upto: i64, bytes_max: usize) {
+        if self.complete_from.is_none() || from > self.upto {
+            // What lies between is not known here.
+            self.begin_anew(from);
+        }
+        let known = self.upto;
+        let mut is_new = false;
+        for one in messages.into_iter().filter(|one| one.message.global_position > known) {
+            self.bytes += one.message.memory_bytes();
+            self.messages.push_back(one);
+            is_new = true;
+        }
+        while self.bytes > bytes_max {
+            let Some(oldest) = self.messages.pop_front() else { break };
+            self.bytes -= oldest.message.memory_bytes();
+            self.complete_from = Some(oldest.message.global_position);
+        }
+        self.upto = self.upto.max(upto);
+        if is_new {
+            self.newest.send_replace(());
+        }
+        self.progress.send_replace(self.upto);
+    }
+
+    /// Nothing before this position is here any more.
+    fn begin_anew(&mut self, position: i64) {
+        self.messages.clear();
+        self.bytes = 0;
+        self.complete_from = Some(position);
+        self.upto = position;
+        self.newest.send_replace(());
+        self.progress.send_replace(position);
+    }
+
+    fn delete(&mut self) {
+        self.is_deleted = true;
+        self.newest.send_replace(());
+        self.progress.send_replace(self.upto);
+    }
+}
+
+impl FeedMember {
+    /// Waits for messages, or for another state of the stream.
+    pub async fn changed(&mut self) {
+        let _ = self.newest.changed().await;
+    }
+
+    /// Waits for any step forward.
+    pub async fn progressed(&mut self) {
+        tokio::select! {
+            _ = self.progress.changed() => {}
+            _ = self.newest.changed() => {}
+        }
+    }
+}
+
+impl Drop for FeedMember {
+    fn drop(&mut self) {
+        let mut state = self.feeds.state();
+        if let Some(feed) = state.feeds.get_mut(&self.id) {
+            feed.followers -= 1;
+            if feed.followers == 0 {
+                state.feeds.remove(&self.id);
+            }
+        }
+    }
+}
+
+impl Drop for ProgressWish {
+    fn drop(&mut self) {
+        self.feeds.inner.wishes.fetch_sub(1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,207 @@
+//! Several sources on one cursor: each message of each of them, in global order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use futures_util::future::select_all;
+
+use super::feed::ProgressWish;
+use super::follower::AggregatedFollower;
+use crate::domain::cursor::Cursor;
+use crate::service::tail::follower::{BATCH_MESSAGES_MAX, Delivery, Follower, Next};
+
+/// Streams and categories as one source, and aggregated streams, each as one more. A message that several of them have
+/// comes once from each, in the order of the sources.
+///
+/// What one source has not come to yet holds back what the others have after it: an aggregated stream that is paused
+/// or stopped holds back all.
+pub struct MergedFollower {
+    sources: Vec<Source>,
+    cursor: Cursor,
+    is_live: bool,
+    _wish: ProgressWish,
+}
+
+struct Source {
+    follower: OneFollower,
+    /// Read and not handed over yet.
+    pending: VecDeque<Delivery>,
+    needs_page: bool,
+    is_live: bool,
+}
+
+/// One of the sources.
+pub enum OneFollower {
+    Log(Follower),
+    Aggregated(AggregatedFollower),
+}
+
+impl MergedFollower {
+    /// The followers, in the order of the sources, begin where the cursor says (see [`places`]).
+    pub fn new(followers: Vec<OneFollower>, cursor: Cursor, wish: ProgressWish) -> Self {
+        let source = |follower| Source { follower, pending: VecDeque::new(), needs_page: false, is_live: false };
+        Self { sources: followers.into_iter().map(source).collect(), cursor, is_live: false, _wish: wish }
+    }
+
+    pub fn cursor(&self) -> Cursor {
+        self.cursor
+    }
+
+    /// What is there now, without waiting.
+    pub fn advance(&mut self) -> Next {
+        let mut moved = false;
+        for source in &mut self.sources {
+            while source.pending.is_empty() && !source.needs_page {
+                let next = source.follower.advance();
+                match source.take(next) {
+                    Taken::More => {}
+                    Taken::Moved => moved = true,
+                    Taken::Nothing => break,
+                    Taken::Deleted => return Next::Deleted,
+                }
+            }
+        }
+        let merged = self.merge();
+        if !merged.is_empty() {
+            return Next::Merged(merged);
+        }
+        if self.sources.iter().any(|source| source.needs_page) {
+            if std::mem::replace(&mut self.is_live, false) {
+                return Next::FellBehind;
+            }
+            return Next::NeedsPage;
+        }
+        let is_live = self.sources.iter().all(|source| source.is_live);
+        if is_live && !std::mem::replace(&mut self.is_live, true) {
+            return Next::CaughtUp;
+        }
+        if moved { Next::Moved } else { Next::Idle }
+    }
+
+    /// Reads the next page of each source that needs one.
+    pub async fn read_page(&mut self) -> Next {
+        for source in self.sources.iter_mut().filter(|source| source.needs_page) {
+            source.needs_page = false;
+            let next = source.follower.read_page().await;
+            if matches!(source.take(next), Taken::Deleted) {
+                return Next::Deleted;
+            }
+        }
+        match self.merge() {
+            merged if merged.is_empty() => Next::NeedsPage,
+            merged => Next::Merged(merged),
+        }
+    }
+
+    /// Waits until there may be something new.
+    pub async fn changed(&mut self) {
+        let waits = self.sources.iter_mut().map(|source| Box::pin(source.follower.progressed()));
+        select_all(waits).await;
+    }
+
+    /// Takes what is next in global order, as far as no source can still have something before it.
+    fn merge(&mut self) -> Vec<(Cursor, Delivery)> {
+        let mut merged = Vec::new();
+        while merged.len() < BATCH_MESSAGES_MAX {
+            // A source without anything pending has nothing up to its cursor.
+            let empty = self.sources.iter().filter(|source| source.pending.is_empty());
+            let bound = empty.map(|source| source.follower.cursor()).min().unwrap_or(i64::MAX);
+            let first =
+                self.sources.iter().enumerate().filter_map(|(at, source)| Some((source.pending_position()?, at)));
+            let Some((position, at)) = first.min().filter(|(position, _)| *position <= bound) else {
+                if bound < i64::MAX && bound > self.cursor.position {
+                    self.cursor = bound.into();
+                }
+                break;
+            };
+            let Some(delivery) = self.sources[at].pending.pop_front() else { break };
+            let others_follow = self.sources.iter().any(|source| source.pending_position() == Some(position));
+            let sources = if others_follow { at as u32 + 1 } else { 0 };
+            self.cursor = Cursor { position, sources };
+            merged.push((self.cursor, delivery));
+        }
+        merged
+    }
+}
+
+/// Where each of so many sources begins: those that have been seen at the cursor's position after it, the others
+/// before it.
+pub fn places(cursor: Cursor, sources: usize) -> impl Iterator<Item = i64> {
+    (0..sources).map(move |at| {
+        let is_ahead = cursor.sources == 0 || at < cursor.sources as usize;
+        if is_ahead { cursor.position } else { cursor.position - 1 }
+    })
+}
+
+/// What a step of one source gave.
+enum Taken {
+    More,
+    Moved,
+    Nothing,
+    Deleted,
+}
+
+impl Source {
+    fn take(&mut self, next: Next) -> Taken {
+        match next {
+            Next::Messages(messages) => self.pending.extend(messages.into_iter().map(Delivery::Message)),
+            Next::Aggregated(messages) => {
+                let name = self.follower.name();
+                let named = |one| Delivery::Aggregated(name.clone(), one);
+                self.pending.extend(messages.into_iter().map(named));
+            }
+            Next::Merged(messages) => self.pending.extend(messages.into_iter().map(|(_, delivery)| delivery)),
+            Next::Moved => return Taken::Moved,
+            Next::CaughtUp => self.is_live = true,
+            Next::FellBehind => self.is_live = false,
+            Next::NeedsPage => self.needs_page = true,
+            Next::Idle => return Taken::Nothing,
+            Next::Deleted => return Taken::Deleted,
+        }
+        Taken::More
+    }
+
+    fn pending_position(&self) -> Option<i64> {
+        self.pending.front().map(|delivery| match delivery {
+            Delivery::Message(message) => message.global_position,
+            Delivery::Aggregated(_, one) => one.message.global_position,
+        })
+    }
+}
+
+impl OneFollower {
+    fn advance(&mut self) -> Next {
+        match self {
+            OneFollower::Log(follower) => follower.advance(),
+            OneFollower::Aggregated(follower) => follower.advance(),
+        }
+    }
+
+    async fn read_page(&mut self) -> Next {
+        match self {
+            OneFollower::Log(follower) => follower.read_page().await,
+            OneFollower::Aggregated(follower) => follower.read_page().await,
+        }
+    }
+
+    async fn progressed(&mut self) {
+        match self {
+            OneFollower::Log(follower) => follower.changed().await,
+            OneFollower::Aggregated(follower) => follower.progressed().await,
+        }
+    }
+
+    fn cursor(&self) -> i64 {
+        match self {
+            OneFollower::Log(follower) => follower.cursor(),
+            OneFollower::Aggregated(follower) => follower.cursor(),
+        }
+    }
+
+    fn name(&self) -> Arc<str> {
+        match self {
+            OneFollower::Log(_) => "".into(),
+            OneFollower::Aggregated(follower) => follower.name().clone(),
+        }
+    }
+}

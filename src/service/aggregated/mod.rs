@@ -1,0 +1,250 @@
+//! Aggregated streams: definitions, the projector that fills their partitions, and the readers of these.
+
+mod catch_up;
+pub mod feed;
+pub mod follower;
+pub mod merged;
+pub mod projector;
+mod round;
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use self::feed::Feeds;
+use self::follower::{AggregatedFollower, Wanted};
+use self::projector::ProjectorHandle;
+use super::tail::Tail;
+use crate::domain::Violation;
+use crate::domain::aggregated_stream::Definition;
+use crate::domain::time::Timestamp;
+use crate::store::aggregated_streams::{Created, PartitionPage, PartitionState, StoredAggregatedStream};
+use crate::store::{Database, StoreError};
+use crate::telemetry::Observer;
+
+/// Attempts to define a stream that others define and delete at the same moment.
+const DEFINE_ATTEMPTS: usize = 5;
+
+/// All that can be done with aggregated streams. Cheap to clone.
+#[derive(Clone)]
+pub struct AggregatedStreams {
+    database: Database,
+    tail: Tail,
+    pub feeds: Feeds,
+    projector: ProjectorHandle,
+    draining: CancellationToken,
+    observer: Observer,
+    /// Aggregated streams in all.
+    most: usize,
+}
+
+/// An aggregated stream with its status.
+#[derive(Debug)]
+pub struct AggregatedStream {
+    pub stored: StoredAggregatedStream,
+    pub partitions: Vec<PartitionState>,
+    /// The log is settled up to here.
+    pub settled_position: i64,
+}
+
+/// What came of a definition.
+#[derive(Debug)]
+pub enum Defined {
+    New(AggregatedStream),
+    /// It was defined like this already.
+    Same(AggregatedStream),
+}
+
+/// Why a definition is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum DefineError {
+    #[error("the definition breaks rules")]
+    Invalid(Vec<Violation>),
+    /// There is one of this name with other fields.
+    #[error("it is defined in another way")]
+    Differs(Vec<&'static str>),
+    #[error("there are {most} aggregated streams already")]
+    TooMany { most: usize },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A page of a partition as it is answered.
+#[derive(Debug)]
+pub struct PartitionRead {
+    pub page: PartitionPage,
+    /// What to pass as `from` to go on.
+    pub next: i64,
+    pub at_end: bool,
+}
+
+impl AggregatedStreams {
+    pub fn new(
+        database: Database,
+        tail: Tail,
+        feeds: Feeds,
+        projector: ProjectorHandle,
+        draining: CancellationToken,
+        observer: Observer,
+        most: usize,
+    ) -> Self {
+        Self { database, tail, feeds, projector, draining, observer, most }
+    }
+
+    /// Defines an aggregated stream: all its messages are projected, then it follows.
+    pub async fn define(&self, name: &str, definition: &Definition) -> Result<Defined, DefineError> {
+        definition.compile().map_err(DefineError::Invalid)?;
+        // A definition is of texts, numbers and lists.
+        let text = serde_json::to_string(definition).unwrap_or_default();
+        for _ in 0..DEFINE_ATTEMPTS {
+            if let Some(stream) = self.get(name).await? {
+                let standing = stream.definition()?;
+                let differences = standing.differences(definition);
+                return if differences.is_empty() {
+                    Ok(Defined::Same(stream))
+                } else {
+                    Err(DefineError::Differs(differences))
+                };
+            }
+            if self.database.create_aggregated_stream(name, &text, self.most as i64).await? == Created::Yes {
+                self.projector.reload();
+                if let Some(stream) = self.get(name).await? {
+                    return Ok(Defined::New(stream));
+                }
+            }
+        }
+        Err(DefineError::TooMany { most: self.most })
+    }
+
+    /// The number under which its partitions are read.
+    pub async fn id(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        self.database.aggregated_stream_id(name).await
+    }
+
+    pub async fn get(&self, name: &str) -> Result<Option<AggregatedStream>, StoreError> {
+        let Some(stored) = self.database.aggregated_stream(name).await? else { return Ok(None) };
+        let partitions = self.database.aggregated_partitions(stored.id).await?;
+        Ok(Some(self.with_progress(stored, partitions)))
+    }
+
+    /// Waits until everything up to a global position is projected, at most that long; then as [`get`](Self::get).
+    pub async fn get_at(
+        &self,
+        name: &str,
+        min_position: i64,
+        wait: Duration,
+    ) -> Result<Option<AggregatedStream>, StoreError> {
+        let deadline = tokio::time::Instant::now() + wait;
+        let _wish = self.feeds.wish_for_progress();
+        loop {
+            let Some(stream) = self.get(name).await? else { return Ok(None) };
+            let is_there = stream.stored.current.projected_position >= min_position;
+            if is_there || tokio::time::Instant::now() >= deadline {
+                return Ok(Some(stream));
+            }
+            let mut member = self.feeds.join(stream.stored.id);
+            if self.feeds.upto(stream.stored.id).is_some_and(|upto| upto >= min_position) {
+                continue;
+            }
+            tokio::select! {
+                () = member.progressed() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.draining.cancelled() => return Ok(Some(stream)),
+            }
+        }
+    }
+
+    /// By name, after a name; without their partitions.
+    pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<AggregatedStream>, StoreError> {
+        let stored = self.database.aggregated_streams(after, limit as i64).await?;
+        Ok(stored.into_iter().map(|stored| self.with_progress(stored, Vec::new())).collect())
+    }
+
+    /// Says whether there was one.
+    pub async fn delete(&self, name: &str) -> Result<bool, StoreError> {
+        self.changed(self.database.delete_aggregated_stream(name).await)
+    }
+
+    pub async fn pause(&self, name: &str) -> Result<bool, StoreError> {
+        self.changed(self.database.pause_aggregated_stream(name).await)
+    }
+
+    pub async fn resume(&self, name: &str) -> Result<bool, StoreError> {
+        self.changed(self.database.resume_aggregated_stream(name).await)
+    }
+
+    pub async fn rebuild(&self, name: &str) -> Result<bool, StoreError> {
+        self.changed(self.database.rebuild_aggregated_stream(name).await)
+    }
+
+    /// A page of a partition; if it would be empty, waits for a message. `None`: there is no such stream.
+    pub async fn partition_page(
+        &self,
+        id: i64,
+        partition: i32,
+        from: i64,
+        limit: usize,
+        wait: Duration,
+    ) -> Result<Option<PartitionRead>, StoreError> {
+        let deadline = tokio::time::Instant::now() + wait;
+        // Joined before the first look, so no message falls between them.
+        let mut member = (!wait.is_zero()).then(|| self.feeds.join(id));
+        loop {
+            let page = self.database.partition_page(id, partition, from, limit as i64).await?;
+            let Some(page) = page else { return Ok(None) };
+            let next = page.last_position.map_or(from, |last| last + 1);
+            let read = PartitionRead { at_end: next >= page.message_count, next, page };
+            let Some(member) = member.as_mut().filter(|_| read.page.messages.is_empty()) else { return Ok(Some(read)) };
+            if tokio::time::Instant::now() >= deadline {
+                return Ok(Some(read));
+            }
+            tokio::select! {
+                () = member.changed() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+                () = self.draining.cancelled() => return Ok(Some(read)),
+            }
+        }
+    }
+
+    /// For every partition that has messages, its first position at or after a time.
+    pub async fn positions_at_time(&self, id: i64, time: Timestamp) -> Result<Vec<(i32, i64)>, StoreError> {
+        let global_position = self.database.first_global_position_at(time).await?;
+        self.positions_at(id, global_position).await
+    }
+
+    /// The same at or after a global position.
+    pub async fn positions_at(&self, id: i64, global_position: i64) -> Result<Vec<(i32, i64)>, StoreError> {
+        self.database.aggregated_positions(id, global_position).await
+    }
+
+    pub fn follower(&self, wanted: Wanted) -> AggregatedFollower {
+        AggregatedFollower::new(self.feeds.clone(), self.database.clone(), &self.tail, self.observer.clone(), wanted)
+    }
+
+    fn with_progress(&self, mut stored: StoredAggregatedStream, partitions: Vec<PartitionState>) -> AggregatedStream {
+        if stored.current.is_live
+            && let Some(upto) = self.feeds.upto(stored.id)
+        {
+            // Progress without a message is known here before it is kept.
+            stored.current.projected_position = stored.current.projected_position.max(upto);
+        }
+        let settled_position = self.tail.settled().max(stored.current.projected_position);
+        AggregatedStream { stored, partitions, settled_position }
+    }
+
+    fn changed(&self, outcome: Result<bool, StoreError>) -> Result<bool, StoreError> {
+        self.projector.reload();
+        self.feeds.kick();
+        outcome
+    }
+}
+
+impl AggregatedStream {
+    /// As it was stored; one that a newer version has written may be in words that this one does not know.
+    pub fn definition(&self) -> Result<Definition, StoreError> {
+        serde_json::from_str(&self.stored.definition).map_err(|error| StoreError::Refused {
+            code: "XX000".into(),
+            message: format!("the definition of {} cannot be read: {error}", self.stored.name),
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! One round of projecting: where messages go, as the rows to write and as the messages for followers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::domain::aggregated_stream::{AggregatedMessage, Aggregation, Placement};
+use crate::domain::message::Message;
+use crate::domain::time::Timestamp;
+use crate::store::projector::RoundRows;
+
+/// A projection in the hands of the projector: it alone writes, so it knows each partition's next position.
+#[derive(Debug)]
+pub struct Projection {
+    pub id: i64,
+    pub aggregated_stream_id: i64,
+    pub name: Arc<str>,
+    pub aggregation: Arc<Aggregation>,
+    /// What readers see, not a rebuild.
+    pub is_current: bool,
+    /// Messages in each partition that has any.
+    pub message_counts: HashMap<i32, i64>,
+}
+
+/// What some messages give.
+#[derive(Debug, Default)]
+pub struct Round {
+    pub rows: RoundRows,
+    /// For the followers of each aggregated stream, in order.
+    pub messages: HashMap<i64, Vec<Arc<AggregatedMessage>>>,
+    /// Projections that cannot go on, with the reason.
+    pub stopped: Vec<(i64, String)>,
+}
+
+struct Counted {
+    message_count: i64,
+    last_global_position: i64,
+    last_time: Timestamp,
+}
+
+impl Round {
+    /// Places these messages, in global order, in each of these projections. The projections' counts move on with
+    /// them: if the round is not written, they have to be read again.
+    pub fn of<'a>(projections: impl IntoIterator<Item = &'a mut Projection>, messages: &[Arc<Message>]) -> Self {
+        let mut round = Self::default();
+        for projection in projections {
+            round.project(projection, messages);
+        }
+        round
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.projections.is_empty() && self.stopped.is_empty() && self.rows.failing_projections.is_empty()
+    }
+
+    fn project(&mut self, projection: &mut Projection, messages: &[Arc<Message>]) {
+        let mut counted: HashMap<i32, Counted> = HashMap::new();
+        let (mut skipped, mut substituted) = (0, 0);
+        for message in messages {
+            let partition = match projection.aggregation.place(message) {
+                Placement::Elsewhere => continue,
+                Placement::Skipped => {
+                    skipped += 1;
+                    continue;
+                }
+                Placement::Stop(reason) => {
+                    self.stop(projection, message, reason);
+                    break;
+                }
+                Placement::Substituted(partition) => {
+                    substituted += 1;
+                    partition
+                }
+                Placement::Partition(partition) => partition,
+            };
+            let count = projection.message_counts.entry(partition).or_insert(0);
+            let position = *count;
+            *count += 1;
+            counted.insert(
+                partition,
+                Counted {
+                    message_count: *count,
+                    last_global_position: message.global_position,
+                    last_time: message.time,
+                },
+            );
+            self.rows.projections.push(projection.id);
+            self.rows.partitions.push(partition);
+            self.rows.positions.push(position);
+            self.rows.global_positions.push(message.global_position);
+            if projection.is_current {
+                let one = AggregatedMessage { partition, position, message: message.clone() };
+                self.messages.entry(projection.aggregated_stream_id).or_default().push(Arc::new(one));
+            }
+        }
+        for (partition, counted) in counted {
+            self.rows.counted_projections.push(projection.id);
+            self.rows.counted_partitions.push(partition);
+            self.rows.message_counts.push(counted.message_count);
+            self.rows.last_global_positions.push(counted.last_global_position);
+            self.rows.last_times.push(counted.last_time);
+        }
+        if skipped + substituted > 0 {
+            self.rows.failing_projections.push(projection.id);
+            self.rows.skipped.push(skipped);
+            self.rows.substituted.push(substituted);
+        }
+    }
+
+    fn stop(&mut self, projection: &Projection, message: &Message, reason: String) {
+        let error = json!({
+            "global_position": message.global_position,
+            "message_id": message.id,
+            "stream_name": message.stream_name,
+            "reason": reason,
+        });
+        self.rows.stopped_projections.push(projection.id);
+        self.rows.stopped_positions.push(message.global_position - 1);
+        self.rows.stopped_errors.push(error.to_string());
+        self.stopped.push((projection.id, reason));
+    }
+}

@@ -1,0 +1,310 @@
+//! Aggregated streams as they are defined and read: definitions, status, pages of partitions, positions.
+
+use std::sync::Arc;
+
+use tokio_postgres::Row;
+
+use super::read::{COLUMNS, message_of};
+use super::{Database, StoreError};
+use crate::domain::aggregated_stream::AggregatedMessage;
+use crate::domain::time::Timestamp;
+
+/// An aggregated stream as it stands in one snapshot.
+#[derive(Debug)]
+pub struct StoredAggregatedStream {
+    pub id: i64,
+    pub name: String,
+    /// JSON.
+    pub definition: String,
+    pub is_paused: bool,
+    /// The one that readers see.
+    pub current: ProjectionState,
+    pub rebuild: Option<ProjectionState>,
+}
+
+/// How far a projection is.
+#[derive(Debug, Clone)]
+pub struct ProjectionState {
+    pub is_live: bool,
+    /// A global position: everything up to here has been looked at.
+    pub projected_position: i64,
+    /// JSON: why it stopped.
+    pub error: Option<String>,
+    pub skipped: i64,
+    pub substituted: i64,
+}
+
+/// What is known of a partition that has messages.
+#[derive(Debug, Clone)]
+pub struct PartitionState {
+    pub partition: i32,
+    pub message_count: i64,
+    pub last_global_position: i64,
+    pub last_time: Timestamp,
+}
+
+/// A page of a partition.
+#[derive(Debug)]
+pub struct PartitionPage {
+    /// Messages of the whole partition in the same snapshot.
+    pub message_count: i64,
+    /// The last position that was looked at. A link whose message is gone (deleted in SQL) is passed over.
+    pub last_position: Option<i64>,
+    pub messages: Vec<AggregatedMessage>,
+}
+
+/// A page of an aggregated stream in global order, and how far the projection was in the same snapshot.
+#[derive(Debug)]
+pub struct AggregatedPage {
+    pub projection_id: i64,
+    pub projected_position: i64,
+    /// History is still being projected.
+    pub is_catching_up: bool,
+    /// The global position of the last link that was looked at, if there may be more after it.
+    pub more_after: Option<i64>,
+    pub messages: Vec<AggregatedMessage>,
+}
+
+/// How far an aggregated stream is, for who follows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub aggregated_stream_id: i64,
+    pub projection_id: i64,
+    pub projected_position: i64,
+    pub is_catching_up: bool,
+}
+
+/// Whether a definition was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    Yes,
+    /// There is one of this name, or there are as many as there may be.
+    No,
+}
+
+/// The projection that readers see, with its progress: `p` of `s`.
+const CURRENT: &str = "SELECT p.id, p.aggregated_stream_id, \
+    CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END AS projected_position, \
+    NOT p.is_live AND p.error IS NULL AND NOT s.is_paused AS is_catching_up \
+    FROM headwater.projections AS p JOIN headwater.aggregated_streams AS s ON s.id = p.aggregated_stream_id \
+    CROSS JOIN headwater.projector AS r WHERE p.is_current";
+
+const STATE: &str = "SELECT s.id, s.name, s.definition::text, s.is_paused, \
+    p.is_live, CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END, p.error::text, p.skipped, \
+    p.substituted, b.id IS NOT NULL, b.projected_position, b.error::text, b.skipped, b.substituted \
+    FROM headwater.aggregated_streams AS s \
+    JOIN headwater.projections AS p ON p.aggregated_stream_id = s.id AND p.is_current \
+    LEFT JOIN headwater.projections AS b ON b.aggregated_stream_id = s.id AND NOT b.is_current \
+    CROSS JOIN headwater.projector AS r";
+
+impl Database {
+    /// Defines an aggregated stream, unless there is one of that name or there are `most` already.
+    pub async fn create_aggregated_stream(
+        &self,
+        name: &str,
+        definition: &str,
+        most: i64,
+    ) -> Result<Created, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT headwater.aggregated_stream_create($1, $2, $3)").await?;
+        let id: Option<i64> = client.query_one(&statement, &[&name, &definition, &most]).await?.try_get(0)?;
+        Ok(if id.is_some() { Created::Yes } else { Created::No })
+    }
+
+    pub async fn delete_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+        self.change_aggregated_stream("SELECT headwater.aggregated_stream_delete($1)", name).await
+    }
+
+    pub async fn pause_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+        self.change_aggregated_stream("SELECT headwater.aggregated_stream_pause($1)", name).await
+    }
+
+    pub async fn resume_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+        self.change_aggregated_stream("SELECT headwater.aggregated_stream_resume($1)", name).await
+    }
+
+    pub async fn rebuild_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+        self.change_aggregated_stream("SELECT headwater.aggregated_stream_rebuild($1)", name).await
+    }
+
+    /// Says whether there is such a stream.
+    async fn change_aggregated_stream(&self, sql: &str, name: &str) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(sql).await?;
+        Ok(client.query_one(&statement, &[&name]).await?.try_get(0)?)
+    }
+
+    pub async fn aggregated_stream_id(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT id FROM headwater.aggregated_streams WHERE name = $1").await?;
+        Ok(client.query_opt(&statement, &[&name]).await?.map(|row| row.get(0)))
+    }
+
+    pub async fn aggregated_stream(&self, name: &str) -> Result<Option<StoredAggregatedStream>, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(&format!("{STATE} WHERE s.name = $1")).await?;
+        client.query_opt(&statement, &[&name]).await?.as_ref().map(state_of).transpose()
+    }
+
+    /// By name, after a name.
+    pub async fn aggregated_streams(&self, after: &str, limit: i64) -> Result<Vec<StoredAggregatedStream>, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(&format!("{STATE} WHERE s.name > $1 ORDER BY s.name LIMIT $2")).await?;
+        client.query(&statement, &[&after, &limit]).await?.iter().map(state_of).collect()
+    }
+
+    /// The partitions that have messages, in order.
+    pub async fn aggregated_partitions(&self, id: i64) -> Result<Vec<PartitionState>, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT a.partition, a.message_count, a.last_global_position, a.last_time \
+                 FROM headwater.aggregated_partitions AS a JOIN headwater.projections AS p ON p.id = a.projection_id \
+                 WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.partition",
+            )
+            .await?;
+        let read = |row: &Row| {
+            Ok(PartitionState {
+                partition: row.try_get(0)?,
+                message_count: row.try_get(1)?,
+                last_global_position: row.try_get(2)?,
+                last_time: row.try_get(3)?,
+            })
+        };
+        client.query(&statement, &[&id]).await?.iter().map(read).collect()
+    }
+
+    /// A partition's messages from a position on. `None`: there is no such stream.
+    pub async fn partition_page(
+        &self,
+        id: i64,
+        partition: i32,
+        from: i64,
+        limit: i64,
+    ) -> Result<Option<PartitionPage>, StoreError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "SELECT coalesce(c.message_count, 0), {COLUMNS}, a.partition, a.position \
+             FROM headwater.projections AS p LEFT JOIN headwater.aggregated_partitions AS c \
+             ON c.projection_id = p.id AND c.partition = $2 LEFT JOIN LATERAL (\
+             SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = p.id AND a.partition = $2 \
+             AND a.position >= $3 ORDER BY a.position LIMIT $4) AS a ON true \
+             LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
+             WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.position"
+        );
+        let statement = client.prepare_cached(&sql).await?;
+        let rows = client.query(&statement, &[&id, &partition, &from, &limit]).await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        Ok(Some(PartitionPage {
+            message_count: first.try_get(0)?,
+            last_position: rows.last().map_or(Ok(None), |row| row.try_get(10))?,
+            messages: partitioned(&rows)?,
+        }))
+    }
+
+    /// Messages of an aggregated stream after a global position, in global order; of some partitions, or of all.
+    /// `None`: there is no such stream.
+    pub async fn aggregated_page(
+        &self,
+        id: i64,
+        partitions: Option<&[i32]>,
+        after: i64,
+        limit: i64,
+    ) -> Result<Option<AggregatedPage>, StoreError> {
+        let client = self.client().await?;
+        let sql = format!(
+            "SELECT c.projected_position, {COLUMNS}, a.partition, a.position, c.id, c.is_catching_up, a.global_position \
+             FROM ({CURRENT} AND p.aggregated_stream_id = $1) AS c LEFT JOIN LATERAL (\
+             SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = c.id \
+             AND a.global_position > $3 AND ($2::int[] IS NULL OR a.partition = ANY ($2)) \
+             ORDER BY a.global_position LIMIT $4) AS a ON true \
+             LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
+             ORDER BY a.global_position"
+        );
+        let statement = client.prepare_cached(&sql).await?;
+        let rows = client.query(&statement, &[&id, &partitions, &after, &limit]).await?;
+        let Some(first) = rows.first() else { return Ok(None) };
+        Ok(Some(AggregatedPage {
+            projected_position: first.try_get(0)?,
+            projection_id: first.try_get(11)?,
+            is_catching_up: first.try_get(12)?,
+            more_after: match rows.last().filter(|_| rows.len() as i64 == limit) {
+                Some(last) => last.try_get(13)?,
+                None => None,
+            },
+            messages: partitioned(&rows)?,
+        }))
+    }
+
+    /// How far these aggregated streams are; those that are gone are left out.
+    pub async fn aggregated_progress(&self, ids: &[i64]) -> Result<Vec<Progress>, StoreError> {
+        let client = self.client().await?;
+        let sql = format!("{CURRENT} AND p.aggregated_stream_id = ANY ($1)");
+        let statement = client.prepare_cached(&sql).await?;
+        let read = |row: &Row| {
+            Ok(Progress {
+                projection_id: row.try_get(0)?,
+                aggregated_stream_id: row.try_get(1)?,
+                projected_position: row.try_get(2)?,
+                is_catching_up: row.try_get(3)?,
+            })
+        };
+        client.query(&statement, &[&ids]).await?.iter().map(read).collect()
+    }
+
+    /// For every partition that has messages, the first position at or after a global position.
+    pub async fn aggregated_positions(&self, id: i64, global_position: i64) -> Result<Vec<(i32, i64)>, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT a.partition, \
+                 headwater.first_aggregated_position(p.id, a.partition, a.message_count, $2) \
+                 FROM headwater.projections AS p JOIN headwater.aggregated_partitions AS a ON a.projection_id = p.id \
+                 WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.partition",
+            )
+            .await?;
+        let rows = client.query(&statement, &[&id, &global_position]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+}
+
+/// The rows that have a message.
+fn partitioned(rows: &[Row]) -> Result<Vec<AggregatedMessage>, StoreError> {
+    let has_message = |row: &&Row| row.try_get::<_, Option<i64>>(5).is_ok_and(|position| position.is_some());
+    let read = |row: &Row| {
+        Ok(AggregatedMessage {
+            partition: row.try_get(9)?,
+            position: row.try_get(10)?,
+            message: Arc::new(message_of(row)?),
+        })
+    };
+    rows.iter().filter(has_message).map(read).collect()
+}
+
+fn state_of(row: &Row) -> Result<StoredAggregatedStream, StoreError> {
+    let current = ProjectionState {
+        is_live: row.try_get(4)?,
+        projected_position: row.try_get(5)?,
+        error: row.try_get(6)?,
+        skipped: row.try_get(7)?,
+        substituted: row.try_get(8)?,
+    };
+    let rebuild = match row.try_get(9)? {
+        true => Some(ProjectionState {
+            is_live: false,
+            projected_position: row.try_get(10)?,
+            error: row.try_get(11)?,
+            skipped: row.try_get(12)?,
+            substituted: row.try_get(13)?,
+        }),
+        false => None,
+    };
+    Ok(StoredAggregatedStream {
+        id: row.try_get(0)?,
+        name: row.try_get(1)?,
+        definition: row.try_get(2)?,
+        is_paused: row.try_get(3)?,
+        current,
+        rebuild,
+    })
+}

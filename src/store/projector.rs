@@ -1,0 +1,279 @@
+//! What the projector asks of the database: the lease, the projections there are, and the rounds that it writes.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio_postgres::Client;
+use tokio_postgres::types::{FromSqlOwned, ToSql, Type};
+use uuid::Uuid;
+
+use super::{Database, SESSION_SETTINGS, StoreError};
+use crate::domain::time::Timestamp;
+
+/// The session that holds the lease. It ends with the connection, and the lease with it.
+pub struct ProjectorLink {
+    client: Client,
+}
+
+/// A statement of the projector that takes longer is given up, with its connection.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The right to project, as it was taken.
+#[derive(Debug, Clone, Copy)]
+pub struct Lease {
+    pub epoch: i64,
+    pub generation: i64,
+    /// All live projections stand at this global position.
+    pub live_position: i64,
+}
+
+/// A projection as it stands, with what is needed to go on.
+#[derive(Debug)]
+pub struct StoredProjection {
+    pub id: i64,
+    pub aggregated_stream_id: i64,
+    pub name: String,
+    pub definition: Value,
+    pub is_current: bool,
+    pub is_live: bool,
+    pub projected_position: i64,
+    /// Messages in each partition that has any.
+    pub message_counts: HashMap<i32, i64>,
+}
+
+/// What became of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoundAnswer {
+    Projected,
+    /// Another instance projects by now.
+    Fenced,
+    /// A definition or a state has changed since the round was made.
+    Changed,
+    /// The projection does not stand where it was thought to.
+    Elsewhere,
+}
+
+/// Columns of a round, as the functions take them.
+#[derive(Debug, Default)]
+pub struct RoundRows {
+    pub projections: Vec<i64>,
+    pub partitions: Vec<i32>,
+    pub positions: Vec<i64>,
+    pub global_positions: Vec<i64>,
+    pub counted_projections: Vec<i64>,
+    pub counted_partitions: Vec<i32>,
+    pub message_counts: Vec<i64>,
+    pub last_global_positions: Vec<i64>,
+    pub last_times: Vec<Timestamp>,
+    pub failing_projections: Vec<i64>,
+    pub skipped: Vec<i64>,
+    pub substituted: Vec<i64>,
+    pub stopped_projections: Vec<i64>,
+    pub stopped_positions: Vec<i64>,
+    pub stopped_errors: Vec<String>,
+}
+
+/// The same for one projection alone.
+#[derive(Debug, Clone, Copy)]
+pub struct PastRound<'a> {
+    pub projection_id: i64,
+    pub from: i64,
+    pub upto: i64,
+    pub rows: &'a RoundRows,
+}
+
+const PROJECTIONS: &str = "SELECT p.id, s.id, s.name, s.definition::text, p.is_current, p.is_live, \
+    p.projected_position, coalesce(a.partitions, '{}'), coalesce(a.message_counts, '{}') \
+    FROM headwater.projections AS p JOIN headwater.aggregated_streams AS s ON s.id = p.aggregated_stream_id \
+    CROSS JOIN LATERAL (\
+    SELECT array_agg(partition ORDER BY partition) AS partitions, \
+    array_agg(message_count ORDER BY partition) AS message_counts \
+    FROM headwater.aggregated_partitions WHERE projection_id = p.id) AS a \
+    WHERE NOT s.is_paused AND p.error IS NULL";
+
+impl ProjectorLink {
+    pub async fn open(database: &Database) -> Result<Self, StoreError> {
+        let (client, connection) = database.connect().await?;
+        tokio::spawn(async move {
+            // Its end shows in every call on the client.
+            let _ = connection.await;
+        });
+        database.set_up(client.batch_execute(SESSION_SETTINGS)).await?;
+        Ok(Self { client })
+    }
+
+    /// Takes the lease if nobody has it.
+    pub async fn take(&self, holder: Uuid, lease: Duration) -> Result<Option<Lease>, StoreError> {
+        let rows = self
+            .query(
+                "SELECT epoch, generation, live_position FROM headwater.projector_take($1, $2 * interval '1 ms')",
+                &[(&holder, Type::UUID), (&milliseconds(lease), Type::FLOAT8)],
+            )
+            .await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let Some(epoch) = row.try_get::<_, Option<i64>>(0)? else { return Ok(None) };
+        Ok(Some(Lease { epoch, generation: row.try_get(1)?, live_position: row.try_get(2)? }))
+    }
+
+    pub async fn release(&self, epoch: i64) -> Result<(), StoreError> {
+        self.query("SELECT headwater.projector_release($1)", &[(&epoch, Type::INT8)]).await?;
+        Ok(())
+    }
+
+    /// The projections that may go on, and the generation that this is true for. What changes between the two looks
+    /// is a later generation, which the next round is told of.
+    pub async fn projections(&self) -> Result<(i64, Vec<StoredProjection>), StoreError> {
+        let generation = self.one("SELECT generation FROM headwater.projector", &[]).await?;
+        let rows = self.query(PROJECTIONS, &[]).await?;
+        let projections = rows.iter().map(|row| {
+            let definition: String = row.try_get(3)?;
+            let partitions: Vec<i32> = row.try_get(7)?;
+            let counts: Vec<i64> = row.try_get(8)?;
+            Ok(StoredProjection {
+                id: row.try_get(0)?,
+                aggregated_stream_id: row.try_get(1)?,
+                name: row.try_get(2)?,
+                definition: serde_json::from_str(&definition).unwrap_or_default(),
+                is_current: row.try_get(4)?,
+                is_live: row.try_get(5)?,
+                projected_position: row.try_get(6)?,
+                message_counts: partitions.into_iter().zip(counts).collect(),
+            })
+        });
+        Ok((generation, projections.collect::<Result<_, StoreError>>()?))
+    }
+
+    /// A round of the live projections; prolongs the lease.
+    pub async fn project_live(
+        &self,
+        lease: Lease,
+        lasting: Duration,
+        live_position: i64,
+        rows: &RoundRows,
+    ) -> Result<RoundAnswer, StoreError> {
+        let answer: String = self
+            .one(
+                "SELECT headwater.project_live($1, $2, $3 * interval '1 ms', $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+                 $13, $14, $15, $16, $17, $18, $19)",
+                &[
+                    (&lease.epoch, Type::INT8),
+                    (&lease.generation, Type::INT8),
+                    (&milliseconds(lasting), Type::FLOAT8),
+                    (&live_position, Type::INT8),
+                    (&rows.projections, Type::INT8_ARRAY),
+                    (&rows.partitions, Type::INT4_ARRAY),
+                    (&rows.positions, Type::INT8_ARRAY),
+                    (&rows.global_positions, Type::INT8_ARRAY),
+                    (&rows.counted_projections, Type::INT8_ARRAY),
+                    (&rows.counted_partitions, Type::INT4_ARRAY),
+                    (&rows.message_counts, Type::INT8_ARRAY),
+                    (&rows.last_global_positions, Type::INT8_ARRAY),
+                    (&rows.last_times, Type::TIMESTAMP_ARRAY),
+                    (&rows.failing_projections, Type::INT8_ARRAY),
+                    (&rows.skipped, Type::INT8_ARRAY),
+                    (&rows.substituted, Type::INT8_ARRAY),
+                    (&rows.stopped_projections, Type::INT8_ARRAY),
+                    (&rows.stopped_positions, Type::INT8_ARRAY),
+                    (&rows.stopped_errors, Type::TEXT_ARRAY),
+                ],
+            )
+            .await?;
+        read_answer(&answer)
+    }
+
+    /// Makes a projection that has reached the live position one of the live ones.
+    pub async fn go_live(&self, lease: Lease, projection_id: i64, position: i64) -> Result<RoundAnswer, StoreError> {
+        let answer: String = self
+            .one(
+                "SELECT headwater.projection_go_live($1, $2, $3, $4)",
+                &[
+                    (&lease.epoch, Type::INT8),
+                    (&lease.generation, Type::INT8),
+                    (&projection_id, Type::INT8),
+                    (&position, Type::INT8),
+                ],
+            )
+            .await?;
+        read_answer(&answer)
+    }
+
+    async fn one<T: FromSqlOwned>(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<T, StoreError> {
+        let rows = self.query(sql, parameters).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Unavailable("the projector's row is gone".into()))?;
+        Ok(row.try_get(0)?)
+    }
+
+    async fn query(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
+        match tokio::time::timeout(STATEMENT_TIMEOUT, self.client.query_typed(sql, parameters)).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(StoreError::Unavailable("a statement of the projector took too long".into())),
+        }
+    }
+}
+
+impl Database {
+    /// A round of one projection that catches up. `false`: it does not stand there any more, or may not go on.
+    pub async fn project_past(&self, epoch: i64, round: PastRound<'_>) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT headwater.project_past($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+            )
+            .await?;
+        let rows = round.rows;
+        let row = client
+            .query_one(
+                &statement,
+                &[
+                    &epoch,
+                    &round.projection_id,
+                    &round.from,
+                    &round.upto,
+                    &rows.partitions,
+                    &rows.positions,
+                    &rows.global_positions,
+                    &rows.counted_partitions,
+                    &rows.message_counts,
+                    &rows.last_global_positions,
+                    &rows.last_times,
+                    &rows.skipped.first().copied().unwrap_or(0),
+                    &rows.substituted.first().copied().unwrap_or(0),
+                    &rows.stopped_errors.first(),
+                ],
+            )
+            .await?;
+        Ok(row.try_get(0)?)
+    }
+
+    /// Deletes some rows of projections that nobody reads any more; 0 when none are left.
+    pub async fn purge_projections(&self, rows_max: i32) -> Result<i64, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT headwater.purge_projections($1)").await?;
+        Ok(client.query_one(&statement, &[&rows_max]).await?.try_get(0)?)
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
+}
+
+fn read_answer(answer: &str) -> Result<RoundAnswer, StoreError> {
+    match answer {
+        "projected" => Ok(RoundAnswer::Projected),
+        "fenced" => Ok(RoundAnswer::Fenced),
+        "changed" => Ok(RoundAnswer::Changed),
+        "elsewhere" => Ok(RoundAnswer::Elsewhere),
+        other => {
+            Err(StoreError::Unavailable(format!("a round was answered {other:?}, which this version does not know")))
+        }
+    }
+}
