@@ -3,7 +3,7 @@ import { html, useEffect, useState } from './dom.js'
 import { api, getJson, send } from './api.js'
 import { Columns } from './columns.js'
 import { Spark } from './chart.js'
-import { count, short } from './format.js'
+import { count } from './format.js'
 import { useLook } from './poll.js'
 import { to } from './router.js'
 import { Badge, Confirm, Empty, Failure, Heading, Loading, Stat } from './widgets.js'
@@ -64,8 +64,9 @@ function partitionerText(partitioner) {
 }
 
 function sourceText({ stream_wildcards = [], categories = [], types = [], filter }) {
-  const sources = [...stream_wildcards, ...categories.map(name => `${name} (category)`)]
-  return [sources.join(', ') || 'everything', types.length && `types ${types.join(', ')}`, filter].filter(Boolean).join(' · ')
+  const named = categories.length > 0 && `${categories.length === 1 ? 'category' : 'categories'} ${categories.join(', ')}`
+  const sources = [stream_wildcards.length > 0 && `streams ${stream_wildcards.join(', ')}`, named].filter(Boolean)
+  return [sources.join(' and ') || 'everything', types.length && `types ${types.join(', ')}`, filter].filter(Boolean).join(' · ')
 }
 
 export function Aggregated({ name }) {
@@ -92,7 +93,7 @@ export function Aggregated({ name }) {
         <div class="stat"><dt>State</dt><dd><${State} state=${status.state} /></dd></div>
         <${Stat} label="Messages" value=${count(messages(status))} />
         <${Stat} label="Partitions" value=${count(status.partitions.length)} />
-        <div class="stat"><dt>Lag</dt><dd>${short(status.lag)} <${Spark} values=${lags} label="Lag over the last two minutes" width=${90} /></dd></div>
+        <div class="stat"><dt>Lag</dt><dd>${count(status.lag)} <${Spark} values=${lags} label="Lag over the last two minutes" width=${90} /></dd></div>
         <${Stat} label="Projected up to" value=${count(status.projected_position)} />
         <${Stat} label="Settled up to" value=${count(status.settled_position)} />
       </dl>

@@ -117,6 +117,8 @@ export function Spark({ values, max, width = 120, height = 22, label }) {
     const top = Math.max(max ?? 0, ...values.filter(value => value !== null), 1)
     const x = index => width - 1 - (values.length - 1 - index) * ((width - 2) / Math.max(values.length - 1, 59))
     const y = value => height - 1.5 - (value / top) * (height - 4)
+    pen.fillStyle = ink.line
+    pen.fillRect(0, height - 1, width, 1)
     pen.beginPath()
     values.forEach((value, index) => { if (value !== null) pen.lineTo(x(index), y(value)) })
     pen.strokeStyle = ink.accent

@@ -11,8 +11,11 @@ import { amend, useRoute } from './router.js'
 import { LiveSwitch } from './widgets.js'
 
 /** Columns at once, and messages kept in each. */
-const COLUMNS_MAX = 12
+const COLUMNS_MAX = 8
 const CELLS_MAX = 30
+/** Pages that reading a partition's end may take: the status that says where it is may be a second old. */
+const PAGES_MAX = 3
+const PAGE = 200
 /** Rates that are kept, one for each look at the status. */
 const RATES_MAX = 60
 
@@ -27,25 +30,23 @@ export function Columns({ name, partitions }) {
   const [chosen, setChosen] = useState(null)
   const base = api`/v1/aggregated-streams/${name}`
 
-  useEffect(() => {
-    const controller = new AbortController()
-    const { signal } = controller
-    setCells(null)
-    // Only the ends are read, however much there is; what comes meanwhile is merged by its position.
-    Promise.all(shown.map(one => getText(query(`${base}/partitions/${one.partition}/messages`, { from: Math.max(one.last_position - CELLS_MAX + 1, 0), limit: CELLS_MAX }), { signal })))
-      .then(texts => {
-        const found = texts.map(text => pageOf(text, 'messages', deliveryOf).messages.reverse())
-        setCells(now => merge(now ?? {}, Object.fromEntries(numbers.map((number, at) => [number, found[at]]))))
-      })
-      .catch(() => { if (!signal.aborted) setCells(now => now ?? {}) })
-    return () => controller.abort()
-  }, [name, key])
-
   const path = `${base}/events?${numbers.map(number => `partition=${number}`).join('&')}`
-  const state = useFollow(isLive && cells ? path : null, {
+  const state = useFollow(isLive ? path : null, {
     itemOf: deliveryOf,
     onEvents: items => setCells(now => merge(now ?? {}, byPartition(items))),
   }, [key])
+
+  // The ends are read once it follows, so no message falls between them; what comes twice has the same position.
+  const isFollowing = state === 'live' || state === 'sampling' || !isLive
+  useEffect(() => setCells(null), [name, key])
+  useEffect(() => {
+    if (!isFollowing) return
+    const controller = new AbortController()
+    Promise.all(shown.map(one => readEnd(base, one, controller.signal))).then(
+      ends => setCells(now => merge(now ?? {}, Object.fromEntries(numbers.map((number, at) => [number, ends[at]])))),
+      () => { if (!controller.signal.aborted) setCells(now => now ?? {}) })
+    return () => controller.abort()
+  }, [name, key, isFollowing])
 
   return html`
     <div class="toolbar">
@@ -67,6 +68,19 @@ export function Columns({ name, partitions }) {
       </div>
       ${chosen && html`<${MessageDetail} message=${chosen} onClose=${() => setChosen(null)} />`}
     </div>`
+}
+
+/** The newest messages of a partition, however many there are. */
+async function readEnd(base, { partition, last_position }, signal) {
+  let found = []
+  let from = Math.max(last_position - CELLS_MAX + 1, 0)
+  for (let pages = 0; pages < PAGES_MAX; pages++) {
+    const page = pageOf(await getText(query(`${base}/partitions/${partition}/messages`, { from, limit: PAGE }), { signal }), 'messages', deliveryOf)
+    found = found.concat(page.messages)
+    if (page.at_end) break
+    from = page.next
+  }
+  return found.slice(-CELLS_MAX).reverse()
 }
 
 function byPartition(items) {
@@ -94,14 +108,14 @@ function Column({ status, cells, chosen, onChoose }) {
   return html`
     <section class="partition" aria-label=${`Partition ${status.partition}`}>
       <header>
-        <h3>${status.partition}</h3>
+        <h3><small>Partition</small> ${status.partition}</h3>
         <span class="num">${short(status.message_count)}</span>
         <${Spark} values=${rates} label="New messages" width=${64} height=${18} />
         <span class="muted">${status.last_time ? ago(status.last_time, now) : ''}</span>
       </header>
       <ol>
-        ${(cells ?? []).map(cell => html`
-          <li key=${cell.position}>
+        ${(cells ?? []).map((cell, at) => html`
+          <li key=${cell.position} class=${at + 1 < cells.length && cells[at + 1].position < cell.position - 1 ? 'is-after-cut' : ''}>
             <button class=${classes('cell', before !== null && cell.position > before && 'is-new')} aria-pressed=${chosen?.id === cell.message.id}
               title=${`${cell.message.type} in ${cell.message.stream_name} at ${clock(cell.message.time)}`} onClick=${() => onChoose(chosen?.id === cell.message.id ? null : cell.message)}>
               <span class="cell-top"><b class="num">${count(cell.position)}</b><span class="type">${cell.message.type}</span></span>
