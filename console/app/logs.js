@@ -46,9 +46,8 @@ export function categoryLog(name) {
       const span = line ? Math.ceil((PAGE * 1.3 * report.counted_position) / line.message_count) : PAGE * 20
       if (position === null && line && report.counted_position >= settled) end = line.last_global_position + 1
       const page = await backward(path, end, span, filter, signal)
-      // What was answered before it was settled stands in pages already: following goes on after it.
-      const newest = position === null && page.rows.length ? page.rows[0].global_position : 0
-      return { ...page, cursor: String(Math.max(settled, newest)) }
+      // A page may hold what is not settled, with something missing below it: following brings that again, and once.
+      return { ...page, cursor: String(settled) }
     },
   }
 }

@@ -49,11 +49,11 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
 
   const add = (newer, wasCut, cursor) => setState(state => {
     if (!state.rows) return state
-    const last = state.rows[0]?.[log.position] ?? -1
-    const fresh = newer.filter(message => message[log.position] > last)
+    const known = new Set(state.rows.map(message => message.id))
+    const fresh = newer.filter(message => !known.has(message.id))
     if (fresh.length === 0) return cursor ? { ...state, cursor } : state
     if (wasCut && state.rows.length) fresh[fresh.length - 1] = { ...fresh.at(-1), isAfterCut: true }
-    const rows = [...fresh, ...state.rows]
+    const rows = [...fresh, ...state.rows].sort((a, b) => b[log.position] - a[log.position])
     const kept = rows.slice(0, ROWS_MAX)
     return {
       ...state,

@@ -195,7 +195,9 @@ mod tests {
     fn no_file_names_another_origin_to_load_from() {
         for file in SERVED.iter().filter(|file| !file.path.starts_with("vendor/")) {
             let text = std::str::from_utf8(file.plain).unwrap();
-            for loading in ["src=\"http", "href=\"http", "from 'http", "import('http", "url(http", "src=\"//", "@import"] {
+            for loading in
+                ["src=\"http", "href=\"http", "from 'http", "import('http", "url(http", "src=\"//", "@import"]
+            {
                 assert!(!text.contains(loading), "{}: {loading}", file.path);
             }
         }

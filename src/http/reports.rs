@@ -117,7 +117,7 @@ pub struct HeldBack {
     /// The first global position that may still appear.
     pub position: i64,
     /// For how long.
-    #[schema(example = "1.5")]
+    #[schema(example = 1.5)]
     pub seconds: f64,
     pub holders: Vec<HeldBackBy>,
 }

@@ -91,8 +91,7 @@ impl Database {
             WHERE a.attrelid = 'message_store.messages'::regclass AND a.attname = 'stream_name'";
         // PostgreSQL 14 knows no other provider for a whole database.
         let older = sql.replace("d.datlocprovider = 'c'", "true");
-        let version: i32 =
-            client.query_one("SELECT current_setting('server_version_num')::integer", &[]).await?.get(0);
+        let version: i32 = client.query_one("SELECT current_setting('server_version_num')::integer", &[]).await?.get(0);
         let row = client.query_opt(if version < 150_000 { older.as_str() } else { sql }, &[]).await?;
         row.map_or(Ok(false), |row| Ok(row.try_get::<_, Option<bool>>(0)?.unwrap_or(false)))
     }
@@ -194,8 +193,7 @@ impl Database {
         let prepared: Vec<&str> = holders
             .iter()
             .filter(|holder| holder.pid.is_none())
-            .filter_map(|holder| holder.virtual_transaction.split_once('/'))
-            .map(|(_, transaction)| transaction)
+            .map(|holder| holder.virtual_transaction.as_str())
             .collect();
         let client = self.client().await?;
         let rows = client
@@ -204,9 +202,10 @@ impl Database {
                  a.xact_start AT TIME ZONE 'utc' FROM unnest($1::integer[]) AS p (pid) \
                  LEFT JOIN pg_stat_activity AS a ON a.pid = p.pid \
                  UNION ALL \
-                 SELECT NULL, coalesce(x.gid, t.transaction), NULL, x.owner::text, NULL, \
-                 'prepared', x.prepared AT TIME ZONE 'utc' FROM unnest($2::text[]) AS t (transaction) \
-                 LEFT JOIN pg_prepared_xacts AS x ON x.transaction::text = t.transaction",
+                 SELECT NULL, coalesce(x.gid, t.virtual), NULL, x.owner::text, NULL, \
+                 'prepared', x.prepared AT TIME ZONE 'utc' FROM unnest($2::text[]) AS t (virtual) \
+                 LEFT JOIN pg_locks AS l ON l.virtualtransaction = t.virtual AND l.locktype = 'transactionid' \
+                 LEFT JOIN pg_prepared_xacts AS x ON x.transaction = l.transactionid",
                 &[&pids, &prepared],
             )
             .await?;

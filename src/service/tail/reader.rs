@@ -355,12 +355,7 @@ impl Reader {
         *lock(&self.tail.inner.held_back) = Some(HeldBack { at, since, holders });
         let warn = !self.warned && held >= self.tail.inner.settings.held_back_warning;
         self.warned |= warn;
-        self.tail.inner.observer.record(Observation::HeldBack {
-            seconds: held.as_secs_f64(),
-            at,
-            pids,
-            warn,
-        });
+        self.tail.inner.observer.record(Observation::HeldBack { seconds: held.as_secs_f64(), at, pids, warn });
         self.note_settled();
     }
 
