@@ -11,15 +11,17 @@ const PAUSE_MAX_MS = 5_000
  */
 export function poll(look, interval) {
   const ended = new AbortController()
-  let timer, pause = interval
+  let timer, isLooking = false, pause = interval
   async function round() {
-    if (document.hidden) return
+    if (document.hidden || isLooking) return
+    isLooking = true
     try {
       await look(ended.signal)
       pause = interval
     } catch {
       pause = Math.min(Math.max(pause * 2, 500), Math.max(PAUSE_MAX_MS, interval))
     }
+    isLooking = false
     if (!ended.signal.aborted) timer = setTimeout(round, pause)
   }
   const onVisible = () => {
