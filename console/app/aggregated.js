@@ -14,8 +14,8 @@ const LAGS_MAX = 120
 export const LIST_MAX = 1_000
 
 export const STATES = {
-  live: ['good', 'Live'], active: ['good', 'Active'], catching_up: ['plain', 'Catching up'], paused: ['plain', 'Paused'],
-  stopped: ['bad', 'Stopped'],
+  live: ['good', 'Live'], running: ['good', 'Running'], catching_up: ['plain', 'Catching up'], paused: ['plain', 'Paused'],
+  stopped: ['bad', 'Stopped'], source_deleted: ['bad', 'Source deleted'],
 }
 
 export function State({ state }) {

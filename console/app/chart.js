@@ -36,7 +36,7 @@ function optionsOf({ series, format, floor }, ink, size, setAt) {
   const axis = { stroke: ink.muted, font: '11px system-ui, sans-serif', ticks: { show: false }, grid: { stroke: ink.line, width: 1 } }
   return {
     ...size,
-    padding: [6, 14, 0, 0],
+    padding: [6, 26, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
     scales: {

@@ -3,7 +3,6 @@ import { html } from './dom.js'
 import { api, getJson, query, send } from './api.js'
 import { ago, count, duration, plural } from './format.js'
 import { useLook, useNow } from './poll.js'
-import { to } from './router.js'
 import { seconds } from './subscription_status.js'
 import { Empty, Failure, Loading } from './widgets.js'
 
@@ -54,14 +53,14 @@ export function Pending({ path }) {
       ${groups.map(([text, number]) => html`<li key=${text}><div><span>${text}</span><span class="num">${count(number)}</span><i class="bar" style=${`width:${(100 * number) / most}%`} /></div></li>`)}
     </ol>
     <div class="scroll"><table class="table">
-      <thead><tr><th class="num">Partition</th><th class="num">Position</th><th>Consumer</th><th class="num">Out for</th><th class="num">Deliveries</th><th class="wide-only">Message</th></tr></thead>
+      <thead><tr><th class="num">Partition</th><th class="num">Position</th><th>Consumer</th><th class="num">Out for</th><th class="num">Deliveries</th><th class="wide-only">Last error</th></tr></thead>
       <tbody>${rows.map(row => html`
         <tr key=${`${row.partition} ${row.position}`}>
           <td class="num">${row.partition}</td><td class="num">${count(row.position)}</td>
           <td>${row.consumer ?? html`<span class="muted">waits</span>`}</td>
           <td class="num">${duration(idleOf(row))}</td>
           <td class="num">${row.delivery_count > 1 ? html`<b class="tone-warn">${count(row.delivery_count)}</b>` : count(row.delivery_count)}</td>
-          <td class="wide-only">${row.message_id ? html`<a class="code" href=${to('messages', row.message_id)}>${row.message_id}</a>` : '–'}</td>
+          <td class="wide-only reason" title=${row.last_error}>${row.last_error ?? ''}</td>
         </tr>`)}
       </tbody>
     </table></div>

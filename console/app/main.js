@@ -1,5 +1,5 @@
 // The shell: navigation, connection, keys, and which view is shown.
-import { classes, html, render, useEffect, useState } from './dom.js'
+import { classes, html, render, useEffect, useRef, useState } from './dom.js'
 import { Aggregated, AggregatedList } from './aggregated.js'
 import { connection } from './api.js'
 import { Browse } from './browse.js'
@@ -45,10 +45,13 @@ function View() {
 function Navigation({ onHelp }) {
   const { parts } = useRoute()
   const choice = useStore(theme)
+  const list = useRef(null)
+  // On a narrow screen the sections are a row that scrolls.
+  useEffect(() => { list.current.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' }) }, [parts[0]])
   return html`
     <nav class="navigation" aria-label="Sections">
       <a class="brand" href="#/"><svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 2.5v5.5" /><path d="M3.5 12.5c2.8-2.6 5.7-2.6 8.5 0s5.7 2.6 8.5 0" /><path d="M3.5 19c2.8-2.6 5.7-2.6 8.5 0s5.7 2.6 8.5 0" /></svg>Headwater</a>
-      <ul>
+      <ul ref=${list}>
         ${SECTIONS.map(({ path, text, of }) => html`
           <li key=${text}><a href=${to(...path)} aria-current=${of.includes(parts[0]) ? 'page' : undefined}>${text}</a></li>`)}
       </ul>

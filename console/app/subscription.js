@@ -1,6 +1,6 @@
 // One subscription: lag over time, partitions, consumers, what is unacknowledged, what is parked.
 import { html, useEffect, useState } from './dom.js'
-import { api, getJson, send } from './api.js'
+import { api, getJson, query, send } from './api.js'
 import { State } from './aggregated.js'
 import { Chart, Spark } from './chart.js'
 import { count, duration, short } from './format.js'
@@ -8,12 +8,14 @@ import { Parked } from './parked.js'
 import { Consumers, Pending } from './consumers.js'
 import { useLook } from './poll.js'
 import { to, useRoute } from './router.js'
-import { totals } from './subscription_status.js'
+import { reasonOf, seconds } from './subscription_status.js'
 import { sourceText } from './subscriptions.js'
-import { Confirm, Failure, Heading, Loading, Stat } from './widgets.js'
+import { Badge, Confirm, Failure, Heading, Loading, Stat } from './widgets.js'
 
 /** Lags that are kept, one a second: ten minutes. */
 const SAMPLES_MAX = 600
+/** Parked messages that are counted here; beyond, there are more. */
+const PARKED_SEEN = 100
 const TABS = [['partitions', 'Partitions'], ['consumers', 'Consumers'], ['pending', 'Unacknowledged'], ['parked', 'Parked']]
 
 /** The lags of all partitions over time, as far as this view has seen them. */
@@ -21,13 +23,13 @@ function useLags(value) {
   const [series, setSeries] = useState({ time: [], lag: [], delivered: [], partitions: {} })
   useEffect(() => {
     if (!value) return
-    const now = totals(value.status)
+    const { committed_lag, delivered_lag, partitions } = value.status
     const add = (values, next) => [...values, next].slice(-SAMPLES_MAX)
     setSeries(series => ({
       time: add(series.time, Date.now() / 1000),
-      lag: add(series.lag, now.lag),
-      delivered: add(series.delivered, now.deliveredLag),
-      partitions: Object.fromEntries(now.partitions.map(one => [one.partition, add(series.partitions[one.partition] ?? [], one.lag)])),
+      lag: add(series.lag, committed_lag),
+      delivered: add(series.delivered, delivered_lag),
+      partitions: Object.fromEntries(partitions.map(one => [one.partition, add(series.partitions[one.partition] ?? [], one.committed_lag)])),
     }))
   }, [value])
   return series
@@ -40,7 +42,8 @@ export function Subscription({ name }) {
   const series = useLags(value)
   const tab = useRoute().query.get('tab') ?? 'partitions'
   const status = value?.status
-  const all = totals(status)
+  const parked = useLook(signal => getJson(query(`${path}/parked`, { limit: PARKED_SEEN }), { signal }), [name], 5_000).value?.parked.length
+  const parkedText = parked === PARKED_SEEN ? `${PARKED_SEEN}+` : count(parked)
   const isPaused = status?.state === 'paused' || status?.state === 'stopped'
   const act = (method, suffix, body) => async () => { await send(method, path + suffix, body); again() }
   return html`
@@ -55,11 +58,11 @@ export function Subscription({ name }) {
     ${!value ? !error && html`<${Loading} />` : html`
       <dl class="stats">
         <div class="stat"><dt>State</dt><dd><${State} state=${status.state} /></dd></div>
-        <${Stat} label="Not acknowledged" value=${count(all.lag)} title="Messages after the committed positions" />
-        <${Stat} label="Not delivered" value=${count(all.deliveredLag)} />
-        <${Stat} label="Oldest unacknowledged" value=${duration(all.oldest)} />
-        <${Stat} label="Consumers" value=${count(all.consumers)} tone=${all.consumers === 0 && all.lag > 0 ? 'warn' : ''} />
-        <${Stat} label="Parked" value=${count(all.parked)} tone=${all.parked ? 'warn' : ''} />
+        <${Stat} label="Not acknowledged" value=${count(status.committed_lag)} title="Messages after what is acknowledged" />
+        <${Stat} label="Not delivered" value=${count(status.delivered_lag)} />
+        <${Stat} label="Oldest unacknowledged" value=${duration(seconds(status.oldest_unacked_age))} />
+        <${Stat} label="Consumers" value=${count(status.consumers.length)} tone=${status.consumers.length === 0 && status.committed_lag > 0 ? 'warn' : ''} />
+        <${Stat} label="Parked" value=${parkedText} tone=${parked ? 'warn' : ''} />
       </dl>
       ${reasonOf(status) && html`<div class="failure" role="alert"><p>${reasonOf(status)}</p></div>`}
       <p class="definition"><span class="muted">From</span> ${sourceText(value.definition.source)}
@@ -72,38 +75,35 @@ export function Subscription({ name }) {
       ]} /></div>
       <nav class="tabs" aria-label="Parts of the subscription">
         ${TABS.map(([id, text]) => html`<a key=${id} href=${to('subscriptions', name, { tab: id === 'partitions' ? undefined : id })} aria-current=${tab === id ? 'page' : undefined}>
-          ${text}${id === 'parked' && all.parked ? html` <span class="count">${count(all.parked)}</span>` : ''}</a>`)}
+          ${text}${id === 'parked' && parked ? html` <span class="count">${parkedText}</span>` : ''}</a>`)}
       </nav>
       ${tab === 'consumers' ? html`<${Consumers} path=${path} onAsk=${setAsk} />`
         : tab === 'pending' ? html`<${Pending} path=${path} />`
           : tab === 'parked' ? html`<${Parked} path=${path} onAsk=${setAsk} />`
-            : html`<${Partitions} all=${all} series=${series} />`}`}
+            : html`<${Partitions} status=${status} series=${series} />`}`}
     <${Confirm} ask=${ask} onClose=${() => setAsk(null)} />`
 }
 
-function reasonOf(status) {
-  const reason = status.error ?? status.reason
-  if (!reason) return null
-  return typeof reason === 'string' ? reason : reason.reason ?? reason.message ?? JSON.stringify(reason)
-}
-
-function Partitions({ all, series }) {
+function Partitions({ status, series }) {
   const most = Math.max(...Object.values(series.partitions).flat().filter(lag => lag !== null), 1)
   return html`
     <div class="scroll"><table class="table">
-      <thead><tr><th class="num">Partition</th><th>Lag over time</th><th class="num">Lag</th><th class="num wide-only">Delivered up to</th><th class="num">Acknowledged up to</th><th class="num">Oldest unacked</th><th>Consumer</th></tr></thead>
-      <tbody>${all.partitions.map(one => html`
+      <thead><tr><th class="num">Partition</th><th>Lag over time</th><th class="num">Lag</th><th class="num wide-only">In flight</th><th class="num wide-only">Delivered up to</th><th class="num">Acknowledged up to</th><th class="num">Oldest unacked</th><th>Consumer</th></tr></thead>
+      <tbody>${status.partitions.map(one => html`
         <tr key=${one.partition}>
           <td class="num">${one.partition}</td>
           <td class="spark-cell"><${Spark} values=${series.partitions[one.partition] ?? []} max=${most} width=${160} label=${`Lag of partition ${one.partition}`} /></td>
-          <td class="num"><b>${count(one.lag)}</b></td>
-          <td class="num wide-only muted">${position(one.delivered)}</td>
-          <td class="num muted">${position(one.committed)}</td>
-          <td class="num">${duration(one.oldest)}</td>
-          <td>${one.consumer ?? html`<span class=${one.lag > 0 ? 'tone-warn' : 'muted'}>nobody</span>`}</td>
+          <td class="num"><b>${count(one.committed_lag)}</b></td>
+          <td class="num wide-only">${count(one.in_flight)}</td>
+          <td class="num wide-only muted">${position(one.delivered_position)}</td>
+          <td class="num muted">${position(one.committed_position)}</td>
+          <td class="num">${duration(seconds(one.oldest_unacked_age))}</td>
+          <td>${one.consumer ?? html`<span class=${one.committed_lag > 0 && status.state === 'running' ? 'tone-warn' : 'muted'}>nobody</span>`}
+            ${one.held_back && html` <${Badge} tone="warn">in retry<//>`}</td>
         </tr>`)}
       </tbody>
     </table></div>`
 }
 
-const position = value => (value === null || value < 0 ? '–' : count(value))
+/** One less than the first position: nothing yet. */
+const position = value => (value < 0 ? '–' : count(value))

@@ -1,42 +1,27 @@
 // What a subscription's status says, in the terms of the views.
+import { valueOf } from './metrics.js'
 
-/** A duration such as "1.5s", "500ms" or a number of seconds, in seconds. */
-export function seconds(value) {
-  if (value === null || value === undefined) return null
-  if (typeof value === 'number') return value
+const UNITS = { ns: 1e-9, us: 1e-6, ms: 1e-3, s: 1, m: 60, h: 3_600, d: 86_400 }
+
+/** A duration such as "1200ms" or "1m 5s", in seconds. */
+export function seconds(text) {
+  if (text === null || text === undefined) return null
   let sum = 0
-  for (const [, number, unit] of value.matchAll(/([\d.]+)\s*(ns|us|µs|ms|s|m|h|d)/g)) {
-    sum += Number(number) * { ns: 1e-9, us: 1e-6, µs: 1e-6, ms: 1e-3, s: 1, m: 60, h: 3_600, d: 86_400 }[unit]
-  }
+  for (const [, number, unit] of text.matchAll(/([\d.]+)\s*(ns|us|ms|s|m|h|d)/g)) sum += Number(number) * UNITS[unit]
   return sum
 }
 
-const numberOf = value => (Array.isArray(value) ? value.length : value ?? null)
-
-/** One partition: its consumer, positions, lags and the age of its oldest unacked message in seconds. */
-export const partitionOf = one => ({
-  partition: one.partition,
-  consumer: one.consumer ?? null,
-  epoch: one.epoch ?? null,
-  committed: one.committed_position ?? null,
-  delivered: one.delivered_position ?? null,
-  lag: one.committed_lag ?? one.lag ?? null,
-  deliveredLag: one.delivered_lag ?? null,
-  oldest: seconds(one.oldest_unacked_age),
+/** The lags of a list's subscriptions, which the metrics have for the first hundred by name. */
+export const measured = (reading, name) => ({
+  lag: valueOf(reading, 'headwater_subscription_lag', { subscription: name }),
+  consumers: valueOf(reading, 'headwater_subscription_consumers', { subscription: name }),
+  oldest: valueOf(reading, 'headwater_subscription_oldest_unacked_seconds', { subscription: name }),
 })
 
-/** All partitions together. */
-export function totals(status) {
-  const partitions = (status?.partitions ?? []).map(partitionOf)
-  const sum = field => partitions.reduce((sum, one) => sum + (one[field] ?? 0), 0)
-  const ages = partitions.map(one => one.oldest).filter(age => age !== null)
-  return {
-    partitions,
-    consumers: numberOf(status?.consumers),
-    lag: status?.committed_lag ?? status?.lag ?? sum('lag'),
-    deliveredLag: status?.delivered_lag ?? sum('deliveredLag'),
-    oldest: ages.length ? Math.max(...ages) : null,
-    parked: numberOf(status?.parked ?? status?.parked_count),
-    pending: numberOf(status?.pending ?? status?.pending_count),
-  }
+/** Why a subscription does not go on by itself; null if it does. */
+export function reasonOf({ state, stopped }) {
+  if (state === 'source_deleted') return 'The aggregated stream that it consumes has been deleted.'
+  if (!stopped) return null
+  const cause = stopped.cause === 'exhausted' ? 'was delivered as often as allowed' : 'was refused by its consumer'
+  return `It stands before position ${stopped.position} of partition ${stopped.partition}, which ${cause}${stopped.reason ? `: ${stopped.reason}` : '.'}`
 }

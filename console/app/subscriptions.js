@@ -6,20 +6,23 @@ import { count, duration } from './format.js'
 import { useLook } from './poll.js'
 import { to } from './router.js'
 import { Empty, Failure, Heading, Loading } from './widgets.js'
-import { totals } from './subscription_status.js'
+import { measured } from './subscription_status.js'
+import { reading } from './metrics.js'
+import { useStore } from './store.js'
 
 export function sourceText(source = {}) {
   if (source.all) return 'the whole log'
-  if (source.stream_name) return `stream ${source.stream_name}`
-  if (source.category) return `category ${source.category}`
+  if (source.stream_name) return html`stream <a href=${to('streams', source.stream_name)}>${source.stream_name}</a>`
+  if (source.category) return html`category <a href=${to('categories', source.category)}>${source.category}</a>`
   if (source.categories) return `categories ${source.categories.join(', ')}`
-  if (source.aggregated_stream) return `aggregated stream ${source.aggregated_stream}`
+  if (source.aggregated_stream) return html`aggregated stream <a href=${to('aggregated', source.aggregated_stream)}>${source.aggregated_stream}</a>`
   return JSON.stringify(source)
 }
 
 export function SubscriptionList() {
   const { value, error, again } = useLook(signal => getJson(`/v1/subscriptions?limit=${LIST_MAX}`, { signal }), [], 2_000)
   const rows = value?.subscriptions
+  const metrics = useStore(reading)
   return html`
     <${Heading} title="Subscriptions" />
     <${Failure} error=${error} again=${again} />
@@ -32,20 +35,20 @@ export function SubscriptionList() {
         <//>`
         : html`
           <div class="scroll"><table class="table">
-            <thead><tr><th>Name</th><th>State</th><th class="wide-only">Mode</th><th class="wide-only">Source</th><th class="num">Consumers</th><th class="num">Lag</th><th class="num">Parked</th><th class="num">Oldest unacked</th></tr></thead>
+            <thead><tr><th>Name</th><th>State</th><th class="wide-only">Mode</th><th class="wide-only">Source</th><th class="num">Consumers</th><th class="num">Lag</th><th class="num">Oldest unacked</th></tr></thead>
             <tbody>${rows.map(row => {
-              const all = totals(row.status)
+              const now = measured(metrics, row.name)
               return html`
                 <tr key=${row.name}>
                   <td class="name"><a href=${to('subscriptions', row.name)}>${row.name}</a></td>
-                  <td><${State} state=${row.status?.state} /></td>
-                  <td class="wide-only muted">${row.definition?.mode}</td>
-                  <td class="wide-only muted">${sourceText(row.definition?.source)}</td>
-                  <td class="num">${count(all.consumers)}</td>
-                  <td class="num">${count(all.lag)}</td>
-                  <td class="num">${all.parked ? html`<b class="tone-warn">${count(all.parked)}</b>` : count(all.parked)}</td>
-                  <td class="num">${duration(all.oldest)}</td>
+                  <td><${State} state=${row.status.state} /></td>
+                  <td class="wide-only muted">${row.definition.mode}</td>
+                  <td class="wide-only muted">${sourceText(row.definition.source)}</td>
+                  <td class="num">${count(now.consumers)}</td>
+                  <td class="num"><b>${count(now.lag)}</b></td>
+                  <td class="num">${duration(now.oldest)}</td>
                 </tr>`
             })}</tbody>
-          </table></div>`}`
+          </table></div>
+          ${value.next && html`<p class="hint">The first ${count(LIST_MAX)} are shown.</p>`}`}`
 }
