@@ -17,7 +17,8 @@ async fn alive_and_ready() {
         TestApp::observed(&mut watcher, "the listener", |seen| matches!(seen, Observation::ListenerUp)).await;
     }
     let ready = app.get("/readyz").await;
-    assert_eq!((ready.status, ready.json()), (200, json!({ "database": true, "migrations": true, "listener": true })));
+    let checks = json!({ "database": true, "migrations": true, "listener": true, "projector": true });
+    assert_eq!((ready.status, ready.json()), (200, checks));
     app.stop().await;
 }
 

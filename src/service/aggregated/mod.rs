@@ -3,6 +3,7 @@
 mod catch_up;
 pub mod feed;
 pub mod follower;
+mod leading;
 pub mod merged;
 pub mod projector;
 mod round;

@@ -1,47 +1,25 @@
 //! The agent that projects: one instance at a time, under a lease, one pass over the tail for all aggregated streams.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::catch_up::{CatchUp, Ended};
 use super::feed::Feeds;
-use super::round::{Projection, Round};
-use crate::domain::aggregated_stream::Definition;
-use crate::domain::filter::Filter;
-use crate::domain::message::Message;
+use super::leading::{Leading, Lost};
 use crate::domain::observation::Observation;
-use crate::domain::selection::Selections;
-use crate::domain::source::Source;
-use crate::service::tail::follower::{Follower, Next};
-use crate::service::tail::{Place, Tail};
-use crate::store::projector::{Lease, ProjectorLink, RoundAnswer, RoundRows, StoredProjection};
-use crate::store::{Database, StoreError};
+use crate::service::tail::Tail;
+use crate::store::Database;
+use crate::store::projector::ProjectorLink;
 use crate::telemetry::Observer;
 
 /// Between two attempts to take over.
 const CANDIDATE_PAUSE: Duration = Duration::from_millis(500);
 /// Between two attempts to reach the database.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
-/// Messages of one live round.
-const ROUND_MESSAGES_MAX: usize = 1_000;
-/// How often progress without a message is kept.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
-/// The same while somebody waits for it.
-const WISHED_INTERVAL: Duration = Duration::from_millis(5);
-/// A projection whose database failed, or that stood elsewhere, is looked at again after this.
-const RELOAD_PAUSE: Duration = Duration::from_millis(100);
-/// One that has caught up but for this many positions takes the last steps while the live ones wait for it.
-const LAST_STEPS_MAX: i64 = 2_000;
-/// How often rows that nobody reads any more are deleted, and how many at once.
-const PURGE_INTERVAL: Duration = Duration::from_secs(1);
-const PURGE_ROWS: i32 = 10_000;
 
 /// The times of the projector.
 #[derive(Debug, Clone)]
@@ -55,10 +33,10 @@ pub struct ProjectorSettings {
 /// What others may ask of the projector of this instance. Cheap to clone.
 #[derive(Clone)]
 pub struct ProjectorHandle {
-    reload: Arc<Notify>,
-    is_alive: Arc<AtomicBool>,
+    pub(super) reload: Arc<Notify>,
+    pub(super) is_alive: Arc<AtomicBool>,
     /// Counts the rounds that other instances should hear of.
-    rounds: watch::Sender<u64>,
+    pub(super) rounds: watch::Sender<u64>,
 }
 
 impl ProjectorHandle {
@@ -80,25 +58,13 @@ impl ProjectorHandle {
 
 /// Waits for its turn to project, and projects.
 pub struct Projector {
-    database: Database,
-    tail: Tail,
-    feeds: Feeds,
-    settings: ProjectorSettings,
-    observer: Observer,
-    handle: ProjectorHandle,
-    holder: Uuid,
-}
-
-/// Why it does not project any more.
-enum Lost {
-    Fenced,
-    Store(StoreError),
-}
-
-impl From<StoreError> for Lost {
-    fn from(error: StoreError) -> Self {
-        Lost::Store(error)
-    }
+    pub(super) database: Database,
+    pub(super) tail: Tail,
+    pub(super) feeds: Feeds,
+    pub(super) settings: ProjectorSettings,
+    pub(super) observer: Observer,
+    pub(super) handle: ProjectorHandle,
+    pub(super) holder: Uuid,
 }
 
 impl Projector {
@@ -167,306 +133,5 @@ impl Projector {
                 () = tokio::time::sleep(CANDIDATE_PAUSE) => {}
             }
         }
-    }
-}
-
-/// The projector while it has the lease.
-struct Leading<'a> {
-    projector: &'a Projector,
-    link: &'a ProjectorLink,
-    lease: Lease,
-    live: HashMap<i64, Projection>,
-    catching_up: JoinSet<Ended>,
-    /// Those that are catching up, by projection.
-    past: HashSet<i64>,
-    goal: watch::Sender<i64>,
-    turns: Arc<Semaphore>,
-    /// `None` while there is nothing that anybody selects.
-    follower: Option<Follower>,
-    /// All live projections are projected up to here.
-    position: i64,
-    kept: (i64, Instant),
-    purging: (Option<JoinHandle<()>>, Instant),
-    reload_at: Option<Instant>,
-}
-
-impl<'a> Leading<'a> {
-    fn new(projector: &'a Projector, link: &'a ProjectorLink, lease: Lease) -> Self {
-        Self {
-            projector,
-            link,
-            lease,
-            live: HashMap::new(),
-            catching_up: JoinSet::new(),
-            past: HashSet::new(),
-            goal: watch::Sender::new(lease.live_position),
-            turns: Arc::new(Semaphore::new(projector.settings.catch_ups_max)),
-            follower: None,
-            position: lease.live_position,
-            kept: (lease.live_position, Instant::now()),
-            purging: (None, Instant::now()),
-            reload_at: Some(Instant::now()),
-        }
-    }
-
-    async fn lead(mut self, stopping: &CancellationToken) -> Result<(), Lost> {
-        while !stopping.is_cancelled() {
-            if self.reload_at.is_some_and(|at| Instant::now() >= at) {
-                self.reload().await?;
-            }
-            let idle = self.round().await?;
-            self.keep().await?;
-            if idle {
-                self.wait(stopping).await?;
-            }
-        }
-        self.project(self.position, &Round::default()).await?;
-        Ok(())
-    }
-
-    /// Reads which projections there are, and where they stand.
-    async fn reload(&mut self) -> Result<(), Lost> {
-        self.reload_at = None;
-        let (generation, stored) = self.link.projections().await?;
-        self.lease.generation = generation;
-        self.live.clear();
-        if !stored.iter().any(|stored| stored.is_live) {
-            // Nothing is projected up to here, so nothing is left out by looking at the end alone.
-            self.moved_to(self.projector.tail.settled(), Round::default());
-        }
-        for stored in stored {
-            let (is_live, position) = (stored.is_live, stored.projected_position);
-            let Some(projection) = self.compiled(stored) else { continue };
-            if is_live {
-                self.live.insert(projection.id, projection);
-            } else if self.past.insert(projection.id) {
-                self.catching_up.spawn(self.catch_up().run(projection, position));
-            }
-        }
-        self.follow_anew();
-        Ok(())
-    }
-
-    /// One that a newer version has defined, in words that this one does not know, is left to it.
-    fn compiled(&self, stored: StoredProjection) -> Option<Projection> {
-        let definition = serde_json::from_value::<Definition>(stored.definition).map_err(|error| error.to_string());
-        let compiled = definition.and_then(|definition| definition.compile().map_err(|errors| format!("{errors:?}")));
-        match compiled {
-            Ok(aggregation) => Some(Projection {
-                id: stored.id,
-                aggregated_stream_id: stored.aggregated_stream_id,
-                name: stored.name.into(),
-                aggregation: Arc::new(aggregation),
-                is_current: stored.is_current,
-                message_counts: stored.message_counts,
-            }),
-            Err(reason) => {
-                self.projector.observer.record(Observation::ProjectionStopped { name: stored.name, reason });
-                None
-            }
-        }
-    }
-
-    fn catch_up(&self) -> CatchUp {
-        CatchUp {
-            database: self.projector.database.clone(),
-            feeds: self.projector.feeds.clone(),
-            observer: self.projector.observer.clone(),
-            turns: self.turns.clone(),
-            epoch: self.lease.epoch,
-            goal: self.goal.subscribe(),
-        }
-    }
-
-    /// Follows what the live projections select, from where they are.
-    fn follow_anew(&mut self) {
-        let selections = self.live.values().map(|live| {
-            let aggregation = &live.aggregation;
-            (aggregation.streams(), aggregation.definition().types.as_slice())
-        });
-        let selections = Selections::new(selections);
-        let place = Place { after: self.position, stream_after: None };
-        let follow = || {
-            Follower::new(self.projector.tail.clone(), Source::selected(selections.clone()), Filter::default(), place)
-        };
-        self.follower = (!selections.is_empty()).then(follow);
-        let live = self.live.values().filter(|live| live.is_current).map(|live| live.aggregated_stream_id);
-        self.projector.feeds.lead(live.collect(), self.position);
-    }
-
-    /// Projects what there is, and says whether there was nothing.
-    async fn round(&mut self) -> Result<bool, Lost> {
-        let (messages, upto, idle) = self.gather().await;
-        let round = Round::of(self.live.values_mut(), &messages);
-        if round.is_empty() {
-            self.moved_to(upto, round);
-            return Ok(idle);
-        }
-        if self.project(upto, &round).await? {
-            self.projector
-                .observer
-                .record(Observation::Projected { messages: round.rows.projections.len(), live: true });
-            for (id, reason) in &round.stopped {
-                if let Some(stopped) = self.live.remove(id) {
-                    let name = stopped.name.to_string();
-                    self.projector.observer.record(Observation::ProjectionStopped { name, reason: reason.clone() });
-                }
-            }
-            let some_stopped = !round.stopped.is_empty();
-            self.moved_to(upto, round);
-            self.projector.handle.rounds.send_modify(|rounds| *rounds += 1);
-            if some_stopped {
-                self.follow_anew();
-            }
-        }
-        Ok(idle)
-    }
-
-    /// The messages that are there now, up to a position, and whether these are all.
-    async fn gather(&mut self) -> (Vec<Arc<Message>>, i64, bool) {
-        let Some(follower) = &mut self.follower else {
-            return (Vec::new(), self.position.max(self.projector.tail.settled()), true);
-        };
-        let mut gathered = Vec::new();
-        while gathered.len() < ROUND_MESSAGES_MAX {
-            let next = match follower.advance() {
-                // What was gathered need not wait for a page.
-                Next::NeedsPage if !gathered.is_empty() => break,
-                Next::NeedsPage => follower.read_page().await,
-                next => next,
-            };
-            match next {
-                Next::Messages(messages) => gathered.extend(messages),
-                Next::Idle | Next::Deleted => return (gathered, follower.cursor(), true),
-                Next::NeedsPage | Next::Moved | Next::CaughtUp | Next::FellBehind => {}
-                // A follower of the log has no other messages.
-                Next::Aggregated(_) | Next::Merged(_) => {}
-            }
-        }
-        (gathered, follower.cursor(), false)
-    }
-
-    /// Writes a round. `false`: a definition or a state has changed, and it has to be made again.
-    async fn project(&mut self, upto: i64, round: &Round) -> Result<bool, Lost> {
-        let lasting = self.projector.settings.lease;
-        match self.link.project_live(self.lease, lasting, upto, &round.rows).await? {
-            RoundAnswer::Projected => {
-                self.kept = (upto, Instant::now());
-                Ok(true)
-            }
-            RoundAnswer::Fenced => Err(Lost::Fenced),
-            RoundAnswer::Changed | RoundAnswer::Elsewhere => {
-                // The counts in memory have moved on without being written, and the follower too.
-                self.reload().await?;
-                Ok(false)
-            }
-        }
-    }
-
-    fn moved_to(&mut self, upto: i64, round: Round) {
-        if upto > self.position {
-            self.position = upto;
-            self.goal.send_replace(upto);
-            self.projector.feeds.projected(upto, round.messages);
-        }
-    }
-
-    /// Keeps the lease, and progress without a message.
-    async fn keep(&mut self) -> Result<(), Lost> {
-        let since = self.kept.1.elapsed();
-        let is_due = self.position > self.kept.0 && !self.live.is_empty() && since >= self.progress_interval();
-        if is_due || since >= self.projector.settings.lease / 3 {
-            let round = Round { rows: RoundRows::default(), ..Round::default() };
-            self.project(self.position, &round).await?;
-        }
-        self.purge();
-        Ok(())
-    }
-
-    /// Deletes what nobody reads any more, beside all else.
-    fn purge(&mut self) {
-        let (purging, since) = &mut self.purging;
-        if since.elapsed() < PURGE_INTERVAL || purging.as_ref().is_some_and(|purging| !purging.is_finished()) {
-            return;
-        }
-        *since = Instant::now();
-        let database = self.projector.database.clone();
-        *purging = Some(tokio::spawn(async move {
-            // What fails now is done at one of the next times.
-            while let Ok(1..) = database.purge_projections(PURGE_ROWS).await {}
-        }));
-    }
-
-    fn progress_interval(&self) -> Duration {
-        if self.projector.feeds.is_progress_wished() { WISHED_INTERVAL } else { PROGRESS_INTERVAL }
-    }
-
-    async fn wait(&mut self, stopping: &CancellationToken) -> Result<(), Lost> {
-        let feeds = self.projector.feeds.clone();
-        let interval = self.progress_interval();
-        let changed = async {
-            match &mut self.follower {
-                Some(follower) => follower.changed().await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = stopping.cancelled() => {}
-            () = changed => {}
-            () = self.projector.handle.reload.notified() => self.reload_at = Some(Instant::now()),
-            () = feeds.wished() => {}
-            Some(ended) = self.catching_up.join_next() => match ended {
-                Ok(ended) => self.ended(ended).await?,
-                // It panicked, which is logged; the next reload starts it again.
-                Err(_) => {
-                    self.past.clear();
-                    self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
-                }
-            },
-            () = tokio::time::sleep(interval) => {}
-        }
-        Ok(())
-    }
-
-    async fn ended(&mut self, ended: Ended) -> Result<(), Lost> {
-        let (mut projection, position) = match ended {
-            Ended::Arrived(projection, position) => (projection, position),
-            Ended::Elsewhere(id) | Ended::Failed(id) => {
-                self.past.remove(&id);
-                self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
-                return Ok(());
-            }
-        };
-        if self.position - position > LAST_STEPS_MAX {
-            self.catching_up.spawn(self.catch_up().run(projection, position));
-            return Ok(());
-        }
-        self.past.remove(&projection.id);
-        // The live ones stand still until this one stands beside them.
-        let Ok(Some(position)) = self.catch_up().finish(&mut projection, position).await else {
-            self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
-            return Ok(());
-        };
-        if !self.project(position, &Round::default()).await? {
-            return Ok(());
-        }
-        match self.link.go_live(self.lease, projection.id, position).await? {
-            RoundAnswer::Projected => {
-                let (id, stream, is_rebuild) = (projection.id, projection.aggregated_stream_id, !projection.is_current);
-                if is_rebuild {
-                    self.live.retain(|_, live| live.aggregated_stream_id != stream);
-                    projection.is_current = true;
-                }
-                self.live.insert(id, projection);
-                self.follow_anew();
-                if is_rebuild {
-                    self.projector.feeds.switched(stream, id, position);
-                }
-                self.projector.handle.rounds.send_modify(|rounds| *rounds += 1);
-            }
-            RoundAnswer::Fenced => return Err(Lost::Fenced),
-            RoundAnswer::Changed | RoundAnswer::Elsewhere => self.reload_at = Some(Instant::now()),
-        }
-        Ok(())
     }
 }
