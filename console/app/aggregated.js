@@ -6,7 +6,7 @@ import { Spark } from './chart.js'
 import { count } from './format.js'
 import { useLook } from './poll.js'
 import { to } from './router.js'
-import { Badge, Confirm, Empty, Failure, Heading, Loading, Stat } from './widgets.js'
+import { Badge, Command, Confirm, curl, Empty, Failure, Heading, Loading, Stat } from './widgets.js'
 
 /** Lags that are kept, one a second. */
 const LAGS_MAX = 120
@@ -35,8 +35,7 @@ export function AggregatedList() {
       : rows.length === 0 ? html`
         <${Empty} title="No aggregated stream yet">
           <p>One gathers the messages of many streams and divides them into partitions, each in an order that never changes.</p>
-          <pre class="code">curl -X PUT --json '${JSON.stringify({ categories: ['order'], partitioner: { kind: 'stream', partitions: 4 } })}' \\
-  ${location.origin}/v1/aggregated-streams/orders</pre>
+          <${Command} lines=${curl('/v1/aggregated-streams/orders', { categories: ['order'], partitioner: { kind: 'stream', partitions: 4 } }, 'PUT')} />
         <//>`
         : html`
           <table class="table">

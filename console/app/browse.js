@@ -4,7 +4,7 @@ import { getJson, query } from './api.js'
 import { ago, count, plural, short } from './format.js'
 import { LogView } from './log_view.js'
 import { categoryLog } from './logs.js'
-import { useLook, useNow } from './poll.js'
+import { useLook, useNow, useWhenBack } from './poll.js'
 import { amend, to, useRoute } from './router.js'
 import { Empty, Failure, Heading, Loading, Search } from './widgets.js'
 import { FirstMessage } from './overview.js'
@@ -101,7 +101,9 @@ function useStreams(search) {
     walk(undefined, [], controller.current.signal)
     return () => controller.current.abort()
   }, [JSON.stringify(search)])
-  return { ...state, more: () => walk(state.next, state.rows, controller.current.signal) }
+  const more = () => walk(state.next, state.rows, controller.current.signal)
+  useWhenBack(state.error, more)
+  return { ...state, more }
 }
 
 function Streams({ category }) {
@@ -121,8 +123,8 @@ function Streams({ category }) {
     </div>
     <${Failure} error=${found.error} again=${found.more} />
     ${found.rows.length === 0 && found.busy ? html`<${Loading} lines=${12} />`
-      : found.rows.length === 0 && !found.error
-        ? text || category ? html`<${Empty} title=${found.next ? 'Nothing found so far' : 'No stream with such a name'} />` : html`<${FirstMessage} />`
+      : found.rows.length === 0
+        ? found.error ? null : text || category ? html`<${Empty} title=${found.next ? 'Nothing found so far' : 'No stream with such a name'} />` : html`<${FirstMessage} />`
         : html`
           <table class="table">
             <thead><tr><th>Stream</th><th class="num">Messages</th><th class="num wide-only">Version</th><th class="num">Last message</th></tr></thead>

@@ -20,26 +20,25 @@ export function Consumers({ path, onAsk }) {
   })
   return html`
     <div class="scroll"><table class="table">
-      <thead><tr><th>Consumer</th><th>Partitions</th><th class="num">Unacknowledged</th><th class="num">Last seen</th><th /></tr></thead>
-      <tbody>${rows.map(row => {
-        const name = row.consumer ?? row.name
-        const seen = row.last_seen ?? row.last_seen_at ?? row.seen_at
-        return html`
-          <tr key=${name}>
-            <td class="name">${name}</td>
-            <td>${Array.isArray(row.partitions) ? row.partitions.map(one => one.partition ?? one).join(', ') || html`<span class="muted">none</span>` : count(row.partitions)}</td>
-            <td class="num">${count(row.pending ?? row.in_flight ?? row.pending_count)}</td>
-            <td class="num muted">${seen ? ago(seen, now) : row.idle !== undefined ? `${duration(seconds(row.idle))} ago` : '–'}</td>
-            <td class="row-actions"><button class="quiet" onClick=${() => remove(name)}>Remove</button></td>
-          </tr>`
-      })}</tbody>
+      <thead><tr><th>Consumer</th><th>Takes by</th><th>Partitions</th><th class="num">Unacknowledged</th><th class="num wide-only">Joined</th><th class="num">Lease</th><th /></tr></thead>
+      <tbody>${rows.map(row => html`
+        <tr key=${row.consumer}>
+          <td class="name">${row.consumer}</td>
+          <td class="muted">${row.connected ? 'event stream' : 'fetch'}</td>
+          <td>${row.partitions.join(', ') || html`<span class="muted">none</span>`}</td>
+          <td class="num">${count(row.in_flight)}</td>
+          <td class="num muted wide-only" title=${row.joined_at}>${ago(row.joined_at, now)}</td>
+          <td class="num muted">${duration(seconds(row.expires_in))}</td>
+          <td class="row-actions"><button class="quiet" onClick=${() => remove(row.consumer)}>Remove</button></td>
+        </tr>`)}
+      </tbody>
     </table></div>`
 }
 
 /** How long messages have been out, in steps that a reader knows what to do about. */
 const AGES = [[1, 'under 1 s'], [10, '1 to 10 s'], [60, '10 s to 1 min'], [600, '1 to 10 min'], [Infinity, 'over 10 min']]
 
-const idleOf = row => seconds(row.idle ?? row.age ?? row.idle_age) ?? (row.delivered_at ? (Date.now() - Date.parse(row.delivered_at)) / 1000 : 0)
+const idleOf = row => seconds(row.idle)
 
 export function Pending({ path }) {
   const { value, error, again } = useLook(signal => getJson(query(`${path}/pending`, { limit: PENDING_MAX }), { signal }), [path], 1_000)
@@ -64,5 +63,5 @@ export function Pending({ path }) {
         </tr>`)}
       </tbody>
     </table></div>
-    ${value.next !== null && value.next !== undefined && html`<p class="hint">The first ${plural(PENDING_MAX, 'message')} are shown.</p>`}`
+    ${value.next && html`<p class="hint">The first ${plural(PENDING_MAX, 'message')} are shown.</p>`}`
 }

@@ -9,6 +9,8 @@ export const SAMPLES_MAX = 600
 /** Latencies are computed over this many readings: those of one second alone are too few. */
 const WINDOW = 5
 
+const unescaped = text => text.replace(/\\(.)/g, (_, character) => (character === 'n' ? '\n' : character))
+
 /** `{ name: [{ labels, value }] }` of Prometheus' text form. */
 export function parseMetrics(text) {
   const families = new Map()
@@ -16,7 +18,7 @@ export function parseMetrics(text) {
     const match = /^([a-z_][a-z0-9_]*)(?:\{(.*)\})? (\S+)$/i.exec(line)
     if (!match) continue
     const labels = {}
-    for (const [, name, value] of (match[2] ?? '').matchAll(/([a-z_]+)="((?:[^"\\]|\\.)*)"/gi)) labels[name] = value
+    for (const [, name, value] of (match[2] ?? '').matchAll(/([a-z_]+)="((?:[^"\\]|\\.)*)"/gi)) labels[name] = unescaped(value)
     if (!families.has(match[1])) families.set(match[1], [])
     families.get(match[1]).push({ labels, value: Number(match[3]) })
   }

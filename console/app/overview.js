@@ -10,7 +10,7 @@ import { useLook } from './poll.js'
 import { go, to } from './router.js'
 import { useStore } from './store.js'
 import { useLog } from './use_log.js'
-import { Empty, Failure, Heading, Loading, Stat } from './widgets.js'
+import { Command, curl, Empty, Failure, Heading, Loading, Stat } from './widgets.js'
 
 const LATEST = 12
 const BUSIEST = 10
@@ -87,8 +87,7 @@ function Latest() {
 export const FirstMessage = ({ stream = 'account-1' }) => html`
   <${Empty} title="No message yet">
     <p>Append the first one:</p>
-    <pre class="code">curl --json '${JSON.stringify({ messages: [{ type: 'Deposited', data: { amount: 5 } }] })}' \\
-  ${location.origin}/v1/streams/${encodeURIComponent(stream)}/messages</pre>
+    <${Command} lines=${curl(`/v1/streams/${encodeURIComponent(stream)}/messages`, { messages: [{ type: 'Deposited', data: { amount: 5 } }] })} />
   <//>`
 
 function Busiest() {

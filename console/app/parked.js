@@ -65,13 +65,13 @@ export function Parked({ path, onAsk }) {
             <td class="num">${row.partition}</td><td class="num">${count(row.position)}</td>
             <td><button class="link" onClick=${() => setOpen(keyOf(row) === open ? null : keyOf(row))}>${row.message?.type ?? 'gone'}</button></td>
             <td class="name wide-only">${row.message?.stream_name ?? '–'}</td>
-            <td class="reason" title=${row.last_error ?? row.reason}>${row.reason}${row.last_error && row.last_error !== row.reason ? html` <span class="muted">${row.last_error}</span>` : ''}</td>
-            <td class="num">${count(row.deliveries ?? row.delivery_count)}</td>
-            <td class="num muted">${row.parked_at ? ago(row.parked_at, now) : '–'}</td>
+            <td class="reason" title=${row.reason}>${row.reason}</td>
+            <td class="num">${count(row.deliveries)}</td>
+            <td class="num muted">${ago(row.parked_at, now)}</td>
           </tr>`)}
         </tbody>
       </table></div>
       ${shown?.message && html`<${MessageDetail} message=${shown.message} onClose=${() => setOpen(null)} />`}
     </div>
-    ${value.next !== null && value.next !== undefined && html`<p class="hint">The first ${count(PARKED_MAX)} are shown.</p>`}`
+    ${value.next && html`<p class="hint">The first ${count(PARKED_MAX)} are shown.</p>`}`
 }

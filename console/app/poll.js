@@ -1,6 +1,6 @@
 // Looking again and again, for as long as somebody looks at the page.
 import { useEffect, useRef, useState } from './dom.js'
-import { Problem } from './api.js'
+import { connection, Problem, Unreachable } from './api.js'
 
 /** After a failure the next look is later and later, up to this. */
 const PAUSE_MAX_MS = 5_000
@@ -66,7 +66,16 @@ export function useLook(look, dependencies, interval = 0) {
     else again.current()
     return () => { ended = true; controller.abort(); end() }
   }, [...dependencies, interval])
+  useWhenBack(state.error, () => again.current())
   return { ...state, again: () => again.current() }
+}
+
+/** What found nobody is done once more when the service is back. */
+export function useWhenBack(error, again) {
+  useEffect(() => {
+    if (!(error instanceof Unreachable)) return
+    return connection.watch(({ state }) => { if (state === 'online') again() })
+  }, [error])
 }
 
 /** The present, told once a second, for texts such as "5 s ago". */

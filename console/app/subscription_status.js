@@ -13,9 +13,9 @@ export function seconds(text) {
 
 /** The lags of a list's subscriptions, which the metrics have for the first hundred by name. */
 export const measured = (reading, name) => ({
-  lag: valueOf(reading, 'headwater_subscription_lag', { subscription: name }),
+  lag: valueOf(reading, 'headwater_subscription_committed_lag', { subscription: name }),
   consumers: valueOf(reading, 'headwater_subscription_consumers', { subscription: name }),
-  oldest: valueOf(reading, 'headwater_subscription_oldest_unacked_seconds', { subscription: name }),
+  oldest: valueOf(reading, 'headwater_subscription_oldest_unacked_age', { subscription: name }),
 })
 
 /** Why a subscription does not go on by itself; null if it does. */

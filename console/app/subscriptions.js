@@ -5,7 +5,7 @@ import { LIST_MAX, State } from './aggregated.js'
 import { count, duration } from './format.js'
 import { useLook } from './poll.js'
 import { to } from './router.js'
-import { Empty, Failure, Heading, Loading } from './widgets.js'
+import { Command, curl, Empty, Failure, Heading, Loading } from './widgets.js'
 import { measured } from './subscription_status.js'
 import { reading } from './metrics.js'
 import { useStore } from './store.js'
@@ -30,8 +30,7 @@ export function SubscriptionList() {
       : rows.length === 0 ? html`
         <${Empty} title="No subscription yet">
           <p>A subscription gives each message to one of its consumers, and knows what has been acknowledged.</p>
-          <pre class="code">curl -X PUT --json '${JSON.stringify({ source: { category: 'order' }, mode: 'partitioned', partitions: 4 })}' \\
-  ${location.origin}/v1/subscriptions/billing</pre>
+          <${Command} lines=${curl('/v1/subscriptions/billing', { source: { category: 'order' }, mode: 'partitioned', partitions: 4 }, 'PUT')} />
         <//>`
         : html`
           <div class="scroll"><table class="table">

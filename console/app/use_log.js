@@ -2,7 +2,7 @@
 import { useEffect, useRef, useState } from './dom.js'
 import { query } from './api.js'
 import { useFollow } from './live.js'
-import { poll } from './poll.js'
+import { poll, useWhenBack } from './poll.js'
 
 /** Rows that are kept; the oldest go first. */
 export const ROWS_MAX = 400
@@ -69,6 +69,8 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
     after: state.cursor,
     onEvents: (items, wasCut) => add(items.reverse(), wasCut),
   }, [key, attempt])
+
+  useWhenBack(state.error, () => (state.rows?.length ? older() : setAttempt(attempt => attempt + 1)))
 
   const cursor = useRef(null)
   cursor.current = state.cursor

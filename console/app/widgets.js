@@ -1,6 +1,7 @@
 // Small parts that every view is made of.
 import { classes, html, useEffect, useRef, useState } from './dom.js'
-import { Problem } from './api.js'
+import { connection, Problem, Unreachable } from './api.js'
+import { useStore } from './store.js'
 import { STATE_TEXT } from './live.js'
 
 /** A view's heading: where one is, and what can be done. */
@@ -21,9 +22,20 @@ export function Heading({ trail = [], title, children }) {
 export const Empty = ({ title, children }) => html`
   <div class="empty"><p class="empty-title">${title}</p>${children && html`<div class="empty-text">${children}</div>`}</div>`
 
+/** A command to try, over several lines, as a shell takes it. */
+export function Command({ lines }) {
+  const text = lines.join(' \\\n  ')
+  return html`<div class="command"><pre class="code">${text}</pre><${Copy} text=${text} /></div>`
+}
+
+/** `curl` with a JSON body. */
+export const curl = (path, body, method) => [`curl ${method ? `-X ${method} ` : ''}--json '${JSON.stringify(body)}'`, location.origin + path]
+
 /** What went wrong with a look, and a way to look again. */
 export function Failure({ error, again }) {
-  if (!error) return null
+  const { state } = useStore(connection)
+  // The banner says that already, once for all.
+  if (!error || (error instanceof Unreachable && state === 'offline')) return null
   const slug = error instanceof Problem && error.slug
   return html`
     <div class="failure" role="alert">
