@@ -6,6 +6,7 @@ import { messageOf } from './json_text.js'
 /** More events a second than this cannot be read by anybody: then the newest of each second are shown instead. */
 export const EVENTS_PER_SECOND_MAX = 300
 const SAMPLE_PAUSE_MS = 1_000
+const CALM_MS = 1_500
 /** A stream that the browser has given up is opened again by us after this long. */
 const REOPEN_PAUSE_MS = 2_000
 /** Events that wait for the next picture; older ones are dropped (a hidden page draws none). */
@@ -16,7 +17,7 @@ const WAITING_MAX = 500
  * the last picture, oldest first; `wasCut` says that something is missing before it. Returns a function that ends it.
  */
 export function follow(path, { after = null, names = ['message'], itemOf = messageOf, onEvents, onState }) {
-  let source, timer, frame, waiting = [], isCut = false, isEnded = false
+  let source, timer, calm, frame, waiting = [], isCut = false, isSampling = false, isEnded = false
   let cursor = after, second = 0, count = 0
 
   const draw = () => {
@@ -39,8 +40,9 @@ export function follow(path, { after = null, names = ['message'], itemOf = messa
     if (now !== second) { second = now; count = 0 }
     if (++count > EVENTS_PER_SECOND_MAX) {
       source.close()
+      clearTimeout(calm)
       cursor = null
-      isCut = true
+      isCut = isSampling = true
       onState('sampling')
       timer = setTimeout(open, SAMPLE_PAUSE_MS)
     }
@@ -51,7 +53,11 @@ export function follow(path, { after = null, names = ['message'], itemOf = messa
     source = new EventSource(query(path, start))
     const own = source
     for (const name of names) own.addEventListener(name, take)
-    own.addEventListener('caught-up', () => { if (count <= EVENTS_PER_SECOND_MAX) onState('live') })
+    own.addEventListener('caught-up', () => {
+      if (!isSampling) return onState('live')
+      // Live again once it has stayed slow for a while.
+      calm = setTimeout(() => { isSampling = false; onState('live') }, CALM_MS)
+    })
     own.addEventListener('fell-behind', () => onState('behind'))
     own.addEventListener('error', () => {
       if (isEnded || own !== source) return
@@ -65,6 +71,7 @@ export function follow(path, { after = null, names = ['message'], itemOf = messa
     isEnded = true
     source?.close()
     clearTimeout(timer)
+    clearTimeout(calm)
     cancelAnimationFrame(frame)
   }
 }
