@@ -12,6 +12,7 @@ use crate::lifecycle::Lifecycle;
 use crate::service::aggregated::projector::ProjectorSettings;
 use crate::service::append::AppendSettings;
 use crate::service::hints::HintSettings;
+use crate::service::subscriptions::SubscriptionSettings;
 use crate::service::tail::TailSettings;
 use crate::service::{Service, ServiceSettings};
 use crate::store::migrate::{self, MigrateError, MigrateOptions};
@@ -282,6 +283,14 @@ fn service_settings(settings: &Settings) -> ServiceSettings {
         },
         aggregated_cache_bytes_max: settings.aggregated_cache_bytes_max,
         aggregated_streams_max: settings.aggregated_streams_max,
+        subscriptions: SubscriptionSettings {
+            subscriptions_max: settings.subscriptions_max,
+            consumers_max: settings.subscription_consumers_max,
+            revoke_grace: settings.subscription_revoke_grace,
+            ack_queue_max: settings.ack_queue_max,
+            notify_interval: settings.notify_interval,
+            poll_interval: settings.poll_interval,
+        },
         followers_max: settings.followers_max,
         page_bytes_max: settings.page_bytes_max,
     }
@@ -292,6 +301,7 @@ pub fn limits(settings: &Settings) -> Limits {
     Limits {
         body_bytes_max: settings.body_bytes_max,
         message_bytes_max: settings.message_bytes_max,
+        page_bytes_max: settings.page_bytes_max,
         messages_per_append_max: settings.messages_per_append_max,
         headers_max: settings.headers_max,
         header_bytes_max: settings.header_bytes_max,

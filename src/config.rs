@@ -143,6 +143,19 @@ pub struct Settings {
     #[arg(long, env = "HEADWATER_HELD_BACK_WARNING", global = true, default_value = "5s", value_parser = lasting("100ms", "1h"), value_name = "DURATION")]
     pub held_back_warning: Duration,
 
+    /// Subscriptions in all (1 to 1000000)
+    #[arg(long, env = "HEADWATER_SUBSCRIPTIONS_MAX", global = true, default_value_t = 10_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
+    pub subscriptions_max: usize,
+    /// Consumers of one subscription; one more is answered `overloaded` (1 to 10000)
+    #[arg(long, env = "HEADWATER_SUBSCRIPTION_CONSUMERS_MAX", global = true, default_value_t = 1_000, value_parser = within(1, 10_000), value_name = "COUNT")]
+    pub subscription_consumers_max: usize,
+    /// Time for a consumer to ack what it has of a partition that goes to another one (0s to 30s)
+    #[arg(long, env = "HEADWATER_SUBSCRIPTION_REVOKE_GRACE", global = true, default_value = "500ms", value_parser = lasting("0s", "30s"), value_name = "DURATION")]
+    pub subscription_revoke_grace: Duration,
+    /// Requests with acks that may wait; one more is answered `overloaded` (1 to 1000000)
+    #[arg(long, env = "HEADWATER_ACK_QUEUE_MAX", global = true, default_value_t = 10_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
+    pub ack_queue_max: usize,
+
     /// Followers in all; one more is answered `overloaded` (1 to 1000000)
     #[arg(long, env = "HEADWATER_FOLLOWERS_MAX", global = true, default_value_t = 20_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
     pub followers_max: usize,

@@ -70,6 +70,12 @@ struct Metrics {
     projected_past: Counter,
     projections_stopped: Counter,
     panics: Counter,
+    subscription_delivered: Counter,
+    subscription_acked: Counter,
+    subscription_fenced: Counter,
+    leases_expired: Counter,
+    ack_requests: Histogram,
+    ack_commit_seconds: Histogram,
     pool_in_use: Gauge,
     pool_open: Gauge,
     pool_waiting: Gauge,
@@ -187,6 +193,19 @@ impl Observer {
             Observation::RequestAnswered { method, path, status, took } => {
                 self.count_request(method, path, *status, *took)
             }
+            Observation::ConsumerJoined { .. } | Observation::ConsumerLeft { .. } => {}
+            Observation::LeaseExpired { .. } => metrics.leases_expired.increment(1),
+            Observation::SubscriptionDelivered { messages } => {
+                metrics.subscription_delivered.increment(*messages as u64)
+            }
+            Observation::DeliveriesAcked { acked, fenced } => {
+                metrics.subscription_acked.increment(*acked as u64);
+                metrics.subscription_fenced.increment(*fenced as u64);
+            }
+            Observation::AcksCommitted { requests, took } => {
+                metrics.ack_requests.record(*requests as f64);
+                metrics.ack_commit_seconds.record(took.as_secs_f64());
+            }
             Observation::Panicked { .. } => metrics.panics.increment(1),
         }
     }
@@ -254,6 +273,12 @@ impl Metrics {
             projected_past: labelled("headwater_messages_projected_total", "from", "history"),
             projections_stopped: counter("headwater_projections_stopped_total"),
             panics: counter("headwater_panics_total"),
+            subscription_delivered: counter("headwater_subscription_deliveries_total"),
+            subscription_acked: labelled("headwater_subscription_acks_total", "outcome", "acked"),
+            subscription_fenced: labelled("headwater_subscription_acks_total", "outcome", "fenced"),
+            leases_expired: counter("headwater_subscription_leases_expired_total"),
+            ack_requests: histogram("headwater_batch_acks"),
+            ack_commit_seconds: histogram("headwater_ack_commit_seconds"),
             pool_in_use: gauge("headwater_pool_connections_in_use"),
             pool_open: gauge("headwater_pool_connections_open"),
             pool_waiting: gauge("headwater_pool_waiting"),
@@ -277,6 +302,9 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_database_lost_total", "Times an agent lost the database."),
         ("headwater_messages_projected_total", "Places given to messages in aggregated streams."),
         ("headwater_projections_stopped_total", "Times a projection stopped at a message that it could not place."),
+        ("headwater_subscription_deliveries_total", "Messages handed to consumers of subscriptions."),
+        ("headwater_subscription_acks_total", "Acks by outcome."),
+        ("headwater_subscription_leases_expired_total", "Consumers whose leases ran out."),
         ("headwater_panics_total", "Requests that panicked."),
         ("headwater_http_requests_total", "Requests answered, by method, path and status."),
     ] {
@@ -306,6 +334,8 @@ fn describe(recorder: &PrometheusRecorder) {
     for (name, text) in [
         ("headwater_batch_messages", "Messages in one transaction of appends."),
         ("headwater_batch_requests", "Requests in one transaction of appends."),
+        ("headwater_batch_acks", "Requests in one commit of acks."),
+        ("headwater_ack_commit_seconds", "Time of one commit of acks."),
         ("headwater_commit_seconds", "Time of one transaction of appends."),
         ("headwater_http_request_seconds", "Time until a response began."),
     ] {
@@ -338,6 +368,9 @@ fn log(observation: &Observation) {
         Observation::ProjectorLeads { leads: false, .. } => tracing::info!("this instance does not project any more"),
         Observation::ProjectionStopped { name, reason } => {
             tracing::warn!(%name, %reason, "an aggregated stream has stopped at a message that it cannot place");
+        }
+        Observation::LeaseExpired { subscription, consumer } => {
+            tracing::info!(subscription, %consumer, "a consumer's lease ran out; what it had goes to the others");
         }
         Observation::Panicked { message } => tracing::error!(%message, "a request panicked"),
         // Unavailable is no fault, and comes by the thousand: the metrics count it, and its cause has a line of its own.

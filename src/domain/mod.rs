@@ -3,6 +3,7 @@
 pub mod aggregated_stream;
 pub mod append;
 pub mod cursor;
+pub mod delivery;
 pub mod expression;
 pub mod filter;
 pub mod json_text;
@@ -13,6 +14,7 @@ pub mod selection;
 pub mod settling;
 pub mod source;
 pub mod stream_name;
+pub mod subscription;
 pub mod time;
 
 /// One field that breaks one rule, as a problem document names it.

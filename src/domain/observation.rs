@@ -82,6 +82,31 @@ pub enum Observation {
         name: String,
         reason: String,
     },
+    /// A consumer of a subscription has come; leases of these that run out are expired.
+    ConsumerJoined {
+        subscription: i64,
+        consumer: String,
+    },
+    ConsumerLeft {
+        subscription: i64,
+        consumer: String,
+    },
+    LeaseExpired {
+        subscription: i64,
+        consumer: String,
+    },
+    /// Messages handed to consumers of subscriptions.
+    SubscriptionDelivered {
+        messages: usize,
+    },
+    DeliveriesAcked {
+        acked: usize,
+        fenced: usize,
+    },
+    AcksCommitted {
+        requests: usize,
+        took: Duration,
+    },
     RequestAnswered {
         method: &'static str,
         path: String,

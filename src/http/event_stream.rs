@@ -18,9 +18,9 @@ use crate::service::tail::heartbeat::Beat;
 
 /// A client that lost its connection comes back after this long, with up to as much again on top, so that not all come
 /// at once.
-const RETRY_MIN: Duration = Duration::from_secs(1);
+pub(super) const RETRY_MIN: Duration = Duration::from_secs(1);
 /// The same when the service stops, for many clients at once.
-const CLOSING_RETRY_SPREAD: Duration = Duration::from_secs(5);
+pub(super) const CLOSING_RETRY_SPREAD: Duration = Duration::from_secs(5);
 
 /// A page that is being read, and the follower that waits for it.
 ///
@@ -213,6 +213,6 @@ impl EventStream {
     }
 }
 
-fn jittered(min: Duration, spread: Duration) -> Duration {
+pub(super) fn jittered(min: Duration, spread: Duration) -> Duration {
     min + Duration::from_millis(fastrand::u64(0..=spread.as_millis() as u64))
 }

@@ -48,6 +48,10 @@ pub enum ClosingReason {
     Draining,
     /// What was followed has been deleted.
     Deleted,
+    /// The consumer was sent away, or its lease ran out: come back to join again.
+    Removed,
+    /// Another connection has come with the consumer's name.
+    Replaced,
 }
 
 /// A line of the NDJSON twin.

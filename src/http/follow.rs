@@ -31,8 +31,8 @@ use crate::service::tail::Place;
 use crate::service::tail::follower::Follower;
 
 const LAST_EVENT_ID: &str = "last-event-id";
-const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
-const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
+pub(super) const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
+pub(super) const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
 
 macro_rules! follow_query {
     ($name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
@@ -365,7 +365,7 @@ fn cursor_field(headers: &HeaderMap) -> &'static str {
     if headers.contains_key(LAST_EVENT_ID) { "Last-Event-ID" } else { "last_event_id" }
 }
 
-fn accepts_ndjson(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_ndjson(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT)
         .iter()

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::cursor::Cursor;
 use crate::domain::message::{Message, push_json_string};
+use crate::service::subscriptions::Delivery;
 
 /// How events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,14 @@ impl Frames {
         out.extend_from_slice(place.as_bytes());
         out.extend_from_slice(one.message.json());
         out.extend_from_slice(b"}");
+        self.end(out);
+    }
+
+    /// A message of a subscription, with its place there around it. There is no id: the service keeps the cursor.
+    pub fn delivery(self, out: &mut BytesMut, delivery: &Delivery) {
+        out.reserve(delivery.message.json().len() + 200);
+        self.head(out, "message", None);
+        push_delivery(out, delivery);
         self.end(out);
     }
 
@@ -121,6 +130,18 @@ impl Frames {
             Wire::Ndjson => b"}\n",
         });
     }
+}
+
+/// A delivered message as one JSON object, around the message's text.
+pub fn push_delivery(out: &mut BytesMut, delivery: &Delivery) {
+    let Delivery { partition, position, epoch, delivery_count, message } = delivery;
+    // Writing to a BytesMut cannot fail.
+    let _ = write!(
+        out,
+        "{{\"partition\":{partition},\"position\":{position},\"epoch\":{epoch},\"delivery_count\":{delivery_count},\"message\":"
+    );
+    out.extend_from_slice(message.json());
+    out.extend_from_slice(b"}");
 }
 
 #[cfg(test)]

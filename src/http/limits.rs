@@ -26,10 +26,12 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
     let response = match too_large(&app, &request) {
         Some(problem) => problem.into_response(),
         None => {
-            let more = match (request.method(), path.ends_with("/messages")) {
+            let ends_with = |end| path.ends_with(end);
+            let more = match *request.method() {
                 // A long poll may wait as long as it asked for.
-                (&Method::GET, true) => app.limits.wait_max,
-                (&Method::POST, true) => app.limits.append_timeout,
+                Method::GET if ends_with("/messages") || ends_with("/{name}") => app.limits.wait_max,
+                Method::POST if ends_with("/fetch") => app.limits.wait_max,
+                Method::POST if ends_with("/messages") => app.limits.append_timeout,
                 _ => Duration::ZERO,
             };
             let limit = app.limits.request_timeout + more;

@@ -36,12 +36,15 @@ pub mod problem;
 mod reports;
 pub mod server;
 mod streams;
+mod subscriptions;
 
 /// The bounds of requests.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub body_bytes_max: usize,
     pub message_bytes_max: usize,
+    /// Bytes of messages in one answer.
+    pub page_bytes_max: usize,
     pub messages_per_append_max: usize,
     pub headers_max: usize,
     pub header_bytes_max: usize,
@@ -86,6 +89,7 @@ mod tags {
     pub const READ: &str = "read";
     pub const FOLLOW: &str = "follow";
     pub const AGGREGATE: &str = "aggregate";
+    pub const SUBSCRIBE: &str = "subscribe";
     pub const REPORTS: &str = "reports";
     pub const OPERATIONS: &str = "operations";
 }
@@ -111,6 +115,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(partitions::read_partition))
         .routes(routes!(partitions::find_positions))
         .routes(routes!(partitions::follow_aggregated_stream))
+        .merge(subscriptions::routes())
         .routes(routes!(reports::report_streams))
         .routes(routes!(reports::report_categories))
         .routes(routes!(reports::report_types))

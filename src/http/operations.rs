@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::extract::Path;
 use super::problem::{Problem, ProblemKind};
-use super::{App, tags};
+use super::{App, subscriptions, tags};
 
 /// Whether the service can do its work.
 #[derive(Serialize, ToSchema)]
@@ -63,7 +63,8 @@ pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Probl
     responses((status = 200, body = String, content_type = "text/plain")),
 )]
 pub async fn read_metrics(State(app): State<App>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.health.metrics()).into_response()
+    let text = app.health.metrics() + &subscriptions::metrics(&app).await;
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// What a problem means and what to do about it

@@ -25,6 +25,7 @@ pub enum ProblemKind {
     WrongExpectedVersion,
     MessageIdReused,
     DefinitionDiffers,
+    Fenced,
     BodyTooLarge,
     MessageTooLarge,
     UrlTooLong,
@@ -38,7 +39,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [ProblemKind; 17] = [
+    pub const ALL: [ProblemKind; 18] = [
         Self::MalformedRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -46,6 +47,7 @@ impl ProblemKind {
         Self::WrongExpectedVersion,
         Self::MessageIdReused,
         Self::DefinitionDiffers,
+        Self::Fenced,
         Self::BodyTooLarge,
         Self::MessageTooLarge,
         Self::UrlTooLong,
@@ -106,6 +108,13 @@ impl ProblemKind {
                 "The name is defined in another way",
                 "There is one of this name with other fields; `fields` lists them. A definition never changes: use \
                  another name, or delete the one that stands.",
+            ),
+            Self::Fenced => (
+                "fenced",
+                StatusCode::CONFLICT,
+                "The lease or the delivery is somebody else's by now",
+                "The partition has gone to another consumer, or the message was delivered again, since. Nothing was \
+                 changed. Drop what you have of it; it is delivered again to whoever holds it.",
             ),
             Self::BodyTooLarge => (
                 "body-too-large",
@@ -229,6 +238,15 @@ pub struct ProblemDocument {
     pub message_id: Option<uuid::Uuid>,
     #[schema(required = false)]
     pub position: Option<i64>,
+    /// For `fenced`.
+    #[schema(required = false)]
+    pub partition: Option<i32>,
+    /// For `fenced`: the epoch that was given.
+    #[schema(required = false)]
+    pub epoch: Option<i64>,
+    /// For `fenced`: the epoch that the partition, or the delivery, has now.
+    #[schema(required = false)]
+    pub current_epoch: Option<i64>,
     /// For what is too large: the limit, in bytes or lines.
     #[schema(required = false)]
     pub limit: Option<u64>,

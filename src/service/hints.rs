@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::aggregated::feed::Feeds;
 use super::aggregated::projector::ProjectorHandle;
+use super::subscriptions::Subscriptions;
 use super::tail::Tail;
 use crate::domain::observation::Observation;
 use crate::store::Database;
@@ -35,6 +36,7 @@ pub struct Listener {
     tail: Tail,
     feeds: Feeds,
     projector: ProjectorHandle,
+    subscriptions: Subscriptions,
     settings: HintSettings,
     observer: Observer,
     is_live: Arc<AtomicBool>,
@@ -46,10 +48,11 @@ impl Listener {
         tail: Tail,
         feeds: Feeds,
         projector: ProjectorHandle,
+        subscriptions: Subscriptions,
         settings: HintSettings,
         observer: Observer,
     ) -> Self {
-        Self { database, tail, feeds, projector, settings, observer, is_live: Arc::default() }
+        Self { database, tail, feeds, projector, subscriptions, settings, observer, is_live: Arc::default() }
     }
 
     /// Whether it listens at this moment.
@@ -85,6 +88,7 @@ impl Listener {
         // Listen before the first look, so no message falls between them.
         self.tail.hint();
         self.feeds.kick();
+        self.subscriptions.hint(None);
         loop {
             tokio::select! {
                 hint = link.hint() => match hint {
@@ -94,6 +98,7 @@ impl Listener {
                         self.projector.reload();
                         self.feeds.kick();
                     }
+                    Some(Hint::Subscriptions(text)) => self.subscriptions.hint(Some(&text)),
                     None => return link.end().await,
                 },
                 () = tokio::time::sleep(self.settings.heartbeat_interval) => {

@@ -15,6 +15,7 @@ pub mod following;
 pub mod hints;
 pub mod read;
 pub mod reports;
+pub mod subscriptions;
 pub mod tail;
 
 pub use crate::store::StoreError as ServiceError;
@@ -25,6 +26,7 @@ use append::{Append, AppendSettings};
 use hints::{HintSettings, Listener, Notifier};
 use read::Reads;
 use reports::Reports;
+use subscriptions::{SubscriptionSettings, Subscriptions};
 use tail::heartbeat::Heartbeats;
 use tail::{Tail, TailSettings};
 
@@ -39,6 +41,7 @@ pub struct ServiceSettings {
     pub aggregated_cache_bytes_max: usize,
     /// Aggregated streams in all.
     pub aggregated_streams_max: usize,
+    pub subscriptions: SubscriptionSettings,
     /// Followers in all.
     pub followers_max: usize,
     /// Bytes of messages in one page.
@@ -52,6 +55,7 @@ pub struct Service {
     pub reads: Reads,
     pub aggregated: AggregatedStreams,
     pub reports: Reports,
+    pub subscriptions: Subscriptions,
     pub tail: Tail,
     pub heartbeats: Heartbeats,
     pub followers: Followers,
@@ -74,11 +78,22 @@ impl Service {
         let feeds = Feeds::new(settings.aggregated_cache_bytes_max);
         let (projector, projecting) =
             Projector::new(database.clone(), tail.clone(), feeds.clone(), settings.projector, observer.clone());
+        let reads = Reads::new(database.clone(), tail.clone(), lifecycle.draining().clone(), settings.page_bytes_max);
+        let subscriptions = Subscriptions::start(
+            database.clone(),
+            tail.clone(),
+            feeds.clone(),
+            reads.clone(),
+            settings.subscriptions,
+            &lifecycle,
+            observer.clone(),
+        );
         let listener = Listener::new(
             database.clone(),
             tail.clone(),
             feeds.clone(),
             projecting.clone(),
+            subscriptions.clone(),
             settings.hints.clone(),
             observer.clone(),
         );
@@ -86,7 +101,8 @@ impl Service {
         let heartbeats = Heartbeats::default();
         let service = Self {
             append: append.clone(),
-            reads: Reads::new(database.clone(), tail.clone(), lifecycle.draining().clone(), settings.page_bytes_max),
+            reads,
+            subscriptions,
             aggregated: AggregatedStreams::new(
                 database.clone(),
                 tail.clone(),

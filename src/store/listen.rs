@@ -13,6 +13,8 @@ pub const CHANNEL: &str = "headwater";
 /// The channel of what concerns aggregated streams. A payload is [`PROJECTED`], or `defined` (sent by the functions
 /// that change a definition or a state).
 pub const PROJECTED_CHANNEL: &str = "headwater_projected";
+/// The channel of subscriptions. A payload is the id of one that has changed, or what an instance tells the others.
+pub const SUBSCRIPTIONS_CHANNEL: &str = "headwater_subscriptions";
 const PROJECTED: &str = "projected";
 /// Hints that wait to be taken; they are only hints, so what does not fit is dropped.
 const HINTS_MAX: usize = 64;
@@ -21,7 +23,7 @@ const HINTS_MAX: usize = 64;
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a notification hints at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
     /// There are messages up to this global position.
     Appended(i64),
@@ -29,6 +31,8 @@ pub enum Hint {
     Projected,
     /// An aggregated stream was defined or deleted, or its state has changed.
     Defined,
+    /// Consumers of subscriptions have to look again.
+    Subscriptions(String),
 }
 
 /// A connection that listens.
@@ -55,7 +59,11 @@ impl ListenLink {
                 }
             }
         });
-        database.set_up(client.batch_execute(&format!("LISTEN {CHANNEL}; LISTEN {PROJECTED_CHANNEL}"))).await?;
+        database
+            .set_up(client.batch_execute(&format!(
+                "LISTEN {CHANNEL}; LISTEN {PROJECTED_CHANNEL}; LISTEN {SUBSCRIPTIONS_CHANNEL}"
+            )))
+            .await?;
         Ok(Self { client, hints, ended })
     }
 
@@ -84,6 +92,7 @@ fn read_hint(channel: &str, payload: &str) -> Hint {
     match (channel, payload) {
         (PROJECTED_CHANNEL, PROJECTED) => Hint::Projected,
         (PROJECTED_CHANNEL, _) => Hint::Defined,
+        (SUBSCRIPTIONS_CHANNEL, text) => Hint::Subscriptions(text.to_owned()),
         (_, position) => Hint::Appended(position.parse().unwrap_or(i64::MAX)),
     }
 }
@@ -97,6 +106,11 @@ impl Database {
     /// Tells the other instances that aggregated streams have new messages.
     pub async fn notify_projected(&self) -> Result<(), StoreError> {
         self.notify(PROJECTED_CHANNEL, PROJECTED).await
+    }
+
+    /// Tells the other instances about subscriptions.
+    pub async fn notify_subscriptions(&self, payload: &str) -> Result<(), StoreError> {
+        self.notify(SUBSCRIPTIONS_CHANNEL, payload).await
     }
 
     async fn notify(&self, channel: &str, payload: &str) -> Result<(), StoreError> {

@@ -17,6 +17,7 @@ pub mod projector;
 pub mod read;
 pub mod reports;
 pub mod settled;
+pub mod subscriptions;
 mod tls;
 
 /// How the database is reached.

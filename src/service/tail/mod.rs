@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::domain::append::{AppendRequest, NewMessage};
+use crate::domain::filter::Filter;
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::settling::Holder;
 use crate::domain::source::Source;
-use crate::store::Database;
 use crate::store::append::{Answer, BatchAnswer};
+use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
 pub use cache::Place;
@@ -245,6 +246,32 @@ impl Tail {
         self.inner.committed.subscribe()
     }
 
+    /// What comes after a place, for who keeps the place somewhere else: from the cache, or a page of the database.
+    /// `types` is judged, its expression is not.
+    pub async fn page(
+        &self,
+        source: &Source,
+        place: Place,
+        types: &Filter,
+        messages_max: usize,
+    ) -> Result<TailPage, StoreError> {
+        if let Read::Hit { mut messages, upto } = self.read(source, place, messages_max, PAGE_BYTES_MAX) {
+            let at_end = upto >= self.settled();
+            messages.retain(|message| types.passes(message));
+            return Ok(TailPage { messages, upto, at_end });
+        }
+        let settled = self.settled();
+        let after = place.stream_after.unwrap_or(place.after);
+        let page = {
+            let _turn = self.inner.catch_up_reads.acquire().await;
+            self.inner.database.follow_page(source, after, settled, messages_max as i64, types).await?
+        };
+        let at_end = page.len() < messages_max;
+        let last = page.last().map_or(settled, |last| last.global_position);
+        let upto = if at_end { settled.max(place.after) } else { last };
+        Ok(TailPage { messages: page.into_iter().map(Arc::new).collect(), upto, at_end })
+    }
+
     /// Bytes and messages in the cache.
     pub fn cache_size(&self) -> (usize, usize) {
         let cache = self.cache();
@@ -264,6 +291,18 @@ impl Tail {
         lock(&self.inner.cache)
     }
 }
+
+/// What comes after a place.
+pub struct TailPage {
+    pub messages: Vec<Arc<Message>>,
+    /// The global position up to which everything was seen.
+    pub upto: i64,
+    /// There is no more at this moment.
+    pub at_end: bool,
+}
+
+/// Bytes of messages in one page from the cache, but for the first.
+const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Which messages of a batch are followed, and which topics were open when that was asked.
 pub struct Wanted {

@@ -106,8 +106,13 @@ macro_rules! functions {
     };
 }
 
-const MIGRATIONS: &[(&str, &str)] =
-    migrations!["0001_headwater_bookkeeping", "0002_message_store", "0003_aggregated_streams", "0004_reports"];
+const MIGRATIONS: &[(&str, &str)] = migrations![
+    "0001_headwater_bookkeeping",
+    "0002_message_store",
+    "0003_aggregated_streams",
+    "0004_subscriptions",
+    "0005_reports"
+];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
     "aggregated_stream_create",
@@ -141,6 +146,40 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "projector_release",
     "projector_take",
     "purge_projections",
+    "subscription_ack_each",
+    "subscription_ack_upto",
+    "subscription_assign",
+    "subscription_blame",
+    "subscription_changed",
+    "subscription_claim",
+    "subscription_create",
+    "subscription_delete",
+    "subscription_deliver",
+    "subscription_expire",
+    "subscription_extend",
+    "subscription_failures",
+    "subscription_find_partitions",
+    "subscription_global_position",
+    "subscription_hand_over",
+    "subscription_join",
+    "subscription_lag",
+    "subscription_leave_out",
+    "subscription_look",
+    "subscription_low_water",
+    "subscription_park",
+    "subscription_partition",
+    "subscription_plan",
+    "subscription_poll",
+    "subscription_remove",
+    "subscription_renew",
+    "subscription_replay",
+    "subscription_rewind",
+    "subscription_seek",
+    "subscription_step",
+    "subscription_sync",
+    "subscription_take",
+    "subscription_take_replays",
+    "subscription_update",
 ];
 
 /// `0002_message_store` is version 2 with the name `message_store`.

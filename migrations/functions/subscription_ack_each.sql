@@ -1,0 +1,37 @@
+-- Acks of competing subscriptions, from many requests at once: each stands for one delivery, which its epoch names.
+-- Outcomes: 0 acked, 1 fenced, 2 missing.
+CREATE OR REPLACE FUNCTION headwater.subscription_ack_each(
+  _subscriptions bigint[],
+  _partitions integer[],
+  _positions bigint[],
+  _epochs bigint[]
+)
+RETURNS TABLE (number bigint, outcome integer, current_epoch bigint)
+LANGUAGE sql VOLATILE
+AS $$
+  WITH listed AS (
+    SELECT l.number, l.subscription_id, l.partition, l.position, l.epoch
+    FROM unnest(_subscriptions, _partitions, _positions, _epochs) WITH ORDINALITY
+      AS l (subscription_id, partition, position, epoch, number)
+  ),
+  found AS MATERIALIZED (
+    SELECT l.number, d.subscription_id, d.partition, d.position, l.epoch = d.epoch AS is_current, d.epoch
+    FROM listed AS l
+    JOIN headwater.subscription_deliveries AS d
+      ON d.subscription_id = l.subscription_id AND d.partition = l.partition AND d.position = l.position
+    ORDER BY d.subscription_id, d.partition, d.position
+    FOR UPDATE OF d
+  ),
+  acked AS (
+    DELETE FROM headwater.subscription_deliveries AS d
+    USING found AS f
+    WHERE f.is_current
+      AND d.subscription_id = f.subscription_id AND d.partition = f.partition AND d.position = f.position
+  )
+  SELECT
+    l.number,
+    CASE WHEN f.is_current THEN 0 WHEN f.number IS NOT NULL THEN 1 ELSE 2 END,
+    CASE WHEN NOT f.is_current THEN f.epoch END
+  FROM listed AS l
+  LEFT JOIN found AS f ON f.number = l.number
+$$;

@@ -1,0 +1,105 @@
+-- Acks of partitioned subscriptions, from many requests at once. An ack stands for everything in its partition up to
+-- its position; it moves forward only, and under the epoch of the lease only. Outcomes: 0 acked, 1 fenced, 2 missing.
+CREATE OR REPLACE FUNCTION headwater.subscription_ack_upto(
+  _subscriptions bigint[],
+  _consumers text[],
+  _partitions integer[],
+  _positions bigint[],
+  _epochs bigint[]
+)
+RETURNS TABLE (number bigint, outcome integer, current_epoch bigint)
+LANGUAGE plpgsql VOLATILE
+AS $$
+#variable_conflict use_column
+DECLARE
+  _now timestamptz := clock_timestamp();
+  _upto bigint;
+  _acked integer;
+  _is_there boolean;
+  _replays boolean;
+  a record;
+  p record;
+BEGIN
+  FOR a IN
+    SELECT
+      l.*,
+      lag(l.partition) OVER w IS NULL AS is_first,
+      lead(l.partition) OVER w IS NULL AS is_last
+    FROM unnest(_subscriptions, _consumers, _partitions, _positions, _epochs) WITH ORDINALITY
+      AS l (subscription_id, consumer, partition, position, epoch, number)
+    WINDOW w AS (PARTITION BY l.subscription_id, l.partition ORDER BY l.position, l.number)
+    ORDER BY l.subscription_id, l.partition, l.position, l.number
+  LOOP
+    IF a.is_first THEN
+      _upto := NULL;
+      SELECT s.*, b.ack_timeout, headwater.subscription_low_water(s.known_positions, s.read_upto) AS low_water
+      INTO p
+      FROM headwater.subscription_partitions AS s
+      JOIN headwater.subscriptions AS b ON b.id = s.subscription_id
+      WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition
+      FOR UPDATE OF s;
+      _is_there := FOUND;
+      _replays := EXISTS (
+        SELECT FROM headwater.subscription_deliveries AS d
+        WHERE d.subscription_id = a.subscription_id AND d.partition = a.partition
+      );
+    END IF;
+
+    number := a.number;
+    current_epoch := NULL;
+
+    IF NOT _is_there THEN
+      outcome := 2;
+    ELSIF a.epoch <> p.epoch OR p.consumer <> a.consumer THEN
+      outcome := 1;
+      current_epoch := p.epoch;
+    ELSE
+      outcome := 0;
+      IF _replays THEN
+        DELETE FROM headwater.subscription_deliveries AS d
+        WHERE d.subscription_id = a.subscription_id AND d.partition = a.partition AND d.position = a.position
+          AND d.epoch = a.epoch;
+      END IF;
+      IF NOT _replays OR NOT FOUND THEN
+        IF a.position > p.read_upto THEN
+          outcome := 2;
+        ELSIF a.position > p.low_water THEN
+          _upto := a.position;
+        END IF;
+      END IF;
+    END IF;
+
+    RETURN NEXT;
+
+    IF a.is_last AND _upto IS NOT NULL THEN
+      SELECT count(*) INTO _acked FROM unnest(p.known_positions) AS k (position) WHERE k.position <= _upto;
+
+      UPDATE headwater.subscription_partitions AS s
+      SET
+        committed = greatest(s.committed, s.known_positions[_acked]),
+        known_positions = s.known_positions[_acked + 1 :],
+        known_counts = s.known_counts[_acked + 1 :],
+        known_failures = s.known_failures[_acked + 1 :],
+        known_times = s.known_times[_acked + 1 :],
+        done_positions = CASE
+          WHEN cardinality(s.done_positions) > 0 THEN ARRAY(
+            SELECT d.position
+            FROM unnest(s.done_positions) AS d (position)
+            WHERE d.position > headwater.subscription_low_water(s.known_positions[_acked + 1 :], s.read_upto)
+            ORDER BY d.position
+          )
+          ELSE s.done_positions
+        END,
+        -- The next one's time begins now.
+        ack_due_at = CASE WHEN s.known_positions[_acked + 1] <= s.read_upto THEN _now + p.ack_timeout END
+      WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition;
+
+      -- Nothing is in flight any more: it need not wait for the end of its grace.
+      IF p.wanted_by IS NOT NULL AND NOT coalesce(p.known_positions[_acked + 1] <= p.read_upto, false) THEN
+        PERFORM headwater.subscription_hand_over(a.subscription_id, a.partition, p.wanted_by);
+        PERFORM pg_notify('headwater_subscriptions', a.subscription_id::text);
+      END IF;
+    END IF;
+  END LOOP;
+END;
+$$;

@@ -1,0 +1,8 @@
+-- Tells all consumers of a subscription, on every instance, to look again.
+CREATE OR REPLACE FUNCTION headwater.subscription_changed(_subscription bigint)
+RETURNS void
+LANGUAGE sql VOLATILE
+AS $$
+  UPDATE headwater.subscriptions SET generation = generation + 1 WHERE id = _subscription;
+  SELECT pg_notify('headwater_subscriptions', _subscription::text)
+$$;

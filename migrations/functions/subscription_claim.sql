@@ -1,0 +1,56 @@
+-- New messages go to a consumer of a competing subscription: the shared cursor moves on, unless somebody else has moved
+-- it. Answers the epoch of these deliveries, NULL if the cursor had moved or the subscription does not run.
+CREATE OR REPLACE FUNCTION headwater.subscription_claim(
+  _subscription bigint,
+  _consumer text,
+  _partition integer,
+  _expected bigint,
+  _read_upto bigint,
+  _positions bigint[],
+  _global_positions bigint[],
+  _is_auto boolean
+)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _epoch bigint := nextval('headwater.subscription_epochs');
+  _timeout interval;
+  _now timestamptz;
+BEGIN
+  UPDATE headwater.subscription_partitions AS p
+  SET
+    read_upto = _read_upto,
+    delivered = coalesce(_positions[cardinality(_positions)], p.delivered),
+    committed = CASE WHEN _is_auto THEN coalesce(_positions[cardinality(_positions)], p.committed) ELSE p.committed END
+  FROM headwater.subscriptions AS s
+  WHERE p.subscription_id = _subscription AND p.partition = _partition AND p.read_upto = _expected
+    AND s.id = _subscription AND s.state = 'running'
+  RETURNING s.ack_timeout INTO _timeout;
+
+  IF NOT FOUND THEN
+    RETURN NULL;
+  END IF;
+
+  IF NOT _is_auto THEN
+    _now := clock_timestamp();
+    INSERT INTO headwater.subscription_deliveries AS d (
+      subscription_id, partition, position, global_position, consumer, epoch, delivery_count, attempts, delivered_at,
+      due_at
+    )
+    SELECT _subscription, _partition, n.position, n.global_position, _consumer, _epoch, 1, 1, _now, _now + _timeout
+    FROM unnest(_positions, _global_positions) AS n (position, global_position)
+    -- A message that is replayed may be there already.
+    ON CONFLICT (subscription_id, partition, position) DO UPDATE
+    SET
+      consumer = excluded.consumer,
+      epoch = excluded.epoch,
+      delivery_count = d.delivery_count + 1,
+      attempts = d.attempts + 1,
+      delivered_at = excluded.delivered_at,
+      due_at = excluded.due_at;
+  END IF;
+
+  RETURN _epoch;
+END;
+$$;

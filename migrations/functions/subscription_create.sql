@@ -1,0 +1,41 @@
+-- Makes a subscription with a cursor for each partition. NULL if there is one of that name, or there are as many as
+-- there may be.
+CREATE OR REPLACE FUNCTION headwater.subscription_create(
+  _name text,
+  _definition jsonb,
+  _is_partitioned boolean,
+  _aggregated_stream_id bigint,
+  _ack_timeout_ms bigint,
+  _consumer_timeout_ms bigint,
+  _first_position bigint,
+  _partitions integer[],
+  _cursors bigint[],
+  _most bigint
+)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _id bigint;
+BEGIN
+  IF (SELECT count(*) FROM (SELECT FROM headwater.subscriptions LIMIT _most) AS s) >= _most THEN
+    RETURN NULL;
+  END IF;
+
+  INSERT INTO headwater.subscriptions
+    (name, definition, is_partitioned, aggregated_stream_id, ack_timeout, consumer_timeout, first_position)
+  VALUES (
+    _name, _definition, _is_partitioned, _aggregated_stream_id,
+    _ack_timeout_ms * interval '1 millisecond', _consumer_timeout_ms * interval '1 millisecond', _first_position
+  )
+  ON CONFLICT (name) DO NOTHING
+  RETURNING id INTO _id;
+
+  INSERT INTO headwater.subscription_partitions (subscription_id, partition, committed, delivered, read_upto)
+  SELECT _id, p.partition, p.cursor, p.cursor, p.cursor
+  FROM unnest(_partitions, _cursors) AS p (partition, cursor)
+  WHERE _id IS NOT NULL;
+
+  RETURN _id;
+END;
+$$;

@@ -1,0 +1,18 @@
+-- Deletes a subscription with all that belongs to it. Answers its id, NULL if there was none.
+CREATE OR REPLACE FUNCTION headwater.subscription_delete(_name text)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _id bigint;
+BEGIN
+  DELETE FROM headwater.subscriptions WHERE name = _name RETURNING id INTO _id;
+  -- The cursors before the deliveries: who claims holds a cursor, so that after it nothing is added.
+  DELETE FROM headwater.subscription_partitions WHERE subscription_id = _id;
+  DELETE FROM headwater.subscription_deliveries WHERE subscription_id = _id;
+  DELETE FROM headwater.subscription_parked WHERE subscription_id = _id;
+  DELETE FROM headwater.subscription_consumers WHERE subscription_id = _id;
+
+  RETURN _id;
+END;
+$$;

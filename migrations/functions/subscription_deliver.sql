@@ -1,0 +1,93 @@
+-- Messages of some partitions go to their consumer. A partition that has changed since the consumer looked is left out;
+-- the answer has the others, with how often each of their messages was delivered by now.
+CREATE OR REPLACE FUNCTION headwater.subscription_deliver(
+  _subscription bigint,
+  _consumer text,
+  _partitions integer[],
+  _epochs bigint[],
+  _rewinds bigint[],
+  _expected bigint[],
+  _read_upto bigint[],
+  _message_counts integer[],
+  _positions bigint[],
+  _is_auto boolean
+)
+RETURNS TABLE ("partition" integer, counts integer[])
+LANGUAGE plpgsql VOLATILE
+AS $$
+#variable_conflict use_column
+DECLARE
+  _now timestamptz := clock_timestamp();
+  _timeout interval;
+  _first integer := 1;
+  _new bigint[];
+  _counts integer[];
+  p headwater.subscription_partitions;
+BEGIN
+  SELECT s.ack_timeout INTO _timeout FROM headwater.subscriptions AS s WHERE s.id = _subscription AND s.state = 'running';
+
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+
+  FOR i IN 1 .. cardinality(_partitions) LOOP
+    _new := _positions[_first : _first + _message_counts[i] - 1];
+    _first := _first + _message_counts[i];
+
+    SELECT * INTO p
+    FROM headwater.subscription_partitions AS s
+    WHERE s.subscription_id = _subscription AND s.partition = _partitions[i]
+    FOR UPDATE;
+
+    CONTINUE WHEN p.consumer IS DISTINCT FROM _consumer OR p.epoch <> _epochs[i] OR p.rewinds <> _rewinds[i]
+      OR p.read_upto <> _expected[i] OR p.wanted_by IS NOT NULL OR p.retry_at > _now;
+
+    _counts := array_fill(1, ARRAY[cardinality(_new)]);
+
+    IF cardinality(_new) = 0 THEN
+      NULL;
+    ELSIF _is_auto THEN
+      p.committed := _new[cardinality(_new)];
+    ELSE
+      IF NOT p.known_positions[1] <= p.read_upto OR cardinality(p.known_positions) = 0 THEN
+        p.ack_due_at := _now + _timeout;
+      END IF;
+
+      IF cardinality(p.known_positions) = 0 OR p.known_positions[cardinality(p.known_positions)] < _new[1] THEN
+        p.known_positions := p.known_positions || _new;
+        p.known_counts := p.known_counts || _counts;
+        p.known_failures := p.known_failures || array_fill(0, ARRAY[cardinality(_new)]);
+        p.known_times := p.known_times || array_fill(_now, ARRAY[cardinality(_new)]);
+      ELSE
+        SELECT
+          array_agg(coalesce(k.position, n.position) ORDER BY coalesce(k.position, n.position)),
+          array_agg(coalesce(k.count, 0) + (n.position IS NOT NULL)::integer ORDER BY coalesce(k.position, n.position)),
+          array_agg(coalesce(k.failures, 0) ORDER BY coalesce(k.position, n.position)),
+          array_agg(CASE WHEN n.position IS NULL THEN k.time ELSE _now END ORDER BY coalesce(k.position, n.position)),
+          array_agg(coalesce(k.count, 0) + 1 ORDER BY n.position) FILTER (WHERE n.position IS NOT NULL)
+        INTO p.known_positions, p.known_counts, p.known_failures, p.known_times, _counts
+        FROM unnest(p.known_positions, p.known_counts, p.known_failures, p.known_times)
+          AS k (position, count, failures, time)
+        FULL JOIN unnest(_new) AS n (position) ON n.position = k.position;
+      END IF;
+    END IF;
+
+    UPDATE headwater.subscription_partitions AS s
+    SET
+      committed = p.committed,
+      delivered = coalesce(_new[cardinality(_new)], s.delivered),
+      read_upto = _read_upto[i],
+      known_positions = p.known_positions,
+      known_counts = p.known_counts,
+      known_failures = p.known_failures,
+      known_times = p.known_times,
+      ack_due_at = p.ack_due_at,
+      retry_at = NULL
+    WHERE s.subscription_id = _subscription AND s.partition = _partitions[i];
+
+    partition := _partitions[i];
+    counts := _counts;
+    RETURN NEXT;
+  END LOOP;
+END;
+$$;

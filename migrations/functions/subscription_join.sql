@@ -1,0 +1,76 @@
+-- A consumer comes, or comes back. `_is_connected`: it holds a connection open, whose end is noticed; then whatever an
+-- earlier connection of the same name had in flight is delivered again. Answers what came of it.
+CREATE OR REPLACE FUNCTION headwater.subscription_join(
+  _subscription bigint,
+  _consumer text,
+  _session uuid,
+  _is_connected boolean,
+  _most bigint,
+  _grace_ms bigint
+)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _subscribed headwater.subscriptions;
+  p record;
+BEGIN
+  -- Most of the time it is known, and comes for more.
+  IF NOT _is_connected THEN
+    UPDATE headwater.subscription_consumers AS c
+    SET expires_at = greatest(c.expires_at, clock_timestamp() + s.consumer_timeout)
+    FROM headwater.subscriptions AS s
+    WHERE c.subscription_id = _subscription AND c.name = _consumer AND s.id = _subscription;
+
+    IF FOUND THEN
+      RETURN 'known';
+    END IF;
+  END IF;
+
+  SELECT * INTO _subscribed FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
+
+  IF NOT FOUND THEN
+    RETURN 'gone';
+  END IF;
+
+  UPDATE headwater.subscription_consumers AS c
+  SET
+    session = CASE WHEN _is_connected THEN _session ELSE c.session END,
+    is_connected = c.is_connected OR _is_connected,
+    expires_at = clock_timestamp() + _subscribed.consumer_timeout
+  WHERE c.subscription_id = _subscription AND c.name = _consumer;
+
+  IF FOUND THEN
+    IF _is_connected THEN
+      FOR p IN
+        SELECT s.partition
+        FROM headwater.subscription_partitions AS s
+        WHERE s.subscription_id = _subscription AND s.consumer = _consumer
+        ORDER BY s.partition
+        FOR UPDATE
+      LOOP
+        PERFORM headwater.subscription_blame(_subscription, p.partition);
+        PERFORM headwater.subscription_hand_over(_subscription, p.partition, _consumer);
+      END LOOP;
+      PERFORM headwater.subscription_assign(_subscription, _grace_ms);
+      PERFORM headwater.subscription_changed(_subscription);
+    END IF;
+
+    RETURN 'known';
+  END IF;
+
+  IF (SELECT count(*) FROM headwater.subscription_consumers AS c WHERE c.subscription_id = _subscription) >= _most THEN
+    RETURN 'full';
+  END IF;
+
+  INSERT INTO headwater.subscription_consumers (subscription_id, name, session, is_connected, expires_at)
+  VALUES (_subscription, _consumer, _session, _is_connected, clock_timestamp() + _subscribed.consumer_timeout);
+
+  IF _subscribed.is_partitioned THEN
+    PERFORM headwater.subscription_assign(_subscription, _grace_ms);
+    PERFORM headwater.subscription_changed(_subscription);
+  END IF;
+
+  RETURN 'joined';
+END;
+$$;

@@ -1,0 +1,53 @@
+-- A consumer goes: by itself (`_session`), because its lease ran out (`_only_expired`), or because it is sent away.
+-- What it had in flight goes back to the others. Answers whether it was there.
+CREATE OR REPLACE FUNCTION headwater.subscription_remove(
+  _subscription bigint,
+  _consumer text,
+  _session uuid,
+  _only_expired boolean,
+  _grace_ms bigint
+)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _gone headwater.subscription_consumers;
+  p record;
+BEGIN
+  PERFORM FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
+
+  DELETE FROM headwater.subscription_consumers AS c
+  WHERE c.subscription_id = _subscription
+    AND c.name = _consumer
+    AND (_session IS NULL OR c.session = _session)
+    AND (NOT _only_expired OR c.expires_at <= clock_timestamp())
+  RETURNING * INTO _gone;
+
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+
+  FOR p IN
+    SELECT s.partition
+    FROM headwater.subscription_partitions AS s
+    WHERE s.subscription_id = _subscription AND s.consumer = _consumer
+    ORDER BY s.partition
+    FOR UPDATE
+  LOOP
+    PERFORM headwater.subscription_blame(_subscription, p.partition);
+  END LOOP;
+
+  -- Who comes for messages now and then may still be at work on them when its lease runs out: its messages have a time
+  -- of their own.
+  IF _gone.is_connected OR NOT _only_expired THEN
+    UPDATE headwater.subscription_deliveries AS d
+    SET due_at = clock_timestamp()
+    WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > clock_timestamp();
+  END IF;
+
+  PERFORM headwater.subscription_assign(_subscription, _grace_ms);
+  PERFORM headwater.subscription_changed(_subscription);
+
+  RETURN true;
+END;
+$$;

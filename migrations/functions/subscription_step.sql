@@ -1,0 +1,127 @@
+-- What becomes of deliveries that have failed: `retry` after a delay, `park`, `skip`, or `stop` of the whole
+-- subscription. `_causes`: 'nacked' by a consumer, or 'exhausted'. Outcomes: 0 done, 1 fenced, 2 missing.
+CREATE OR REPLACE FUNCTION headwater.subscription_step(
+  _subscriptions bigint[],
+  _consumers text[],
+  _partitions integer[],
+  _positions bigint[],
+  _epochs bigint[],
+  _steps text[],
+  _delays_ms bigint[],
+  _causes text[],
+  _reasons text[]
+)
+RETURNS TABLE (number bigint, outcome integer, current_epoch bigint)
+LANGUAGE plpgsql VOLATILE
+AS $$
+#variable_conflict use_column
+DECLARE
+  _now timestamptz := clock_timestamp();
+  a record;
+  d headwater.subscription_deliveries;
+  p record;
+  _at integer;
+BEGIN
+  -- The subscription before its partitions, as everywhere.
+  PERFORM FROM headwater.subscriptions AS s
+  WHERE s.id = ANY (_subscriptions) AND 'stop' = ANY (_steps)
+  ORDER BY s.id
+  FOR UPDATE;
+
+  FOR a IN
+    SELECT l.*
+    FROM unnest(
+      _subscriptions, _consumers, _partitions, _positions, _epochs, _steps, _delays_ms, _causes, _reasons
+    ) WITH ORDINALITY
+      AS l (subscription_id, consumer, partition, position, epoch, step, delay_ms, cause, reason, number)
+    ORDER BY l.subscription_id, l.partition, l.position, l.number
+  LOOP
+    number := a.number;
+    outcome := 0;
+    current_epoch := NULL;
+
+    SELECT s.*, b.ack_timeout INTO p
+    FROM headwater.subscription_partitions AS s
+    JOIN headwater.subscriptions AS b ON b.id = s.subscription_id AND b.is_partitioned
+    WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition
+    FOR UPDATE OF s;
+
+    SELECT * INTO d
+    FROM headwater.subscription_deliveries AS s
+    WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition AND s.position = a.position
+    FOR UPDATE;
+
+    IF d.position IS NOT NULL THEN
+      IF d.epoch <> a.epoch THEN
+        outcome := 1;
+        current_epoch := d.epoch;
+      ELSIF a.step IN ('retry', 'stop') THEN
+        UPDATE headwater.subscription_deliveries AS s
+        SET
+          consumer = NULL,
+          epoch = nextval('headwater.subscription_epochs'),
+          due_at = _now + a.delay_ms * interval '1 millisecond',
+          last_error = coalesce(a.reason, s.last_error)
+        WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition AND s.position = a.position;
+      ELSE
+        DELETE FROM headwater.subscription_deliveries AS s
+        WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition AND s.position = a.position;
+        IF a.step = 'park' THEN
+          PERFORM headwater.subscription_park(
+            a.subscription_id, a.partition, a.position, d.global_position, a.cause,
+            coalesce(a.reason, d.last_error), d.consumer, d.delivery_count
+          );
+        END IF;
+      END IF;
+    ELSIF p.partition IS NULL THEN
+      outcome := 2;
+    ELSIF p.epoch <> a.epoch OR p.consumer <> a.consumer THEN
+      outcome := 1;
+      current_epoch := p.epoch;
+    ELSE
+      _at := array_position(p.known_positions, a.position);
+
+      IF _at IS NULL OR (a.position > p.read_upto AND a.cause = 'nacked') THEN
+        outcome := 2;
+      ELSIF a.step IN ('retry', 'stop') THEN
+        p.known_failures[_at] := p.known_failures[_at] + (a.cause = 'nacked')::integer;
+        UPDATE headwater.subscription_partitions AS s
+        SET
+          known_failures = p.known_failures,
+          read_upto = least(s.read_upto, a.position - 1),
+          rewinds = s.rewinds + 1,
+          last_error = coalesce(a.reason, s.last_error),
+          retry_at = _now + a.delay_ms * interval '1 millisecond',
+          ack_due_at = CASE WHEN s.known_positions[1] < a.position THEN s.ack_due_at END
+        WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition;
+      ELSE
+        IF a.step = 'park' THEN
+          PERFORM headwater.subscription_park(
+            a.subscription_id, a.partition, a.position,
+            headwater.subscription_global_position(a.subscription_id, a.partition, a.position), a.cause,
+            coalesce(a.reason, CASE WHEN a.cause = 'exhausted' THEN p.last_error END), p.consumer, p.known_counts[_at]
+          );
+        END IF;
+        PERFORM headwater.subscription_leave_out(a.subscription_id, a.partition, a.position);
+      END IF;
+    END IF;
+
+    IF a.step = 'stop' AND outcome = 0 THEN
+      UPDATE headwater.subscriptions AS s
+      SET
+        state = 'stopped',
+        stopped = jsonb_build_object(
+          'partition', a.partition,
+          'position', a.position,
+          'cause', a.cause,
+          'reason', coalesce(a.reason, d.last_error, p.last_error),
+          'time', to_char(_now AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+        )
+      WHERE s.id = a.subscription_id;
+      PERFORM headwater.subscription_changed(a.subscription_id);
+    END IF;
+
+    RETURN NEXT;
+  END LOOP;
+END;
+$$;

@@ -1,0 +1,93 @@
+-- Messages that were delivered before go to a consumer: those that are due (`_own` false, `_min_idle_ms` NULL), the
+-- consumer's own, or what others have left alone for so long. Those that were tried too often stay where they are, and
+-- are answered as exhausted.
+CREATE OR REPLACE FUNCTION headwater.subscription_take(
+  _subscription bigint,
+  _consumer text,
+  _limit bigint,
+  _attempts_max integer,
+  _own boolean,
+  _min_idle_ms bigint,
+  _partitions integer[],
+  _positions bigint[],
+  _after_partition integer,
+  _after_position bigint
+)
+RETURNS TABLE (
+  "partition" integer,
+  "position" bigint,
+  global_position bigint,
+  epoch bigint,
+  delivery_count integer,
+  attempts integer,
+  is_exhausted boolean
+)
+LANGUAGE plpgsql VOLATILE
+AS $$
+#variable_conflict use_column
+DECLARE
+  _epoch bigint := nextval('headwater.subscription_epochs');
+  _now timestamptz := clock_timestamp();
+  _timeout interval;
+  _rows tid[];
+BEGIN
+  SELECT s.ack_timeout INTO _timeout FROM headwater.subscriptions AS s WHERE s.id = _subscription AND s.state = 'running';
+
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+
+  IF _own THEN
+    _rows := ARRAY(
+      SELECT d.ctid
+      FROM headwater.subscription_deliveries AS d
+      WHERE d.subscription_id = _subscription AND d.consumer = _consumer
+        AND (d.partition, d.position) > (_after_partition, _after_position)
+      ORDER BY d.partition, d.position
+      LIMIT _limit
+      FOR UPDATE SKIP LOCKED
+    );
+  ELSIF _min_idle_ms IS NULL THEN
+    _rows := ARRAY(
+      SELECT d.ctid
+      FROM headwater.subscription_deliveries AS d
+      WHERE d.subscription_id = _subscription AND d.due_at <= _now
+      ORDER BY d.due_at
+      LIMIT _limit
+      FOR UPDATE SKIP LOCKED
+    );
+  ELSE
+    _rows := ARRAY(
+      SELECT d.ctid
+      FROM headwater.subscription_deliveries AS d
+      WHERE d.subscription_id = _subscription
+        AND (d.partition, d.position) > (_after_partition, _after_position)
+        AND (
+          _positions IS NULL
+          OR (d.partition, d.position) IN (SELECT * FROM unnest(_partitions, _positions) AS l (partition, position))
+        )
+        AND d.delivered_at <= _now - _min_idle_ms * interval '1 millisecond'
+      ORDER BY d.partition, d.position
+      LIMIT _limit
+      FOR UPDATE SKIP LOCKED
+    );
+  END IF;
+
+  RETURN QUERY
+  SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, true
+  FROM headwater.subscription_deliveries AS d
+  WHERE d.ctid = ANY (_rows) AND d.attempts >= _attempts_max AND d.due_at <= _now;
+
+  RETURN QUERY
+  UPDATE headwater.subscription_deliveries AS d
+  SET
+    consumer = _consumer,
+    epoch = _epoch,
+    delivery_count = d.delivery_count + 1,
+    attempts = d.attempts + 1,
+    delivered_at = _now,
+    due_at = _now + _timeout
+  WHERE d.ctid = ANY (_rows) AND NOT (d.attempts >= _attempts_max AND d.due_at <= _now)
+  RETURNING d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, false;
+END;
+$$;

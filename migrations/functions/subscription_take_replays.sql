@@ -1,0 +1,61 @@
+-- Parked messages of a partitioned subscription that are replayed go to the consumer that holds their partition.
+CREATE OR REPLACE FUNCTION headwater.subscription_take_replays(
+  _subscription bigint,
+  _consumer text,
+  _limit bigint,
+  _attempts_max integer
+)
+RETURNS TABLE (
+  "partition" integer,
+  "position" bigint,
+  global_position bigint,
+  epoch bigint,
+  delivery_count integer,
+  attempts integer,
+  is_exhausted boolean
+)
+LANGUAGE plpgsql VOLATILE
+AS $$
+#variable_conflict use_column
+DECLARE
+  _now timestamptz := clock_timestamp();
+  _timeout interval;
+  _rows tid[];
+BEGIN
+  SELECT s.ack_timeout INTO _timeout FROM headwater.subscriptions AS s WHERE s.id = _subscription AND s.state = 'running';
+
+  IF NOT FOUND THEN
+    RETURN;
+  END IF;
+
+  _rows := ARRAY(
+    SELECT d.ctid
+    FROM headwater.subscription_deliveries AS d
+    JOIN headwater.subscription_partitions AS p
+      ON p.subscription_id = d.subscription_id AND p.partition = d.partition
+    WHERE d.subscription_id = _subscription AND d.due_at <= _now AND p.consumer = _consumer AND p.wanted_by IS NULL
+    ORDER BY d.due_at
+    LIMIT _limit
+    FOR UPDATE OF d SKIP LOCKED
+  );
+
+  RETURN QUERY
+  SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, true
+  FROM headwater.subscription_deliveries AS d
+  WHERE d.ctid = ANY (_rows) AND d.attempts >= _attempts_max;
+
+  RETURN QUERY
+  UPDATE headwater.subscription_deliveries AS d
+  SET
+    consumer = _consumer,
+    epoch = p.epoch,
+    delivery_count = d.delivery_count + 1,
+    attempts = d.attempts + 1,
+    delivered_at = _now,
+    due_at = _now + _timeout
+  FROM headwater.subscription_partitions AS p
+  WHERE d.ctid = ANY (_rows) AND d.attempts < _attempts_max
+    AND p.subscription_id = d.subscription_id AND p.partition = d.partition
+  RETURNING d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, false;
+END;
+$$;

@@ -1,0 +1,39 @@
+-- Changes the settings or the state of a subscription, as far as they are given; resuming forgets why it had stopped.
+-- Answers its id, NULL if there is none.
+CREATE OR REPLACE FUNCTION headwater.subscription_update(
+  _name text,
+  _definition jsonb,
+  _ack_timeout_ms bigint,
+  _consumer_timeout_ms bigint,
+  _state text
+)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _id bigint;
+  _before text;
+BEGIN
+  SELECT s.id, s.state INTO _id, _before FROM headwater.subscriptions AS s WHERE s.name = _name FOR UPDATE;
+
+  UPDATE headwater.subscriptions AS s
+  SET
+    definition = coalesce(_definition, s.definition),
+    ack_timeout = coalesce(_ack_timeout_ms * interval '1 millisecond', s.ack_timeout),
+    consumer_timeout = coalesce(_consumer_timeout_ms * interval '1 millisecond', s.consumer_timeout),
+    state = coalesce(_state, s.state),
+    stopped = CASE WHEN _state IS NULL THEN s.stopped END,
+    generation = s.generation + 1
+  WHERE s.id = _id;
+
+  -- What stopped it is tried again, as often as any other.
+  IF _state = 'running' AND _before = 'stopped' THEN
+    UPDATE headwater.subscription_deliveries AS d SET attempts = 0 WHERE d.subscription_id = _id AND d.attempts > 0;
+    UPDATE headwater.subscription_partitions AS p
+    SET known_failures = array_fill(0, ARRAY[cardinality(p.known_failures)]), retry_at = NULL
+    WHERE p.subscription_id = _id AND cardinality(p.known_failures) > 0;
+  END IF;
+
+  RETURN _id;
+END;
+$$;

@@ -1,0 +1,384 @@
+//! Subscriptions: what one consumes, how it divides and delivers, and which of that may change.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Violation;
+use super::delivery::{OnExhausted, Policy};
+use super::expression::Expression;
+use super::filter::{FILTER_TYPES_MAX, Filter};
+use super::message::Message;
+use super::partitioner::hashed;
+use super::source::{SOURCE_TOPICS_MAX, Source};
+use super::stream_name::{Category, StreamName, cardinal_id, check_type};
+use super::time::Timestamp;
+
+/// The most partitions that a subscription divides its source into by itself.
+pub const PARTITIONS_MAX: i64 = 1_024;
+/// The most messages that a consumer may have and not have acked.
+pub const MAX_IN_FLIGHT_MAX: i64 = 10_000;
+/// The most deliveries of one message that can be asked for.
+pub const MAX_DELIVERIES_MAX: i64 = 1_000_000;
+/// The most steps of a backoff.
+pub const BACKOFF_STEPS_MAX: usize = 20;
+/// The longest name of a consumer, in bytes.
+pub const CONSUMER_BYTES_MAX: usize = 200;
+/// Bounds of durations, in milliseconds.
+pub const ACK_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 100..=86_400_000;
+pub const CONSUMER_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 500..=3_600_000;
+pub const BACKOFF_MS: std::ops::RangeInclusive<i64> = 0..=86_400_000;
+
+/// What a subscription is, with every default filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Definition {
+    pub source: SubscriptionSource,
+    pub from: StartAt,
+    /// Only messages of these types; empty: any.
+    pub types: Vec<String>,
+    /// Only messages for which this CEL expression is true.
+    pub filter: Option<String>,
+    pub mode: Mode,
+    /// How many partitions a source without its own is divided into.
+    pub partitions: i64,
+    #[serde(flatten)]
+    pub settings: Settings,
+}
+
+/// What may be changed later.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    pub ack: AckMode,
+    pub ack_timeout_ms: i64,
+    pub consumer_timeout_ms: i64,
+    /// A consumer's credit: messages that it has and has not acked.
+    pub max_in_flight: i64,
+    pub max_deliveries: i64,
+    pub backoff_ms: Vec<i64>,
+    pub on_exhausted: OnExhausted,
+}
+
+/// Settings of which some are given.
+#[derive(Debug, Clone, Default)]
+pub struct SettingsPatch {
+    pub ack: Option<AckMode>,
+    pub ack_timeout_ms: Option<i64>,
+    pub consumer_timeout_ms: Option<i64>,
+    pub max_in_flight: Option<i64>,
+    pub max_deliveries: Option<i64>,
+    pub backoff_ms: Option<Vec<i64>>,
+    pub on_exhausted: Option<OnExhausted>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SubscriptionSource {
+    #[serde(rename = "stream_name")]
+    Stream(String),
+    #[serde(rename = "categories")]
+    Categories(Vec<String>),
+    #[serde(rename = "all")]
+    All(bool),
+    #[serde(rename = "aggregated_stream")]
+    Aggregated(String),
+}
+
+/// Where a subscription begins. It counts once, when the subscription is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartAt {
+    Beginning,
+    End,
+    /// Inclusive.
+    Position(i64),
+    /// In microseconds since the Unix epoch.
+    Time(i64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    Partitioned,
+    Competing,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AckMode {
+    Explicit,
+    /// Delivered is acked.
+    Auto,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ack: AckMode::Explicit,
+            ack_timeout_ms: 30_000,
+            consumer_timeout_ms: 10_000,
+            max_in_flight: 100,
+            max_deliveries: 5,
+            backoff_ms: vec![1_000, 5_000, 30_000],
+            on_exhausted: OnExhausted::Park,
+        }
+    }
+}
+
+impl Settings {
+    pub fn patched(&self, patch: SettingsPatch) -> Self {
+        Self {
+            ack: patch.ack.unwrap_or(self.ack),
+            ack_timeout_ms: patch.ack_timeout_ms.unwrap_or(self.ack_timeout_ms),
+            consumer_timeout_ms: patch.consumer_timeout_ms.unwrap_or(self.consumer_timeout_ms),
+            max_in_flight: patch.max_in_flight.unwrap_or(self.max_in_flight),
+            max_deliveries: patch.max_deliveries.unwrap_or(self.max_deliveries),
+            backoff_ms: patch.backoff_ms.unwrap_or_else(|| self.backoff_ms.clone()),
+            on_exhausted: patch.on_exhausted.unwrap_or(self.on_exhausted),
+        }
+    }
+
+    pub fn policy(&self) -> Policy {
+        Policy {
+            max_deliveries: self.max_deliveries,
+            backoff_ms: self.backoff_ms.clone(),
+            on_exhausted: self.on_exhausted,
+        }
+    }
+
+    pub fn is_auto(&self) -> bool {
+        self.ack == AckMode::Auto
+    }
+
+    fn check(&self, violations: &mut Vec<Violation>) {
+        let mut within = |field: &str, value: i64, min: i64, max: i64| {
+            if !(min..=max).contains(&value) {
+                violations.push(Violation::new(field, format!("must be from {min} to {max}")));
+            }
+        };
+        within("max_in_flight", self.max_in_flight, 1, MAX_IN_FLIGHT_MAX);
+        within("max_deliveries", self.max_deliveries, 1, MAX_DELIVERIES_MAX);
+        if self.backoff_ms.len() > BACKOFF_STEPS_MAX {
+            violations.push(Violation::new("backoff", format!("must have at most {BACKOFF_STEPS_MAX} steps")));
+        }
+    }
+}
+
+impl Definition {
+    /// Checks every rule but those of durations, which are read with their bounds.
+    pub fn check(&self) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        self.check_source(&mut violations);
+        if self.types.len() > FILTER_TYPES_MAX {
+            violations.push(Violation::new("types", format!("must name at most {FILTER_TYPES_MAX} types")));
+        }
+        for (at, name) in self.types.iter().enumerate() {
+            if let Err(error) = check_type(name) {
+                violations.push(Violation::new(format!("types[{at}]"), error.to_string()));
+            }
+        }
+        if let Some(Err(error)) = self.filter.as_deref().map(Expression::compile) {
+            violations.push(Violation::new("filter", error.to_string()));
+        }
+        if matches!(self.from, StartAt::Position(position) if position < 0) {
+            violations.push(Violation::new("from", "must be 0 or more"));
+        }
+        if !(1..=PARTITIONS_MAX).contains(&self.partitions) {
+            violations.push(Violation::new("partitions", format!("must be from 1 to {PARTITIONS_MAX}")));
+        }
+        self.settings.check(&mut violations);
+        violations
+    }
+
+    fn check_source(&self, violations: &mut Vec<Violation>) {
+        match &self.source {
+            SubscriptionSource::Stream(name) => {
+                if let Err(error) = StreamName::parse(name.as_str()) {
+                    violations.push(Violation::new("source.stream_name", error.to_string()));
+                }
+            }
+            SubscriptionSource::Categories(names) => {
+                if !(1..=SOURCE_TOPICS_MAX).contains(&names.len()) {
+                    let rule = format!("must name from 1 to {SOURCE_TOPICS_MAX} categories");
+                    violations.push(Violation::new("source.categories", rule));
+                }
+                for name in names {
+                    if let Err(error) = Category::parse(name.as_str()) {
+                        violations.push(Violation::new("source.categories", error.to_string()));
+                    }
+                }
+            }
+            SubscriptionSource::All(true) => {}
+            SubscriptionSource::All(false) => violations.push(Violation::new("source.all", "must be true")),
+            SubscriptionSource::Aggregated(name) => {
+                if let Err(rule) = super::aggregated_stream::check_name(name) {
+                    violations.push(Violation::new("source.aggregated_stream", rule));
+                }
+            }
+        }
+    }
+
+    /// The fields in which two definitions differ. The order of names means nothing.
+    pub fn differences(&self, other: &Definition) -> Vec<&'static str> {
+        let sorted = |names: &[String]| {
+            let mut names = names.to_vec();
+            names.sort_unstable();
+            names.dedup();
+            names
+        };
+        let (mine, theirs) = (&self.settings, &other.settings);
+        let same_source = match (&self.source, &other.source) {
+            (SubscriptionSource::Categories(mine), SubscriptionSource::Categories(theirs)) => {
+                sorted(mine) == sorted(theirs)
+            }
+            (mine, theirs) => mine == theirs,
+        };
+        let fields = [
+            ("source", !same_source),
+            ("from", self.from != other.from),
+            ("types", sorted(&self.types) != sorted(&other.types)),
+            ("filter", self.filter != other.filter),
+            ("mode", self.mode != other.mode),
+            ("partitions", self.partitions != other.partitions),
+            ("ack", mine.ack != theirs.ack),
+            ("ack_timeout", mine.ack_timeout_ms != theirs.ack_timeout_ms),
+            ("consumer_timeout", mine.consumer_timeout_ms != theirs.consumer_timeout_ms),
+            ("max_in_flight", mine.max_in_flight != theirs.max_in_flight),
+            ("max_deliveries", mine.max_deliveries != theirs.max_deliveries),
+            ("backoff", mine.backoff_ms != theirs.backoff_ms),
+            ("on_exhausted", mine.on_exhausted != theirs.on_exhausted),
+        ];
+        fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+    }
+
+    pub fn is_partitioned(&self) -> bool {
+        self.mode == Mode::Partitioned
+    }
+
+    /// What is read for it; `None` for an aggregated stream, which is read by its partitions.
+    pub fn log(&self) -> Option<Source> {
+        match &self.source {
+            SubscriptionSource::Stream(name) => Some(Source::stream(name)),
+            SubscriptionSource::Categories(names) => Source::several(&[], names),
+            SubscriptionSource::All(_) => Some(Source::all()),
+            SubscriptionSource::Aggregated(_) => None,
+        }
+    }
+
+    /// The types alone, which the database can judge; the expression is judged here.
+    pub fn types_filter(&self) -> Filter {
+        Filter { types: self.types.clone().into(), ..Filter::default() }
+    }
+
+    /// Compiled again: it was checked when it was given.
+    pub fn expression(&self) -> Option<Arc<Expression>> {
+        self.filter.as_deref().and_then(|source| Expression::compile(source).ok()).map(Arc::new)
+    }
+
+    /// The partition of a message of a source that brings none. The same as `headwater.subscription_partition`.
+    pub fn partition_of(&self, message: &Message) -> i32 {
+        if self.mode == Mode::Competing || self.partitions == 1 {
+            return 0;
+        }
+        let name = &*message.stream_name;
+        hashed(cardinal_id(name).unwrap_or(name), self.partitions) as i32
+    }
+
+    /// A message's position as this subscription counts.
+    pub fn position_of(&self, message: &Message) -> i64 {
+        match self.source {
+            SubscriptionSource::Stream(_) => message.position,
+            _ => message.global_position,
+        }
+    }
+
+    /// The cursor before all messages.
+    pub fn before_all(&self) -> i64 {
+        match self.source {
+            SubscriptionSource::Stream(_) | SubscriptionSource::Aggregated(_) => -1,
+            _ => 0,
+        }
+    }
+}
+
+impl StartAt {
+    pub fn time(self) -> Option<Timestamp> {
+        match self {
+            StartAt::Time(micros) => Some(Timestamp(micros)),
+            _ => None,
+        }
+    }
+}
+
+/// A consumer's name: 1 to [`CONSUMER_BYTES_MAX`] bytes without control characters.
+pub fn check_consumer(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("must not be empty".into());
+    }
+    if name.len() > CONSUMER_BYTES_MAX {
+        return Err(format!("must be at most {CONSUMER_BYTES_MAX} bytes of UTF-8, not {}", name.len()));
+    }
+    if name.chars().any(char::is_control) {
+        return Err("must not contain control characters".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition() -> Definition {
+        Definition {
+            source: SubscriptionSource::Categories(vec!["a".into(), "b".into()]),
+            from: StartAt::Beginning,
+            types: vec![],
+            filter: None,
+            mode: Mode::Partitioned,
+            partitions: 16,
+            settings: Settings::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_stored_is_read_back() {
+        for source in [
+            SubscriptionSource::Stream("a-1".into()),
+            SubscriptionSource::Categories(vec!["a".into()]),
+            SubscriptionSource::All(true),
+            SubscriptionSource::Aggregated("x".into()),
+        ] {
+            for from in [StartAt::Beginning, StartAt::End, StartAt::Position(7), StartAt::Time(1_000_001)] {
+                let definition = Definition { source: source.clone(), from, ..definition() };
+                let text = serde_json::to_string(&definition).unwrap();
+                assert_eq!(serde_json::from_str::<Definition>(&text).unwrap(), definition, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_of_names_is_no_difference_and_every_other_change_is_named() {
+        let mut other = definition();
+        other.source = SubscriptionSource::Categories(vec!["b".into(), "a".into()]);
+        assert_eq!(definition().differences(&other), Vec::<&str>::new());
+        other.settings.max_in_flight = 7;
+        other.mode = Mode::Competing;
+        assert_eq!(definition().differences(&other), ["mode", "max_in_flight"]);
+    }
+
+    #[test]
+    fn rules_name_their_fields() {
+        let fields = |change: fn(&mut Definition)| {
+            let mut changed = definition();
+            change(&mut changed);
+            changed.check().into_iter().map(|violation| violation.field).collect::<Vec<_>>()
+        };
+        assert_eq!(fields(|_| {}), Vec::<String>::new());
+        assert_eq!(fields(|d| d.partitions = 1_025), ["partitions"]);
+        assert_eq!(fields(|d| d.settings.max_in_flight = 0), ["max_in_flight"]);
+        assert_eq!(fields(|d| d.settings.max_in_flight = 10_001), ["max_in_flight"]);
+        assert_eq!(fields(|d| d.filter = Some("1 +".into())), ["filter"]);
+        assert_eq!(fields(|d| d.source = SubscriptionSource::All(false)), ["source.all"]);
+        assert_eq!(fields(|d| d.source = SubscriptionSource::Categories(vec!["a-1".into()])), ["source.categories"]);
+        assert_eq!(fields(|d| d.from = StartAt::Position(-1)), ["from"]);
+        assert_eq!(fields(|d| d.settings.backoff_ms = vec![0; 21]), ["backoff"]);
+    }
+}

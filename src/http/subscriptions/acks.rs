@@ -1,0 +1,263 @@
+//! What a consumer says of what it was given: acks, nacks, and that it is still at work.
+
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::body::duration_ms;
+use super::{consumer_name, entries, subscription_name};
+use crate::domain::delivery::Ask;
+use crate::domain::subscription::{ACK_TIMEOUT_MS, BACKOFF_MS};
+use crate::http::extract::{Json, Object, Path, Query};
+use crate::http::pages::NoQuery;
+use crate::http::parameters::Rules;
+use crate::http::problem::Problem;
+use crate::http::{App, tags};
+use crate::service::subscriptions::{AckCounts, AckRequest, At, NackEntry, SubscriptionError};
+
+/// The longest reason, in bytes.
+const REASON_BYTES_MAX: usize = 10_000;
+
+/// A delivery, as its message named it.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DeliveryPlace)]
+pub struct DeliveryPlace {
+    /// 0 where it is not given: competing subscriptions have no other, unless their source is an aggregated stream.
+    #[serde(default)]
+    partition: i32,
+    position: i64,
+    epoch: i64,
+}
+
+/// Acks of one consumer.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = AckRequest)]
+pub struct AckBody {
+    #[schema(example = "w1")]
+    consumer: String,
+    /// Partitioned: each stands for everything in its partition up to its position. Competing: each for one message.
+    #[schema(min_items = 1, max_items = 1000, value_type = Vec<DeliveryPlace>)]
+    acks: Vec<Object<DeliveryPlace>>,
+}
+
+/// What came of the acks.
+#[derive(Serialize, ToSchema)]
+pub struct AckResult {
+    pub acked: usize,
+    /// Under an epoch that is over: the lease, or the delivery, is somebody else's by now.
+    pub fenced: usize,
+    /// Of deliveries that are not there: acked before, or never made.
+    pub missing: usize,
+}
+
+/// A message that a consumer cannot work on, and what it asks for.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Nack)]
+pub struct NackBodyEntry {
+    #[serde(default)]
+    partition: i32,
+    position: i64,
+    epoch: i64,
+    #[serde(default)]
+    #[schema(default = "retry", value_type = Option<NackAction>)]
+    action: Option<NackAction>,
+    /// Of a retry: how long to wait; the subscription's `backoff` if it is not given.
+    #[serde(default)]
+    #[schema(example = "5s")]
+    delay: Option<String>,
+    /// Kept with a parked message, and in the status of a stopped subscription.
+    #[serde(default)]
+    #[schema(max_length = 10000)]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NackAction {
+    /// Again, unless it was delivered as often as it may be.
+    Retry,
+    /// To the dead letters.
+    Park,
+    /// Never again.
+    Skip,
+    /// The whole subscription stops before it.
+    Stop,
+}
+
+/// Nacks of one consumer.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NackRequest)]
+pub struct NackBody {
+    #[schema(example = "w1")]
+    consumer: String,
+    #[schema(min_items = 1, max_items = 1000, value_type = Vec<NackBodyEntry>)]
+    nacks: Vec<Object<NackBodyEntry>>,
+}
+
+/// What came of the nacks.
+#[derive(Serialize, ToSchema)]
+pub struct NackResult {
+    pub nacked: usize,
+    pub fenced: usize,
+    pub missing: usize,
+}
+
+/// Deliveries that a consumer is still at work on.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ExtensionRequest)]
+pub struct ExtensionBody {
+    #[schema(example = "w1")]
+    consumer: String,
+    #[schema(min_items = 1, max_items = 1000, value_type = Vec<DeliveryPlace>)]
+    extensions: Vec<Object<DeliveryPlace>>,
+    /// They may take this long from now; the subscription's own time if it is not given.
+    #[serde(default)]
+    #[schema(example = "60s")]
+    ack_timeout: Option<String>,
+}
+
+/// What came of the extensions.
+#[derive(Serialize, ToSchema)]
+pub struct ExtensionResult {
+    pub extended: usize,
+    pub fenced: usize,
+    pub missing: usize,
+}
+
+/// Ack messages
+///
+/// Sent again without harm. If nothing of it is good, because the leases or deliveries are somebody else's by now, the
+/// answer is the problem `fenced`.
+#[utoipa::path(
+    post, path = "/v1/subscriptions/{name}/acks", operation_id = "ackMessages", tag = tags::SUBSCRIBE,
+    params(("name" = String, Path, description = "Name of a subscription")),
+    request_body = AckBody,
+    responses(
+        (status = 200, description = "Committed, durably", body = AckResult),
+        (status = 409, description = "fenced: nothing was changed", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn ack_messages(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(Object(body)): Json<Object<AckBody>>,
+) -> Result<axum::Json<AckResult>, Problem> {
+    subscription_name(&name)?;
+    let mut rules = Rules::default();
+    consumer_name(&mut rules, &body.consumer);
+    entries(&mut rules, "acks", body.acks.len());
+    let request = rules.keep(AckRequest { consumer: body.consumer, entries: places(&body.acks) })?;
+    let subscription = app.subscriptions.find(&name).await?;
+    let counts = answerable(app.subscriptions.ack(&subscription, request).await?)?;
+    Ok(axum::Json(AckResult { acked: counts.done, fenced: counts.fenced, missing: counts.missing }))
+}
+
+/// Refuse messages
+///
+/// In a partitioned subscription a retry takes the whole partition back to that message: order is never broken.
+#[utoipa::path(
+    post, path = "/v1/subscriptions/{name}/nacks", operation_id = "nackMessages", tag = tags::SUBSCRIBE,
+    params(("name" = String, Path, description = "Name of a subscription")),
+    request_body = NackBody,
+    responses(
+        (status = 200, body = NackResult),
+        (status = 409, description = "fenced: nothing was changed", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn nack_messages(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(Object(body)): Json<Object<NackBody>>,
+) -> Result<axum::Json<NackResult>, Problem> {
+    subscription_name(&name)?;
+    let mut rules = Rules::default();
+    consumer_name(&mut rules, &body.consumer);
+    entries(&mut rules, "nacks", body.nacks.len());
+    let nacks = body.nacks.into_iter().enumerate().map(|(at, Object(nack))| read_nack(&mut rules, at, nack)).collect();
+    let nacks: Vec<NackEntry> = rules.keep(nacks)?;
+    let subscription = app.subscriptions.find(&name).await?;
+    let counts = answerable(app.subscriptions.nack(&subscription, &body.consumer, nacks).await?)?;
+    Ok(axum::Json(NackResult { nacked: counts.done, fenced: counts.fenced, missing: counts.missing }))
+}
+
+/// Ask for more time
+///
+/// The messages count as failed only when that time is over. In a partitioned subscription it holds for the partition.
+#[utoipa::path(
+    post, path = "/v1/subscriptions/{name}/extensions", operation_id = "extendMessages", tag = tags::SUBSCRIBE,
+    params(("name" = String, Path, description = "Name of a subscription")),
+    request_body = ExtensionBody,
+    responses(
+        (status = 200, body = ExtensionResult),
+        (status = 409, description = "fenced: nothing was changed", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn extend_messages(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(Object(body)): Json<Object<ExtensionBody>>,
+) -> Result<axum::Json<ExtensionResult>, Problem> {
+    subscription_name(&name)?;
+    let mut rules = Rules::default();
+    consumer_name(&mut rules, &body.consumer);
+    entries(&mut rules, "extensions", body.extensions.len());
+    let timeout = duration_ms(&mut rules, "ack_timeout", body.ack_timeout.as_deref(), ACK_TIMEOUT_MS);
+    let request = rules.keep(AckRequest { consumer: body.consumer, entries: places(&body.extensions) })?;
+    let subscription = app.subscriptions.find(&name).await?;
+    let timeout = timeout.unwrap_or(subscription.definition.settings.ack_timeout_ms);
+    let counts = answerable(app.subscriptions.extend(&subscription, request, timeout).await?)?;
+    Ok(axum::Json(ExtensionResult { extended: counts.done, fenced: counts.fenced, missing: counts.missing }))
+}
+
+fn places(entries: &[Object<DeliveryPlace>]) -> Vec<(At, i64)> {
+    let place =
+        |Object(one): &Object<DeliveryPlace>| (At { partition: one.partition, position: one.position }, one.epoch);
+    entries.iter().map(place).collect()
+}
+
+fn read_nack(rules: &mut Rules, at: usize, nack: NackBodyEntry) -> NackEntry {
+    let action = nack.action.unwrap_or(NackAction::Retry);
+    let delay_ms = duration_ms(rules, &format!("nacks[{at}].delay"), nack.delay.as_deref(), BACKOFF_MS);
+    if nack.delay.is_some() && action != NackAction::Retry {
+        rules.invalid(&format!("nacks[{at}].delay"), "must be given with the action retry only");
+    }
+    if let Some(reason) = &nack.reason {
+        if reason.len() > REASON_BYTES_MAX {
+            rules.invalid(&format!("nacks[{at}].reason"), format!("must be at most {REASON_BYTES_MAX} bytes"));
+        }
+        if reason.contains('\0') {
+            rules.invalid(&format!("nacks[{at}].reason"), "must not contain NUL characters");
+        }
+    }
+    NackEntry {
+        at: At { partition: nack.partition, position: nack.position },
+        epoch: nack.epoch,
+        ask: match action {
+            NackAction::Retry => Ask::Retry { delay_ms },
+            NackAction::Park => Ask::Park,
+            NackAction::Skip => Ask::Skip,
+            NackAction::Stop => Ask::Stop,
+        },
+        reason: nack.reason,
+    }
+}
+
+/// Where nothing was done because of a fence, that is the problem; otherwise the counts say it.
+fn answerable(counts: AckCounts) -> Result<AckCounts, Problem> {
+    match counts.first_fenced {
+        Some(fenced) if counts.done == 0 => {
+            let problem = Problem::from(SubscriptionError::Fenced(fenced));
+            Err(problem.with("fenced", json!(counts.fenced)).with("missing", json!(counts.missing)))
+        }
+        _ => Ok(counts),
+    }
+}

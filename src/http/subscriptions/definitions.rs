@@ -1,0 +1,309 @@
+//! Making, reading, changing and deleting subscriptions.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::{DefinitionBody, SettingsBody, span};
+use super::manage::ConsumerBody;
+use super::subscription_name;
+use crate::domain::subscription::Definition;
+use crate::http::extract::{Json, Object, Path, Query};
+use crate::http::pages::NoQuery;
+use crate::http::parameters::Rules;
+use crate::http::problem::Problem;
+use crate::http::{App, tags};
+use crate::service::subscriptions::{PartitionLag, Put, State as Running, Status, StoredSubscription};
+
+/// A subscription.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Subscription)]
+pub struct SubscriptionBody {
+    pub name: String,
+    pub definition: DefinitionBody,
+    pub status: SubscriptionStatus,
+}
+
+/// How a subscription stands.
+#[derive(Serialize, ToSchema)]
+pub struct SubscriptionStatus {
+    pub state: SubscriptionState,
+    /// Why it stopped.
+    #[schema(value_type = Option<StopReason>)]
+    pub stopped: Option<Box<RawValue>>,
+    /// Messages not acked, in all partitions. Not given in a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub committed_lag: Option<i64>,
+    /// Messages not delivered, in all partitions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub delivered_lag: Option<i64>,
+    /// How long the oldest delivery has not been acked; null if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, example = "1200ms")]
+    pub oldest_unacked_age: Option<Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub consumers: Option<Vec<ConsumerBody>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub partitions: Option<Vec<PartitionBody>>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SubscriptionState {
+    Running,
+    Paused,
+    /// It stands before a message: `stopped` says which and why.
+    Stopped,
+    /// The aggregated stream that it consumes has been deleted.
+    SourceDeleted,
+}
+
+/// The message that a subscription stopped before, and why.
+#[derive(ToSchema)]
+#[allow(dead_code)] // described only: the database keeps it
+pub struct StopReason {
+    pub partition: i32,
+    pub position: i64,
+    /// `nacked` by a consumer, or `exhausted`.
+    pub cause: String,
+    /// What the consumer said last.
+    pub reason: Option<String>,
+    #[schema(format = DateTime)]
+    pub time: String,
+}
+
+/// How far a partition is.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SubscriptionPartition)]
+pub struct PartitionBody {
+    pub partition: i32,
+    /// The last message that was acked with all before it; one less than the first position if none was.
+    pub committed_position: i64,
+    /// The last message that was delivered.
+    pub delivered_position: i64,
+    /// Messages not acked.
+    pub committed_lag: i64,
+    /// Messages not delivered.
+    pub delivered_lag: i64,
+    /// Messages delivered and not acked.
+    pub in_flight: i64,
+    /// How long the oldest of them has not been acked.
+    #[schema(example = "1200ms")]
+    pub oldest_unacked_age: Option<String>,
+    /// Who holds it (partitioned).
+    pub consumer: Option<String>,
+    pub epoch: i64,
+    /// A message in retry holds it back.
+    pub held_back: bool,
+}
+
+/// Subscriptions by name.
+#[derive(Serialize, ToSchema)]
+pub struct SubscriptionList {
+    pub subscriptions: Vec<SubscriptionBody>,
+    /// What to pass as `after` to go on; null at the end.
+    pub next: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct StatusQuery {
+    /// Waits until everything up to this position is acked; with `wait`.
+    #[param(minimum = 0)]
+    min_position: Option<i64>,
+    /// How long to wait for `min_position`, such as `5s`.
+    #[param(example = "5s")]
+    wait: Option<String>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListQuery {
+    /// Only names after this one.
+    after: Option<String>,
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u64>,
+}
+
+/// Create a subscription
+///
+/// Doing it again with the same definition changes nothing.
+#[utoipa::path(
+    put, path = "/v1/subscriptions/{name}", operation_id = "createSubscription", tag = tags::SUBSCRIBE,
+    params(("name" = String, Path, description = "1 to 200 bytes without control characters")),
+    request_body = DefinitionBody,
+    responses(
+        (status = 201, description = "Created", body = SubscriptionBody),
+        (status = 200, description = "It was there like this already", body = SubscriptionBody),
+        (status = 409, description = "definition-differs", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "unsupported-media-type", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
+    ),
+)]
+pub async fn create_subscription(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(Object(body)): Json<Object<DefinitionBody>>,
+) -> Result<(StatusCode, axum::Json<SubscriptionBody>), Problem> {
+    subscription_name(&name)?;
+    let mut rules = Rules::default();
+    let definition = body.definition(&mut rules);
+    let definition = rules.keep(definition)?;
+    let status = match app.subscriptions.put(&name, &definition).await? {
+        Put::New => StatusCode::CREATED,
+        Put::Same => StatusCode::OK,
+    };
+    Ok((status, axum::Json(shown(app.subscriptions.status(&name).await?))))
+}
+
+/// Read a subscription's definition and status
+#[utoipa::path(
+    get, path = "/v1/subscriptions/{name}", operation_id = "readSubscription", tag = tags::SUBSCRIBE,
+    params(("name" = String, Path, description = "Name of a subscription"), StatusQuery),
+    responses((status = 200, body = SubscriptionBody)),
+)]
+pub async fn read_subscription(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<StatusQuery>,
+) -> Result<axum::Json<SubscriptionBody>, Problem> {
+    subscription_name(&name)?;
+    let mut rules = Rules::default();
+    if query.min_position.is_some_and(|position| position < 0) {
+        rules.invalid("min_position", "must be 0 or more");
+    }
+    if query.wait.is_some() && query.min_position.is_none() {
+        rules.invalid("wait", "must be given with min_position: there is nothing else to wait for");
+    }
+    let wait = rules.duration("wait", query.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
+    let wait = rules.keep(wait)?.unwrap_or_default();
+    let status = match query.min_position {
+        Some(position) => app.subscriptions.status_at(&name, position, wait).await?,
+        None => app.subscriptions.status(&name).await?,
+    };
+    Ok(axum::Json(shown(status)))
+}
+
+/// Change a subscription's settings
+///
+/// Consumers that are connected go on with the new ones.
+#[utoipa::path(
+    patch, path = "/v1/subscriptions/{name}", operation_id = "changeSubscription", tag = tags::SUBSCRIBE,
+    params(("name" = String, Path, description = "Name of a subscription")),
+    request_body = SettingsBody,
+    responses((status = 200, body = SubscriptionBody)),
+)]
+pub async fn change_subscription(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(Object(body)): Json<Object<SettingsBody>>,
+) -> Result<axum::Json<SubscriptionBody>, Problem> {
+    subscription_name(&name)?;
+    let mut rules = Rules::default();
+    let patch = body.patch(&mut rules);
+    app.subscriptions.patch(&name, rules.keep(patch)?).await?;
+    Ok(axum::Json(shown(app.subscriptions.status(&name).await?)))
+}
+
+/// Delete a subscription
+///
+/// With all that belongs to it: its cursors, what is pending, and its dead letters.
+#[utoipa::path(
+    delete, path = "/v1/subscriptions/{name}", operation_id = "deleteSubscription", tag = tags::SUBSCRIBE,
+    params(("name" = String, Path, description = "Name of a subscription")),
+    responses((status = 204, description = "It is gone")),
+)]
+pub async fn delete_subscription(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<StatusCode, Problem> {
+    subscription_name(&name)?;
+    app.subscriptions.delete(&name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// List subscriptions
+#[utoipa::path(
+    get, path = "/v1/subscriptions", operation_id = "listSubscriptions", tag = tags::SUBSCRIBE,
+    params(ListQuery), responses((status = 200, body = SubscriptionList)),
+)]
+pub async fn list_subscriptions(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<axum::Json<SubscriptionList>, Problem> {
+    let mut rules = Rules::default();
+    let limit = rules.limit(query.limit);
+    let after = query.after.unwrap_or_default();
+    if after.contains('\0') {
+        rules.invalid("after", "must not contain NUL characters");
+    }
+    rules.keep(())?;
+    let mut found = app.subscriptions.list(&after, limit + 1).await?;
+    let has_more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| has_more).map(|(last, _)| last.name.clone());
+    let subscriptions = found.into_iter().map(|(stored, definition)| brief(stored, &definition)).collect();
+    Ok(axum::Json(SubscriptionList { subscriptions, next }))
+}
+
+fn brief(stored: StoredSubscription, definition: &Definition) -> SubscriptionBody {
+    let state = match stored.state {
+        _ if stored.is_source_gone => SubscriptionState::SourceDeleted,
+        Running::Running => SubscriptionState::Running,
+        Running::Paused => SubscriptionState::Paused,
+        Running::Stopped => SubscriptionState::Stopped,
+    };
+    SubscriptionBody {
+        name: stored.name,
+        definition: DefinitionBody::of(definition),
+        status: SubscriptionStatus {
+            state,
+            // It is JSON in the database already.
+            stopped: stored.stopped.and_then(|reason| RawValue::from_string(reason).ok()),
+            committed_lag: None,
+            delivered_lag: None,
+            oldest_unacked_age: None,
+            consumers: None,
+            partitions: None,
+        },
+    }
+}
+
+pub(super) fn shown(status: Status) -> SubscriptionBody {
+    let mut body = brief(status.stored, &status.definition);
+    let partitions: Vec<PartitionBody> = status.partitions.iter().map(partition).collect();
+    let oldest = status.partitions.iter().filter_map(|one| one.oldest_unacked_ms).max();
+    body.status.committed_lag = Some(partitions.iter().map(|one| one.committed_lag).sum());
+    body.status.delivered_lag = Some(partitions.iter().map(|one| one.delivered_lag).sum());
+    body.status.oldest_unacked_age = Some(oldest.map(span));
+    body.status.consumers = Some(status.consumers.into_iter().map(ConsumerBody::of).collect());
+    body.status.partitions = Some(partitions);
+    body
+}
+
+fn partition(lag: &PartitionLag) -> PartitionBody {
+    PartitionBody {
+        partition: lag.partition,
+        committed_position: lag.committed,
+        delivered_position: lag.delivered,
+        committed_lag: lag.undelivered + lag.in_flight,
+        delivered_lag: lag.undelivered,
+        in_flight: lag.in_flight,
+        oldest_unacked_age: lag.oldest_unacked_ms.map(span),
+        consumer: lag.consumer.clone(),
+        epoch: lag.epoch,
+        held_back: lag.is_held_back,
+    }
+}

@@ -1,0 +1,39 @@
+//! The lag of subscriptions in Prometheus' text form: measured when it is asked for, because it is counted exactly.
+
+use std::fmt::Write;
+
+use crate::http::App;
+use crate::service::subscriptions::LagOfSubscription;
+
+/// One metric of every measured subscription: its name, what it says, and its value.
+type Gauge = (&'static str, &'static str, fn(&LagOfSubscription) -> f64);
+
+const GAUGES: [Gauge; 4] = [
+    ("headwater_subscription_committed_lag", "Messages of the source not acked.", |lag| lag.committed as f64),
+    ("headwater_subscription_delivered_lag", "Messages of the source not delivered.", |lag| lag.delivered as f64),
+    ("headwater_subscription_oldest_unacked_age", "Seconds for which the oldest delivery has not been acked.", |lag| {
+        lag.oldest_unacked_ms as f64 / 1_000.0
+    }),
+    ("headwater_subscription_consumers", "Consumers of a subscription.", |lag| lag.consumers as f64),
+];
+
+/// Nothing while the database is away.
+pub async fn metrics(app: &App) -> String {
+    let Ok((count, lags)) = app.subscriptions.measure().await else { return String::new() };
+    let mut text =
+        String::from("# HELP headwater_subscriptions Subscriptions.\n# TYPE headwater_subscriptions gauge\n");
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "headwater_subscriptions {count}");
+    for (name, help, value) in GAUGES {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for lag in &lags {
+            let _ = writeln!(text, "{name}{{subscription=\"{}\"}} {}", escaped(&lag.name), value(lag));
+        }
+    }
+    text
+}
+
+/// A label's value.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

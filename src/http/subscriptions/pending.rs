@@ -1,0 +1,234 @@
+//! What was delivered and not acked: who has it, how long, how often; and taking it over.
+
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::{duration_ms, span};
+use super::events::DeliveredMessage;
+use super::{PlaceBody, after, consumer_name, entries, next_of, subscription_name};
+use crate::http::extract::{Json, Object, Path, Query};
+use crate::http::frames::push_delivery;
+use crate::http::pages::NoQuery;
+use crate::http::parameters::Rules;
+use crate::http::problem::Problem;
+use crate::http::{App, tags};
+use crate::service::subscriptions::{At, PendingDelivery};
+
+/// The longest that a message can be asked to have been left alone, in milliseconds.
+const IDLE_MS_MAX: i64 = 365 * 86_400_000;
+
+/// A message that was delivered and not acked.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PendingMessage)]
+pub struct PendingBody {
+    pub partition: i32,
+    pub position: i64,
+    pub epoch: i64,
+    /// Null while it waits for its next delivery.
+    pub consumer: Option<String>,
+    /// How long ago it was delivered last.
+    #[schema(example = "1200ms")]
+    pub idle: String,
+    pub delivery_count: i64,
+    /// What a consumer said of it last.
+    pub last_error: Option<String>,
+}
+
+/// Pending messages by partition and position.
+#[derive(Serialize, ToSchema)]
+pub struct PendingList {
+    pub pending: Vec<PendingBody>,
+    /// What to pass as `after` to go on; null at the end.
+    pub next: Option<String>,
+}
+
+/// Pending messages counted.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PendingSummary)]
+pub struct SummaryBody {
+    pub count: i64,
+    /// How long ago the oldest of them was delivered last.
+    pub oldest_idle: Option<String>,
+    pub consumers: Vec<ConsumerPending>,
+}
+
+/// Pending messages of one consumer counted.
+#[derive(Serialize, ToSchema)]
+pub struct ConsumerPending {
+    /// Null: those that wait for their next delivery.
+    pub consumer: Option<String>,
+    pub count: i64,
+    pub oldest_idle: String,
+    pub first: PendingPlace,
+    pub last: PendingPlace,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct PendingPlace {
+    pub partition: i32,
+    pub position: i64,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct PendingQuery {
+    /// Only of this consumer.
+    consumer: Option<String>,
+    /// Only those that were left alone for so long, such as `1m`.
+    #[param(example = "30s")]
+    min_idle: Option<String>,
+    /// What an earlier answer gave as `next`.
+    after: Option<String>,
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u64>,
+}
+
+/// A wish to take over what others have left.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = ClaimRequest)]
+pub struct ClaimBody {
+    #[schema(example = "w1")]
+    consumer: String,
+    /// Only messages that were left alone for so long.
+    #[serde(default)]
+    #[schema(default = "0s", example = "60s")]
+    min_idle: Option<String>,
+    /// Messages at most.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u64>,
+    /// Only these; without them, all from `after` on.
+    #[serde(default)]
+    #[schema(max_items = 1000)]
+    positions: Option<Vec<PlaceBody>>,
+    /// What an earlier answer gave as `next`.
+    #[serde(default)]
+    after: Option<String>,
+}
+
+/// What was taken over.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code)] // described only: it is put together from parts that stand already
+pub struct ClaimResult {
+    pub messages: Vec<DeliveredMessage>,
+    /// What to pass as `after` to go on; null at the end.
+    pub next: Option<String>,
+}
+
+/// List what is pending
+#[utoipa::path(
+    get, path = "/v1/subscriptions/{name}/pending", operation_id = "listPending", tag = tags::SUBSCRIBE,
+    params(("name" = String, Path, description = "Name of a subscription"), PendingQuery),
+    responses((status = 200, body = PendingList)),
+)]
+pub async fn list_pending(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(query): Query<PendingQuery>,
+) -> Result<axum::Json<PendingList>, Problem> {
+    subscription_name(&name)?;
+    let mut rules = Rules::default();
+    if let Some(consumer) = &query.consumer {
+        consumer_name(&mut rules, consumer);
+    }
+    let limit = rules.limit(query.limit);
+    let min_idle = duration_ms(&mut rules, "min_idle", query.min_idle.as_deref(), 0..=IDLE_MS_MAX).unwrap_or(0);
+    let after = after(&mut rules, query.after.as_deref());
+    rules.keep(())?;
+    let found = app.subscriptions.pending(&name, query.consumer.as_deref(), min_idle, after, limit).await?;
+    let next = found.last().filter(|_| found.len() == limit).map(|last| next_of(last.at));
+    Ok(axum::Json(PendingList { pending: found.into_iter().map(shown).collect(), next }))
+}
+
+/// Count what is pending
+#[utoipa::path(
+    get, path = "/v1/subscriptions/{name}/pending/summary", operation_id = "summarisePending", tag = tags::SUBSCRIBE,
+    params(("name" = String, Path, description = "Name of a subscription")),
+    responses((status = 200, body = SummaryBody)),
+)]
+pub async fn summarise_pending(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+) -> Result<axum::Json<SummaryBody>, Problem> {
+    subscription_name(&name)?;
+    let found = app.subscriptions.pending_summary(&name).await?;
+    let place = |at: At| PendingPlace { partition: at.partition, position: at.position };
+    Ok(axum::Json(SummaryBody {
+        count: found.iter().map(|one| one.count).sum(),
+        oldest_idle: found.iter().map(|one| one.oldest_ms).max().map(span),
+        consumers: found
+            .into_iter()
+            .map(|one| ConsumerPending {
+                consumer: one.consumer,
+                count: one.count,
+                oldest_idle: span(one.oldest_ms),
+                first: place(one.first),
+                last: place(one.last),
+            })
+            .collect(),
+    }))
+}
+
+/// Take over what others have left (competing)
+///
+/// Some messages, or all that were left alone for `min_idle`. They are delivered to this consumer with new epochs.
+#[utoipa::path(
+    post, path = "/v1/subscriptions/{name}/claims", operation_id = "claimMessages", tag = tags::SUBSCRIBE,
+    params(("name" = String, Path, description = "Name of a subscription")),
+    request_body = ClaimBody,
+    responses((status = 200, body = ClaimResult)),
+)]
+pub async fn claim_messages(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Query(NoQuery {}): Query<NoQuery>,
+    Json(Object(body)): Json<Object<ClaimBody>>,
+) -> Result<Response, Problem> {
+    subscription_name(&name)?;
+    let subscription = app.subscriptions.find(&name).await?;
+    let mut rules = Rules::default();
+    consumer_name(&mut rules, &body.consumer);
+    let limit = rules.limit(body.limit);
+    let min_idle = duration_ms(&mut rules, "min_idle", body.min_idle.as_deref(), 0..=IDLE_MS_MAX).unwrap_or(0);
+    let after = after(&mut rules, body.after.as_deref());
+    if let Some(positions) = &body.positions {
+        entries(&mut rules, "positions", positions.len());
+    }
+    if subscription.definition.is_partitioned() {
+        rules.invalid("name", "must be a competing subscription: a partition's messages go with its lease");
+    }
+    rules.keep(())?;
+    let positions = body.positions.map(|places| places.iter().map(PlaceBody::at).collect::<Vec<_>>());
+    let taken = app.subscriptions.claim(&name, &body.consumer, min_idle, after, positions.as_deref(), limit).await?;
+    let mut out = BytesMut::from(&b"{\"messages\":["[..]);
+    for (at, delivery) in taken.iter().enumerate() {
+        if at > 0 {
+            out.extend_from_slice(b",");
+        }
+        push_delivery(&mut out, delivery);
+    }
+    let next = taken.last().filter(|_| taken.len() == limit);
+    let next = next.map(|last| next_of(At { partition: last.partition, position: last.position }));
+    let next = next.map_or_else(|| "null".to_owned(), |next| format!("\"{next}\""));
+    out.extend_from_slice(format!("],\"next\":{next}}}").as_bytes());
+    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], out.freeze()).into_response())
+}
+
+fn shown(one: PendingDelivery) -> PendingBody {
+    PendingBody {
+        partition: one.at.partition,
+        position: one.at.position,
+        epoch: one.epoch,
+        consumer: one.consumer,
+        idle: span(one.idle_ms),
+        delivery_count: one.delivery_count,
+        last_error: one.last_error,
+    }
+}

@@ -1,0 +1,331 @@
+//! Acks: requests that wait at the same moment share one transaction, as appends do.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::catalog::Subscription;
+use super::{SubscriptionError, Subscriptions};
+use crate::domain::delivery::{Ask, Policy};
+use crate::domain::observation::Observation;
+use crate::store::StoreError;
+use crate::store::subscriptions::{AckEntry, At, Outcome, StepEntry};
+
+/// Entries in one transaction (one request alone may have more).
+const ENTRIES_MAX: usize = 10_000;
+/// A transaction that another one's doing rolled back is tried again this often.
+const ATTEMPTS_MAX: usize = 3;
+
+/// What a consumer says of deliveries: all of one kind.
+pub struct AckRequest {
+    pub consumer: String,
+    pub entries: Vec<(At, i64)>,
+}
+
+/// A delivery that is not acked, and what the consumer asks for.
+pub struct NackEntry {
+    pub at: At,
+    pub epoch: i64,
+    pub ask: Ask,
+    pub reason: Option<String>,
+}
+
+/// What came of a request, entry by entry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AckCounts {
+    pub done: usize,
+    pub fenced: usize,
+    pub missing: usize,
+    pub first_fenced: Option<Fenced>,
+}
+
+/// An entry under a lease, or of a delivery, that is somebody else's by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fenced {
+    pub partition: i32,
+    pub epoch: i64,
+    pub current_epoch: i64,
+}
+
+/// The door to the committer.
+pub(super) struct Acks {
+    queue: mpsc::Sender<Waiting>,
+}
+
+/// A request, and whom to tell.
+pub(super) struct Waiting {
+    work: Work,
+    reply: oneshot::Sender<Result<Vec<Outcome>, StoreError>>,
+}
+
+enum Work {
+    /// Of a partitioned subscription, or of a competing one.
+    Ack {
+        is_partitioned: bool,
+        entries: Vec<AckEntry>,
+    },
+    Nack {
+        policy: Policy,
+        entries: Vec<(AckEntry, Ask, Option<String>)>,
+    },
+}
+
+impl Work {
+    fn len(&self) -> usize {
+        match self {
+            Work::Ack { entries, .. } => entries.len(),
+            Work::Nack { entries, .. } => entries.len(),
+        }
+    }
+}
+
+impl Acks {
+    pub fn new(queue_max: usize) -> (Self, mpsc::Receiver<Waiting>) {
+        let (queue, requests) = mpsc::channel(queue_max);
+        (Self { queue }, requests)
+    }
+}
+
+impl Subscriptions {
+    /// Acks deliveries of one consumer.
+    pub async fn ack(
+        &self,
+        subscription: &Arc<Subscription>,
+        request: AckRequest,
+    ) -> Result<AckCounts, SubscriptionError> {
+        let entries = self.entries(subscription, &request.consumer, &request.entries);
+        let is_partitioned = subscription.definition.is_partitioned();
+        let outcomes = self.submit(Work::Ack { is_partitioned, entries }).await?;
+        let counts = count(&request.entries, &outcomes);
+        self.inner.observer.record(Observation::DeliveriesAcked { acked: counts.done, fenced: counts.fenced });
+        self.made_room(subscription, &request.consumer, counts.done);
+        Ok(counts)
+    }
+
+    /// Refuses deliveries of one consumer.
+    pub async fn nack(
+        &self,
+        subscription: &Arc<Subscription>,
+        consumer: &str,
+        nacks: Vec<NackEntry>,
+    ) -> Result<AckCounts, SubscriptionError> {
+        let places: Vec<(At, i64)> = nacks.iter().map(|nack| (nack.at, nack.epoch)).collect();
+        let entries = self.entries(subscription, consumer, &places);
+        let entries = entries.into_iter().zip(nacks).map(|(entry, nack)| (entry, nack.ask, nack.reason)).collect();
+        let outcomes = self.submit(Work::Nack { policy: subscription.policy.clone(), entries }).await?;
+        let counts = count(&places, &outcomes);
+        if counts.done > 0 {
+            // Others may be the next to get them.
+            self.inner.hub.wake(subscription.id);
+            self.inner.announcer.announce(subscription.id);
+        }
+        Ok(counts)
+    }
+
+    /// Gives one consumer more time for deliveries.
+    pub async fn extend(
+        &self,
+        subscription: &Arc<Subscription>,
+        request: AckRequest,
+        timeout_ms: i64,
+    ) -> Result<AckCounts, SubscriptionError> {
+        let entries = self.entries(subscription, &request.consumer, &request.entries);
+        let entries: Vec<&AckEntry> = entries.iter().collect();
+        let database = self.database();
+        let outcomes = database.extend_deliveries(subscription.id, &request.consumer, &entries, timeout_ms).await?;
+        // The times that the consumers here wait for have changed.
+        self.inner.hub.wake(subscription.id);
+        Ok(count(&request.entries, &outcomes))
+    }
+
+    fn entries(&self, subscription: &Subscription, consumer: &str, places: &[(At, i64)]) -> Vec<AckEntry> {
+        // Who acks is there.
+        self.inner.presence.touch(subscription.id, consumer);
+        let entry = |&(at, epoch): &(At, i64)| AckEntry {
+            subscription: subscription.id,
+            consumer: consumer.to_owned(),
+            at,
+            epoch,
+        };
+        places.iter().map(entry).collect()
+    }
+
+    async fn submit(&self, work: Work) -> Result<Vec<Outcome>, SubscriptionError> {
+        if self.inner.draining.is_cancelled() {
+            return Err(SubscriptionError::Draining);
+        }
+        let (reply, answer) = oneshot::channel();
+        if self.inner.acks.queue.try_send(Waiting { work, reply }).is_err() {
+            return Err(SubscriptionError::Overloaded);
+        }
+        // The agent answers everything it has taken; it is gone only when the service stops.
+        Ok(answer.await.map_err(|_| SubscriptionError::Draining)??)
+    }
+
+    fn made_room(&self, subscription: &Subscription, consumer: &str, acked: usize) {
+        if acked == 0 {
+            return;
+        }
+        self.inner.hub.wake(subscription.id);
+        if !self.inner.presence.knows(subscription.id, consumer) {
+            self.inner.announcer.announce(subscription.id);
+        }
+    }
+}
+
+fn count(entries: &[(At, i64)], outcomes: &[Outcome]) -> AckCounts {
+    let mut counts = AckCounts::default();
+    for ((at, epoch), outcome) in entries.iter().zip(outcomes) {
+        match outcome {
+            Outcome::Done => counts.done += 1,
+            Outcome::Missing => counts.missing += 1,
+            Outcome::Fenced { current_epoch } => {
+                counts.fenced += 1;
+                counts.first_fenced.get_or_insert(Fenced {
+                    partition: at.partition,
+                    epoch: *epoch,
+                    current_epoch: *current_epoch,
+                });
+            }
+        }
+    }
+    counts
+}
+
+/// The agent that takes what waits, and commits it.
+pub(super) struct AckCommitter {
+    subscriptions: Subscriptions,
+    requests: mpsc::Receiver<Waiting>,
+}
+
+impl AckCommitter {
+    pub fn new(subscriptions: Subscriptions, requests: mpsc::Receiver<Waiting>) -> Self {
+        Self { subscriptions, requests }
+    }
+
+    /// Runs until the service stops; what waits then is still committed.
+    pub async fn run(mut self, stopping: CancellationToken) {
+        loop {
+            let first = tokio::select! {
+                waiting = self.requests.recv() => waiting,
+                () = stopping.cancelled(), if !self.requests.is_closed() => {
+                    self.requests.close();
+                    continue;
+                }
+            };
+            let Some(first) = first else { return };
+            let mut entries = first.work.len();
+            let mut batch = vec![first];
+            while entries < ENTRIES_MAX
+                && let Ok(next) = self.requests.try_recv()
+            {
+                entries += next.work.len();
+                batch.push(next);
+            }
+            self.commit(batch).await;
+        }
+    }
+
+    /// At most one transaction for each kind.
+    async fn commit(&self, batch: Vec<Waiting>) {
+        let requests = batch.len();
+        let (mut upto, mut each, mut nacks) = (Vec::new(), Vec::new(), Vec::new());
+        for waiting in batch {
+            match &waiting.work {
+                Work::Ack { is_partitioned: true, .. } => upto.push(waiting),
+                Work::Ack { is_partitioned: false, .. } => each.push(waiting),
+                Work::Nack { .. } => nacks.push(waiting),
+            }
+        }
+        let began = std::time::Instant::now();
+        tokio::join!(self.ack(upto, true), self.ack(each, false), self.nack(nacks));
+        let observer = &self.subscriptions.inner.observer;
+        observer.record(Observation::AcksCommitted { requests, took: began.elapsed() });
+    }
+
+    async fn ack(&self, batch: Vec<Waiting>, is_partitioned: bool) {
+        let entries: Vec<&AckEntry> = batch
+            .iter()
+            .filter_map(|waiting| match &waiting.work {
+                Work::Ack { entries, .. } => Some(entries),
+                Work::Nack { .. } => None,
+            })
+            .flatten()
+            .collect();
+        if entries.is_empty() {
+            return answer(batch, Ok(Vec::new()));
+        }
+        let database = self.subscriptions.database();
+        let mut attempts = 0;
+        let outcomes = loop {
+            let outcomes = match is_partitioned {
+                true => database.ack_upto(&entries).await,
+                false => database.ack_each(&entries).await,
+            };
+            if !may_try_again(&outcomes, &mut attempts) {
+                break outcomes;
+            }
+        };
+        answer(batch, outcomes);
+    }
+
+    /// The rules decide what becomes of each, by how often it has failed.
+    async fn nack(&self, batch: Vec<Waiting>) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut attempts = 0;
+        let outcomes = loop {
+            let outcomes = self.decide_and_step(&batch).await;
+            if !may_try_again(&outcomes, &mut attempts) {
+                break outcomes;
+            }
+        };
+        answer(batch, outcomes);
+    }
+
+    async fn decide_and_step(&self, batch: &[Waiting]) -> Result<Vec<Outcome>, StoreError> {
+        let database = self.subscriptions.database();
+        let nacks: Vec<(&Policy, &AckEntry, Ask, &Option<String>)> = batch
+            .iter()
+            .filter_map(|waiting| match &waiting.work {
+                Work::Nack { policy, entries } => Some(entries.iter().map(move |(e, ask, why)| (policy, e, *ask, why))),
+                Work::Ack { .. } => None,
+            })
+            .flatten()
+            .collect();
+        let entries: Vec<&AckEntry> = nacks.iter().map(|(_, entry, ..)| *entry).collect();
+        let failures = database.delivery_failures(&entries).await?;
+        let steps: Vec<StepEntry> = nacks
+            .into_iter()
+            .zip(failures)
+            .map(|((policy, entry, ask, reason), failures)| {
+                // Where there is no such delivery, the step says what is there instead.
+                let (step, cause) = policy.on_nack(ask, failures.unwrap_or(0));
+                StepEntry { entry: entry.clone(), step, cause, reason: reason.clone() }
+            })
+            .collect();
+        database.step_deliveries(&steps).await
+    }
+}
+
+/// Deadlocks and the like are another transaction's doing.
+fn may_try_again<T>(outcome: &Result<T, StoreError>, attempts: &mut usize) -> bool {
+    *attempts += 1;
+    *attempts < ATTEMPTS_MAX && matches!(outcome, Err(StoreError::Refused { code, .. }) if code.starts_with("40"))
+}
+
+/// The outcomes of all entries, in order, go back to those they belong to.
+fn answer(batch: Vec<Waiting>, outcomes: Result<Vec<Outcome>, StoreError>) {
+    let mut outcomes = outcomes.map(Vec::into_iter);
+    for waiting in batch {
+        let count = waiting.work.len();
+        let own = match &mut outcomes {
+            Ok(all) => Ok(all.by_ref().take(count).collect()),
+            Err(error) => Err(error.clone()),
+        };
+        // The caller may have gone; what was committed stands all the same.
+        let _ = waiting.reply.send(own);
+    }
+}

@@ -1,0 +1,101 @@
+//! Subscriptions as this instance knows them: definitions do not change often, and are not read for every request.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::SubscriptionError;
+use crate::domain::delivery::Policy;
+use crate::domain::expression::Expression;
+use crate::domain::filter::Filter;
+use crate::domain::source::Source;
+use crate::domain::subscription::Definition;
+use crate::store::subscriptions::StoredSubscription;
+use crate::store::{Database, StoreError};
+
+/// A subscription that is ready for messages.
+pub struct Subscription {
+    pub id: i64,
+    pub name: String,
+    pub definition: Definition,
+    pub aggregated_stream_id: Option<i64>,
+    pub generation: i64,
+    /// What is read for it; an aggregated stream is read by its partitions.
+    pub(super) log: Option<Source>,
+    pub(super) types: Filter,
+    pub(super) expression: Option<Arc<Expression>>,
+    pub(super) policy: Policy,
+}
+
+impl Subscription {
+    pub fn consumer_timeout(&self) -> Duration {
+        Duration::from_millis(self.definition.settings.consumer_timeout_ms.unsigned_abs())
+    }
+
+    pub(super) fn of(stored: StoredSubscription) -> Result<Self, StoreError> {
+        let definition = read_definition(&stored)?;
+        Ok(Self {
+            log: definition.log(),
+            types: definition.types_filter(),
+            expression: definition.expression(),
+            policy: definition.settings.policy(),
+            id: stored.id,
+            name: stored.name,
+            aggregated_stream_id: stored.aggregated_stream_id,
+            generation: stored.generation,
+            definition,
+        })
+    }
+}
+
+/// A definition as it stands in the database: written by a service like this one.
+pub(super) fn read_definition(stored: &StoredSubscription) -> Result<Definition, StoreError> {
+    serde_json::from_str(&stored.definition).map_err(|error| StoreError::Refused {
+        code: "definition".into(),
+        message: format!("the definition of the subscription {} cannot be read: {error}", stored.name),
+    })
+}
+
+pub(super) struct Catalog {
+    database: Database,
+    known: Mutex<HashMap<String, Arc<Subscription>>>,
+}
+
+impl Catalog {
+    pub fn new(database: Database) -> Self {
+        Self { database, known: Mutex::default() }
+    }
+
+    /// As it was known last.
+    pub async fn find(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
+        let known = self.known().get(name).cloned();
+        match known {
+            Some(subscription) => Ok(subscription),
+            None => self.reload(name).await,
+        }
+    }
+
+    /// As it stands now.
+    pub async fn reload(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
+        let Some(stored) = self.database.subscription(name).await? else {
+            self.known().remove(name);
+            return Err(SubscriptionError::NotFound { name: name.into() });
+        };
+        let subscription = Arc::new(Subscription::of(stored)?);
+        self.known().insert(name.into(), subscription.clone());
+        Ok(subscription)
+    }
+
+    pub fn forget(&self, id: i64) {
+        self.known().retain(|_, subscription| subscription.id != id);
+    }
+
+    pub fn forget_all(&self) {
+        self.known().clear();
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Subscription>>> {
+        // Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,155 @@
+//! A round of a consumer that shares all messages with others: first what was delivered before, then what is new.
+
+use super::SubscriptionError;
+use super::consumer::{Consumer, Delivery, Round, Wish};
+use super::reading::{Open, Room};
+use crate::domain::delivery::{Cause, Step};
+use crate::store::subscriptions::{AckEntry, At, Claim, Look, State, StepEntry, Take};
+
+/// Attempts of one round: each ends with something delivered, something passed over, or a cursor that somebody moved.
+const ATTEMPTS_MAX: usize = 20;
+/// A cursor that passes over nothing of its source moves on in the database after so many positions.
+const SILENT_MAX: i64 = 1_000;
+
+impl Consumer {
+    pub(super) async fn competing_round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
+        let mut round = Round::default();
+        let local = self.local.clone();
+        let _turn = local.claiming.lock().await;
+        for _ in 0..ATTEMPTS_MAX {
+            let settings = &self.subscription.definition.settings;
+            let credit_max = wish.in_flight_max.min(settings.max_in_flight);
+            let (database, grace_ms) = (self.subscriptions.database(), self.subscriptions.grace_ms());
+            let look = database
+                .look_at_deliveries(self.subscription.id, &self.name, self.session, credit_max, grace_ms)
+                .await?;
+            let Some(look) = look else { return Ok(self.gone()) };
+            round.end = self.stands(look.generation, look.standing).await?;
+            if round.end.is_some() {
+                return Ok(round);
+            }
+            round.next = Self::next(look.next_ms.filter(|_| !look.has_due));
+            if look.state != State::Running {
+                return Ok(round);
+            }
+            if let Some(after) = self.backlog_after {
+                round.deliveries = self.take_again(wish.messages, Take::Own { after }).await?;
+                self.backlog_after =
+                    round.deliveries.last().map(|last| At { partition: last.partition, position: last.position });
+                if !round.deliveries.is_empty() {
+                    return Ok(round);
+                }
+            }
+            if self.deliver_next_claim(wish, credit_max, &look, &mut round).await? {
+                return Ok(round);
+            }
+        }
+        // Not at the end: the next round goes on.
+        round.next = Some(std::time::Duration::ZERO);
+        Ok(round)
+    }
+
+    /// Answers whether the round is done.
+    async fn deliver_next_claim(
+        &mut self,
+        wish: Wish,
+        credit_max: i64,
+        look: &Look,
+        round: &mut Round,
+    ) -> Result<bool, SubscriptionError> {
+        let is_auto = self.subscription.definition.settings.is_auto();
+        let credit =
+            if is_auto { wish.messages as i64 } else { (credit_max - look.in_flight).min(wish.messages as i64) };
+        let Ok(messages @ 1..) = usize::try_from(credit) else { return Ok(true) };
+        if look.has_due {
+            round.deliveries = self.take_again(messages, Take::Due).await?;
+            if !round.deliveries.is_empty() {
+                return Ok(true);
+            }
+        }
+        if look.cursors.is_empty() {
+            round.is_caught_up = !look.has_due;
+            return Ok(round.is_caught_up);
+        }
+        let local = self.local.clone();
+        let open = look.cursors.iter().map(|at| Open::shared(*at, local.floor(at.partition, at.position)));
+        let mut open: Vec<Open> = open.collect();
+        // Nobody's partition comes last every time.
+        fastrand::shuffle(&mut open);
+        let room = Room { messages, bytes: wish.bytes, is_first: true };
+        let at_end = self.subscriptions.pick(&self.subscription, &local, &mut open, room).await?;
+        let mut all_moved = true;
+        for one in open {
+            all_moved &= self.claim(one, &mut round.deliveries).await?;
+        }
+        round.deliveries.sort_by_key(|delivery| delivery.message.global_position);
+        if !round.deliveries.is_empty() {
+            return Ok(true);
+        }
+        round.is_caught_up = at_end && all_moved;
+        Ok(round.is_caught_up)
+    }
+
+    /// Moves a shared cursor on; what was claimed by that is delivered. Answers whether nobody was faster.
+    async fn claim(&self, one: Open, deliveries: &mut Vec<Delivery>) -> Result<bool, SubscriptionError> {
+        let is_worth_it = !one.taken.is_empty() || one.has_passed || one.cursor - one.expected > SILENT_MAX;
+        if !is_worth_it || one.cursor <= one.expected {
+            self.local.set_floor(one.partition, one.expected, one.cursor);
+            return Ok(true);
+        }
+        let positions: Vec<i64> = one.taken.iter().map(|(position, _)| *position).collect();
+        let global_positions: Vec<i64> = one.taken.iter().map(|(_, message)| message.global_position).collect();
+        let claim = Claim {
+            subscription: self.subscription.id,
+            consumer: &self.name,
+            partition: one.partition,
+            expected: one.expected,
+            read_upto: one.cursor,
+            positions: &positions,
+            global_positions: &global_positions,
+            is_auto: self.subscription.definition.settings.is_auto(),
+        };
+        let Some(epoch) = self.subscriptions.database().claim_messages(claim).await? else { return Ok(false) };
+        for (position, message) in one.taken {
+            deliveries.push(Delivery { partition: one.partition, position, epoch, delivery_count: 1, message });
+        }
+        Ok(true)
+    }
+
+    /// Takes messages that were delivered before, or parked; those that were tried too often end as the policy says,
+    /// and those whose message is gone are over.
+    pub(super) async fn take_again(&self, limit: usize, take: Take<'_>) -> Result<Vec<Delivery>, SubscriptionError> {
+        let (database, policy) = (self.subscriptions.database(), &self.subscription.policy);
+        let id = self.subscription.id;
+        let taken = database.take_deliveries(id, &self.name, limit as i64, policy.max_deliveries, take).await?;
+        let wanted = taken.iter().filter(|taken| !taken.is_exhausted).map(|taken| taken.global_position);
+        let mut messages: std::collections::HashMap<_, _> = match wanted.collect::<Vec<_>>() {
+            wanted if wanted.is_empty() => Default::default(),
+            wanted => database.messages_at(&wanted).await?,
+        };
+        let (mut deliveries, mut steps) = (Vec::new(), Vec::new());
+        for taken in taken {
+            let message = messages.remove(&taken.global_position);
+            let step = match (taken.is_exhausted, message) {
+                (false, Some(message)) => {
+                    deliveries.push(Delivery {
+                        partition: taken.at.partition,
+                        position: taken.at.position,
+                        epoch: taken.epoch,
+                        delivery_count: taken.delivery_count,
+                        message: message.into(),
+                    });
+                    continue;
+                }
+                (false, None) => Step::Skip,
+                (true, _) => policy.exhausted(),
+            };
+            let entry = AckEntry { subscription: id, consumer: self.name.clone(), at: taken.at, epoch: taken.epoch };
+            steps.push(StepEntry { entry, step, cause: Cause::Exhausted, reason: None });
+        }
+        if !steps.is_empty() {
+            database.step_deliveries(&steps).await?;
+        }
+        Ok(deliveries)
+    }
+}

@@ -1,0 +1,306 @@
+//! A consumer of a subscription. Event streams and fetches are two faces of it: both take rounds, and wait between them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::catalog::Subscription;
+use super::hub::Local;
+use super::{SubscriptionError, Subscriptions};
+use crate::domain::message::Message;
+use crate::domain::observation::Observation;
+use crate::service::aggregated::feed::FeedMember;
+use crate::service::tail::Membership;
+use crate::store::subscriptions::{At, Held, Joined, Standing};
+
+/// A message on its way to a consumer.
+#[derive(Debug)]
+pub struct Delivery {
+    pub partition: i32,
+    pub position: i64,
+    pub epoch: i64,
+    pub delivery_count: i64,
+    pub message: Arc<Message>,
+}
+
+/// What changes in what a consumer holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Everything up to `position` is acked.
+    Assigned {
+        partition: i32,
+        epoch: i64,
+        position: i64,
+    },
+    Revoked {
+        partition: i32,
+        reason: &'static str,
+    },
+}
+
+/// Why there is nothing more for a consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The subscription is gone.
+    Deleted,
+    /// The consumer was sent away, or its lease ran out.
+    Removed,
+    /// Another connection has come with its name.
+    Replaced,
+}
+
+/// What a consumer gets at once.
+#[derive(Debug, Default)]
+pub struct Round {
+    pub changes: Vec<Change>,
+    pub deliveries: Vec<Delivery>,
+    /// There is nothing more to be delivered at this moment.
+    pub is_caught_up: bool,
+    pub end: Option<End>,
+    /// When it has to look again, whatever happens.
+    pub next: Option<Duration>,
+}
+
+/// How much a consumer takes at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish {
+    pub messages: usize,
+    pub bytes: usize,
+    /// Messages that it may have and not have acked; the subscription's own bound holds too.
+    pub in_flight_max: i64,
+}
+
+/// A consumer that is waiting for messages here.
+pub struct Consumer {
+    pub(super) subscriptions: Subscriptions,
+    pub(super) subscription: Arc<Subscription>,
+    pub(super) name: String,
+    /// Of who holds a connection open.
+    pub(super) session: Option<Uuid>,
+    pub(super) local: Arc<Local>,
+    /// The consumer's own messages come first, after this place; `None`: it has had them.
+    pub(super) backlog_after: Option<At>,
+    /// The partitions that it knows to hold, by their epochs; `true`: it knows that they are about to go.
+    known: HashMap<i32, (i64, bool)>,
+    wake: watch::Receiver<u64>,
+    source: Following,
+}
+
+/// Wakes a consumer when its source has something new.
+enum Following {
+    Log(Membership),
+    Aggregated(FeedMember),
+    Nothing,
+}
+
+impl Subscriptions {
+    /// As it was known last.
+    pub async fn find(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
+        self.inner.catalog.find(name).await
+    }
+
+    /// A consumer that holds a connection open: it is a member until the connection ends. Its own messages come first.
+    pub async fn connect(&self, subscription: Arc<Subscription>, name: &str) -> Result<Consumer, SubscriptionError> {
+        let session = Uuid::new_v4();
+        let mut consumer = self.consumer(subscription, name, Some(session));
+        consumer.backlog_after = Some(At::FIRST);
+        consumer.join().await?;
+        Ok(consumer)
+    }
+
+    /// A consumer that comes for messages now and then: it is a member until it has not come for too long.
+    pub async fn visit(
+        &self,
+        subscription: Arc<Subscription>,
+        name: &str,
+        with_backlog: bool,
+    ) -> Result<Consumer, SubscriptionError> {
+        let is_fresh = self.inner.presence.touch(subscription.id, name);
+        let mut consumer = self.consumer(subscription, name, None);
+        consumer.backlog_after = with_backlog.then_some(At::FIRST);
+        if is_fresh {
+            self.inner.presence.opened(consumer.subscription.id, name);
+        } else {
+            consumer.join().await?;
+        }
+        Ok(consumer)
+    }
+
+    fn consumer(&self, subscription: Arc<Subscription>, name: &str, session: Option<Uuid>) -> Consumer {
+        let local = self.inner.hub.local(subscription.id);
+        // Joined before the first round, so that nothing falls between them.
+        let source = match (&subscription.log, subscription.aggregated_stream_id) {
+            (Some(log), _) => Following::Log(self.inner.tail.join(log)),
+            (None, Some(id)) => Following::Aggregated(self.inner.feeds.join(id)),
+            (None, None) => Following::Nothing,
+        };
+        if session.is_none()
+            && let Some(log) = &subscription.log
+        {
+            local.linger(|| self.inner.tail.join(log));
+        }
+        Consumer {
+            subscriptions: self.clone(),
+            name: name.to_owned(),
+            session,
+            wake: local.waker(),
+            local,
+            backlog_after: None,
+            known: HashMap::new(),
+            source,
+            subscription,
+        }
+    }
+}
+
+impl Consumer {
+    pub fn subscription(&self) -> &Arc<Subscription> {
+        &self.subscription
+    }
+
+    /// What there is for it now, without waiting.
+    pub async fn round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
+        // What changes from here on is looked at in the next round.
+        self.wake.borrow_and_update();
+        let round = match self.subscription.definition.is_partitioned() {
+            true => self.partitioned_round(wish).await?,
+            false => self.competing_round(wish).await?,
+        };
+        if !round.deliveries.is_empty() {
+            let messages = round.deliveries.len();
+            self.subscriptions.inner.observer.record(Observation::SubscriptionDelivered { messages });
+        }
+        Ok(round)
+    }
+
+    /// Waits until there may be something new, or `next` is over.
+    pub async fn changed(&mut self, next: Option<Duration>) {
+        let due = async {
+            match next {
+                Some(next) => tokio::time::sleep(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        let published = async {
+            match &mut self.source {
+                Following::Log(membership) => membership.changed().await,
+                Following::Aggregated(member) => member.changed().await,
+                Following::Nothing => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = published => {}
+            // The hub lives as long as the consumer.
+            _ = self.wake.changed() => {}
+            () = due => {}
+        }
+    }
+
+    pub(super) async fn join(&mut self) -> Result<(), SubscriptionError> {
+        let inner = &self.subscriptions.inner;
+        let max = inner.settings.consumers_max;
+        let session = self.session.unwrap_or_else(Uuid::new_v4);
+        let (id, is_connected) = (self.subscription.id, self.session.is_some());
+        let joined = inner
+            .database
+            .join_subscription(id, &self.name, session, is_connected, max as i64, self.subscriptions.grace_ms())
+            .await?;
+        match joined {
+            Joined::Yes => {}
+            Joined::Gone => {
+                inner.catalog.forget(id);
+                return Err(SubscriptionError::NotFound { name: self.subscription.name.clone() });
+            }
+            Joined::Full => return Err(SubscriptionError::TooManyConsumers { max }),
+        }
+        inner.presence.joined(id, &self.name, self.session, self.subscription.consumer_timeout());
+        inner.presence.opened(id, &self.name);
+        inner.observer.record(Observation::ConsumerJoined { subscription: id, consumer: self.name.clone() });
+        Ok(())
+    }
+
+    /// What a look at the subscription says of its consumer: whether it may go on.
+    pub(super) async fn stands(
+        &mut self,
+        generation: i64,
+        standing: Standing,
+    ) -> Result<Option<End>, SubscriptionError> {
+        match (standing, self.session) {
+            (Standing::Unknown, Some(_)) => return Ok(Some(End::Removed)),
+            (Standing::Replaced, Some(_)) => return Ok(Some(End::Replaced)),
+            (Standing::Unknown, None) => {
+                self.subscriptions.inner.presence.closed(self.subscription.id, &self.name);
+                self.join().await?;
+            }
+            (Standing::Replaced, None) | (Standing::Member, _) => {}
+        }
+        if generation != self.subscription.generation {
+            let reloaded = self.subscriptions.inner.catalog.reload(&self.subscription.name).await?;
+            if reloaded.id != self.subscription.id {
+                return Ok(Some(End::Deleted));
+            }
+            self.subscription = reloaded;
+        }
+        Ok(None)
+    }
+
+    /// The subscription is not there any more.
+    pub(super) fn gone(&self) -> Round {
+        self.subscriptions.inner.catalog.forget(self.subscription.id);
+        Round { end: Some(End::Deleted), ..Round::default() }
+    }
+
+    /// What has changed in what it holds since it was told last.
+    pub(super) fn changes(&mut self, held: &[Held]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut lost: Vec<i32> = self.known.keys().copied().collect();
+        lost.retain(|partition| !held.iter().any(|held| held.partition == *partition));
+        lost.sort_unstable();
+        for partition in lost {
+            if let Some((_, false)) = self.known.remove(&partition) {
+                changes.push(Change::Revoked { partition, reason: "rebalance" });
+            }
+        }
+        for one in held {
+            let partition = one.partition;
+            let before = self.known.get(&partition).copied();
+            if let Some((epoch, false)) = before
+                && epoch != one.epoch
+            {
+                changes.push(Change::Revoked { partition, reason: "reset" });
+            }
+            if before.is_none_or(|(epoch, _)| epoch != one.epoch) {
+                changes.push(Change::Assigned { partition, epoch: one.epoch, position: one.committed });
+            }
+            let was_told = before.is_some_and(|(epoch, is_revoked)| epoch == one.epoch && is_revoked);
+            if one.is_revoked && !was_told {
+                changes.push(Change::Revoked { partition, reason: "rebalance" });
+            }
+            if !one.is_revoked && was_told {
+                // It stays after all.
+                changes.push(Change::Assigned { partition, epoch: one.epoch, position: one.committed });
+            }
+            self.known.insert(partition, (one.epoch, one.is_revoked));
+        }
+        changes
+    }
+
+    /// How long until it has to look again.
+    pub(super) fn next(next_ms: Option<i64>) -> Option<Duration> {
+        // A little later, so that what is due then is due by PostgreSQL's clock too.
+        next_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs() + 2))
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let presence = &self.subscriptions.inner.presence;
+        match self.session {
+            Some(session) => presence.left(self.subscription.id, &self.name, session),
+            None => presence.closed(self.subscription.id, &self.name),
+        }
+    }
+}

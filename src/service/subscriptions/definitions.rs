@@ -1,0 +1,273 @@
+//! Making, changing, deleting and finding subscriptions, and where they begin.
+
+use std::collections::HashMap;
+
+use super::catalog::{Subscription, read_definition};
+use super::{SubscriptionError, Subscriptions};
+use crate::domain::Violation;
+use crate::domain::subscription::{Definition, SettingsPatch, StartAt, SubscriptionSource};
+use crate::domain::time::Timestamp;
+use crate::service::read::{PlaceError, Start};
+use crate::store::StoreError;
+use crate::store::subscriptions::{NewSubscription, PartitionCursor, State, StoredSubscription, Update};
+
+/// Attempts to make a subscription that others make and delete at the same moment.
+const PUT_ATTEMPTS: usize = 5;
+
+/// What came of a definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    New,
+    /// It was there like this already.
+    Same,
+}
+
+/// Where a partition stands, and where a seek takes it: everything up to there counts as acked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeekPlan {
+    pub partition: i32,
+    pub from: i64,
+    pub to: i64,
+}
+
+/// The cursors of a new subscription.
+struct Beginning {
+    aggregated_stream_id: Option<i64>,
+    cursors: Vec<PartitionCursor>,
+    first_position: i64,
+}
+
+impl Subscriptions {
+    /// Makes a subscription. Doing it again changes nothing.
+    pub async fn put(&self, name: &str, definition: &Definition) -> Result<Put, SubscriptionError> {
+        let violations = definition.check();
+        if !violations.is_empty() {
+            return Err(SubscriptionError::Invalid(violations));
+        }
+        let most = self.inner.settings.subscriptions_max;
+        for _ in 0..PUT_ATTEMPTS {
+            if let Some(stored) = self.database().subscription(name).await? {
+                let fields = read_definition(&stored)?.differences(definition);
+                return match fields.is_empty() {
+                    true => Ok(Put::Same),
+                    false => Err(SubscriptionError::Differs { name: name.into(), fields }),
+                };
+            }
+            if self.create(name, definition, most).await? {
+                return Ok(Put::New);
+            }
+        }
+        Err(SubscriptionError::TooManySubscriptions { max: most })
+    }
+
+    async fn create(&self, name: &str, definition: &Definition, most: usize) -> Result<bool, SubscriptionError> {
+        let beginning = self.beginning(definition).await?;
+        let partitions: Vec<i32> = beginning.cursors.iter().map(|cursor| cursor.partition).collect();
+        let cursors: Vec<i64> = beginning.cursors.iter().map(|cursor| cursor.after).collect();
+        let id = self
+            .database()
+            .create_subscription(NewSubscription {
+                name,
+                definition: &text_of(definition),
+                is_partitioned: definition.is_partitioned(),
+                aggregated_stream_id: beginning.aggregated_stream_id,
+                ack_timeout_ms: definition.settings.ack_timeout_ms,
+                consumer_timeout_ms: definition.settings.consumer_timeout_ms,
+                first_position: beginning.first_position,
+                partitions: &partitions,
+                cursors: &cursors,
+                most: most as i64,
+            })
+            .await?;
+        Ok(id.is_some())
+    }
+
+    async fn beginning(&self, definition: &Definition) -> Result<Beginning, SubscriptionError> {
+        let SubscriptionSource::Aggregated(name) = &definition.source else {
+            let after = self.log_cursor(definition, definition.from).await?;
+            let count = if definition.is_partitioned() { definition.partitions as i32 } else { 1 };
+            let cursors = (0..count).map(|partition| PartitionCursor { partition, after }).collect();
+            return Ok(Beginning { aggregated_stream_id: None, cursors, first_position: 0 });
+        };
+        let Some(id) = self.database().aggregated_stream_id(name).await? else {
+            let rule = "must name an aggregated stream that is there";
+            return Err(SubscriptionError::Invalid(vec![Violation::new("source.aggregated_stream", rule)]));
+        };
+        let cursors = self.aggregated_cursors(id, definition.from).await?;
+        let first_position = match definition.from {
+            StartAt::Position(position) => position,
+            StartAt::Beginning | StartAt::End | StartAt::Time(_) => 0,
+        };
+        Ok(Beginning { aggregated_stream_id: Some(id), cursors, first_position })
+    }
+
+    /// The same for all partitions of a log.
+    async fn log_cursor(&self, definition: &Definition, to: StartAt) -> Result<i64, SubscriptionError> {
+        let Some(log) = definition.log() else { return Ok(definition.before_all()) };
+        let start = match to {
+            StartAt::Beginning => Start::Beginning,
+            StartAt::End => Start::End,
+            StartAt::Position(position) => Start::At(position),
+            StartAt::Time(micros) => Start::AtTime(Timestamp(micros)),
+        };
+        match self.inner.reads.place(&log, start).await {
+            Ok(place) => Ok(place.stream_after.unwrap_or(place.after)),
+            Err(PlaceError::Store(error)) => Err(error.into()),
+            // Said of cursors only.
+            Err(PlaceError::FromTheFuture { end, .. }) => Ok(end),
+        }
+    }
+
+    /// Of the partitions that have messages.
+    async fn aggregated_cursors(&self, id: i64, to: StartAt) -> Result<Vec<PartitionCursor>, StoreError> {
+        let partitions = self.database().aggregated_partitions(id).await?;
+        let at_time: HashMap<i32, i64> = match to {
+            StartAt::Time(micros) => {
+                let first = self.database().first_global_position_at(Timestamp(micros)).await?;
+                self.database().aggregated_positions(id, first).await?.into_iter().collect()
+            }
+            StartAt::Beginning | StartAt::End | StartAt::Position(_) => HashMap::new(),
+        };
+        let cursor = |partition: i32, message_count: i64| match to {
+            StartAt::Beginning => -1,
+            StartAt::End => message_count - 1,
+            StartAt::Position(position) => position - 1,
+            StartAt::Time(_) => at_time.get(&partition).map_or(-1, |position| position - 1),
+        };
+        let cursors = partitions
+            .iter()
+            .map(|one| PartitionCursor { partition: one.partition, after: cursor(one.partition, one.message_count) });
+        Ok(cursors.collect())
+    }
+
+    /// Changes settings; what is not given stays.
+    pub async fn patch(&self, name: &str, patch: SettingsPatch) -> Result<(), SubscriptionError> {
+        let mut definition = self.stored_definition(name).await?.1;
+        definition.settings = definition.settings.patched(patch);
+        let violations = definition.check();
+        if !violations.is_empty() {
+            return Err(SubscriptionError::Invalid(violations));
+        }
+        let text = text_of(&definition);
+        self.update(
+            name,
+            Update {
+                definition: Some(&text),
+                ack_timeout_ms: Some(definition.settings.ack_timeout_ms),
+                consumer_timeout_ms: Some(definition.settings.consumer_timeout_ms),
+                state: None,
+            },
+        )
+        .await
+    }
+
+    pub async fn pause(&self, name: &str) -> Result<(), SubscriptionError> {
+        self.update(name, Update { state: Some(State::Paused), ..Update::default() }).await
+    }
+
+    /// Goes on, also after a stop.
+    pub async fn resume(&self, name: &str) -> Result<(), SubscriptionError> {
+        self.update(name, Update { state: Some(State::Running), ..Update::default() }).await
+    }
+
+    async fn update(&self, name: &str, update: Update<'_>) -> Result<(), SubscriptionError> {
+        let id = self.database().update_subscription(name, update).await?;
+        let id = id.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
+        self.changed(id).await;
+        Ok(())
+    }
+
+    pub async fn delete(&self, name: &str) -> Result<(), SubscriptionError> {
+        let id = self.database().delete_subscription(name).await?;
+        let id = id.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
+        self.changed(id).await;
+        Ok(())
+    }
+
+    /// By name, after a name.
+    pub async fn list(
+        &self,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(StoredSubscription, Definition)>, SubscriptionError> {
+        let found = self.database().subscriptions(after, limit as i64).await?;
+        let with_definition = found.into_iter().map(|stored| {
+            let definition = read_definition(&stored)?;
+            Ok((stored, definition))
+        });
+        with_definition.collect()
+    }
+
+    /// Where a seek takes the partitions, or some of them. Unless it is only asked for, it is done.
+    pub async fn seek(
+        &self,
+        name: &str,
+        to: StartAt,
+        partitions: Option<&[i32]>,
+        is_dry_run: bool,
+    ) -> Result<Vec<SeekPlan>, SubscriptionError> {
+        let (stored, definition) = self.stored_definition(name).await?;
+        let standing = self.database().subscription_cursors(stored.id).await?;
+        for (at, partition) in partitions.unwrap_or_default().iter().enumerate() {
+            if !standing.iter().any(|cursor| cursor.partition == *partition) {
+                let violation = Violation::new(format!("partitions[{at}]"), "must be a partition of the subscription");
+                return Err(SubscriptionError::Invalid(vec![violation]));
+            }
+        }
+        let targets: HashMap<i32, i64> = match stored.aggregated_stream_id {
+            Some(id) => {
+                let cursors = self.aggregated_cursors(id, to).await?;
+                cursors.into_iter().map(|cursor| (cursor.partition, cursor.after)).collect()
+            }
+            None => {
+                let after = self.log_cursor(&definition, to).await?;
+                standing.iter().map(|cursor| (cursor.partition, after)).collect()
+            }
+        };
+        let plans: Vec<SeekPlan> = standing
+            .into_iter()
+            .filter(|cursor| partitions.is_none_or(|wanted| wanted.contains(&cursor.partition)))
+            .filter_map(|cursor| {
+                let to = *targets.get(&cursor.partition)?;
+                Some(SeekPlan { partition: cursor.partition, from: cursor.after, to })
+            })
+            .collect();
+        if !is_dry_run {
+            let cursors: Vec<PartitionCursor> =
+                plans.iter().map(|plan| PartitionCursor { partition: plan.partition, after: plan.to }).collect();
+            self.database().seek_subscription(stored.id, &cursors).await?;
+            self.inner.hub.wake(stored.id);
+        }
+        Ok(plans)
+    }
+
+    pub(super) async fn stored_definition(
+        &self,
+        name: &str,
+    ) -> Result<(StoredSubscription, Definition), SubscriptionError> {
+        let stored = self.database().subscription(name).await?;
+        let stored = stored.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
+        let definition = read_definition(&stored)?;
+        Ok((stored, definition))
+    }
+
+    /// It is another one by now, or gone: those who wait for it look again, here and elsewhere.
+    async fn changed(&self, id: i64) {
+        self.inner.catalog.forget(id);
+        self.inner.hub.wake(id);
+        // Should it be lost, the others find out when they look by themselves.
+        let _ = self.database().notify_subscriptions(&id.to_string()).await;
+    }
+}
+
+impl Subscription {
+    /// The text under which a message of its source is found again.
+    pub fn is_aggregated(&self) -> bool {
+        self.aggregated_stream_id.is_some()
+    }
+}
+
+fn text_of(definition: &Definition) -> String {
+    // A definition is of texts, numbers and lists.
+    serde_json::to_string(definition).unwrap_or_default()
+}

@@ -1,0 +1,144 @@
+//! Who waits on this instance, by subscription, and what they share.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::service::tail::Membership;
+
+/// What the consumers of one subscription share on this instance.
+pub(super) struct Local {
+    pub id: i64,
+    wake: watch::Sender<u64>,
+    /// New messages of a competing subscription are claimed by one at a time: the others would only find the cursor
+    /// moved.
+    pub claiming: tokio::sync::Mutex<()>,
+    /// Up to where there is nothing for a partition, with the cursor from which that was seen.
+    floors: Mutex<HashMap<i32, Floor>>,
+    /// For one stream: a position in it, and the global position up to which nothing follows it.
+    stream_seen: Mutex<(i64, i64)>,
+    /// Messages of the next page: pages grow and shrink with the messages' size.
+    pub page_messages: AtomicUsize,
+    /// Keeps the source's topic open between the requests of who comes again and again.
+    lingering: Mutex<Option<(Membership, Instant)>>,
+}
+
+#[derive(Clone, Copy)]
+struct Floor {
+    base: i64,
+    upto: i64,
+}
+
+/// Messages of the first page.
+const PAGE_MESSAGES_FIRST: usize = 128;
+/// A topic is kept open this long after it was used.
+const LINGER: Duration = Duration::from_secs(30);
+
+impl Local {
+    fn new(id: i64) -> Self {
+        Self {
+            id,
+            wake: watch::Sender::new(0),
+            claiming: tokio::sync::Mutex::default(),
+            floors: Mutex::default(),
+            stream_seen: Mutex::new((i64::MIN, 0)),
+            page_messages: AtomicUsize::new(PAGE_MESSAGES_FIRST),
+            lingering: Mutex::default(),
+        }
+    }
+
+    /// Everybody who waits looks again.
+    pub fn wake(&self) {
+        self.wake.send_modify(|turn| *turn += 1);
+    }
+
+    pub fn waker(&self) -> watch::Receiver<u64> {
+        self.wake.subscribe()
+    }
+
+    /// A place at or after the cursor, up to which there is nothing for the partition.
+    pub fn floor(&self, partition: i32, cursor: i64) -> i64 {
+        match lock(&self.floors).get(&partition) {
+            Some(floor) if floor.base == cursor => floor.upto,
+            _ => cursor,
+        }
+    }
+
+    pub fn set_floor(&self, partition: i32, base: i64, upto: i64) {
+        lock(&self.floors).insert(partition, Floor { base, upto });
+    }
+
+    /// The global position up to which nothing follows a position in the stream; 0 if that is not known.
+    pub fn stream_seen(&self, position: i64) -> i64 {
+        let seen = *lock(&self.stream_seen);
+        if seen.0 == position { seen.1 } else { 0 }
+    }
+
+    pub fn set_stream_seen(&self, position: i64, global_position: i64) {
+        *lock(&self.stream_seen) = (position, global_position);
+    }
+
+    /// Keeps the topic open for a while.
+    pub fn linger(&self, join: impl FnOnce() -> Membership) {
+        let mut lingering = lock(&self.lingering);
+        match &mut *lingering {
+            Some((_, used)) => *used = Instant::now(),
+            None => *lingering = Some((join(), Instant::now())),
+        }
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.wake.receiver_count() > 0
+    }
+}
+
+/// All subscriptions that somebody consumes on this instance.
+#[derive(Default)]
+pub(super) struct Hub {
+    locals: Mutex<HashMap<i64, Arc<Local>>>,
+}
+
+impl Hub {
+    pub fn local(&self, id: i64) -> Arc<Local> {
+        lock(&self.locals).entry(id).or_insert_with(|| Arc::new(Local::new(id))).clone()
+    }
+
+    pub fn wake(&self, id: i64) {
+        let local = lock(&self.locals).get(&id).cloned();
+        if let Some(local) = local {
+            local.wake();
+        }
+    }
+
+    pub fn wake_all(&self) {
+        for local in lock(&self.locals).values() {
+            local.wake();
+        }
+    }
+
+    /// The subscriptions for which somebody waits here.
+    pub fn waited_for(&self) -> Vec<i64> {
+        lock(&self.locals).values().filter(|local| local.is_waited_for()).map(|local| local.id).collect()
+    }
+
+    /// Forgets what nobody has used for a while.
+    pub fn tidy(&self) {
+        lock(&self.locals).retain(|_, local| {
+            let mut lingering = lock(&local.lingering);
+            if lingering.as_ref().is_some_and(|(_, used)| used.elapsed() > LINGER) {
+                *lingering = None;
+            }
+            let is_kept = lingering.is_some();
+            drop(lingering);
+            is_kept || Arc::strong_count(local) > 1
+        });
+    }
+}
+
+/// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

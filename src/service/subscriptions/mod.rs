@@ -1,0 +1,165 @@
+//! Subscriptions: messages that are delivered until somebody has acked them.
+//!
+//! All state is in PostgreSQL, so any request may reach any instance. What is kept here only saves looks at it: who
+//! waits, whose leases are to be renewed, and up to where there is nothing for a partition.
+
+mod acks;
+mod announcer;
+mod catalog;
+mod competing;
+mod consumer;
+mod definitions;
+mod hub;
+mod inspect;
+mod partitioned;
+mod presence;
+mod reading;
+mod rescuer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::aggregated::feed::Feeds;
+use super::read::Reads;
+use super::tail::Tail;
+use crate::domain::Violation;
+use crate::lifecycle::Lifecycle;
+use crate::store::{Database, StoreError};
+use crate::telemetry::Observer;
+
+pub use crate::store::subscriptions::{
+    At, ConsumerInfo, ParkedMessage, PartitionCursor, PartitionLag, PendingDelivery, PendingSummary, State,
+    StoredSubscription,
+};
+pub use acks::{AckCounts, AckRequest, Fenced, NackEntry};
+pub use catalog::Subscription;
+pub use consumer::{Change, Consumer, Delivery, End, Round, Wish};
+pub use definitions::{Put, SeekPlan};
+pub use inspect::{LagOfSubscription, Status};
+pub use rescuer::Rescuer;
+
+use acks::{AckCommitter, Acks};
+use announcer::Announcer;
+use catalog::Catalog;
+use hub::Hub;
+use presence::Presence;
+
+/// The bounds of subscriptions.
+#[derive(Debug, Clone)]
+pub struct SubscriptionSettings {
+    pub subscriptions_max: usize,
+    /// Of one subscription.
+    pub consumers_max: usize,
+    /// How long a partition that is to change hands waits for the acks of what is in flight.
+    pub revoke_grace: Duration,
+    /// Requests with acks that may wait.
+    pub ack_queue_max: usize,
+    /// Other instances are told of changes at most this often.
+    pub notify_interval: Duration,
+    /// How often it is made sure that no hint was missed.
+    pub poll_interval: Duration,
+}
+
+/// What can go wrong with a subscription.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscriptionError {
+    #[error("there is no subscription {name}")]
+    NotFound { name: String },
+    #[error("the subscription {name} has another definition")]
+    Differs { name: String, fields: Vec<&'static str> },
+    #[error("a value is against a rule")]
+    Invalid(Vec<Violation>),
+    #[error("there are {max} subscriptions already")]
+    TooManySubscriptions { max: usize },
+    #[error("the subscription has {max} consumers already")]
+    TooManyConsumers { max: usize },
+    #[error("too many acks wait")]
+    Overloaded,
+    #[error("the service is stopping")]
+    Draining,
+    #[error("a lease or a delivery belongs to somebody else by now")]
+    Fenced(Fenced),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// All that is done with subscriptions. Cheap to clone.
+#[derive(Clone)]
+pub struct Subscriptions {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Database,
+    tail: Tail,
+    feeds: Feeds,
+    reads: Reads,
+    measured: tokio::sync::Mutex<inspect::Measured>,
+    catalog: Catalog,
+    hub: Hub,
+    presence: Presence,
+    acks: Acks,
+    announcer: Announcer,
+    observer: Observer,
+    draining: CancellationToken,
+    settings: SubscriptionSettings,
+}
+
+impl Subscriptions {
+    /// Starts the agents of subscriptions, too.
+    pub fn start(
+        database: Database,
+        tail: Tail,
+        feeds: Feeds,
+        reads: Reads,
+        settings: SubscriptionSettings,
+        lifecycle: &Lifecycle,
+        observer: Observer,
+    ) -> Self {
+        let (acks, requests) = Acks::new(settings.ack_queue_max);
+        let inner = Arc::new(Inner {
+            catalog: Catalog::new(database.clone()),
+            hub: Hub::default(),
+            presence: Presence::default(),
+            announcer: Announcer::default(),
+            draining: lifecycle.draining().clone(),
+            database,
+            tail,
+            feeds,
+            reads,
+            measured: Default::default(),
+            acks,
+            observer,
+            settings,
+        });
+        let subscriptions = Self { inner };
+        let stopping = lifecycle.stopping();
+        let committer = AckCommitter::new(subscriptions.clone(), requests);
+        lifecycle.spawn("ack committer", committer.run(stopping.clone()));
+        lifecycle.spawn("subscription leases", presence::run(subscriptions.clone(), stopping.clone()));
+        lifecycle.spawn("subscription rescuer", Rescuer::new(subscriptions.clone()).run(stopping.clone()));
+        lifecycle.spawn("subscription announcer", announcer::run(subscriptions.clone(), stopping.clone()));
+        subscriptions
+    }
+
+    /// Another instance has changed something; `None`: anything may have been missed.
+    pub fn hint(&self, hint: Option<&str>) {
+        match hint {
+            None => {
+                self.inner.catalog.forget_all();
+                self.inner.hub.wake_all();
+            }
+            Some(text) => announcer::take_in(self, text),
+        }
+    }
+
+    fn grace_ms(&self) -> i64 {
+        self.inner.settings.revoke_grace.as_millis() as i64
+    }
+
+    fn database(&self) -> &Database {
+        &self.inner.database
+    }
+}

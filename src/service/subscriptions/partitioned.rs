@@ -1,0 +1,171 @@
+//! A round of a consumer that holds partitions: each partition's messages in its order.
+
+use std::collections::HashMap;
+
+use super::SubscriptionError;
+use super::consumer::{Consumer, Delivery, Round, Wish};
+use super::reading::{Open, Room};
+use crate::domain::delivery::Cause;
+use crate::store::subscriptions::{AckEntry, Advance, At, Held, State, StepEntry, Sync, Take};
+
+/// Attempts of one round: each ends with something delivered, something passed over, or a partition that has changed.
+const ATTEMPTS_MAX: usize = 20;
+/// A partition without messages of its own moves on in the database only now and then: after so many positions, and so
+/// many for each partition.
+const SILENT_MAX: i64 = 1_000;
+const SILENT_PER_PARTITION: i64 = 64;
+
+impl Consumer {
+    pub(super) async fn partitioned_round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
+        let mut round = Round::default();
+        self.go_back_for_backlog().await?;
+        for _ in 0..ATTEMPTS_MAX {
+            let database = self.subscriptions.database();
+            let grace_ms = self.subscriptions.grace_ms();
+            let sync = database.sync_partitions(self.subscription.id, &self.name, self.session, grace_ms).await?;
+            let Some(sync) = sync else { return Ok(self.gone()) };
+            round.end = self.stands(sync.generation, sync.standing).await?;
+            if round.end.is_some() {
+                return Ok(round);
+            }
+            if self.session.is_some() {
+                round.changes.extend(self.changes(&sync.held));
+            }
+            round.next = Self::next(sync.next_ms);
+            if sync.state != State::Running {
+                return Ok(round);
+            }
+            if self.end_exhausted(&sync.held).await? {
+                continue;
+            }
+            if self.deliver_next(wish, &sync, &mut round).await? {
+                return Ok(round);
+            }
+        }
+        // Not at the end: the next round goes on.
+        round.next = Some(std::time::Duration::ZERO);
+        Ok(round)
+    }
+
+    /// Answers whether the round is done.
+    async fn deliver_next(&mut self, wish: Wish, sync: &Sync, round: &mut Round) -> Result<bool, SubscriptionError> {
+        let settings = &self.subscription.definition.settings;
+        let in_flight: i64 = sync.held.iter().map(|held| held.in_flight).sum();
+        let credit = wish.in_flight_max.min(settings.max_in_flight) - in_flight;
+        let messages = if settings.is_auto() { wish.messages as i64 } else { credit.min(wish.messages as i64) };
+        let Ok(messages @ 1..) = usize::try_from(messages) else { return Ok(true) };
+        if sync.has_replays {
+            let replays = self.take_again(messages, Take::Replays).await?;
+            if !replays.is_empty() {
+                round.deliveries = replays;
+                return Ok(true);
+            }
+        }
+        let local = self.local.clone();
+        let mut open: Vec<Open> = sync
+            .held
+            .iter()
+            .filter(|held| !held.is_revoked && !held.is_held_back)
+            .map(|held| Open::of(held, local.floor(held.partition, held.read_upto)))
+            .collect();
+        if open.is_empty() {
+            return Ok(true);
+        }
+        let room = Room { messages, bytes: wish.bytes, is_first: true };
+        let at_end = self.subscriptions.pick(&self.subscription, &local, &mut open, room).await?;
+        round.deliveries = self.deliver(&sync.held, open).await?;
+        if !round.deliveries.is_empty() {
+            return Ok(true);
+        }
+        round.is_caught_up = at_end;
+        Ok(at_end)
+    }
+
+    /// Moves the partitions on in the database; what moved is delivered.
+    async fn deliver(&mut self, held: &[Held], open: Vec<Open>) -> Result<Vec<Delivery>, SubscriptionError> {
+        let silent_max = SILENT_MAX.max(SILENT_PER_PARTITION * held.len() as i64);
+        let by_partition: HashMap<i32, &Held> = held.iter().map(|held| (held.partition, held)).collect();
+        let mut moving = Vec::new();
+        for one in open {
+            let is_worth_it = !one.taken.is_empty() || one.has_passed || one.cursor - one.expected > silent_max;
+            if is_worth_it && one.cursor > one.expected {
+                moving.push(one);
+            } else {
+                self.local.set_floor(one.partition, one.expected, one.cursor);
+            }
+        }
+        if moving.is_empty() {
+            return Ok(Vec::new());
+        }
+        let advances: Vec<Advance> = moving
+            .iter()
+            .filter_map(|one| {
+                let held = by_partition.get(&one.partition)?;
+                Some(Advance {
+                    partition: one.partition,
+                    epoch: held.epoch,
+                    rewinds: held.rewinds,
+                    expected: one.expected,
+                    read_upto: one.cursor,
+                    positions: one.taken.iter().map(|(position, _)| *position).collect(),
+                })
+            })
+            .collect();
+        let is_auto = self.subscription.definition.settings.is_auto();
+        let database = self.subscriptions.database();
+        let moved = database.deliver(self.subscription.id, &self.name, &advances, is_auto).await?;
+        let moved: HashMap<i32, Vec<i32>> = moved.into_iter().collect();
+        let mut deliveries = Vec::new();
+        for one in moving {
+            let (Some(counts), Some(held)) = (moved.get(&one.partition), by_partition.get(&one.partition)) else {
+                continue;
+            };
+            for ((position, message), count) in one.taken.into_iter().zip(counts) {
+                deliveries.push(Delivery {
+                    partition: one.partition,
+                    position,
+                    epoch: held.epoch,
+                    delivery_count: i64::from(*count),
+                    message,
+                });
+            }
+        }
+        deliveries.sort_by_key(|delivery| delivery.message.global_position);
+        Ok(deliveries)
+    }
+
+    /// Messages that were delivered as often as they may be end as the policy says. Answers whether there were any.
+    async fn end_exhausted(&self, held: &[Held]) -> Result<bool, SubscriptionError> {
+        let policy = &self.subscription.policy;
+        let exhausted = held.iter().filter_map(|held| {
+            let (position, failures) = held.suspect?;
+            policy.is_exhausted(failures).then(|| StepEntry {
+                entry: AckEntry {
+                    subscription: self.subscription.id,
+                    consumer: self.name.clone(),
+                    at: At { partition: held.partition, position },
+                    epoch: held.epoch,
+                },
+                step: policy.exhausted(),
+                cause: Cause::Exhausted,
+                reason: None,
+            })
+        });
+        let steps: Vec<StepEntry> = exhausted.collect();
+        if steps.is_empty() {
+            return Ok(false);
+        }
+        self.subscriptions.database().step_deliveries(&steps).await?;
+        Ok(true)
+    }
+
+    /// Who asks for the backlog gets what it has in flight once more.
+    async fn go_back_for_backlog(&mut self) -> Result<(), SubscriptionError> {
+        let wants = self.backlog_after.take().is_some() && self.session.is_none();
+        if wants {
+            let max_deliveries = self.subscription.policy.max_deliveries;
+            self.subscriptions.database().rewind_partitions(self.subscription.id, &self.name, max_deliveries).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! The consumers that this instance speaks for: their leases are renewed together, and who is gone is given up.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Subscriptions;
+use super::hub::lock;
+use crate::domain::observation::Observation;
+use crate::store::subscriptions::{Leaving, Renewal};
+
+/// How often it is looked whose lease is to be renewed.
+const TICK: Duration = Duration::from_millis(100);
+/// After a renewal that failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Leases renewed in one statement.
+const RENEWALS_MAX: usize = 5_000;
+
+#[derive(Default)]
+pub(super) struct Presence {
+    consumers: Mutex<HashMap<(i64, String), Entry>>,
+    leaving: Mutex<Vec<Leaving>>,
+    has_left: Notify,
+}
+
+struct Entry {
+    /// Of who holds a connection open.
+    session: Option<Uuid>,
+    /// Requests that are waiting, and connections.
+    open: usize,
+    /// It has been heard of since the last renewal.
+    is_touched: bool,
+    renewed_at: Instant,
+    timeout: Duration,
+}
+
+impl Entry {
+    fn is_wanted(&self) -> bool {
+        self.open > 0 || self.is_touched
+    }
+
+    /// The part of its lease that is over.
+    fn used(&self) -> f64 {
+        self.renewed_at.elapsed().as_secs_f64() / self.timeout.as_secs_f64()
+    }
+}
+
+impl Presence {
+    /// A consumer has joined, or its lease was renewed by joining again.
+    pub fn joined(&self, subscription: i64, consumer: &str, session: Option<Uuid>, timeout: Duration) {
+        let mut consumers = lock(&self.consumers);
+        let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
+            session,
+            open: 0,
+            is_touched: false,
+            renewed_at: Instant::now(),
+            timeout,
+        });
+        if session.is_some() {
+            entry.session = session;
+        }
+        entry.timeout = timeout;
+        entry.renewed_at = Instant::now();
+    }
+
+    /// A consumer has been heard of. Answers whether its lease was renewed not long ago, so that nothing is to be done.
+    pub fn touch(&self, subscription: i64, consumer: &str) -> bool {
+        match lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
+            Some(entry) => {
+                entry.is_touched = true;
+                entry.used() < 0.5
+            }
+            None => false,
+        }
+    }
+
+    /// Whether a consumer has been heard of here lately.
+    pub fn knows(&self, subscription: i64, consumer: &str) -> bool {
+        lock(&self.consumers).contains_key(&(subscription, consumer.to_owned()))
+    }
+
+    /// It waits here: its lease is renewed until [`closed`](Self::closed).
+    pub fn opened(&self, subscription: i64, consumer: &str) {
+        if let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
+            entry.open += 1;
+        }
+    }
+
+    pub fn closed(&self, subscription: i64, consumer: &str) {
+        if let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
+            entry.open = entry.open.saturating_sub(1);
+        }
+    }
+
+    /// A connection has ended: its consumer goes.
+    pub fn left(&self, subscription: i64, consumer: &str, session: Uuid) {
+        let key = (subscription, consumer.to_owned());
+        let mut consumers = lock(&self.consumers);
+        if consumers.get(&key).is_some_and(|entry| entry.session == Some(session)) {
+            consumers.remove(&key);
+        }
+        lock(&self.leaving).push(Leaving { subscription, consumer: key.1, session });
+        self.has_left.notify_one();
+    }
+
+    /// It is not there any more.
+    pub fn forget(&self, subscription: i64, consumer: &str) {
+        lock(&self.consumers).remove(&(subscription, consumer.to_owned()));
+    }
+
+    /// The leases to renew now: if one is due, those that soon will be go with it.
+    fn due(&self) -> Vec<Renewal> {
+        let mut consumers = lock(&self.consumers);
+        consumers.retain(|_, entry| entry.is_wanted() || entry.used() < 1.0);
+        if !consumers.values().any(|entry| entry.is_wanted() && entry.used() >= 1.0 / 3.0) {
+            return Vec::new();
+        }
+        let soon = consumers.iter().filter(|(_, entry)| entry.is_wanted() && entry.used() >= 0.2);
+        let renewals = soon.map(|((subscription, consumer), entry)| Renewal {
+            subscription: *subscription,
+            consumer: consumer.clone(),
+            session: entry.session,
+        });
+        renewals.take(RENEWALS_MAX).collect()
+    }
+
+    fn renewed(&self, renewal: &Renewal, asked_at: Instant) {
+        let key = (renewal.subscription, renewal.consumer.clone());
+        if let Some(entry) = lock(&self.consumers).get_mut(&key) {
+            entry.renewed_at = asked_at;
+            entry.is_touched = false;
+        }
+    }
+}
+
+/// Renews leases and gives up those of who has left, until the service stops; then the last ones go.
+pub(super) async fn run(subscriptions: Subscriptions, stopping: CancellationToken) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let presence = &subscriptions.inner.presence;
+    loop {
+        let is_last = tokio::select! {
+            () = stopping.cancelled() => true,
+            () = presence.has_left.notified() => false,
+            _ = ticks.tick() => false,
+        };
+        give_up(&subscriptions).await;
+        if is_last {
+            return;
+        }
+        if !renew(&subscriptions).await {
+            tokio::select! {
+                () = stopping.cancelled() => {}
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
+            }
+        }
+    }
+}
+
+/// Should it fail, their leases run out.
+async fn give_up(subscriptions: &Subscriptions) {
+    let leaving = std::mem::take(&mut *lock(&subscriptions.inner.presence.leaving));
+    if leaving.is_empty() {
+        return;
+    }
+    if subscriptions.database().leave_subscriptions(&leaving, subscriptions.grace_ms()).await.is_ok() {
+        for one in leaving {
+            subscriptions.inner.hub.wake(one.subscription);
+            let (subscription, consumer) = (one.subscription, one.consumer);
+            subscriptions.inner.observer.record(Observation::ConsumerLeft { subscription, consumer });
+        }
+    }
+}
+
+/// Says whether the database answered.
+async fn renew(subscriptions: &Subscriptions) -> bool {
+    let presence = &subscriptions.inner.presence;
+    let due = presence.due();
+    if due.is_empty() {
+        return true;
+    }
+    let asked_at = Instant::now();
+    let Ok(renewed) = subscriptions.database().renew_consumers(&due).await else { return false };
+    for (renewal, is_there) in due.iter().zip(renewed) {
+        if is_there {
+            presence.renewed(renewal, asked_at);
+        } else {
+            presence.forget(renewal.subscription, &renewal.consumer);
+            subscriptions.inner.hub.wake(renewal.subscription);
+        }
+    }
+    true
+}

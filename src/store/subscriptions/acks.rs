@@ -1,0 +1,175 @@
+//! Acks and other steps of deliveries, for many requests in one call.
+
+use tokio_postgres::Row;
+
+use super::At;
+use crate::domain::delivery::{Cause, Step};
+use crate::store::{Database, StoreError};
+
+/// One ack, or what else is said of one delivery.
+#[derive(Debug, Clone)]
+pub struct AckEntry {
+    pub subscription: i64,
+    pub consumer: String,
+    pub at: At,
+    pub epoch: i64,
+}
+
+/// What becomes of one delivery.
+#[derive(Debug)]
+pub struct StepEntry {
+    pub entry: AckEntry,
+    pub step: Step,
+    pub cause: Cause,
+    pub reason: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// The lease, or the delivery, is not this consumer's any more.
+    Fenced {
+        current_epoch: i64,
+    },
+    /// There is no such delivery.
+    Missing,
+}
+
+/// Entries as the columns that the functions take.
+struct Columns<'a> {
+    subscriptions: Vec<i64>,
+    consumers: Vec<&'a str>,
+    partitions: Vec<i32>,
+    positions: Vec<i64>,
+    epochs: Vec<i64>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(entries: impl Iterator<Item = &'a AckEntry>) -> Self {
+        let mut columns = Self {
+            subscriptions: Vec::new(),
+            consumers: Vec::new(),
+            partitions: Vec::new(),
+            positions: Vec::new(),
+            epochs: Vec::new(),
+        };
+        for entry in entries {
+            columns.subscriptions.push(entry.subscription);
+            columns.consumers.push(&entry.consumer);
+            columns.partitions.push(entry.at.partition);
+            columns.positions.push(entry.at.position);
+            columns.epochs.push(entry.epoch);
+        }
+        columns
+    }
+}
+
+impl Database {
+    /// Acks of partitioned subscriptions; an outcome for each, in order.
+    pub async fn ack_upto(&self, entries: &[&AckEntry]) -> Result<Vec<Outcome>, StoreError> {
+        let columns = Columns::of(entries.iter().copied());
+        let client = self.client().await?;
+        let statement =
+            client.prepare_cached("SELECT * FROM headwater.subscription_ack_upto($1, $2, $3, $4, $5)").await?;
+        let rows = client
+            .query(
+                &statement,
+                &[&columns.subscriptions, &columns.consumers, &columns.partitions, &columns.positions, &columns.epochs],
+            )
+            .await?;
+        outcomes(&rows, entries.len())
+    }
+
+    /// Acks of competing subscriptions; an outcome for each, in order.
+    pub async fn ack_each(&self, entries: &[&AckEntry]) -> Result<Vec<Outcome>, StoreError> {
+        let columns = Columns::of(entries.iter().copied());
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_ack_each($1, $2, $3, $4)").await?;
+        let rows = client
+            .query(&statement, &[&columns.subscriptions, &columns.partitions, &columns.positions, &columns.epochs])
+            .await?;
+        outcomes(&rows, entries.len())
+    }
+
+    /// How often each delivery has failed, the present time counted; `None` where there is no such delivery.
+    pub async fn delivery_failures(&self, entries: &[&AckEntry]) -> Result<Vec<Option<i64>>, StoreError> {
+        let columns = Columns::of(entries.iter().copied());
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached("SELECT failures FROM headwater.subscription_failures($1, $2, $3, $4) ORDER BY number")
+            .await?;
+        let rows = client
+            .query(&statement, &[&columns.subscriptions, &columns.partitions, &columns.positions, &columns.epochs])
+            .await?;
+        rows.iter().map(|row| Ok(row.try_get::<_, Option<i32>>(0)?.map(i64::from))).collect()
+    }
+
+    /// Applies what was decided; an outcome for each, in order.
+    pub async fn step_deliveries(&self, steps: &[StepEntry]) -> Result<Vec<Outcome>, StoreError> {
+        let columns = Columns::of(steps.iter().map(|step| &step.entry));
+        let names: Vec<&str> = steps.iter().map(|step| step.step.name()).collect();
+        let delays: Vec<i64> = steps.iter().map(|step| step.step.delay_ms()).collect();
+        let causes: Vec<&str> = steps.iter().map(|step| step.cause.name()).collect();
+        let reasons: Vec<Option<&str>> = steps.iter().map(|step| step.reason.as_deref()).collect();
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached("SELECT * FROM headwater.subscription_step($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+            .await?;
+        let rows = client
+            .query(
+                &statement,
+                &[
+                    &columns.subscriptions,
+                    &columns.consumers,
+                    &columns.partitions,
+                    &columns.positions,
+                    &columns.epochs,
+                    &names,
+                    &delays,
+                    &causes,
+                    &reasons,
+                ],
+            )
+            .await?;
+        outcomes(&rows, steps.len())
+    }
+
+    /// More time for deliveries of one consumer; an outcome for each, in order.
+    pub async fn extend_deliveries(
+        &self,
+        subscription: i64,
+        consumer: &str,
+        entries: &[&AckEntry],
+        timeout_ms: i64,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        let columns = Columns::of(entries.iter().copied());
+        let client = self.client().await?;
+        let statement =
+            client.prepare_cached("SELECT * FROM headwater.subscription_extend($1, $2, $3, $4, $5, $6)").await?;
+        let rows = client
+            .query(
+                &statement,
+                &[&subscription, &consumer, &columns.partitions, &columns.positions, &columns.epochs, &timeout_ms],
+            )
+            .await?;
+        outcomes(&rows, entries.len())
+    }
+}
+
+/// Rows of (number from 1, outcome, current epoch), in whatever order.
+fn outcomes(rows: &[Row], count: usize) -> Result<Vec<Outcome>, StoreError> {
+    let mut outcomes = vec![Outcome::Missing; count];
+    for row in rows {
+        let number: i64 = row.try_get(0)?;
+        let outcome = match row.try_get::<_, i32>(1)? {
+            0 => Outcome::Done,
+            1 => Outcome::Fenced { current_epoch: row.try_get::<_, Option<i64>>(2)?.unwrap_or_default() },
+            _ => Outcome::Missing,
+        };
+        if let Some(place) = usize::try_from(number - 1).ok().and_then(|at| outcomes.get_mut(at)) {
+            *place = outcome;
+        }
+    }
+    Ok(outcomes)
+}

@@ -1,0 +1,258 @@
+//! What there is to see of a subscription: pending deliveries, dead letters, consumers, and how far it is behind.
+
+use tokio_postgres::Row;
+
+use super::At;
+use crate::domain::message::Message;
+use crate::domain::time::Timestamp;
+use crate::store::read::{COLUMNS, message_of};
+use crate::store::{Database, StoreError};
+
+/// Delivered, and not acked.
+#[derive(Debug)]
+pub struct PendingDelivery {
+    pub at: At,
+    pub epoch: i64,
+    /// `None`: it waits to be delivered again.
+    pub consumer: Option<String>,
+    pub idle_ms: i64,
+    pub delivery_count: i64,
+    pub last_error: Option<String>,
+}
+
+/// Pending deliveries of one consumer, counted.
+#[derive(Debug)]
+pub struct PendingSummary {
+    pub consumer: Option<String>,
+    pub count: i64,
+    pub first: At,
+    pub last: At,
+    pub oldest_ms: i64,
+}
+
+/// A dead letter. The message may have been deleted since.
+#[derive(Debug)]
+pub struct ParkedMessage {
+    pub at: At,
+    pub cause: String,
+    pub last_error: Option<String>,
+    pub consumer: Option<String>,
+    pub delivery_count: i64,
+    pub parked_at: Timestamp,
+    pub message: Option<Message>,
+}
+
+#[derive(Debug)]
+pub struct ConsumerInfo {
+    pub name: String,
+    pub is_connected: bool,
+    pub joined_at: Timestamp,
+    pub expires_in_ms: i64,
+    pub partitions: Vec<i32>,
+    pub in_flight: i64,
+}
+
+/// How far a partition is.
+#[derive(Debug)]
+pub struct PartitionLag {
+    pub partition: i32,
+    pub committed: i64,
+    pub delivered: i64,
+    pub consumer: Option<String>,
+    pub epoch: i64,
+    pub is_held_back: bool,
+    /// Messages of the source that were not delivered yet.
+    pub undelivered: i64,
+    pub in_flight: i64,
+    pub oldest_unacked_ms: Option<i64>,
+    /// Everything up to here is acked.
+    pub low_water: i64,
+}
+
+const IDLE: &str = "(extract(epoch FROM clock_timestamp() - at) * 1000)::bigint";
+
+impl Database {
+    /// In order, after a place.
+    pub async fn pending_deliveries(
+        &self,
+        subscription: i64,
+        consumer: Option<&str>,
+        min_idle_ms: i64,
+        after: At,
+        limit: i64,
+    ) -> Result<Vec<PendingDelivery>, StoreError> {
+        // An index leads to one consumer's, so its text is another one.
+        let of_consumer = if consumer.is_some() { "= $2" } else { "IS NOT DISTINCT FROM coalesce($2, x.consumer)" };
+        let sql = format!(
+            "SELECT partition, position, epoch, consumer, {IDLE}, count, last_error FROM (\
+             (SELECT x.partition, x.position, x.epoch, x.consumer, x.delivered_at AS at, x.delivery_count AS count, \
+             x.last_error FROM headwater.subscription_deliveries AS x \
+             WHERE x.subscription_id = $1 AND x.consumer {of_consumer} AND (x.partition, x.position) > ($4, $5) \
+             AND x.delivered_at <= clock_timestamp() - $3 * interval '1 millisecond' \
+             ORDER BY x.partition, x.position LIMIT $6) \
+             UNION ALL \
+             SELECT x.partition, k.position, x.epoch, x.consumer, k.at, k.count, NULL \
+             FROM headwater.subscription_partitions AS x \
+             CROSS JOIN LATERAL unnest(x.known_positions, x.known_counts, x.known_times) AS k (position, count, at) \
+             WHERE x.subscription_id = $1 AND x.consumer {of_consumer} AND (x.partition, k.position) > ($4, $5) \
+             AND k.position <= x.read_upto AND k.at <= clock_timestamp() - $3 * interval '1 millisecond' \
+             ) AS p ORDER BY partition, position LIMIT $6"
+        );
+        let client = self.client().await?;
+        let statement = client.prepare_cached(&sql).await?;
+        let min_idle_ms = min_idle_ms as f64;
+        let rows = client
+            .query(&statement, &[&subscription, &consumer, &min_idle_ms, &after.partition, &after.position, &limit])
+            .await?;
+        let read = |row: &Row| {
+            Ok(PendingDelivery {
+                at: At { partition: row.try_get(0)?, position: row.try_get(1)? },
+                epoch: row.try_get(2)?,
+                consumer: row.try_get(3)?,
+                idle_ms: row.try_get(4)?,
+                delivery_count: row.try_get::<_, i32>(5)?.into(),
+                last_error: row.try_get(6)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// By consumer; those that wait for their next delivery last.
+    pub async fn pending_summary(&self, subscription: i64) -> Result<Vec<PendingSummary>, StoreError> {
+        let sql = format!(
+            "SELECT consumer, count(*), (array_agg(partition ORDER BY partition, position))[1], \
+             (array_agg(position ORDER BY partition, position))[1], \
+             (array_agg(partition ORDER BY partition DESC, position DESC))[1], \
+             (array_agg(position ORDER BY partition DESC, position DESC))[1], max({IDLE}) FROM (\
+             SELECT partition, position, consumer, delivered_at AS at FROM headwater.subscription_deliveries \
+             WHERE subscription_id = $1 AND delivered_at IS NOT NULL \
+             UNION ALL SELECT x.partition, k.position, x.consumer, k.at FROM headwater.subscription_partitions AS x \
+             CROSS JOIN LATERAL unnest(x.known_positions, x.known_times) AS k (position, at) \
+             WHERE x.subscription_id = $1 AND k.position <= x.read_upto) AS p GROUP BY consumer ORDER BY consumer"
+        );
+        let client = self.client().await?;
+        let statement = client.prepare_cached(&sql).await?;
+        let rows = client.query(&statement, &[&subscription]).await?;
+        let read = |row: &Row| {
+            Ok(PendingSummary {
+                consumer: row.try_get(0)?,
+                count: row.try_get(1)?,
+                first: At { partition: row.try_get(2)?, position: row.try_get(3)? },
+                last: At { partition: row.try_get(4)?, position: row.try_get(5)? },
+                oldest_ms: row.try_get(6)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// In order, after a place.
+    pub async fn parked_messages(
+        &self,
+        subscription: i64,
+        after: At,
+        limit: i64,
+    ) -> Result<Vec<ParkedMessage>, StoreError> {
+        let sql = format!(
+            "SELECT 0::bigint, {COLUMNS}, k.partition, k.position, k.cause, k.last_error, k.consumer, \
+             k.delivery_count, k.parked_at AT TIME ZONE 'UTC' FROM headwater.subscription_parked AS k \
+             LEFT JOIN message_store.messages AS m ON m.global_position = k.global_position \
+             WHERE k.subscription_id = $1 AND (k.partition, k.position) > ($2, $3) \
+             ORDER BY k.partition, k.position LIMIT $4"
+        );
+        let client = self.client().await?;
+        let statement = client.prepare_cached(&sql).await?;
+        let rows = client.query(&statement, &[&subscription, &after.partition, &after.position, &limit]).await?;
+        let read = |row: &Row| {
+            let has_message = row.try_get::<_, Option<i64>>(5)?.is_some();
+            Ok(ParkedMessage {
+                message: if has_message { Some(message_of(row)?) } else { None },
+                at: At { partition: row.try_get(9)?, position: row.try_get(10)? },
+                cause: row.try_get(11)?,
+                last_error: row.try_get(12)?,
+                consumer: row.try_get(13)?,
+                delivery_count: row.try_get::<_, i32>(14)?.into(),
+                parked_at: row.try_get(15)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Delivers parked messages again: these, or all. Answers how many there were.
+    pub async fn replay_parked(&self, subscription: i64, which: Option<&[At]>) -> Result<i64, StoreError> {
+        let partitions = which.map(|which| which.iter().map(|at| at.partition).collect::<Vec<_>>());
+        let positions = which.map(|which| which.iter().map(|at| at.position).collect::<Vec<_>>());
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT headwater.subscription_replay($1, $2, $3)").await?;
+        Ok(client.query_one(&statement, &[&subscription, &partitions, &positions]).await?.try_get(0)?)
+    }
+
+    /// Answers whether there was one.
+    pub async fn delete_parked(&self, subscription: i64, at: At) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "DELETE FROM headwater.subscription_parked \
+                 WHERE subscription_id = $1 AND partition = $2 AND position = $3",
+            )
+            .await?;
+        Ok(client.execute(&statement, &[&subscription, &at.partition, &at.position]).await? > 0)
+    }
+
+    pub async fn subscription_consumers(&self, subscription: i64) -> Result<Vec<ConsumerInfo>, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT c.name, c.is_connected, c.joined_at AT TIME ZONE 'UTC', \
+                 (extract(epoch FROM c.expires_at - clock_timestamp()) * 1000)::bigint, \
+                 coalesce(p.partitions, '{}'), coalesce(p.in_flight, 0)::bigint + d.count \
+                 FROM headwater.subscription_consumers AS c LEFT JOIN LATERAL (\
+                 SELECT array_agg(p.partition ORDER BY p.partition) AS partitions, sum((\
+                 SELECT count(*) FROM unnest(p.known_positions) AS k (position) WHERE k.position <= p.read_upto\
+                 )) AS in_flight FROM headwater.subscription_partitions AS p \
+                 WHERE p.subscription_id = $1 AND p.consumer = c.name) AS p ON true \
+                 CROSS JOIN LATERAL (SELECT count(*) AS count FROM headwater.subscription_deliveries AS d \
+                 WHERE d.subscription_id = $1 AND d.consumer = c.name) AS d \
+                 WHERE c.subscription_id = $1 ORDER BY c.name",
+            )
+            .await?;
+        let rows = client.query(&statement, &[&subscription]).await?;
+        let read = |row: &Row| {
+            Ok(ConsumerInfo {
+                name: row.try_get(0)?,
+                is_connected: row.try_get(1)?,
+                joined_at: row.try_get(2)?,
+                expires_in_ms: row.try_get(3)?,
+                partitions: row.try_get(4)?,
+                in_flight: row.try_get(5)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Exactly, up to a settled position.
+    pub async fn subscription_lag(&self, subscription: i64, settled: i64) -> Result<Vec<PartitionLag>, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT partition, committed, delivered, consumer, epoch, is_held_back, undelivered, in_flight, \
+                 oldest_ms, low_water FROM headwater.subscription_lag($1, $2) ORDER BY partition",
+            )
+            .await?;
+        let rows = client.query(&statement, &[&subscription, &settled]).await?;
+        let read = |row: &Row| {
+            Ok(PartitionLag {
+                partition: row.try_get(0)?,
+                committed: row.try_get(1)?,
+                delivered: row.try_get(2)?,
+                consumer: row.try_get(3)?,
+                epoch: row.try_get(4)?,
+                is_held_back: row.try_get(5)?,
+                undelivered: row.try_get(6)?,
+                in_flight: row.try_get(7)?,
+                oldest_unacked_ms: row.try_get(8)?,
+                low_water: row.try_get(9)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+}

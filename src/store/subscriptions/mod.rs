@@ -1,0 +1,49 @@
+//! Subscriptions in PostgreSQL: each step of a delivery is one call of a function, and one transaction.
+
+mod acks;
+mod competing;
+mod consumers;
+mod definitions;
+mod inspect;
+mod partitioned;
+mod sources;
+
+pub use acks::{AckEntry, Outcome, StepEntry};
+pub use competing::{Claim, Look, Take, Taken};
+pub use consumers::{Joined, Leaving, Renewal};
+pub use definitions::{NewSubscription, State, StoredSubscription, Update};
+pub use inspect::{ConsumerInfo, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary};
+pub use partitioned::{Advance, Held, Sync};
+pub use sources::PartitionCursor;
+
+/// Where something stands with a consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Member,
+    /// It is not there: it never came, was sent away, or its lease ran out.
+    Unknown,
+    /// Another connection has come with its name.
+    Replaced,
+}
+
+impl Standing {
+    fn read(text: &str) -> Self {
+        match text {
+            "member" => Standing::Member,
+            "replaced" => Standing::Replaced,
+            _ => Standing::Unknown,
+        }
+    }
+}
+
+/// A place in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    pub partition: i32,
+    pub position: i64,
+}
+
+impl At {
+    /// Before all others.
+    pub const FIRST: At = At { partition: -1, position: -1 };
+}

@@ -1,0 +1,97 @@
+//! What subscriptions read beside the log itself: partitions of aggregated streams, single messages, and cursors.
+
+use std::collections::HashMap;
+
+use tokio_postgres::Row;
+
+use super::At;
+use crate::domain::message::Message;
+use crate::store::read::{COLUMNS, message_of};
+use crate::store::{Database, StoreError};
+
+/// Where a partition's cursor stands: everything up to `after` was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionCursor {
+    pub partition: i32,
+    pub after: i64,
+}
+
+/// A place in a partition, and the message that stands there.
+pub type Linked = (At, Option<Message>);
+
+/// Of one partition at least this many are read at once, so that many partitions do not mean many reads.
+const PER_PARTITION_MIN: i64 = 16;
+
+impl Database {
+    /// What comes next in some partitions of an aggregated stream: each partition in its order. A link whose message is
+    /// gone has none. Says too whether that is all there is.
+    pub async fn partition_pages(
+        &self,
+        aggregated_stream: i64,
+        cursors: &[PartitionCursor],
+        limit: i64,
+    ) -> Result<(Vec<Linked>, bool), StoreError> {
+        let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
+        let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.after).collect();
+        let each = (2 * limit / cursors.len().max(1) as i64).clamp(PER_PARTITION_MIN.min(limit), limit);
+        let sql = format!(
+            "SELECT 0::bigint, {COLUMNS}, a.partition, a.position FROM (\
+             SELECT l.* FROM headwater.projections AS j \
+             CROSS JOIN unnest($2::int[], $3::bigint[]) AS c (partition, after) CROSS JOIN LATERAL (\
+             SELECT l.partition, l.position, l.global_position FROM headwater.aggregated_messages AS l \
+             WHERE l.projection_id = j.id AND l.partition = c.partition AND l.position > c.after \
+             ORDER BY l.position LIMIT $5) AS l \
+             WHERE j.aggregated_stream_id = $1 AND j.is_current ORDER BY l.global_position LIMIT $4) AS a \
+             LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
+             ORDER BY a.global_position"
+        );
+        let client = self.client().await?;
+        let statement = client.prepare_cached(&sql).await?;
+        let rows = client.query(&statement, &[&aggregated_stream, &partitions, &afters, &limit, &each]).await?;
+        let read = |row: &Row| {
+            let has_message = row.try_get::<_, Option<i64>>(5)?.is_some();
+            let at = At { partition: row.try_get(9)?, position: row.try_get(10)? };
+            Ok((at, if has_message { Some(message_of(row)?) } else { None }))
+        };
+        let links: Vec<Linked> = rows.iter().map(read).collect::<Result<_, StoreError>>()?;
+        let mut counts: HashMap<i32, i64> = HashMap::new();
+        for (at, _) in &links {
+            *counts.entry(at.partition).or_default() += 1;
+        }
+        let is_all = (links.len() as i64) < limit && counts.values().all(|count| *count < each);
+        Ok((links, is_all))
+    }
+
+    /// The messages at these global positions; those that are gone are left out.
+    pub async fn messages_at(&self, global_positions: &[i64]) -> Result<HashMap<i64, Message>, StoreError> {
+        let sql =
+            format!("SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.global_position = ANY ($1)");
+        let client = self.client().await?;
+        let statement = client.prepare_cached(&sql).await?;
+        let rows = client.query(&statement, &[&global_positions]).await?;
+        rows.iter().map(|row| message_of(row).map(|message| (message.global_position, message))).collect()
+    }
+
+    /// Sets cursors, which fences everything that was delivered before.
+    pub async fn seek_subscription(&self, subscription: i64, cursors: &[PartitionCursor]) -> Result<(), StoreError> {
+        let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
+        let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.after).collect();
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT headwater.subscription_seek($1, $2, $3)").await?;
+        client.query_one(&statement, &[&subscription, &partitions, &afters]).await?;
+        Ok(())
+    }
+
+    /// Where the partitions of a subscription stand: the last message of each that was acked.
+    pub async fn subscription_cursors(&self, subscription: i64) -> Result<Vec<PartitionCursor>, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT partition, headwater.subscription_low_water(known_positions, read_upto) \
+                 FROM headwater.subscription_partitions WHERE subscription_id = $1 ORDER BY partition",
+            )
+            .await?;
+        let rows = client.query(&statement, &[&subscription]).await?;
+        rows.iter().map(|row| Ok(PartitionCursor { partition: row.try_get(0)?, after: row.try_get(1)? })).collect()
+    }
+}
