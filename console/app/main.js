@@ -1,5 +1,5 @@
 // The shell: navigation, connection, keys, and which view is shown.
-import { classes, html, render, useEffect, useRef, useState } from './dom.js'
+import { classes, html, render, useEffect, useLayoutEffect, useRef, useState } from './dom.js'
 import { Aggregated, AggregatedList } from './aggregated.js'
 import { connection } from './api.js'
 import { Browse } from './browse.js'
@@ -85,7 +85,7 @@ function Banner() {
 const isTyping = target => target.closest?.('input, textarea, select, dialog')
 
 function useKeys(setHelp) {
-  useEffect(() => {
+  useLayoutEffect(() => {
     let isGoing = false, timer
     const onKey = event => {
       if (event.metaKey || event.ctrlKey || event.altKey || isTyping(event.target)) return

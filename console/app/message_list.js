@@ -1,5 +1,5 @@
 // Messages as rows, and the one that is chosen as a whole.
-import { classes, html, useEffect, useRef } from './dom.js'
+import { classes, html, useEffect, useLayoutEffect, useRef } from './dom.js'
 import { ago, clock, count } from './format.js'
 import { JsonView } from './json_view.js'
 import { amend, to } from './router.js'
@@ -11,19 +11,24 @@ const PREVIEW = 240
 
 export function MessageList({ rows, position, selected, withStream, onSelect = at => amend({ at }) }) {
   const body = useRef(null)
-  useEffect(() => {
+  // Of this very moment: keys may come faster than pictures.
+  const current = useRef({})
+  current.current = { rows, selected, onSelect }
+  useLayoutEffect(() => {
     const onKey = event => {
-      if (event.target.closest('input, textarea, select, dialog') || event.metaKey || event.ctrlKey || event.altKey) return
+      if (event.target.closest?.('input, textarea, select, dialog') || event.metaKey || event.ctrlKey || event.altKey) return
       const step = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key]
+      const { rows, selected, onSelect } = current.current
       if (!step || rows.length === 0) return
       event.preventDefault()
       const at = rows.findIndex(row => row[position] === selected)
       const next = rows[at < 0 ? 0 : Math.min(Math.max(at + step, 0), rows.length - 1)]
+      current.current.selected = next[position]
       onSelect(next[position])
     }
     addEventListener('keydown', onKey)
     return () => removeEventListener('keydown', onKey)
-  }, [rows, selected, position])
+  }, [position])
   useEffect(() => {
     body.current?.querySelector('[aria-selected=true]')?.scrollIntoView({ block: 'nearest' })
   }, [selected])

@@ -18,19 +18,35 @@ const SAMPLES_MAX = 600
 const PARKED_SEEN = 100
 const TABS = [['partitions', 'Partitions'], ['consumers', 'Consumers'], ['pending', 'Unacknowledged'], ['parked', 'Parked']]
 
-/** The lags of all partitions over time, as far as this view has seen them. */
-function useLags(value) {
-  const [series, setSeries] = useState({ time: [], lag: [], delivered: [], partitions: {} })
+/** Series of the subscriptions that were looked at last: a view that is left and opened again goes on. */
+const seen = new Map()
+const SEEN_MAX = 8
+/** Without a look for this long, the line breaks. */
+const GAP_SECONDS = 5
+
+const nothing = { time: [], lag: [], delivered: [], partitions: {} }
+
+/** The lags of all partitions over time, as far as this page has seen them. */
+function useLags(name, value) {
+  const [series, setSeries] = useState(seen.get(name) ?? nothing)
   useEffect(() => {
     if (!value) return
     const { committed_lag, delivered_lag, partitions } = value.status
-    const add = (values, next) => [...values, next].slice(-SAMPLES_MAX)
-    setSeries(series => ({
-      time: add(series.time, Date.now() / 1000),
-      lag: add(series.lag, committed_lag),
-      delivered: add(series.delivered, delivered_lag),
-      partitions: Object.fromEntries(partitions.map(one => [one.partition, add(series.partitions[one.partition] ?? [], one.committed_lag)])),
-    }))
+    const now = Date.now() / 1000
+    setSeries(series => {
+      const hasGap = now - (series.time.at(-1) ?? now) > GAP_SECONDS
+      const add = (values, next) => [...values, ...(hasGap ? [null] : []), next].slice(-SAMPLES_MAX)
+      const next = {
+        time: [...series.time, ...(hasGap ? [now - 0.001] : []), now].slice(-SAMPLES_MAX),
+        lag: add(series.lag, committed_lag),
+        delivered: add(series.delivered, delivered_lag),
+        partitions: Object.fromEntries(partitions.map(one => [one.partition, add(series.partitions[one.partition] ?? [], one.committed_lag)])),
+      }
+      seen.delete(name)
+      seen.set(name, next)
+      if (seen.size > SEEN_MAX) seen.delete(seen.keys().next().value)
+      return next
+    })
   }, [value])
   return series
 }
@@ -39,7 +55,7 @@ export function Subscription({ name }) {
   const path = api`/v1/subscriptions/${name}`
   const { value, error, again } = useLook(signal => getJson(path, { signal }), [name], 1_000)
   const [ask, setAsk] = useState(null)
-  const series = useLags(value)
+  const series = useLags(name, value)
   const tab = useRoute().query.get('tab') ?? 'partitions'
   const status = value?.status
   const parked = useLook(signal => getJson(query(`${path}/parked`, { limit: PARKED_SEEN }), { signal }), [name], 5_000).value?.parked.length

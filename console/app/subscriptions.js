@@ -45,7 +45,7 @@ export function SubscriptionList() {
                   <td class="wide-only muted">${sourceText(row.definition.source)}</td>
                   <td class="num">${count(now.consumers)}</td>
                   <td class="num"><b>${count(now.lag)}</b></td>
-                  <td class="num">${duration(now.oldest)}</td>
+                  <td class="num">${duration(now.oldest || null)}</td>
                 </tr>`
             })}</tbody>
           </table></div>

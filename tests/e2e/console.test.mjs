@@ -188,7 +188,8 @@ test('no view is wider than a narrow screen, in either theme', async () => {
     const page = await open('/', { viewport: { width: 360, height: 740 }, colorScheme })
     for (const [route, selector] of [
       ['/', '.chart'], ['/streams', 'td.name'], ['/categories/order', 'td.name'], ['/streams/account-1?at=119', '.detail'],
-      ['/log', '.message-row'], ['/aggregated', 'main'], ['/subscriptions', 'main'], ['/health', '.checks'],
+      ['/log', '.message-row'], ['/aggregated', '.empty pre'], ['/subscriptions', '.empty pre'], ['/streams/new-1', '.empty pre'],
+      ['/health', '.checks'],
     ]) {
       await page.goto(`${service.url}/#${route}`)
       await page.locator(selector).first().waitFor()
@@ -233,6 +234,69 @@ test('the partitions of an aggregated stream fill while one looks', async () => 
   }
   await page.locator('.cell').first().click()
   await page.locator('.detail').waitFor()
+  await close(page)
+})
+
+/** Sends JSON to the service and returns the answer. */
+async function send(method, path, body) {
+  const response = await fetch(service.url + path, {
+    method, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body),
+  })
+  const text = await response.text()
+  if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${text}`)
+  return text && JSON.parse(text)
+}
+
+test('a subscription shows its lag, its consumers, and what is parked', async () => {
+  await send('PUT', '/v1/subscriptions/billing', { source: { category: 'account' }, mode: 'competing' })
+  const page = await open('/subscriptions')
+  await page.getByRole('link', { name: 'billing' }).click()
+  await heading(page, 'billing')
+  const stat = name => page.locator('.stat', { hasText: name }).locator('dd')
+  const { messages } = await send('POST', '/v1/subscriptions/billing/fetch', { consumer: 'worker-1', limit: 10 })
+  assert.equal(messages.length, 10)
+  const places = messages.map(({ partition, position, epoch }) => ({ partition, position, epoch }))
+  await send('POST', '/v1/subscriptions/billing/acks', { consumer: 'worker-1', acks: places.slice(0, 5) })
+  await send('POST', '/v1/subscriptions/billing/nacks', {
+    consumer: 'worker-1', nacks: places.slice(5, 8).map(place => ({ ...place, action: 'park', reason: 'the card was refused' })),
+  })
+  const summary = await send('GET', '/v1/categories/account/messages?limit=1000')
+  const lag = summary.messages.length - 8
+  await page.waitForFunction(lag => document.querySelectorAll('.stat dd')[1]?.textContent === String(lag), lag)
+  assert.equal(await page.locator('.chart canvas').count(), 1)
+
+  await page.getByRole('link', { name: 'Consumers' }).click()
+  assert.match(await page.locator('tr', { hasText: 'worker-1' }).innerText(), /fetch/)
+  await page.getByRole('link', { name: 'Unacknowledged' }).click()
+  await page.waitForFunction(() => document.querySelectorAll('.table tbody tr').length === 2)
+
+  await page.getByRole('link', { name: 'Parked' }).click()
+  const parked = page.locator('.table tbody tr')
+  await parked.nth(2).waitFor()
+  assert.match(await parked.first().innerText(), /the card was refused/)
+  await parked.first().locator('button.link').click()
+  await page.locator('.detail').waitFor()
+  await page.keyboard.press('Escape')
+  await parked.nth(0).locator('input').check()
+  await page.getByRole('button', { name: 'Replay 1' }).click()
+  await page.locator('dialog[open]').getByRole('button', { name: 'Replay' }).click()
+  await page.waitForFunction(() => document.querySelectorAll('.table tbody tr').length === 2)
+  await parked.nth(0).locator('input').check()
+  await page.getByRole('button', { name: 'Delete 1' }).click()
+  await page.locator('dialog[open]').getByRole('button', { name: 'Delete' }).click()
+  await page.waitForFunction(() => document.querySelectorAll('.table tbody tr').length === 1)
+  const left = await send('GET', '/v1/subscriptions/billing/parked')
+  assert.deepEqual(left.parked.map(one => one.position), [places[7].position])
+
+  await page.getByRole('button', { name: 'Pause' }).click()
+  await page.locator('dialog[open]').getByRole('button', { name: 'Pause' }).click()
+  await stat('State').getByText('Paused').waitFor()
+  await page.getByRole('button', { name: 'Resume' }).click()
+  await page.locator('dialog[open]').getByRole('button', { name: 'Cancel' }).click()
+  assert.match(await stat('State').innerText(), /Paused/)
+  await page.getByRole('button', { name: 'Resume' }).click()
+  await page.locator('dialog[open]').getByRole('button', { name: 'Resume' }).click()
+  await stat('State').getByText('Running').waitFor()
   await close(page)
 })
 
