@@ -48,13 +48,16 @@ export function follow(path, { after = null, names = ['message'], itemOf = messa
     }
   }
   function open() {
-    if (isEnded) return
+    if (isEnded || document.hidden) return
     const start = { null: { from: 'end' }, beginning: { from: 'beginning' } }[cursor] ?? { last_event_id: cursor }
     source = new EventSource(query(path, start))
     const own = source
     for (const name of names) own.addEventListener(name, take)
-    own.addEventListener('caught-up', () => {
-      if (!isSampling) return onState('live')
+    own.addEventListener('caught-up', event => {
+      if (!isSampling) {
+        cursor = event.lastEventId || cursor
+        return onState('live')
+      }
       // Live again once it has stayed slow for a while.
       calm = setTimeout(() => { isSampling = false; onState('live') }, CALM_MS)
     })
@@ -65,10 +68,20 @@ export function follow(path, { after = null, names = ['message'], itemOf = messa
       if (own.readyState === EventSource.CLOSED) timer = setTimeout(open, REOPEN_PAUSE_MS)
     })
   }
+  // A hidden page gives its connection back, of which a browser has six for a site over HTTP/1.1. It goes on from its
+  // cursor when it is seen again.
+  const onVisible = () => {
+    clearTimeout(timer)
+    source?.close()
+    onState('connecting')
+    open()
+  }
+  document.addEventListener('visibilitychange', onVisible)
   onState('connecting')
   open()
   return () => {
     isEnded = true
+    document.removeEventListener('visibilitychange', onVisible)
     source?.close()
     clearTimeout(timer)
     clearTimeout(calm)

@@ -83,14 +83,16 @@ impl Database {
     /// Whether names are in the order of their code points, so that those with one prefix stand together.
     pub async fn is_in_code_point_order(&self) -> Result<bool, StoreError> {
         let client = self.client().await?;
-        let sql = "SELECT lower(CASE c.collname WHEN 'default' THEN d.datcollate ELSE c.collcollate END) \
-            IN ('c', 'posix', 'c.utf8', 'c.utf-8') AND CASE c.collname WHEN 'default' THEN d.datlocprovider = 'c' \
-            ELSE c.collprovider = 'c' END \
+        // The provider `b`, of PostgreSQL 17, knows no other order.
+        let sql = "SELECT CASE c.collname WHEN 'default' THEN d.datlocprovider ELSE c.collprovider END = 'b' \
+            OR CASE c.collname WHEN 'default' THEN d.datlocprovider ELSE c.collprovider END = 'c' \
+            AND lower(CASE c.collname WHEN 'default' THEN d.datcollate ELSE c.collcollate END) \
+            IN ('c', 'posix', 'c.utf8', 'c.utf-8') \
             FROM pg_attribute AS a JOIN pg_collation AS c ON c.oid = a.attcollation \
             JOIN pg_database AS d ON d.datname = current_database() \
             WHERE a.attrelid = 'message_store.messages'::regclass AND a.attname = 'stream_name'";
         // PostgreSQL 14 knows no other provider for a whole database.
-        let older = sql.replace("d.datlocprovider = 'c'", "true");
+        let older = sql.replace("d.datlocprovider", "'c'");
         let version: i32 = client.query_one("SELECT current_setting('server_version_num')::integer", &[]).await?.get(0);
         let row = client.query_opt(if version < 150_000 { older.as_str() } else { sql }, &[]).await?;
         row.map_or(Ok(false), |row| Ok(row.try_get::<_, Option<bool>>(0)?.unwrap_or(false)))

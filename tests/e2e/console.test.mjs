@@ -332,6 +332,25 @@ test('what a browser loads is small, compressed and from here', async () => {
   await close(page)
 })
 
+test('a hidden page follows nothing, and goes on where it was when it is seen again', async () => {
+  const page = await open('/streams/hidden-1')
+  await page.locator('.live-switch.is-live').waitFor()
+  const show = isShown => page.evaluate(isShown => {
+    Object.defineProperty(document, 'hidden', { configurable: true, get: () => !isShown })
+    document.dispatchEvent(new Event('visibilitychange'))
+  }, isShown)
+  const followers = async () => /^headwater_followers (\d+)/m.exec(await (await fetch(`${service.url}/metrics`)).text())[1]
+  assert.equal(await followers(), '1')
+  await show(false)
+  while (await followers() !== '0') await new Promise(resolve => setTimeout(resolve, 50))
+  for (let n = 0; n < 5; n++) await append(service.url, 'hidden-1', 'Unseen', { n })
+  assert.equal(await rows(page).count(), 0)
+  await show(true)
+  await rows(page).nth(4).waitFor()
+  assert.deepEqual(await page.locator('.message-row .num').allInnerTexts(), ['4', '3', '2', '1', '0'])
+  await close(page)
+})
+
 test('the console says that it reconnects, and goes on without a gap', async () => {
   const page = await open('/streams/account-1')
   await page.locator('.live-switch.is-live').waitFor()
