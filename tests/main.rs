@@ -22,4 +22,5 @@ mod seeds;
 mod settled;
 mod slow_follower;
 mod smoke;
+mod subscriptions;
 mod support;

@@ -36,7 +36,7 @@ async fn not_ready_says_which_check_failed() {
     app.stop().await;
 }
 
-const METRICS: [&str; 32] = [
+const METRICS: [&str; 43] = [
     "headwater_http_requests_total",
     "headwater_http_request_seconds_bucket",
     "headwater_messages_appended_total",
@@ -69,6 +69,17 @@ const METRICS: [&str; 32] = [
     "headwater_messages_projected_total{from=\"tail\"}",
     "headwater_messages_projected_total{from=\"history\"}",
     "headwater_projections_stopped_total",
+    "headwater_subscriptions",
+    "headwater_subscription_deliveries_total",
+    "headwater_subscription_acks_total{outcome=\"acked\"}",
+    "headwater_subscription_acks_total{outcome=\"fenced\"}",
+    "headwater_subscription_leases_expired_total",
+    "headwater_batch_acks_bucket",
+    "headwater_ack_commit_seconds_bucket",
+    "headwater_subscription_committed_lag",
+    "headwater_subscription_delivered_lag",
+    "headwater_subscription_oldest_unacked_age",
+    "headwater_subscription_consumers",
 ];
 
 #[tokio::test]
@@ -85,6 +96,11 @@ async fn every_metric_is_there_with_a_text_and_moves_with_what_it_counts() {
     app.append("a-1", &stale).await.problem(409, "wrong-expected-version");
     app.append("a-1", &json!({ "messages": [{ "type": "T" }, { "type": "T" }] })).await;
     events.messages(3).await;
+    assert_eq!(app.put("/v1/subscriptions/s", &json!({ "source": { "stream_name": "a-1" } })).await.status, 201);
+    let fetched =
+        app.post("/v1/subscriptions/s/fetch", &json!({ "consumer": "w1" })).await.json()["messages"][0].clone();
+    let ack = json!({ "partition": 0, "position": fetched["position"], "epoch": fetched["epoch"] });
+    app.post("/v1/subscriptions/s/acks", &json!({ "consumer": "w1", "acks": [ack] })).await;
     // Nothing else here is certain to have used the pool by now.
     app.get("/v1/streams/a-1/messages").await;
     let text = app.get("/metrics").await.text;

@@ -11,7 +11,7 @@ use super::assert_generated;
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Every route there is under the contract; a new one is added here by hand.
-const ROUTES: [(&str, &str, &str); 29] = [
+const ROUTES: [(&str, &str, &str); 50] = [
     ("get", "/v1/streams/{stream_name}/messages", "readStream"),
     ("post", "/v1/streams/{stream_name}/messages", "appendMessages"),
     ("get", "/v1/streams/{stream_name}/messages/last", "readLastMessage"),
@@ -33,6 +33,27 @@ const ROUTES: [(&str, &str, &str); 29] = [
     ("get", "/v1/aggregated-streams/{name}/partitions/{partition}/messages", "readPartition"),
     ("get", "/v1/aggregated-streams/{name}/positions", "findPartitionPositions"),
     ("get", "/v1/aggregated-streams/{name}/events", "followAggregatedStream"),
+    ("get", "/v1/subscriptions", "listSubscriptions"),
+    ("put", "/v1/subscriptions/{name}", "createSubscription"),
+    ("get", "/v1/subscriptions/{name}", "readSubscription"),
+    ("patch", "/v1/subscriptions/{name}", "changeSubscription"),
+    ("delete", "/v1/subscriptions/{name}", "deleteSubscription"),
+    ("get", "/v1/subscriptions/{name}/events", "followSubscription"),
+    ("post", "/v1/subscriptions/{name}/fetch", "fetchMessages"),
+    ("post", "/v1/subscriptions/{name}/acks", "ackMessages"),
+    ("post", "/v1/subscriptions/{name}/nacks", "nackMessages"),
+    ("post", "/v1/subscriptions/{name}/extensions", "extendMessages"),
+    ("get", "/v1/subscriptions/{name}/pending", "listPending"),
+    ("get", "/v1/subscriptions/{name}/pending/summary", "summarisePending"),
+    ("post", "/v1/subscriptions/{name}/claims", "claimMessages"),
+    ("get", "/v1/subscriptions/{name}/consumers", "listConsumers"),
+    ("delete", "/v1/subscriptions/{name}/consumers/{consumer}", "removeConsumer"),
+    ("post", "/v1/subscriptions/{name}/seek", "seekSubscription"),
+    ("post", "/v1/subscriptions/{name}/pause", "pauseSubscription"),
+    ("post", "/v1/subscriptions/{name}/resume", "resumeSubscription"),
+    ("get", "/v1/subscriptions/{name}/parked", "listParked"),
+    ("post", "/v1/subscriptions/{name}/parked/replay", "replayParked"),
+    ("delete", "/v1/subscriptions/{name}/parked/{partition}/{position}", "deleteParked"),
     ("get", "/v1/reports/streams", "reportStreams"),
     ("get", "/v1/reports/categories", "reportCategories"),
     ("get", "/v1/reports/types", "reportTypes"),

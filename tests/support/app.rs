@@ -88,6 +88,18 @@ impl TestApp {
         Answer::of(self.http.post(format!("{}{path}", self.url)).json(body).send().await.unwrap()).await
     }
 
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(self.http.put(format!("{}{path}", self.url)).json(body).send().await.unwrap()).await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+        Answer::of(self.http.patch(format!("{}{path}", self.url)).json(body).send().await.unwrap()).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        Answer::of(self.http.delete(format!("{}{path}", self.url)).send().await.unwrap()).await
+    }
+
     /// Sends exactly this text as JSON.
     pub async fn post_text(&self, path: &str, body: impl Into<String>) -> Answer {
         let request = self.http.post(format!("{}{path}", self.url)).header("content-type", "application/json");

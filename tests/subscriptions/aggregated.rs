@@ -1,0 +1,82 @@
+//! Subscriptions to aggregated streams: their partitions and their positions.
+
+use super::*;
+
+async fn aggregate(app: &TestApp, partitions: i64) {
+    let expression = format!("data.n % {partitions}");
+    let definition = json!({ "categories": ["a"], "partitioner": { "kind": "cel", "expression": expression } });
+    let answer = app.put("/v1/aggregated-streams/x", &definition).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+}
+
+#[tokio::test]
+async fn positions_are_the_partitions_own() {
+    for mode in ["partitioned", "competing"] {
+        let (_database, app) = filled(2, 9).await;
+        aggregate(&app, 3).await;
+        let sub = Sub::new(&app, "s", json!({ "source": { "aggregated_stream": "x" }, "mode": mode })).await;
+        let mut found = Vec::new();
+        while found.len() < 9 {
+            let some = sub.fetch_some("w1", 100).await;
+            sub.acked("w1", &some).await;
+            found.extend(some);
+        }
+        for message in &found {
+            let n = message["message"]["data"]["n"].as_i64().unwrap();
+            assert_eq!((&message["partition"], &message["position"]), (&json!(n % 3), &json!(n / 3)), "{mode}");
+        }
+        let status = sub.status().await;
+        assert_eq!((&status["committed_lag"], status["partitions"].as_array().unwrap().len()), (&json!(0), 3));
+        assert_eq!(status["partitions"][2]["committed_position"], 2, "{mode}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn live_messages_and_new_partitions_come_too() {
+    let (_database, app) = filled(1, 2).await;
+    aggregate(&app, 1_000).await;
+    let sub = Sub::new(&app, "s", json!({ "source": { "aggregated_stream": "x" } })).await;
+    let mut events = app.follow(&sub.path("/events?consumer=w1")).await;
+    let mut seen = Vec::new();
+    for n in 0..4 {
+        if n >= 2 {
+            app.write("a-1", "T", json!({ "n": n })).await;
+        }
+        let message = events.next("message").await.json();
+        seen.push((message["partition"].as_i64().unwrap(), message["position"].as_i64().unwrap()));
+    }
+    assert_eq!(seen, [(0, 0), (1, 0), (2, 0), (3, 0)]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_source_is_said() {
+    let (_database, app) = filled(1, 1).await;
+    aggregate(&app, 1).await;
+    let sub = Sub::new(&app, "s", json!({ "source": { "aggregated_stream": "x" } })).await;
+    assert_eq!(sub.status().await["state"], "running");
+    assert_eq!(app.delete("/v1/aggregated-streams/x").await.status, 204);
+    assert_eq!(sub.status().await["state"], "source_deleted");
+    assert_eq!(sub.fetch("w1", 1).await.len(), 0);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn it_begins_and_seeks_by_partition() {
+    let (_database, app) = filled(1, 9).await;
+    aggregate(&app, 3).await;
+    let done = app.get("/v1/aggregated-streams/x?min_position=9&wait=20s").await.json();
+    assert_eq!(done["status"]["projected_position"], 9);
+    let end = Sub::new(&app, "end", json!({ "source": { "aggregated_stream": "x" }, "from": "end" })).await;
+    assert_eq!(end.fetch("w1", 10).await.len(), 0);
+    let later = Sub::new(&app, "later", json!({ "source": { "aggregated_stream": "x" }, "from": 2 })).await;
+    let mut found = numbers(&later.drain("w1").await);
+    found.sort_unstable();
+    assert_eq!(found, [6, 7, 8]);
+    assert_eq!(later.post("/seek", &json!({ "to": 1, "partitions": [1] })).await.status, 200);
+    assert_eq!(numbers(&later.drain("w1").await), [4, 7]);
+    let acked = later.get("?min_position=2&wait=1s").await;
+    assert_eq!(acked["status"]["committed_lag"], 0);
+    app.stop().await;
+}

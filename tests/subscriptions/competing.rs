@@ -1,0 +1,170 @@
+//! Competing: any consumer gets any message, each is acked alone.
+
+use super::*;
+
+async fn competing(app: &TestApp, more: Value) -> Sub<'_> {
+    let mut definition = json!({ "source": { "category": "a" }, "mode": "competing" });
+    definition.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    Sub::new(app, "s", definition).await
+}
+
+fn epoch(message: &Value) -> i64 {
+    message["epoch"].as_i64().unwrap()
+}
+
+#[tokio::test]
+async fn each_message_goes_to_one_consumer_and_is_acked_alone() {
+    let (_database, app) = filled(3, 20).await;
+    let sub = competing(&app, json!({})).await;
+    let mine = sub.fetch("w1", 8).await;
+    let theirs = sub.fetch("w2", 100).await;
+    assert_eq!((mine.len(), theirs.len()), (8, 12));
+    let mut all: Vec<i64> = numbers(&mine).into_iter().chain(numbers(&theirs)).collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..20).collect::<Vec<_>>());
+    assert!(mine.iter().all(|message| message["partition"] == 0 && message["delivery_count"] == 1));
+    sub.acked("w1", &mine[3..4]).await;
+    // Another ack of it finds nothing.
+    assert_eq!(sub.ack("w1", &mine[3..4]).await.json(), counts("acked", 0, 0, 1));
+    assert_eq!(sub.get("/pending/summary").await["count"], 19);
+    let status = sub.status().await;
+    assert_eq!((&status["committed_lag"], &status["delivered_lag"]), (&json!(19), &json!(0)));
+    sub.acked("w1", &mine[..3]).await;
+    sub.acked("w1", &mine[4..]).await;
+    sub.acked("w2", &theirs).await;
+    let status = sub.status().await;
+    assert_eq!((&status["committed_lag"], &status["oldest_unacked_age"]), (&json!(0), &Value::Null));
+    assert_eq!(status["partitions"][0]["committed_position"], status["partitions"][0]["delivered_position"]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_backlog_of_a_consumer_that_comes_back_comes_first() {
+    let (_database, app) = filled(1, 12).await;
+    let sub = competing(&app, json!({})).await;
+    let first = sub.fetch("w1", 10).await;
+    sub.acked("w1", &first[..5]).await;
+    let pending = sub.get("/pending?consumer=w1").await;
+    assert_eq!(pending["pending"].as_array().unwrap().len(), 5);
+    let backlog = sub.fetch_with(json!({ "consumer": "w1", "limit": 100, "backlog": true })).await;
+    assert_eq!(numbers(&backlog), [5, 6, 7, 8, 9]);
+    assert!(backlog.iter().all(|message| message["delivery_count"] == 2));
+    // What was given before is fenced by that.
+    sub.ack("w1", &first[5..6]).await.problem(409, "fenced");
+    sub.acked("w1", &backlog).await;
+    assert_eq!(numbers(&sub.fetch_with(json!({ "consumer": "w1", "backlog": true })).await), [10, 11]);
+    assert_eq!(sub.get("/pending?consumer=w2").await["pending"], json!([]));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_not_acked_in_time_goes_to_whoever_asks() {
+    let (_database, app) = filled(1, 3).await;
+    let sub = competing(&app, json!({ "ack_timeout": "400ms" })).await;
+    let first = sub.fetch("w1", 3).await;
+    sub.acked("w1", &first[..1]).await;
+    let extended = json!({ "consumer": "w1", "extensions": [place(&first[1])], "ack_timeout": "60s" });
+    assert_eq!(sub.post("/extensions", &extended).await.json(), counts("extended", 1, 0, 0));
+    assert_eq!(sub.fetch("w2", 10).await.len(), 0);
+    let again = sub.fetch_some("w2", 10).await;
+    assert_eq!((numbers(&again), &again[0]["delivery_count"]), (vec![2], &json!(2)));
+    assert!(epoch(&again[0]) > epoch(&first[2]));
+    let fenced = sub.ack("w1", &first[2..]).await.problem(409, "fenced");
+    assert_eq!((fenced["partition"].as_i64(), fenced["epoch"].as_i64()), (Some(0), Some(epoch(&first[2]))));
+    assert_eq!(fenced["current_epoch"].as_i64(), Some(epoch(&again[0])));
+    sub.acked("w1", &first[1..2]).await;
+    sub.acked("w2", &again).await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_nack_brings_it_again_after_its_delay() {
+    let (_database, app) = filled(1, 2).await;
+    let sub = competing(&app, json!({ "backoff": ["300ms"] })).await;
+    let first = sub.fetch("w1", 2).await;
+    sub.nacked("w1", &first[0], json!({ "action": "retry", "delay": "0s", "reason": "again" })).await;
+    let again = sub.fetch("w2", 2).await;
+    assert_eq!((numbers(&again), &again[0]["delivery_count"]), (vec![0], &json!(2)));
+    sub.nacked("w2", &again[0], json!({})).await;
+    assert_eq!(sub.fetch("w2", 2).await.len(), 0, "it waits for the backoff");
+    let pending = sub.get("/pending").await;
+    let waiting = &pending["pending"][0];
+    assert_eq!((&waiting["consumer"], &waiting["last_error"]), (&Value::Null, &json!("again")));
+    let third = sub.fetch_some("w2", 2).await;
+    assert_eq!((numbers(&third), &third[0]["delivery_count"]), (vec![0], &json!(3)));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_others_left_is_taken_over() {
+    let (_database, app) = filled(1, 10).await;
+    let sub = competing(&app, json!({})).await;
+    let first = sub.fetch("w1", 10).await;
+    let none = sub.post("/claims", &json!({ "consumer": "w2", "min_idle": "10m" })).await;
+    assert_eq!(none.json(), json!({ "messages": [], "next": null }));
+    let some = json!({ "consumer": "w2", "positions": [first[4]["position"], { "partition": 0, "position": first[6]["position"] }] });
+    let some = sub.post("/claims", &some).await.json();
+    let some = some["messages"].as_array().unwrap();
+    assert_eq!((numbers(some), &some[0]["delivery_count"]), (vec![4, 6], &json!(2)));
+    sub.ack("w1", &first[4..5]).await.problem(409, "fenced");
+    let mut after = Value::Null;
+    let mut all = Vec::new();
+    loop {
+        let page = sub.post("/claims", &json!({ "consumer": "w3", "limit": 4, "after": after })).await.json();
+        all.extend(numbers(page["messages"].as_array().unwrap()));
+        after = page["next"].clone();
+        if after.is_null() {
+            break;
+        }
+    }
+    assert_eq!(all, (0..10).collect::<Vec<_>>());
+    let consumers = sub.get("/pending/summary").await["consumers"].clone();
+    assert_eq!((&consumers[0]["consumer"], &consumers[0]["count"]), (&json!("w3"), &json!(10)));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn max_in_flight_is_each_consumers_credit() {
+    let (_database, app) = filled(1, 20).await;
+    let sub = competing(&app, json!({ "max_in_flight": 4 })).await;
+    let mine = sub.fetch("w1", 100).await;
+    assert_eq!((mine.len(), sub.fetch("w1", 100).await.len()), (4, 0));
+    assert_eq!(sub.fetch("w2", 100).await.len(), 4);
+    sub.acked("w1", &mine[..2]).await;
+    assert_eq!(sub.fetch("w1", 100).await.len(), 2);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_messages_of_a_removed_consumer_go_back_to_the_others() {
+    let (_database, app) = filled(1, 3).await;
+    let sub = competing(&app, json!({})).await;
+    sub.fetch("w1", 3).await;
+    assert_eq!(app.delete(&sub.path("/consumers/w1")).await.status, 204);
+    assert_eq!(numbers(&sub.fetch("w2", 3).await), [0, 1, 2]);
+    app.delete(&sub.path("/consumers/w1")).await.problem(404, "not-found");
+    let consumers = sub.get("/consumers").await;
+    assert_eq!(consumers["consumers"][0]["consumer"], "w2");
+    assert_eq!(consumers["consumers"][0]["in_flight"], 3);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn filters_leave_out() {
+    let (_database, app) = filled(2, 20).await;
+    let sub = competing(&app, json!({ "filter": "data.n >= 15" })).await;
+    assert_eq!(numbers(&sub.fetch("w1", 100).await), [15, 16, 17, 18, 19]);
+    assert_eq!(sub.status().await["delivered_lag"], 0);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn auto_acks_as_it_delivers() {
+    let (_database, app) = filled(1, 20).await;
+    let sub = competing(&app, json!({ "ack": "auto", "max_in_flight": 1 })).await;
+    assert_eq!(sub.fetch("w1", 15).await.len(), 15);
+    assert_eq!(sub.fetch("w2", 100).await.len(), 5);
+    assert_eq!(sub.status().await["committed_lag"], 0);
+    assert_eq!(sub.get("/pending/summary").await["count"], 0);
+    app.stop().await;
+}

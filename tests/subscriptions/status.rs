@@ -1,0 +1,92 @@
+//! What the status and the metrics say is exact.
+
+use super::*;
+
+#[tokio::test]
+async fn lag_is_a_number_for_every_partition() {
+    let (_database, app) = filled(8, 40).await;
+    app.write("b-1", "T", json!({ "n": 0 })).await;
+    let sub = Sub::new(&app, "s", json!({ "source": { "category": "a" }, "partitions": 4, "types": ["T"] })).await;
+    app.write("a-1", "Other", json!({ "n": 0 })).await;
+    let total = |status: &Value, field: &str| -> i64 {
+        status["partitions"].as_array().unwrap().iter().map(|one| one[field].as_i64().unwrap()).sum()
+    };
+    let status = sub.status().await;
+    assert_eq!((total(&status, "committed_lag"), total(&status, "delivered_lag")), (40, 40));
+    assert_eq!((&status["committed_lag"], &status["oldest_unacked_age"]), (&json!(40), &Value::Null));
+    let some = sub.fetch("w1", 13).await;
+    let status = sub.status().await;
+    assert_eq!(
+        (total(&status, "committed_lag"), total(&status, "delivered_lag"), total(&status, "in_flight")),
+        (40, 27, 13)
+    );
+    assert!(status["oldest_unacked_age"].as_str().unwrap().ends_with('s'));
+    sub.acked("w1", &some).await;
+    let status = sub.status().await;
+    assert_eq!((total(&status, "committed_lag"), total(&status, "delivered_lag")), (27, 27));
+    for partition in status["partitions"].as_array().unwrap() {
+        assert_eq!(partition["committed_position"], partition["delivered_position"]);
+        let own: Vec<Value> = some.iter().filter(|m| m["partition"] == partition["partition"]).cloned().collect();
+        if let Some(last) = own.last() {
+            assert_eq!(partition["committed_position"], last["position"]);
+        }
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn it_waits_until_a_position_is_acked() {
+    for mode in ["partitioned", "competing"] {
+        let (_database, app) = filled(4, 8).await;
+        let sub = Sub::new(&app, "s", json!({ "source": { "category": "a" }, "mode": mode })).await;
+        let found = sub.fetch_count("w1", 8).await;
+        let early = sub.get("?min_position=8&wait=50ms").await;
+        assert_eq!(early["status"]["committed_lag"], 8, "{mode}");
+        let (late, ()) = tokio::join!(sub.get("?min_position=8&wait=20s"), sub.acked("w1", &found));
+        assert_eq!(late["status"]["committed_lag"], 0, "{mode}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_pending_is_listed_with_who_how_long_and_how_often() {
+    let (_database, app) = filled(1, 3).await;
+    let sub = Sub::new(&app, "s", json!({ "source": { "stream_name": "a-1" } })).await;
+    let found = sub.fetch("w1", 3).await;
+    let pending = sub.get("/pending").await;
+    let listed = pending["pending"].as_array().unwrap();
+    assert_eq!((positions(listed), &pending["next"]), (vec![0, 1, 2], &Value::Null));
+    assert_eq!(
+        (&listed[0]["consumer"], &listed[0]["delivery_count"], &listed[0]["epoch"]),
+        (&json!("w1"), &json!(1), &found[0]["epoch"])
+    );
+    assert!(listed[0]["idle"].as_str().unwrap().ends_with('s'));
+    let first = sub.get("/pending?limit=2&consumer=w1").await;
+    assert_eq!(positions(first["pending"].as_array().unwrap()), [0, 1]);
+    let rest = sub.get(&format!("/pending?after={}", first["next"].as_str().unwrap())).await;
+    assert_eq!(positions(rest["pending"].as_array().unwrap()), [2]);
+    assert_eq!(sub.get("/pending?min_idle=1h").await["pending"], json!([]));
+    assert_eq!(sub.get("/pending?consumer=w2").await["pending"], json!([]));
+    let summary = sub.get("/pending/summary").await;
+    assert_eq!(
+        (&summary["count"], &summary["consumers"][0]["last"]),
+        (&json!(3), &json!({ "partition": 0, "position": 2 }))
+    );
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_metrics_know_the_lag_of_each_subscription() {
+    let (_database, app) = filled(1, 7).await;
+    let sub = Sub::new(&app, "with \"quotes\"", json!({ "source": { "category": "a" }, "mode": "competing" })).await;
+    let found = sub.fetch("w1", 3).await;
+    sub.acked("w1", &found[..1]).await;
+    let label = "{subscription=\"with \\\"quotes\\\"\"}";
+    assert_eq!(app.metric("headwater_subscriptions").await, 1.0);
+    assert_eq!(app.metric(&format!("headwater_subscription_committed_lag{label}")).await, 6.0);
+    assert_eq!(app.metric(&format!("headwater_subscription_delivered_lag{label}")).await, 4.0);
+    assert_eq!(app.metric(&format!("headwater_subscription_consumers{label}")).await, 1.0);
+    assert_eq!(app.metric("headwater_subscription_deliveries_total").await, 3.0);
+    assert_eq!(app.metric("headwater_subscription_acks_total{outcome=\"acked\"}").await, 1.0);
+    app.stop().await;
+}
