@@ -6,7 +6,7 @@ import { LogView } from './log_view.js'
 import { categoryLog } from './logs.js'
 import { useLook, useNow, useWhenBack } from './poll.js'
 import { amend, to, useRoute } from './router.js'
-import { Empty, Failure, Heading, Loading, Search } from './widgets.js'
+import { Empty, Failure, Heading, Loading, Search, Tabs } from './widgets.js'
 import { FirstMessage } from './overview.js'
 
 const CATEGORIES_MAX = 1_000
@@ -69,9 +69,7 @@ function Category({ name }) {
     <${Heading} trail=${[['Streams', to('streams')]]} title=${name}>
       ${line && html`<span class="muted">${plural(line.message_count, 'message')} · ${plural(line.stream_count, 'stream')} · last ${ago(line.last_time, now)}</span>`}
     <//>
-    <nav class="tabs" aria-label="Parts of the category">
-      ${TABS.map(([id, text]) => html`<a key=${id} href=${to('categories', name, { tab: id === 'streams' ? undefined : id })} aria-current=${tab === id ? 'page' : undefined}>${text}</a>`)}
-    </nav>
+    <${Tabs} label="Parts of the category" current=${tab} tabs=${TABS.map(([id, text]) => [id, text, to('categories', name, { tab: id === 'streams' ? undefined : id })])} />
     ${tab === 'messages' ? html`<${LogView} log=${log} withStream=${true}><${FirstMessage} stream=${`${name}-1`} /><//>`
       : tab === 'types' ? html`<${Types} category=${name} />`
         : html`<${Streams} category=${name} />`}`

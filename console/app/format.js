@@ -32,9 +32,10 @@ export function duration(seconds) {
   return parts(Math.floor(hours / 24), 'd', hours % 24, 'h')
 }
 
-/** How long ago a time of the service was. Clocks differ: what seems to be ahead is now. */
+/** How long ago a time of the service was. Clocks differ: what seems to be a little ahead is now. */
 export const ago = (time, now = Date.now()) => {
   const seconds = (now - Date.parse(time)) / 1000
+  if (seconds < -60) return `in ${duration(Math.floor(-seconds))}`
   if (seconds < 1) return 'now'
   return `${seconds < 10 ? `${Math.floor(seconds)} s` : duration(Math.floor(seconds))} ago`
 }

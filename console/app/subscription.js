@@ -10,7 +10,7 @@ import { useLook } from './poll.js'
 import { to, useRoute } from './router.js'
 import { reasonOf, seconds } from './subscription_status.js'
 import { sourceText } from './subscriptions.js'
-import { Badge, Confirm, Failure, Heading, Loading, Stat } from './widgets.js'
+import { Badge, Confirm, Failure, Heading, Loading, Stat, Tabs } from './widgets.js'
 
 /** Lags that are kept, one a second: ten minutes. */
 const SAMPLES_MAX = 600
@@ -89,10 +89,11 @@ export function Subscription({ name }) {
         { label: 'not acknowledged', values: series.lag, ink: 'accent', fill: true },
         { label: 'not delivered', values: series.delivered, ink: 'muted', dash: [4, 3] },
       ]} /></div>
-      <nav class="tabs" aria-label="Parts of the subscription">
-        ${TABS.map(([id, text]) => html`<a key=${id} href=${to('subscriptions', name, { tab: id === 'partitions' ? undefined : id })} aria-current=${tab === id ? 'page' : undefined}>
-          ${text}${id === 'parked' && parked ? html` <span class="count">${parkedText}</span>` : ''}</a>`)}
-      </nav>
+      <${Tabs} label="Parts of the subscription" current=${tab} tabs=${TABS.map(([id, text]) => [
+        id,
+        id === 'parked' && parked ? html`${text} <span class="count">${parkedText}</span>` : text,
+        to('subscriptions', name, { tab: id === 'partitions' ? undefined : id }),
+      ])} />
       ${tab === 'consumers' ? html`<${Consumers} path=${path} onAsk=${setAsk} />`
         : tab === 'pending' ? html`<${Pending} path=${path} />`
           : tab === 'parked' ? html`<${Parked} path=${path} onAsk=${setAsk} />`
@@ -108,7 +109,7 @@ function Partitions({ status, series }) {
       <tbody>${status.partitions.map(one => html`
         <tr key=${one.partition}>
           <td class="num">${one.partition}</td>
-          <td class="spark-cell"><${Spark} values=${series.partitions[one.partition] ?? []} max=${most} width=${160} label=${`Lag of partition ${one.partition}`} /></td>
+          <td class="spark-cell"><${Spark} values=${series.partitions[one.partition] ?? []} max=${most} width=${120} label=${`Lag of partition ${one.partition}`} /></td>
           <td class="num"><b>${count(one.committed_lag)}</b></td>
           <td class="num wide-only">${count(one.in_flight)}</td>
           <td class="num wide-only muted">${position(one.delivered_position)}</td>

@@ -22,6 +22,16 @@ export function Heading({ trail = [], title, children }) {
 export const Empty = ({ title, children }) => html`
   <div class="empty"><p class="empty-title">${title}</p>${children && html`<div class="empty-text">${children}</div>`}</div>`
 
+/** Parts of a view: [id, text, link] each. On a narrow screen they are a row that scrolls. */
+export function Tabs({ label, tabs, current }) {
+  const row = useRef(null)
+  useEffect(() => { row.current.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' }) }, [current])
+  return html`
+    <nav class="tabs" aria-label=${label} ref=${row}>
+      ${tabs.map(([id, text, link]) => html`<a key=${id} href=${link} aria-current=${current === id ? 'page' : undefined}>${text}</a>`)}
+    </nav>`
+}
+
 /** A command to try, over several lines, as a shell takes it. */
 export function Command({ lines }) {
   const text = lines.join(' \\\n  ')
