@@ -1,4 +1,5 @@
 //! One binary, a module a promise.
+mod aggregated;
 mod append;
 mod back_pressure;
 mod bad_input;
