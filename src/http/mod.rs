@@ -34,6 +34,7 @@ mod pages;
 mod parameters;
 mod partitions;
 pub mod problem;
+mod reports;
 pub mod server;
 mod streams;
 mod subscriptions;
@@ -90,6 +91,7 @@ mod tags {
     pub const FOLLOW: &str = "follow";
     pub const AGGREGATE: &str = "aggregate";
     pub const SUBSCRIBE: &str = "subscribe";
+    pub const REPORTS: &str = "reports";
     pub const OPERATIONS: &str = "operations";
 }
 
@@ -115,6 +117,10 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(partitions::find_positions))
         .routes(routes!(partitions::follow_aggregated_stream))
         .merge(subscriptions::routes())
+        .routes(routes!(reports::report_streams))
+        .routes(routes!(reports::report_categories))
+        .routes(routes!(reports::report_types))
+        .routes(routes!(reports::report_settled))
         .routes(routes!(operations::is_alive))
         .routes(routes!(operations::is_ready))
         .routes(routes!(operations::read_metrics))
@@ -143,7 +149,8 @@ pub fn router(service: Service, limits: Limits) -> Router {
     let (router, document) = routes().split_for_parts();
     let cors = limits::cors(&limits.cors_origins);
     let router = router
-        .route("/", get(console::console))
+        .route("/", get(console::page))
+        .route("/console/{*path}", get(console::file))
         .route("/favicon.ico", get(operations::no_icon))
         .merge(documentation(document))
         .fallback(operations::unknown_path)

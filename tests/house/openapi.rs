@@ -11,7 +11,7 @@ use super::assert_generated;
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Every route there is under the contract; a new one is added here by hand.
-const ROUTES: [(&str, &str, &str); 46] = [
+const ROUTES: [(&str, &str, &str); 50] = [
     ("get", "/v1/streams/{stream_name}/messages", "readStream"),
     ("post", "/v1/streams/{stream_name}/messages", "appendMessages"),
     ("get", "/v1/streams/{stream_name}/messages/last", "readLastMessage"),
@@ -54,6 +54,10 @@ const ROUTES: [(&str, &str, &str); 46] = [
     ("get", "/v1/subscriptions/{name}/parked", "listParked"),
     ("post", "/v1/subscriptions/{name}/parked/replay", "replayParked"),
     ("delete", "/v1/subscriptions/{name}/parked/{partition}/{position}", "deleteParked"),
+    ("get", "/v1/reports/streams", "reportStreams"),
+    ("get", "/v1/reports/categories", "reportCategories"),
+    ("get", "/v1/reports/types", "reportTypes"),
+    ("get", "/v1/reports/settled", "reportSettled"),
     ("get", "/livez", "isAlive"),
     ("get", "/readyz", "isReady"),
     ("get", "/metrics", "readMetrics"),
