@@ -91,7 +91,7 @@ test('a stream is paged back to its beginning and follows its end', async () => 
   await page.locator('.live-switch.is-live').waitFor()
   await append(service.url, 'account-1', 'Closed', {})
   await rows(page).filter({ hasText: 'Closed' }).waitFor()
-  assert.match(await page.locator('.heading-actions').innerText(), /version 120/)
+  await page.locator('.heading-actions', { hasText: 'version 120' }).waitFor()
   await page.locator('.live-switch').click()
   await page.locator('.live-switch.is-off').waitFor()
   await close(page)
@@ -332,17 +332,23 @@ test('what a browser loads is small, compressed and from here', async () => {
   await close(page)
 })
 
-test('a hidden page follows nothing, and goes on where it was when it is seen again', async () => {
+test('a hidden page follows nothing, and goes on where it was when it is seen again', { timeout: 60_000 }, async () => {
   const page = await open('/streams/hidden-1')
   await page.locator('.live-switch.is-live').waitFor()
   const show = isShown => page.evaluate(isShown => {
     Object.defineProperty(document, 'hidden', { configurable: true, get: () => !isShown })
     document.dispatchEvent(new Event('visibilitychange'))
   }, isShown)
-  const followers = async () => /^headwater_followers (\d+)/m.exec(await (await fetch(`${service.url}/metrics`)).text())[1]
-  assert.equal(await followers(), '1')
+  // Awaited: the service may not know yet that the pages of earlier tests are gone.
+  const followersAre = async wanted => {
+    for (let found; found !== wanted;) {
+      found = Number(/^headwater_followers (\d+)/m.exec(await (await fetch(`${service.url}/metrics`)).text())[1])
+      if (found !== wanted) await new Promise(resolve => setTimeout(resolve, 50))
+    }
+  }
+  await followersAre(1)
   await show(false)
-  while (await followers() !== '0') await new Promise(resolve => setTimeout(resolve, 50))
+  await followersAre(0)
   for (let n = 0; n < 5; n++) await append(service.url, 'hidden-1', 'Unseen', { n })
   assert.equal(await rows(page).count(), 0)
   await show(true)
