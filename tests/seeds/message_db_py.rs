@@ -1,4 +1,8 @@
 //! The interface of message-db-py: each of its examples as its HTTP call, with the result that its document describes.
+//!
+//! What the document has and HTTP has not: installing and uninstalling the database (`headwater migrate` does that), the
+//! connection pool (the service has its own), and `ValueError` for a stream without a hyphen (the path says what is
+//! meant).
 
 use std::collections::{HashMap, HashSet};
 

@@ -71,7 +71,10 @@ impl Consumer {
         let is_auto = self.subscription.definition.settings.is_auto();
         let credit =
             if is_auto { wish.messages as i64 } else { (credit_max - look.in_flight).min(wish.messages as i64) };
-        let Ok(messages @ 1..) = usize::try_from(credit) else { return Ok(true) };
+        let Ok(messages @ 1..) = usize::try_from(credit) else {
+            round.wait_for_room();
+            return Ok(true);
+        };
         if look.has_due {
             round.deliveries = self.take_again(messages, Take::Due).await?.deliveries;
             if !round.deliveries.is_empty() {
@@ -127,6 +130,18 @@ impl Consumer {
         Ok(true)
     }
 
+    async fn ack_at_once(&self, deliveries: &[Delivery]) -> Result<(), SubscriptionError> {
+        let entry = |delivery: &Delivery| AckEntry {
+            subscription: self.subscription.id,
+            consumer: self.name.clone(),
+            at: At { partition: delivery.partition, position: delivery.position },
+            epoch: delivery.epoch,
+        };
+        let entries: Vec<AckEntry> = deliveries.iter().map(entry).collect();
+        self.subscriptions.database().ack_each(&entries.iter().collect::<Vec<_>>()).await?;
+        Ok(())
+    }
+
     /// Takes messages that were delivered before, or parked; those that were tried too often end as the policy says,
     /// and those whose message is gone are over.
     pub(super) async fn take_again(&self, limit: usize, take: Take<'_>) -> Result<Again, SubscriptionError> {
@@ -162,6 +177,10 @@ impl Consumer {
         }
         if !steps.is_empty() {
             database.step_deliveries(&steps).await?;
+        }
+        if self.subscription.definition.settings.is_auto() {
+            // They were delivered first while acks were asked for, or are replayed.
+            self.ack_at_once(&deliveries).await?;
         }
         Ok(Again { deliveries, next })
     }

@@ -50,10 +50,14 @@ impl Consumer {
     /// Answers whether the round is done.
     async fn deliver_next(&mut self, wish: Wish, sync: &Sync, round: &mut Round) -> Result<bool, SubscriptionError> {
         let settings = &self.subscription.definition.settings;
-        let in_flight: i64 = sync.held.iter().map(|held| held.in_flight).sum();
+        // What was parked or skipped before its turn is remembered until its turn, so it counts too.
+        let in_flight: i64 = sync.held.iter().map(|held| held.in_flight + held.done.len() as i64).sum();
         let credit = wish.in_flight_max.min(settings.max_in_flight) - in_flight;
         let messages = if settings.is_auto() { wish.messages as i64 } else { credit.min(wish.messages as i64) };
-        let Ok(messages @ 1..) = usize::try_from(messages) else { return Ok(true) };
+        let Ok(messages @ 1..) = usize::try_from(messages) else {
+            round.wait_for_room();
+            return Ok(true);
+        };
         if sync.has_replays {
             let replays = self.take_again(messages, Take::Replays).await?.deliveries;
             if !replays.is_empty() {
@@ -78,6 +82,9 @@ impl Consumer {
             return Ok(true);
         }
         round.is_caught_up = at_end;
+        if at_end {
+            self.watch(sync);
+        }
         Ok(at_end)
     }
 
@@ -97,7 +104,7 @@ impl Consumer {
         if moving.is_empty() {
             return Ok(Vec::new());
         }
-        let advances: Vec<Advance> = moving
+        let mut advances: Vec<Advance> = moving
             .iter()
             .filter_map(|one| {
                 let held = by_partition.get(&one.partition)?;
@@ -111,6 +118,8 @@ impl Consumer {
                 })
             })
             .collect();
+        // As everybody locks them.
+        advances.sort_by_key(|advance| advance.partition);
         let is_auto = self.subscription.definition.settings.is_auto();
         let database = self.subscriptions.database();
         let moved = database.deliver(self.subscription.id, &self.name, &advances, is_auto).await?;

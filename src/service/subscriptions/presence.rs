@@ -32,6 +32,8 @@ struct Entry {
     session: Option<Uuid>,
     /// Requests that are waiting, and connections.
     open: usize,
+    /// It comes for its messages here, or has.
+    comes_here: bool,
     /// It has been heard of since the last renewal.
     is_touched: bool,
     renewed_at: Instant,
@@ -56,6 +58,7 @@ impl Presence {
         let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
             session,
             open: 0,
+            comes_here: true,
             is_touched: false,
             renewed_at: Instant::now(),
             timeout,
@@ -63,6 +66,7 @@ impl Presence {
         if session.is_some() {
             entry.session = session;
         }
+        entry.comes_here = true;
         entry.timeout = timeout;
         entry.renewed_at = Instant::now();
     }
@@ -71,16 +75,30 @@ impl Presence {
     pub fn touch(&self, subscription: i64, consumer: &str) -> bool {
         match lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
             Some(entry) => {
-                entry.is_touched = true;
+                (entry.is_touched, entry.comes_here) = (true, true);
                 entry.used() < 0.5
             }
             None => false,
         }
     }
 
-    /// Whether a consumer has been heard of here lately.
+    /// A consumer has acked: its lease is renewed soon, also if it came for its messages somewhere else.
+    pub fn heard(&self, subscription: i64, consumer: &str, timeout: Duration) {
+        let mut consumers = lock(&self.consumers);
+        let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
+            session: None,
+            open: 0,
+            comes_here: false,
+            is_touched: true,
+            renewed_at: Instant::now().checked_sub(timeout / 2).unwrap_or_else(Instant::now),
+            timeout,
+        });
+        entry.is_touched = true;
+    }
+
+    /// Whether a consumer comes for its messages here.
     pub fn knows(&self, subscription: i64, consumer: &str) -> bool {
-        lock(&self.consumers).contains_key(&(subscription, consumer.to_owned()))
+        lock(&self.consumers).get(&(subscription, consumer.to_owned())).is_some_and(|entry| entry.comes_here)
     }
 
     /// It waits here: its lease is renewed until [`closed`](Self::closed).
