@@ -11,6 +11,14 @@ const ATTEMPTS_MAX: usize = 20;
 /// A cursor that passes over nothing of its source moves on in the database after so many positions.
 const SILENT_MAX: i64 = 1_000;
 
+/// Messages that were taken again.
+pub struct Again {
+    /// By global position.
+    pub deliveries: Vec<Delivery>,
+    /// The place after which there may be more, where there is an order of places.
+    pub next: Option<At>,
+}
+
 impl Consumer {
     pub(super) async fn competing_round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
         let mut round = Round::default();
@@ -33,11 +41,14 @@ impl Consumer {
                 return Ok(round);
             }
             if let Some(after) = self.backlog_after {
-                round.deliveries = self.take_again(wish.messages, Take::Own { after }).await?;
-                self.backlog_after =
-                    round.deliveries.last().map(|last| At { partition: last.partition, position: last.position });
+                let again = self.take_again(wish.messages, Take::Own { after }).await?;
+                self.backlog_after = again.next;
+                round.deliveries = again.deliveries;
                 if !round.deliveries.is_empty() {
                     return Ok(round);
+                }
+                if self.backlog_after.is_some() {
+                    continue;
                 }
             }
             if self.deliver_next_claim(wish, credit_max, &look, &mut round).await? {
@@ -65,7 +76,7 @@ impl Consumer {
             return Ok(true);
         };
         if look.has_due {
-            round.deliveries = self.take_again(messages, Take::Due).await?;
+            round.deliveries = self.take_again(messages, Take::Due).await?.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
             }
@@ -133,10 +144,12 @@ impl Consumer {
 
     /// Takes messages that were delivered before, or parked; those that were tried too often end as the policy says,
     /// and those whose message is gone are over.
-    pub(super) async fn take_again(&self, limit: usize, take: Take<'_>) -> Result<Vec<Delivery>, SubscriptionError> {
+    pub(super) async fn take_again(&self, limit: usize, take: Take<'_>) -> Result<Again, SubscriptionError> {
         let (database, policy) = (self.subscriptions.database(), &self.subscription.policy);
         let id = self.subscription.id;
         let taken = database.take_deliveries(id, &self.name, limit as i64, policy.max_deliveries, take).await?;
+        // They come in the order of the log. One that ends here is passed all the same.
+        let next = taken.iter().map(|taken| taken.at).max().filter(|_| taken.len() >= limit);
         let wanted = taken.iter().filter(|taken| !taken.is_exhausted).map(|taken| taken.global_position);
         let mut messages: std::collections::HashMap<_, _> = match wanted.collect::<Vec<_>>() {
             wanted if wanted.is_empty() => Default::default(),
@@ -169,6 +182,6 @@ impl Consumer {
             // They were delivered first while acks were asked for, or are replayed.
             self.ack_at_once(&deliveries).await?;
         }
-        Ok(deliveries)
+        Ok(Again { deliveries, next })
     }
 }

@@ -59,7 +59,7 @@ impl Consumer {
             return Ok(true);
         };
         if sync.has_replays {
-            let replays = self.take_again(messages, Take::Replays).await?;
+            let replays = self.take_again(messages, Take::Replays).await?.deliveries;
             if !replays.is_empty() {
                 round.deliveries = replays;
                 return Ok(true);
