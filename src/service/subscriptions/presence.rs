@@ -17,6 +17,8 @@ use crate::store::subscriptions::{Leaving, Renewal};
 const TICK: Duration = Duration::from_millis(100);
 /// After a renewal that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Consumers that leave in one transaction: nobody waits for the others' locks for long.
+const LEAVING_MAX: usize = 100;
 /// Leases renewed in one statement.
 const RENEWALS_MAX: usize = 5_000;
 
@@ -185,10 +187,13 @@ async fn give_up(subscriptions: &Subscriptions) {
     if leaving.is_empty() {
         return;
     }
-    if subscriptions.database().leave_subscriptions(&leaving, subscriptions.grace_ms()).await.is_ok() {
-        for one in leaving {
+    for some in leaving.chunks(LEAVING_MAX) {
+        if subscriptions.database().leave_subscriptions(some, subscriptions.grace_ms()).await.is_err() {
+            continue;
+        }
+        for one in some {
             subscriptions.inner.hub.wake(one.subscription);
-            let (subscription, consumer) = (one.subscription, one.consumer);
+            let (subscription, consumer) = (one.subscription, one.consumer.clone());
             subscriptions.inner.observer.record(Observation::ConsumerLeft { subscription, consumer });
         }
     }
