@@ -79,10 +79,19 @@ impl Service {
         let (projector, projecting) =
             Projector::new(database.clone(), tail.clone(), feeds.clone(), settings.projector, observer.clone());
         let reads = Reads::new(database.clone(), tail.clone(), lifecycle.draining().clone(), settings.page_bytes_max);
-        let subscriptions = Subscriptions::start(
+        let aggregated = AggregatedStreams::new(
             database.clone(),
             tail.clone(),
             feeds.clone(),
+            projecting.clone(),
+            lifecycle.draining().clone(),
+            observer.clone(),
+            settings.aggregated_streams_max,
+        );
+        let subscriptions = Subscriptions::start(
+            database.clone(),
+            tail.clone(),
+            aggregated.clone(),
             reads.clone(),
             settings.subscriptions,
             &lifecycle,
@@ -103,15 +112,7 @@ impl Service {
             append: append.clone(),
             reads,
             subscriptions,
-            aggregated: AggregatedStreams::new(
-                database.clone(),
-                tail.clone(),
-                feeds.clone(),
-                projecting.clone(),
-                lifecycle.draining().clone(),
-                observer.clone(),
-                settings.aggregated_streams_max,
-            ),
+            aggregated,
             reports: Reports::new(database.clone(), tail.clone()),
             heartbeats: heartbeats.clone(),
             followers: Followers::new(settings.followers_max, observer.clone()),

@@ -98,3 +98,24 @@ async fn a_backlog_in_several_partitions_comes_once() {
     sub.acked("w1", &again).await;
     app.stop().await;
 }
+
+#[tokio::test]
+async fn the_end_is_the_end_of_the_log_not_of_what_is_projected_yet() {
+    let (_database, app) = filled(2, 9).await;
+    aggregate(&app, 3).await;
+    let subscribe = |n: usize| {
+        let definition = json!({ "source": { "aggregated_stream": "x" }, "from": "end" });
+        (format!("s{n}"), definition)
+    };
+    for n in 0..10 {
+        let old: Vec<_> = (0..50).map(|n| json!({ "type": "Old", "data": { "n": n } })).collect();
+        assert_eq!(app.append("a-1", &json!({ "messages": old })).await.status, 201);
+        let (name, definition) = subscribe(n);
+        let sub = Sub::new(&app, &name, definition).await;
+        app.write("a-1", "New", json!({ "n": 1 })).await;
+        let found = sub.fetch_some("w1", 100).await;
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0]["message"]["type"], "New");
+    }
+    app.stop().await;
+}

@@ -136,6 +136,28 @@ async fn max_in_flight_is_each_consumers_credit() {
 }
 
 #[tokio::test]
+async fn a_backlog_comes_no_faster_than_it_is_acked() {
+    let (_database, app) = filled(1, 8).await;
+    let sub = competing(&app, json!({})).await;
+    assert_eq!(sub.fetch("w1", 100).await.len(), 8);
+    let mut events = app.follow(&sub.path("/events?consumer=w1&max_in_flight=3&heartbeat=1s")).await;
+    let mut seen = Vec::new();
+    while seen.len() < 8 {
+        let mut some = Vec::new();
+        for _ in 0..3.min(8 - seen.len()) {
+            some.push(events.next("message").await.json());
+        }
+        // The next event after three is a heartbeat: nothing more comes before an ack.
+        let next = events.next_event().await;
+        assert!(next.is("heartbeat"), "{next:?}");
+        sub.acked("w1", &some).await;
+        seen.extend(numbers(&some));
+    }
+    assert_eq!(seen, (0..8).collect::<Vec<_>>());
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn the_messages_of_a_removed_consumer_go_back_to_the_others() {
     let (_database, app) = filled(1, 3).await;
     let sub = competing(&app, json!({})).await;

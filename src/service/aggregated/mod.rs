@@ -179,6 +179,16 @@ impl AggregatedStreams {
         }
     }
 
+    /// Waits until what is settled by now is projected, at most that long; not at all for one that is paused or stopped.
+    pub async fn project_what_is_settled(&self, name: &str, wait: Duration) -> Result<(), StoreError> {
+        let settled = self.tail.refresh().await;
+        let stored = self.database.aggregated_stream(name).await?;
+        if stored.is_some_and(|stored| !stored.is_paused && stored.current.error.is_none()) {
+            self.get_at(name, settled, wait).await?;
+        }
+        Ok(())
+    }
+
     /// By name, after a name; without their partitions.
     pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<AggregatedStream>, StoreError> {
         let stored = self.database.aggregated_streams(after, limit as i64).await?;

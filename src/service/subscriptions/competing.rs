@@ -41,7 +41,14 @@ impl Consumer {
                 return Ok(round);
             }
             if let Some(after) = self.backlog_after {
-                let again = self.take_again(wish.messages, Take::Own { after }).await?;
+                // What has come again and is not acked counts as in flight; the rest of the backlog waits for its turn.
+                let (id, database) = (self.subscription.id, self.subscriptions.database());
+                let held = database.own_deliveries_upto(id, &self.name, after, credit_max).await?;
+                let Ok(messages @ 1..) = usize::try_from((credit_max - held).min(wish.messages as i64)) else {
+                    round.wait_for_room();
+                    return Ok(round);
+                };
+                let again = self.take_again(messages, Take::Own { after }).await?;
                 self.backlog_after = again.next;
                 round.deliveries = again.deliveries;
                 if !round.deliveries.is_empty() {

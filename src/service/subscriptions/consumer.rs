@@ -157,7 +157,7 @@ impl Subscriptions {
         // Joined before the first round, so that nothing falls between them.
         let source = match (&subscription.log, subscription.aggregated_stream_id) {
             (Some(log), _) => Following::Log(self.inner.tail.join(log)),
-            (None, Some(id)) => Following::Aggregated(self.inner.feeds.join(id)),
+            (None, Some(id)) => Following::Aggregated(self.inner.aggregated.feeds.join(id)),
             (None, None) => Following::Nothing,
         };
         if session.is_none()

@@ -1,6 +1,7 @@
 //! Making, changing, deleting and finding subscriptions, and where they begin.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::catalog::{Subscription, read_definition};
 use super::{SubscriptionError, Subscriptions};
@@ -36,6 +37,9 @@ struct Beginning {
     cursors: Vec<PartitionCursor>,
     first_position: i64,
 }
+
+/// The longest that an end waits for the projector of its source. One that is paused or stopped is not waited for.
+const PROJECTION_WAIT_MAX: Duration = Duration::from_secs(5);
 
 impl Subscriptions {
     /// Makes a subscription. Doing it again changes nothing.
@@ -93,7 +97,7 @@ impl Subscriptions {
             let rule = "must name an aggregated stream that is there";
             return Err(SubscriptionError::Invalid(vec![Violation::new("source.aggregated_stream", rule)]));
         };
-        let cursors = self.aggregated_cursors(id, definition.from).await?;
+        let cursors = self.aggregated_cursors(id, name, definition.from).await?;
         let first_position = match definition.from {
             StartAt::Position(position) => position,
             StartAt::Beginning | StartAt::End | StartAt::Time(_) => 0,
@@ -118,8 +122,12 @@ impl Subscriptions {
         }
     }
 
-    /// Of the partitions that have messages.
-    async fn aggregated_cursors(&self, id: i64, to: StartAt) -> Result<Vec<PartitionCursor>, StoreError> {
+    /// Of the partitions that have messages. An end, or a time, is one of the log: what is in the log already is to be
+    /// in its partition before it is said where that is.
+    async fn aggregated_cursors(&self, id: i64, name: &str, to: StartAt) -> Result<Vec<PartitionCursor>, StoreError> {
+        if matches!(to, StartAt::End | StartAt::Time(_)) {
+            self.inner.aggregated.project_what_is_settled(name, PROJECTION_WAIT_MAX).await?;
+        }
         let partitions = self.database().aggregated_partitions(id).await?;
         let at_time: HashMap<i32, i64> = match to {
             StartAt::Time(micros) => {
@@ -214,12 +222,12 @@ impl Subscriptions {
                 return Err(SubscriptionError::Invalid(vec![violation]));
             }
         }
-        let targets: HashMap<i32, i64> = match stored.aggregated_stream_id {
-            Some(id) => {
-                let cursors = self.aggregated_cursors(id, to).await?;
+        let targets: HashMap<i32, i64> = match (stored.aggregated_stream_id, &definition.source) {
+            (Some(id), SubscriptionSource::Aggregated(name)) => {
+                let cursors = self.aggregated_cursors(id, name, to).await?;
                 cursors.into_iter().map(|cursor| (cursor.partition, cursor.after)).collect()
             }
-            None => {
+            _ => {
                 let after = self.log_cursor(&definition, to).await?;
                 standing.iter().map(|cursor| (cursor.partition, after)).collect()
             }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::aggregated::feed::Feeds;
+use super::aggregated::AggregatedStreams;
 use super::read::Reads;
 use super::tail::Tail;
 use crate::domain::Violation;
@@ -94,7 +94,7 @@ pub struct Subscriptions {
 struct Inner {
     database: Database,
     tail: Tail,
-    feeds: Feeds,
+    aggregated: AggregatedStreams,
     reads: Reads,
     measured: tokio::sync::Mutex<inspect::Measured>,
     catalog: Catalog,
@@ -112,7 +112,7 @@ impl Subscriptions {
     pub fn start(
         database: Database,
         tail: Tail,
-        feeds: Feeds,
+        aggregated: AggregatedStreams,
         reads: Reads,
         settings: SubscriptionSettings,
         lifecycle: &Lifecycle,
@@ -127,7 +127,7 @@ impl Subscriptions {
             draining: lifecycle.draining().clone(),
             database,
             tail,
-            feeds,
+            aggregated,
             reads,
             measured: Default::default(),
             acks,

@@ -110,6 +110,27 @@ impl Database {
         Ok(row.try_get(0)?)
     }
 
+    /// How many of a consumer's deliveries there are up to a place, counted to `most`.
+    pub async fn own_deliveries_upto(
+        &self,
+        subscription: i64,
+        consumer: &str,
+        upto: At,
+        most: i64,
+    ) -> Result<i64, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached(
+                "SELECT count(*) FROM (SELECT FROM headwater.subscription_deliveries AS d \
+                 WHERE d.subscription_id = $1 AND d.consumer = $2 AND (d.partition, d.position) <= ($3, $4) \
+                 LIMIT $5) AS own",
+            )
+            .await?;
+        let row =
+            client.query_one(&statement, &[&subscription, &consumer, &upto.partition, &upto.position, &most]).await?;
+        Ok(row.try_get(0)?)
+    }
+
     pub async fn take_deliveries(
         &self,
         subscription: i64,
