@@ -1,8 +1,13 @@
 //! Subscriptions under fire: what was acked stays acked, and the rest comes again, whatever is killed, paused or cut.
 
+mod cuts;
 mod edges;
 mod hand_over;
+mod judge;
+mod load;
 mod locks;
+mod model;
+mod model_http;
 mod poison;
 mod race;
 
@@ -14,6 +19,9 @@ use serde_json::{Value, json};
 use crate::support::app::{Answer, PATIENCE, encode};
 use crate::support::events::Events;
 use crate::support::http_client;
+
+/// A request that may have no answer is given up after this time.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
 
 /// A subscription as one instance serves it.
 #[derive(Clone)]
@@ -41,9 +49,10 @@ impl Group {
         format!("{}/v1/subscriptions/{}{rest}", self.url, encode(&self.name))
     }
 
-    /// `None`: no answer, or not a whole one.
+    /// `None`: no answer in time, or not a whole one.
     async fn try_post(&self, rest: &str, body: &Value) -> Option<(u16, Value)> {
-        let answer = self.http.post(self.path(rest)).json(body).send().await.ok()?;
+        let request = self.http.post(self.path(rest)).json(body).timeout(ANSWER_WAIT);
+        let answer = request.send().await.ok()?;
         let status = answer.status().as_u16();
         Some((status, answer.json().await.ok()?))
     }

@@ -170,7 +170,7 @@ async fn create(sql: &tokio_postgres::Client) -> i64 {
 }
 
 async fn renew(sql: &tokio_postgres::Client, id: i64, consumer: &str, session: Option<uuid::Uuid>) -> i64 {
-    let renew = "SELECT count(*) FROM headwater.subscription_renew(ARRAY[$1::bigint], ARRAY[$2::text], ARRAY[$3::uuid])";
+    let renew = "SELECT count(*) FROM headwater.subscription_renew(ARRAY[$1::bigint], ARRAY[$2::text], ARRAY[$3::uuid], ARRAY[0::bigint])";
     sql.query_one(renew, &[&id, &consumer, &session]).await.unwrap().get(0)
 }
 

@@ -92,8 +92,13 @@ async fn come_and_go(group: Group, ends: Arc<AtomicBool>) -> Vec<String> {
         let mut events = group.events(&format!("e{}", fastrand::u8(..3))).await;
         let mut seen = Vec::new();
         let reading = async {
-            while seen.len() < 30 {
-                seen.push(events.next("message").await.json());
+            // It ends early for who is replaced or sent away.
+            while seen.len() < 30
+                && let Some(event) = events.next_block(PATIENCE).await
+            {
+                if event.is("message") {
+                    seen.push(event.json());
+                }
             }
         };
         let _ = tokio::time::timeout(Duration::from_millis(200), reading).await;

@@ -1,6 +1,6 @@
 //! Messages that always fail: they end, and what stands beside them goes on, in its order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
@@ -28,69 +28,81 @@ enum Failure {
 }
 
 /// What was acked, in order, and how often each poisoned message came.
+#[derive(Debug)]
 struct Told {
     acked: Vec<Value>,
     deliveries: BTreeMap<i64, i64>,
 }
 
-async fn consume(group: &Group, failure: Failure, is_partitioned: bool) -> Told {
+/// Consumes until nothing is left.
+async fn consume(group: &Group, failure: Failure) -> Told {
     let mut told = Told { acked: Vec::new(), deliveries: BTreeMap::new() };
-    let good = (0..MESSAGES).filter(|n| n % 13 != 4).count();
     let mut events = group.events("w&max_in_flight=3").await;
-    let mut done = BTreeSet::new();
-    while done.len() < good {
-        let message = events.next("message").await.json();
-        let n = message["message"]["data"]["n"].as_i64().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let next = tokio::time::timeout(Duration::from_millis(100), events.next_block(PATIENCE)).await;
+        let Ok(event) = next else {
+            let status = group.status().await;
+            if status["committed_lag"] == 0 {
+                return told;
+            }
+            assert!(Instant::now() < deadline, "{failure:?}: waited in vain until nothing is left: {told:?}");
+            continue;
+        };
+        let event = event.expect("the stream goes on");
+        if !event.is("message") {
+            continue;
+        }
+        let message = event.json();
         if is_poison(&message) {
-            *told.deliveries.entry(n).or_default() += 1;
+            *told.deliveries.entry(message["message"]["data"]["n"].as_i64().unwrap()).or_default() += 1;
             match failure {
-                Failure::Nacks => {
-                    // Another one of the partition may have failed before it: then this delivery is over.
-                    let mut nack = place(&message);
-                    nack["reason"] = json!("poison");
-                    let body = json!({ "consumer": "w", "nacks": [nack] });
-                    assert_eq!(group.post("/nacks", &body).await.status, 200);
-                }
+                Failure::Nacks => group.nacked_if_there("w", &message).await,
                 Failure::Hangs => {}
                 Failure::Dies => events = group.events("w&max_in_flight=3").await,
             }
             continue;
         }
+        // Not acked if something before it in its partition has failed: then it comes again.
         let answer = group.ack("w", std::slice::from_ref(&message)).await;
-        let is_acked = answer.status == 200 && answer.json()["acked"] == 1;
-        // A partitioned ack stands for what came before it too: it must not be a message that has just failed.
-        if is_acked {
-            done.insert(n);
+        if answer.status == 200 && answer.json()["acked"] == 1 {
             told.acked.push(message);
-        } else {
-            assert!(is_partitioned || failure != Failure::Nacks, "{}", answer.text);
         }
     }
-    told
+}
+
+impl Group {
+    /// Another one of the partition may have failed before it: then this delivery is over.
+    async fn nacked_if_there(&self, consumer: &str, message: &Value) {
+        let mut nack = place(message);
+        nack["reason"] = json!("poison");
+        let answer = self.post("/nacks", &json!({ "consumer": consumer, "nacks": [nack] })).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
 }
 
 async fn poisoned(mode: &str, failure: Failure) {
     let database = TestDatabase::migrated().await;
     let app = TestApp::on(&database).await;
     write(&database.connect().await, "a", STREAMS, MESSAGES).await;
-    // One stream a partition, so that a partition is a worker that goes through one stream.
+    // Of a consumer that dies it is not known what has killed it: in each partition, the first in flight is suspected.
+    let partitions = if failure == Failure::Dies { 1 } else { 1024 };
     let definition = json!({
-        "source": { "category": "a" }, "mode": mode, "partitions": 1024, "max_deliveries": 3, "backoff": ["10ms"],
+        "source": { "category": "a" }, "mode": mode, "partitions": partitions, "max_deliveries": 3, "backoff": ["10ms"],
         "ack_timeout": if failure == Failure::Hangs { "150ms" } else { "1m" }
     });
     let group = Group::new(&app.url, "s", definition).await;
-    let told = consume(&group, failure, mode == "partitioned").await;
+    let told = consume(&group, failure).await;
     let parked: Vec<i64> = (0..MESSAGES).filter(|n| n % 13 == 4).collect();
-    let status = group.until("the poison is parked", |status| status["committed_lag"] == 0).await;
     let list = group.get("/parked").await["parked"].as_array().unwrap().clone();
     let numbers: Vec<i64> = list.iter().map(|one| one["message"]["data"]["n"].as_i64().unwrap()).collect();
-    assert_eq!(sorted(numbers), parked, "{mode} {failure:?}: {status}");
+    assert_eq!(sorted(numbers), parked, "{mode} {failure:?}");
     for one in &list {
         let n = one["message"]["data"]["n"].as_i64().unwrap();
         assert!(one["delivery_count"].as_i64().unwrap() >= 3, "{mode} {failure:?}: {one}");
         if failure == Failure::Nacks {
             assert_eq!(one["last_error"], "poison", "{one}");
-            assert_eq!(told.deliveries[&n], 3, "{mode}: {n}");
+            assert!(told.deliveries[&n] >= 3, "{mode}: {n}");
         }
     }
     if mode == "partitioned" {

@@ -168,7 +168,7 @@ impl Subscriptions {
             return;
         }
         self.inner.hub.wake(subscription.id);
-        if !self.inner.presence.knows(subscription.id, consumer) {
+        if !self.inner.presence.waits_here(subscription.id, consumer) {
             self.inner.announcer.announce(subscription.id);
         }
     }

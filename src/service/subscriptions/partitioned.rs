@@ -50,7 +50,7 @@ impl Consumer {
     /// Answers whether the round is done.
     async fn deliver_next(&mut self, wish: Wish, sync: &Sync, round: &mut Round) -> Result<bool, SubscriptionError> {
         let settings = &self.subscription.definition.settings;
-        let in_flight: i64 = sync.held.iter().map(|held| held.in_flight).sum();
+        let in_flight = sync.replays_in_flight + sync.held.iter().map(|held| held.in_flight).sum::<i64>();
         let credit = wish.in_flight_max.min(settings.max_in_flight) - in_flight;
         let messages = if settings.is_auto() { wish.messages as i64 } else { credit.min(wish.messages as i64) };
         let Ok(messages @ 1..) = usize::try_from(messages) else { return Ok(true) };
@@ -73,12 +73,14 @@ impl Consumer {
         }
         let room = Room { messages, bytes: wish.bytes, is_first: true };
         let at_end = self.subscriptions.pick(&self.subscription, &local, &mut open, room).await?;
+        // What failed before waits until nothing is in flight: another attempt would find the same.
+        let is_waiting = open.iter().all(Open::waits_for_acks);
         round.deliveries = self.deliver(&sync.held, open).await?;
         if !round.deliveries.is_empty() {
             return Ok(true);
         }
         round.is_caught_up = at_end;
-        Ok(at_end)
+        Ok(at_end || is_waiting)
     }
 
     /// Moves the partitions on in the database; what moved is delivered.
@@ -97,6 +99,8 @@ impl Consumer {
         if moving.is_empty() {
             return Ok(Vec::new());
         }
+        // In this order they are locked, as everywhere.
+        moving.sort_unstable_by_key(|one| one.partition);
         let advances: Vec<Advance> = moving
             .iter()
             .filter_map(|one| {

@@ -34,6 +34,7 @@ struct Entry {
     open: usize,
     /// It has been heard of since the last renewal.
     is_touched: bool,
+    heard_at: Instant,
     renewed_at: Instant,
     timeout: Duration,
 }
@@ -41,6 +42,11 @@ struct Entry {
 impl Entry {
     fn is_wanted(&self) -> bool {
         self.open > 0 || self.is_touched
+    }
+
+    /// How long it has not been heard of: its lease counts from there, however late it is renewed.
+    fn idle(&self) -> Duration {
+        if self.open > 0 { Duration::ZERO } else { self.heard_at.elapsed() }
     }
 
     /// The part of its lease that is over.
@@ -57,6 +63,7 @@ impl Presence {
             session,
             open: 0,
             is_touched: false,
+            heard_at: Instant::now(),
             renewed_at: Instant::now(),
             timeout,
         });
@@ -64,7 +71,8 @@ impl Presence {
             entry.session = session;
         }
         entry.timeout = timeout;
-        entry.renewed_at = Instant::now();
+        entry.heard_at = Instant::now();
+        entry.renewed_at = entry.heard_at;
     }
 
     /// A consumer has been heard of. Answers whether its lease was renewed not long ago, so that nothing is to be done.
@@ -72,15 +80,16 @@ impl Presence {
         match lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
             Some(entry) => {
                 entry.is_touched = true;
+                entry.heard_at = Instant::now();
                 entry.used() < 0.5
             }
             None => false,
         }
     }
 
-    /// Whether a consumer has been heard of here lately.
-    pub fn knows(&self, subscription: i64, consumer: &str) -> bool {
-        lock(&self.consumers).contains_key(&(subscription, consumer.to_owned()))
+    /// Whether a consumer waits here. It may have been heard of here all the same while it waits elsewhere.
+    pub fn waits_here(&self, subscription: i64, consumer: &str) -> bool {
+        lock(&self.consumers).get(&(subscription, consumer.to_owned())).is_some_and(|entry| entry.open > 0)
     }
 
     /// It waits here: its lease is renewed until [`closed`](Self::closed).
@@ -93,6 +102,8 @@ impl Presence {
     pub fn closed(&self, subscription: i64, consumer: &str) {
         if let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
             entry.open = entry.open.saturating_sub(1);
+            entry.is_touched = true;
+            entry.heard_at = Instant::now();
         }
     }
 
@@ -124,6 +135,7 @@ impl Presence {
             subscription: *subscription,
             consumer: consumer.clone(),
             session: entry.session,
+            idle_ms: entry.idle().as_millis() as i64,
         });
         renewals.take(RENEWALS_MAX).collect()
     }
@@ -131,8 +143,10 @@ impl Presence {
     fn renewed(&self, renewal: &Renewal, asked_at: Instant) {
         let key = (renewal.subscription, renewal.consumer.clone());
         if let Some(entry) = lock(&self.consumers).get_mut(&key) {
-            entry.renewed_at = asked_at;
-            entry.is_touched = false;
+            let idle = Duration::from_millis(renewal.idle_ms.unsigned_abs());
+            entry.renewed_at = asked_at.checked_sub(idle).unwrap_or(asked_at);
+            // It may have been heard of since.
+            entry.is_touched = entry.heard_at > asked_at;
         }
     }
 }
