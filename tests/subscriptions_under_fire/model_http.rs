@@ -321,7 +321,7 @@ impl Run<'_> {
             .as_array()
             .unwrap()
             .iter()
-            .map(|one| (one["position"].as_i64().unwrap(), one["delivery_count"].as_i64().unwrap()))
+            .map(|one| (one["position"].as_i64().unwrap(), one["deliveries"].as_i64().unwrap()))
             .collect();
         assert_eq!(parked, self.model.parked);
         let status = self.group.status().await;

@@ -37,7 +37,10 @@ struct Told {
 /// Consumes until nothing is left.
 async fn consume(group: &Group, failure: Failure) -> Told {
     let mut told = Told { acked: Vec::new(), deliveries: BTreeMap::new() };
-    let mut events = group.events("w&max_in_flight=3").await;
+    // Who hangs has nothing else at hand: an ack of what comes after it would stand for it too.
+    let credit = if failure == Failure::Hangs { 1 } else { 3 };
+    let name = format!("w&max_in_flight={credit}");
+    let mut events = group.events(&name).await;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let next = tokio::time::timeout(Duration::from_millis(100), events.next_block(PATIENCE)).await;
@@ -59,7 +62,7 @@ async fn consume(group: &Group, failure: Failure) -> Told {
             match failure {
                 Failure::Nacks => group.nacked_if_there("w", &message).await,
                 Failure::Hangs => {}
-                Failure::Dies => events = group.events("w&max_in_flight=3").await,
+                Failure::Dies => events = group.events(&name).await,
             }
             continue;
         }
@@ -99,7 +102,7 @@ async fn poisoned(mode: &str, failure: Failure) {
     assert_eq!(sorted(numbers), parked, "{mode} {failure:?}");
     for one in &list {
         let n = one["message"]["data"]["n"].as_i64().unwrap();
-        assert!(one["delivery_count"].as_i64().unwrap() >= 3, "{mode} {failure:?}: {one}");
+        assert!(one["deliveries"].as_i64().unwrap() >= 3, "{mode} {failure:?}: {one}");
         if failure == Failure::Nacks {
             assert_eq!(one["last_error"], "poison", "{one}");
             assert!(told.deliveries[&n] >= 3, "{mode}: {n}");
