@@ -266,3 +266,26 @@ async fn a_name_that_is_used_again_is_another_subscription() {
         two.stop().await;
     }
 }
+
+/// What was tried too often is not in the way of what is due behind it.
+#[tokio::test]
+async fn what_ends_is_not_in_the_way_of_what_is_due() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::on(&database).await;
+    let sql = database.connect().await;
+    write(&sql, "a", 1, 2).await;
+    let definition = json!({ "source": { "stream_name": "a-1" }, "mode": "competing", "max_deliveries": 2 });
+    let group = Group::new(&app.url, "s", definition).await;
+    let expire =
+        "UPDATE headwater.subscription_deliveries SET due_at = '2000-01-01'::timestamptz + position * interval '1 s'";
+    group.fetch("w", 1).await;
+    sql.batch_execute(expire).await.unwrap();
+    // Once more the first, and then the second for the first time.
+    assert_eq!(positions(&group.fetch_some("w", 1).await), [0]);
+    assert_eq!(positions(&group.fetch_some("w", 1).await), [1]);
+    // Both are due, the first for the last time.
+    sql.batch_execute(expire).await.unwrap();
+    assert_eq!(positions(&group.fetch("w", 1).await), [1]);
+    assert_eq!(group.get("/parked").await["parked"][0]["position"], 0);
+    app.stop().await;
+}

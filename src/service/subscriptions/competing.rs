@@ -33,7 +33,7 @@ impl Consumer {
                 return Ok(round);
             }
             if let Some(after) = self.backlog_after {
-                round.deliveries = self.take_again(wish.messages, Take::Own { after }).await?;
+                (round.deliveries, _) = self.take_again(wish.messages, Take::Own { after }).await?;
                 self.backlog_after =
                     round.deliveries.last().map(|last| At { partition: last.partition, position: last.position });
                 if !round.deliveries.is_empty() {
@@ -62,9 +62,14 @@ impl Consumer {
             if is_auto { wish.messages as i64 } else { (credit_max - look.in_flight).min(wish.messages as i64) };
         let Ok(messages @ 1..) = usize::try_from(credit) else { return Ok(true) };
         if look.has_due {
-            round.deliveries = self.take_again(messages, Take::Due).await?;
+            let has_ended;
+            (round.deliveries, has_ended) = self.take_again(messages, Take::Due).await?;
             if !round.deliveries.is_empty() {
                 return Ok(true);
+            }
+            // Behind what was tried too often there may be more that is due.
+            if has_ended {
+                return Ok(false);
             }
         }
         if look.cursors.is_empty() {
@@ -117,8 +122,12 @@ impl Consumer {
     }
 
     /// Takes messages that were delivered before, or parked; those that were tried too often end as the policy says,
-    /// and those whose message is gone are over.
-    pub(super) async fn take_again(&self, limit: usize, take: Take<'_>) -> Result<Vec<Delivery>, SubscriptionError> {
+    /// and those whose message is gone are over. Answers whether there were such, too.
+    pub(super) async fn take_again(
+        &self,
+        limit: usize,
+        take: Take<'_>,
+    ) -> Result<(Vec<Delivery>, bool), SubscriptionError> {
         let (database, policy) = (self.subscriptions.database(), &self.subscription.policy);
         let id = self.subscription.id;
         let taken = database.take_deliveries(id, &self.name, limit as i64, policy.max_deliveries, take).await?;
@@ -150,6 +159,6 @@ impl Consumer {
         if !steps.is_empty() {
             database.step_deliveries(&steps).await?;
         }
-        Ok(deliveries)
+        Ok((deliveries, !steps.is_empty()))
     }
 }

@@ -162,7 +162,7 @@ impl Subscriptions {
         let subscription = self.find(name).await?;
         let claimant = self.visit(subscription, consumer, false).await?;
         let take = Take::Idle { min_idle_ms, after, positions };
-        let mut taken = claimant.take_again(limit, take).await?;
+        let (mut taken, _) = claimant.take_again(limit, take).await?;
         taken.sort_by_key(|one| (one.partition, one.position));
         self.inner.hub.wake(claimant.subscription().id);
         Ok(taken)

@@ -55,10 +55,14 @@ impl Consumer {
         let messages = if settings.is_auto() { wish.messages as i64 } else { credit.min(wish.messages as i64) };
         let Ok(messages @ 1..) = usize::try_from(messages) else { return Ok(true) };
         if sync.has_replays {
-            let replays = self.take_again(messages, Take::Replays).await?;
-            if !replays.is_empty() {
-                round.deliveries = replays;
+            let has_ended;
+            (round.deliveries, has_ended) = self.take_again(messages, Take::Replays).await?;
+            if !round.deliveries.is_empty() {
                 return Ok(true);
+            }
+            // Behind what was tried too often there may be more that is due.
+            if has_ended {
+                return Ok(false);
             }
         }
         let local = self.local.clone();
