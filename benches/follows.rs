@@ -36,14 +36,14 @@ pub async fn run(stand: &Stand, report: &mut Report, span: Duration) {
 
 /// What followers have seen.
 #[derive(Default)]
-struct Seen {
+pub struct Seen {
     deliveries: AtomicU64,
-    times: Mutex<Times>,
-    is_over: AtomicBool,
+    pub times: Mutex<Times>,
+    pub is_over: AtomicBool,
 }
 
 /// Reads events for ever. An event is a line `data: …`; where it is measured, it holds `"sent":<microseconds>`.
-async fn follow(address: String, path: String, seen: Arc<Seen>, measures: bool, epoch: Instant) {
+pub async fn follow(address: String, path: String, seen: Arc<Seen>, measures: bool, epoch: Instant) {
     let mut stream = TcpStream::connect(&address).await.expect("the server listens");
     let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -249,7 +249,7 @@ async fn post_to_frame(stand: &Stand, report: &mut Report, span: Duration) {
 }
 
 /// Appends at a steady rate; returns how many.
-async fn paced(
+pub async fn paced(
     address: &str,
     per_second: u64,
     connections: u64,

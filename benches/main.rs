@@ -7,6 +7,7 @@ mod appends;
 mod follows;
 mod load;
 mod peers;
+mod projections;
 mod reads;
 mod report;
 
@@ -26,6 +27,7 @@ fn main() {
         appends::run(&stand, &mut report, span).await;
         reads::run(&stand, &mut report, span).await;
         follows::run(&stand, &mut report, span).await;
+        projections::run(&stand, &mut report, span).await;
         stand.stop().await;
         report.finish();
     });

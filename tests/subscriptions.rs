@@ -11,6 +11,7 @@ mod poison;
 mod seeking;
 mod sharing;
 mod status;
+mod walk;
 
 use std::time::{Duration, Instant};
 

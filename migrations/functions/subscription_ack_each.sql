@@ -8,6 +8,10 @@ CREATE OR REPLACE FUNCTION headwater.subscription_ack_each(
 )
 RETURNS TABLE (number bigint, outcome integer, current_epoch bigint)
 LANGUAGE sql VOLATILE
+-- Each entry is one look at the primary key, however many rows there are, dead ones included.
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET enable_bitmapscan = off
 AS $$
   WITH listed AS (
     SELECT l.number, l.subscription_id, l.partition, l.position, l.epoch

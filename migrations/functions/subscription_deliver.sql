@@ -48,6 +48,16 @@ BEGIN
       NULL;
     ELSIF _is_auto THEN
       p.committed := _new[cardinality(_new)];
+      -- What was delivered while acks were asked for.
+      SELECT
+        coalesce(array_agg(k.position ORDER BY k.position), '{}'),
+        coalesce(array_agg(k.count ORDER BY k.position), '{}'),
+        coalesce(array_agg(k.failures ORDER BY k.position), '{}'),
+        coalesce(array_agg(k.time ORDER BY k.position), '{}')
+      INTO p.known_positions, p.known_counts, p.known_failures, p.known_times
+      FROM unnest(p.known_positions, p.known_counts, p.known_failures, p.known_times)
+        AS k (position, count, failures, time)
+      WHERE NOT k.position = ANY (_new);
     ELSE
       IF NOT p.known_positions[1] <= p.read_upto OR cardinality(p.known_positions) = 0 THEN
         p.ack_due_at := _now + _timeout;

@@ -15,6 +15,9 @@ RETURNS TABLE (
   oldest_ms bigint
 )
 LANGUAGE plpgsql STABLE
+-- A category's messages come from the index that has them in order, not from a walk over those of all others.
+SET enable_sort = off
+SET enable_bitmapscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -23,6 +26,7 @@ DECLARE
   _types text[];
   _partitions bigint;
   _behind jsonb;
+  _from bigint;
 BEGIN
   SELECT * INTO s FROM headwater.subscriptions AS b WHERE b.id = _subscription;
   _source := s.definition -> 'source';
@@ -57,6 +61,8 @@ BEGIN
     WHERE p.subscription_id = _subscription
       AND p.partition = headwater.subscription_partition(_source ->> 'stream_name', _partitions);
   ELSE
+    SELECT min(p.read_upto) INTO _from FROM headwater.subscription_partitions AS p WHERE p.subscription_id = _subscription;
+
     SELECT jsonb_object_agg(b.partition, b.count)
     INTO _behind
     FROM (
@@ -64,19 +70,19 @@ BEGIN
       FROM (
         SELECT m.global_position, m.stream_name
         FROM jsonb_array_elements_text(_source -> 'categories') AS c (category)
-        JOIN message_store.messages AS m
-          ON message_store.category(m.stream_name) BETWEEN c.category AND c.category
-        WHERE m.global_position > (
-            SELECT min(p.read_upto) FROM headwater.subscription_partitions AS p WHERE p.subscription_id = _subscription
-          )
-          AND m.global_position <= _settled AND (_types IS NULL OR m.type = ANY (_types))
+        CROSS JOIN LATERAL (
+          SELECT m.global_position, m.stream_name
+          FROM message_store.messages AS m
+          WHERE message_store.category(m.stream_name) BETWEEN c.category AND c.category
+            AND m.global_position > _from AND m.global_position <= _settled
+            AND (_types IS NULL OR m.type = ANY (_types))
+          ORDER BY message_store.category(m.stream_name), m.global_position
+        ) AS m
         UNION ALL
         SELECT m.global_position, m.stream_name
         FROM message_store.messages AS m
         WHERE _source ? 'all'
-          AND m.global_position > (
-            SELECT min(p.read_upto) FROM headwater.subscription_partitions AS p WHERE p.subscription_id = _subscription
-          )
+          AND m.global_position > _from
           AND m.global_position <= _settled AND (_types IS NULL OR m.type = ANY (_types))
       ) AS m
       JOIN headwater.subscription_partitions AS p

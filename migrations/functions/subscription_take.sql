@@ -23,6 +23,9 @@ RETURNS TABLE (
   is_exhausted boolean
 )
 LANGUAGE plpgsql VOLATILE
+-- The list may be long, and its statistics old: an index has it in the order that is asked for.
+SET enable_bitmapscan = off
+SET enable_sort = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -56,16 +59,22 @@ BEGIN
       LIMIT _limit
       FOR UPDATE SKIP LOCKED
     );
+  ELSIF _positions IS NOT NULL THEN
+    _rows := ARRAY(
+      SELECT d.ctid
+      FROM unnest(_partitions, _positions) AS l (partition, position)
+      JOIN headwater.subscription_deliveries AS d
+        ON d.subscription_id = _subscription AND d.partition = l.partition AND d.position = l.position
+      WHERE d.delivered_at <= _now - _min_idle_ms * interval '1 millisecond'
+      LIMIT _limit
+      FOR UPDATE OF d SKIP LOCKED
+    );
   ELSE
     _rows := ARRAY(
       SELECT d.ctid
       FROM headwater.subscription_deliveries AS d
       WHERE d.subscription_id = _subscription
         AND (d.partition, d.position) > (_after_partition, _after_position)
-        AND (
-          _positions IS NULL
-          OR (d.partition, d.position) IN (SELECT * FROM unnest(_partitions, _positions) AS l (partition, position))
-        )
         AND d.delivered_at <= _now - _min_idle_ms * interval '1 millisecond'
       ORDER BY d.partition, d.position
       LIMIT _limit

@@ -33,7 +33,10 @@ BEGIN
     SET known_failures = array_fill(0, ARRAY[cardinality(p.known_failures)]), retry_at = NULL
     WHERE p.subscription_id = _id AND cardinality(p.known_failures) > 0;
     PERFORM headwater.subscription_lock_deliveries(_id, NULL);
-    UPDATE headwater.subscription_deliveries AS d SET attempts = 0 WHERE d.subscription_id = _id AND d.attempts > 0;
+    UPDATE headwater.subscription_deliveries AS d
+    SET attempts = 0
+    FROM headwater.subscriptions AS s
+    WHERE d.subscription_id = _id AND s.id = _id AND d.attempts >= (s.definition ->> 'max_deliveries')::bigint;
   END IF;
 
   RETURN _id;

@@ -282,6 +282,14 @@ impl Definition {
         hashed(cardinal_id(name).unwrap_or(name), self.partitions) as i32
     }
 
+    /// How many partitions a source that brings none is divided into.
+    pub fn partition_count(&self) -> usize {
+        match self.mode {
+            Mode::Partitioned => usize::try_from(self.partitions).unwrap_or(1),
+            Mode::Competing => 1,
+        }
+    }
+
     /// A message's position as this subscription counts.
     pub fn position_of(&self, message: &Message) -> i64 {
         match self.source {

@@ -32,11 +32,14 @@ const OBJECTS: &str = "
     SELECT 'constraint ' || oid || pg_get_constraintdef(oid)
     FROM pg_constraint WHERE connamespace = 'message_store'::regnamespace
     UNION ALL
-    SELECT 'sequence ' || seqrelid || seqstart || seqcache || seqincrement FROM pg_sequence
+    SELECT 'sequence ' || s.seqrelid || s.seqstart || s.seqcache || s.seqincrement
+    FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid
+    WHERE c.relnamespace = 'message_store'::regnamespace
     UNION ALL
     SELECT 'schema ' || oid || COALESCE(nspacl::text, '') FROM pg_namespace WHERE nspname = 'message_store'
     UNION ALL
-    SELECT 'trigger ' || oid || tgname FROM pg_trigger WHERE NOT tgisinternal
+    SELECT 'trigger ' || t.oid || t.tgname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+    WHERE c.relnamespace = 'message_store'::regnamespace
     UNION ALL
     SELECT 'role ' || oid || rolcanlogin || rolsuper || COALESCE(rolconfig::text, '')
     FROM pg_roles WHERE rolname = 'message_store'

@@ -70,7 +70,7 @@ async fn a_consumer_that_is_not_heard_of_loses_what_it_has() {
     let mut found = Vec::new();
     while found.len() < 8 {
         let message = events.next("message").await.json();
-        sub.acked("w2", &[message.clone()]).await;
+        sub.acked("w2", std::slice::from_ref(&message)).await;
         found.push(message);
     }
     // One timeout, one second to notice.

@@ -289,3 +289,30 @@ async fn what_ends_is_not_in_the_way_of_what_is_due() {
     assert_eq!(group.get("/parked").await["parked"][0]["position"], 0);
     app.stop().await;
 }
+
+/// What is remembered as parked does not use up the credit of a consumer that has less of it.
+#[tokio::test]
+async fn what_was_parked_ahead_of_its_turn_leaves_room_for_what_it_waits_for() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::on(&database).await;
+    write(&database.connect().await, "a", 1, 8).await;
+    let group = Group::new(&app.url, "s", json!({ "source": { "stream_name": "a-1" }, "backoff": ["0s"] })).await;
+    let six = group.fetch("w", 6).await;
+    for message in &six[1..] {
+        group.nacked("w", message, json!({ "action": "park" })).await;
+    }
+    group.nacked("w", &six[0], json!({})).await;
+    let answer = group.http.delete(group.path("/consumers/w")).send().await.unwrap();
+    assert_eq!(answer.status(), 204);
+    let mut events = group.events("v&max_in_flight=2").await;
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let next = tokio::time::timeout(Duration::from_secs(5), events.next("message")).await;
+        let message = next.unwrap_or_else(|_| panic!("it has no room after {seen:?}")).json();
+        group.acked("v", std::slice::from_ref(&message)).await;
+        seen.push(message["position"].as_i64().unwrap());
+    }
+    assert_eq!(seen, [0, 6, 7]);
+    drop(events);
+    app.stop().await;
+}

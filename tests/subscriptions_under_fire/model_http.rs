@@ -193,7 +193,7 @@ impl Model {
 
     fn resume(&mut self) {
         if std::mem::take(&mut self.is_stopped) {
-            self.rows.values_mut().for_each(|row| row.attempts = 0);
+            self.rows.values_mut().filter(|row| row.attempts >= MAX_DELIVERIES).for_each(|row| row.attempts = 0);
         }
     }
 }

@@ -205,10 +205,16 @@ async fn fetch(
     wait: Duration,
 ) -> Result<Result<Vec<Delivery>, End>, SubscriptionError> {
     let deadline = tokio::time::Instant::now() + wait;
+    let mut is_fresh = false;
     loop {
         let round = consumer.round(wish).await?;
         if let Some(end) = round.end {
             return Ok(Err(end));
+        }
+        // What is committed by now counts, also what nobody was told of.
+        if round.deliveries.is_empty() && !std::mem::replace(&mut is_fresh, true) {
+            app.tail.refresh().await;
+            continue;
         }
         let is_over = tokio::time::Instant::now() >= deadline && round.next != Some(Duration::ZERO);
         if !round.deliveries.is_empty() || is_over {

@@ -66,6 +66,8 @@ pub struct Leading<'a> {
     kept: (i64, Instant),
     purging: (Option<JoinHandle<()>>, Instant),
     reload_at: Option<Instant>,
+    /// What is followed has changed since the last round, so there may be something at once.
+    is_fresh: bool,
 }
 
 impl<'a> Leading<'a> {
@@ -84,6 +86,7 @@ impl<'a> Leading<'a> {
             kept: (lease.live_position, Instant::now()),
             purging: (None, Instant::now()),
             reload_at: Some(Instant::now()),
+            is_fresh: true,
         }
     }
 
@@ -92,9 +95,10 @@ impl<'a> Leading<'a> {
             if self.reload_at.is_some_and(|at| Instant::now() >= at) {
                 self.reload().await?;
             }
-            let idle = self.round().await?;
+            self.is_fresh = false;
+            let idle = self.round(stopping).await?;
             self.keep().await?;
-            if idle {
+            if idle && !self.is_fresh {
                 self.wait(stopping).await?;
             }
         }
@@ -109,8 +113,9 @@ impl<'a> Leading<'a> {
         self.lease.generation = generation;
         self.live.clear();
         if !stored.iter().any(|stored| stored.is_live) {
-            // Nothing is projected up to here, so nothing is left out by looking at the end alone.
-            self.moved_to(self.projector.tail.settled(), Round::default());
+            // Nothing is projected up to here, so nothing is left out by looking at the end alone: as it is now, so
+            // that what is history already is not taken for news.
+            self.moved_to(self.projector.tail.refresh().await, Round::default());
         }
         for stored in stored {
             let (is_live, position) = (stored.is_live, stored.projected_position);
@@ -168,13 +173,14 @@ impl<'a> Leading<'a> {
             Follower::new(self.projector.tail.clone(), Source::selected(selections.clone()), Filter::default(), place)
         };
         self.follower = (!selections.is_empty()).then(follow);
+        self.is_fresh = true;
         let live = self.live.values().filter(|live| live.is_current).map(|live| live.aggregated_stream_id);
         self.projector.feeds.lead(live.collect(), self.position);
     }
 
     /// Projects what there is, and says whether there was nothing.
-    async fn round(&mut self) -> Result<bool, Lost> {
-        let (messages, upto, idle) = self.gather().await;
+    async fn round(&mut self, stopping: &CancellationToken) -> Result<bool, Lost> {
+        let (messages, upto, idle) = self.gather(stopping).await;
         let round = Round::of(self.live.values_mut(), &messages);
         if round.is_empty() {
             self.moved_to(upto, round);
@@ -201,7 +207,7 @@ impl<'a> Leading<'a> {
     }
 
     /// The messages that are there now, up to a position, and whether these are all.
-    async fn gather(&mut self) -> (Vec<Arc<Message>>, i64, bool) {
+    async fn gather(&mut self, stopping: &CancellationToken) -> (Vec<Arc<Message>>, i64, bool) {
         let Some(follower) = &mut self.follower else {
             return (Vec::new(), self.position.max(self.projector.tail.settled()), true);
         };
@@ -210,7 +216,10 @@ impl<'a> Leading<'a> {
             let next = match follower.advance() {
                 // What was gathered need not wait for a page.
                 Next::NeedsPage if !gathered.is_empty() => break,
-                Next::NeedsPage => follower.read_page().await,
+                Next::NeedsPage => tokio::select! {
+                    next = follower.read_page() => next,
+                    () = stopping.cancelled() => return (gathered, follower.cursor(), true),
+                },
                 next => next,
             };
             match next {

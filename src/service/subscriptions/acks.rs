@@ -94,12 +94,13 @@ impl Subscriptions {
         subscription: &Arc<Subscription>,
         request: AckRequest,
     ) -> Result<AckCounts, SubscriptionError> {
+        let is_known_here = self.heard(subscription, &request.consumer);
         let entries = self.entries(subscription, &request.consumer, &request.entries);
         let is_partitioned = subscription.definition.is_partitioned();
         let outcomes = self.submit(Work::Ack { is_partitioned, entries }).await?;
         let counts = count(&request.entries, &outcomes);
         self.inner.observer.record(Observation::DeliveriesAcked { acked: counts.done, fenced: counts.fenced });
-        self.made_room(subscription, &request.consumer, counts.done);
+        self.made_room(subscription, is_known_here, counts.done);
         Ok(counts)
     }
 
@@ -110,6 +111,7 @@ impl Subscriptions {
         consumer: &str,
         nacks: Vec<NackEntry>,
     ) -> Result<AckCounts, SubscriptionError> {
+        self.heard(subscription, consumer);
         let places: Vec<(At, i64)> = nacks.iter().map(|nack| (nack.at, nack.epoch)).collect();
         let entries = self.entries(subscription, consumer, &places);
         let entries = entries.into_iter().zip(nacks).map(|(entry, nack)| (entry, nack.ask, nack.reason)).collect();
@@ -130,6 +132,7 @@ impl Subscriptions {
         request: AckRequest,
         timeout_ms: i64,
     ) -> Result<AckCounts, SubscriptionError> {
+        self.heard(subscription, &request.consumer);
         let entries = self.entries(subscription, &request.consumer, &request.entries);
         let entries: Vec<&AckEntry> = entries.iter().collect();
         let database = self.database();
@@ -139,9 +142,15 @@ impl Subscriptions {
         Ok(count(&request.entries, &outcomes))
     }
 
+    /// Who acks is there. Answers whether it comes for its messages here.
+    fn heard(&self, subscription: &Subscription, consumer: &str) -> bool {
+        let presence = &self.inner.presence;
+        let is_known_here = presence.knows(subscription.id, consumer);
+        presence.heard(subscription.id, consumer, subscription.consumer_timeout());
+        is_known_here
+    }
+
     fn entries(&self, subscription: &Subscription, consumer: &str, places: &[(At, i64)]) -> Vec<AckEntry> {
-        // Who acks is there.
-        self.inner.presence.touch(subscription.id, consumer);
         let entry = |&(at, epoch): &(At, i64)| AckEntry {
             subscription: subscription.id,
             consumer: consumer.to_owned(),
@@ -163,12 +172,12 @@ impl Subscriptions {
         Ok(answer.await.map_err(|_| SubscriptionError::Draining)??)
     }
 
-    fn made_room(&self, subscription: &Subscription, consumer: &str, acked: usize) {
+    fn made_room(&self, subscription: &Subscription, is_known_here: bool, acked: usize) {
         if acked == 0 {
             return;
         }
         self.inner.hub.wake(subscription.id);
-        if !self.inner.presence.waits_here(subscription.id, consumer) {
+        if !is_known_here {
             self.inner.announcer.announce(subscription.id);
         }
     }

@@ -86,6 +86,15 @@ impl Catalog {
         Ok(subscription)
     }
 
+    /// As it was at this generation, or later.
+    pub async fn at(&self, name: &str, generation: i64) -> Result<Arc<Subscription>, SubscriptionError> {
+        let known = self.known().get(name).filter(|known| known.generation >= generation).cloned();
+        match known {
+            Some(subscription) => Ok(subscription),
+            None => self.reload(name).await,
+        }
+    }
+
     pub fn forget(&self, id: i64) {
         self.known().retain(|_, subscription| subscription.id != id);
     }

@@ -60,7 +60,10 @@ impl Consumer {
         let is_auto = self.subscription.definition.settings.is_auto();
         let credit =
             if is_auto { wish.messages as i64 } else { (credit_max - look.in_flight).min(wish.messages as i64) };
-        let Ok(messages @ 1..) = usize::try_from(credit) else { return Ok(true) };
+        let Ok(messages @ 1..) = usize::try_from(credit) else {
+            round.wait_for_room();
+            return Ok(true);
+        };
         if look.has_due {
             let has_ended;
             (round.deliveries, has_ended) = self.take_again(messages, Take::Due).await?;
@@ -121,6 +124,18 @@ impl Consumer {
         Ok(true)
     }
 
+    async fn ack_at_once(&self, deliveries: &[Delivery]) -> Result<(), SubscriptionError> {
+        let entry = |delivery: &Delivery| AckEntry {
+            subscription: self.subscription.id,
+            consumer: self.name.clone(),
+            at: At { partition: delivery.partition, position: delivery.position },
+            epoch: delivery.epoch,
+        };
+        let entries: Vec<AckEntry> = deliveries.iter().map(entry).collect();
+        self.subscriptions.database().ack_each(&entries.iter().collect::<Vec<_>>()).await?;
+        Ok(())
+    }
+
     /// Takes messages that were delivered before, or parked; those that were tried too often end as the policy says,
     /// and those whose message is gone are over. Answers whether there were such, too.
     pub(super) async fn take_again(
@@ -158,6 +173,10 @@ impl Consumer {
         }
         if !steps.is_empty() {
             database.step_deliveries(&steps).await?;
+        }
+        if self.subscription.definition.settings.is_auto() {
+            // They were delivered first while acks were asked for, or are replayed.
+            self.ack_at_once(&deliveries).await?;
         }
         Ok((deliveries, !steps.is_empty()))
     }

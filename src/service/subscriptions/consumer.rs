@@ -1,6 +1,6 @@
 //! A consumer of a subscription. Event streams and fetches are two faces of it: both take rounds, and wait between them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,10 @@ use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::service::aggregated::feed::FeedMember;
 use crate::service::tail::Membership;
-use crate::store::subscriptions::{At, Held, Joined, Standing};
+use crate::store::subscriptions::{At, Held, Joined, Standing, Sync};
+
+/// Messages that are looked at to see whether they concern a consumer; more, and it takes a round.
+const WATCHED_MAX: usize = 256;
 
 /// A message on its way to a consumer.
 #[derive(Debug)]
@@ -64,6 +67,15 @@ pub struct Round {
     pub next: Option<Duration>,
 }
 
+/// How long a consumer without room waits at most: that another instance has made some may go unsaid.
+const ROOM_POLL: Duration = Duration::from_secs(1);
+
+impl Round {
+    pub(super) fn wait_for_room(&mut self) {
+        self.next = Some(self.next.map_or(ROOM_POLL, |next| next.min(ROOM_POLL)));
+    }
+}
+
 /// How much a consumer takes at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Wish {
@@ -87,6 +99,16 @@ pub struct Consumer {
     known: HashMap<i32, (i64, bool)>,
     wake: watch::Receiver<u64>,
     source: Following,
+    /// Its request, or its connection, keeps its lease.
+    is_open: bool,
+    /// After a round that has come to the end: what would be news.
+    watched: Option<Watched>,
+}
+
+/// The partitions that a consumer holds, and up to where there is nothing for them.
+struct Watched {
+    partitions: HashSet<i32>,
+    after: i64,
 }
 
 /// Wakes a consumer when its source has something new.
@@ -123,6 +145,7 @@ impl Subscriptions {
         consumer.backlog_after = with_backlog.then_some(At::FIRST);
         if is_fresh {
             self.inner.presence.opened(consumer.subscription.id, name);
+            consumer.is_open = true;
         } else {
             consumer.join().await?;
         }
@@ -151,6 +174,8 @@ impl Subscriptions {
             backlog_after: None,
             known: HashMap::new(),
             source,
+            is_open: false,
+            watched: None,
             subscription,
         }
     }
@@ -165,6 +190,7 @@ impl Consumer {
     pub async fn round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
         // What changes from here on is looked at in the next round.
         self.wake.borrow_and_update();
+        self.watched = None;
         let round = match self.subscription.definition.is_partitioned() {
             true => self.partitioned_round(wish).await?,
             false => self.competing_round(wish).await?,
@@ -186,7 +212,12 @@ impl Consumer {
         };
         let published = async {
             match &mut self.source {
-                Following::Log(membership) => membership.changed().await,
+                Following::Log(membership) => loop {
+                    membership.changed().await;
+                    if Self::is_news(&self.subscriptions, &self.subscription, &mut self.watched) {
+                        break;
+                    }
+                },
                 Following::Aggregated(member) => member.changed().await,
                 Following::Nothing => std::future::pending().await,
             }
@@ -196,6 +227,40 @@ impl Consumer {
             // The hub lives as long as the consumer.
             _ = self.wake.changed() => {}
             () = due => {}
+        }
+    }
+
+    /// From here on, only messages of the partitions that it holds are news.
+    pub(super) fn watch(&mut self, sync: &Sync) {
+        let is_global = self.subscription.log.as_ref().is_some_and(|log| log.single_stream().is_none());
+        let cursor = |held: &Held| self.local.floor(held.partition, held.read_upto);
+        self.watched = sync
+            .held
+            .iter()
+            .map(cursor)
+            .max()
+            .filter(|_| is_global)
+            .map(|after| Watched { partitions: sync.held.iter().map(|held| held.partition).collect(), after });
+    }
+
+    /// Whether the newest messages concern it, as far as that can be said without a look at the database.
+    fn is_news(subscriptions: &Subscriptions, subscription: &Subscription, watched: &mut Option<Watched>) -> bool {
+        let (Some(watched), Some(log)) = (watched, &subscription.log) else { return true };
+        let Some(page) = subscriptions.inner.tail.newest(log, watched.after, WATCHED_MAX) else { return true };
+        let concerns = |message: &Arc<Message>| {
+            subscription.types.passes(message)
+                && watched.partitions.contains(&subscription.definition.partition_of(message))
+        };
+        if page.messages.iter().any(concerns) {
+            return true;
+        }
+        watched.after = page.upto;
+        !page.at_end
+    }
+
+    fn close(&mut self) {
+        if std::mem::take(&mut self.is_open) {
+            self.subscriptions.inner.presence.closed(self.subscription.id, &self.name);
         }
     }
 
@@ -218,6 +283,7 @@ impl Consumer {
         }
         inner.presence.joined(id, &self.name, self.session, self.subscription.consumer_timeout());
         inner.presence.opened(id, &self.name);
+        self.is_open = true;
         inner.observer.record(Observation::ConsumerJoined { subscription: id, consumer: self.name.clone() });
         Ok(())
     }
@@ -232,13 +298,13 @@ impl Consumer {
             (Standing::Unknown, Some(_)) => return Ok(Some(End::Removed)),
             (Standing::Replaced, Some(_)) => return Ok(Some(End::Replaced)),
             (Standing::Unknown, None) => {
-                self.subscriptions.inner.presence.closed(self.subscription.id, &self.name);
+                self.close();
                 self.join().await?;
             }
             (Standing::Replaced, None) | (Standing::Member, _) => {}
         }
         if generation != self.subscription.generation {
-            let reloaded = self.subscriptions.inner.catalog.reload(&self.subscription.name).await?;
+            let reloaded = self.subscriptions.inner.catalog.at(&self.subscription.name, generation).await?;
             if reloaded.id != self.subscription.id {
                 return Ok(Some(End::Deleted));
             }
@@ -297,10 +363,9 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        let presence = &self.subscriptions.inner.presence;
         match self.session {
-            Some(session) => presence.left(self.subscription.id, &self.name, session),
-            None => presence.closed(self.subscription.id, &self.name),
+            Some(session) => self.subscriptions.inner.presence.left(self.subscription.id, &self.name, session),
+            None => self.close(),
         }
     }
 }

@@ -51,9 +51,16 @@ impl Consumer {
     async fn deliver_next(&mut self, wish: Wish, sync: &Sync, round: &mut Round) -> Result<bool, SubscriptionError> {
         let settings = &self.subscription.definition.settings;
         let in_flight = sync.replays_in_flight + sync.held.iter().map(|held| held.in_flight).sum::<i64>();
-        let credit = wish.in_flight_max.min(settings.max_in_flight) - in_flight;
+        // What was parked or skipped before its turn is remembered until its turn, so it counts too; but what it waits
+        // for has to come, whatever the credit is by now.
+        let remembered: i64 = sync.held.iter().map(|held| held.done.len() as i64).sum();
+        let credit = wish.in_flight_max.min(settings.max_in_flight) - in_flight - remembered;
+        let credit = if in_flight == 0 { credit.max(1) } else { credit };
         let messages = if settings.is_auto() { wish.messages as i64 } else { credit.min(wish.messages as i64) };
-        let Ok(messages @ 1..) = usize::try_from(messages) else { return Ok(true) };
+        let Ok(messages @ 1..) = usize::try_from(messages) else {
+            round.wait_for_room();
+            return Ok(true);
+        };
         if sync.has_replays {
             let has_ended;
             (round.deliveries, has_ended) = self.take_again(messages, Take::Replays).await?;
@@ -84,6 +91,9 @@ impl Consumer {
             return Ok(true);
         }
         round.is_caught_up = at_end;
+        if at_end {
+            self.watch(sync);
+        }
         Ok(at_end || is_waiting)
     }
 
@@ -103,9 +113,7 @@ impl Consumer {
         if moving.is_empty() {
             return Ok(Vec::new());
         }
-        // In this order they are locked, as everywhere.
-        moving.sort_unstable_by_key(|one| one.partition);
-        let advances: Vec<Advance> = moving
+        let mut advances: Vec<Advance> = moving
             .iter()
             .filter_map(|one| {
                 let held = by_partition.get(&one.partition)?;
@@ -119,6 +127,8 @@ impl Consumer {
                 })
             })
             .collect();
+        // As everybody locks them.
+        advances.sort_by_key(|advance| advance.partition);
         let is_auto = self.subscription.definition.settings.is_auto();
         let database = self.subscriptions.database();
         let moved = database.deliver(self.subscription.id, &self.name, &advances, is_auto).await?;

@@ -15,8 +15,12 @@ use crate::store::subscriptions::{Leaving, Renewal};
 
 /// How often it is looked whose lease is to be renewed.
 const TICK: Duration = Duration::from_millis(100);
+/// Who came for messages not longer ago than this is taken to come here. Not longer than who has no room waits to look.
+const LATELY: Duration = Duration::from_secs(1);
 /// After a renewal that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Consumers that leave in one transaction: nobody waits for the others' locks for long.
+const LEAVING_MAX: usize = 100;
 /// Leases renewed in one statement.
 const RENEWALS_MAX: usize = 5_000;
 
@@ -32,6 +36,8 @@ struct Entry {
     session: Option<Uuid>,
     /// Requests that are waiting, and connections.
     open: usize,
+    /// When it came for its messages here last.
+    came_at: Option<Instant>,
     /// It has been heard of since the last renewal.
     is_touched: bool,
     heard_at: Instant,
@@ -62,6 +68,7 @@ impl Presence {
         let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
             session,
             open: 0,
+            came_at: None,
             is_touched: false,
             heard_at: Instant::now(),
             renewed_at: Instant::now(),
@@ -72,6 +79,7 @@ impl Presence {
         }
         entry.timeout = timeout;
         entry.heard_at = Instant::now();
+        entry.came_at = Some(entry.heard_at);
         entry.renewed_at = entry.heard_at;
     }
 
@@ -81,15 +89,36 @@ impl Presence {
             Some(entry) => {
                 entry.is_touched = true;
                 entry.heard_at = Instant::now();
+                entry.came_at = Some(entry.heard_at);
                 entry.used() < 0.5
             }
             None => false,
         }
     }
 
-    /// Whether a consumer waits here. It may have been heard of here all the same while it waits elsewhere.
-    pub fn waits_here(&self, subscription: i64, consumer: &str) -> bool {
-        lock(&self.consumers).get(&(subscription, consumer.to_owned())).is_some_and(|entry| entry.open > 0)
+    /// A consumer has acked: its lease is renewed soon, also if it came for its messages somewhere else.
+    pub fn heard(&self, subscription: i64, consumer: &str, timeout: Duration) {
+        let mut consumers = lock(&self.consumers);
+        let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
+            session: None,
+            open: 0,
+            came_at: None,
+            is_touched: true,
+            heard_at: Instant::now(),
+            renewed_at: Instant::now().checked_sub(timeout / 2).unwrap_or_else(Instant::now),
+            timeout,
+        });
+        entry.is_touched = true;
+        entry.heard_at = Instant::now();
+    }
+
+    /// Whether a consumer comes for its messages here: it waits, or came not long ago. One that has come here once may
+    /// wait elsewhere by now.
+    pub fn knows(&self, subscription: i64, consumer: &str) -> bool {
+        let came_lately = |entry: &Entry| entry.came_at.is_some_and(|came_at| came_at.elapsed() < LATELY);
+        let consumers = lock(&self.consumers);
+        let entry = consumers.get(&(subscription, consumer.to_owned()));
+        entry.is_some_and(|entry| entry.open > 0 || came_lately(entry))
     }
 
     /// It waits here: its lease is renewed until [`closed`](Self::closed).
@@ -181,10 +210,13 @@ async fn give_up(subscriptions: &Subscriptions) {
     if leaving.is_empty() {
         return;
     }
-    if subscriptions.database().leave_subscriptions(&leaving, subscriptions.grace_ms()).await.is_ok() {
-        for one in leaving {
+    for some in leaving.chunks(LEAVING_MAX) {
+        if subscriptions.database().leave_subscriptions(some, subscriptions.grace_ms()).await.is_err() {
+            continue;
+        }
+        for one in some {
             subscriptions.inner.hub.wake(one.subscription);
-            let (subscription, consumer) = (one.subscription, one.consumer);
+            let (subscription, consumer) = (one.subscription, one.consumer.clone());
             subscriptions.inner.observer.record(Observation::ConsumerLeft { subscription, consumer });
         }
     }

@@ -156,7 +156,9 @@ impl Subscriptions {
                 Some(_) => Place { after: local.stream_seen(from), stream_after: Some(from) },
                 None => Place { after: from, stream_after: None },
             };
-            let page_messages = local.page_messages.load(Ordering::Relaxed);
+            // As many as there is room for, if this consumer gets its share of what is read.
+            let others = definition.partition_count().div_ceil(open.len().max(1));
+            let page_messages = (room.messages * others).clamp(1, local.page_messages.load(Ordering::Relaxed));
             let page = self.inner.tail.page(log, place, &subscription.types, page_messages).await?;
             size_pages(local, &page.messages);
             for message in &page.messages {

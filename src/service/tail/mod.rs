@@ -254,6 +254,14 @@ impl Tail {
         Ok(TailPage { messages: page.into_iter().map(Arc::new).collect(), upto, at_end })
     }
 
+    /// What comes after a global position, if the cache has it.
+    pub fn newest(&self, source: &Source, after: i64, messages_max: usize) -> Option<TailPage> {
+        match self.read(source, Place { after, stream_after: None }, messages_max, PAGE_BYTES_MAX) {
+            Read::Hit { messages, upto } => Some(TailPage { messages, upto, at_end: upto >= self.settled() }),
+            Read::Miss => None,
+        }
+    }
+
     /// Bytes and messages in the cache.
     pub fn cache_size(&self) -> (usize, usize) {
         let cache = self.cache();
