@@ -24,4 +24,5 @@ mod settled;
 mod slow_follower;
 mod smoke;
 mod subscriptions;
+mod subscriptions_under_fire;
 mod support;

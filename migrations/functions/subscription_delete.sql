@@ -7,8 +7,11 @@ DECLARE
   _id bigint;
 BEGIN
   DELETE FROM headwater.subscriptions WHERE name = _name RETURNING id INTO _id;
-  -- The cursors before the deliveries: who claims holds a cursor, so that after it nothing is added.
+  -- The cursors before the deliveries: who claims holds a cursor, so that after it nothing is added. All in their order,
+  -- as those who ack take them.
+  PERFORM FROM headwater.subscription_partitions WHERE subscription_id = _id ORDER BY partition FOR UPDATE;
   DELETE FROM headwater.subscription_partitions WHERE subscription_id = _id;
+  PERFORM headwater.subscription_lock_deliveries(_id, NULL);
   DELETE FROM headwater.subscription_deliveries WHERE subscription_id = _id;
   DELETE FROM headwater.subscription_parked WHERE subscription_id = _id;
   DELETE FROM headwater.subscription_consumers WHERE subscription_id = _id;

@@ -20,7 +20,8 @@ BEGIN
     UPDATE headwater.subscription_consumers AS c
     SET expires_at = greatest(c.expires_at, clock_timestamp() + s.consumer_timeout)
     FROM headwater.subscriptions AS s
-    WHERE c.subscription_id = _subscription AND c.name = _consumer AND s.id = _subscription;
+    WHERE c.subscription_id = _subscription AND c.name = _consumer AND s.id = _subscription
+      AND c.expires_at > clock_timestamp();
 
     IF FOUND THEN
       RETURN 'known';
@@ -33,6 +34,9 @@ BEGIN
     RETURN 'gone';
   END IF;
 
+  -- A lease that has run out is over, though nobody has taken it away yet: others may have its partitions.
+  PERFORM headwater.subscription_remove(_subscription, _consumer, NULL, true, _grace_ms);
+
   UPDATE headwater.subscription_consumers AS c
   SET
     session = CASE WHEN _is_connected THEN _session ELSE c.session END,
@@ -41,18 +45,23 @@ BEGIN
   WHERE c.subscription_id = _subscription AND c.name = _consumer;
 
   IF FOUND THEN
-    IF _is_connected THEN
+    IF _is_connected AND _subscribed.is_partitioned THEN
+      -- All of them, because they are assigned below: partitions are locked in their order, as acks do.
       FOR p IN
-        SELECT s.partition
+        SELECT s.partition, s.consumer
         FROM headwater.subscription_partitions AS s
-        WHERE s.subscription_id = _subscription AND s.consumer = _consumer
+        WHERE s.subscription_id = _subscription
         ORDER BY s.partition
         FOR UPDATE
       LOOP
+        CONTINUE WHEN p.consumer IS DISTINCT FROM _consumer;
         PERFORM headwater.subscription_blame(_subscription, p.partition);
         PERFORM headwater.subscription_hand_over(_subscription, p.partition, _consumer);
       END LOOP;
       PERFORM headwater.subscription_assign(_subscription, _grace_ms);
+    END IF;
+
+    IF _is_connected THEN
       PERFORM headwater.subscription_changed(_subscription);
     END IF;
 

@@ -11,10 +11,11 @@ RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
+  _is_partitioned boolean;
   _gone headwater.subscription_consumers;
   p record;
 BEGIN
-  PERFORM FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
+  SELECT s.is_partitioned INTO _is_partitioned FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
 
   DELETE FROM headwater.subscription_consumers AS c
   WHERE c.subscription_id = _subscription
@@ -27,25 +28,30 @@ BEGIN
     RETURN false;
   END IF;
 
-  FOR p IN
-    SELECT s.partition
-    FROM headwater.subscription_partitions AS s
-    WHERE s.subscription_id = _subscription AND s.consumer = _consumer
-    ORDER BY s.partition
-    FOR UPDATE
-  LOOP
-    PERFORM headwater.subscription_blame(_subscription, p.partition);
-  END LOOP;
+  IF _is_partitioned THEN
+    -- All of them, because they are assigned below: partitions are locked in their order, as acks do.
+    FOR p IN
+      SELECT s.partition, s.consumer
+      FROM headwater.subscription_partitions AS s
+      WHERE s.subscription_id = _subscription
+      ORDER BY s.partition
+      FOR UPDATE
+    LOOP
+      CONTINUE WHEN p.consumer IS DISTINCT FROM _consumer;
+      PERFORM headwater.subscription_blame(_subscription, p.partition);
+    END LOOP;
+    PERFORM headwater.subscription_assign(_subscription, _grace_ms);
+  END IF;
 
   -- Who comes for messages now and then may still be at work on them when its lease runs out: its messages have a time
   -- of their own.
   IF _gone.is_connected OR NOT _only_expired THEN
+    PERFORM headwater.subscription_lock_deliveries(_subscription, _consumer);
     UPDATE headwater.subscription_deliveries AS d
     SET due_at = clock_timestamp()
     WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > clock_timestamp();
   END IF;
 
-  PERFORM headwater.subscription_assign(_subscription, _grace_ms);
   PERFORM headwater.subscription_changed(_subscription);
 
   RETURN true;

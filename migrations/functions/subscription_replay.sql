@@ -1,5 +1,5 @@
--- Parked messages are delivered again, some or all, with a count that begins anew. Answers how many. In a partitioned
--- subscription one whose partition has not come to it yet comes in its turn; the others out of turn.
+-- Parked messages are delivered again, some or all, with a count that begins anew. Answers how many. One that the
+-- cursor has not come to yet comes in its turn; the others out of turn.
 CREATE OR REPLACE FUNCTION headwater.subscription_replay(
   _subscription bigint,
   _partitions integer[],
@@ -9,11 +9,15 @@ RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-  _is_partitioned boolean;
   _count bigint := 0;
   k headwater.subscription_parked;
 BEGIN
-  SELECT s.is_partitioned INTO _is_partitioned FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
+  PERFORM FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
+  -- The partitions in their order, and before what is in them, as everywhere.
+  PERFORM FROM headwater.subscription_partitions AS p
+  WHERE p.subscription_id = _subscription AND (_partitions IS NULL OR p.partition = ANY (_partitions))
+  ORDER BY p.partition
+  FOR UPDATE;
 
   FOR k IN
     DELETE FROM headwater.subscription_parked AS d
@@ -26,12 +30,10 @@ BEGIN
   LOOP
     _count := _count + 1;
 
-    IF _is_partitioned THEN
-      UPDATE headwater.subscription_partitions AS p
-      SET done_positions = array_remove(p.done_positions, k.position)
-      WHERE p.subscription_id = _subscription AND p.partition = k.partition AND p.read_upto < k.position;
-      CONTINUE WHEN FOUND;
-    END IF;
+    UPDATE headwater.subscription_partitions AS p
+    SET done_positions = array_remove(p.done_positions, k.position)
+    WHERE p.subscription_id = _subscription AND p.partition = k.partition AND p.read_upto < k.position;
+    CONTINUE WHEN FOUND;
 
     INSERT INTO headwater.subscription_deliveries AS d
       (subscription_id, partition, position, global_position, epoch, delivery_count, attempts, due_at, last_error)

@@ -32,6 +32,7 @@ BEGIN
   FROM unnest(_partitions, _cursors) AS n (partition, cursor)
   WHERE p.subscription_id = _subscription AND p.partition = n.partition;
 
+  PERFORM headwater.subscription_lock_deliveries(_subscription, NULL);
   DELETE FROM headwater.subscription_deliveries AS d
   WHERE d.subscription_id = _subscription AND d.partition = ANY (_partitions);
 

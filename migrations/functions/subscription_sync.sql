@@ -13,6 +13,7 @@ RETURNS TABLE (
   standing text,
   next_ms bigint,
   has_replays boolean,
+  replays_in_flight bigint,
   "partition" integer,
   epoch bigint,
   committed bigint,
@@ -90,6 +91,11 @@ BEGIN
       SELECT
       FROM headwater.subscription_deliveries AS d
       WHERE d.subscription_id = _subscription AND d.due_at <= _now
+    ),
+    (
+      SELECT count(*)
+      FROM headwater.subscription_deliveries AS d
+      WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > _now
     ),
     m.partition,
     m.epoch,

@@ -85,7 +85,7 @@ BEGIN
   RETURN QUERY
   SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, true
   FROM headwater.subscription_deliveries AS d
-  WHERE d.ctid = ANY (_rows) AND d.attempts >= _attempts_max AND d.due_at <= _now;
+  WHERE d.ctid = ANY (_rows) AND d.attempts >= _attempts_max;
 
   RETURN QUERY
   UPDATE headwater.subscription_deliveries AS d
@@ -96,7 +96,7 @@ BEGIN
     attempts = d.attempts + 1,
     delivered_at = _now,
     due_at = _now + _timeout
-  WHERE d.ctid = ANY (_rows) AND NOT (d.attempts >= _attempts_max AND d.due_at <= _now)
+  WHERE d.ctid = ANY (_rows) AND d.attempts < _attempts_max
   RETURNING d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, false;
 END;
 $$;

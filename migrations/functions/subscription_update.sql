@@ -28,13 +28,15 @@ BEGIN
 
   -- What stopped it is tried again, as often as any other.
   IF _state = 'running' AND _before = 'stopped' THEN
+    PERFORM FROM headwater.subscription_partitions AS p WHERE p.subscription_id = _id ORDER BY p.partition FOR UPDATE;
+    UPDATE headwater.subscription_partitions AS p
+    SET known_failures = array_fill(0, ARRAY[cardinality(p.known_failures)]), retry_at = NULL
+    WHERE p.subscription_id = _id AND cardinality(p.known_failures) > 0;
+    PERFORM headwater.subscription_lock_deliveries(_id, NULL);
     UPDATE headwater.subscription_deliveries AS d
     SET attempts = 0
     FROM headwater.subscriptions AS s
     WHERE d.subscription_id = _id AND s.id = _id AND d.attempts >= (s.definition ->> 'max_deliveries')::bigint;
-    UPDATE headwater.subscription_partitions AS p
-    SET known_failures = array_fill(0, ARRAY[cardinality(p.known_failures)]), retry_at = NULL
-    WHERE p.subscription_id = _id AND cardinality(p.known_failures) > 0;
   END IF;
 
   RETURN _id;

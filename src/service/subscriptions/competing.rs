@@ -17,6 +17,8 @@ pub struct Again {
     pub deliveries: Vec<Delivery>,
     /// The place after which there may be more, where there is an order of places.
     pub next: Option<At>,
+    /// Some were over instead: behind them there may be more that is due.
+    pub has_ended: bool,
 }
 
 impl Consumer {
@@ -83,9 +85,15 @@ impl Consumer {
             return Ok(true);
         };
         if look.has_due {
-            round.deliveries = self.take_again(messages, Take::Due).await?.deliveries;
+            let again = self.take_again(messages, Take::Due).await?;
+            let has_ended = again.has_ended;
+            round.deliveries = again.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
+            }
+            // Behind what was tried too often there may be more that is due.
+            if has_ended {
+                return Ok(false);
             }
         }
         if look.cursors.is_empty() {
@@ -189,6 +197,6 @@ impl Consumer {
             // They were delivered first while acks were asked for, or are replayed.
             self.ack_at_once(&deliveries).await?;
         }
-        Ok(Again { deliveries, next })
+        Ok(Again { deliveries, next, has_ended: !steps.is_empty() })
     }
 }

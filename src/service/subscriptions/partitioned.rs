@@ -50,19 +50,27 @@ impl Consumer {
     /// Answers whether the round is done.
     async fn deliver_next(&mut self, wish: Wish, sync: &Sync, round: &mut Round) -> Result<bool, SubscriptionError> {
         let settings = &self.subscription.definition.settings;
-        // What was parked or skipped before its turn is remembered until its turn, so it counts too.
-        let in_flight: i64 = sync.held.iter().map(|held| held.in_flight + held.done.len() as i64).sum();
-        let credit = wish.in_flight_max.min(settings.max_in_flight) - in_flight;
+        let in_flight = sync.replays_in_flight + sync.held.iter().map(|held| held.in_flight).sum::<i64>();
+        // What was parked or skipped before its turn is remembered until its turn, so it counts too; but what it waits
+        // for has to come, whatever the credit is by now.
+        let remembered: i64 = sync.held.iter().map(|held| held.done.len() as i64).sum();
+        let credit = wish.in_flight_max.min(settings.max_in_flight) - in_flight - remembered;
+        let credit = if in_flight == 0 { credit.max(1) } else { credit };
         let messages = if settings.is_auto() { wish.messages as i64 } else { credit.min(wish.messages as i64) };
         let Ok(messages @ 1..) = usize::try_from(messages) else {
             round.wait_for_room();
             return Ok(true);
         };
         if sync.has_replays {
-            let replays = self.take_again(messages, Take::Replays).await?.deliveries;
-            if !replays.is_empty() {
-                round.deliveries = replays;
+            let again = self.take_again(messages, Take::Replays).await?;
+            let has_ended = again.has_ended;
+            if !again.deliveries.is_empty() {
+                round.deliveries = again.deliveries;
                 return Ok(true);
+            }
+            // Behind what was tried too often there may be more that is due.
+            if has_ended {
+                return Ok(false);
             }
         }
         let local = self.local.clone();
@@ -77,6 +85,8 @@ impl Consumer {
         }
         let room = Room { messages, bytes: wish.bytes, is_first: true };
         let at_end = self.subscriptions.pick(&self.subscription, &local, &mut open, room).await?;
+        // What failed before waits until nothing is in flight: another attempt would find the same.
+        let is_waiting = open.iter().all(Open::waits_for_acks);
         round.deliveries = self.deliver(&sync.held, open).await?;
         if !round.deliveries.is_empty() {
             return Ok(true);
@@ -85,7 +95,7 @@ impl Consumer {
         if at_end {
             self.watch(sync);
         }
-        Ok(at_end)
+        Ok(at_end || is_waiting)
     }
 
     /// Moves the partitions on in the database; what moved is delivered.

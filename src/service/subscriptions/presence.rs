@@ -15,6 +15,8 @@ use crate::store::subscriptions::{Leaving, Renewal};
 
 /// How often it is looked whose lease is to be renewed.
 const TICK: Duration = Duration::from_millis(100);
+/// Who came for messages not longer ago than this is taken to come here. Not longer than who has no room waits to look.
+const LATELY: Duration = Duration::from_secs(1);
 /// After a renewal that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Consumers that leave in one transaction: nobody waits for the others' locks for long.
@@ -34,10 +36,11 @@ struct Entry {
     session: Option<Uuid>,
     /// Requests that are waiting, and connections.
     open: usize,
-    /// It comes for its messages here, or has.
-    comes_here: bool,
+    /// When it came for its messages here last.
+    came_at: Option<Instant>,
     /// It has been heard of since the last renewal.
     is_touched: bool,
+    heard_at: Instant,
     renewed_at: Instant,
     timeout: Duration,
 }
@@ -45,6 +48,11 @@ struct Entry {
 impl Entry {
     fn is_wanted(&self) -> bool {
         self.open > 0 || self.is_touched
+    }
+
+    /// How long it has not been heard of: its lease counts from there, however late it is renewed.
+    fn idle(&self) -> Duration {
+        if self.open > 0 { Duration::ZERO } else { self.heard_at.elapsed() }
     }
 
     /// The part of its lease that is over.
@@ -60,24 +68,28 @@ impl Presence {
         let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
             session,
             open: 0,
-            comes_here: true,
+            came_at: None,
             is_touched: false,
+            heard_at: Instant::now(),
             renewed_at: Instant::now(),
             timeout,
         });
         if session.is_some() {
             entry.session = session;
         }
-        entry.comes_here = true;
         entry.timeout = timeout;
-        entry.renewed_at = Instant::now();
+        entry.heard_at = Instant::now();
+        entry.came_at = Some(entry.heard_at);
+        entry.renewed_at = entry.heard_at;
     }
 
     /// A consumer has been heard of. Answers whether its lease was renewed not long ago, so that nothing is to be done.
     pub fn touch(&self, subscription: i64, consumer: &str) -> bool {
         match lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
             Some(entry) => {
-                (entry.is_touched, entry.comes_here) = (true, true);
+                entry.is_touched = true;
+                entry.heard_at = Instant::now();
+                entry.came_at = Some(entry.heard_at);
                 entry.used() < 0.5
             }
             None => false,
@@ -90,17 +102,23 @@ impl Presence {
         let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
             session: None,
             open: 0,
-            comes_here: false,
+            came_at: None,
             is_touched: true,
+            heard_at: Instant::now(),
             renewed_at: Instant::now().checked_sub(timeout / 2).unwrap_or_else(Instant::now),
             timeout,
         });
         entry.is_touched = true;
+        entry.heard_at = Instant::now();
     }
 
-    /// Whether a consumer comes for its messages here.
+    /// Whether a consumer comes for its messages here: it waits, or came not long ago. One that has come here once may
+    /// wait elsewhere by now.
     pub fn knows(&self, subscription: i64, consumer: &str) -> bool {
-        lock(&self.consumers).get(&(subscription, consumer.to_owned())).is_some_and(|entry| entry.comes_here)
+        let came_lately = |entry: &Entry| entry.came_at.is_some_and(|came_at| came_at.elapsed() < LATELY);
+        let consumers = lock(&self.consumers);
+        let entry = consumers.get(&(subscription, consumer.to_owned()));
+        entry.is_some_and(|entry| entry.open > 0 || came_lately(entry))
     }
 
     /// It waits here: its lease is renewed until [`closed`](Self::closed).
@@ -113,6 +131,8 @@ impl Presence {
     pub fn closed(&self, subscription: i64, consumer: &str) {
         if let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
             entry.open = entry.open.saturating_sub(1);
+            entry.is_touched = true;
+            entry.heard_at = Instant::now();
         }
     }
 
@@ -144,6 +164,7 @@ impl Presence {
             subscription: *subscription,
             consumer: consumer.clone(),
             session: entry.session,
+            idle_ms: entry.idle().as_millis() as i64,
         });
         renewals.take(RENEWALS_MAX).collect()
     }
@@ -151,8 +172,10 @@ impl Presence {
     fn renewed(&self, renewal: &Renewal, asked_at: Instant) {
         let key = (renewal.subscription, renewal.consumer.clone());
         if let Some(entry) = lock(&self.consumers).get_mut(&key) {
-            entry.renewed_at = asked_at;
-            entry.is_touched = false;
+            let idle = Duration::from_millis(renewal.idle_ms.unsigned_abs());
+            entry.renewed_at = asked_at.checked_sub(idle).unwrap_or(asked_at);
+            // It may have been heard of since.
+            entry.is_touched = entry.heard_at > asked_at;
         }
     }
 }

@@ -91,6 +91,11 @@ impl Open {
         true
     }
 
+    /// Its next message has failed before, and goes alone once all before it are acked.
+    pub fn waits_for_acks(&self) -> bool {
+        self.is_closed && self.taken.is_empty()
+    }
+
     fn move_on(&mut self, upto: i64) {
         if !self.is_closed {
             self.cursor = self.cursor.max(upto);

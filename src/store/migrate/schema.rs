@@ -164,6 +164,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_join",
     "subscription_lag",
     "subscription_leave_out",
+    "subscription_lock_deliveries",
     "subscription_look",
     "subscription_low_water",
     "subscription_park",

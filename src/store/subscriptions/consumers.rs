@@ -20,6 +20,8 @@ pub struct Renewal {
     pub subscription: i64,
     pub consumer: String,
     pub session: Option<Uuid>,
+    /// How long it has not been heard of.
+    pub idle_ms: i64,
 }
 
 /// A consumer whose connection has ended.
@@ -57,9 +59,11 @@ impl Database {
         let subscriptions: Vec<i64> = renewals.iter().map(|renewal| renewal.subscription).collect();
         let consumers: Vec<&str> = renewals.iter().map(|renewal| renewal.consumer.as_str()).collect();
         let sessions: Vec<Option<Uuid>> = renewals.iter().map(|renewal| renewal.session).collect();
+        let idle_ms: Vec<i64> = renewals.iter().map(|renewal| renewal.idle_ms).collect();
         let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT number FROM headwater.subscription_renew($1, $2, $3)").await?;
-        let rows = client.query(&statement, &[&subscriptions, &consumers, &sessions]).await?;
+        let statement =
+            client.prepare_cached("SELECT number FROM headwater.subscription_renew($1, $2, $3, $4)").await?;
+        let rows = client.query(&statement, &[&subscriptions, &consumers, &sessions, &idle_ms]).await?;
         let mut renewed = vec![false; renewals.len()];
         for row in rows {
             let number: i64 = row.try_get(0)?;

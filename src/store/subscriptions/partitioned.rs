@@ -15,6 +15,8 @@ pub struct Sync {
     pub next_ms: Option<i64>,
     /// Parked messages are to be delivered again.
     pub has_replays: bool,
+    /// Those of them that it has and has not acked.
+    pub replays_in_flight: i64,
     pub held: Vec<Held>,
 }
 
@@ -69,23 +71,24 @@ impl Database {
             standing: Standing::read(first.try_get(2)?),
             next_ms: first.try_get(3)?,
             has_replays: first.try_get(4)?,
+            replays_in_flight: first.try_get(5)?,
             held: Vec::with_capacity(rows.len()),
         };
         for row in &rows {
-            let Some(partition) = row.try_get(5)? else { continue };
-            let suspect: Option<i64> = row.try_get(13)?;
-            let failures: Option<i32> = row.try_get(14)?;
+            let Some(partition) = row.try_get(6)? else { continue };
+            let suspect: Option<i64> = row.try_get(14)?;
+            let failures: Option<i32> = row.try_get(15)?;
             sync.held.push(Held {
                 partition,
-                epoch: row.try_get(6)?,
-                committed: row.try_get(7)?,
-                read_upto: row.try_get(8)?,
-                rewinds: row.try_get(9)?,
-                in_flight: row.try_get(10)?,
-                is_revoked: row.try_get(11)?,
-                is_held_back: row.try_get(12)?,
+                epoch: row.try_get(7)?,
+                committed: row.try_get(8)?,
+                read_upto: row.try_get(9)?,
+                rewinds: row.try_get(10)?,
+                in_flight: row.try_get(11)?,
+                is_revoked: row.try_get(12)?,
+                is_held_back: row.try_get(13)?,
                 suspect: suspect.zip(failures.map(i64::from)),
-                done: row.try_get(15)?,
+                done: row.try_get(16)?,
             });
         }
         Ok(Some(sync))

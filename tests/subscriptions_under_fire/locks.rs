@@ -1,0 +1,148 @@
+//! Everything at once on the same rows: whoever comes waits for its turn, and nobody is in anybody's way for ever.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+use crate::support::app::TestApp;
+use crate::support::database::TestDatabase;
+
+const PARTITIONS: usize = 48;
+const FOR: Duration = Duration::from_secs(4);
+
+/// Takes what comes, and says all that there is to be said of it, in any order.
+async fn consume(group: Group, name: String, ends: Arc<AtomicBool>) -> Vec<String> {
+    let mut complaints = Vec::new();
+    while !ends.load(Ordering::SeqCst) {
+        let body = json!({ "consumer": name, "limit": 60, "wait": "50ms", "backlog": fastrand::u8(..10) == 0 });
+        let answer = group.post("/fetch", &body).await;
+        if answer.status >= 500 {
+            complaints.push(format!("fetch: {}", answer.text));
+            continue;
+        }
+        let mut messages = answer.json()["messages"].as_array().cloned().unwrap_or_default();
+        fastrand::shuffle(&mut messages);
+        for some in messages.chunks(20) {
+            let (path, body) = match fastrand::u8(..10) {
+                0 => {
+                    let actions = ["retry", "park", "park", "skip"];
+                    let nacks: Vec<_> = some
+                        .iter()
+                        .map(|one| {
+                            let mut nack = place(one);
+                            nack["action"] = json!(actions[fastrand::usize(..4)]);
+                            nack["delay"] = json!("0s");
+                            nack
+                        })
+                        .collect();
+                    ("/nacks", json!({ "consumer": name, "nacks": nacks }))
+                }
+                1 => {
+                    let places: Vec<_> = some.iter().map(place).collect();
+                    ("/extensions", json!({ "consumer": name, "extensions": places }))
+                }
+                _ => ("/acks", json!({ "consumer": name, "acks": some.iter().map(place).collect::<Vec<_>>() })),
+            };
+            let answer = group.post(path, &body).await;
+            if answer.status >= 500 {
+                complaints.push(format!("{path}: {}", answer.text));
+            }
+        }
+    }
+    complaints
+}
+
+/// Does to a subscription whatever can be done to it.
+async fn meddle(group: Group, ends: Arc<AtomicBool>) -> Vec<String> {
+    let mut complaints = Vec::new();
+    while !ends.load(Ordering::SeqCst) {
+        let (path, body) = match fastrand::u8(..6) {
+            0 => ("/seek", json!({ "to": "beginning" })),
+            1 | 2 => ("/parked/replay", json!({ "all": true })),
+            3 => ("/pause", json!({})),
+            4 => ("/claims", json!({ "consumer": "claimant", "min_idle": "0s", "limit": 50 })),
+            _ => ("/consumers", json!(null)),
+        };
+        let answer = match path {
+            "/consumers" => {
+                let path = group.path(&format!("/consumers/w{}", fastrand::u8(..4)));
+                Answer::of(group.http.delete(path).send().await.unwrap()).await
+            }
+            "/pause" => {
+                group.post("/pause", &body).await;
+                // As if it had stopped by itself, so that it is resumed in full.
+                group.post("/resume", &body).await
+            }
+            _ => group.post(path, &body).await,
+        };
+        if answer.status >= 500 {
+            complaints.push(format!("{path}: {}", answer.text));
+        }
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    complaints
+}
+
+/// Connections come and go, with whatever is in flight on them.
+async fn come_and_go(group: Group, ends: Arc<AtomicBool>) -> Vec<String> {
+    while !ends.load(Ordering::SeqCst) {
+        let mut events = group.events(&format!("e{}", fastrand::u8(..3))).await;
+        let mut seen = Vec::new();
+        let reading = async {
+            // It ends early for who is replaced or sent away.
+            while seen.len() < 30
+                && let Some(event) = events.next_block(PATIENCE).await
+            {
+                if event.is("message") {
+                    seen.push(event.json());
+                }
+            }
+        };
+        let _ = tokio::time::timeout(Duration::from_millis(200), reading).await;
+        if fastrand::bool() && !seen.is_empty() {
+            let acks: Vec<_> = seen.iter().map(place).collect();
+            group.post("/acks", &json!({ "consumer": "e", "acks": acks })).await;
+        }
+    }
+    Vec::new()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_in_a_circle() {
+    let database = TestDatabase::migrated().await;
+    let (one, two) = (TestApp::on(&database).await, TestApp::on(&database).await);
+    let sql = database.connect().await;
+    write(&sql, "a", 97, 3_000).await;
+    let mut tasks = Vec::new();
+    let ends = Arc::new(AtomicBool::new(false));
+    for mode in ["partitioned", "competing"] {
+        let definition = json!({
+            "source": { "category": "a" }, "mode": mode, "partitions": PARTITIONS, "ack_timeout": "300ms",
+            "backoff": ["0s"], "max_in_flight": 200, "max_deliveries": 4
+        });
+        let group = Group::new(&one.url, mode, definition).await;
+        let instances = [group.clone(), group.on(&two.url)];
+        for number in 0..4 {
+            let instance = instances[number % 2].clone();
+            tasks.push(tokio::spawn(consume(instance, format!("w{number}"), ends.clone())));
+        }
+        for instance in instances {
+            tasks.push(tokio::spawn(meddle(instance.clone(), ends.clone())));
+            tasks.push(tokio::spawn(come_and_go(instance, ends.clone())));
+        }
+    }
+    tokio::time::sleep(FOR).await;
+    ends.store(true, Ordering::SeqCst);
+    let mut complaints = Vec::new();
+    for task in tasks {
+        complaints.extend(task.await.unwrap());
+    }
+    // Their connections tell what they have counted when they end.
+    one.stop().await;
+    two.stop().await;
+    let deadlocks = deadlocks(&sql).await;
+    assert!(complaints.is_empty() && deadlocks == 0, "{deadlocks} deadlocks, {complaints:#?}");
+}
