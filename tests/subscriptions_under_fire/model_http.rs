@@ -12,7 +12,7 @@ use crate::support::database::TestDatabase;
 
 const MESSAGES: i64 = 8;
 const MAX_DELIVERIES: i64 = 3;
-const CASES: u32 = 24;
+const CASES: u32 = 16;
 
 #[derive(Debug, Clone)]
 enum Op {
