@@ -14,13 +14,14 @@ pub struct Http {
     stream: TcpStream,
     buffer: Vec<u8>,
     filled: usize,
+    body: Vec<u8>,
 }
 
 impl Http {
     pub async fn connect(address: &str) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server listens");
         stream.set_nodelay(true).unwrap();
-        Self { stream, buffer: vec![0; 1 << 20], filled: 0 }
+        Self { stream, buffer: vec![0; 1 << 20], filled: 0, body: Vec::new() }
     }
 
     /// Sends a request and reads its answer; returns the status and the body's bytes.
@@ -41,12 +42,23 @@ impl Http {
                 while self.filled < whole {
                     self.read().await;
                 }
+                self.body.clear();
+                self.body.extend_from_slice(&self.buffer[end + 4..whole]);
                 self.buffer.copy_within(whole..self.filled, 0);
                 self.filled -= whole;
                 return (status, length);
             }
             self.read().await;
         }
+    }
+
+    /// The body of the last answer.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
     }
 
     async fn read(&mut self) {

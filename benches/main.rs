@@ -10,6 +10,7 @@ mod peers;
 mod projections;
 mod reads;
 mod report;
+mod subscriptions;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ fn main() {
         reads::run(&stand, &mut report, span).await;
         follows::run(&stand, &mut report, span).await;
         projections::run(&stand, &mut report, span).await;
+        subscriptions::run(&stand, &mut report, span).await;
         stand.stop().await;
         report.finish();
     });

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::telemetry::LogFormat;
 
@@ -38,7 +38,19 @@ pub enum Command {
         arguments: Vec<String>,
     },
     /// Print the OpenAPI document
-    Openapi,
+    Openapi {
+        /// The version of OpenAPI: 3.2 describes the events of event streams too, and few generators read it yet
+        #[arg(long, value_enum, default_value = "3.1")]
+        version: OpenApiVersion,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OpenApiVersion {
+    #[value(name = "3.1")]
+    V3_1,
+    #[value(name = "3.2")]
+    V3_2,
 }
 
 /// All settings, checked. Durations are written `500ms`, `30s`, `5m`; sizes are bytes.

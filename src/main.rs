@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use headwater::app::{self, AppError, DatabaseInUse};
-use headwater::config::{Cli, Command, Settings};
+use headwater::config::{Cli, Command, OpenApiVersion, Settings};
 use headwater::store::migrate::{self, MigrateOptions};
 use headwater::{http, telemetry};
 
@@ -26,8 +26,12 @@ fn main() -> ExitCode {
             runtime.block_on(migrate_schema(&cli.settings, check, MigrateOptions { notify_trigger }))
         }
         Command::Psql { arguments } => runtime.block_on(psql(&cli.settings, &arguments)),
-        Command::Openapi => {
-            print!("{}", http::openapi::document());
+        Command::Openapi { version } => {
+            let version = match version {
+                OpenApiVersion::V3_1 => http::openapi::Version::V3_1,
+                OpenApiVersion::V3_2 => http::openapi::Version::V3_2,
+            };
+            print!("{}", http::openapi::document_in(version));
             Ok(ExitCode::SUCCESS)
         }
     };

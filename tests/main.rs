@@ -1,8 +1,10 @@
 //! One binary, a module a promise.
+mod aggregated;
 mod append;
 mod back_pressure;
 mod bad_input;
 mod conformance;
+mod console;
 mod crash;
 mod crash_follow;
 mod embedded_postgres;
@@ -16,6 +18,7 @@ mod operations;
 mod outage;
 mod program;
 mod reads;
+mod reports;
 mod seeds;
 mod settled;
 mod slow_follower;

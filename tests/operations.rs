@@ -188,6 +188,8 @@ async fn the_document_is_served_as_it_is_checked_in() {
     let served = app.get("/openapi.json").await;
     assert_eq!(served.status, 200);
     assert_eq!(served.json(), serde_json::from_str::<Value>(&headwater::http::openapi::document()).unwrap());
+    let served = app.get("/openapi-3.2.json").await;
+    assert_eq!((served.status, &served.json()["openapi"]), (200, &Value::from("3.2.0")));
     app.stop().await;
 }
 
@@ -218,7 +220,7 @@ async fn the_pages_load_nothing_from_anywhere_else() {
         assert_eq!(page.status, 200, "{path}");
         assert!(page.headers["content-type"].to_str().unwrap().starts_with("text/html"));
         let assets = loaded(&page.text);
-        assert_eq!(assets.is_empty(), path == "/", "{path}: {assets:?}");
+        assert!(!assets.is_empty(), "{path}");
         for asset in assets {
             assert!(!asset.contains("//") && !asset.starts_with("data:text"), "{path} loads {asset}");
             let at = if asset.starts_with('/') { asset } else { format!("{path}{}", asset.trim_start_matches("./")) };
@@ -238,8 +240,8 @@ async fn the_console_may_load_only_from_here() {
     let app = TestApp::on(&database).await;
     let page = app.get("/").await;
     let policy = page.headers["content-security-policy"].to_str().unwrap();
-    assert!(policy.starts_with("default-src 'self'") && policy.contains("frame-ancestors 'none'"), "{policy}");
-    assert!(!policy.contains("http") && !policy.contains('*') && !policy.contains("unsafe-eval"), "{policy}");
+    assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert!(!policy.contains("http") && !policy.contains('*') && !policy.contains("unsafe-"), "{policy}");
     assert_eq!(app.get("/favicon.ico").await.status, 204);
     app.stop().await;
 }

@@ -113,6 +113,11 @@ fn openapi_prints_the_document() {
     let (code, out, error) = run(&["openapi"]);
     assert_eq!((code, error.as_str()), (0, ""));
     assert_eq!(out, headwater::http::openapi::document());
+    let (code, out, _) = run(&["openapi", "--version", "3.2"]);
+    assert_eq!((code, out), (0, headwater::http::openapi::document_in(headwater::http::openapi::Version::V3_2)));
+    let (code, _, error) = run(&["openapi", "--version", "3.0"]);
+    assert_eq!(code, 2);
+    assert!(error.contains("3.1, 3.2"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,14 +21,14 @@ use crate::support::app::{Answer, PATIENCE, TestApp, encode};
 use crate::support::database::TestDatabase;
 
 /// Calls on one subscription.
-struct Sub<'a> {
-    app: &'a TestApp,
-    name: String,
+pub struct Sub<'a> {
+    pub app: &'a TestApp,
+    pub name: String,
 }
 
 impl<'a> Sub<'a> {
     /// Makes a subscription.
-    async fn new(app: &'a TestApp, name: &str, definition: Value) -> Sub<'a> {
+    pub async fn new(app: &'a TestApp, name: &str, definition: Value) -> Sub<'a> {
         let answer = app.put(&format!("/v1/subscriptions/{}", encode(name)), &definition).await;
         assert_eq!(answer.status, 201, "{}", answer.text);
         Sub { app, name: name.to_owned() }
@@ -39,37 +39,37 @@ impl<'a> Sub<'a> {
         Sub { app, name: self.name.clone() }
     }
 
-    fn path(&self, rest: &str) -> String {
+    pub fn path(&self, rest: &str) -> String {
         format!("/v1/subscriptions/{}{rest}", encode(&self.name))
     }
 
-    async fn post(&self, rest: &str, body: &Value) -> Answer {
+    pub async fn post(&self, rest: &str, body: &Value) -> Answer {
         self.app.post(&self.path(rest), body).await
     }
 
-    async fn get(&self, rest: &str) -> Value {
+    pub async fn get(&self, rest: &str) -> Value {
         let answer = self.app.get(&self.path(rest)).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         answer.json()
     }
 
-    async fn status(&self) -> Value {
+    pub async fn status(&self) -> Value {
         self.get("").await["status"].clone()
     }
 
     /// What a fetch answers at once.
-    async fn fetch(&self, consumer: &str, limit: usize) -> Vec<Value> {
+    pub async fn fetch(&self, consumer: &str, limit: usize) -> Vec<Value> {
         self.fetch_with(json!({ "consumer": consumer, "limit": limit })).await
     }
 
     /// Waits for messages as long as a test may.
-    async fn fetch_some(&self, consumer: &str, limit: usize) -> Vec<Value> {
+    pub async fn fetch_some(&self, consumer: &str, limit: usize) -> Vec<Value> {
         let found = self.fetch_with(json!({ "consumer": consumer, "limit": limit, "wait": "20s" })).await;
         assert!(!found.is_empty(), "nothing came");
         found
     }
 
-    async fn fetch_with(&self, body: Value) -> Vec<Value> {
+    pub async fn fetch_with(&self, body: Value) -> Vec<Value> {
         let answer = self.post("/fetch", &body).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
         answer.json()["messages"].as_array().unwrap().clone()
@@ -84,13 +84,13 @@ impl<'a> Sub<'a> {
         all
     }
 
-    async fn ack(&self, consumer: &str, messages: &[Value]) -> Answer {
+    pub async fn ack(&self, consumer: &str, messages: &[Value]) -> Answer {
         let acks: Vec<Value> = messages.iter().map(place).collect();
         self.post("/acks", &json!({ "consumer": consumer, "acks": acks })).await
     }
 
     /// Acks, and asserts that all are good.
-    async fn acked(&self, consumer: &str, messages: &[Value]) {
+    pub async fn acked(&self, consumer: &str, messages: &[Value]) {
         let answer = self.ack(consumer, messages).await;
         assert_eq!((answer.status, answer.json()), (200, counts("acked", messages.len(), 0, 0)), "{}", answer.text);
     }
@@ -108,7 +108,7 @@ impl<'a> Sub<'a> {
     }
 
     /// Fetches and acks everything until nothing is left; what came, in order.
-    async fn drain(&self, consumer: &str) -> Vec<Value> {
+    pub async fn drain(&self, consumer: &str) -> Vec<Value> {
         let mut all = Vec::new();
         loop {
             let found = self.fetch(consumer, 100).await;
@@ -121,7 +121,7 @@ impl<'a> Sub<'a> {
     }
 
     /// Waits until the status is as it should be.
-    async fn until(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
+    pub async fn until(&self, what: &str, is_it: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let status = self.status().await;
@@ -135,19 +135,19 @@ impl<'a> Sub<'a> {
 }
 
 /// What an ack says of a delivery.
-fn place(message: &Value) -> Value {
+pub fn place(message: &Value) -> Value {
     json!({ "partition": message["partition"], "position": message["position"], "epoch": message["epoch"] })
 }
 
-fn counts(done: &str, count: usize, fenced: usize, missing: usize) -> Value {
+pub fn counts(done: &str, count: usize, fenced: usize, missing: usize) -> Value {
     json!({ done: count, "fenced": fenced, "missing": missing })
 }
 
-fn positions(messages: &[Value]) -> Vec<i64> {
+pub fn positions(messages: &[Value]) -> Vec<i64> {
     messages.iter().map(|message| message["position"].as_i64().unwrap()).collect()
 }
 
-fn numbers(messages: &[Value]) -> Vec<i64> {
+pub fn numbers(messages: &[Value]) -> Vec<i64> {
     messages.iter().map(|message| message["message"]["data"]["n"].as_i64().unwrap()).collect()
 }
 
@@ -160,14 +160,14 @@ async fn filled(streams: usize, messages: usize) -> (TestDatabase, TestApp) {
 }
 
 /// Writes messages `{n}` to streams of a category in turn.
-async fn write(app: &TestApp, category: &str, streams: usize, messages: usize) {
+pub async fn write(app: &TestApp, category: &str, streams: usize, messages: usize) {
     for n in 0..messages {
         app.write(&format!("{category}-{}", n % streams + 1), "T", json!({ "n": n })).await;
     }
 }
 
 /// Those of the partitions whose consumer this is.
-fn held(status: &Value, consumer: &str) -> Vec<i64> {
+pub fn held(status: &Value, consumer: &str) -> Vec<i64> {
     let partitions = status["partitions"].as_array().unwrap();
     let own = partitions.iter().filter(|partition| partition["consumer"] == consumer);
     own.map(|partition| partition["partition"].as_i64().unwrap()).collect()

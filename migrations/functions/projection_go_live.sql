@@ -27,6 +27,9 @@ BEGIN
   IF NOT FOUND
     OR projection.aggregated_stream_id IS NULL
     OR projection.error IS NOT NULL
+    OR EXISTS (
+      SELECT FROM headwater.aggregated_streams AS s WHERE s.id = projection.aggregated_stream_id AND s.is_paused
+    )
     OR projection.projected_position <> _live_position
     OR projector.live_position <> _live_position
   THEN

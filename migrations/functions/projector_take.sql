@@ -20,7 +20,10 @@ AS $$
     p.expires_at <= clock_timestamp()
     OR p.holder = _holder
     OR NOT EXISTS (
-      SELECT FROM pg_stat_activity AS s WHERE s.pid = p.session_pid AND s.backend_start = p.session_started
+      -- When a session began is hidden from other roles: then its number alone has to do.
+      SELECT
+      FROM pg_stat_activity AS s
+      WHERE s.pid = p.session_pid AND coalesce(s.backend_start, p.session_started) = p.session_started
     )
   RETURNING p.epoch, p.generation, p.live_position;
 $$;

@@ -32,6 +32,8 @@ pub enum ExpressionError {
     Empty,
     #[error("must be at most {EXPRESSION_BYTES_MAX} bytes, not {bytes}")]
     TooLong { bytes: usize },
+    #[error("must not contain the character U+0000: PostgreSQL cannot store it")]
+    NulCharacter,
     #[error("must not nest deeper than {EXPRESSION_DEPTH_MAX} levels")]
     TooDeep,
     #[error("is not CEL: line {line}, column {column}: {message}")]
@@ -70,6 +72,10 @@ impl Expression {
             return Err(ExpressionError::TooLong { bytes: source.len() });
         }
         let program = compile_on_a_deep_stack(source)?;
+        // In a string it is CEL.
+        if source.contains('\0') {
+            return Err(ExpressionError::NulCharacter);
+        }
         check_tree(program.expression())?;
         let references = program.references();
         for name in references.variables() {

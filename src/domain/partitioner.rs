@@ -215,6 +215,9 @@ fn read_pointer(pointer: &str) -> Result<Vec<String>, String> {
     if pointer.len() > POINTER_BYTES_MAX {
         return Err(format!("must be at most {POINTER_BYTES_MAX} bytes"));
     }
+    if pointer.contains('\0') {
+        return Err("must not contain the character U+0000: PostgreSQL cannot store it".into());
+    }
     if pointer.is_empty() {
         return Ok(Vec::new());
     }

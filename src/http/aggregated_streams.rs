@@ -33,7 +33,7 @@ pub struct AggregatedStreamBody {
 pub struct AggregatedStreamStatus {
     pub state: ProjectionState,
     /// Why it stopped.
-    #[schema(value_type = Option<ProjectionError>)]
+    #[schema(value_type = Option<ProjectionError>, required = true)]
     pub error: Option<Box<RawValue>>,
     /// The log is settled up to this global position.
     pub settled_position: i64,
@@ -46,10 +46,11 @@ pub struct AggregatedStreamStatus {
     /// Messages that could not be placed and went to the partition of `on_error`.
     pub substituted: i64,
     /// The projection that is to take the place of this one, while it is made.
+    #[schema(required = true)]
     pub rebuild: Option<RebuildStatus>,
     /// The partitions that have messages, in order. Not given in a list.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub partitions: Option<Vec<PartitionStatus>>,
 }
 
@@ -57,11 +58,12 @@ pub struct AggregatedStreamStatus {
 #[derive(Serialize, ToSchema)]
 pub struct RebuildStatus {
     pub state: ProjectionState,
-    #[schema(value_type = Option<ProjectionError>)]
+    #[schema(value_type = Option<ProjectionError>, required = true)]
     pub error: Option<Box<RawValue>>,
     pub projected_position: i64,
 }
 
+/// What a projection does.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProjectionState {
@@ -101,6 +103,7 @@ pub struct PartitionStatus {
 pub struct AggregatedStreamList {
     pub aggregated_streams: Vec<AggregatedStreamBody>,
     /// What to pass as `after` to go on; null at the end.
+    #[schema(required = true)]
     pub next: Option<String>,
 }
 
@@ -123,6 +126,7 @@ pub struct AggregatedStreamQuery {
 pub struct NamesQuery {
     /// Only names after this one.
     after: Option<String>,
+    /// Names at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
 }

@@ -1,19 +1,224 @@
-//! The page at `/`: messages as they come.
+//! The console at `/`: its files, embedded, compressed once, with ETags.
 
-use axum::http::header;
+use std::io::Write;
+use std::sync::LazyLock;
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use uuid::Uuid;
 
-const PAGE: &str = include_str!("../../console/index.html");
+use super::extract::Path;
+use super::problem::Problem;
 
-/// It loads nothing from anywhere else.
-const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; \
-    img-src 'self' data:; frame-ancestors 'none'";
+/// It loads nothing from anywhere else, and nobody else shows it in a frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-pub async fn console() -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::CACHE_CONTROL, "no-cache"),
+macro_rules! files {
+    ($($path:literal),* $(,)?) => {
+        &[$(($path, include_bytes!(concat!("../../console/", $path)))),*]
+    };
+}
+
+const INDEX: &str = "index.html";
+const FILES: &[(&str, &[u8])] = files![
+    "app/aggregated.js",
+    "app/api.js",
+    "app/browse.js",
+    "app/chart.js",
+    "app/columns.js",
+    "app/consumers.js",
+    "app/dom.js",
+    "app/format.js",
+    "app/health.js",
+    "app/help.js",
+    "app/json_text.js",
+    "app/json_view.js",
+    "app/live.js",
+    "app/log_view.js",
+    "app/logs.js",
+    "app/main.js",
+    "app/message_list.js",
+    "app/metrics.js",
+    "app/overview.js",
+    "app/parked.js",
+    "app/poll.js",
+    "app/router.js",
+    "app/store.js",
+    "app/stream.js",
+    "app/subscription.js",
+    "app/subscription_status.js",
+    "app/subscriptions.js",
+    "app/theme.js",
+    "app/theme_choice.js",
+    "app/use_log.js",
+    "app/widgets.js",
+    "icon.svg",
+    "index.html",
+    "style.css",
+    "vendor/README.md",
+    "vendor/htm/LICENSE",
+    "vendor/htm/htm.js",
+    "vendor/preact/LICENSE",
+    "vendor/preact/hooks.js",
+    "vendor/preact/preact.js",
+    "vendor/uplot/LICENSE",
+    "vendor/uplot/uPlot.css",
+    "vendor/uplot/uPlot.js",
+    "views.css",
+];
+
+/// A file as it is sent.
+struct File {
+    path: &'static str,
+    content_type: &'static str,
+    plain: &'static [u8],
+    gzip: Bytes,
+    /// Of the plain file; the compressed one has its own.
+    tag: String,
+}
+
+static SERVED: LazyLock<Vec<File>> = LazyLock::new(|| {
+    let compressed = FILES.iter().map(|&(path, plain)| File {
+        path,
+        content_type: content_type(path),
+        plain,
+        gzip: gzip(plain),
+        tag: Uuid::new_v5(&Uuid::NAMESPACE_URL, plain).simple().to_string(),
+    });
+    compressed.collect()
+});
+
+pub async fn page(headers: HeaderMap) -> Result<Response, Problem> {
+    answer(INDEX, &headers)
+}
+
+pub async fn file(Path(path): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
+    answer(&path, &headers)
+}
+
+fn answer(path: &str, headers: &HeaderMap) -> Result<Response, Problem> {
+    let Some(file) = SERVED.iter().find(|file| file.path == path) else {
+        return Err(Problem::not_found(format!("file {path} of the console")));
+    };
+    let (body, encoding) = if takes_gzip(headers) {
+        (file.gzip.clone(), Some(HeaderValue::from_static("gzip")))
+    } else {
+        (Bytes::from_static(file.plain), None)
+    };
+    let tag = format!("\"{}{}\"", file.tag, if encoding.is_some() { "-gzip" } else { "" });
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let is_known = known.flat_map(|tags| tags.split(',')).any(|one| one.trim().trim_start_matches("W/") == tag);
+    let common = [
+        (header::ETAG, tag),
+        // Asked for again each time, and mostly answered with 304: a new version shows at once.
+        (header::CACHE_CONTROL, "no-cache".to_owned()),
+        (header::VARY, "accept-encoding".to_owned()),
+        (header::CONTENT_SECURITY_POLICY, POLICY.to_owned()),
+        (header::REFERRER_POLICY, "no-referrer".to_owned()),
     ];
-    (headers, PAGE).into_response()
+    if is_known {
+        return Ok((StatusCode::NOT_MODIFIED, common).into_response());
+    }
+    let mut response = (common, [(header::CONTENT_TYPE, file.content_type)], body).into_response();
+    if let Some(encoding) = encoding {
+        response.headers_mut().insert(header::CONTENT_ENCODING, encoding);
+    }
+    Ok(response)
+}
+
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let given = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    given.flat_map(|codings| codings.split(',')).any(|coding| {
+        let (name, quality) = coding.split_once(';').unwrap_or((coding, ""));
+        let is_refused = quality.trim().strip_prefix("q=").is_some_and(|quality| quality.parse() == Ok(0.0));
+        name.trim().eq_ignore_ascii_case("gzip") && !is_refused
+    })
+}
+
+fn content_type(path: &str) -> &'static str {
+    match path.rsplit('.').next() {
+        Some("html") => "text/html; charset=utf-8",
+        Some("js") => "text/javascript; charset=utf-8",
+        Some("css") => "text/css; charset=utf-8",
+        Some("svg") => "image/svg+xml",
+        _ => "text/plain; charset=utf-8",
+    }
+}
+
+fn gzip(plain: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    let written = encoder.write_all(plain).and_then(|()| encoder.finish());
+    written.expect("writing to memory does not fail").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path as FilePath;
+
+    /// What a browser loads, compressed, at most.
+    const COMPRESSED_BYTES_MAX: usize = 300_000;
+
+    fn files_below(folder: &FilePath, prefix: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let name = entry.file_name().into_string().unwrap();
+            if entry.path().is_dir() {
+                found.extend(files_below(&entry.path(), &format!("{prefix}{name}/")));
+            } else {
+                found.push(format!("{prefix}{name}"));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn every_file_of_the_console_is_embedded() {
+        let mut embedded: Vec<_> = FILES.iter().map(|(path, _)| path.to_string()).collect();
+        embedded.sort();
+        let folder = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("console");
+        assert_eq!(embedded, files_below(&folder, ""), "list it in FILES");
+    }
+
+    #[test]
+    fn the_console_is_small() {
+        let size: usize = SERVED.iter().map(|file| file.gzip.len()).sum();
+        assert!(size <= COMPRESSED_BYTES_MAX, "{size} bytes, compressed");
+    }
+
+    #[test]
+    fn no_file_names_another_origin_to_load_from() {
+        for file in SERVED.iter().filter(|file| !file.path.starts_with("vendor/")) {
+            let text = std::str::from_utf8(file.plain).unwrap();
+            for loading in
+                ["src=\"http", "href=\"http", "from 'http", "import('http", "url(http", "src=\"//", "@import"]
+            {
+                assert!(!text.contains(loading), "{}: {loading}", file.path);
+            }
+        }
+    }
+
+    #[test]
+    fn a_module_is_read_in_one_sitting_and_opens_with_what_lives_in_it() {
+        for (path, bytes) in FILES.iter().filter(|(path, _)| path.starts_with("app/")) {
+            let text = std::str::from_utf8(bytes).unwrap();
+            assert!(text.lines().count() <= 400, "{path}");
+            assert!(text.starts_with("// "), "{path}");
+        }
+    }
+
+    #[test]
+    fn compression_is_for_those_who_take_it() {
+        let takes = |value: &'static str| {
+            takes_gzip(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(value))]))
+        };
+        assert!(takes("gzip, deflate, br") && takes("br;q=1, GZIP;q=0.5"));
+        assert!(!takes("br") && !takes("gzip;q=0") && !takes("identity"));
+        assert!(!takes_gzip(&HeaderMap::new()));
+    }
 }

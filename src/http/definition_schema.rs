@@ -5,17 +5,18 @@ use utoipa::ToSchema;
 
 /// Which messages an aggregated stream has, and how they are divided.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct AggregatedStreamDefinition {
     /// Streams by pattern: `%` is any run of characters, everything else stands for itself. With `categories`; neither
     /// of them: every stream.
-    #[schema(default = json!([]), example = json!(["aggregate-me-%"]), max_items = 100)]
+    #[schema(default = json!([]), example = json!(["aggregate-me-%"]), max_items = 100, nullable = false)]
     pub stream_wildcards: Option<Vec<String>>,
     /// All streams of these categories.
-    #[schema(default = json!([]), max_items = 100)]
+    #[schema(default = json!([]), max_items = 100, nullable = false)]
     categories: Option<Vec<String>>,
     /// Only messages of these types.
-    #[schema(default = json!([]), max_items = 100)]
+    #[schema(default = json!([]), max_items = 100, nullable = false)]
     types: Option<Vec<String>>,
     /// Only messages for which this CEL expression is true.
     #[schema(max_length = 1000)]
@@ -24,6 +25,7 @@ pub struct AggregatedStreamDefinition {
     /// The highest partition that a message may go to.
     #[schema(minimum = 0, maximum = 9999, default = 9999)]
     max_partition: Option<i64>,
+    #[schema(default = json!("stop"), nullable = false)]
     on_error: Option<OnError>,
 }
 
@@ -40,6 +42,7 @@ pub enum Partitioner {
 
 /// Everything in partition 0.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct ConstantPartitioner {
     #[schema(inline)]
@@ -55,6 +58,7 @@ pub enum ConstantKind {
 
 /// By Message DB's 64-bit hash of a name, absolute, modulo `partitions`.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct HashPartitioner {
     kind: HashedName,
@@ -75,6 +79,7 @@ pub enum HashedName {
 
 /// By a value in the message.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct ValuePartitioner {
     kind: ValueIn,
@@ -109,6 +114,7 @@ pub enum PartitionMethod {
 
 /// By a CEL expression whose integer is the partition, from 0 to `max_partition`.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct CelPartitioner {
     #[schema(inline)]
@@ -134,6 +140,7 @@ pub enum OnError {
     Partition(FallbackPartition),
 }
 
+/// What becomes of it without a partition.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[allow(dead_code)] // described only
@@ -146,6 +153,7 @@ pub enum OnErrorAction {
 
 /// It goes to this partition, and is counted.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[allow(dead_code)] // described only
 pub struct FallbackPartition {
     #[schema(minimum = 0, maximum = 9999)]

@@ -11,6 +11,7 @@ use super::partitions::AggregatedMessage;
 pub struct CaughtUpEvent {
     /// The cursor.
     pub position: i64,
+    /// When it was so.
     #[schema(format = DateTime)]
     pub time: String,
 }
@@ -20,6 +21,7 @@ pub struct CaughtUpEvent {
 pub struct FellBehindEvent {
     /// The cursor.
     pub position: i64,
+    /// When it was so.
     #[schema(format = DateTime)]
     pub time: String,
 }
@@ -41,6 +43,7 @@ pub struct ClosingEvent {
     pub reason: ClosingReason,
 }
 
+/// Why the server ends an event stream.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClosingReason {
@@ -54,25 +57,53 @@ pub enum ClosingReason {
     Replaced,
 }
 
-/// A line of the NDJSON twin.
-#[derive(Serialize, ToSchema)]
-#[allow(dead_code)] // described only: lines are put together from parts that stand already
-pub struct EventLine {
-    /// `message` or the message's type, `caught-up`, `fell-behind`, `heartbeat`, `progress` or `closing`.
-    pub event: String,
-    /// The cursor after this event.
-    pub id: Option<String>,
-    pub data: EventData,
+/// The enum of what an event stream says: its messages, and what all of them say beside. Its name ends with `EventLine`.
+macro_rules! event_lines {
+    ($(#[$meta:meta])* $name:ident { $($(#[$message_meta:meta])* $message:ident($data:ty),)+ }) => {
+        $(#[$meta])*
+        #[derive(Serialize, ToSchema)]
+        #[serde(tag = "event", content = "data", rename_all = "kebab-case")]
+        #[allow(dead_code)] // described only: lines are put together from parts that stand already
+        pub enum $name {
+            $($(#[$message_meta])* $message($data),)+
+            /// History has been sent: what comes now is live.
+            CaughtUp(CaughtUpEvent),
+            /// Messages are read from the database again, until the next `caught-up`.
+            FellBehind(FellBehindEvent),
+            /// Nothing else has come for a while.
+            Heartbeat(HeartbeatEvent),
+            /// The server ends the stream after it.
+            Closing(ClosingEvent),
+            /// The cursor has moved on over messages that the filter leaves out.
+            Progress,
+        }
+    };
 }
 
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code)] // described only
-pub enum EventData {
-    Message(Box<Message>),
-    Aggregated(Box<AggregatedMessage>),
-    CaughtUp(CaughtUpEvent),
-    FellBehind(FellBehindEvent),
-    Heartbeat(HeartbeatEvent),
-    Closing(ClosingEvent),
+event_lines! {
+    /// A line of a stream, a category or the whole log, as it is followed.
+    EventLine {
+        /// A message.
+        Message(Box<Message>),
+    }
+}
+
+event_lines! {
+    /// A line of an aggregated stream, as it is followed.
+    AggregatedEventLine {
+        /// A message in its partition.
+        #[serde(rename = "message")]
+        Aggregated(Box<AggregatedMessage>),
+    }
+}
+
+event_lines! {
+    /// A line of several sources that are followed together.
+    SeveralEventLine {
+        /// A message of a stream or a category.
+        Message(Box<Message>),
+        /// A message of an aggregated stream, in its partition.
+        #[serde(rename = "message")]
+        Aggregated(Box<AggregatedMessage>),
+    }
 }

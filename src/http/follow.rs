@@ -11,10 +11,9 @@ use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::event_stream::EventStream;
-use super::events::EventLine;
+use super::events::{EventLine, SeveralEventLine};
 use super::extract::{Path, Query};
 use super::frames::{Frames, Wire};
-use super::pages::Message;
 use super::parameters::{GivenFilter, Rules, category, stream_name};
 use super::problem::{Problem, ProblemKind};
 use super::{App, tags};
@@ -43,7 +42,8 @@ macro_rules! follow_query {
             /// Where to begin: `beginning`, `end`, a position (inclusive) or an RFC 3339 time.
             #[param(default = "end", example = "beginning")]
             from: Option<String>,
-            /// The id of the last event that was received; goes before `from`.
+            /// The id of the last event that was received; goes before `from`. The header `Last-Event-ID`, which
+            /// clients of server-sent events send by themselves, goes before both.
             last_event_id: Option<String>,
             /// Only messages of these types, separated by commas.
             #[serde(default)]
@@ -62,7 +62,6 @@ macro_rules! follow_query {
             #[param(example = "15s")]
             heartbeat: Option<String>,
             /// `type`: the event's name is the message's type, instead of `message`.
-            #[param(inline)]
             event_names: Option<EventNames>,
             $($(#[$field_meta])* $field: $type,)*
         }
@@ -139,10 +138,9 @@ pub(super) struct Aggregated {
 /// Follow a stream
 #[utoipa::path(
     get, path = "/v1/streams/{stream_name}/events", operation_id = "followStream", tag = tags::FOLLOW,
-    params(("stream_name" = String, Path, description = "Name of a stream; it need not exist yet"), FollowQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    params(("stream_name" = String, Path, description = "Name of a stream; it need not exist yet"), FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson")))),
 )]
 pub async fn follow_stream(
     State(app): State<App>,
@@ -157,10 +155,9 @@ pub async fn follow_stream(
 /// Follow a category
 #[utoipa::path(
     get, path = "/v1/categories/{category}/events", operation_id = "followCategory", tag = tags::FOLLOW,
-    params(("category" = String, Path, description = "Name of a category: without `-`"), FollowQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    params(("category" = String, Path, description = "Name of a category: without `-`"), FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson")))),
 )]
 pub async fn follow_category(
     State(app): State<App>,
@@ -175,10 +172,9 @@ pub async fn follow_category(
 /// Follow all messages
 #[utoipa::path(
     get, path = "/v1/all/events", operation_id = "followAll", tag = tags::FOLLOW,
-    params(FollowQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    params(FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson")))),
 )]
 pub async fn follow_all(
     State(app): State<App>,
@@ -194,10 +190,9 @@ pub async fn follow_all(
 /// several of them have comes once from each.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "followSeveral", tag = tags::FOLLOW,
-    params(FollowSeveralQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    params(FollowSeveralQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((Message = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((SeveralEventLine = "text/event-stream"), (SeveralEventLine = "application/x-ndjson")))),
 )]
 pub async fn follow_several(
     State(app): State<App>,

@@ -3,17 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Json, Router};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
+use self::openapi::Version;
 use crate::service::Service;
 
 mod aggregated_streams;
@@ -33,6 +34,7 @@ mod pages;
 mod parameters;
 mod partitions;
 pub mod problem;
+mod reports;
 pub mod server;
 mod streams;
 mod subscriptions;
@@ -89,6 +91,7 @@ mod tags {
     pub const FOLLOW: &str = "follow";
     pub const AGGREGATE: &str = "aggregate";
     pub const SUBSCRIBE: &str = "subscribe";
+    pub const REPORTS: &str = "reports";
     pub const OPERATIONS: &str = "operations";
 }
 
@@ -114,6 +117,10 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(partitions::find_positions))
         .routes(routes!(partitions::follow_aggregated_stream))
         .merge(subscriptions::routes())
+        .routes(routes!(reports::report_streams))
+        .routes(routes!(reports::report_categories))
+        .routes(routes!(reports::report_types))
+        .routes(routes!(reports::report_settled))
         .routes(routes!(operations::is_alive))
         .routes(routes!(operations::is_ready))
         .routes(routes!(operations::read_metrics))
@@ -122,7 +129,10 @@ fn routes() -> OpenApiRouter<App> {
 
 /// The OpenAPI document, and pages to read it by. What is not among them is unknown like any other path.
 fn documentation(document: utoipa::openapi::OpenApi) -> Router<App> {
-    let pages = Router::from(SwaggerUi::new("/docs").url("/openapi.json", document));
+    let with_item_schemas = Json(openapi::finish(document.clone(), Version::V3_2));
+    let document = openapi::finish(document, Version::V3_1);
+    let pages = Router::from(SwaggerUi::new("/docs").external_url_unchecked("/openapi.json", document));
+    let pages = pages.route("/openapi-3.2.json", get(move || std::future::ready(with_item_schemas.clone())));
     pages.layer(from_fn(|uri: axum::http::Uri, request: Request, next: Next| async move {
         let response = next.run(request).await;
         if response.status() == StatusCode::NOT_FOUND {
@@ -137,10 +147,10 @@ pub fn router(service: Service, limits: Limits) -> Router {
     let app = App(Arc::new(Shared { service, limits }));
     let limits = &app.limits;
     let (router, document) = routes().split_for_parts();
-    let document = openapi::finish(document);
     let cors = limits::cors(&limits.cors_origins);
     let router = router
-        .route("/", get(console::console))
+        .route("/", get(console::page))
+        .route("/console/{*path}", get(console::file))
         .route("/favicon.ico", get(operations::no_icon))
         .merge(documentation(document))
         .fallback(operations::unknown_path)

@@ -1,9 +1,18 @@
 //! The OpenAPI document: what the routes say of themselves, and what holds for all of them.
 
+mod event_streams;
+mod names;
+mod problem_type;
+pub mod texts;
+
+use serde_json::Value;
 use utoipa::OpenApi;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
-use super::events::{CaughtUpEvent, ClosingEvent, EventLine, FellBehindEvent, HeartbeatEvent};
+pub use self::problem_type::ProblemType;
+use self::texts::{CategoryText, CelExpressionText, DurationText, MessageTypeText, NameText, StreamNameText};
+use super::follow::EventNames;
+use super::parameters::Direction;
 use super::problem::{ProblemDocument, ProblemKind};
 
 #[derive(OpenApi)]
@@ -20,11 +29,21 @@ use super::problem::{ProblemDocument, ProblemKind};
         (name = "follow", description = "Follow messages as they come: server-sent events, or lines of JSON"),
         (name = "aggregate", description = "Messages of many streams, divided into partitions"),
         (name = "subscribe", description = "Messages delivered until somebody has acked them"),
+        (name = "reports", description = "What is in the store: categories, streams, types, the settled position"),
         (name = "operations", description = "Health and metrics"),
     ),
-    components(schemas(ProblemDocument, ProblemKind, CaughtUpEvent, FellBehindEvent, HeartbeatEvent, ClosingEvent, EventLine)),
+    components(schemas(ProblemDocument, Direction, EventNames, CategoryText, CelExpressionText, DurationText, MessageTypeText, NameText, StreamNameText)),
 )]
 pub struct Document;
+
+/// The version of OpenAPI that a document is written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// What generators of clients read.
+    V3_1,
+    /// Says what each event of an event stream is, too.
+    V3_2,
+}
 
 /// The problems that any operation under `/v1` may answer.
 const COMMON: [ProblemKind; 6] = [
@@ -36,39 +55,119 @@ const COMMON: [ProblemKind; 6] = [
     ProblemKind::DatabaseUnavailable,
 ];
 
+/// Those that one with a body may answer, too.
+const OF_BODIES: [ProblemKind; 2] = [ProblemKind::BodyTooLarge, ProblemKind::UnsupportedMediaType];
+
+/// Completes what the routes say of themselves, by rules that hold for all of them.
+pub fn finish(document: utoipa::openapi::OpenApi, version: Version) -> Value {
+    let document = serde_json::to_value(with_common_problems(document));
+    let mut document = document.unwrap_or_else(|error| unreachable!("the document is plain data: {error}"));
+    if version == Version::V3_2 {
+        document["openapi"] = "3.2.0".into();
+    }
+    describe_answers(&mut document);
+    never_null_parameters(&mut document);
+    texts::name_texts(&mut document);
+    names::make_constants(&mut document);
+    event_streams::describe(&mut document, version);
+    names::name_variants(&mut document);
+    document
+}
+
 /// Adds to every operation the problems that it may answer.
-pub fn finish(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+fn with_common_problems(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     for (path, item) in &mut document.paths.paths {
         if !path.starts_with("/v1/") && path != "/readyz" && !path.starts_with("/problems/") {
             continue;
         }
         let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
-            for kind in COMMON {
-                let response = ResponseBuilder::new().description(description(kind)).content(
+            let of_bodies: &[ProblemKind] = if operation.request_body.is_some() { &OF_BODIES } else { &[] };
+            for kind in COMMON.iter().chain(of_bodies).copied() {
+                let response = ResponseBuilder::new().description(problems_like(kind)).content(
                     "application/problem+json",
                     ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build(),
                 );
-                operation
-                    .responses
-                    .responses
-                    .entry(kind.status().as_u16().to_string())
-                    .or_insert_with(|| RefOr::T(response.build()));
+                let status = kind.status().as_u16().to_string();
+                operation.responses.responses.entry(status).or_insert_with(|| RefOr::T(response.build()));
             }
         }
     }
     document
 }
 
-fn description(kind: ProblemKind) -> String {
+/// The problems with this one's status.
+fn problems_like(kind: ProblemKind) -> String {
     let same_status = ProblemKind::ALL.iter().filter(|other| other.status() == kind.status());
     same_status.map(|kind| kind.slug()).collect::<Vec<_>>().join(", ")
 }
 
+/// An answer must have a description; where the code gives none, its schema or its operation says what it is.
+fn describe_answers(document: &mut Value) {
+    let schemas = document["components"]["schemas"].clone();
+    for operation in operations(document) {
+        let summary = operation["summary"].clone();
+        let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
+        for response in responses.values_mut() {
+            if response["description"].as_str().is_some_and(|text| !text.is_empty()) {
+                continue;
+            }
+            let contents = response["content"].as_object();
+            let schema = contents.and_then(|contents| contents.values().next()).map(|content| &content["schema"]);
+            let told = schema.and_then(schema_name).map(|name| schemas[name]["description"].clone());
+            let description = told.filter(Value::is_string).unwrap_or_else(|| summary.clone());
+            response["description"] = description;
+        }
+    }
+}
+
+/// A parameter is there or not; it is never null, which has no form in a query or a header.
+fn never_null_parameters(document: &mut Value) {
+    for operation in operations(document) {
+        let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) else { continue };
+        for parameter in parameters {
+            let schema = &mut parameter["schema"];
+            if let Some(types) = schema["type"].as_array() {
+                let mut kept: Vec<_> = types.iter().filter(|kind| *kind != "null").cloned().collect();
+                schema["type"] = if kept.len() == 1 { kept.remove(0) } else { kept.into() };
+            }
+            if let Some(options) = schema["oneOf"].as_array() {
+                let mut kept: Vec<_> = options.iter().filter(|option| option["type"] != "null").cloned().collect();
+                if kept.len() == 1 {
+                    *schema = kept.remove(0);
+                }
+            }
+        }
+    }
+}
+
+/// Every operation of the document.
+fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let paths = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
+    paths
+        .filter_map(Value::as_object_mut)
+        .flat_map(|item| item.iter_mut())
+        .filter(|(key, _)| ["get", "post", "put", "patch", "delete"].contains(&key.as_str()))
+        .map(|(_, operation)| operation)
+}
+
+/// The name of the schema that is referred to.
+fn schema_name(schema: &Value) -> Option<&str> {
+    schema["$ref"].as_str()?.strip_prefix("#/components/schemas/")
+}
+
+/// A reference to a schema.
+fn reference(name: &str) -> Value {
+    serde_json::json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
 /// The document as it is served and checked in.
 pub fn document() -> String {
+    document_in(Version::V3_1)
+}
+
+/// The document in a version of OpenAPI.
+pub fn document_in(version: Version) -> String {
     let (_, document) = super::routes().split_for_parts();
-    let mut text = finish(document).to_pretty_json().unwrap_or_default();
-    text.push('\n');
-    text
+    format!("{:#}\n", finish(document, version))
 }

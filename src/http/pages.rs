@@ -47,6 +47,7 @@ pub struct Message {
 pub struct StreamPage {
     pub messages: Vec<Message>,
     /// What to pass as `from` to go on; null where nothing can follow (backward, at the beginning).
+    #[schema(required = true)]
     pub next: Option<i64>,
     /// Nothing followed when this was read.
     pub at_end: bool,
@@ -137,7 +138,6 @@ macro_rules! page_query {
 
 page_query!(StreamPageQuery {
     /// `backward` reads towards the beginning, from the end unless `from` is given.
-    #[param(inline)]
     direction: Option<Direction>,
 });
 

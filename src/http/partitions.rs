@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::aggregated_streams::aggregated_stream_name;
-use super::events::EventLine;
+use super::events::AggregatedEventLine;
 use super::extract::{Path, Query};
 use super::follow::{Aggregated, EventNames, Target, follow, follow_query};
 use super::pages::Message;
@@ -168,10 +168,9 @@ pub async fn find_positions(
 /// In global order, whichever partitions are asked for. Ids, and a position given as `from`, are global positions.
 #[utoipa::path(
     get, path = "/v1/aggregated-streams/{name}/events", operation_id = "followAggregatedStream", tag = tags::AGGREGATE,
-    params(("name" = String, Path, description = "Name of an aggregated stream"), FollowAggregatedQuery,
-        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was received; goes before the parameters")),
+    params(("name" = String, Path, description = "Name of an aggregated stream"), FollowAggregatedQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((AggregatedMessage = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((AggregatedEventLine = "text/event-stream"), (AggregatedEventLine = "application/x-ndjson")))),
 )]
 pub async fn follow_aggregated_stream(
     State(app): State<App>,

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::openapi::ProblemType;
 use crate::domain::Violation;
 use crate::domain::append::AppendError;
 use crate::service::ServiceError;
@@ -15,7 +16,7 @@ use crate::service::ServiceError;
 const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// The closed list of problems.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemKind {
     MalformedRequest,
@@ -212,52 +213,52 @@ pub struct Problem {
 #[schema(as = Problem)]
 pub struct ProblemDocument {
     /// A path that serves a short page on the problem.
-    #[schema(example = "/problems/wrong-expected-version")]
+    #[schema(value_type = ProblemType, example = "/problems/wrong-expected-version")]
     pub r#type: String,
     pub title: String,
     #[schema(example = 409)]
     pub status: u16,
     pub detail: String,
     /// For `malformed-request` and `invalid`: each field and the rule that it breaks.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub errors: Option<Vec<FieldError>>,
     /// For `wrong-expected-version`.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub stream_name: Option<String>,
     /// For `wrong-expected-version`; null where only `must_exist` was asked for.
     #[schema(required = false)]
     pub expected_version: Option<i64>,
     /// For `wrong-expected-version`: the version to decide by.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub current_version: Option<i64>,
     /// For `definition-differs`: the fields that differ.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub fields: Option<Vec<String>>,
     /// For `message-id-reused`: the id that stands already, in `stream_name` at `position`.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub message_id: Option<uuid::Uuid>,
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub position: Option<i64>,
     /// For `fenced`.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub partition: Option<i32>,
     /// For `fenced`: the epoch that was given.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub epoch: Option<i64>,
     /// For `fenced`: the epoch that the partition, or the delivery, has now.
     #[schema(required = false)]
     pub current_epoch: Option<i64>,
     /// For what is too large: the limit, in bytes or lines.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub limit: Option<u64>,
     /// For `unsupported-media-type`.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub accepted: Option<Vec<String>>,
     /// For `not-found`: what was not found.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub what: Option<String>,
     /// For `database-unavailable` on an append: whether the messages may have been written.
-    #[schema(required = false)]
+    #[schema(required = false, nullable = false)]
     pub outcome: Option<Outcome>,
 }
 

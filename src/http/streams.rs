@@ -48,7 +48,6 @@ pub struct NewMessageBody {
     /// Made by the service if absent. A message sent again with its id is recognised.
     #[serde(default)]
     id: Option<Uuid>,
-    #[schema(example = "Deposited", min_length = 1, max_length = 1000)]
     r#type: String,
     /// Any JSON.
     #[serde(default)]
@@ -75,6 +74,7 @@ pub struct AppendResult {
     messages: Vec<AppendedMessage>,
 }
 
+/// Where a message stands.
 #[derive(Serialize, ToSchema)]
 pub struct AppendedMessage {
     id: Uuid,
@@ -91,7 +91,7 @@ pub struct AppendedMessage {
 #[utoipa::path(
     post, path = "/v1/streams/{stream_name}/messages", operation_id = "appendMessages", tag = tags::APPEND,
     params(("stream_name" = String, Path, description = "Name of a stream"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Any text; gives ids to messages that have none")),
+        ("Idempotency-Key" = Option<String>, Header, description = "Any text; gives ids to messages that have none", min_length = 1, max_length = 1000)),
     request_body = AppendBody,
     responses(
         (status = 201, description = "Written, durably", body = AppendResult),

@@ -14,6 +14,7 @@ pub mod append;
 pub mod following;
 pub mod hints;
 pub mod read;
+pub mod reports;
 pub mod subscriptions;
 pub mod tail;
 
@@ -24,6 +25,7 @@ use aggregated::projector::{Projector, ProjectorSettings};
 use append::{Append, AppendSettings};
 use hints::{HintSettings, Listener, Notifier};
 use read::Reads;
+use reports::Reports;
 use subscriptions::{SubscriptionSettings, Subscriptions};
 use tail::heartbeat::Heartbeats;
 use tail::{Tail, TailSettings};
@@ -52,6 +54,7 @@ pub struct Service {
     pub append: Append,
     pub reads: Reads,
     pub aggregated: AggregatedStreams,
+    pub reports: Reports,
     pub subscriptions: Subscriptions,
     pub tail: Tail,
     pub heartbeats: Heartbeats,
@@ -109,6 +112,7 @@ impl Service {
                 observer.clone(),
                 settings.aggregated_streams_max,
             ),
+            reports: Reports::new(database.clone(), tail.clone()),
             heartbeats: heartbeats.clone(),
             followers: Followers::new(settings.followers_max, observer.clone()),
             health: Health {

@@ -15,6 +15,7 @@ pub mod listen;
 pub mod migrate;
 pub mod projector;
 pub mod read;
+pub mod reports;
 pub mod settled;
 pub mod subscriptions;
 mod tls;

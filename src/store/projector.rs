@@ -71,7 +71,8 @@ pub struct RoundRows {
     pub substituted: Vec<i64>,
     pub stopped_projections: Vec<i64>,
     pub stopped_positions: Vec<i64>,
-    pub stopped_errors: Vec<String>,
+    /// JSON. `None`: it is not live any more, and may go on by itself from its position.
+    pub stopped_errors: Vec<Option<String>>,
 }
 
 /// The same for one projection alone.
@@ -247,7 +248,7 @@ impl Database {
                     &rows.last_times,
                     &rows.skipped.first().copied().unwrap_or(0),
                     &rows.substituted.first().copied().unwrap_or(0),
-                    &rows.stopped_errors.first(),
+                    &rows.stopped_errors.first().and_then(Option::as_deref),
                 ],
             )
             .await?;

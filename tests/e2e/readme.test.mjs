@@ -34,20 +34,19 @@ function run(line) {
   }
 }
 
-test('append, conflict, retry, load and follow', async () => {
-  const [append, conflict, retried, load, follow, ...more] = await curlLines()
+test('append, conflict, follow, aggregate, subscribe', async () => {
+  const [append, conflict, follow, aggregate, subscribe, ...more] = await curlLines()
   assert.deepEqual(more, [])
   assert.equal(JSON.parse(run(append)).version, 0)
   const problem = JSON.parse(run(conflict))
   assert.equal(problem.status, 409)
   assert.equal(problem.current_version, 0)
-  const first = JSON.parse(run(retried))
-  assert.deepEqual([first.version, first.duplicate], [1, false])
-  const second = JSON.parse(run(retried))
-  assert.deepEqual(second, { ...first, duplicate: true })
-  const page = JSON.parse(run(load))
-  assert.deepEqual([page.version, page.messages.map(message => message.type)], [1, ['Opened', 'Deposited']])
   const frames = run(follow)
-  assert.match(frames, /event: message\ndata: .*"type":"Deposited"/)
+  assert.match(frames, /event: message\ndata: .*"type":"Opened"/)
   assert.match(frames, /event: caught-up\n/)
+  assert.equal(JSON.parse(run(aggregate)).name, 'accounts')
+  const delivered = run(subscribe)
+  assert.match(delivered, /"name":"billing"/)
+  assert.match(delivered, /event: assigned\n/)
+  assert.match(delivered, /event: message\ndata: .*"type":"Opened"/)
 })

@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import { chmod } from 'node:fs/promises'
 import { chromium } from 'playwright-core'
 
-const BINARY = new URL('../../target/debug/headwater', import.meta.url).pathname
+export const BINARY = new URL('../../target/debug/headwater', import.meta.url).pathname
 const CHROMIUM = process.env.HEADWATER_TEST_CHROMIUM ?? '/usr/bin/chromium'
 
 /** A directory that the embedded PostgreSQL's user can reach. */
@@ -47,11 +47,14 @@ export function startBrowser() {
 }
 
 /** Appends one message and returns the answer. */
-export async function append(url, stream, type, data) {
+export const append = (url, stream, type, data) => appendMany(url, stream, [{ type, data }])
+
+/** Appends several messages at once. */
+export async function appendMany(url, stream, messages) {
   const response = await fetch(`${url}/v1/streams/${encodeURIComponent(stream)}/messages`, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ messages: [{ type, data }] }),
+    body: JSON.stringify({ messages }),
   })
   if (response.status !== 201) throw new Error(`${response.status}: ${await response.text()}`)
   return response.json()

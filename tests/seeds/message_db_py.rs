@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 
+use crate::subscriptions::{Sub, held};
 use crate::support::app::{TestApp, encode};
 use crate::support::database::TestDatabase;
 
@@ -271,6 +272,40 @@ async fn three_consumers_poll_until_empty_and_each_stream_is_at_exactly_one() {
         }
     }
     assert_eq!((seen.len(), consumer_of.len()), (90, 30));
+    store.app.stop().await;
+}
+
+/// The same group as a subscription: nobody numbers the consumers, and where each is, the service keeps.
+#[tokio::test]
+async fn three_consumers_of_a_subscription_have_each_stream_at_exactly_one() {
+    let store = MessageDb::new().await;
+    let sub = Sub::new(&store.app, "group", json!({ "source": { "category": "user_updates" }, "partitions": 3 })).await;
+    let names = ["0", "1", "2"];
+    let mut consumers = Vec::new();
+    for name in names {
+        consumers.push(store.app.follow(&sub.path(&format!("/events?consumer={name}"))).await);
+    }
+    let status = sub.until("each holds one", |status| names.iter().all(|name| held(status, name).len() == 1)).await;
+    for n in 0..90 {
+        let stream = format!("user_updates-{}", n % 30);
+        store.write(&stream, "Updated", json!({ "n": n }), Value::Null, Value::Null).await;
+    }
+    for (member, (name, events)) in names.iter().zip(&mut consumers).enumerate() {
+        // Partitions divide the streams as `consumer_group_member` does: both use the hash of their cardinal ids.
+        let partition = held(&status, name)[0];
+        let expected = store
+            .messages(&format!(
+                "/v1/categories/user_updates/messages?limit=1000&consumer_group_member={partition}&consumer_group_size=3"
+            ))
+            .await;
+        assert!(!expected.is_empty(), "consumer {member} has nothing to do");
+        let found = events.messages(expected.len()).await;
+        assert_eq!(found.iter().map(|delivery| delivery["message"].clone()).collect::<Vec<_>>(), expected);
+        sub.acked(name, &found).await;
+    }
+    // All of it, and nothing twice.
+    assert_eq!(sub.status().await["committed_lag"], 0);
+    drop(consumers);
     store.app.stop().await;
 }
 

@@ -80,3 +80,21 @@ async fn it_begins_and_seeks_by_partition() {
     assert_eq!(acked["status"]["committed_lag"], 0);
     app.stop().await;
 }
+
+#[tokio::test]
+async fn a_backlog_in_several_partitions_comes_once() {
+    let (_database, app) = filled(1, 8).await;
+    aggregate(&app, 3).await;
+    let done = app.get("/v1/aggregated-streams/x?min_position=8&wait=20s").await.json();
+    assert_eq!(done["status"]["projected_position"], 8);
+    let sub = Sub::new(&app, "s", json!({ "source": { "aggregated_stream": "x" }, "mode": "competing" })).await;
+    sub.fetch_count("w1", 8).await;
+    // The last one written is not the last one by partition and position.
+    let mut events = app.follow(&sub.path("/events?consumer=w1")).await;
+    let blocks = events.blocks_until("caught-up").await;
+    let again: Vec<Value> = blocks.iter().filter(|block| block.is("message")).map(|block| block.json()).collect();
+    assert_eq!(numbers(&again), (0..8).collect::<Vec<_>>());
+    assert!(again.iter().all(|message| message["delivery_count"] == 2));
+    sub.acked("w1", &again).await;
+    app.stop().await;
+}

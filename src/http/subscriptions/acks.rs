@@ -75,6 +75,7 @@ pub struct NackBodyEntry {
     reason: Option<String>,
 }
 
+/// What is to become of a message that a consumer cannot work on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NackAction {

@@ -139,6 +139,7 @@ pub struct SourceBody {
     aggregated_stream: Option<String>,
 }
 
+/// Where to begin.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 #[schema(as = SubscriptionFrom)]
@@ -148,6 +149,7 @@ pub enum FromBody {
     Text(String),
 }
 
+/// How the messages are shared among consumers.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = SubscriptionMode)]
@@ -158,6 +160,7 @@ pub enum Mode {
     Competing,
 }
 
+/// What counts as acked.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AckMode {
@@ -166,6 +169,7 @@ pub enum AckMode {
     Auto,
 }
 
+/// What becomes of a message that was delivered as often as it may be.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhausted {

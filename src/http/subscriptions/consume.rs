@@ -86,7 +86,7 @@ pub struct FetchResult {
     params(("name" = String, Path, description = "Name of a subscription"), ConsumeQuery),
     responses(
         (status = 200, description = "Events: assigned, message, revoked, caught-up, heartbeat, closing",
-            content((DeliveredMessage = "text/event-stream"), (SubscriptionEventLine = "application/x-ndjson"))),
+            content((SubscriptionEventLine = "text/event-stream"), (SubscriptionEventLine = "application/x-ndjson"))),
         (status = 503, description = "overloaded (too many consumers), database-unavailable, draining", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
     ),
 )]

@@ -55,6 +55,7 @@ pub struct SubscriptionStatus {
     pub partitions: Option<Vec<PartitionBody>>,
 }
 
+/// What a subscription does.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SubscriptionState {
@@ -72,12 +73,23 @@ pub enum SubscriptionState {
 pub struct StopReason {
     pub partition: i32,
     pub position: i64,
-    /// `nacked` by a consumer, or `exhausted`.
+    #[schema(value_type = FailureCause)]
     pub cause: String,
     /// What the consumer said last.
     pub reason: Option<String>,
     #[schema(format = DateTime)]
     pub time: String,
+}
+
+/// Why a message is not delivered any more.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code)] // described only: the database keeps it
+pub enum FailureCause {
+    /// A consumer asked for it.
+    Nacked,
+    /// It was delivered as often as it may be.
+    Exhausted,
 }
 
 /// How far a partition is.
@@ -110,6 +122,7 @@ pub struct PartitionBody {
 pub struct SubscriptionList {
     pub subscriptions: Vec<SubscriptionBody>,
     /// What to pass as `after` to go on; null at the end.
+    #[schema(required = true)]
     pub next: Option<String>,
 }
 
@@ -131,6 +144,7 @@ pub struct StatusQuery {
 pub struct ListQuery {
     /// Only names after this one.
     after: Option<String>,
+    /// Names at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
 }

@@ -40,6 +40,7 @@ pub struct RevokedEvent {
     pub reason: RevokedReason,
 }
 
+/// Why a partition is taken from a consumer.
 #[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RevokedReason {
@@ -49,25 +50,21 @@ pub enum RevokedReason {
     Reset,
 }
 
-/// A line of the NDJSON twin.
+/// A line of a subscription, as one consumer has it. The service keeps the cursor, so its `id` is always null.
 #[derive(Serialize, ToSchema)]
+#[serde(tag = "event", content = "data", rename_all = "kebab-case")]
 #[allow(dead_code)] // described only
-pub struct SubscriptionEventLine {
-    /// `assigned`, `message`, `revoked`, `caught-up`, `heartbeat` or `closing`.
-    pub event: String,
-    /// Always null: the service keeps the cursor.
-    pub id: Option<String>,
-    pub data: SubscriptionEventData,
-}
-
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code)] // described only
-pub enum SubscriptionEventData {
-    Message(Box<DeliveredMessage>),
+pub enum SubscriptionEventLine {
+    /// The consumer holds a partition from now on.
     Assigned(AssignedEvent),
+    /// A message to work on.
+    Message(Box<DeliveredMessage>),
+    /// The consumer does not hold a partition any more.
     Revoked(RevokedEvent),
+    /// History has been sent: what comes now is live.
     CaughtUp(CaughtUpEvent),
+    /// Nothing else has come for a while.
     Heartbeat(HeartbeatEvent),
+    /// The server ends the stream after it.
     Closing(ClosingEvent),
 }

@@ -35,6 +35,7 @@ pub struct ConsumerBody {
     pub in_flight: i64,
 }
 
+/// The consumers of a subscription.
 #[derive(Serialize, ToSchema)]
 pub struct ConsumerList {
     pub consumers: Vec<ConsumerBody>,
@@ -64,6 +65,7 @@ pub struct SeekResult {
     pub partitions: Vec<SoughtPartition>,
 }
 
+/// Where a partition's cursor was, and where it is now.
 #[derive(Serialize, ToSchema)]
 pub struct SoughtPartition {
     pub partition: i32,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
+use super::definitions::FailureCause;
 use super::{PlaceBody, after, entries, next_of, subscription_name};
 use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::pages::{Message, NoQuery};
@@ -23,7 +24,7 @@ pub struct ParkedBody {
     pub position: i64,
     /// What a consumer said of it last; else what was the matter.
     pub reason: String,
-    /// `nacked` by a consumer, or `exhausted`: delivered as often as it may be.
+    #[schema(value_type = FailureCause)]
     pub cause: String,
     /// What a consumer said of it last.
     pub last_error: Option<String>,
@@ -43,6 +44,7 @@ pub struct ParkedBody {
 pub struct ParkedList {
     pub parked: Vec<ParkedBody>,
     /// What to pass as `after` to go on; null at the end.
+    #[schema(required = true)]
     pub next: Option<String>,
 }
 
@@ -52,6 +54,7 @@ pub struct ParkedList {
 pub struct ParkedQuery {
     /// What an earlier answer gave as `next`.
     after: Option<String>,
+    /// Messages at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
 }
@@ -69,6 +72,7 @@ pub struct ReplayBody {
     all: Option<bool>,
 }
 
+/// What comes again.
 #[derive(Serialize, ToSchema)]
 pub struct ReplayResult {
     /// Messages that will be delivered again.

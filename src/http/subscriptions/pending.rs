@@ -43,6 +43,7 @@ pub struct PendingBody {
 pub struct PendingList {
     pub pending: Vec<PendingBody>,
     /// What to pass as `after` to go on; null at the end.
+    #[schema(required = true)]
     pub next: Option<String>,
 }
 
@@ -67,6 +68,7 @@ pub struct ConsumerPending {
     pub last: PendingPlace,
 }
 
+/// Where a pending message is.
 #[derive(Serialize, ToSchema)]
 pub struct PendingPlace {
     pub partition: i32,
@@ -84,6 +86,7 @@ pub struct PendingQuery {
     min_idle: Option<String>,
     /// What an earlier answer gave as `next`.
     after: Option<String>,
+    /// Messages at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
 }
@@ -118,6 +121,7 @@ pub struct ClaimBody {
 pub struct ClaimResult {
     pub messages: Vec<DeliveredMessage>,
     /// What to pass as `after` to go on; null at the end.
+    #[schema(required = true)]
     pub next: Option<String>,
 }
 
@@ -208,15 +212,13 @@ pub async fn claim_messages(
     let positions = body.positions.map(|places| places.iter().map(PlaceBody::at).collect::<Vec<_>>());
     let taken = app.subscriptions.claim(&name, &body.consumer, min_idle, after, positions.as_deref(), limit).await?;
     let mut out = BytesMut::from(&b"{\"messages\":["[..]);
-    for (at, delivery) in taken.iter().enumerate() {
+    for (at, delivery) in taken.deliveries.iter().enumerate() {
         if at > 0 {
             out.extend_from_slice(b",");
         }
         push_delivery(&mut out, delivery);
     }
-    let next = taken.last().filter(|_| taken.len() == limit);
-    let next = next.map(|last| next_of(At { partition: last.partition, position: last.position }));
-    let next = next.map_or_else(|| "null".to_owned(), |next| format!("\"{next}\""));
+    let next = taken.next.map_or_else(|| "null".to_owned(), |next| format!("\"{}\"", next_of(next)));
     out.extend_from_slice(format!("],\"next\":{next}}}").as_bytes());
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], out.freeze()).into_response())
 }

@@ -63,8 +63,7 @@ impl CatchUp {
         let mut page = self.read(projection, position, limit).await?;
         loop {
             let round = Round::of([&mut *projection], &page.messages);
-            let stops = round.rows.stopped_positions.first().copied();
-            let upto = stops.unwrap_or(page.upto);
+            let upto = round.stopped.first().map_or(page.upto, |stopped| stopped.position);
             let bytes: usize = page.messages.iter().map(|message| message.memory_bytes()).sum();
             limit = if bytes > ROUND_BYTES_MAX { limit / 2 } else { limit * 2 }.clamp(1, ROUND_MESSAGES_MAX);
             // The next page is read while this one is written.
@@ -72,7 +71,12 @@ impl CatchUp {
                 self.write(projection.id, position, upto, &round.rows),
                 self.read(projection, page.upto, limit)
             );
-            if !written? || stops.is_some() {
+            if !written? {
+                return Ok(None);
+            }
+            if let Some(stopped) = round.stopped.into_iter().next() {
+                let name = projection.name.to_string();
+                self.observer.record(Observation::ProjectionStopped { name, reason: stopped.reason });
                 return Ok(None);
             }
             position = upto;

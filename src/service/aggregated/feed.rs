@@ -160,21 +160,33 @@ impl Feeds {
         self.kick();
     }
 
-    /// All live ones have been projected up to a position, with these messages.
-    pub(super) fn projected(&self, upto: i64, mut messages: HashMap<i64, Vec<Arc<AggregatedMessage>>>) {
+    /// All live ones have been projected up to a position, with these messages; but for those that have stopped before
+    /// it, which are live no more.
+    pub(super) fn projected(
+        &self,
+        upto: i64,
+        mut messages: HashMap<i64, Vec<Arc<AggregatedMessage>>>,
+        stopped: &HashMap<i64, i64>,
+    ) {
         let mut state = self.state();
         let State { feeds, led: Some(led) } = &mut *state else { return };
         let from = std::mem::replace(&mut led.position, upto);
         for (id, feed) in feeds {
             if led.live.contains(id) {
+                // A follower that were moved past the stop would miss what comes there once it goes on.
+                let upto = stopped.get(id).copied().unwrap_or(upto);
                 feed.advance(from, messages.remove(id).unwrap_or_default(), upto, self.inner.bytes_max);
             }
         }
+        led.live.retain(|id| !stopped.contains_key(id));
     }
 
     /// One that catches up has come this far; its messages are for its followers to read.
     pub(super) fn caught_up_to(&self, id: i64, upto: i64) {
-        if let Some(feed) = self.state().feeds.get_mut(&id) {
+        let mut state = self.state();
+        // A rebuild may have taken its place since the step was written.
+        let is_led = state.is_led(id);
+        if let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) {
             feed.is_catching_up = true;
             feed.begin_anew(upto);
         }
@@ -215,7 +227,7 @@ impl Feeds {
     /// A page was read by a follower: what it saw of the stream's state is news here, too.
     pub(super) fn saw(&self, id: i64, page: Option<&AggregatedPage>) {
         let mut state = self.state();
-        let is_led = state.led.as_ref().is_some_and(|led| led.live.contains(&id));
+        let is_led = state.is_led(id);
         let Some(feed) = state.feeds.get_mut(&id) else { return };
         let Some(page) = page else { return feed.delete() };
         if is_led {
@@ -260,15 +272,16 @@ impl Feeds {
     /// Those that are followed here and not projected here.
     fn followed_from_afar(&self) -> Vec<i64> {
         let state = self.state();
-        let is_led = |id: &i64| state.led.as_ref().is_some_and(|led| led.live.contains(id));
-        state.feeds.keys().copied().filter(|id| !is_led(id)).collect()
+        state.feeds.keys().copied().filter(|id| !state.is_led(*id)).collect()
     }
 
     async fn take_in(&self, database: &Database, progress: &Progress) -> Result<(), StoreError> {
         let id = progress.aggregated_stream_id;
         let from = {
             let mut state = self.state();
-            let Some(feed) = state.feeds.get_mut(&id) else { return Ok(()) };
+            // It has gone live here since the look: that is newer.
+            let is_led = state.is_led(id);
+            let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) else { return Ok(()) };
             feed.is_catching_up = progress.is_catching_up;
             if feed.complete_from.is_none() || feed.projection_id != progress.projection_id || progress.is_catching_up {
                 feed.projection_id = progress.projection_id;
@@ -287,7 +300,8 @@ impl Feeds {
             return Ok(());
         };
         let mut state = self.state();
-        let Some(feed) = state.feeds.get_mut(&id) else { return Ok(()) };
+        let is_led = state.is_led(id);
+        let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) else { return Ok(()) };
         if page.more_after.is_some() || page.projection_id != feed.projection_id {
             feed.projection_id = page.projection_id;
             feed.begin_anew(page.projected_position);
@@ -305,6 +319,13 @@ impl Feeds {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here is left half done by a panic.
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether this instance projects it, as one of the live ones.
+    fn is_led(&self, id: i64) -> bool {
+        self.led.as_ref().is_some_and(|led| led.live.contains(&id))
     }
 }
 
@@ -368,6 +389,10 @@ impl Feed {
 }
 
 impl FeedMember {
+    pub(super) fn id(&self) -> i64 {
+        self.id
+    }
+
     /// Waits for messages, or for another state of the stream.
     pub async fn changed(&mut self) {
         let _ = self.newest.changed().await;

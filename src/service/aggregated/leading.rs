@@ -4,14 +4,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::catch_up::{CatchUp, Ended};
 use super::projector::Projector;
 use super::round::{Projection, Round};
-use crate::domain::aggregated_stream::Definition;
+use crate::domain::aggregated_stream::{Aggregation, Definition};
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
@@ -20,7 +21,7 @@ use crate::domain::source::Source;
 use crate::service::tail::Place;
 use crate::service::tail::follower::{Follower, Next};
 use crate::store::StoreError;
-use crate::store::projector::{Lease, ProjectorLink, RoundAnswer, StoredProjection};
+use crate::store::projector::{Lease, ProjectorLink, RoundAnswer, RoundRows, StoredProjection};
 
 /// Messages of one live round.
 const ROUND_MESSAGES_MAX: usize = 1_000;
@@ -98,6 +99,10 @@ impl<'a> Leading<'a> {
             self.is_fresh = false;
             let idle = self.round(stopping).await?;
             self.keep().await?;
+            // Also under a load that never lets it wait.
+            while let Some(ended) = self.catching_up.try_join_next() {
+                self.joined(ended).await?;
+            }
             if idle && !self.is_fresh {
                 self.wait(stopping).await?;
             }
@@ -109,8 +114,7 @@ impl<'a> Leading<'a> {
     /// Reads which projections there are, and where they stand.
     async fn reload(&mut self) -> Result<(), Lost> {
         self.reload_at = None;
-        let (generation, stored) = self.link.projections().await?;
-        self.lease.generation = generation;
+        let stored = self.read_projections().await?;
         self.live.clear();
         if !stored.iter().any(|stored| stored.is_live) {
             // Nothing is projected up to here, so nothing is left out by looking at the end alone: as it is now, so
@@ -119,7 +123,14 @@ impl<'a> Leading<'a> {
         }
         for stored in stored {
             let (is_live, position) = (stored.is_live, stored.projected_position);
-            let Some(projection) = self.compiled(stored) else { continue };
+            let name = stored.name.clone();
+            let projection = match compiled(stored) {
+                Ok(projection) => projection,
+                Err(reason) => {
+                    self.projector.observer.record(Observation::ProjectionStopped { name, reason });
+                    continue;
+                }
+            };
             if is_live {
                 self.live.insert(projection.id, projection);
             } else if self.past.insert(projection.id) {
@@ -130,22 +141,26 @@ impl<'a> Leading<'a> {
         Ok(())
     }
 
-    /// One that a newer version has defined, in words that this one does not know, is left to it.
-    fn compiled(&self, stored: StoredProjection) -> Option<Projection> {
-        let definition = serde_json::from_value::<Definition>(stored.definition).map_err(|error| error.to_string());
-        let compiled = definition.and_then(|definition| definition.compile().map_err(|errors| format!("{errors:?}")));
-        match compiled {
-            Ok(aggregation) => Some(Projection {
-                id: stored.id,
-                aggregated_stream_id: stored.aggregated_stream_id,
-                name: stored.name.into(),
-                aggregation: Arc::new(aggregation),
-                is_current: stored.is_current,
-                message_counts: stored.message_counts,
-            }),
-            Err(reason) => {
-                self.projector.observer.record(Observation::ProjectionStopped { name: stored.name, reason });
-                None
+    /// The projections that may go on. One that a newer version has defined, in words that this one does not know, is
+    /// left to it: it stays where it is, because the live ones go on without it.
+    async fn read_projections(&mut self) -> Result<Vec<StoredProjection>, Lost> {
+        loop {
+            let (generation, stored) = self.link.projections().await?;
+            self.lease.generation = generation;
+            let unknown = stored.iter().filter(|stored| stored.is_live && aggregation(stored).is_err());
+            let unknown: Vec<i64> = unknown.map(|stored| stored.id).collect();
+            if unknown.is_empty() {
+                return Ok(stored);
+            }
+            let rows = RoundRows {
+                stopped_positions: vec![self.position; unknown.len()],
+                stopped_errors: vec![None; unknown.len()],
+                stopped_projections: unknown,
+                ..RoundRows::default()
+            };
+            let lasting = self.projector.settings.lease;
+            if self.link.project_live(self.lease, lasting, self.position, &rows).await? == RoundAnswer::Fenced {
+                return Err(Lost::Fenced);
             }
         }
     }
@@ -190,10 +205,10 @@ impl<'a> Leading<'a> {
             self.projector
                 .observer
                 .record(Observation::Projected { messages: round.rows.projections.len(), live: true });
-            for (id, reason) in &round.stopped {
-                if let Some(stopped) = self.live.remove(id) {
-                    let name = stopped.name.to_string();
-                    self.projector.observer.record(Observation::ProjectionStopped { name, reason: reason.clone() });
+            for stopped in &round.stopped {
+                if let Some(projection) = self.live.remove(&stopped.projection_id) {
+                    let (name, reason) = (projection.name.to_string(), stopped.reason.clone());
+                    self.projector.observer.record(Observation::ProjectionStopped { name, reason });
                 }
             }
             let some_stopped = !round.stopped.is_empty();
@@ -254,7 +269,8 @@ impl<'a> Leading<'a> {
         if upto > self.position {
             self.position = upto;
             self.goal.send_replace(upto);
-            self.projector.feeds.projected(upto, round.messages);
+            let stopped = round.stopped.iter().map(|one| (one.aggregated_stream_id, one.position)).collect();
+            self.projector.feeds.projected(upto, round.messages, &stopped);
         }
     }
 
@@ -264,6 +280,10 @@ impl<'a> Leading<'a> {
         let is_due = self.position > self.kept.0 && !self.live.is_empty() && since >= self.progress_interval();
         if is_due || since >= self.projector.settings.lease / 3 {
             self.project(self.position, &Round::default()).await?;
+            if is_due {
+                // Who merges sources on another instance waits for progress as such.
+                self.projector.handle.rounds.send_modify(|rounds| *rounds += 1);
+            }
         }
         self.purge();
         Ok(())
@@ -301,17 +321,22 @@ impl<'a> Leading<'a> {
             () = changed => {}
             () = self.projector.handle.reload.notified() => self.reload_at = Some(Instant::now()),
             () = feeds.wished() => {}
-            Some(ended) = self.catching_up.join_next() => match ended {
-                Ok(ended) => self.ended(ended).await?,
-                // It panicked, which is logged; the next reload starts it again.
-                Err(_) => {
-                    self.past.clear();
-                    self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
-                }
-            },
+            Some(ended) = self.catching_up.join_next() => self.joined(ended).await?,
             () = tokio::time::sleep(interval) => {}
         }
         Ok(())
+    }
+
+    async fn joined(&mut self, ended: Result<Ended, JoinError>) -> Result<(), Lost> {
+        match ended {
+            Ok(ended) => self.ended(ended).await,
+            // It panicked, which is logged; the next reload starts it again.
+            Err(_) => {
+                self.past.clear();
+                self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
+                Ok(())
+            }
+        }
     }
 
     async fn ended(&mut self, ended: Ended) -> Result<(), Lost> {
@@ -355,4 +380,21 @@ impl<'a> Leading<'a> {
         }
         Ok(())
     }
+}
+
+fn aggregation(stored: &StoredProjection) -> Result<Aggregation, String> {
+    let definition = Definition::deserialize(&stored.definition).map_err(|error| error.to_string())?;
+    definition.compile().map_err(|errors| format!("{errors:?}"))
+}
+
+fn compiled(stored: StoredProjection) -> Result<Projection, String> {
+    let aggregation = Arc::new(aggregation(&stored)?);
+    Ok(Projection {
+        id: stored.id,
+        aggregated_stream_id: stored.aggregated_stream_id,
+        name: stored.name.into(),
+        aggregation,
+        is_current: stored.is_current,
+        message_counts: stored.message_counts,
+    })
 }

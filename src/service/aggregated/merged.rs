@@ -82,9 +82,14 @@ impl MergedFollower {
     pub async fn read_page(&mut self) -> Next {
         for source in self.sources.iter_mut().filter(|source| source.needs_page) {
             source.needs_page = false;
-            let next = source.follower.read_page().await;
-            if matches!(source.take(next), Taken::Deleted) {
-                return Next::Deleted;
+            match source.follower.read_page().await {
+                // Nothing was on this page. Whether there is another one, its next step says.
+                Next::NeedsPage => {}
+                next => {
+                    if matches!(source.take(next), Taken::Deleted) {
+                        return Next::Deleted;
+                    }
+                }
             }
         }
         match self.merge() {

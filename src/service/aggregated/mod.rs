@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::feed::Feeds;
+use self::feed::{FeedMember, Feeds};
 use self::follower::{AggregatedFollower, Wanted};
 use self::projector::ProjectorHandle;
 use super::tail::Tail;
@@ -23,6 +23,8 @@ use crate::store::aggregated_streams::{Created, PartitionPage, PartitionState, S
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
+/// Between two looks at a stream that is known to be further on than it stands.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// Attempts to define a stream that others define and delete at the same moment.
 const DEFINE_ATTEMPTS: usize = 5;
 
@@ -123,9 +125,19 @@ impl AggregatedStreams {
     }
 
     pub async fn get(&self, name: &str) -> Result<Option<AggregatedStream>, StoreError> {
-        let Some(stored) = self.database.aggregated_stream(name).await? else { return Ok(None) };
+        let Some(mut stored) = self.database.aggregated_stream(name).await? else { return Ok(None) };
+        // Progress is known here before it is kept. What came with it is counted in what is read after this only.
+        let known = self.feeds.upto(stored.id).filter(|known| *known > stored.current.projected_position);
+        if let Some(known) = known.filter(|_| stored.current.is_live) {
+            let id = stored.id;
+            let Some(again) = self.database.aggregated_stream(name).await? else { return Ok(None) };
+            stored = again;
+            if stored.id == id && stored.current.is_live {
+                stored.current.projected_position = stored.current.projected_position.max(known);
+            }
+        }
         let partitions = self.database.aggregated_partitions(stored.id).await?;
-        Ok(Some(self.with_progress(stored, partitions)))
+        Ok(Some(self.with_end(stored, partitions)))
     }
 
     /// Waits until everything up to a global position is projected, at most that long; then as [`get`](Self::get).
@@ -137,18 +149,30 @@ impl AggregatedStreams {
     ) -> Result<Option<AggregatedStream>, StoreError> {
         let deadline = tokio::time::Instant::now() + wait;
         let _wish = self.feeds.wish_for_progress();
+        let mut member: Option<FeedMember> = None;
         loop {
             let Some(stream) = self.get(name).await? else { return Ok(None) };
             let is_there = stream.stored.current.projected_position >= min_position;
             if is_there || tokio::time::Instant::now() >= deadline {
                 return Ok(Some(stream));
             }
-            let mut member = self.feeds.join(stream.stored.id);
-            if self.feeds.upto(stream.stored.id).is_some_and(|upto| upto >= min_position) {
-                continue;
+            let id = stream.stored.id;
+            // Who joins has the stream looked at, which wakes all who are there: once is enough.
+            if member.as_ref().is_none_or(|member| member.id() != id) {
+                member = Some(self.feeds.join(id));
             }
+            let progressed = async {
+                match &mut member {
+                    Some(member) => member.progressed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            // It has gone on since the look; or it was held a little before what is known here, which lasts.
+            let is_known = self.feeds.upto(id).is_some_and(|upto| upto >= min_position);
+            let pause = if is_known { LOOK_PAUSE } else { wait };
             tokio::select! {
-                () = member.progressed() => {}
+                () = progressed => {}
+                () = tokio::time::sleep(pause) => {}
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.draining.cancelled() => return Ok(Some(stream)),
             }
@@ -158,7 +182,7 @@ impl AggregatedStreams {
     /// By name, after a name; without their partitions.
     pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<AggregatedStream>, StoreError> {
         let stored = self.database.aggregated_streams(after, limit as i64).await?;
-        Ok(stored.into_iter().map(|stored| self.with_progress(stored, Vec::new())).collect())
+        Ok(stored.into_iter().map(|stored| self.with_end(stored, Vec::new())).collect())
     }
 
     /// Says whether there was one.
@@ -195,7 +219,9 @@ impl AggregatedStreams {
             let Some(page) = page else { return Ok(None) };
             let next = page.last_position.map_or(from, |last| last + 1);
             let read = PartitionRead { at_end: next >= page.message_count, next, page };
-            let Some(member) = member.as_mut().filter(|_| read.page.messages.is_empty()) else { return Ok(Some(read)) };
+            // An empty page that is not the last has links whose messages are gone.
+            let is_to_wait = read.page.messages.is_empty() && read.at_end;
+            let Some(member) = member.as_mut().filter(|_| is_to_wait) else { return Ok(Some(read)) };
             if tokio::time::Instant::now() >= deadline {
                 return Ok(Some(read));
             }
@@ -222,13 +248,7 @@ impl AggregatedStreams {
         AggregatedFollower::new(self.feeds.clone(), self.database.clone(), &self.tail, self.observer.clone(), wanted)
     }
 
-    fn with_progress(&self, mut stored: StoredAggregatedStream, partitions: Vec<PartitionState>) -> AggregatedStream {
-        if stored.current.is_live
-            && let Some(upto) = self.feeds.upto(stored.id)
-        {
-            // Progress without a message is known here before it is kept.
-            stored.current.projected_position = stored.current.projected_position.max(upto);
-        }
+    fn with_end(&self, stored: StoredAggregatedStream, partitions: Vec<PartitionState>) -> AggregatedStream {
         let settled_position = self.tail.settled().max(stored.current.projected_position);
         AggregatedStream { stored, partitions, settled_position }
     }

@@ -10,6 +10,9 @@ use crate::domain::message::Message;
 use crate::domain::time::Timestamp;
 use crate::store::projector::RoundRows;
 
+/// The most characters that are kept of why a projection stopped.
+const REASON_CHARS_MAX: usize = 1_000;
+
 /// A projection in the hands of the projector: it alone writes, so it knows each partition's next position.
 #[derive(Debug)]
 pub struct Projection {
@@ -29,8 +32,18 @@ pub struct Round {
     pub rows: RoundRows,
     /// For the followers of each aggregated stream, in order.
     pub messages: HashMap<i64, Vec<Arc<AggregatedMessage>>>,
-    /// Projections that cannot go on, with the reason.
-    pub stopped: Vec<(i64, String)>,
+    /// Projections that cannot go on.
+    pub stopped: Vec<Stopped>,
+}
+
+/// A projection that cannot go on.
+#[derive(Debug)]
+pub struct Stopped {
+    pub projection_id: i64,
+    pub aggregated_stream_id: i64,
+    /// The global position before the message.
+    pub position: i64,
+    pub reason: String,
 }
 
 struct Counted {
@@ -109,15 +122,19 @@ impl Round {
     }
 
     fn stop(&mut self, projection: &Projection, message: &Message, reason: String) {
+        // An expression's own text may be in it, with what the database cannot keep in JSON.
+        let reason: String = reason.chars().filter(|c| *c != '\0').take(REASON_CHARS_MAX).collect();
         let error = json!({
             "global_position": message.global_position,
             "message_id": message.id,
             "stream_name": message.stream_name,
             "reason": reason,
         });
+        let position = message.global_position - 1;
         self.rows.stopped_projections.push(projection.id);
-        self.rows.stopped_positions.push(message.global_position - 1);
-        self.rows.stopped_errors.push(error.to_string());
-        self.stopped.push((projection.id, reason));
+        self.rows.stopped_positions.push(position);
+        self.rows.stopped_errors.push(Some(error.to_string()));
+        let (projection_id, aggregated_stream_id) = (projection.id, projection.aggregated_stream_id);
+        self.stopped.push(Stopped { projection_id, aggregated_stream_id, position, reason });
     }
 }

@@ -11,6 +11,16 @@ const ATTEMPTS_MAX: usize = 20;
 /// A cursor that passes over nothing of its source moves on in the database after so many positions.
 const SILENT_MAX: i64 = 1_000;
 
+/// Messages that were taken again.
+pub struct Again {
+    /// By global position.
+    pub deliveries: Vec<Delivery>,
+    /// The place after which there may be more, where there is an order of places.
+    pub next: Option<At>,
+    /// Some were tried too often, or their message is gone: behind them there may be more.
+    pub has_ended: bool,
+}
+
 impl Consumer {
     pub(super) async fn competing_round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
         let mut round = Round::default();
@@ -33,11 +43,14 @@ impl Consumer {
                 return Ok(round);
             }
             if let Some(after) = self.backlog_after {
-                (round.deliveries, _) = self.take_again(wish.messages, Take::Own { after }).await?;
-                self.backlog_after =
-                    round.deliveries.last().map(|last| At { partition: last.partition, position: last.position });
+                let again = self.take_again(wish.messages, Take::Own { after }).await?;
+                self.backlog_after = again.next;
+                round.deliveries = again.deliveries;
                 if !round.deliveries.is_empty() {
                     return Ok(round);
+                }
+                if self.backlog_after.is_some() {
+                    continue;
                 }
             }
             if self.deliver_next_claim(wish, credit_max, &look, &mut round).await? {
@@ -65,13 +78,12 @@ impl Consumer {
             return Ok(true);
         };
         if look.has_due {
-            let has_ended;
-            (round.deliveries, has_ended) = self.take_again(messages, Take::Due).await?;
+            let again = self.take_again(messages, Take::Due).await?;
+            round.deliveries = again.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
             }
-            // Behind what was tried too often there may be more that is due.
-            if has_ended {
+            if again.has_ended {
                 return Ok(false);
             }
         }
@@ -137,15 +149,13 @@ impl Consumer {
     }
 
     /// Takes messages that were delivered before, or parked; those that were tried too often end as the policy says,
-    /// and those whose message is gone are over. Answers whether there were such, too.
-    pub(super) async fn take_again(
-        &self,
-        limit: usize,
-        take: Take<'_>,
-    ) -> Result<(Vec<Delivery>, bool), SubscriptionError> {
+    /// and those whose message is gone are over.
+    pub(super) async fn take_again(&self, limit: usize, take: Take<'_>) -> Result<Again, SubscriptionError> {
         let (database, policy) = (self.subscriptions.database(), &self.subscription.policy);
         let id = self.subscription.id;
         let taken = database.take_deliveries(id, &self.name, limit as i64, policy.max_deliveries, take).await?;
+        // They come in the order of the log. One that ends here is passed all the same.
+        let next = taken.iter().map(|taken| taken.at).max().filter(|_| taken.len() >= limit);
         let wanted = taken.iter().filter(|taken| !taken.is_exhausted).map(|taken| taken.global_position);
         let mut messages: std::collections::HashMap<_, _> = match wanted.collect::<Vec<_>>() {
             wanted if wanted.is_empty() => Default::default(),
@@ -178,6 +188,6 @@ impl Consumer {
             // They were delivered first while acks were asked for, or are replayed.
             self.ack_at_once(&deliveries).await?;
         }
-        Ok((deliveries, !steps.is_empty()))
+        Ok(Again { deliveries, next, has_ended: !steps.is_empty() })
     }
 }

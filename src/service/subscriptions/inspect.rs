@@ -11,7 +11,7 @@ use crate::store::subscriptions::{
     At, ConsumerInfo, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, StoredSubscription, Take,
 };
 
-use super::consumer::Delivery;
+use super::competing::Again;
 
 /// Between two looks of who waits for a position to be acked.
 const LOOK_PAUSE: Duration = Duration::from_millis(25);
@@ -158,12 +158,12 @@ impl Subscriptions {
         after: At,
         positions: Option<&[At]>,
         limit: usize,
-    ) -> Result<Vec<Delivery>, SubscriptionError> {
+    ) -> Result<Again, SubscriptionError> {
         let subscription = self.find(name).await?;
         let claimant = self.visit(subscription, consumer, false).await?;
         let take = Take::Idle { min_idle_ms, after, positions };
-        let (mut taken, _) = claimant.take_again(limit, take).await?;
-        taken.sort_by_key(|one| (one.partition, one.position));
+        let mut taken = claimant.take_again(limit, take).await?;
+        taken.deliveries.sort_by_key(|one| (one.partition, one.position));
         self.inner.hub.wake(claimant.subscription().id);
         Ok(taken)
     }

@@ -62,13 +62,12 @@ impl Consumer {
             return Ok(true);
         };
         if sync.has_replays {
-            let has_ended;
-            (round.deliveries, has_ended) = self.take_again(messages, Take::Replays).await?;
+            let again = self.take_again(messages, Take::Replays).await?;
+            round.deliveries = again.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
             }
-            // Behind what was tried too often there may be more that is due.
-            if has_ended {
+            if again.has_ended {
                 return Ok(false);
             }
         }

@@ -7,13 +7,14 @@ mod reader;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
 use crate::domain::append::{AppendRequest, NewMessage};
 use crate::domain::filter::Filter;
 use crate::domain::message::{Message, MessageParts};
+use crate::domain::settling::Holder;
 use crate::domain::source::Source;
 use crate::store::append::{Answer, BatchAnswer};
 use crate::store::{Database, StoreError};
@@ -53,10 +54,21 @@ struct Inner {
     head: AtomicI64,
     /// The highest global position that this instance has committed itself.
     committed: watch::Sender<i64>,
+    held_back: Mutex<Option<HeldBack>>,
     catch_up_reads: Semaphore,
     database: Database,
     observer: Observer,
     settings: TailSettings,
+}
+
+/// What keeps the settled position back.
+#[derive(Debug, Clone)]
+pub struct HeldBack {
+    /// The first global position that may still appear.
+    pub at: i64,
+    pub since: Instant,
+    /// Who may still fill it.
+    pub holders: Vec<Holder>,
 }
 
 /// Bytes of messages that may wait for the reader, in the inbox or behind a hole. Beyond, they are read back instead.
@@ -117,6 +129,7 @@ impl Tail {
             done: watch::Sender::new(0),
             head: AtomicI64::new(0),
             committed: watch::Sender::new(0),
+            held_back: Mutex::default(),
             catch_up_reads: Semaphore::new(settings.catch_up_reads_max),
             database,
             observer,
@@ -135,6 +148,11 @@ impl Tail {
     /// The highest global position that was seen, settled or not.
     pub fn head(&self) -> i64 {
         self.inner.head.load(Ordering::Relaxed)
+    }
+
+    /// What keeps the settled position back, as of the reader's last look.
+    pub fn held_back(&self) -> Option<HeldBack> {
+        lock(&self.inner.held_back).clone()
     }
 
     /// There may be something new: look soon.

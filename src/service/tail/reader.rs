@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Tail, UNSETTLED_BYTES_MAX, lock};
+use super::{HeldBack, Tail, UNSETTLED_BYTES_MAX, lock};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
-use crate::domain::settling::{Settling, Step};
+use crate::domain::settling::{Holder, Settling, Step};
 use crate::store::StoreError;
 use crate::store::settled::TailLink;
 
@@ -349,21 +349,20 @@ impl Reader {
     fn held_back(&mut self) {
         let since = *self.held_back_since.get_or_insert_with(Instant::now);
         let held = since.elapsed();
-        let pids = self.settling.holders().filter_map(|holder| holder.pid).collect();
+        let at = self.settling.settled() + 1;
+        let holders: Vec<Holder> = self.settling.holders().cloned().collect();
+        let pids = holders.iter().filter_map(|holder| holder.pid).collect();
+        *lock(&self.tail.inner.held_back) = Some(HeldBack { at, since, holders });
         let warn = !self.warned && held >= self.tail.inner.settings.held_back_warning;
         self.warned |= warn;
-        self.tail.inner.observer.record(Observation::HeldBack {
-            seconds: held.as_secs_f64(),
-            at: self.settling.settled() + 1,
-            pids,
-            warn,
-        });
+        self.tail.inner.observer.record(Observation::HeldBack { seconds: held.as_secs_f64(), at, pids, warn });
         self.note_settled();
     }
 
     fn released(&mut self) {
         self.hole_poll = HOLE_POLL_MIN;
         if let Some(since) = self.held_back_since.take() {
+            *lock(&self.tail.inner.held_back) = None;
             let warned = std::mem::take(&mut self.warned);
             self.tail.inner.observer.record(Observation::Released { seconds: since.elapsed().as_secs_f64(), warned });
         }

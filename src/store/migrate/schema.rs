@@ -106,8 +106,13 @@ macro_rules! functions {
     };
 }
 
-const MIGRATIONS: &[(&str, &str)] =
-    migrations!["0001_headwater_bookkeeping", "0002_message_store", "0003_aggregated_streams", "0004_subscriptions"];
+const MIGRATIONS: &[(&str, &str)] = migrations![
+    "0001_headwater_bookkeeping",
+    "0002_message_store",
+    "0003_aggregated_streams",
+    "0004_subscriptions",
+    "0005_reports"
+];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
     "aggregated_stream_create",
@@ -116,6 +121,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "aggregated_stream_rebuild",
     "aggregated_stream_resume",
     "append_batch",
+    "count_messages",
     "first_aggregated_position",
     "first_global_position_at",
     "first_position_after",

@@ -1,0 +1,167 @@
+// Categories, and the streams of one or of all.
+import { classes, html, useEffect, useMemo, useRef, useState } from './dom.js'
+import { getJson, query } from './api.js'
+import { ago, count, plural, short } from './format.js'
+import { LogView } from './log_view.js'
+import { categoryLog } from './logs.js'
+import { useLook, useNow, useWhenBack } from './poll.js'
+import { amend, to, useRoute } from './router.js'
+import { Empty, Failure, Heading, Loading, Search, Tabs } from './widgets.js'
+import { FirstMessage } from './overview.js'
+
+const CATEGORIES_MAX = 1_000
+const STREAMS_AT_ONCE = 100
+/** Requests that a search makes by itself before it asks whether to look further. */
+const REQUESTS_MAX = 5
+/** Rows that are kept. */
+const ROWS_MAX = 2_000
+
+export function Browse({ category }) {
+  return html`
+    <div class=${classes('browse', category !== undefined && 'has-category')}>
+      <${Categories} chosen=${category} />
+      <div class="browse-main">${category === undefined ? html`<${AllStreams} />` : html`<${Category} key=${category} name=${category} />`}</div>
+    </div>`
+}
+
+function Categories({ chosen }) {
+  const [search, setSearch] = useState('')
+  const { value, error, again } = useLook(
+    signal => getJson(query('/v1/reports/categories', { contains: search, limit: CATEGORIES_MAX }), { signal }), [search], 3_000)
+  const most = Math.max(...(value?.categories ?? []).map(line => line.message_count), 1)
+  const isCounting = value && value.counted_position < value.settled_position - 50_000
+  return html`
+    <section class="side" aria-label="Categories">
+      <header><h2>Categories <span class="muted">${value && count(value.categories.length)}${value && !value.at_end && '+'}</span></h2></header>
+      <${Search} label="Search categories" value=${search} onChange=${setSearch} />
+      ${isCounting && html`<p class="hint">Counting messages: ${Math.floor((100 * value.counted_position) / value.settled_position)} %</p>`}
+      <${Failure} error=${error} again=${again} />
+      ${!value ? !error && html`<${Loading} />` : html`
+        <ul class="bars">
+          <li><a href=${to('streams')} aria-current=${chosen === undefined ? 'page' : undefined}>
+            <span>All streams</span><span class="num">${short(value.message_count)}</span></a></li>
+          ${value.categories.map(line => html`
+            <li key=${line.category}><a href=${to('categories', line.category)} aria-current=${line.category === chosen ? 'page' : undefined}
+              title=${`${plural(line.message_count, 'message')} in ${plural(line.stream_count, 'stream')}, ${line.percent} %`}>
+              <span class="name">${line.category}</span><span class="num">${short(line.message_count)}</span>
+              <i class="bar" style=${`width:${Math.max((100 * line.message_count) / most, 0.5)}%`} />
+            </a></li>`)}
+        </ul>
+        ${value.categories.length === 0 && search && html`<${Empty} title="No category with this in its name" />`}
+        ${!value.at_end && html`<p class="hint">The first ${count(CATEGORIES_MAX)} are shown. Search for others.</p>`}`}
+    </section>`
+}
+
+function AllStreams() {
+  return html`<${Heading} title="Streams" /><${Streams} />`
+}
+
+const TABS = [['streams', 'Streams'], ['messages', 'Messages'], ['types', 'Types']]
+
+function Category({ name }) {
+  const route = useRoute()
+  const tab = route.query.get('tab') ?? 'streams'
+  const log = useMemo(() => categoryLog(name), [name])
+  const { value } = useLook(signal => getJson(query('/v1/reports/categories', { from: name, limit: 1 }), { signal }), [name], 3_000)
+  const line = value?.categories.find(line => line.category === name)
+  const now = useNow()
+  return html`
+    <${Heading} trail=${[['Streams', to('streams')]]} title=${name}>
+      ${line && html`<span class="muted">${plural(line.message_count, 'message')} · ${plural(line.stream_count, 'stream')} · last ${ago(line.last_time, now)}</span>`}
+    <//>
+    <${Tabs} label="Parts of the category" current=${tab} tabs=${TABS.map(([id, text]) => [id, text, to('categories', name, { tab: id === 'streams' ? undefined : id })])} />
+    ${tab === 'messages' ? html`<${LogView} log=${log} withStream=${true}><${FirstMessage} stream=${`${name}-1`} /><//>`
+      : tab === 'types' ? html`<${Types} category=${name} />`
+        : html`<${Streams} category=${name} />`}`
+}
+
+/** A walk over the names of streams; a search may pass over many before one is found. */
+function useStreams(search) {
+  const [state, setState] = useState({ rows: [], next: undefined, busy: true, error: null })
+  const controller = useRef(null)
+  const walk = async (from, rows, signal) => {
+    setState({ rows, next: from, busy: true, error: null })
+    try {
+      let next = from
+      const wanted = rows.length + STREAMS_AT_ONCE
+      for (let requests = 0; requests < REQUESTS_MAX && next !== null && rows.length < wanted; requests++) {
+        const page = await getJson(query('/v1/reports/streams', { ...search, from: next, limit: wanted - rows.length }), { signal })
+        rows = [...rows, ...page.streams].slice(-ROWS_MAX)
+        next = page.next
+      }
+      setState({ rows, next, busy: false, error: null })
+    } catch (error) {
+      if (!signal.aborted) setState(state => ({ ...state, busy: false, error }))
+    }
+  }
+  useEffect(() => {
+    controller.current = new AbortController()
+    walk(undefined, [], controller.current.signal)
+    return () => controller.current.abort()
+  }, [JSON.stringify(search)])
+  const more = () => walk(state.next, state.rows, controller.current.signal)
+  useWhenBack(state.error, more)
+  return { ...state, more }
+}
+
+function Streams({ category }) {
+  const { query: parameters } = useRoute()
+  const text = parameters.get('q') ?? ''
+  const how = parameters.get('how') === 'begins' ? 'begins' : 'contains'
+  const search = { category, contains: how === 'contains' ? text : undefined, prefix: how === 'begins' ? text : undefined }
+  const found = useStreams(search)
+  const now = useNow(5_000)
+  return html`
+    <div class="toolbar">
+      <select aria-label="How to search" value=${how} onChange=${event => amend({ how: event.target.value === 'begins' ? 'begins' : undefined })}>
+        <option value="contains">Name contains</option><option value="begins">Name begins with</option>
+      </select>
+      <${Search} label="Search streams" value=${text} onChange=${value => amend({ q: value.trim() })} />
+      ${text && html`<a class="button" href=${to('streams', text)}>Open “${text}”</a>`}
+    </div>
+    <${Failure} error=${found.error} again=${found.more} />
+    ${found.rows.length === 0 && found.busy ? html`<${Loading} lines=${12} />`
+      : found.rows.length === 0
+        ? found.error ? null : text || category ? html`<${Empty} title=${found.next ? 'Nothing found so far' : 'No stream with such a name'} />` : html`<${FirstMessage} />`
+        : html`
+          <table class="table">
+            <thead><tr><th>Stream</th><th class="num">Messages</th><th class="num wide-only">Version</th><th class="num">Last message</th></tr></thead>
+            <tbody>
+              ${found.rows.map(row => html`
+                <tr key=${row.stream_name}>
+                  <td class="name"><a href=${to('streams', row.stream_name)}>${row.stream_name}</a></td>
+                  <td class="num">${count(row.message_count)}</td>
+                  <td class="num wide-only">${count(row.version)}</td>
+                  <td class="num muted" title=${row.last_time}>${ago(row.last_time, now)}</td>
+                </tr>`)}
+            </tbody>
+          </table>`}
+    ${found.next && html`
+      <div class="more">
+        <button onClick=${found.more} disabled=${found.busy}>${found.busy ? 'Looking' : text ? 'Look further' : 'More'}</button>
+        <span class="muted">${plural(found.rows.length, 'stream')} shown${found.rows.length < STREAMS_AT_ONCE ? `; looked through the names up to ${found.next}` : ''}</span>
+      </div>`}`
+}
+
+function Types({ category }) {
+  const { value, error, again } = useLook(
+    signal => getJson(query('/v1/reports/types', { category, limit: CATEGORIES_MAX }), { signal }), [category], 3_000)
+  const now = useNow(5_000)
+  if (!value) return error ? html`<${Failure} error=${error} again=${again} />` : html`<${Loading} />`
+  const lines = [...value.types].sort((a, b) => b.message_count - a.message_count)
+  const sum = lines.reduce((sum, line) => sum + line.message_count, 0)
+  if (lines.length === 0) return html`<${Empty} title="No message has been counted here" />`
+  return html`
+    <table class="table">
+      <thead><tr><th>Type</th><th class="num">Messages</th><th class="num">Share</th><th class="num wide-only">Last message</th></tr></thead>
+      <tbody>
+        ${lines.map(line => html`
+          <tr key=${line.type}>
+            <td class="name"><a href=${to('categories', category, { tab: 'messages', types: line.type })}>${line.type}</a></td>
+            <td class="num">${count(line.message_count)}</td>
+            <td class="num">${((100 * line.message_count) / sum).toFixed(1)} %</td>
+            <td class="num muted wide-only">${ago(line.last_time, now)}</td>
+          </tr>`)}
+      </tbody>
+    </table>`
+}

@@ -1,0 +1,98 @@
+// A log in a view: the newest messages, older ones on demand, and what comes, in a list that stays bounded.
+import { useEffect, useRef, useState } from './dom.js'
+import { query } from './api.js'
+import { useFollow } from './live.js'
+import { poll, useWhenBack } from './poll.js'
+
+/** Rows that are kept; the oldest go first. */
+export const ROWS_MAX = 400
+const POLL_MS = 1_000
+
+const nothing = { rows: null, before: null, cursor: null, error: null, busy: true, version: undefined }
+
+/**
+ * `at`: begin near this position, not at the end. `isLive`: follow. Returns `{ rows, hasOlder, older, busy, error,
+ * again, state }`; a row with `isAfterCut` has something missing below it.
+ */
+export function useLog(log, { filter = {}, at = null, isLive = true }) {
+  const key = JSON.stringify([log.id, filter])
+  const [state, setState] = useState(nothing)
+  const [attempt, setAttempt] = useState(0)
+  const start = useRef(at)
+  const controller = useRef(null)
+
+  useEffect(() => { start.current = at }, [log.id])
+  useEffect(() => {
+    controller.current?.abort()
+    const own = new AbortController()
+    controller.current = own
+    setState(nothing)
+    const before = start.current === null ? null : start.current + PAGE_ABOVE
+    start.current = null
+    log.before(before, filter, own.signal).then(
+      page => { if (!own.signal.aborted) setState({ ...nothing, ...page, isAtEnd: before === null || !isFull(page, before, log), busy: false }) },
+      error => { if (!own.signal.aborted) setState({ ...nothing, rows: [], busy: false, error }) },
+    )
+    return () => own.abort()
+  }, [key, attempt])
+
+  const older = async () => {
+    const { signal } = controller.current
+    setState(state => ({ ...state, busy: true }))
+    try {
+      const page = await log.before(state.before, filter, signal)
+      setState(state => ({ ...state, rows: [...state.rows, ...page.rows].slice(-ROWS_MAX), before: page.before, isAtEnd: state.isAtEnd && state.rows.length + page.rows.length <= ROWS_MAX, busy: false, error: null }))
+    } catch (error) {
+      if (!signal.aborted) setState(state => ({ ...state, busy: false, error }))
+    }
+  }
+
+  const add = (newer, wasCut, cursor) => setState(state => {
+    if (!state.rows) return state
+    const known = new Set(state.rows.map(message => message.id))
+    const fresh = newer.filter(message => !known.has(message.id))
+    if (fresh.length === 0) return cursor ? { ...state, cursor } : state
+    if (wasCut && state.rows.length) fresh[fresh.length - 1] = { ...fresh.at(-1), isAfterCut: true }
+    const rows = [...fresh, ...state.rows].sort((a, b) => b[log.position] - a[log.position])
+    const kept = rows.slice(0, ROWS_MAX)
+    return {
+      ...state,
+      rows: kept,
+      cursor: cursor ?? state.cursor,
+      before: rows.length > ROWS_MAX ? kept.at(-1)[log.position] : state.before,
+      version: state.version === undefined ? undefined : Math.max(state.version, fresh[0].position),
+    }
+  })
+
+  const isReady = isLive && state.rows !== null && state.isAtEnd && !state.error
+  const followed = useFollow(isReady && log.events ? query(log.events, filter) : null, {
+    after: state.cursor,
+    onEvents: (items, wasCut) => add(items.reverse(), wasCut),
+  }, [key, attempt])
+
+  useWhenBack(state.error, () => (state.rows?.length ? older() : setAttempt(attempt => attempt + 1)))
+
+  const cursor = useRef(null)
+  cursor.current = state.cursor
+  const isPolled = isReady && Boolean(log.after)
+  useEffect(() => {
+    if (!isPolled) return
+    return poll(async signal => {
+      const page = await log.after(cursor.current, filter, signal)
+      add(page.rows, page.wasCut, page.cursor)
+    }, POLL_MS)
+  }, [isPolled, key])
+
+  return {
+    ...state,
+    hasOlder: state.before !== null,
+    older,
+    again: () => setAttempt(attempt + 1),
+    state: !isLive || !state.isAtEnd ? 'off' : log.events ? followed : 'live',
+  }
+}
+
+/** Newer messages than the one that was asked for, to see it among its neighbours. */
+const PAGE_ABOVE = 20
+
+const isFull = (page, before, log) => page.rows.length > 0 && page.rows[0][log.position] >= before - 1

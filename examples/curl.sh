@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Headwater in five lines of curl: append, conflict, aggregate, subscribe, follow. Each can be run alone.
+# HEADWATER_URL says where the service is; http://127.0.0.1:8080 unless it is set.
+set -eu
+url=${HEADWATER_URL:-http://127.0.0.1:8080}/v1
+
+# append: the order is new, so its stream must be empty (-1)
+curl --json '{"expected_version":-1,"messages":[{"type":"OrderPlaced","data":{"item":"Tea","quantity":2}}]}' "$url/streams/order-1/messages"
+# conflict: the same again is a 409, which says at which version the stream is
+curl --json '{"expected_version":-1,"messages":[{"type":"OrderPlaced","data":{"item":"Tea","quantity":2}}]}' "$url/streams/order-1/messages"
+# aggregate: all orders, divided among four partitions; those of one order stay together
+curl -X PUT --json '{"categories":["order"],"partitioner":{"kind":"stream","partitions":4}}' "$url/aggregated-streams/orders"
+# subscribe: a shared place in them, and the first messages for one consumer
+curl -X PUT --json '{"source":{"aggregated_stream":"orders"}}' "$url/subscriptions/billing" --next --json '{"consumer":"me","wait":"10s"}' "$url/subscriptions/billing/fetch"
+# follow: all orders, from the beginning and then live (Ctrl-C ends it)
+curl -N "$url/categories/order/events?from=beginning"

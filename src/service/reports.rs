@@ -1,0 +1,232 @@
+//! What is in the store, at a cost that does not grow with it: categories, streams, types, and the settled position.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OnceCell;
+
+use super::tail::Tail;
+use crate::domain::stream_name;
+pub use crate::store::reports::{CountLine, CountedBy, HolderLine, StreamLine};
+use crate::store::reports::{CountQuery, Counts, NameRange};
+use crate::store::{Database, StoreError};
+
+/// Names of streams that one request may look at for the sake of a search. Beyond, the page ends and says where to go
+/// on. Each costs a descent into an index, 10 to 20 microseconds.
+const NAMES_EXAMINED_MAX: usize = 10_000;
+/// Names read at once where a search decides.
+const NAMES_AT_ONCE: usize = 500;
+/// Messages counted in one transaction.
+const COUNTED_AT_ONCE: i64 = 20_000;
+/// How long one request may go on counting. What is left is counted by those after it.
+const COUNTING_TIME_MAX: Duration = Duration::from_millis(250);
+
+/// Which names are wanted, in which page.
+#[derive(Debug, Clone, Default)]
+pub struct NameQuery {
+    /// Inclusive.
+    pub from: Option<String>,
+    pub prefix: String,
+    /// Whatever the case of A to Z.
+    pub contains: String,
+    /// Streams of one category; types in one category; categories with one type.
+    pub of: Option<String>,
+    pub limit: usize,
+}
+
+impl NameQuery {
+    fn passes_stream(&self, name: &str) -> bool {
+        name.starts_with(&self.prefix)
+            && self.of.as_deref().is_none_or(|category| stream_name::category(name) == category)
+            && (self.contains.is_empty() || name.to_ascii_lowercase().contains(&self.contains.to_ascii_lowercase()))
+    }
+
+    /// With this text begins every name that can pass, whether or not all that begin so do.
+    fn common_prefix(&self) -> &str {
+        self.of.as_deref().filter(|category| category.len() >= self.prefix.len()).unwrap_or(&self.prefix)
+    }
+}
+
+/// A page of names.
+#[derive(Debug)]
+pub struct StreamsPage {
+    pub lines: Vec<StreamLine>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// A page of counts.
+#[derive(Debug)]
+pub struct CountsPage {
+    pub lines: Vec<CountLine>,
+    pub next: Option<String>,
+    /// Everything up to here is in the counts.
+    pub counted_position: i64,
+    pub settled_position: i64,
+    pub message_count: i64,
+}
+
+/// The settled position, and who holds it back.
+#[derive(Debug)]
+pub struct SettledReport {
+    pub head: i64,
+    pub settled: i64,
+    pub held_back: Option<HeldBackReport>,
+}
+
+#[derive(Debug)]
+pub struct HeldBackReport {
+    pub at: i64,
+    pub age: Duration,
+    pub holders: Vec<HolderLine>,
+}
+
+/// Reports. Cheap to clone.
+#[derive(Clone)]
+pub struct Reports {
+    database: Database,
+    tail: Tail,
+    in_code_point_order: Arc<OnceCell<bool>>,
+}
+
+impl Reports {
+    pub fn new(database: Database, tail: Tail) -> Self {
+        Self { database, tail, in_code_point_order: Arc::default() }
+    }
+
+    /// Streams by name, in the database's order.
+    pub async fn streams(&self, query: &NameQuery) -> Result<StreamsPage, StoreError> {
+        let mut range = self.range(query).await?;
+        let mut found = Vec::new();
+        let mut examined = 0;
+        loop {
+            let wanted = query.limit + 1 - found.len();
+            let chunk = if query.prefix.is_empty() && query.contains.is_empty() && query.of.is_none() {
+                wanted
+            } else {
+                NAMES_AT_ONCE
+            };
+            let names = self.database.stream_names(&range, chunk as i64).await?;
+            let is_last = names.len() < chunk;
+            examined += names.len();
+            let last = names.last().map(|(name, _)| name.clone());
+            found.extend(names.into_iter().filter(|(name, _)| query.passes_stream(name)));
+            if found.len() > query.limit {
+                found.truncate(query.limit + 1);
+                let next = found.pop().map(|(name, _)| name);
+                return Ok(StreamsPage { lines: self.database.stream_ends(&found).await?, next });
+            }
+            let Some(last) = last.filter(|_| !is_last) else {
+                return Ok(StreamsPage { lines: self.database.stream_ends(&found).await?, next: None });
+            };
+            range.from = last;
+            range.exclusive = true;
+            if examined >= NAMES_EXAMINED_MAX {
+                // A page begins with a name: the next one, whether it passes or not.
+                let next = self.database.stream_names(&range, 1).await?.pop().map(|(name, _)| name);
+                return Ok(StreamsPage { lines: self.database.stream_ends(&found).await?, next });
+            }
+        }
+    }
+
+    /// Where names that can pass may stand.
+    async fn range(&self, query: &NameQuery) -> Result<NameRange, StoreError> {
+        let prefix = query.common_prefix();
+        let in_code_point_order =
+            *self.in_code_point_order.get_or_try_init(|| self.database.is_in_code_point_order()).await?;
+        let mut range = NameRange::default();
+        // In other orders, too, what is longer comes later, as long as no two letters are one in it.
+        if in_code_point_order || prefix.is_ascii() {
+            range.from = prefix.to_owned();
+        }
+        if in_code_point_order {
+            let all_of_category = query.of.as_deref().filter(|category| *category == prefix);
+            range.before = match all_of_category {
+                Some(category) => first_after_prefix(&format!("{category}-")),
+                None => first_after_prefix(prefix),
+            };
+        }
+        if let Some(from) = query.from.as_ref().filter(|from| !in_code_point_order || **from > range.from) {
+            range.from.clone_from(from);
+        }
+        Ok(range)
+    }
+
+    /// Categories or types by name. Counts what is new first, for a while.
+    pub async fn counts(&self, by: CountedBy, query: &NameQuery) -> Result<CountsPage, StoreError> {
+        let settled_position = self.tail.refresh().await;
+        let deadline = Instant::now() + COUNTING_TIME_MAX;
+        while let Some(counted) = self.database.count_messages(settled_position, COUNTED_AT_ONCE).await? {
+            if counted >= settled_position || Instant::now() >= deadline {
+                break;
+            }
+        }
+        let store_query = CountQuery {
+            from: query.from.clone().unwrap_or_default(),
+            prefix: query.prefix.clone(),
+            contains: query.contains.to_ascii_lowercase(),
+            of: query.of.clone(),
+            limit: query.limit as i64 + 1,
+        };
+        let Counts { mut lines, counted_position, message_count } = self.database.counts(by, &store_query).await?;
+        let next = if lines.len() > query.limit { lines.pop().map(|line| line.name) } else { None };
+        Ok(CountsPage { lines, next, counted_position, settled_position, message_count })
+    }
+
+    /// The settled position, and who holds it back.
+    pub async fn settled(&self) -> Result<SettledReport, StoreError> {
+        let settled = self.tail.refresh().await;
+        let held_back = match self.tail.held_back() {
+            None => None,
+            Some(held) => Some(HeldBackReport {
+                at: held.at,
+                age: held.since.elapsed(),
+                holders: self.database.holder_lines(&held.holders).await?,
+            }),
+        };
+        Ok(SettledReport { head: self.tail.head().max(settled), settled, held_back })
+    }
+}
+
+/// The first text after all that begin with a prefix, in the order of code points; `None` if there is none.
+fn first_after_prefix(prefix: &str) -> Option<String> {
+    let mut kept = prefix.to_owned();
+    while let Some(last) = kept.pop() {
+        // Past the gap of the surrogates; after the last code point the one before it decides.
+        let next = (last as u32 + 1..=char::MAX as u32).find_map(char::from_u32);
+        if let Some(next) = next {
+            kept.push(next);
+            return Some(kept);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_begins_with_a_prefix_stands_before_the_first_text_after_it() {
+        for (prefix, after) in [("a", Some("b")), ("a-", Some("a.")), ("", None), ("\u{d7ff}", Some("\u{e000}"))] {
+            assert_eq!(first_after_prefix(prefix).as_deref(), after, "{prefix}");
+        }
+        assert_eq!(first_after_prefix("a\u{10ffff}").as_deref(), Some("b"));
+        assert_eq!(first_after_prefix("\u{10ffff}"), None);
+    }
+
+    #[test]
+    fn a_stream_passes_by_prefix_category_and_part_of_its_name() {
+        let query = |prefix: &str, contains: &str, of: Option<&str>| NameQuery {
+            prefix: prefix.into(),
+            contains: contains.into(),
+            of: of.map(str::to_owned),
+            ..NameQuery::default()
+        };
+        assert!(query("acc", "T-1", Some("account")).passes_stream("account-1"));
+        assert!(!query("", "", Some("account")).passes_stream("accounts-1"));
+        assert!(query("", "", Some("account")).passes_stream("account"));
+        assert!(!query("b", "", None).passes_stream("account-1"));
+        assert!(!query("", "x", None).passes_stream("account-1"));
+    }
+}

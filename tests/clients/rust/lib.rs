@@ -1,0 +1,1 @@
+//! Nothing: the tests use the generated client as any program would.

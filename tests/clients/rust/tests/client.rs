@@ -1,0 +1,74 @@
+//! The Rust client that openapi-generator generates, against a running service.
+
+use headwater_client::apis::configuration::Configuration;
+use headwater_client::apis::{Error, append_api, read_api};
+use headwater_client::models::{AppendRequest, EventLine, NewMessage, Problem, ProblemType};
+use serde_json::json;
+
+fn service() -> Configuration {
+    let base_path = std::env::var("HEADWATER_URL").expect("HEADWATER_URL says where the service is");
+    Configuration { base_path, ..Configuration::new() }
+}
+
+fn a_stream() -> String {
+    format!("account-{}", uuid::Uuid::new_v4())
+}
+
+fn deposited(amounts: &[i64]) -> AppendRequest {
+    let message = |amount| NewMessage { data: Some(Some(json!({ "amount": amount }))), ..NewMessage::new("Deposited".into()) };
+    AppendRequest::new(amounts.iter().map(message).collect())
+}
+
+/// The problem that an operation answered; its error type has a variant a status, all with the same content.
+fn problem<T>(error: Error<T>) -> Problem {
+    match error {
+        Error::ResponseError(response) => serde_json::from_str(&response.content).unwrap(),
+        _ => panic!("no answer of the service"),
+    }
+}
+
+#[tokio::test]
+async fn appends_and_reads() {
+    let (service, stream) = (service(), a_stream());
+    let appended = append_api::append_messages(&service, &stream, deposited(&[5, 7]), None).await.unwrap();
+    assert_eq!((appended.version, appended.duplicate), (1, false));
+    let types = Some(vec!["Deposited".to_owned()]);
+    let page = read_api::read_stream(&service, &stream, None, Some(1), types, None, None, None, None, None, None).await;
+    let page = page.unwrap();
+    assert_eq!((page.version, page.next, page.at_end), (1, Some(1), false));
+    assert_eq!(page.messages[0].id, appended.messages[0].id);
+}
+
+#[tokio::test]
+async fn a_conflict_is_a_typed_problem() {
+    let (service, stream) = (service(), a_stream());
+    append_api::append_messages(&service, &stream, deposited(&[5]), None).await.unwrap();
+    let again = AppendRequest { expected_version: Some(Some(-1)), ..deposited(&[1]) };
+    let problem = problem(append_api::append_messages(&service, &stream, again, None).await.unwrap_err());
+    assert_eq!((problem.r#type, problem.current_version), (ProblemType::WRONG_EXPECTED_VERSION, Some(0)));
+}
+
+#[tokio::test]
+async fn follows_by_lines() {
+    let (service, stream) = (service(), a_stream());
+    append_api::append_messages(&service, &stream, deposited(&[1, 2]), None).await.unwrap();
+    // The generated function would read to the end, and there is none: the events are read from its client instead.
+    let url = format!("{}/v1/streams/{stream}/events?from=beginning", service.base_path);
+    let mut answer = service.client.get(url).header("accept", "application/x-ndjson").send().await.unwrap();
+    let (mut positions, mut text) = (Vec::new(), Vec::new());
+    while positions.len() < 3 {
+        text.extend(answer.chunk().await.unwrap().expect("the service ended the stream"));
+        while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = text.drain(..=end).collect();
+            match serde_json::from_slice(&line).unwrap() {
+                EventLine::MessageEventLine(event) => positions.push(event.data.position),
+                // History is over, so this one comes live.
+                EventLine::CaughtUpEventLine(_) => {
+                    append_api::append_messages(&service, &stream, deposited(&[3]), None).await.unwrap();
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!(positions, [0, 1, 2]);
+}
