@@ -278,14 +278,18 @@ async fn the_cursor_passes_what_was_tried_too_often() {
     for n in 0..4 {
         add(&app, "stream-a", json!({ "n": n })).await;
     }
-    let definition = json!({ "source": { "stream_name": "stream-a" }, "mode": "competing", "max_deliveries": 1,
+    let definition = json!({ "source": { "stream_name": "stream-a" }, "mode": "competing", "max_deliveries": 2,
         "ack_timeout": "1s" });
     let sub = Sub::new(&app, "cg-abc", definition).await;
     let all = sub.fetch("c1", 4).await;
-    // It is at work on the last ones still.
-    let rest: Vec<Value> = all[2..].iter().map(place).collect();
-    let extension = json!({ "consumer": "c1", "extensions": rest, "ack_timeout": "60s" });
-    assert_eq!(sub.post("/extensions", &extension).await.json()["extended"], 2);
+    // The first ones fail, and are tried once more.
+    let mut nacks: Vec<Value> = all[..2].iter().map(place).collect();
+    for nack in &mut nacks {
+        nack["action"] = json!("retry");
+        nack["delay"] = json!("0s");
+    }
+    assert_eq!(sub.post("/nacks", &json!({ "consumer": "c1", "nacks": nacks })).await.status, 200);
+    assert_eq!(numbers(&sub.fetch("c1", 2).await), [0, 1]);
     until_idle(&sub, "1010ms", 4).await;
     let (mut claimed, mut after) = (Vec::new(), Value::Null);
     loop {

@@ -51,34 +51,36 @@ async fn a_crash_takes_the_consumers_lease_and_a_second_at_most() {
     let database = TestDatabase::migrated().await;
     let app = TestApp::on(&database).await;
     write(&database.connect().await, "a", 20, 20).await;
-    let timeout = Duration::from_secs(2);
-    for mode in ["partitioned", "competing"] {
-        let process = ServiceProcess::start(&["--listen", "127.0.0.1:0", "--database-url", &database.url]);
-        let definition = json!({
-            "source": { "category": "a" }, "mode": mode, "partitions": 8, "consumer_timeout": "2s", "ack_timeout": "10m"
-        });
-        let group = Group::new(&app.url, mode, definition).await;
-        let mut dying = group.on(&process.url).events("w1").await;
-        for _ in 0..20 {
-            dying.next("message").await;
-        }
-        // It goes on for longer than a lease: it is renewed.
-        let mut living = group.events("w2&max_in_flight=1000").await;
-        tokio::time::sleep(timeout + SECOND / 2).await;
-        let status = group.status().await;
-        assert_eq!(status["consumers"].as_array().unwrap().len(), 2, "{status}");
-        let began = Instant::now();
-        process.kill();
-        let mut seen = std::collections::BTreeSet::new();
-        while seen.len() < 20 {
-            let message = living.next("message").await.json();
-            group.acked("w2", std::slice::from_ref(&message)).await;
-            seen.insert(message["message"]["global_position"].as_i64().unwrap());
-            let took = began.elapsed();
-            assert!(took < timeout + SECOND + GENEROSITY, "{mode}: after {took:?} it has only {}", seen.len());
-        }
-    }
+    tokio::join!(crash(&database, &app, "partitioned"), crash(&database, &app, "competing"));
     app.stop().await;
+}
+
+async fn crash(database: &TestDatabase, app: &TestApp, mode: &str) {
+    let timeout = Duration::from_secs(2);
+    let process = ServiceProcess::start(&["--listen", "127.0.0.1:0", "--database-url", &database.url]);
+    let definition = json!({
+        "source": { "category": "a" }, "mode": mode, "partitions": 8, "consumer_timeout": "2s", "ack_timeout": "10m"
+    });
+    let group = Group::new(&app.url, mode, definition).await;
+    let mut dying = group.on(&process.url).events("w1").await;
+    for _ in 0..20 {
+        dying.next("message").await;
+    }
+    // It goes on for longer than a lease: it is renewed.
+    let mut living = group.events("w2&max_in_flight=1000").await;
+    tokio::time::sleep(timeout + SECOND / 2).await;
+    let status = group.status().await;
+    assert_eq!(status["consumers"].as_array().unwrap().len(), 2, "{status}");
+    let began = Instant::now();
+    process.kill();
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 20 {
+        let message = living.next("message").await.json();
+        group.acked("w2", std::slice::from_ref(&message)).await;
+        seen.insert(message["message"]["global_position"].as_i64().unwrap());
+        let took = began.elapsed();
+        assert!(took < timeout + SECOND + GENEROSITY, "{mode}: after {took:?} it has only {}", seen.len());
+    }
 }
 
 /// Who comes now and then and has not come for the time of a lease is gone, however lately its lease was renewed.

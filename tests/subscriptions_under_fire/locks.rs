@@ -11,7 +11,7 @@ use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
 
 const PARTITIONS: usize = 48;
-const FOR: Duration = Duration::from_secs(4);
+const FOR: Duration = Duration::from_secs(3);
 
 /// Takes what comes, and says all that there is to be said of it, in any order.
 async fn consume(group: Group, name: String, ends: Arc<AtomicBool>) -> Vec<String> {

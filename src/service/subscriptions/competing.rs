@@ -17,7 +17,7 @@ pub struct Again {
     pub deliveries: Vec<Delivery>,
     /// The place after which there may be more, where there is an order of places.
     pub next: Option<At>,
-    /// Some were over instead: behind them there may be more that is due.
+    /// Some were tried too often, or their message is gone: behind them there may be more.
     pub has_ended: bool,
 }
 
@@ -86,13 +86,11 @@ impl Consumer {
         };
         if look.has_due {
             let again = self.take_again(messages, Take::Due).await?;
-            let has_ended = again.has_ended;
             round.deliveries = again.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
             }
-            // Behind what was tried too often there may be more that is due.
-            if has_ended {
+            if again.has_ended {
                 return Ok(false);
             }
         }

@@ -63,13 +63,11 @@ impl Consumer {
         };
         if sync.has_replays {
             let again = self.take_again(messages, Take::Replays).await?;
-            let has_ended = again.has_ended;
-            if !again.deliveries.is_empty() {
-                round.deliveries = again.deliveries;
+            round.deliveries = again.deliveries;
+            if !round.deliveries.is_empty() {
                 return Ok(true);
             }
-            // Behind what was tried too often there may be more that is due.
-            if has_ended {
+            if again.has_ended {
                 return Ok(false);
             }
         }
