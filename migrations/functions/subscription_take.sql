@@ -85,10 +85,11 @@ BEGIN
     );
   END IF;
 
+  -- Who asks for its own has lost them: they have failed, though their time is not over.
   RETURN QUERY
   SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, true
   FROM headwater.subscription_deliveries AS d
-  WHERE d.ctid = ANY (_rows) AND d.attempts >= _attempts_max;
+  WHERE d.ctid = ANY (_rows) AND d.attempts >= _attempts_max AND (_own OR d.due_at <= _now);
 
   RETURN QUERY
   UPDATE headwater.subscription_deliveries AS d
@@ -99,7 +100,7 @@ BEGIN
     attempts = d.attempts + 1,
     delivered_at = _now,
     due_at = _now + _timeout
-  WHERE d.ctid = ANY (_rows) AND d.attempts < _attempts_max
+  WHERE d.ctid = ANY (_rows) AND NOT (d.attempts >= _attempts_max AND (_own OR d.due_at <= _now))
   RETURNING d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, false;
 END;
 $$;

@@ -94,11 +94,12 @@ enum Outcome {
 
 impl Model {
     /// Delivers some of the rows once more; those that were delivered too often are parked.
-    fn take(&mut self, consumer: usize, places: &[i64]) -> Vec<(i64, i64)> {
+    /// A claim takes what is not due too, however often it was delivered.
+    fn take(&mut self, consumer: usize, places: &[i64], is_claim: bool) -> Vec<(i64, i64)> {
         let mut taken = Vec::new();
         for place in places {
             let row = self.rows.get_mut(place).unwrap();
-            if row.attempts >= MAX_DELIVERIES {
+            if row.attempts >= MAX_DELIVERIES && (row.is_due || !is_claim) {
                 self.parked.insert(*place, row.deliveries);
                 self.rows.remove(place);
                 continue;
@@ -122,7 +123,7 @@ impl Model {
         if backlog {
             loop {
                 let own = self.places(limit, |row| row.consumer == Some(consumer));
-                let taken = self.take(consumer, &own);
+                let taken = self.take(consumer, &own, false);
                 if own.is_empty() || !taken.is_empty() {
                     return if own.is_empty() { self.fetch(consumer, limit, false) } else { taken };
                 }
@@ -133,7 +134,7 @@ impl Model {
             if due.is_empty() {
                 break;
             }
-            let taken = self.take(consumer, &due);
+            let taken = self.take(consumer, &due, false);
             if !taken.is_empty() {
                 return taken;
             }
@@ -155,7 +156,7 @@ impl Model {
             return Vec::new();
         }
         let left = self.places(limit, |row| row.was_delivered);
-        self.take(consumer, &left)
+        self.take(consumer, &left, true)
     }
 
     fn find(&self, place: i64, epoch: i64) -> Outcome {
