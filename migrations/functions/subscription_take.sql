@@ -66,7 +66,6 @@ BEGIN
       JOIN headwater.subscription_deliveries AS d
         ON d.subscription_id = _subscription AND d.partition = l.partition AND d.position = l.position
       WHERE d.delivered_at <= _now - _min_idle_ms * interval '1 millisecond'
-        AND (d.attempts < _attempts_max OR d.due_at <= _now)
       LIMIT _limit
       FOR UPDATE OF d SKIP LOCKED
     );
@@ -77,8 +76,6 @@ BEGIN
       WHERE d.subscription_id = _subscription
         AND (d.partition, d.position) > (_after_partition, _after_position)
         AND d.delivered_at <= _now - _min_idle_ms * interval '1 millisecond'
-        -- One that may not be tried again stays with who works on it.
-        AND (d.attempts < _attempts_max OR d.due_at <= _now)
       ORDER BY d.partition, d.position
       LIMIT _limit
       FOR UPDATE SKIP LOCKED

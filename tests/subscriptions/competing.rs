@@ -136,18 +136,6 @@ async fn max_in_flight_is_each_consumers_credit() {
 }
 
 #[tokio::test]
-async fn a_claim_leaves_alone_what_may_not_be_tried_again_and_is_at_work() {
-    let (_database, app) = filled(1, 2).await;
-    let sub = competing(&app, json!({ "max_deliveries": 1, "ack_timeout": "60s" })).await;
-    let mine = sub.fetch("w1", 2).await;
-    let claim = json!({ "consumer": "w2", "min_idle": "0s", "limit": 10 });
-    assert_eq!(sub.post("/claims", &claim).await.json()["messages"], json!([]));
-    assert_eq!(sub.get("/parked").await["parked"], json!([]));
-    sub.acked("w1", &mine).await;
-    app.stop().await;
-}
-
-#[tokio::test]
 async fn a_backlog_comes_no_faster_than_it_is_acked() {
     let (_database, app) = filled(1, 8).await;
     let sub = competing(&app, json!({})).await;
