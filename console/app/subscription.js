@@ -84,7 +84,7 @@ export function Subscription({ name }) {
       <p class="definition"><span class="muted">From</span> ${sourceText(value.definition.source)}
         ${value.definition.types?.length ? html` <span class="muted">of types</span> ${value.definition.types.join(', ')}` : ''}
         ${value.definition.filter ? html` <span class="muted">where</span> <span class="code">${value.definition.filter}</span>` : ''}
-        <span class="muted">, ${value.definition.mode}, up to ${count(value.definition.max_in_flight)} in flight for each consumer, ${count(value.definition.max_deliveries)} deliveries, then ${value.definition.on_exhausted}</span></p>
+        <span class="muted">, ${value.definition.mode}, up to ${count(value.definition.max_in_flight)} in flight for each consumer, ${count(value.definition.max_deliveries)} ${value.definition.max_deliveries === 1 ? 'delivery' : 'deliveries'}, then ${value.definition.on_exhausted}</span></p>
       <div class="charts single"><${Chart} title="Lag" floor=${10} times=${series.time} format=${short} series=${[
         { label: 'not acknowledged', values: series.lag, ink: 'accent', fill: true },
         { label: 'not delivered', values: series.delivered, ink: 'muted', dash: [4, 3] },
