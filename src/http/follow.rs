@@ -271,7 +271,12 @@ fn respond(stream: EventStream, wire: Wire) -> Response {
         let chunk = stream.next_chunk().await?;
         Some((Ok::<_, std::convert::Infallible>(chunk), stream))
     });
-    let mut response = Response::new(Body::from_stream(body));
+    event_response(wire, Body::from_stream(body))
+}
+
+/// The head of an event stream.
+pub(super) fn event_response(wire: Wire, body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(wire.media_type()));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));

@@ -15,7 +15,7 @@ use super::stream::ConsumerStream;
 use super::{consumer_name, subscription_name};
 use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
 use crate::http::extract::{Json, Object, Path, Query};
-use crate::http::follow::{HEARTBEAT_MAX, HEARTBEAT_MIN, accepts_ndjson};
+use crate::http::follow::{HEARTBEAT_MAX, HEARTBEAT_MIN, accepts_ndjson, event_response};
 use crate::http::frames::{Frames, Wire, push_delivery};
 use crate::http::pages::NoQuery;
 use crate::http::parameters::{PAGE_LIMIT_MAX, Rules};
@@ -126,12 +126,7 @@ pub async fn follow_subscription(
         let chunk = stream.next_chunk().await?;
         Some((Ok::<_, std::convert::Infallible>(chunk), stream))
     });
-    let mut response = Response::new(Body::from_stream(body));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(wire.media_type()));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    Ok(event_response(wire, Body::from_stream(body)))
 }
 
 /// Fetch messages of a subscription
