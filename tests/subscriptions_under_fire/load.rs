@@ -13,7 +13,7 @@ use super::*;
 use crate::support::database::TestDatabase;
 use crate::support::service_process::ServiceProcess;
 
-const FOR: Duration = Duration::from_secs(22);
+const FOR: Duration = Duration::from_secs(30);
 const INSTANCES: usize = 3;
 const STREAMS: i64 = 12;
 const ACK_TIMEOUT: Duration = Duration::from_millis(1_500);
