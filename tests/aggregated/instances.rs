@@ -352,7 +352,14 @@ async fn after_postgresql_is_killed_what_followers_were_told_is_still_so() {
     let last = send(1).await;
     reader.read_to(last).await;
     let lines = postmaster_file(&data_dir).unwrap();
-    let sql = connect(&format!("postgresql://headwater@/headwater?host={}&port={}", lines[4], lines[3])).await;
+    let url = format!("postgresql://headwater@/headwater?host={}&port={}", lines[4], lines[3]);
+    // The last append may have gone through a session that outlived the killed server: the new one may not be up yet.
+    let deadline = Instant::now() + PATIENCE;
+    while tokio_postgres::connect(&url, tokio_postgres::NoTls).await.is_err() {
+        assert!(Instant::now() < deadline, "PostgreSQL is not back");
+        tokio::time::sleep(POLL).await;
+    }
+    let sql = connect(&url).await;
     let found = links(&sql, "numbers").await;
     let expected = expected(&sql, IN_N, PARTITION).await;
     assert!(found == expected, "{}", difference(&found, &expected));
