@@ -85,7 +85,7 @@ async fn caught_up_comes_after_history_and_before_what_is_new() {
         let caught_up = events.next_event().await;
         assert!(caught_up.is("caught-up"), "{caught_up:?}");
         let data = caught_up.json();
-        assert_eq!(caught_up.id.as_deref(), Some(data["position"].to_string().as_str()));
+        assert_eq!(caught_up.place(), Some(data["position"].to_string().as_str()));
         assert!(data["time"].as_str().unwrap().ends_with('Z'), "{data}");
         last = app.write("a-1", "Written", json!({})).await;
         assert!(events.next_event().await.is("message"));

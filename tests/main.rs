@@ -10,6 +10,7 @@ mod crash_follow;
 mod embedded_postgres;
 mod follow;
 mod hints;
+mod history;
 mod house;
 mod idempotence;
 mod long_poll;

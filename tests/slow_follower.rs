@@ -39,14 +39,14 @@ async fn insert_many(client: &Client, from: i64, count: i64) -> i64 {
 async fn read_all(events: &mut Events, count: i64) {
     for position in 0..count {
         let event = events.next("message").await;
-        assert_eq!(event.id.unwrap(), position.to_string());
+        assert_eq!(event.place().unwrap(), position.to_string());
     }
 }
 
 /// Reads on over the messages that end a thousand each.
 async fn thousandths(events: &mut Events, thousands: std::ops::Range<i64>) {
     for thousand in thousands {
-        assert_eq!(events.next("message").await.id.unwrap(), (thousand * 1_000 + 999).to_string());
+        assert_eq!(events.next("message").await.place().unwrap(), (thousand * 1_000 + 999).to_string());
     }
 }
 
@@ -97,7 +97,7 @@ async fn a_load_in_one_transaction_is_not_read_into_memory() {
         let last = insert_many(&sql, written, load).await;
         written += load;
         for position in last - load + 1..=last {
-            assert_eq!(all.next("message").await.id.unwrap(), position.to_string());
+            assert_eq!(all.next("message").await.place().unwrap(), position.to_string());
         }
         all.next("caught-up").await;
         resident.push(resident_kb(service.id()));
@@ -137,7 +137,7 @@ async fn of_many_followers_of_their_own_streams_a_message_reaches_only_its_own()
         let event = events.next_event().await;
         assert!(event.is("closing"), "{event:?}");
         // The cursor at which each of them stood.
-        assert_eq!(event.id.as_deref(), Some(if written.contains(&number) { "0" } else { "-1" }));
+        assert_eq!(event.place(), Some(if written.contains(&number) { "0" } else { "-1" }));
     }
     app.stop().await;
 }

@@ -18,7 +18,7 @@ const WAITING_MAX = 500
  */
 export function follow(path, { after = null, names = ['message'], itemOf = messageOf, onEvents, onState }) {
   let source, timer, calm, frame, waiting = [], isCut = false, isSampling = false, isEnded = false
-  let cursor = after, second = 0, count = 0
+  let cursor = after, second = 0, count = 0, refusals = 0
 
   const draw = () => {
     frame = undefined
@@ -29,6 +29,7 @@ export function follow(path, { after = null, names = ['message'], itemOf = messa
     if (items.length) onEvents(items, cut)
   }
   const take = event => {
+    refusals = 0
     cursor = event.lastEventId || cursor
     waiting.push(itemOf(event.data, event.type))
     if (waiting.length > WAITING_MAX) {
@@ -54,6 +55,7 @@ export function follow(path, { after = null, names = ['message'], itemOf = messa
     const own = source
     for (const name of names) own.addEventListener(name, take)
     own.addEventListener('caught-up', event => {
+      refusals = 0
       if (!isSampling) {
         cursor = event.lastEventId || cursor
         return onState('live')
@@ -65,7 +67,13 @@ export function follow(path, { after = null, names = ['message'], itemOf = messa
     own.addEventListener('error', () => {
       if (isEnded || own !== source) return
       onState('reconnecting')
-      if (own.readyState === EventSource.CLOSED) timer = setTimeout(open, REOPEN_PAUSE_MS)
+      if (own.readyState !== EventSource.CLOSED) return
+      // Refused. What is refused again has a cursor of another log: truncated, or restored since.
+      if (++refusals > 1 && cursor !== 'beginning') {
+        cursor = null
+        isCut = true
+      }
+      timer = setTimeout(open, REOPEN_PAUSE_MS)
     })
   }
   // A hidden page gives its connection back, of which a browser has six for a site over HTTP/1.1. It goes on from its

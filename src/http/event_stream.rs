@@ -148,15 +148,16 @@ impl EventStream {
             Next::Messages(messages) => {
                 let in_stream = self.follower.as_ref().is_some_and(Following::counts_in_stream);
                 for message in &messages {
-                    let id = if in_stream { message.position } else { message.global_position };
-                    self.frames.message(out, id, message);
+                    let position = if in_stream { message.position } else { message.global_position };
+                    self.frames.message(out, Cursor::at(position, message.id), message);
                 }
                 self.app.observer.record(Observation::Delivered { messages: messages.len() });
             }
             Next::Aggregated(messages) => {
                 let stream = self.follower.as_ref().and_then(Following::aggregated_stream).unwrap_or_default();
                 for one in &messages {
-                    self.frames.aggregated(out, one.message.global_position, stream, one);
+                    let id = Cursor::at(one.message.global_position, one.message.id);
+                    self.frames.aggregated(out, id, stream, one);
                 }
                 self.app.observer.record(Observation::Delivered { messages: messages.len() });
             }

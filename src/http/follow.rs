@@ -18,14 +18,14 @@ use super::parameters::{GivenFilter, Rules, category, stream_name};
 use super::problem::{Problem, ProblemKind};
 use super::{App, tags};
 use crate::domain::Violation;
-use crate::domain::cursor::Cursor;
+use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
 use crate::service::aggregated::follower::Wanted;
 use crate::service::aggregated::merged::{self, MergedFollower, OneFollower};
 use crate::service::following::Following;
-use crate::service::read::{PlaceError, Start};
+use crate::service::read::Start;
 use crate::service::tail::Place;
 use crate::service::tail::follower::Follower;
 
@@ -42,7 +42,9 @@ macro_rules! follow_query {
             /// Where to begin: `beginning`, `end`, a position (inclusive) or an RFC 3339 time.
             #[param(default = "end", example = "beginning")]
             from: Option<String>,
-            /// The id of the last event that was received; goes before `from`. The header `Last-Event-ID`, which
+            /// The id of the last event that was received, as text (`1017~5f3a09c1`: a position, and by what the message
+            /// there is recognised); goes before `from`. A log that is another one by now is answered with
+            /// `history-changed`. The header `Last-Event-ID`, which
             /// clients of server-sent events send by themselves, goes before both.
             last_event_id: Option<String>,
             /// Only messages of these types, separated by commas.
@@ -140,7 +142,8 @@ pub(super) struct Aggregated {
     get, path = "/v1/streams/{stream_name}/events", operation_id = "followStream", tag = tags::FOLLOW,
     params(("stream_name" = String, Path, description = "Name of a stream; it need not exist yet"), FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson"))),
+        (status = 409, description = "history-changed: the log is not the one that the cursor came from", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn follow_stream(
     State(app): State<App>,
@@ -157,7 +160,8 @@ pub async fn follow_stream(
     get, path = "/v1/categories/{category}/events", operation_id = "followCategory", tag = tags::FOLLOW,
     params(("category" = String, Path, description = "Name of a category: without `-`"), FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson"))),
+        (status = 409, description = "history-changed: the log is not the one that the cursor came from", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn follow_category(
     State(app): State<App>,
@@ -174,7 +178,8 @@ pub async fn follow_category(
     get, path = "/v1/all/events", operation_id = "followAll", tag = tags::FOLLOW,
     params(FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson")))),
+        content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson"))),
+        (status = 409, description = "history-changed: the log is not the one that the cursor came from", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn follow_all(
     State(app): State<App>,
@@ -192,7 +197,8 @@ pub async fn follow_all(
     get, path = "/v1/events", operation_id = "followSeveral", tag = tags::FOLLOW,
     params(FollowSeveralQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((SeveralEventLine = "text/event-stream"), (SeveralEventLine = "application/x-ndjson")))),
+        content((SeveralEventLine = "text/event-stream"), (SeveralEventLine = "application/x-ndjson"))),
+        (status = 409, description = "history-changed: the log is not the one that the cursor came from", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn follow_several(
     State(app): State<App>,
@@ -248,15 +254,10 @@ pub(super) async fn follow(app: App, target: Target, wish: Wish, headers: &Heade
     let source = target.log();
     // Joined before the place is looked up: what is settled meanwhile is kept for this follower.
     let membership = app.tail.join(&source);
-    let place = app.reads.place(&source, start).await.map_err(|error| match error {
-        PlaceError::FromTheFuture { .. } => {
-            Problem::invalid(vec![Violation::new(cursor_field(headers), error.to_string())])
-        }
-        PlaceError::Store(error) => error.into(),
-    })?;
+    let (place, check) = app.reads.place(&source, start).await?;
     let is_beyond_end = matches!(start, Start::At(_)) && app.reads.is_beyond_end(&source, place).await?;
     let wire = if accepts_ndjson(headers) { Wire::Ndjson } else { Wire::EventStream };
-    let following = following(&app, target, filter, place, sources);
+    let following = following(&app, target, filter, Begin { place, check, sources });
     drop(membership);
     let frames = Frames::new(wire, wish.event_names == EventNames::Type);
     let mut stream = EventStream::new(app, following, frames, heartbeat, taken);
@@ -284,21 +285,31 @@ pub(super) fn event_response(wire: Wire, body: Body) -> Response {
     response
 }
 
-/// The follower of a target from a place on; `sources`: how many of several have been seen at the place itself.
-fn following(app: &App, target: Target, filter: Filter, place: Place, sources: u32) -> Following {
+/// Where a follower begins.
+struct Begin {
+    place: Place,
+    check: Option<Check>,
+    /// How many of several sources have been seen at the place itself.
+    sources: u32,
+}
+
+/// The follower of a target from a place on.
+fn following(app: &App, target: Target, filter: Filter, begin: Begin) -> Following {
+    let Begin { place, check, sources } = begin;
     let wanted = |one: Aggregated, filter: Filter, after: i64| {
-        app.aggregated.follower(Wanted { id: one.id, name: one.name, partitions: one.partitions, filter, after })
+        let (id, name, partitions) = (one.id, one.name, one.partitions);
+        app.aggregated.follower(Wanted { id, name, partitions, filter, after, check })
     };
     match target {
-        Target::Log(source) => Following::Log(Follower::new(app.tail.clone(), source, filter, place)),
+        Target::Log(source) => Following::Log(Follower::new(app.tail.clone(), source, filter, place, check)),
         Target::Aggregated(one) => Following::Aggregated(Box::new(wanted(one, filter, place.after))),
         Target::Merged(source, aggregated) => {
-            let cursor = Cursor { position: place.after, sources };
+            let cursor = Cursor { position: place.after, sources, check };
             let mut places = merged::places(cursor, aggregated.len() + usize::from(source.is_some()));
             let mut next_place = || places.next().unwrap_or(place.after);
             let log = source.map(|source| {
                 let place = Place { after: next_place(), stream_after: None };
-                OneFollower::Log(Follower::new(app.tail.clone(), source, filter.clone(), place))
+                OneFollower::Log(Follower::new(app.tail.clone(), source, filter.clone(), place, None))
             });
             let mut followers: Vec<OneFollower> = log.into_iter().collect();
             for one in aggregated {
@@ -338,7 +349,7 @@ fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, target: &Target) -
     // A browser that has seen no id yet sends an empty one, or none.
     if let Some(cursor) = header.or(wish.last_event_id.as_deref()).filter(|cursor| !cursor.is_empty()) {
         return match cursor.parse::<Cursor>() {
-            Ok(cursor) if target.allows(cursor) => (Start::After(cursor.position), cursor.sources),
+            Ok(cursor) if target.allows(cursor) => (Start::After(cursor), cursor.sources),
             _ => {
                 rules.malformed(cursor_field(headers), "must be the id of an event of this source");
                 (Start::End, 0)

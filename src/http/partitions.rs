@@ -170,7 +170,8 @@ pub async fn find_positions(
     get, path = "/v1/aggregated-streams/{name}/events", operation_id = "followAggregatedStream", tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "Name of an aggregated stream"), FollowAggregatedQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
-        content((AggregatedEventLine = "text/event-stream"), (AggregatedEventLine = "application/x-ndjson")))),
+        content((AggregatedEventLine = "text/event-stream"), (AggregatedEventLine = "application/x-ndjson"))),
+        (status = 409, description = "history-changed: the log is not the one that the cursor came from", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn follow_aggregated_stream(
     State(app): State<App>,

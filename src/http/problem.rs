@@ -11,6 +11,7 @@ use super::openapi::ProblemType;
 use crate::domain::Violation;
 use crate::domain::append::AppendError;
 use crate::service::ServiceError;
+use crate::service::read::PlaceError;
 
 /// Seconds after which a refused request may be tried again.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -27,6 +28,7 @@ pub enum ProblemKind {
     MessageIdReused,
     DefinitionDiffers,
     Fenced,
+    HistoryChanged,
     BodyTooLarge,
     MessageTooLarge,
     UrlTooLong,
@@ -40,7 +42,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [ProblemKind; 18] = [
+    pub const ALL: [ProblemKind; 19] = [
         Self::MalformedRequest,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -49,6 +51,7 @@ impl ProblemKind {
         Self::MessageIdReused,
         Self::DefinitionDiffers,
         Self::Fenced,
+        Self::HistoryChanged,
         Self::BodyTooLarge,
         Self::MessageTooLarge,
         Self::UrlTooLong,
@@ -116,6 +119,15 @@ impl ProblemKind {
                 "The lease or the delivery is somebody else's by now",
                 "The partition has gone to another consumer, or the message was delivered again, since. Nothing was \
                  changed. Drop what you have of it; it is delivered again to whoever holds it.",
+            ),
+            Self::HistoryChanged => (
+                "history-changed",
+                StatusCode::CONFLICT,
+                "The log is not the one that the cursor came from",
+                "The message that the cursor names is another one by now, or the cursor lies beyond the end: the log was \
+                 restored from a backup, a replica was promoted that had not received everything, or the log was \
+                 truncated. `position` is where the cursor stands, `head` where the log ends now. Drop what was made of \
+                 this log, and follow it again from `beginning`, or from a place that is right for you.",
             ),
             Self::BodyTooLarge => (
                 "body-too-large",
@@ -239,6 +251,9 @@ pub struct ProblemDocument {
     pub message_id: Option<uuid::Uuid>,
     #[schema(required = false, nullable = false)]
     pub position: Option<i64>,
+    /// For `history-changed`: where the log, or the stream, ends now; `position` is where the cursor stands.
+    #[schema(required = false, nullable = false)]
+    pub head: Option<i64>,
     /// For `fenced`.
     #[schema(required = false, nullable = false)]
     pub partition: Option<i32>,
@@ -351,6 +366,18 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         response
+    }
+}
+
+impl From<PlaceError> for Problem {
+    fn from(error: PlaceError) -> Self {
+        let detail = format!("{}.", capitalised(&error.to_string()));
+        match error {
+            PlaceError::HistoryChanged { position, head } => {
+                Problem::new(ProblemKind::HistoryChanged, detail).with("position", position).with("head", head)
+            }
+            PlaceError::Store(error) => error.into(),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use super::tail::follower::{Follower, Next};
 use crate::domain::cursor::Cursor;
 
 /// One connection's follower. Those that most connections do not have are boxed: there may be ten thousand.
+#[allow(clippy::large_enum_variant)] // nearly all connections have the large one
 pub enum Following {
     Log(Follower),
     Aggregated(Box<AggregatedFollower>),
@@ -16,8 +17,8 @@ impl Following {
     /// Passed to a later request, it goes on after everything that was handed over.
     pub fn cursor(&self) -> Cursor {
         match self {
-            Following::Log(follower) => follower.cursor().into(),
-            Following::Aggregated(follower) => follower.cursor().into(),
+            Following::Log(follower) => follower.id(),
+            Following::Aggregated(follower) => follower.id(),
             Following::Merged(follower) => follower.cursor(),
         }
     }

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::tail::{Place, Tail};
+use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::source::Source;
@@ -59,7 +60,7 @@ pub struct PageRead {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// After a cursor that an earlier answer gave.
-    After(i64),
+    After(Cursor),
     /// At a position, inclusive: in the stream for one stream, global otherwise.
     At(i64),
     Beginning,
@@ -70,8 +71,9 @@ pub enum Start {
 /// Why a place cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    #[error("the cursor {cursor} is beyond the end of the log, {end}")]
-    FromTheFuture { cursor: i64, end: i64 },
+    /// The cursor names a message that is another one by now, or lies beyond the end.
+    #[error("the log is not the one that the cursor {position} came from: it ends at {head} now")]
+    HistoryChanged { position: i64, head: i64 },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -191,8 +193,8 @@ impl Reads {
         self.database.stream_summary(name.as_str()).await
     }
 
-    /// The place in a source where a follower begins.
-    pub async fn place(&self, source: &Source, start: Start) -> Result<Place, PlaceError> {
+    /// The place in a source where a follower begins, and by what the message there is recognised.
+    pub async fn place(&self, source: &Source, start: Start) -> Result<(Place, Option<Check>), PlaceError> {
         // What is committed by now counts as history, also what nobody was told of.
         self.tail.refresh().await;
         match source.single_stream() {
@@ -200,22 +202,24 @@ impl Reads {
             None => {
                 let after = match start {
                     Start::After(cursor) => {
-                        let end = self.end_at_least(cursor).await?;
-                        if cursor > end {
-                            return Err(PlaceError::FromTheFuture { cursor, end });
-                        }
-                        cursor
+                        let standing = self.database.message_id_at(cursor.position).await?;
+                        let end = self.end_at_least(cursor.position).await?;
+                        return after_cursor(cursor, standing, end, |after| Place { after, stream_after: None });
                     }
                     Start::At(position) => position.saturating_sub(1).max(0),
                     Start::Beginning => 0,
-                    Start::End => self.tail.refresh().await,
+                    Start::End => {
+                        let after = self.tail.refresh().await;
+                        let standing = self.database.message_id_at(after).await?;
+                        return Ok((Place { after, stream_after: None }, standing.map(Check::of)));
+                    }
                     Start::AtTime(time) => {
                         // What is not settled may still appear before the first message that is visible now.
                         let settled = self.tail.refresh().await;
                         settled.min(self.database.first_global_position_at(time).await? - 1)
                     }
                 };
-                Ok(Place { after, stream_after: None })
+                Ok((Place { after, stream_after: None }, None))
             }
         }
     }
@@ -229,27 +233,28 @@ impl Reads {
     }
 
     /// In a stream, a cursor is a position in it; what lies before in the log is found by reading.
-    async fn place_in_stream(&self, name: &str, start: Start) -> Result<Place, PlaceError> {
+    async fn place_in_stream(&self, name: &str, start: Start) -> Result<(Place, Option<Check>), PlaceError> {
         let (after, stream_after) = match start {
             Start::After(cursor) => {
+                let standing = self.database.message_id_in_stream(name, cursor.position).await?;
                 let end = self.database.stream_version(name, None).await?;
-                if cursor > end {
-                    return Err(PlaceError::FromTheFuture { cursor, end });
-                }
-                (0, cursor)
+                let place = |stream_after| Place { after: 0, stream_after: Some(stream_after) };
+                return after_cursor(cursor, standing, end, place);
             }
             Start::At(position) => (0, position.saturating_sub(1).max(-1)),
             Start::Beginning => (0, -1),
             Start::End => {
                 let settled = self.tail.refresh().await;
-                (settled, self.database.stream_version(name, Some(settled)).await?)
+                let end = self.database.stream_version(name, Some(settled)).await?;
+                let standing = self.database.message_id_in_stream(name, end).await?;
+                return Ok((Place { after: settled, stream_after: Some(end) }, standing.map(Check::of)));
             }
             Start::AtTime(time) => {
                 let first = self.database.first_global_position_at(time).await?;
                 (0, self.database.first_position_after(name, first - 1).await? - 1)
             }
         };
-        Ok(Place { after, stream_after: Some(stream_after) })
+        Ok((Place { after, stream_after: Some(stream_after) }, None))
     }
 
     /// The end of the log, looked up only where what is known here does not reach the cursor: another instance may
@@ -258,6 +263,21 @@ impl Reads {
         let settled = self.tail.settled();
         if cursor <= settled { Ok(settled) } else { self.database.last_global_position_given().await }
     }
+}
+
+/// The place after a cursor, if the log is still the one that it came from. A place where no message stands any more
+/// (trimmed, erased, a hole) says nothing.
+fn after_cursor(
+    cursor: Cursor,
+    standing: Option<Uuid>,
+    head: i64,
+    place: impl Fn(i64) -> Place,
+) -> Result<(Place, Option<Check>), PlaceError> {
+    let position = cursor.position;
+    if position > head || cursor.names_another_than(standing) {
+        return Err(PlaceError::HistoryChanged { position, head });
+    }
+    Ok((place(position), standing.map(Check::of)))
 }
 
 impl Log {

@@ -37,7 +37,7 @@ async fn any_set_of_partitions_is_resumed_after_every_single_event() {
             let event = events.next("message").await;
             assert_eq!(link_of(&event.json()), *link, "{set:?}");
             assert_eq!(event.json()["aggregated_stream"], "numbers");
-            assert_eq!(event.id.as_deref(), Some(link.2.to_string().as_str()), "the id is the global position");
+            assert_eq!(event.place(), Some(link.2.to_string().as_str()), "the id is the global position");
             // By the header and by the parameter, on this instance and on the other.
             let id = event.id.unwrap();
             events = match number % 3 {
@@ -115,7 +115,7 @@ async fn filters_pass_what_they_should_and_the_cursor_moves_on_all_the_same() {
         let found: Vec<Link> = events.messages(expected.len()).await.iter().map(link_of).collect();
         assert!(found == expected, "{parameters}: {}", difference(&found, &expected));
         let end = events.next("caught-up").await;
-        assert!(end.id.unwrap().parse::<i64>().unwrap() >= last, "{parameters}");
+        assert!(end.place().unwrap().parse::<i64>().unwrap() >= last, "{parameters}");
     }
     let mut nothing = app.follow(&format!("{base}&types=Nothing")).await;
     let blocks = nothing.blocks_until("caught-up").await;

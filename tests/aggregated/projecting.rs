@@ -114,7 +114,7 @@ async fn a_live_stream_that_stops_says_why_and_its_followers_miss_nothing_when_i
     projected(&app, "beside", last).await;
     assert_eq!(positions_from(&mut events, written[0]).await, [written[0]]);
     let beat = events.next("heartbeat").await;
-    assert!(beat.id.as_deref().unwrap().parse::<i64>().unwrap() < written[1], "{beat:?} is past where it stopped");
+    assert!(beat.place().unwrap().parse::<i64>().unwrap() < written[1], "{beat:?} is past where it stopped");
     // Resumed as it is, it stops again.
     order(&app, "numbers", "resume").await;
     until_state(&app, "numbers", "stopped").await;

@@ -13,7 +13,7 @@ fn seen(event: &Event) -> Seen {
     let data = event.json();
     let stream = data["aggregated_stream"].as_str().map(str::to_owned);
     let message = if stream.is_some() { &data["message"] } else { &data };
-    (event.id.clone().unwrap(), stream, message["global_position"].as_i64().unwrap())
+    (event.place().unwrap().to_owned(), stream, message["global_position"].as_i64().unwrap())
 }
 
 struct Several {

@@ -21,7 +21,9 @@ async fn with_parameter(guarded: &Guarded, path: &str, cursor: &str) -> Answer {
 async fn what_is_no_cursor_is_refused() {
     let guarded = Guarded::new().await;
     for path in GLOBAL.into_iter().chain([IN_STREAM]) {
-        for cursor in ["abc", "1.5", "-2", "9223372036854775808", "1,2", "0x10", "null"] {
+        for cursor in
+            ["abc", "1.5", "1~", "1~xyz", "1~5F3A09C1", "~5f3a09c1", "-2", "9223372036854775808", "1,2", "0x10", "null"]
+        {
             let answer = with_header(&guarded, path, cursor).await;
             names(&answer.problem(400, "malformed-request"), "Last-Event-ID", "id of an event");
             let answer = with_parameter(&guarded, path, cursor).await;
@@ -36,7 +38,7 @@ async fn what_is_no_cursor_is_refused() {
 }
 
 #[tokio::test]
-async fn a_cursor_from_the_future_is_refused() {
+async fn a_cursor_beyond_the_end_is_of_another_history() {
     let guarded = Guarded::new().await;
     for (paths, cursors) in [
         (&GLOBAL[..], ["3", "1000000", "9223372036854775807"]),
@@ -45,10 +47,12 @@ async fn a_cursor_from_the_future_is_refused() {
     ] {
         for path in paths {
             for cursor in cursors {
-                let answer = with_header(&guarded, path, cursor).await;
-                names(&answer.problem(422, "invalid"), "Last-Event-ID", "beyond the end");
-                let answer = with_parameter(&guarded, path, cursor).await;
-                names(&answer.problem(422, "invalid"), "last_event_id", "beyond the end");
+                for answer in [with_header(&guarded, path, cursor).await, with_parameter(&guarded, path, cursor).await]
+                {
+                    let problem = answer.problem(409, "history-changed");
+                    assert_eq!(problem["position"].to_string(), cursor, "{problem}");
+                    assert!(problem["head"].as_i64() < problem["position"].as_i64(), "{problem}");
+                }
             }
         }
     }
@@ -61,7 +65,7 @@ async fn the_last_cursor_and_the_one_before_the_first_are_no_future() {
     for (path, first, last) in [(GLOBAL[0], "0", "2"), (GLOBAL[1], "0", "2"), (IN_STREAM, "-1", "1")] {
         let url = format!("{}{path}", guarded.app.url);
         let mut events = Events::open(&url, &[("last-event-id", last)]).await;
-        assert_eq!(events.next("caught-up").await.id.as_deref(), Some(last));
+        assert_eq!(events.next("caught-up").await.place(), Some(last));
         let mut events = Events::open(&url, &[("last-event-id", first)]).await;
         assert_eq!(events.messages(2).await.len(), 2);
     }

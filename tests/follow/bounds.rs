@@ -27,7 +27,7 @@ async fn a_quiet_stream_has_heartbeats_that_say_how_far_the_log_is() {
             let beat = events.next_event().await;
             assert!(beat.is("heartbeat"), "{beat:?}");
             assert_eq!(beat.json(), json!({ "head": 3, "settled": 3, "lag": 0 }));
-            assert_eq!(beat.id.as_deref(), Some(cursor));
+            assert_eq!(beat.place(), Some(cursor));
         }
     }
     app.stop().await;
@@ -87,7 +87,7 @@ async fn a_follower_that_falls_behind_is_told_and_catches_up_without_gap_or_repe
                 Some("message") => seen.push(position_of(&event)),
                 Some("fell-behind") => {
                     // Its id is a cursor like any other: after everything that was sent.
-                    assert_eq!(event.id.as_deref(), Some(event.json()["position"].to_string().as_str()));
+                    assert_eq!(event.place(), Some(event.json()["position"].to_string().as_str()));
                     names.push("fell-behind");
                 }
                 Some("caught-up") => names.push("caught-up"),
@@ -128,7 +128,7 @@ async fn one_follower_too_many_is_refused_and_a_place_is_given_back() {
     }
     // A request that is refused for another reason takes no place.
     for _ in 0..5 {
-        app.get("/v1/all/events?last_event_id=1000").await.problem(422, "invalid");
+        app.get("/v1/all/events?last_event_id=1000").await.problem(409, "history-changed");
     }
     let mut events = app.follow("/v1/all/events").await;
     events.next("caught-up").await;
@@ -158,7 +158,7 @@ async fn stopping_says_goodbye_with_a_spread_out_retry_and_ends_every_stream() {
         assert!(closing.is("closing"), "{closing:?}");
         assert_eq!(closing.json(), json!({ "reason": "draining" }));
         let cursor = if number % SOURCES.len() == 0 { 0 } else { last };
-        assert_eq!(closing.id.as_deref(), Some(cursor.to_string().as_str()));
+        assert_eq!(closing.place(), Some(cursor.to_string().as_str()));
         assert_eq!(events.next_block(PATIENCE).await, None);
     }
     assert!(delays.iter().all(|delay| (1_000..=6_000).contains(delay)), "{delays:?}");

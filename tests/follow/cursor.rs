@@ -200,7 +200,7 @@ async fn progress_comes_to_a_live_follower_too() {
         write_numbered(&app, &stream, 0..3_000).await;
         let block = events.next_block(PATIENCE).await.unwrap();
         assert!(block.data.is_none() && block.id.is_some(), "{block:?}");
-        let id: i64 = block.id.unwrap().parse().unwrap();
+        let id: i64 = block.place().unwrap().parse().unwrap();
         assert!((500..3_000).contains(&id), "{id}");
     }
     app.stop().await;

@@ -45,17 +45,17 @@ async fn the_wire_is_exactly_this() {
         r#"{{"id":"0192f1c2-0000-7000-8000-000000000001","stream_name":"account-1","type":"Deposited","position":0,"global_position":{at},"data":{{"amount": 5}},"metadata":{{"by": "me"}},"time":"2026-11-20T12:00:00.123456Z"}}"#
     );
     for (path, cursor) in [("/v1/streams/account-1/events", 0), ("/v1/categories/account/events", at)] {
+        let id = format!("{cursor}~00000001");
         let path = with(path, "from=beginning");
         let text = bytes_until(&app, &path, "text/event-stream", "caught-up").await;
         let (retry, rest) = text.strip_prefix("retry: ").unwrap().split_once("\n\n").unwrap();
         assert!((1_000..=2_000).contains(&retry.parse::<u64>().unwrap()), "{retry}");
         let (time, _) = rest.rsplit_once("\"}\n\n").unwrap();
         let time = time.rsplit_once('"').unwrap().1;
-        let caught_up =
-            format!("id: {cursor}\nevent: caught-up\ndata: {{\"position\":{cursor},\"time\":\"{time}\"}}\n\n");
-        assert_eq!(rest, format!("id: {cursor}\nevent: message\ndata: {message}\n\n{caught_up}"));
+        let caught_up = format!("id: {id}\nevent: caught-up\ndata: {{\"position\":{cursor},\"time\":\"{time}\"}}\n\n");
+        assert_eq!(rest, format!("id: {id}\nevent: message\ndata: {message}\n\n{caught_up}"));
         let lines = bytes_until(&app, &path, "application/x-ndjson", "caught-up").await;
-        let first = format!("{{\"event\":\"message\",\"id\":\"{cursor}\",\"data\":{message}}}\n");
+        let first = format!("{{\"event\":\"message\",\"id\":\"{id}\",\"data\":{message}}}\n");
         assert!(lines.starts_with(&first), "{lines}");
     }
     app.stop().await;
@@ -149,7 +149,7 @@ async fn names_with_line_breaks_written_in_sql_break_no_frame() {
             }
             assert_eq!(event.json()["type"], *message_type);
             assert_eq!(event.json()["stream_name"], "odd\nname-1\r");
-            assert_eq!(event.id.as_deref(), Some(at.to_string().as_str()));
+            assert_eq!(event.place(), Some(at.to_string().as_str()));
             let name = event.name.unwrap();
             if *names == "type" {
                 assert_eq!(name, message_type.replace(['\n', '\r'], " "));
@@ -170,8 +170,8 @@ async fn events_may_be_named_by_the_message_s_type() {
     app.write("a-1", "Withdrawn", json!({})).await;
     let mut history = app.follow("/v1/streams/a-1/events?event_names=type&from=beginning").await;
     for events in [&mut live, &mut history] {
-        assert_eq!(events.next("Deposited").await.id.as_deref(), Some("0"));
-        assert_eq!(events.next("Withdrawn").await.id.as_deref(), Some("1"));
+        assert_eq!(events.next("Deposited").await.place(), Some("0"));
+        assert_eq!(events.next("Withdrawn").await.place(), Some("1"));
     }
     app.get("/v1/streams/a-1/events?event_names=id").await.problem(400, "malformed-request");
     app.stop().await;

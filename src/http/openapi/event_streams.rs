@@ -94,7 +94,7 @@ impl Event {
 
     /// A line of JSON.
     fn line(&self) -> Value {
-        let cursor = "The cursor after this event: come back with it as `last_event_id`.";
+        let cursor = "The cursor after this event, as text: come back with it as `last_event_id`.";
         let mut properties = Map::new();
         properties.insert("event".into(), self.name.clone());
         properties.insert("id".into(), json!({ "type": ["string", "null"], "description": cursor }));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::feed::{FeedMember, Feeds, Read};
 use crate::domain::aggregated_stream::AggregatedMessage;
+use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
 use crate::domain::observation::Observation;
 use crate::service::tail::follower::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, Next, Pace, RETRY_PAUSE};
@@ -25,6 +26,10 @@ pub struct AggregatedFollower {
     filter: Filter,
     /// Everything up to this global position has been handed over.
     after: i64,
+    /// By what the message there is recognised.
+    check: Option<Check>,
+    /// The last message of its partitions that it has seen, whether it passed the filter or not.
+    last: Option<Cursor>,
     is_live: bool,
     is_deleted: bool,
     pace: Pace,
@@ -37,6 +42,8 @@ pub struct Wanted {
     pub partitions: Option<Arc<[i32]>>,
     pub filter: Filter,
     pub after: i64,
+    /// By what the message there is recognised.
+    pub check: Option<Check>,
 }
 
 impl AggregatedFollower {
@@ -53,6 +60,8 @@ impl AggregatedFollower {
             partitions: wanted.partitions,
             filter: wanted.filter,
             after: wanted.after,
+            check: wanted.check,
+            last: None,
             is_live: false,
             is_deleted: false,
             pace: Pace::default(),
@@ -62,6 +71,11 @@ impl AggregatedFollower {
     /// The cursor: everything up to this global position has been handed over.
     pub fn cursor(&self) -> i64 {
         self.after
+    }
+
+    /// The cursor as a client may come back with it.
+    pub fn id(&self) -> Cursor {
+        Cursor::of_place(self.after, self.check, self.last)
     }
 
     pub fn name(&self) -> &Arc<str> {
@@ -79,7 +93,7 @@ impl AggregatedFollower {
             Read::Hit { messages, upto, is_catching_up } => {
                 let examined = messages.len();
                 let passed = self.pass(messages);
-                self.after = upto;
+                self.move_to(upto);
                 if !passed.is_empty() {
                     return Next::Aggregated(passed);
                 }
@@ -132,7 +146,7 @@ impl AggregatedFollower {
         let examined = page.messages.len();
         let seen = page.more_after.unwrap_or(page.projected_position.max(known));
         let passed = self.pass(page.messages.into_iter().map(Arc::new).collect());
-        self.after = self.after.max(seen);
+        self.move_to(self.after.max(seen));
         if !passed.is_empty() {
             return Ok(Next::Aggregated(passed));
         }
@@ -149,7 +163,17 @@ impl AggregatedFollower {
         self.member.progressed().await;
     }
 
+    fn move_to(&mut self, after: i64) {
+        if after != self.after {
+            self.check = None;
+        }
+        self.after = after;
+    }
+
     fn pass(&mut self, mut messages: Vec<Arc<AggregatedMessage>>) -> Vec<Arc<AggregatedMessage>> {
+        if let Some(last) = messages.last() {
+            self.last = Some(Cursor::at(last.message.global_position, last.message.id));
+        }
         if !self.filter.is_empty() {
             messages.retain(|one| self.filter.passes(&one.message));
         }

@@ -185,7 +185,8 @@ impl<'a> Leading<'a> {
         let selections = Selections::new(selections);
         let place = Place { after: self.position, stream_after: None };
         let follow = || {
-            Follower::new(self.projector.tail.clone(), Source::selected(selections.clone()), Filter::default(), place)
+            let source = Source::selected(selections.clone());
+            Follower::new(self.projector.tail.clone(), source, Filter::default(), place, None)
         };
         self.follower = (!selections.is_empty()).then(follow);
         self.is_fresh = true;

@@ -7,7 +7,7 @@ use futures_util::future::select_all;
 
 use super::feed::ProgressWish;
 use super::follower::AggregatedFollower;
-use crate::domain::cursor::Cursor;
+use crate::domain::cursor::{Check, Cursor};
 use crate::service::tail::follower::{BATCH_MESSAGES_MAX, Delivery, Follower, Next};
 
 /// Streams and categories as one source, and aggregated streams, each as one more. A message that several of them have
@@ -110,19 +110,21 @@ impl MergedFollower {
         while merged.len() < BATCH_MESSAGES_MAX {
             // A source without anything pending has nothing up to its cursor.
             let empty = self.sources.iter().filter(|source| source.pending.is_empty());
-            let bound = empty.map(|source| source.follower.cursor()).min().unwrap_or(i64::MAX);
+            let behind = empty.map(|source| &source.follower).min_by_key(|follower| follower.cursor());
+            let bound = behind.map_or(i64::MAX, OneFollower::cursor);
             let first =
                 self.sources.iter().enumerate().filter_map(|(at, source)| Some((source.pending_position()?, at)));
             let Some((position, at)) = first.min().filter(|(position, _)| *position <= bound) else {
                 if bound < i64::MAX && bound > self.cursor.position {
-                    self.cursor = bound.into();
+                    self.cursor =
+                        behind.map_or(bound.into(), |behind| Cursor { check: behind.check(), ..bound.into() });
                 }
                 break;
             };
             let Some(delivery) = self.sources[at].pending.pop_front() else { break };
             let others_follow = self.sources.iter().any(|source| source.pending_position() == Some(position));
             let sources = if others_follow { at as u32 + 1 } else { 0 };
-            self.cursor = Cursor { position, sources };
+            self.cursor = Cursor { sources, ..Cursor::at(position, delivery.message_id()) };
             merged.push((self.cursor, delivery));
         }
         merged
@@ -194,6 +196,15 @@ impl OneFollower {
             OneFollower::Log(follower) => follower.changed().await,
             OneFollower::Aggregated(follower) => follower.progressed().await,
         }
+    }
+
+    /// By what the message at its cursor is recognised.
+    fn check(&self) -> Option<Check> {
+        let id = match self {
+            OneFollower::Log(follower) => follower.id(),
+            OneFollower::Aggregated(follower) => follower.id(),
+        };
+        id.check.filter(|_| id.position == self.cursor())
     }
 
     fn cursor(&self) -> i64 {

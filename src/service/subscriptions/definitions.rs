@@ -115,10 +115,10 @@ impl Subscriptions {
             StartAt::Time(micros) => Start::AtTime(Timestamp(micros)),
         };
         match self.inner.reads.place(&log, start).await {
-            Ok(place) => Ok(place.stream_after.unwrap_or(place.after)),
+            Ok((place, _)) => Ok(place.stream_after.unwrap_or(place.after)),
             Err(PlaceError::Store(error)) => Err(error.into()),
             // Said of cursors only.
-            Err(PlaceError::FromTheFuture { end, .. }) => Ok(end),
+            Err(PlaceError::HistoryChanged { head, .. }) => Ok(head),
         }
     }
 

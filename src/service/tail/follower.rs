@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::cache::{Place, Read};
 use super::{Membership, Tail};
 use crate::domain::aggregated_stream::AggregatedMessage;
-use crate::domain::cursor::Cursor;
+use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
@@ -57,6 +59,15 @@ pub enum Delivery {
     Aggregated(Arc<str>, Arc<AggregatedMessage>),
 }
 
+impl Delivery {
+    pub fn message_id(&self) -> Uuid {
+        match self {
+            Delivery::Message(message) => message.id,
+            Delivery::Aggregated(_, one) => one.message.id,
+        }
+    }
+}
+
 /// What a follower knows of its own pace: how large its pages may be, and how much it has passed over in silence.
 #[derive(Debug)]
 pub struct Pace {
@@ -100,15 +111,24 @@ pub struct Follower {
     source: Source,
     filter: Filter,
     place: Place,
+    /// By what the message at the place is recognised.
+    check: Option<Check>,
+    /// The last message of the source that it has seen, whether it passed the filter or not.
+    last: Option<Cursor>,
     is_live: bool,
     pace: Pace,
 }
 
 impl Follower {
-    /// Follows a source from a place on.
-    pub fn new(tail: Tail, source: Source, filter: Filter, place: Place) -> Self {
+    /// Follows a source from a place on; `check` is of the message there.
+    pub fn new(tail: Tail, source: Source, filter: Filter, place: Place, check: Option<Check>) -> Self {
         let membership = tail.join(&source);
-        Self { tail, membership, source, filter, place, is_live: false, pace: Pace::default() }
+        Self { tail, membership, source, filter, place, check, last: None, is_live: false, pace: Pace::default() }
+    }
+
+    /// The cursor as a client may come back with it.
+    pub fn id(&self) -> Cursor {
+        Cursor::of_place(self.cursor(), self.check, self.last)
     }
 
     /// The cursor: passed to a later request, it goes on after everything that was handed over.
@@ -128,7 +148,7 @@ impl Follower {
             Read::Hit { messages, upto } => {
                 let examined = messages.len();
                 let passed = self.pass(messages);
-                self.place.after = upto;
+                self.move_to(upto);
                 if !passed.is_empty() {
                     return Next::Messages(passed);
                 }
@@ -177,7 +197,7 @@ impl Follower {
         // A full page ends somewhere; one that is not full has seen everything there is.
         let seen = if (examined as i64) < limit { Some(upto) } else { page.last().map(|last| last.global_position) };
         let passed = self.pass(page.into_iter().map(Arc::new).collect());
-        self.place.after = self.place.after.max(seen.unwrap_or(upto));
+        self.move_to(self.place.after.max(seen.unwrap_or(upto)));
         if !passed.is_empty() {
             return Ok(Next::Messages(passed));
         }
@@ -189,10 +209,23 @@ impl Follower {
         self.membership.changed().await;
     }
 
+    /// Everything up to a global position has been seen.
+    fn move_to(&mut self, after: i64) {
+        if after != self.place.after && !self.counts_in_stream() {
+            self.check = None;
+        }
+        self.place.after = after;
+    }
+
     /// Moves on over the messages, and keeps those that pass the filter.
     fn pass(&mut self, mut messages: Vec<Arc<Message>>) -> Vec<Arc<Message>> {
-        if let (Some(seen), Some(last)) = (&mut self.place.stream_after, messages.last()) {
-            *seen = last.position;
+        if let Some(last) = messages.last() {
+            let seen = self.place.stream_after.as_mut().map(|seen| {
+                *seen = last.position;
+                last.position
+            });
+            let cursor = Cursor::at(seen.unwrap_or(last.global_position), last.id);
+            (self.last, self.check) = (Some(cursor), cursor.check.filter(|_| seen.is_some()));
         }
         if !self.filter.is_empty() {
             messages.retain(|message| self.filter.passes(message));
