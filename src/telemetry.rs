@@ -1,5 +1,7 @@
 //! The one place that makes metrics and log lines of what happens.
 
+mod said;
+
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -10,7 +12,8 @@ use tokio::sync::broadcast;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::prelude::*;
 
-use crate::domain::observation::Observation;
+use crate::domain::observation::{FailureKind, Observation};
+use said::Said;
 
 /// Observations that a slow watcher may lag behind.
 const WATCHED_MAX: usize = 4_096;
@@ -32,6 +35,7 @@ struct Inner {
     metrics: Metrics,
     /// Handles of what was answered so far: by route, then method and status. Routes, methods and statuses are few.
     requests: RwLock<HashMap<String, Answered>>,
+    said: Said,
 }
 
 /// Of one route, by method and status.
@@ -65,6 +69,8 @@ struct Metrics {
     listener_up: Gauge,
     listener_lost: Counter,
     database_lost: Counter,
+    /// By kind, in the order of [`FailureKind::ALL`].
+    store_errors: [Counter; 3],
     projector_leads: Gauge,
     projected_live: Counter,
     projected_past: Counter,
@@ -108,6 +114,7 @@ impl Observer {
                 watchers: broadcast::Sender::new(WATCHED_MAX),
                 metrics,
                 requests: RwLock::default(),
+                said: Said::default(),
             }),
         }
     }
@@ -135,9 +142,22 @@ impl Observer {
 
     pub fn record(&self, observation: Observation) {
         self.count(&observation);
-        log(&observation);
+        if self.is_to_be_said(&observation) {
+            log(&observation);
+        }
         if self.inner.watchers.receiver_count() > 0 {
             let _ = self.inner.watchers.send(observation);
+        }
+    }
+
+    /// Of many who fail together, for one reason, the first is enough.
+    fn is_to_be_said(&self, observation: &Observation) -> bool {
+        match observation {
+            Observation::StoreFailed { by, error, is_news: true, .. } => {
+                self.inner.said.is_news(format!("{by}: {error}"))
+            }
+            Observation::DatabaseFound { by } => self.inner.said.is_news(format!("{by}: found")),
+            _ => true,
         }
     }
 
@@ -161,7 +181,10 @@ impl Observer {
                 metrics.commits_resolved_written.increment(*written as u64);
                 metrics.commits_resolved_not_written.increment(*not_written as u64);
             }
-            Observation::DatabaseLost { .. } => metrics.database_lost.increment(1),
+            Observation::StoreFailed { kind, is_news, .. } => {
+                metrics.store_errors[*kind as usize].increment(1);
+                metrics.database_lost.increment(u64::from(*is_news && *kind == FailureKind::Outage));
+            }
             Observation::DatabaseFound { .. } => {}
             Observation::ListenerUp => metrics.listener_up.set(1.0),
             Observation::ListenerDown { .. } => {
@@ -268,6 +291,7 @@ impl Metrics {
             listener_up: gauge("headwater_listener_up"),
             listener_lost: counter("headwater_listener_lost_total"),
             database_lost: counter("headwater_database_lost_total"),
+            store_errors: FailureKind::ALL.map(|kind| labelled("headwater_store_errors_total", "kind", kind.name())),
             projector_leads: gauge("headwater_projector_leads"),
             projected_live: labelled("headwater_messages_projected_total", "from", "tail"),
             projected_past: labelled("headwater_messages_projected_total", "from", "history"),
@@ -300,6 +324,7 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_follower_reads_total", "Times a follower caught up in the cache or read a page of the database."),
         ("headwater_listener_lost_total", "Times the listening connection was lost."),
         ("headwater_database_lost_total", "Times an agent lost the database."),
+        ("headwater_store_errors_total", "Statements that failed: the database is away, refused, or was misread."),
         ("headwater_messages_projected_total", "Places given to messages in aggregated streams."),
         ("headwater_projections_stopped_total", "Times a projection stopped at a message that it could not place."),
         ("headwater_subscription_deliveries_total", "Messages handed to consumers of subscriptions."),
@@ -350,7 +375,13 @@ fn log(observation: &Observation) {
         Observation::CommitResolved { written, not_written } => {
             tracing::warn!(written, not_written, "a commit whose answer was lost has been looked up");
         }
-        Observation::DatabaseLost { by, error } => tracing::warn!(by, %error, "the database is away"),
+        Observation::StoreFailed { by, kind, error, is_news: true } => match kind {
+            FailureKind::Outage => tracing::warn!(by, %error, "the database is away"),
+            FailureKind::Refused => tracing::error!(by, %error, "the database refused a statement of the service"),
+            FailureKind::Bug => {
+                tracing::error!(by, %error, "an answer of the database cannot be read: a fault of ours")
+            }
+        },
         Observation::DatabaseFound { by } => tracing::info!(by, "the database is back"),
         Observation::ListenerUp => tracing::debug!("listening for hints"),
         Observation::ListenerDown { error } => tracing::warn!(%error, "the listening connection was lost"),

@@ -24,6 +24,7 @@ mod seeds;
 mod settled;
 mod slow_follower;
 mod smoke;
+mod store_errors;
 mod subscriptions;
 mod subscriptions_under_fire;
 mod support;

@@ -83,6 +83,8 @@ pub enum AppendError {
     Overloaded,
     #[error("the database cannot be reached; nothing was written")]
     DatabaseUnavailable,
+    #[error("the database refuses to write, for a reason that its operator has to see to; nothing was written")]
+    WriteRefused,
     #[error("the database was lost while it committed, and it is not known whether the messages were written")]
     OutcomeUnknown,
     #[error("the service is stopping; nothing was written")]

@@ -26,10 +26,14 @@ pub enum Observation {
         written: usize,
         not_written: usize,
     },
-    DatabaseLost {
-        by: &'static str,
+    /// The database did not do as it was asked. `is_news`: it is the first time since this one was answered.
+    StoreFailed {
+        by: String,
+        kind: FailureKind,
         error: String,
+        is_news: bool,
     },
+    /// It is there again for one who had lost it.
     DatabaseFound {
         by: &'static str,
     },
@@ -116,4 +120,27 @@ pub enum Observation {
     Panicked {
         message: String,
     },
+}
+
+/// How the database failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It is away, and may come back by itself.
+    Outage,
+    /// It answered no.
+    Refused,
+    /// Its answer cannot be read, or what it was asked had not the right form: a fault of the service.
+    Bug,
+}
+
+impl FailureKind {
+    pub const ALL: [FailureKind; 3] = [FailureKind::Outage, FailureKind::Refused, FailureKind::Bug];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            FailureKind::Outage => "outage",
+            FailureKind::Refused => "refused",
+            FailureKind::Bug => "bug",
+        }
+    }
 }

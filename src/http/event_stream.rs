@@ -180,6 +180,7 @@ impl EventStream {
                 self.frames.event(out, "fell-behind", self.id(), &data);
             }
             Next::Deleted => self.close(out, ClosingReason::Deleted),
+            Next::Failed(_) => self.close(out, ClosingReason::InternalError),
             Next::NeedsPage | Next::Idle => {}
         }
     }

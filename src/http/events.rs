@@ -55,6 +55,9 @@ pub enum ClosingReason {
     Removed,
     /// Another connection has come with the consumer's name.
     Replaced,
+    /// The database refuses to give what follows, or it cannot be read; the service's log says more.
+    #[serde(rename = "internal-error")]
+    InternalError,
 }
 
 /// The enum of what an event stream says: its messages, and what all of them say beside. Its name ends with `EventLine`.

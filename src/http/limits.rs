@@ -12,8 +12,8 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::App;
 use super::extract::BodyLimits;
-use super::problem::{Problem, ProblemKind};
-use crate::domain::observation::Observation;
+use super::problem::{Problem, ProblemKind, StoreFailure};
+use crate::domain::observation::{FailureKind, Observation};
 use crate::telemetry::Observer;
 
 /// Refuses what is too large, ends what takes too long, and counts what was answered.
@@ -43,6 +43,12 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
         }
     };
     let status = response.status().as_u16();
+    if let Some(StoreFailure(error)) = response.extensions().get() {
+        let (by, kind) = (format!("{method} {path}"), error.kind());
+        // That the database is away, its agents say.
+        let is_news = kind != FailureKind::Outage;
+        app.observer.record(Observation::StoreFailed { by, kind, error: error.to_string(), is_news });
+    }
     app.observer.record(Observation::RequestAnswered { method, path, status, took: begun.elapsed() });
     response
 }

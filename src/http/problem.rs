@@ -1,5 +1,7 @@
 //! Every error that leaves the service is one of these: an RFC 9457 problem document.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use utoipa::ToSchema;
 use super::openapi::ProblemType;
 use crate::domain::Violation;
 use crate::domain::append::AppendError;
+use crate::domain::observation::FailureKind;
 use crate::service::ServiceError;
 use crate::service::read::PlaceError;
 
@@ -218,7 +221,13 @@ pub struct Problem {
     kind: ProblemKind,
     detail: String,
     facts: Map<String, Value>,
+    /// What the database said, for the log and the metrics.
+    failure: Option<Arc<ServiceError>>,
 }
+
+/// Goes with an answer on its way out, and is left behind there: what the database said.
+#[derive(Clone)]
+pub struct StoreFailure(pub Arc<ServiceError>);
 
 /// A problem document (RFC 9457), with the facts of its problem beside these fields.
 #[derive(Debug, Serialize, ToSchema)]
@@ -272,7 +281,7 @@ pub struct ProblemDocument {
     /// For `not-found`: what was not found.
     #[schema(required = false, nullable = false)]
     pub what: Option<String>,
-    /// For `database-unavailable` on an append: whether the messages may have been written.
+    /// For `database-unavailable` and `internal-error` on an append: whether the messages may have been written.
     #[schema(required = false, nullable = false)]
     pub outcome: Option<Outcome>,
 }
@@ -296,7 +305,7 @@ pub struct FieldError {
 
 impl Problem {
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), facts: Map::new() }
+        Self { kind, detail: detail.into(), facts: Map::new(), failure: None }
     }
 
     pub fn with(mut self, fact: &str, value: impl Into<Value>) -> Self {
@@ -358,7 +367,11 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = self.kind.status();
+        let failure = self.failure.clone();
         let mut response = (status, self.document()).into_response();
+        if let Some(failure) = failure {
+            response.extensions_mut().insert(StoreFailure(failure));
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -402,6 +415,9 @@ impl From<AppendError> for Problem {
             AppendError::DatabaseUnavailable => {
                 Problem::new(ProblemKind::DatabaseUnavailable, detail).with("outcome", json!(Outcome::NotWritten))
             }
+            AppendError::WriteRefused => {
+                Problem::new(ProblemKind::InternalError, detail).with("outcome", json!(Outcome::NotWritten))
+            }
             AppendError::OutcomeUnknown => {
                 Problem::new(ProblemKind::DatabaseUnavailable, detail).with("outcome", json!(Outcome::Unknown))
             }
@@ -412,11 +428,19 @@ impl From<AppendError> for Problem {
 
 impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
-        if error.is_unavailable() {
-            return Problem::new(ProblemKind::DatabaseUnavailable, "The database cannot be reached.");
-        }
-        tracing::error!(%error, "the database refused a statement of ours");
-        Problem::new(ProblemKind::InternalError, "The database refused a statement of the service.")
+        let mut problem = match error.kind() {
+            FailureKind::Outage => Problem::new(ProblemKind::DatabaseUnavailable, "The database cannot be reached."),
+            FailureKind::Refused => Problem::new(
+                ProblemKind::InternalError,
+                "The database refused a statement of the service; the service's log says which and why.",
+            ),
+            FailureKind::Bug => Problem::new(
+                ProblemKind::InternalError,
+                "What the database answered cannot be read; the service's log says more.",
+            ),
+        };
+        problem.failure = Some(Arc::new(error));
+        problem
     }
 }
 

@@ -11,6 +11,7 @@ use crate::telemetry::Observer;
 
 pub mod aggregated;
 pub mod append;
+pub mod back_off;
 pub mod following;
 pub mod hints;
 pub mod read;
@@ -132,7 +133,7 @@ impl Service {
         lifecycle.spawn("listener", listener.run(stopping.clone()));
         lifecycle.spawn("notifier", notifier.run(stopping.clone()));
         lifecycle.spawn("projector", projector.run(stopping.clone()));
-        lifecycle.spawn("aggregated feeds", feeds.run(database, stopping.clone()));
+        lifecycle.spawn("aggregated feeds", feeds.run(database, service.observer.clone(), stopping.clone()));
         lifecycle.spawn("heartbeats", heartbeats.run(stopping.clone()));
         lifecycle.spawn("committer", committer.run(stopping.clone()));
         service

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_postgres::Row;
 
-use super::read::{COLUMNS, message_of};
+use super::read::{COLUMNS, has_message, message_of};
 use super::{Database, StoreError};
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::time::Timestamp;
@@ -137,7 +137,7 @@ impl Database {
     pub async fn aggregated_stream_id(&self, name: &str) -> Result<Option<i64>, StoreError> {
         let client = self.client().await?;
         let statement = client.prepare_cached("SELECT id FROM headwater.aggregated_streams WHERE name = $1").await?;
-        Ok(client.query_opt(&statement, &[&name]).await?.map(|row| row.get(0)))
+        Ok(client.query_opt(&statement, &[&name]).await?.map(|row| row.try_get(0)).transpose()?)
     }
 
     pub async fn aggregated_stream(&self, name: &str) -> Result<Option<StoredAggregatedStream>, StoreError> {
@@ -270,15 +270,17 @@ impl Database {
 
 /// The rows that have a message.
 fn partitioned(rows: &[Row]) -> Result<Vec<AggregatedMessage>, StoreError> {
-    let has_message = |row: &&Row| row.try_get::<_, Option<i64>>(5).is_ok_and(|position| position.is_some());
-    let read = |row: &Row| {
-        Ok(AggregatedMessage {
-            partition: row.try_get(9)?,
-            position: row.try_get(10)?,
-            message: Arc::new(message_of(row)?),
-        })
-    };
-    rows.iter().filter(has_message).map(read).collect()
+    let mut messages = Vec::with_capacity(rows.len());
+    for row in rows {
+        if has_message(row)? {
+            messages.push(AggregatedMessage {
+                partition: row.try_get(9)?,
+                position: row.try_get(10)?,
+                message: Arc::new(message_of(row)?),
+            });
+        }
+    }
+    Ok(messages)
 }
 
 fn state_of(row: &Row) -> Result<StoredAggregatedStream, StoreError> {

@@ -65,9 +65,9 @@ pub enum BatchError {
     /// It was rolled back because of something in it.
     #[error("{0}")]
     Refused(String),
-    /// It was not begun, or was rolled back because the server cannot write now.
-    #[error("the database cannot be reached: {0}")]
-    NotWritten(String),
+    /// It was not begun, or was rolled back because the server cannot write, or does not let us.
+    #[error("nothing was written: {0}")]
+    NotWritten(StoreError),
     /// Waiting for a category's lock took too long; it was rolled back.
     #[error("a category's lock is held by another transaction")]
     LockTimeout,
@@ -137,7 +137,7 @@ async fn set_up(client: &Client, lock_timeout: Duration) -> Result<(Backend, Sta
             &[],
         )
         .await?;
-    let backend = Backend { pid: row.get(0), started_at_micros: row.get(1) };
+    let backend = Backend { pid: row.try_get(0)?, started_at_micros: row.try_get(1)? };
     Ok((backend, client.prepare(APPEND_BATCH).await?))
 }
 
@@ -306,7 +306,7 @@ fn judge(error: &tokio_postgres::Error) -> BatchError {
         // The messages themselves are the matter: a data exception, a violated constraint, a limit exceeded.
         code if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => BatchError::Refused(text),
         // No room, no primary, no right, no function: rolled back, and nothing that the caller could change.
-        code => BatchError::NotWritten(format!("{text} (SQLSTATE {code})")),
+        code => BatchError::NotWritten(StoreError::answered(code, &text)),
     }
 }
 

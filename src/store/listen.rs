@@ -121,7 +121,7 @@ impl Database {
             Err(_) => {
                 // Not back into the pool: whoever got it next would wait for it too.
                 drop(deadpool_postgres::Object::take(client));
-                Err(StoreError::Unavailable("a notification took too long".into()))
+                Err(StoreError::too_slow("a notification"))
             }
         }
     }

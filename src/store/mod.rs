@@ -4,13 +4,13 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use tokio_postgres::error::SqlState;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub mod aggregated_streams;
 pub mod append;
+mod error;
 pub mod history;
 pub mod listen;
 pub mod migrate;
@@ -20,6 +20,9 @@ pub mod reports;
 pub mod settled;
 pub mod subscriptions;
 mod tls;
+
+pub use error::StoreError;
+pub(crate) use error::source_text;
 
 /// How the database is reached.
 #[derive(Debug, Clone)]
@@ -56,23 +59,6 @@ pub enum OpenError {
     Tls(String),
 }
 
-/// Why the database did not do as it was asked.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
-    /// It cannot be reached, is starting or stopping, or is no primary. It may come back.
-    #[error("the database cannot be reached: {0}")]
-    Unavailable(String),
-    /// It answered that it cannot do this.
-    #[error("the database answered: {message} (SQLSTATE {code})")]
-    Refused { code: String, message: String },
-}
-
-impl StoreError {
-    pub fn is_unavailable(&self) -> bool {
-        matches!(self, StoreError::Unavailable(_))
-    }
-}
-
 impl Database {
     /// Reads the URL and sets up the pools; connects nowhere yet.
     pub fn open(settings: DatabaseSettings) -> Result<Self, OpenError> {
@@ -96,7 +82,12 @@ impl Database {
 
     /// A connection from the pool, set up for our queries.
     pub async fn client(&self) -> Result<deadpool_postgres::Object, StoreError> {
-        self.hot.get().await.map_err(|error| StoreError::Unavailable(source_text(&error)))
+        self.hot.get().await.map_err(|error| match error {
+            // It let us in, and did not take our settings.
+            PoolError::PostCreateHook(HookError::Backend(error)) => error.into(),
+            // Whatever it says to who comes in: nobody is served.
+            error => StoreError::Unavailable(source_text(&error)),
+        })
     }
 
     /// A connection of its own, for an agent that keeps one.
@@ -105,7 +96,7 @@ impl Database {
         match tokio::time::timeout(self.settings.connect_timeout, connecting).await {
             Ok(Ok(pair)) => Ok(pair),
             Ok(Err(error)) => Err(StoreError::Unavailable(source_text(&error))),
-            Err(_) => Err(StoreError::Unavailable("connecting took too long".into())),
+            Err(_) => Err(StoreError::too_slow("connecting")),
         }
     }
 
@@ -117,7 +108,7 @@ impl Database {
     ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.settings.connect_timeout, statements).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::Unavailable("setting up the connection took too long".into())),
+            Err(_) => Err(StoreError::too_slow("setting up the connection")),
         }
     }
 
@@ -237,52 +228,4 @@ fn checked_options(url: &str, config: &tokio_postgres::Config) -> Result<PgConne
         options = options.database(database);
     }
     Ok(options)
-}
-
-impl From<tokio_postgres::Error> for StoreError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        match error.as_db_error() {
-            Some(db) if !is_outage(db.code()) => {
-                StoreError::Refused { code: db.code().code().into(), message: db.message().into() }
-            }
-            _ => StoreError::Unavailable(source_text(&error)),
-        }
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        match &error {
-            sqlx::Error::Database(db) => {
-                let code = db.code().unwrap_or_default().into_owned();
-                if is_outage(&SqlState::from_code(&code)) {
-                    StoreError::Unavailable(db.message().into())
-                } else {
-                    StoreError::Refused { code, message: db.message().into() }
-                }
-            }
-            other => StoreError::Unavailable(other.to_string()),
-        }
-    }
-}
-
-/// States in which the server, not the statement, is the matter: connection exceptions (08), too many connections
-/// (53300), an operator's intervention (57P0x), and a server that is a replica by now (25006).
-fn is_outage(state: &SqlState) -> bool {
-    let code = state.code();
-    code.starts_with("08") || code.starts_with("57P0") || code == "53300" || code == "25006"
-}
-
-/// An error with what caused it, on one line.
-pub(crate) fn source_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

@@ -205,7 +205,7 @@ impl ProjectorLink {
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<T, StoreError> {
         let rows = self.query(sql, parameters).await?;
-        let row = rows.first().ok_or_else(|| StoreError::Unavailable("the projector's row is gone".into()))?;
+        let row = rows.first().ok_or_else(|| StoreError::Bug("the projector's row is gone".into()))?;
         Ok(row.try_get(0)?)
     }
 
@@ -216,7 +216,7 @@ impl ProjectorLink {
     ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
         match tokio::time::timeout(STATEMENT_TIMEOUT, self.client.query_typed(sql, parameters)).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::Unavailable("a statement of the projector took too long".into())),
+            Err(_) => Err(StoreError::too_slow("a statement of the projector")),
         }
     }
 }
@@ -273,8 +273,6 @@ fn read_answer(answer: &str) -> Result<RoundAnswer, StoreError> {
         "fenced" => Ok(RoundAnswer::Fenced),
         "changed" => Ok(RoundAnswer::Changed),
         "elsewhere" => Ok(RoundAnswer::Elsewhere),
-        other => {
-            Err(StoreError::Unavailable(format!("a round was answered {other:?}, which this version does not know")))
-        }
+        other => Err(StoreError::Bug(format!("a round was answered {other:?}, which this version does not know"))),
     }
 }

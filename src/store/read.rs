@@ -199,21 +199,21 @@ impl Database {
             )
             .await?;
         let row = client.query_opt(&statement, &[&stream_name, &settled_at]).await?;
-        Ok(row.map_or(-1, |row| row.get(0)))
+        row.map_or(Ok(-1), |row| Ok(row.try_get(0)?))
     }
 
     /// The first global position whose message has this time or a later one.
     pub async fn first_global_position_at(&self, time: Timestamp) -> Result<i64, StoreError> {
         let client = self.client().await?;
         let statement = client.prepare_cached("SELECT headwater.first_global_position_at($1::timestamp)").await?;
-        Ok(client.query_one(&statement, &[&time]).await?.get(0))
+        Ok(client.query_one(&statement, &[&time]).await?.try_get(0)?)
     }
 
     /// The first position in a stream after a global position.
     pub async fn first_position_after(&self, stream_name: &str, global_position: i64) -> Result<i64, StoreError> {
         let client = self.client().await?;
         let statement = client.prepare_cached("SELECT headwater.first_position_after($1, $2)").await?;
-        Ok(client.query_one(&statement, &[&stream_name, &global_position]).await?.get(0))
+        Ok(client.query_one(&statement, &[&stream_name, &global_position]).await?.try_get(0)?)
     }
 
     /// The highest global position that was ever given out, committed or not.
@@ -226,7 +226,7 @@ impl Database {
                 &[],
             )
             .await?;
-        Ok(row.get(0))
+        Ok(row.try_get(0)?)
     }
 
     /// Whether the database can be reached and our functions are in it.
@@ -235,7 +235,7 @@ impl Database {
         let row = client
             .query_one("SELECT to_regproc('headwater.append_batch') IS NOT NULL AND NOT pg_is_in_recovery()", &[])
             .await?;
-        Ok(row.get(0))
+        Ok(row.try_get(0)?)
     }
 
     async fn page(&self, sql: &str, filter: &Filter, own: &[&(dyn ToSql + Sync)]) -> Result<Page, StoreError> {
@@ -246,11 +246,20 @@ impl Database {
         parameters.extend_from_slice(own);
         let rows = client.query(&statement, &parameters).await?;
         let head = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
-        // An empty page is one row without a message: it brings the head alone.
-        let has_message = |row: &&Row| row.try_get::<_, Option<i64>>(5).is_ok_and(|position| position.is_some());
-        let messages = rows.iter().filter(has_message).map(message_of).collect::<Result<_, _>>()?;
+        let mut messages = Vec::with_capacity(rows.len());
+        for row in &rows {
+            // An empty page is one row without a message: it brings the head alone.
+            if has_message(row)? {
+                messages.push(message_of(row)?);
+            }
+        }
         Ok(Page { messages, head })
     }
+}
+
+/// Whether the second column and those after it are a message's: an outer join may have found none.
+pub(super) fn has_message(row: &Row) -> Result<bool, StoreError> {
+    Ok(row.try_get::<_, Option<i64>>(5)?.is_some())
 }
 
 /// Reads [`COLUMNS`] from the second column on.

@@ -93,7 +93,8 @@ impl Database {
             WHERE a.attrelid = 'message_store.messages'::regclass AND a.attname = 'stream_name'";
         // PostgreSQL 14 knows no other provider for a whole database.
         let older = sql.replace("d.datlocprovider", "'c'");
-        let version: i32 = client.query_one("SELECT current_setting('server_version_num')::integer", &[]).await?.get(0);
+        let version: i32 =
+            client.query_one("SELECT current_setting('server_version_num')::integer", &[]).await?.try_get(0)?;
         let row = client.query_opt(if version < 150_000 { older.as_str() } else { sql }, &[]).await?;
         row.map_or(Ok(false), |row| Ok(row.try_get::<_, Option<bool>>(0)?.unwrap_or(false)))
     }
@@ -171,7 +172,7 @@ impl Database {
         let statement = client.prepare_cached(&sql).await?;
         let rows =
             client.query(&statement, &[&query.from, &query.prefix, &query.contains, &query.of, &query.limit]).await?;
-        let line = |row: &Row| {
+        let line = |row: &Row| -> Result<CountLine, StoreError> {
             Ok(CountLine {
                 name: row.try_get(2)?,
                 message_count: row.try_get(3)?,
@@ -180,12 +181,17 @@ impl Database {
                 last_time: row.try_get(6)?,
             })
         };
-        let has_line = |row: &&Row| row.try_get::<_, Option<&str>>(2).is_ok_and(|name| name.is_some());
         let (counted_position, message_count) = match rows.first() {
             Some(row) => (row.try_get(0)?, row.try_get(1)?),
             None => (0, 0),
         };
-        let lines = rows.iter().filter(has_line).map(line).collect::<Result<_, StoreError>>()?;
+        let mut lines = Vec::with_capacity(rows.len());
+        for row in &rows {
+            // Nothing counted is one row without a name.
+            if row.try_get::<_, Option<&str>>(2)?.is_some() {
+                lines.push(line(row)?);
+            }
+        }
         Ok(Counts { lines, counted_position, message_count })
     }
 

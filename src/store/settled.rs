@@ -94,7 +94,7 @@ impl TailLink {
     async fn query(&self, sql: &str, parameters: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>, StoreError> {
         match tokio::time::timeout(READ_TIMEOUT, self.client.query_typed(sql, parameters)).await {
             Ok(rows) => Ok(rows?),
-            Err(_) => Err(StoreError::Unavailable("a read of the tail took too long".into())),
+            Err(_) => Err(StoreError::too_slow("a read of the tail")),
         }
     }
 
@@ -114,7 +114,7 @@ impl TailLink {
         );
         match tokio::time::timeout(READ_TIMEOUT, self.client.batch_execute(&statements)).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::Unavailable("keeping the settled position took too long".into())),
+            Err(_) => Err(StoreError::too_slow("keeping the settled position")),
         }
     }
 }

@@ -41,7 +41,7 @@ pub enum Ended {
     /// It was stopped, paused, deleted, or another instance has taken over.
     Elsewhere(i64),
     /// The database failed.
-    Failed(i64),
+    Failed(i64, StoreError),
 }
 
 impl CatchUp {
@@ -49,10 +49,7 @@ impl CatchUp {
         match self.project(&mut projection, position).await {
             Ok(Some(position)) => Ended::Arrived(projection, position),
             Ok(None) => Ended::Elsewhere(projection.id),
-            Err(error) => {
-                self.observer.record(Observation::DatabaseLost { by: "projector", error: error.to_string() });
-                Ended::Failed(projection.id)
-            }
+            Err(error) => Ended::Failed(projection.id, error),
         }
     }
 

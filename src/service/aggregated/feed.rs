@@ -9,8 +9,10 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::aggregated_stream::AggregatedMessage;
+use crate::service::back_off::BackOff;
 use crate::store::aggregated_streams::{AggregatedPage, Progress};
 use crate::store::{Database, StoreError};
+use crate::telemetry::Observer;
 
 /// How often aggregated streams that are followed are looked at without a hint.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -242,15 +244,25 @@ impl Feeds {
     }
 
     /// Runs until the service stops: reads once, for all followers, what other instances have projected.
-    pub async fn run(self, database: Database, stopping: CancellationToken) {
+    pub async fn run(self, database: Database, observer: Observer, stopping: CancellationToken) {
+        let mut back_off = BackOff::new("aggregated feeds", observer);
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = self.inner.kick.notified() => {}
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
-            // The database going away is waited out: the next look goes on.
-            let _ = self.look(&database).await;
+            match self.look(&database).await {
+                Ok(()) => back_off.worked(),
+                // Waited out: the next look goes on.
+                Err(error) => {
+                    let pause = back_off.failed(&error);
+                    tokio::select! {
+                        () = stopping.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+            }
         }
     }
 

@@ -7,7 +7,8 @@ use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
 use crate::domain::observation::Observation;
-use crate::service::tail::follower::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, Next, Pace, RETRY_PAUSE};
+use crate::service::back_off::BackOff;
+use crate::service::tail::follower::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, FOLLOWERS, Next, Pace};
 use crate::service::tail::{CatchUpReads, Tail};
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
@@ -120,10 +121,21 @@ impl AggregatedFollower {
     /// Reads the next page from the database, however long that is away. Gives what passes the filter; nothing passed
     /// does not mean that there is no more.
     pub async fn read_page(&mut self) -> Next {
+        let mut back_off = BackOff::new(FOLLOWERS, self.observer.clone());
         loop {
             match self.try_read_page().await {
-                Ok(next) => return next,
-                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+                Ok(next) => {
+                    back_off.worked();
+                    return next;
+                }
+                Err(error) => {
+                    let pause = back_off.failed(&error);
+                    if !error.may_pass() {
+                        return Next::Failed(error);
+                    }
+                    self.pace.page_failed();
+                    tokio::time::sleep(pause).await;
+                }
             }
         }
     }

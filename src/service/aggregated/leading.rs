@@ -18,6 +18,7 @@ use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::selection::Selections;
 use crate::domain::source::Source;
+use crate::service::back_off::BackOff;
 use crate::service::tail::Place;
 use crate::service::tail::follower::{Follower, Next};
 use crate::store::StoreError;
@@ -67,6 +68,8 @@ pub struct Leading<'a> {
     kept: (i64, Instant),
     purging: (Option<JoinHandle<()>>, Instant),
     reload_at: Option<Instant>,
+    /// Of the projections that catch up, over all.
+    back_off: BackOff,
     /// What is followed has changed since the last round, so there may be something at once.
     is_fresh: bool,
 }
@@ -87,6 +90,7 @@ impl<'a> Leading<'a> {
             kept: (lease.live_position, Instant::now()),
             purging: (None, Instant::now()),
             reload_at: Some(Instant::now()),
+            back_off: BackOff::new("projector", projector.observer.clone()),
             is_fresh: true,
         }
     }
@@ -196,7 +200,7 @@ impl<'a> Leading<'a> {
 
     /// Projects what there is, and says whether there was nothing.
     async fn round(&mut self, stopping: &CancellationToken) -> Result<bool, Lost> {
-        let (messages, upto, idle) = self.gather(stopping).await;
+        let (messages, upto, idle) = self.gather(stopping).await?;
         let round = Round::of(self.live.values_mut(), &messages);
         if round.is_empty() {
             self.moved_to(upto, round);
@@ -223,9 +227,9 @@ impl<'a> Leading<'a> {
     }
 
     /// The messages that are there now, up to a position, and whether these are all.
-    async fn gather(&mut self, stopping: &CancellationToken) -> (Vec<Arc<Message>>, i64, bool) {
+    async fn gather(&mut self, stopping: &CancellationToken) -> Result<(Vec<Arc<Message>>, i64, bool), StoreError> {
         let Some(follower) = &mut self.follower else {
-            return (Vec::new(), self.position.max(self.projector.tail.settled()), true);
+            return Ok((Vec::new(), self.position.max(self.projector.tail.settled()), true));
         };
         let mut gathered = Vec::new();
         while gathered.len() < ROUND_MESSAGES_MAX {
@@ -234,19 +238,20 @@ impl<'a> Leading<'a> {
                 Next::NeedsPage if !gathered.is_empty() => break,
                 Next::NeedsPage => tokio::select! {
                     next = follower.read_page() => next,
-                    () = stopping.cancelled() => return (gathered, follower.cursor(), true),
+                    () = stopping.cancelled() => return Ok((gathered, follower.cursor(), true)),
                 },
                 next => next,
             };
             match next {
                 Next::Messages(messages) => gathered.extend(messages),
-                Next::Idle | Next::Deleted => return (gathered, follower.cursor(), true),
+                Next::Idle | Next::Deleted => return Ok((gathered, follower.cursor(), true)),
+                Next::Failed(error) => return Err(error),
                 Next::NeedsPage | Next::Moved | Next::CaughtUp | Next::FellBehind => {}
                 // A follower of the log has no other messages.
                 Next::Aggregated(_) | Next::Merged(_) => {}
             }
         }
-        (gathered, follower.cursor(), false)
+        Ok((gathered, follower.cursor(), false))
     }
 
     /// Writes a round. `false`: a definition or a state has changed, and it has to be made again.
@@ -342,10 +347,18 @@ impl<'a> Leading<'a> {
 
     async fn ended(&mut self, ended: Ended) -> Result<(), Lost> {
         let (mut projection, position) = match ended {
-            Ended::Arrived(projection, position) => (projection, position),
-            Ended::Elsewhere(id) | Ended::Failed(id) => {
+            Ended::Arrived(projection, position) => {
+                self.back_off.worked();
+                (projection, position)
+            }
+            Ended::Elsewhere(id) => {
                 self.past.remove(&id);
                 self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
+                return Ok(());
+            }
+            Ended::Failed(id, error) => {
+                self.past.remove(&id);
+                self.reload_at = Some(Instant::now() + self.back_off.failed(&error));
                 return Ok(());
             }
         };

@@ -57,7 +57,7 @@ impl MergedFollower {
                     Taken::More => {}
                     Taken::Moved => moved = true,
                     Taken::Nothing => break,
-                    Taken::Deleted => return Next::Deleted,
+                    Taken::Ended(next) => return next,
                 }
             }
         }
@@ -86,8 +86,8 @@ impl MergedFollower {
                 // Nothing was on this page. Whether there is another one, its next step says.
                 Next::NeedsPage => {}
                 next => {
-                    if matches!(source.take(next), Taken::Deleted) {
-                        return Next::Deleted;
+                    if let Taken::Ended(next) = source.take(next) {
+                        return next;
                     }
                 }
             }
@@ -145,7 +145,8 @@ enum Taken {
     More,
     Moved,
     Nothing,
-    Deleted,
+    /// It gives nothing more, and so do all.
+    Ended(Next),
 }
 
 impl Source {
@@ -163,7 +164,7 @@ impl Source {
             Next::FellBehind => self.is_live = false,
             Next::NeedsPage => self.needs_page = true,
             Next::Idle => return Taken::Nothing,
-            Next::Deleted => return Taken::Deleted,
+            ended @ (Next::Deleted | Next::Failed(_)) => return Taken::Ended(ended),
         }
         Taken::More
     }

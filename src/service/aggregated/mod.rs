@@ -273,9 +273,7 @@ impl AggregatedStreams {
 impl AggregatedStream {
     /// As it was stored; one that a newer version has written may be in words that this one does not know.
     pub fn definition(&self) -> Result<Definition, StoreError> {
-        serde_json::from_str(&self.stored.definition).map_err(|error| StoreError::Refused {
-            code: "XX000".into(),
-            message: format!("the definition of {} cannot be read: {error}", self.stored.name),
-        })
+        serde_json::from_str(&self.stored.definition)
+            .map_err(|error| StoreError::Bug(format!("the definition of {} cannot be read: {error}", self.stored.name)))
     }
 }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::feed::Feeds;
 use super::leading::{Leading, Lost};
 use crate::domain::observation::Observation;
+use crate::service::back_off::BackOff;
 use crate::service::tail::Tail;
 use crate::store::Database;
 use crate::store::projector::ProjectorLink;
@@ -18,8 +19,8 @@ use crate::telemetry::Observer;
 
 /// Between two attempts to take over.
 const CANDIDATE_PAUSE: Duration = Duration::from_millis(500);
-/// Between two attempts to reach the database.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// After another instance has taken over.
+const FENCED_PAUSE: Duration = Duration::from_millis(200);
 
 /// The times of the projector.
 #[derive(Debug, Clone)]
@@ -86,40 +87,36 @@ impl Projector {
 
     /// Runs until the service stops. The database going away is waited out.
     pub async fn run(self, stopping: CancellationToken) {
-        let mut said = false;
+        let mut back_off = BackOff::new("projector", self.observer.clone());
         loop {
             let mut led = false;
-            let lost = self.stand_by(&stopping, &mut led, &mut said).await;
+            let lost = self.stand_by(&stopping, &mut led, &mut back_off).await;
             self.feeds.resign();
             if led {
                 self.observer.record(Observation::ProjectorLeads { leads: false, epoch: 0 });
             }
-            match lost {
+            let pause = match lost {
                 Ok(()) => return,
-                Err(Lost::Fenced) => {}
+                Err(Lost::Fenced) => FENCED_PAUSE,
                 Err(Lost::Store(error)) => {
                     self.handle.is_alive.store(false, Ordering::SeqCst);
-                    if !std::mem::replace(&mut said, true) {
-                        self.observer.record(Observation::DatabaseLost { by: "projector", error: error.to_string() });
-                    }
+                    back_off.failed(&error)
                 }
-            }
+            };
             tokio::select! {
                 () = stopping.cancelled() => return,
-                () = tokio::time::sleep(RECONNECT_PAUSE) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
     /// Takes over when it can, and projects until that is lost; ends well only when the service stops.
-    async fn stand_by(&self, stopping: &CancellationToken, led: &mut bool, said: &mut bool) -> Result<(), Lost> {
+    async fn stand_by(&self, stopping: &CancellationToken, led: &mut bool, back_off: &mut BackOff) -> Result<(), Lost> {
         let link = ProjectorLink::open(&self.database).await?;
         loop {
             let lease = link.take(self.holder, self.settings.lease).await?;
             self.handle.is_alive.store(true, Ordering::SeqCst);
-            if std::mem::take(said) {
-                self.observer.record(Observation::DatabaseFound { by: "projector" });
-            }
+            back_off.worked();
             if let Some(lease) = lease {
                 *led = true;
                 self.observer.record(Observation::ProjectorLeads { leads: true, epoch: lease.epoch });

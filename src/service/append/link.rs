@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::{Shared, Waiting};
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
-use crate::store::Connection;
 use crate::store::append::{Answer, AppendLink, Backend, BatchAnswer, BatchError};
+use crate::store::{Connection, StoreError};
 
 /// A batch that another transaction's doing rolled back is sent again this often.
 const SEND_AGAIN_MAX: usize = 5;
@@ -37,7 +37,8 @@ pub struct Link {
 #[derive(Default)]
 struct State {
     open: Option<Arc<AppendLink>>,
-    is_lost: bool,
+    /// Why there is none, or was none a moment ago.
+    lost: Option<StoreError>,
     retry_at: Option<Instant>,
 }
 
@@ -85,9 +86,10 @@ impl Link {
             let link = match self.connected().await {
                 Ok(link) => link,
                 Err(error) => {
+                    let answer = not_written(&error);
                     self.lost(None, error);
                     self.pause();
-                    answer_each(batch, || AppendError::DatabaseUnavailable);
+                    answer_each(batch, || answer.clone());
                     continue;
                 }
             };
@@ -117,12 +119,17 @@ impl Link {
                     answer_each(batch, || AppendError::Overloaded)
                 }
                 Err(BatchError::NotWritten(error)) => {
-                    self.lost(Some(&link), error);
-                    self.pause();
-                    answer_each(batch, || AppendError::DatabaseUnavailable);
+                    let answer = not_written(&error);
+                    if error.is_unavailable() {
+                        self.lost(Some(&link), error);
+                        self.pause();
+                    } else {
+                        self.shared.observer.record(failed(&error, true));
+                    }
+                    answer_each(batch, || answer.clone());
                 }
                 Err(BatchError::InDoubt(error)) => {
-                    self.lost(Some(&link), error);
+                    self.lost(Some(&link), StoreError::Unavailable(error));
                     resolve_in_background(self.shared.clone(), batch, link.backend());
                 }
             }
@@ -162,7 +169,7 @@ impl Link {
     }
 
     /// The open session, made if there is none.
-    async fn connected(&self) -> Result<Arc<AppendLink>, String> {
+    async fn connected(&self) -> Result<Arc<AppendLink>, StoreError> {
         let _turn = self.connecting.lock().await;
         // Its end may have come while nobody waited for anything.
         poll_fn(|context| {
@@ -177,16 +184,16 @@ impl Link {
             }
             state.open = None;
             if state.retry_at.is_some_and(|at| Instant::now() < at) {
-                return Err("it was away a moment ago".into());
+                let away = || StoreError::Unavailable("it was away a moment ago".into());
+                return Err(state.lost.clone().unwrap_or_else(away));
             }
         }
-        let opened = AppendLink::open(&self.shared.database, self.lock_timeout).await;
-        let (link, connection) = opened.map_err(|error| error.to_string())?;
+        let (link, connection) = AppendLink::open(&self.shared.database, self.lock_timeout).await?;
         let link = Arc::new(link);
         *lock(&self.connection) = Some(connection);
         let mut state = lock(&self.state);
         state.retry_at = None;
-        if std::mem::take(&mut state.is_lost) {
+        if state.lost.take().is_some() {
             self.shared.observer.record(Observation::DatabaseFound { by: "append" });
         }
         state.open = Some(link.clone());
@@ -194,7 +201,7 @@ impl Link {
     }
 
     /// A session was lost, or could not be made. One that was made since stays.
-    fn lost(&self, link: Option<&Arc<AppendLink>>, error: String) {
+    fn lost(&self, link: Option<&Arc<AppendLink>>, error: StoreError) {
         let mut state = lock(&self.state);
         if let (Some(lost), Some(open)) = (link, &state.open) {
             if !Arc::ptr_eq(lost, open) {
@@ -203,8 +210,8 @@ impl Link {
             state.open = None;
             *lock(&self.connection) = None;
         }
-        if !std::mem::replace(&mut state.is_lost, true) {
-            self.shared.observer.record(Observation::DatabaseLost { by: "append", error });
+        self.shared.observer.record(failed(&error, state.lost.is_none()));
+        if state.lost.replace(error).is_none() {
             self.shared.database.forget_connections();
         }
     }
@@ -267,6 +274,15 @@ fn resolve_in_background(shared: Shared, batch: Vec<Waiting>, backend: Backend) 
             Err(_) => answer_each(batch, || AppendError::OutcomeUnknown),
         }
     });
+}
+
+/// What callers are told whose messages were not written, whatever they were.
+fn not_written(error: &StoreError) -> AppendError {
+    if error.is_unavailable() { AppendError::DatabaseUnavailable } else { AppendError::WriteRefused }
+}
+
+fn failed(error: &StoreError, is_news: bool) -> Observation {
+    Observation::StoreFailed { by: "append".into(), kind: error.kind(), error: error.to_string(), is_news }
 }
 
 fn written(answer: &BatchAnswer) -> impl Iterator<Item = &Appended> {

@@ -50,9 +50,8 @@ impl Subscription {
 
 /// A definition as it stands in the database: written by a service like this one.
 pub(super) fn read_definition(stored: &StoredSubscription) -> Result<Definition, StoreError> {
-    serde_json::from_str(&stored.definition).map_err(|error| StoreError::Refused {
-        code: "definition".into(),
-        message: format!("the definition of the subscription {} cannot be read: {error}", stored.name),
+    serde_json::from_str(&stored.definition).map_err(|error| {
+        StoreError::Bug(format!("the definition of the subscription {} cannot be read: {error}", stored.name))
     })
 }
 

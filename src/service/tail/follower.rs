@@ -1,7 +1,6 @@
 //! A cursor: a place in the log and a wish to go on from there. It holds nothing else.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -13,6 +12,7 @@ use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::source::Source;
+use crate::service::back_off::BackOff;
 use crate::store::StoreError;
 
 /// Messages handed over at once, and (but for the first) their bytes: what waits together leaves in one write.
@@ -25,8 +25,8 @@ const PAGE_MESSAGES_MAX: i64 = 512;
 const PAGE_BYTES_MAX: usize = 512 << 10;
 /// A filter that lets nothing pass: after so many messages the cursor is told all the same.
 const PROGRESS_EVERY: usize = 1_000;
-/// Between two attempts to read a page while the database is away.
-pub const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How the log names the followers of this instance where one of them fails.
+pub const FOLLOWERS: &str = "followers";
 
 /// What a follower gets next.
 #[derive(Debug)]
@@ -49,6 +49,8 @@ pub enum Next {
     Idle,
     /// What was followed has been deleted.
     Deleted,
+    /// The database refuses to give what follows, or it cannot be read: waiting does not help.
+    Failed(StoreError),
 }
 
 /// A message as one of several sources has it.
@@ -91,6 +93,11 @@ impl Pace {
     pub fn saw_page(&mut self, bytes: usize) {
         let next = if bytes > PAGE_BYTES_MAX { self.page_messages / 2 } else { self.page_messages * 2 };
         self.page_messages = next.clamp(1, PAGE_MESSAGES_MAX);
+    }
+
+    /// A page was not had: what is asked for next is less.
+    pub fn page_failed(&mut self) {
+        self.page_messages = (self.page_messages / 2).max(1);
     }
 
     /// Of so many messages, whether some passed the filter. Says whether the cursor should be told all the same.
@@ -175,10 +182,21 @@ impl Follower {
     /// Reads the next page from the database, however long that is away. Gives what passes the filter; nothing passed
     /// does not mean that there is no more.
     pub async fn read_page(&mut self) -> Next {
+        let mut back_off = BackOff::new(FOLLOWERS, self.tail.inner.observer.clone());
         loop {
             match self.try_read_page().await {
-                Ok(next) => return next,
-                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+                Ok(next) => {
+                    back_off.worked();
+                    return next;
+                }
+                Err(error) => {
+                    let pause = back_off.failed(&error);
+                    if !error.may_pass() {
+                        return Next::Failed(error);
+                    }
+                    self.pace.page_failed();
+                    tokio::time::sleep(pause).await;
+                }
             }
         }
     }

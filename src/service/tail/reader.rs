@@ -11,6 +11,7 @@ use super::{HeldBack, Tail, UNSETTLED_BYTES_MAX, lock};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::settling::{Holder, Settling, Step};
+use crate::service::back_off::BackOff;
 use crate::store::StoreError;
 use crate::store::settled::TailLink;
 
@@ -25,8 +26,6 @@ const PENDING_MAX: usize = 5_000;
 /// Between two looks at who holds a hole open: the first, and the longest.
 const HOLE_POLL_MIN: Duration = Duration::from_millis(2);
 const HOLE_POLL_MAX: Duration = Duration::from_millis(100);
-/// Between two attempts to reach the database.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// Reads of one look at most.
 const READS_MAX: usize = 50;
 /// How often the settled position is kept for the next start.
@@ -92,35 +91,29 @@ impl Reader {
     /// Runs until the service stops. The database going away is waited out.
     pub async fn run(mut self, stopping: CancellationToken) {
         let mut begun = false;
-        let mut lost = false;
+        let mut back_off = BackOff::new("tail", self.tail.inner.observer.clone());
         loop {
             let outcome = tokio::select! {
                 () = stopping.cancelled() => return,
-                outcome = self.read_until_lost(&mut begun, &mut lost) => outcome,
+                outcome = self.read_until_lost(&mut begun, &mut back_off) => outcome,
             };
             let Err(error) = outcome else { return };
-            if !lost {
-                self.tail.inner.observer.record(Observation::DatabaseLost { by: "tail", error: error.to_string() });
-                lost = true;
-            }
+            let pause = back_off.failed(&error);
             self.settling.forget_holders();
             // Nobody is to wait for a look that cannot be taken.
             self.tail.inner.done.send_replace(self.tail.inner.asked.load(Ordering::SeqCst));
             tokio::select! {
                 () = stopping.cancelled() => return,
-                () = tokio::time::sleep(RECONNECT_PAUSE) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    async fn read_until_lost(&mut self, begun: &mut bool, lost: &mut bool) -> Result<(), StoreError> {
+    async fn read_until_lost(&mut self, begun: &mut bool, back_off: &mut BackOff) -> Result<(), StoreError> {
         let link = TailLink::open(&self.tail.inner.database).await?;
         if !*begun {
             self.begin(&link).await?;
             *begun = true;
-        }
-        if std::mem::take(lost) {
-            self.tail.inner.observer.record(Observation::DatabaseFound { by: "tail" });
         }
         let mut next_look = Instant::now();
         loop {
@@ -137,6 +130,7 @@ impl Reader {
                         Round::MoreToRead => Duration::ZERO,
                     };
                 self.keep_checkpoint(&link).await?;
+                back_off.worked();
                 if !matches!(round, Round::HeldBack) {
                     continue;
                 }

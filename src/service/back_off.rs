@@ -1,0 +1,96 @@
+//! How an agent waits for a database that does not do as it is asked: longer each time, and without many words.
+
+use std::time::Duration;
+
+use crate::domain::observation::{FailureKind, Observation};
+use crate::store::StoreError;
+use crate::telemetry::Observer;
+
+/// The pause after the first failure, and the longest. Each is between the half and the whole of it, so that those who
+/// failed together do not come back together.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// One agent's attempts since it was last answered.
+pub struct BackOff {
+    by: &'static str,
+    observer: Observer,
+    pause: Duration,
+    /// What was said: not again before something else fails, or all is well in between.
+    said: Option<FailureKind>,
+}
+
+impl BackOff {
+    /// `by`: the agent, as the log names it.
+    pub fn new(by: &'static str, observer: Observer) -> Self {
+        Self { by, observer, pause: PAUSE_FIRST, said: None }
+    }
+
+    /// Counts a failure, and says it if it is the first of its kind. Gives the time to wait before the next attempt.
+    ///
+    /// Waiting is of use for what [`may_pass`](StoreError::may_pass); an agent that cannot end waits for the rest too.
+    pub fn failed(&mut self, error: &StoreError) -> Duration {
+        let kind = error.kind();
+        let is_news = self.said.replace(kind) != Some(kind);
+        self.observer.record(Observation::StoreFailed { by: self.by.into(), kind, error: error.to_string(), is_news });
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    /// The database has done as it was asked.
+    pub fn worked(&mut self) {
+        self.pause = PAUSE_FIRST;
+        if self.said.take() == Some(FailureKind::Outage) {
+            self.observer.record(Observation::DatabaseFound { by: self.by });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_are_short_again_after_an_answer() {
+        let mut back_off = BackOff::new("test", Observer::new());
+        let error = StoreError::Unavailable("away".into());
+        let mut whole = PAUSE_FIRST;
+        for _ in 0..20 {
+            let pause = back_off.failed(&error);
+            assert!(pause >= whole / 2 && pause <= whole, "{pause:?} of {whole:?}");
+            whole = (whole * 2).min(PAUSE_MAX);
+        }
+        back_off.worked();
+        assert!(back_off.failed(&error) <= PAUSE_FIRST);
+    }
+
+    #[test]
+    fn every_failure_is_counted_and_said_once() {
+        let observer = Observer::new();
+        let mut watcher = observer.watch();
+        let mut back_off = BackOff::new("test", observer.clone());
+        let away = StoreError::Unavailable("away".into());
+        let refused = StoreError::Refused { code: "42501".into(), message: "permission denied".into() };
+        for error in [&away, &away, &refused, &refused] {
+            back_off.failed(error);
+        }
+        back_off.worked();
+        back_off.failed(&away);
+        back_off.worked();
+        back_off.worked();
+        let mut said = Vec::new();
+        while let Ok(observation) = watcher.try_recv() {
+            said.push(match observation {
+                Observation::StoreFailed { kind, is_news, .. } => (kind.name(), is_news),
+                Observation::DatabaseFound { .. } => ("found", true),
+                other => panic!("{other:?}"),
+            });
+        }
+        let expected = [("outage", true), ("outage", false), ("refused", true), ("refused", false), ("outage", true)];
+        assert_eq!(said, [expected.as_slice(), &[("found", true)]].concat());
+        let metrics = observer.render();
+        assert!(metrics.contains("headwater_store_errors_total{kind=\"outage\"} 3"), "{metrics}");
+        assert!(metrics.contains("headwater_store_errors_total{kind=\"refused\"} 2"), "{metrics}");
+    }
+}

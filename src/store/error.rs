@@ -1,0 +1,160 @@
+//! What can go wrong with the database, in three kinds: who asks again may be answered after the first only.
+
+use tokio_postgres::error::SqlState;
+
+use crate::domain::observation::FailureKind;
+
+/// Why the database did not do as it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, is starting or stopping, has no connection left, or is no primary. It may come back.
+    #[error("the database cannot be reached: {0}")]
+    Unavailable(String),
+    /// It answered that it does not do this: a right is missing, a rule is broken, its disk is full.
+    #[error("the database answered: {message} (SQLSTATE {code})")]
+    Refused { code: String, message: String },
+    /// What it answered, or what it was asked, is not of the form that this version of the service knows.
+    #[error("what the database answered cannot be read: {0}")]
+    Bug(String),
+}
+
+impl StoreError {
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            StoreError::Unavailable(_) => FailureKind::Outage,
+            StoreError::Refused { .. } => FailureKind::Refused,
+            StoreError::Bug(_) => FailureKind::Bug,
+        }
+    }
+
+    pub fn is_unavailable(&self) -> bool {
+        self.kind() == FailureKind::Outage
+    }
+
+    /// Whether the same statement may succeed later, with nothing done to the database or the service: an outage, what
+    /// other transactions did (class 40, a lock), a lack of memory, room or connections (class 53), a statement that was
+    /// cancelled or took too long.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            StoreError::Unavailable(_) => true,
+            StoreError::Refused { code, .. } => {
+                code.starts_with("40") || code.starts_with("53") || code == "55P03" || code == "57014"
+            }
+            StoreError::Bug(_) => false,
+        }
+    }
+
+    /// Something took longer than it may.
+    pub(super) fn too_slow(what: &str) -> Self {
+        StoreError::Unavailable(format!("{what} took too long"))
+    }
+
+    pub(super) fn answered(code: &str, message: &str) -> Self {
+        if is_outage(&SqlState::from_code(code)) {
+            return StoreError::Unavailable(format!("{message} (SQLSTATE {code})"));
+        }
+        StoreError::Refused { code: code.into(), message: message.into() }
+    }
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        if let Some(db) = error.as_db_error() {
+            return StoreError::answered(db.code().code(), db.message());
+        }
+        let text = source_text(&error);
+        if is_about_form(&text) { StoreError::Bug(text) } else { StoreError::Unavailable(text) }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error;
+        match &error {
+            Error::Database(db) => StoreError::answered(&db.code().unwrap_or_default(), db.message()),
+            Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => {
+                StoreError::Unavailable(source_text(&error))
+            }
+            // What is left is about rows, columns, types and parameters.
+            _ => StoreError::Bug(source_text(&error)),
+        }
+    }
+}
+
+/// Whether an error of the driver is about the form of what was sent or came, not about the connection. The driver
+/// keeps the kinds of its errors to itself, so this goes by how it names them.
+fn is_about_form(text: &str) -> bool {
+    const ABOUT_FORM: [&str; 7] = [
+        "error serializing parameter",
+        "error deserializing column",
+        "invalid column",
+        "query returned an unexpected number",
+        "error parsing response",
+        "error encoding message",
+        "unexpected message",
+    ];
+    let is_count = text.starts_with("expected ") && text.contains(" parameters but got ");
+    is_count || ABOUT_FORM.iter().any(|about| text.starts_with(about))
+}
+
+/// States in which the server, not the statement, is the matter: connection exceptions (08), too many connections
+/// (53300), an operator's intervention (57P0x), and a server that is a replica by now (25006).
+fn is_outage(state: &SqlState) -> bool {
+    let code = state.code();
+    code.starts_with("08") || code.starts_with("57P0") || code == "53300" || code == "25006"
+}
+
+/// An error with what caused it, on one line.
+pub(crate) fn source_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_of_the_database_are_an_outage_only_where_the_server_is_the_matter() {
+        for code in ["08006", "57P01", "57P03", "53300", "25006"] {
+            assert_eq!(StoreError::answered(code, "x").kind(), FailureKind::Outage, "{code}");
+        }
+        for code in ["42501", "42P01", "23505", "53100", "57014", "40001", "22P02", "XX000", ""] {
+            assert_eq!(StoreError::answered(code, "x").kind(), FailureKind::Refused, "{code}");
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_worth_another_attempt() {
+        for code in ["08006", "40001", "40P01", "53100", "53200", "55P03", "57014"] {
+            assert!(StoreError::answered(code, "x").may_pass(), "{code}");
+        }
+        for code in ["42501", "42P01", "22P02", "XX000"] {
+            assert!(!StoreError::answered(code, "x").may_pass(), "{code}");
+        }
+        assert!(!StoreError::Bug("x".into()).may_pass());
+    }
+
+    #[test]
+    fn rows_that_cannot_be_read_are_a_bug_and_lost_connections_an_outage() {
+        let decode = sqlx::Error::ColumnDecode { index: "0".into(), source: "no number".into() };
+        assert_eq!(StoreError::from(decode).kind(), FailureKind::Bug);
+        assert_eq!(StoreError::from(sqlx::Error::RowNotFound).kind(), FailureKind::Bug);
+        assert_eq!(StoreError::from(sqlx::Error::PoolTimedOut).kind(), FailureKind::Outage);
+        let cut = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        assert_eq!(StoreError::from(cut).kind(), FailureKind::Outage);
+        for text in
+            ["connection closed", "error communicating with the server: broken pipe", "error connecting to server"]
+        {
+            assert!(!is_about_form(text), "{text}");
+        }
+    }
+}
