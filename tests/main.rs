@@ -13,6 +13,7 @@ mod hints;
 mod history;
 mod house;
 mod idempotence;
+mod large_messages;
 mod long_poll;
 mod migrations;
 mod operations;

@@ -105,6 +105,30 @@ async fn numbers_that_were_rolled_back_hold_nobody_up() {
     app.stop().await;
 }
 
+/// A jump of the sequence is one hole, whatever its width.
+#[tokio::test]
+async fn a_jump_of_the_sequence_holds_nobody_up() {
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    let app = TestApp::on(&database).await;
+    let mut all = app.follow("/v1/all/events").await;
+    let mut category = app.follow("/v1/categories/a/events").await;
+    all.next("caught-up").await;
+    category.next("caught-up").await;
+    for width in [1_000_000_000, 100_000_000_000, 1_000_000_000_000_000_000_i64] {
+        let jump = "SELECT setval('message_store.messages_global_position_seq', $1)";
+        sql.execute(jump, &[&width]).await.unwrap();
+        let written = Instant::now();
+        let position = app.write("a-1", "Written", json!({})).await;
+        for events in [&mut all, &mut category] {
+            assert_eq!(position_of(&events.next("message").await), position);
+        }
+        println!("a jump to {width}: {:?}", written.elapsed());
+        assert!(written.elapsed() < SOON, "{:?}", written.elapsed());
+    }
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn open_transactions_that_write_no_message_hold_nobody_up() {
     let database = TestDatabase::migrated().await;

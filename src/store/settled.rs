@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::read::{COLUMNS, message_of};
+use super::read::message_of;
 use super::{Database, SESSION_SETTINGS, StoreError};
 use crate::domain::message::Message;
 use crate::domain::settling::Holder;
@@ -14,6 +14,23 @@ use crate::domain::settling::Holder;
 /// A connection of its own for the reader of the tail.
 pub struct TailLink {
     client: Client,
+    connection: tokio::task::AbortHandle,
+}
+
+/// A message that is not read yet.
+#[derive(Debug, Clone)]
+pub struct NewRow {
+    pub global_position: i64,
+    pub stream_name: String,
+    /// As it is stored, which may be packed.
+    pub stored_bytes: usize,
+}
+
+impl Drop for TailLink {
+    /// What was given up goes on arriving otherwise, and takes the line from what is read in its place.
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
 }
 
 /// A read of the tail that takes longer is given up, with its connection.
@@ -27,12 +44,13 @@ const HOLDERS: &str = "SELECT virtualtransaction, pid FROM pg_locks WHERE lockty
 impl TailLink {
     pub async fn open(database: &Database) -> Result<Self, StoreError> {
         let (client, connection) = database.connect().await?;
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             // Its end shows in every call on the client.
             let _ = connection.await;
         });
-        database.set_up(client.batch_execute(SESSION_SETTINGS)).await?;
-        Ok(Self { client })
+        let link = Self { client, connection: connection.abort_handle() };
+        database.set_up(link.client.batch_execute(SESSION_SETTINGS)).await?;
+        Ok(link)
     }
 
     /// The positions after a position, in order, as one snapshot shows them.
@@ -47,35 +65,34 @@ impl TailLink {
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
-    /// The same with the names of their streams.
-    pub async fn names_after(&self, after: i64, limit: i64) -> Result<Vec<(i64, String)>, StoreError> {
+    /// The same with what is to be known of them before they are read whole.
+    pub async fn rows_after(&self, after: i64, limit: i64) -> Result<Vec<NewRow>, StoreError> {
+        // pg_column_size() says how much is stored, and unpacks nothing.
         let rows = self
             .query(
-                "SELECT global_position, stream_name FROM message_store.messages WHERE global_position > $1 \
-                 ORDER BY global_position LIMIT $2",
+                "SELECT global_position, stream_name, (pg_column_size(type) + coalesce(pg_column_size(data), 0) \
+                 + coalesce(pg_column_size(metadata), 0))::bigint FROM message_store.messages \
+                 WHERE global_position > $1 ORDER BY global_position LIMIT $2",
                 &[(&after, Type::INT8), (&limit, Type::INT8)],
             )
             .await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let new_row = |row: &Row| {
+            let stored_bytes: i64 = row.try_get(2)?;
+            Ok(NewRow {
+                global_position: row.try_get(0)?,
+                stream_name: row.try_get(1)?,
+                stored_bytes: stored_bytes as usize,
+            })
+        };
+        rows.iter().map(new_row).collect()
     }
 
-    /// The same with everything in them.
-    pub async fn messages_after(&self, after: i64, limit: i64) -> Result<Vec<Message>, StoreError> {
-        let sql = format!(
-            "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.global_position > $1 \
-             ORDER BY m.global_position LIMIT $2"
-        );
-        let rows = self.query(&sql, &[(&after, Type::INT8), (&limit, Type::INT8)]).await?;
-        rows.iter().map(message_of).collect()
-    }
-
-    /// The messages at these positions, in order.
-    pub async fn messages_at(&self, positions: &[i64]) -> Result<Vec<Message>, StoreError> {
-        let sql = format!(
-            "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.global_position = ANY ($1) \
-             ORDER BY m.global_position"
-        );
-        let rows = self.query(&sql, &[(&positions, Type::INT8_ARRAY)]).await?;
+    /// The messages at these positions, in the order in which these are given, up to the first that does not fit into
+    /// so many bytes.
+    pub async fn messages_at(&self, positions: &[i64], bytes_max: usize) -> Result<Vec<Message>, StoreError> {
+        let sql = "SELECT 0::bigint, m.* FROM headwater.messages_at($1, $2) AS m";
+        let bytes_max = bytes_max as i64;
+        let rows = self.query(sql, &[(&positions, Type::INT8_ARRAY), (&bytes_max, Type::INT8)]).await?;
         rows.iter().map(message_of).collect()
     }
 

@@ -1,8 +1,9 @@
-//! A TCP proxy before PostgreSQL that cuts, silences or refuses connections.
+//! A TCP proxy before PostgreSQL that cuts, silences, slows or refuses connections.
 #![allow(dead_code)]
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
@@ -21,6 +22,10 @@ struct Shared {
     links: Mutex<Vec<Arc<Link>>>,
     refuses: AtomicBool,
     silenced_by: Mutex<Option<String>>,
+    /// Bytes a second from the server, for all connections together; 0: as fast as it goes.
+    bytes_per_second: AtomicUsize,
+    /// Taken by whoever's bytes are on the line.
+    line: tokio::sync::Mutex<()>,
     accepted: AtomicUsize,
 }
 
@@ -52,6 +57,10 @@ impl Link {
     /// From now on what the client says arrives, and what the server answers is lost.
     pub fn lose_answers(&self) {
         self.answers_are_lost.store(true, Ordering::SeqCst);
+    }
+
+    pub fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::SeqCst)
     }
 
     /// From now on nothing passes, and nobody is told: as if the cable were pulled.
@@ -88,8 +97,8 @@ impl FaultProxy {
                     shared.links.lock().unwrap().push(link.clone());
                     let (client_read, client_write) = client.into_split();
                     let (server_read, server_write) = server.into_split();
-                    tokio::spawn(pass(client_read, server_write, link.clone(), Some(shared.clone())));
-                    tokio::spawn(pass(server_read, client_write, link, None));
+                    tokio::spawn(pass(client_read, server_write, link.clone(), shared.clone(), true));
+                    tokio::spawn(pass(server_read, client_write, link, shared.clone(), false));
                 }
             }
         });
@@ -126,6 +135,11 @@ impl FaultProxy {
         *self.shared.silenced_by.lock().unwrap() = text.map(str::to_owned);
     }
 
+    /// From now on the server's answers share a line that carries so many bytes a second.
+    pub fn slow_down(&self, bytes_per_second: usize) {
+        self.shared.bytes_per_second.store(bytes_per_second, Ordering::SeqCst);
+    }
+
     pub fn cut_all(&self) {
         for link in self.links() {
             link.cut();
@@ -148,7 +162,8 @@ async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     link: Arc<Link>,
-    from_client_of: Option<Arc<Shared>>,
+    shared: Arc<Shared>,
+    from_client: bool,
 ) {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -160,7 +175,7 @@ async fn pass(
             let _ = to.shutdown().await;
             return;
         };
-        if let Some(shared) = &from_client_of {
+        if from_client {
             let text = String::from_utf8_lossy(&buffer[..count]);
             link.sent.lock().unwrap().push_str(&text);
             if shared.silenced_by.lock().unwrap().as_ref().is_some_and(|silencing| text.contains(silencing)) {
@@ -169,11 +184,25 @@ async fn pass(
         } else if link.answers_are_lost.load(Ordering::SeqCst) {
             continue;
         }
-        if link.is_silent.load(Ordering::SeqCst) {
+        if link.is_silent() {
             continue;
+        }
+        if !from_client {
+            shared.carry(count).await;
         }
         if to.write_all(&buffer[..count]).await.is_err() {
             return;
+        }
+    }
+}
+
+impl Shared {
+    /// Takes the time that so many bytes need on the line. Who waits for it is served in turn.
+    async fn carry(&self, bytes: usize) {
+        let bytes_per_second = self.bytes_per_second.load(Ordering::SeqCst);
+        if bytes_per_second > 0 {
+            let _line = self.line.lock().await;
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_second as f64)).await;
         }
     }
 }

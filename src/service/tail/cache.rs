@@ -31,6 +31,15 @@ struct TopicState {
     opened: u64,
 }
 
+/// Of new messages, those that were read, and those that a follower has to read for itself.
+#[derive(Default)]
+pub struct Fetched {
+    /// In order.
+    pub messages: Vec<Arc<Message>>,
+    /// Each with its stream's name.
+    pub left_out: Vec<(i64, String)>,
+}
+
 /// What a follower finds at its place.
 pub enum Read {
     /// Everything of its topics after its place, up to a global position that it has then seen.
@@ -82,10 +91,6 @@ impl Cache {
         !self.topics.is_empty()
     }
 
-    pub fn follows_all(&self) -> bool {
-        self.topics.contains_key(&Topic::All)
-    }
-
     /// Whether anybody follows a topic by name that this stream belongs to.
     pub fn follows(&self, stream_name: &str) -> bool {
         named_topics(stream_name).iter().any(|topic| self.topics.contains_key(topic))
@@ -125,18 +130,35 @@ impl Cache {
         }
     }
 
-    /// Settles everything up to `settled`. `messages` are, in order, all messages up to there that belong to a topic
-    /// which was open when `opened` was asked for. A topic that was opened later begins after them.
-    pub fn publish(&mut self, messages: Vec<Arc<Message>>, settled: i64, opened: u64) {
+    /// Settles everything up to `settled`. `new` holds all messages up to there that belong to a topic which was open
+    /// when `opened` was asked for. A topic that was opened later begins after them; one of which a message was left
+    /// out begins after that, and who follows it reads what it misses from the database.
+    pub fn publish(&mut self, new: Fetched, settled: i64, opened: u64) {
+        let Fetched { messages, left_out } = new;
         self.settled = self.settled.max(settled);
         for state in self.topics.values_mut().filter(|state| state.opened > opened) {
             state.complete_from = state.complete_from.max(settled);
         }
         let mut touched: Vec<Topic> = Vec::new();
+        for (global_position, stream_name) in left_out {
+            for topic in self.topics_of(&stream_name, None) {
+                let Some(state) = self.topics.get_mut(&topic) else { continue };
+                state.complete_from = state.complete_from.max(global_position);
+                while state.messages.front().is_some_and(|first| first.global_position <= state.complete_from) {
+                    state.messages.pop_front();
+                }
+                if !touched.contains(&topic) {
+                    touched.push(topic);
+                }
+            }
+        }
         for message in messages {
             let mut kept = false;
-            for topic in self.topics_of(&message) {
+            for topic in self.topics_of(&message.stream_name, Some(&message.message_type)) {
                 let Some(state) = self.topics.get_mut(&topic).filter(|state| state.opened <= opened) else { continue };
+                if message.global_position <= state.complete_from {
+                    continue;
+                }
                 state.messages.push_back(message.clone());
                 kept = true;
                 if !touched.contains(&topic) {
@@ -208,8 +230,7 @@ impl Cache {
         }
     }
 
-    fn topics_of(&self, message: &Message) -> impl Iterator<Item = Topic> + use<> {
-        let (stream_name, message_type) = (&message.stream_name, Some(&*message.message_type));
+    fn topics_of(&self, stream_name: &str, message_type: Option<&str>) -> impl Iterator<Item = Topic> + use<> {
         let selected = self.selected.iter().filter(|topic| is_selected(topic, stream_name, message_type));
         let selected: Vec<Topic> = selected.cloned().collect();
         named_topics(stream_name).into_iter().chain(selected)
@@ -219,7 +240,7 @@ impl Cache {
         while self.bytes > self.bytes_max {
             let Some(oldest) = self.ring.pop_front() else { break };
             self.bytes -= oldest.memory_bytes();
-            for topic in self.topics_of(&oldest) {
+            for topic in self.topics_of(&oldest.stream_name, Some(&oldest.message_type)) {
                 let Some(state) = self.topics.get_mut(&topic) else { continue };
                 while state.messages.front().is_some_and(|first| first.global_position <= oldest.global_position) {
                     state.messages.pop_front();
@@ -261,6 +282,10 @@ mod tests {
         }))
     }
 
+    fn read(messages: Vec<Arc<Message>>) -> Fetched {
+        Fetched { messages, left_out: Vec::new() }
+    }
+
     fn at(after: i64) -> Place {
         Place { after, stream_after: None }
     }
@@ -275,11 +300,11 @@ mod tests {
     #[test]
     fn a_topic_serves_what_came_since_it_was_joined() {
         let mut cache = Cache::new(1 << 20);
-        cache.publish(vec![], 5, 0);
+        cache.publish(read(vec![]), 5, 0);
         let all = Source::all();
         assert!(hit(&cache, &all, at(5)).is_none(), "nobody follows it");
         cache.join(&Topic::All);
-        cache.publish(vec![message("a-1", 0, 6), message("b-1", 0, 8)], 8, cache.opened());
+        cache.publish(read(vec![message("a-1", 0, 6), message("b-1", 0, 8)]), 8, cache.opened());
         assert_eq!(hit(&cache, &all, at(5)), Some((vec![6, 8], 8)));
         assert_eq!(hit(&cache, &all, at(6)), Some((vec![8], 8)));
         assert!(hit(&cache, &all, at(4)).is_none(), "what came before it was joined is not in it");
@@ -293,7 +318,7 @@ mod tests {
             cache.join(topic);
         }
         let opened = cache.opened();
-        cache.publish(vec![message("a-1", 0, 1), message("b-7", 0, 2), message("a-1", 1, 3)], 4, opened);
+        cache.publish(read(vec![message("a-1", 0, 1), message("b-7", 0, 2), message("a-1", 1, 3)]), 4, opened);
         assert_eq!(hit(&cache, &source, at(0)), Some((vec![1, 2, 3], 4)));
     }
 
@@ -302,7 +327,7 @@ mod tests {
         let mut cache = Cache::new(1 << 20);
         let opened = cache.opened();
         cache.join(&Topic::All);
-        cache.publish(vec![], 3, opened);
+        cache.publish(read(vec![]), 3, opened);
         assert!(hit(&cache, &Source::all(), at(0)).is_none());
         assert_eq!(hit(&cache, &Source::all(), at(3)), Some((vec![], 3)));
     }
@@ -315,7 +340,7 @@ mod tests {
         cache.join(&Topic::All);
         let opened = cache.opened();
         for n in 1..=100 {
-            cache.publish(vec![message("a-1", n - 1, n)], n, opened);
+            cache.publish(read(vec![message("a-1", n - 1, n)]), n, opened);
         }
         assert!(cache.bytes() <= one * 10);
         assert!(hit(&cache, &Source::all(), at(89)).is_none());
@@ -327,7 +352,7 @@ mod tests {
         let mut cache = Cache::new(1 << 20);
         let source = Source::stream("a-1");
         cache.join(&source.topics()[0]);
-        cache.publish(vec![message("a-1", 0, 1), message("a-1", 1, 2)], 2, cache.opened());
+        cache.publish(read(vec![message("a-1", 0, 1), message("a-1", 1, 2)]), 2, cache.opened());
         assert_eq!(hit(&cache, &source, Place { after: 0, stream_after: Some(0) }), Some((vec![2], 2)));
     }
 
@@ -337,7 +362,7 @@ mod tests {
         let (mut one, mut other) = (cache.join(&Topic::Stream("a-1".into())), cache.join(&Topic::Stream("a-2".into())));
         one.mark_unchanged();
         other.mark_unchanged();
-        cache.publish(vec![message("a-1", 0, 1)], 1, cache.opened());
+        cache.publish(read(vec![message("a-1", 0, 1)]), 1, cache.opened());
         assert!(one.has_changed().unwrap());
         assert!(!other.has_changed().unwrap());
     }
@@ -346,10 +371,26 @@ mod tests {
     fn a_read_is_bounded_and_goes_on_where_it_stopped() {
         let mut cache = Cache::new(1 << 20);
         cache.join(&Topic::All);
-        cache.publish((1..=5).map(|n| message("a-1", n - 1, n)).collect(), 5, cache.opened());
+        cache.publish(read((1..=5).map(|n| message("a-1", n - 1, n)).collect()), 5, cache.opened());
         let Read::Hit { messages, upto } = cache.read(&Source::all(), at(0), 2, 1 << 20) else { panic!("a hit") };
         assert_eq!((messages.len(), upto), (2, 2));
         let Read::Hit { messages, upto } = cache.read(&Source::all(), at(2), 100, 1) else { panic!("a hit") };
         assert_eq!((messages.len(), upto), (1, 3));
+    }
+
+    #[test]
+    fn who_follows_what_was_left_out_reads_it_for_itself_and_nobody_else_does() {
+        let mut cache = Cache::new(1 << 20);
+        let (large, small) = (Source::stream("large-1"), Source::stream("small-1"));
+        let mut woken = cache.join(&large.topics()[0]);
+        cache.join(&small.topics()[0]);
+        woken.mark_unchanged();
+        let messages = vec![message("large-1", 0, 1), message("small-1", 0, 2), message("large-1", 2, 4)];
+        let opened = cache.opened();
+        cache.publish(Fetched { messages, left_out: vec![(3, "large-1".into())] }, 4, opened);
+        assert_eq!(hit(&cache, &small, at(0)), Some((vec![2], 4)));
+        assert!(hit(&cache, &large, at(2)).is_none());
+        assert_eq!(hit(&cache, &large, at(3)), Some((vec![4], 4)));
+        assert!(woken.has_changed().unwrap());
     }
 }

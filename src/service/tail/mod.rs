@@ -1,6 +1,7 @@
 //! One reader of the log's end, many cursors: new messages are read once, settled, and kept for who follows them.
 
 mod cache;
+mod fetching;
 pub mod follower;
 pub mod heartbeat;
 mod reader;

@@ -7,20 +7,21 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::cache::Fetched;
+use super::fetching::Budget;
 use super::{HeldBack, Tail, UNSETTLED_BYTES_MAX, lock};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::settling::{Holder, Settling, Step};
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
-use crate::store::settled::TailLink;
+use crate::store::settled::{NewRow, TailLink};
 
-/// Rows read at once when only their positions or names matter.
+/// New rows looked at together.
 const ROWS_MAX: i64 = 5_000;
-/// Whole messages read at once.
-const MESSAGES_MAX: i64 = 256;
-/// This far behind, the messages between are left to the followers themselves.
+/// This far behind, and with so many rows at least, the messages between are left to the followers themselves.
 const FAR_BEHIND: i64 = 50_000;
+const FAR_BEHIND_ROWS: usize = 256;
 /// Committed positions of this instance that wait behind a hole; beyond, they are read again instead.
 const PENDING_MAX: usize = 5_000;
 /// Between two looks at who holds a hole open: the first, and the longest.
@@ -37,6 +38,7 @@ pub struct Reader {
     settling: Settling,
     /// This instance's own commits that are not settled yet, by global position.
     pending: BTreeMap<i64, Pending>,
+    budget: Budget,
     held_back_since: Option<Instant>,
     warned: bool,
     hole_poll: Duration,
@@ -58,19 +60,17 @@ enum Round {
     MoreToRead,
 }
 
-/// New rows, with as much of them as was read.
+/// New rows, with as much of them as anybody wants to know.
 enum New {
     Positions(Vec<i64>),
-    Names(Vec<(i64, String)>),
-    Messages(Vec<Arc<Message>>),
+    Rows(Vec<NewRow>),
 }
 
 impl New {
     fn positions(&self) -> Vec<i64> {
         match self {
             New::Positions(positions) => positions.clone(),
-            New::Names(names) => names.iter().map(|(at, _)| *at).collect(),
-            New::Messages(messages) => messages.iter().map(|message| message.global_position).collect(),
+            New::Rows(rows) => rows.iter().map(|row| row.global_position).collect(),
         }
     }
 }
@@ -81,6 +81,7 @@ impl Reader {
             tail,
             settling: Settling::default(),
             pending: BTreeMap::new(),
+            budget: Budget::default(),
             held_back_since: None,
             warned: false,
             hole_poll: HOLE_POLL_MIN,
@@ -191,7 +192,7 @@ impl Reader {
             let settled = std::mem::replace(&mut self.pending, rest);
             let opened = settled.values().map(|pending| pending.opened).min().unwrap_or(0);
             let messages = settled.into_values().filter_map(|pending| pending.message).collect();
-            self.publish(messages, opened);
+            self.publish(Fetched { messages, left_out: Vec::new() }, opened);
         }
         let kept = self.pending.values().filter_map(|pending| pending.message.as_ref());
         if self.pending.len() > PENDING_MAX
@@ -215,13 +216,12 @@ impl Reader {
                 return Ok(Round::Complete);
             };
             self.saw(last);
-            if positions.len() as i64 >= MESSAGES_MAX && self.jump(link).await? {
+            if positions.len() >= FAR_BEHIND_ROWS && self.jump(link).await? {
                 continue;
             }
             let (run, step) = self.settling.on_rows(&positions);
             if run > 0 {
-                let messages = self.messages_of(link, new, run).await?;
-                self.publish(messages, opened);
+                self.fetch(link, new, run, opened).await?;
             }
             if step == Step::AskHolders {
                 match self.settling.on_holders(link.holders().await?) {
@@ -237,69 +237,45 @@ impl Reader {
         Ok(Round::MoreToRead)
     }
 
-    /// The rows after the settled position, with as much of them as anybody wants.
+    /// The rows after the settled position.
     async fn read_new(&self, link: &TailLink) -> Result<New, StoreError> {
         let after = self.settling.settled();
-        let (follows_all, has_topics) = {
-            let cache = self.tail.cache();
-            (cache.follows_all(), cache.has_topics())
-        };
-        Ok(if follows_all {
-            // Every message is wanted, so they are read whole at once.
-            New::Messages(link.messages_after(after, MESSAGES_MAX).await?.into_iter().map(Arc::new).collect())
-        } else if has_topics {
-            New::Names(link.names_after(after, ROWS_MAX).await?)
+        let has_topics = self.tail.cache().has_topics();
+        Ok(if has_topics {
+            New::Rows(link.rows_after(after, ROWS_MAX).await?)
         } else {
             New::Positions(link.positions_after(after, ROWS_MAX).await?)
         })
     }
 
-    /// Of the first `run` new rows, the messages that somebody follows, in order.
-    async fn messages_of(&self, link: &TailLink, new: New, run: usize) -> Result<Vec<Arc<Message>>, StoreError> {
-        match new {
-            New::Positions(_) => Ok(Vec::new()),
-            New::Names(mut names) => {
-                names.truncate(run);
-                self.wanted_of(link, names).await
-            }
-            New::Messages(mut messages) => {
-                messages.truncate(run);
-                Ok(messages)
-            }
-        }
-    }
-
-    async fn wanted_of(&self, link: &TailLink, names: Vec<(i64, String)>) -> Result<Vec<Arc<Message>>, StoreError> {
-        let wanted: Vec<i64> = {
-            let cache = self.tail.cache();
-            names
-                .into_iter()
-                .filter(|(_, name)| cache.follows(name) || cache.selects(name, None))
-                .map(|(at, _)| at)
-                .collect()
+    /// Publishes what is settled by now: of the first `run` new rows, those that somebody follows.
+    async fn fetch(&mut self, link: &TailLink, new: New, run: usize, opened: u64) -> Result<(), StoreError> {
+        let New::Rows(mut rows) = new else {
+            self.publish(Fetched::default(), opened);
+            return Ok(());
         };
-        let mut messages = Vec::with_capacity(wanted.len());
-        for some in wanted.chunks(MESSAGES_MAX as usize) {
-            messages.extend(link.messages_at(some).await?.into_iter().map(Arc::new));
+        rows.truncate(run);
+        {
+            let cache = self.tail.cache();
+            rows.retain(|row| cache.follows(&row.stream_name) || cache.selects(&row.stream_name, None));
         }
-        Ok(messages)
+        let (fetched, outcome) = self.budget.fetch(link, rows).await;
+        // Also after a failure: these positions are settled, and are not looked at again.
+        self.publish(fetched, opened);
+        outcome
     }
 
     /// Everybody who could fill a hole up to here is gone: what a new look shows is final.
     async fn decide(&mut self, link: &TailLink, upto: i64) -> Result<(), StoreError> {
         while self.settling.settled() < upto {
             let opened = self.tail.cache().opened();
-            let after = self.settling.settled();
-            let reached = upto.min(after + ROWS_MAX);
-            let messages = if self.tail.cache().has_topics() {
-                let mut names = link.names_after(after, ROWS_MAX).await?;
-                names.retain(|(at, _)| *at <= reached);
-                self.wanted_of(link, names).await?
-            } else {
-                Vec::new()
-            };
-            self.settling.on_decided(reached);
-            self.publish(messages, opened);
+            let new = self.read_new(link).await?;
+            let positions = new.positions();
+            let run = positions.partition_point(|at| *at <= upto);
+            // A look that shows more than that, or not all it could, has shown all there is: a hole is one step.
+            let is_all = run < positions.len() || positions.len() < ROWS_MAX as usize;
+            self.settling.on_decided(if is_all { upto } else { positions[run - 1] });
+            self.fetch(link, new, run, opened).await?;
         }
         Ok(())
     }
@@ -318,13 +294,13 @@ impl Reader {
         Ok(true)
     }
 
-    fn publish(&mut self, messages: Vec<Arc<Message>>, opened: u64) {
+    fn publish(&mut self, new: Fetched, opened: u64) {
         let settled = self.settling.settled();
         self.saw(settled);
         self.pending = self.pending.split_off(&(settled + 1));
         let size = {
             let mut cache = self.tail.cache();
-            cache.publish(messages, settled, opened);
+            cache.publish(new, settled, opened);
             (cache.bytes(), cache.messages())
         };
         self.tail.inner.observer.record(Observation::CacheSize { bytes: size.0, messages: size.1 });

@@ -139,6 +139,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "message_store/message_store_version",
     "message_store/stream_version",
     "message_store/write_message",
+    "messages_at",
     "notify_appended",
     "project_live",
     "project_past",
