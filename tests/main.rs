@@ -17,6 +17,7 @@ mod large_messages;
 mod long_poll;
 mod migrations;
 mod operations;
+mod other_databases;
 mod outage;
 mod program;
 mod reads;

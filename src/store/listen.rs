@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_postgres::{AsyncMessage, Client};
 
-use super::{Database, StoreError, source_text};
+use super::{Database, SESSION_SETTINGS, StoreError, source_text};
 
 /// The channel of our hints. A payload is a global position, never a message.
 pub const CHANNEL: &str = "headwater";
@@ -61,7 +61,7 @@ impl ListenLink {
         });
         database
             .set_up(client.batch_execute(&format!(
-                "LISTEN {CHANNEL}; LISTEN {PROJECTED_CHANNEL}; LISTEN {SUBSCRIPTIONS_CHANNEL}"
+                "{SESSION_SETTINGS}; LISTEN {CHANNEL}; LISTEN {PROJECTED_CHANNEL}; LISTEN {SUBSCRIPTIONS_CHANNEL}"
             )))
             .await?;
         Ok(Self { client, hints, ended })

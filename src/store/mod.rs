@@ -76,6 +76,9 @@ impl Database {
         let checked = PgPoolOptions::new()
             .max_connections(CHECKED_CONNECTIONS)
             .acquire_timeout(settings.connect_timeout)
+            .after_connect(|connection, _| {
+                Box::pin(async move { sqlx::raw_sql(SESSION_SETTINGS).execute(connection).await.map(|_| ()) })
+            })
             .connect_lazy_with(checked_options(&settings.url, &config)?);
         Ok(Self { hot, checked, config: Arc::new(config), tls, settings: Arc::new(settings) })
     }
@@ -166,10 +169,17 @@ impl<M: tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>> MakeStream 
 
 /// Set on every connection of ours. Every statement of ours is led by an index; a plan made while the table was empty
 /// would otherwise stay a sequential scan until statistics come. Its high cost estimate must not wake the JIT compiler.
-/// Appends notify after their commit, not in it. A 201 is sent only after the commit is durable, whatever the
-/// server's default.
+/// Appends notify after their commit, not in it.
+///
+/// Then what a server, database or role may have set otherwise for its own programs. Who waited for a lock must see what
+/// was committed meanwhile, so read committed. Plans are chosen by PostgreSQL. What we do has limits of its own: another
+/// one would end an append that waits for a lock, or a connection that has nothing to do. A 201 is sent only after the
+/// commit is durable. `default_transaction_read_only` stays as it is: who sets it means it.
 pub(crate) const SESSION_SETTINGS: &str = "SET enable_seqscan = off; SET jit = off; SET client_min_messages = warning; \
-    SET message_store.notify = off; \
+    SET message_store.notify = off; SET default_transaction_isolation = 'read committed'; \
+    SET default_transaction_deferrable = off; SET plan_cache_mode = auto; \
+    SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', \
+    'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout'); \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
 
 fn hot_pool(
