@@ -48,6 +48,7 @@ struct Metrics {
     appends_duplicate: Counter,
     appends_conflict: Counter,
     appends_overloaded: Counter,
+    appends_locked: Counter,
     batches_failed: Counter,
     batch_messages: Histogram,
     batch_requests: Histogram,
@@ -177,6 +178,8 @@ impl Observer {
                 metrics.appends_conflict.increment(*conflicts as u64);
             }
             Observation::AppendOverloaded => metrics.appends_overloaded.increment(1),
+            Observation::AppendsLocked { requests, .. } => metrics.appends_locked.increment(*requests as u64),
+            Observation::LaneFailed { .. } => metrics.panics.increment(1),
             Observation::CommitResolved { written, not_written } => {
                 metrics.commits_resolved_written.increment(*written as u64);
                 metrics.commits_resolved_not_written.increment(*not_written as u64);
@@ -270,6 +273,7 @@ impl Metrics {
             appends_duplicate: labelled("headwater_appends_total", "outcome", "duplicate"),
             appends_conflict: labelled("headwater_appends_total", "outcome", "conflict"),
             appends_overloaded: labelled("headwater_appends_total", "outcome", "overloaded"),
+            appends_locked: labelled("headwater_appends_total", "outcome", "locked"),
             batches_failed: counter("headwater_batches_failed_total"),
             batch_messages: histogram("headwater_batch_messages"),
             batch_requests: histogram("headwater_batch_requests"),
@@ -330,7 +334,7 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_subscription_deliveries_total", "Messages handed to consumers of subscriptions."),
         ("headwater_subscription_acks_total", "Acks by outcome."),
         ("headwater_subscription_leases_expired_total", "Consumers whose leases ran out."),
-        ("headwater_panics_total", "Requests that panicked."),
+        ("headwater_panics_total", "Requests, and lanes of appends, that panicked."),
         ("headwater_http_requests_total", "Requests answered, by method, path and status."),
     ] {
         recorder.describe_counter(name.into(), None, text.into());
@@ -372,6 +376,15 @@ fn describe(recorder: &PrometheusRecorder) {
 fn log(observation: &Observation) {
     match observation {
         Observation::BatchFailed { requests, error } => tracing::warn!(requests, %error, "a batch of appends failed"),
+        Observation::AppendsLocked { requests, category, holders } => tracing::warn!(
+            requests,
+            %category,
+            ?holders,
+            "appends waited too long for a lock that another transaction holds; nothing of them was written"
+        ),
+        Observation::LaneFailed { category, reason } => {
+            tracing::error!(%category, %reason, "a lane of appends panicked; the next append of the category opens another");
+        }
         Observation::CommitResolved { written, not_written } => {
             tracing::warn!(written, not_written, "a commit whose answer was lost has been looked up");
         }
@@ -410,6 +423,12 @@ fn log(observation: &Observation) {
         }
         _ => {}
     }
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
 }
 
 /// How log lines look.

@@ -8,8 +8,12 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use headwater::domain::append::{AppendError, AppendRequest, NewMessage};
+use headwater::domain::stream_name::StreamName;
+
 use crate::support::app::{Answer, PATIENCE, TestApp};
 use crate::support::database::TestDatabase;
+use crate::support::sql_writer;
 use crate::support::waiting::until;
 
 fn message(data: impl Into<Value>) -> Value {
@@ -146,11 +150,39 @@ async fn who_waits_too_long_for_a_category_is_told_and_nothing_of_it_is_written(
     let body = message(1);
     for answer in join_all((0..5).map(|_| app.append("held-2", &body))).await {
         assert_overloaded(&answer);
+        let problem = answer.json();
+        let pid = sql_writer::pid(&writer).await;
+        assert_eq!((&problem["category"], &problem["holder_pids"]), (&json!("held"), &json!([pid])), "{problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("category held") && detail.contains(&format!("process {pid}")), "{detail}");
     }
     assert_eq!(app.append("free-1", &body).await.status, 201);
     writer.batch_execute("COMMIT").await.unwrap();
     assert_eq!(app.append("held-2", &body).await.json()["version"], 0);
     assert_eq!(count(&writer).await, 3);
+}
+
+#[tokio::test]
+async fn who_waits_too_long_for_a_prepared_transaction_or_for_the_table_is_told_who_holds_it() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::with(&database.url, |settings| settings.append_lock_timeout = Duration::from_millis(300)).await;
+    let client = database.connect().await;
+    let body = message(1);
+    let name = format!("held-{}", Uuid::new_v4());
+    let prepare = format!("BEGIN; SELECT message_store.acquire_lock('held-1'); PREPARE TRANSACTION '{name}'");
+    client.batch_execute(&prepare).await.unwrap();
+    let answer = app.append("held-2", &body).await;
+    // First of all: it would keep the database from being dropped.
+    client.batch_execute(&format!("ROLLBACK PREPARED '{name}'")).await.unwrap();
+    let problem = answer.problem(503, "overloaded");
+    assert_eq!((&problem["category"], &problem["holder_pids"]), (&json!("held"), &json!([])), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains(&format!("prepared transaction {name}")), "{problem}");
+
+    client.batch_execute("BEGIN; LOCK TABLE message_store.messages IN SHARE MODE").await.unwrap();
+    let problem = app.append("free-1", &body).await.problem(503, "overloaded");
+    assert_eq!(problem["holder_pids"], json!([sql_writer::pid(&client).await]), "{problem}");
+    client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(app.append("free-1", &body).await.status, 201);
 }
 
 #[tokio::test]
@@ -236,4 +268,43 @@ async fn too_large_requests_are_told_the_limit_and_change_nothing() {
     assert_eq!(app.append("a-1", &many(3)).await.status, 201);
     assert_eq!(app.append("a-1", &sized(1_000)).await.status, 201);
     assert_eq!(app.post_text(path, padded(3_000)).await.status, 201);
+}
+
+#[tokio::test]
+async fn append_that_the_service_leaves_unanswered_while_it_is_written_is_not_said_to_be_not_written() {
+    let database = TestDatabase::migrated().await;
+    let (client, observer) = (database.connect().await, database.connect().await);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let url = database.url.clone();
+    let starting = runtime.spawn(async move { TestApp::with(&url, |_| {}).await.service.append.clone() });
+    let append = starting.await.unwrap();
+    client.batch_execute("BEGIN; SELECT message_store.acquire_lock('held-1')").await.unwrap();
+    let id = Uuid::new_v4();
+    let request = AppendRequest {
+        stream_name: StreamName::parse("held-1").unwrap(),
+        expected_version: None,
+        must_exist: false,
+        messages: vec![NewMessage {
+            id,
+            id_may_stand: true,
+            message_type: "T".into(),
+            data: Some("{}".into()),
+            metadata: None,
+            time: None,
+        }],
+    };
+    let appending = tokio::spawn(async move { append.append(request).await });
+    until_waiting(&observer, 1).await;
+    // As at a stop whose time is over: everything that runs is dropped where it stands.
+    runtime.shutdown_background();
+    assert_eq!(appending.await.unwrap(), Err(AppendError::OutcomeUnknown { message_ids: vec![id] }));
+    client.batch_execute("COMMIT").await.unwrap();
+    // PostgreSQL does not notice that its client is gone while it waits for a lock.
+    let sql = "SELECT count(*) = 1 FROM message_store.messages WHERE stream_name = 'held-1'";
+    let standing = async {
+        while !observer.query_one(sql, &[]).await.unwrap().get::<_, bool>(0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, standing).await.expect("it is written after all");
 }

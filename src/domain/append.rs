@@ -81,12 +81,48 @@ pub enum AppendError {
     Refused { message: String },
     #[error("the append queue is full")]
     Overloaded,
+    /// It waited for as long as it may. `holders` are those who had the lock at the end, as far as that can be seen.
+    #[error(
+        "the append waited too long for a lock on category {category} or on the table, which {} holds; \
+         nothing was written",
+        names_of(holders)
+    )]
+    Locked { category: String, holders: Vec<LockHolder> },
+    #[error(
+        "too many appends wait for the lock on category {category}, which another transaction holds; nothing was written"
+    )]
+    LaneFull { category: String },
+    #[error("other transactions undid the append again and again ({reason}); nothing was written")]
+    Contended { reason: String },
+    #[error("the service failed before it sent the append to the database; nothing was written")]
+    Failed,
     #[error("the database cannot be reached; nothing was written")]
     DatabaseUnavailable,
     #[error("the database refuses to write, for a reason that its operator has to see to; nothing was written")]
     WriteRefused,
-    #[error("the database was lost while it committed, and it is not known whether the messages were written")]
-    OutcomeUnknown,
+    /// The database or the service was lost while the messages were being written.
+    #[error("it is not known whether the messages were written; send them again with the same ids")]
+    OutcomeUnknown { message_ids: Vec<Uuid> },
     #[error("the service is stopping; nothing was written")]
     Draining,
+}
+
+/// Who holds a lock that an append waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockHolder {
+    /// PostgreSQL's process of an open session.
+    Process(i32),
+    /// A transaction that was prepared under this name, and neither committed nor rolled back.
+    Prepared(String),
+}
+
+fn names_of(holders: &[LockHolder]) -> String {
+    if holders.is_empty() {
+        return "another transaction".into();
+    }
+    let names = holders.iter().map(|holder| match holder {
+        LockHolder::Process(pid) => format!("PostgreSQL's process {pid}"),
+        LockHolder::Prepared(name) => format!("the prepared transaction {name}"),
+    });
+    names.collect::<Vec<_>>().join(" and ")
 }

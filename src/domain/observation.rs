@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::append::LockHolder;
+
 /// Something that happened.
 #[derive(Debug, Clone)]
 pub enum Observation {
@@ -21,6 +23,17 @@ pub enum Observation {
         conflicts: usize,
     },
     AppendOverloaded,
+    /// Requests that waited too long for a lock of another transaction.
+    AppendsLocked {
+        requests: usize,
+        category: String,
+        holders: Vec<LockHolder>,
+    },
+    /// A lane of appends panicked. Those that waited in it have been told.
+    LaneFailed {
+        category: String,
+        reason: String,
+    },
     /// A commit's answer was lost and has been looked up by message ids.
     CommitResolved {
         written: usize,

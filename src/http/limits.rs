@@ -14,7 +14,7 @@ use super::App;
 use super::extract::BodyLimits;
 use super::problem::{Problem, ProblemKind, StoreFailure};
 use crate::domain::observation::{FailureKind, Observation};
-use crate::telemetry::Observer;
+use crate::telemetry::{Observer, panic_text};
 
 /// Refuses what is too large, ends what takes too long, and counts what was answered.
 pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> Response {
@@ -89,12 +89,7 @@ fn method_label(method: &Method) -> &'static str {
 /// A panic is a fault of ours: it is logged, counted, and answered as one.
 pub fn catch_panics(observer: Observer) -> CatchPanicLayer<impl Fn(Box<dyn Any + Send>) -> Response + Clone> {
     CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| {
-        let message = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned());
-        observer.record(Observation::Panicked { message });
+        observer.record(Observation::Panicked { message: panic_text(&*panic) });
         Problem::new(ProblemKind::InternalError, "The service failed; its log says more.").into_response()
     })
 }

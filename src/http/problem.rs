@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 
 use super::openapi::ProblemType;
 use crate::domain::Violation;
-use crate::domain::append::AppendError;
 use crate::domain::observation::FailureKind;
 use crate::service::ServiceError;
 use crate::service::read::PlaceError;
@@ -284,6 +283,15 @@ pub struct ProblemDocument {
     /// For `database-unavailable` and `internal-error` on an append: whether the messages may have been written.
     #[schema(required = false, nullable = false)]
     pub outcome: Option<Outcome>,
+    /// For `outcome` `unknown`: the ids of the messages, in order. Sent again with them, a message is written once.
+    #[schema(required = false, nullable = false)]
+    pub message_ids: Option<Vec<uuid::Uuid>>,
+    /// For `overloaded` because of a lock: the category whose appends wait.
+    #[schema(required = false, nullable = false)]
+    pub category: Option<String>,
+    /// For `overloaded` because of a lock: PostgreSQL's processes that hold it, as far as they can be seen.
+    #[schema(required = false, nullable = false)]
+    pub holder_pids: Option<Vec<i32>>,
 }
 
 /// Whether an append that failed may have been written.
@@ -394,38 +402,6 @@ impl From<PlaceError> for Problem {
     }
 }
 
-impl From<AppendError> for Problem {
-    fn from(error: AppendError) -> Self {
-        let detail = format!("{}.", capitalised(&error.to_string()));
-        match error {
-            AppendError::WrongExpectedVersion { stream_name, expected_version, current_version } => {
-                Problem::new(ProblemKind::WrongExpectedVersion, detail)
-                    .with("stream_name", stream_name)
-                    .with("expected_version", expected_version)
-                    .with("current_version", current_version)
-            }
-            AppendError::MessageIdReused { message_id, stream_name, position } => {
-                Problem::new(ProblemKind::MessageIdReused, detail)
-                    .with("message_id", message_id.to_string())
-                    .with("stream_name", stream_name)
-                    .with("position", position)
-            }
-            AppendError::Refused { message } => Problem::invalid(vec![Violation::new("messages", message)]),
-            AppendError::Overloaded => Problem::new(ProblemKind::Overloaded, detail),
-            AppendError::DatabaseUnavailable => {
-                Problem::new(ProblemKind::DatabaseUnavailable, detail).with("outcome", json!(Outcome::NotWritten))
-            }
-            AppendError::WriteRefused => {
-                Problem::new(ProblemKind::InternalError, detail).with("outcome", json!(Outcome::NotWritten))
-            }
-            AppendError::OutcomeUnknown => {
-                Problem::new(ProblemKind::DatabaseUnavailable, detail).with("outcome", json!(Outcome::Unknown))
-            }
-            AppendError::Draining => Problem::new(ProblemKind::Draining, detail),
-        }
-    }
-}
-
 impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
         let mut problem = match error.kind() {
@@ -444,7 +420,7 @@ impl From<ServiceError> for Problem {
     }
 }
 
-fn capitalised(text: &str) -> String {
+pub fn capitalised(text: &str) -> String {
     let mut characters = text.chars();
     characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
 }

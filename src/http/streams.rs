@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -12,9 +13,10 @@ use uuid::Uuid;
 use super::extract::{Json, Object, Path, Query};
 use super::pages::NoQuery;
 use super::parameters::{Rules, stream_name};
-use super::problem::{Problem, ProblemKind};
+use super::problem::{Outcome, Problem, ProblemKind, capitalised};
 use super::{App, tags};
-use crate::domain::append::{AppendRequest, Appended, NewMessage};
+use crate::domain::Violation;
+use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, NewMessage};
 use crate::domain::json_text;
 use crate::domain::stream_name::{StreamName, check_type};
 
@@ -204,4 +206,51 @@ fn id_of_key(stream_name: &StreamName, key: &[u8], at: usize) -> Uuid {
     name.push(0);
     name.extend_from_slice(at.to_string().as_bytes());
     Uuid::new_v5(&IDEMPOTENCY_NAMESPACE, &name)
+}
+
+impl From<AppendError> for Problem {
+    fn from(error: AppendError) -> Self {
+        let detail = format!("{}.", capitalised(&error.to_string()));
+        match error {
+            AppendError::WrongExpectedVersion { stream_name, expected_version, current_version } => {
+                Problem::new(ProblemKind::WrongExpectedVersion, detail)
+                    .with("stream_name", stream_name)
+                    .with("expected_version", expected_version)
+                    .with("current_version", current_version)
+            }
+            AppendError::MessageIdReused { message_id, stream_name, position } => {
+                Problem::new(ProblemKind::MessageIdReused, detail)
+                    .with("message_id", message_id.to_string())
+                    .with("stream_name", stream_name)
+                    .with("position", position)
+            }
+            AppendError::Refused { message } => Problem::invalid(vec![Violation::new("messages", message)]),
+            AppendError::Overloaded | AppendError::Contended { .. } => Problem::new(ProblemKind::Overloaded, detail),
+            AppendError::Locked { category, holders } => {
+                let process = |holder: &LockHolder| match holder {
+                    LockHolder::Process(pid) => Some(*pid),
+                    LockHolder::Prepared(_) => None,
+                };
+                Problem::new(ProblemKind::Overloaded, detail)
+                    .with("category", category)
+                    .with("holder_pids", holders.iter().filter_map(process).collect::<Vec<_>>())
+            }
+            AppendError::LaneFull { category } => {
+                Problem::new(ProblemKind::Overloaded, detail).with("category", category)
+            }
+            AppendError::WriteRefused | AppendError::Failed => {
+                Problem::new(ProblemKind::InternalError, detail).with("outcome", json!(Outcome::NotWritten))
+            }
+            AppendError::DatabaseUnavailable => {
+                Problem::new(ProblemKind::DatabaseUnavailable, detail).with("outcome", json!(Outcome::NotWritten))
+            }
+            AppendError::OutcomeUnknown { message_ids } => {
+                let ids: Vec<String> = message_ids.iter().map(ToString::to_string).collect();
+                Problem::new(ProblemKind::DatabaseUnavailable, detail)
+                    .with("outcome", json!(Outcome::Unknown))
+                    .with("message_ids", ids)
+            }
+            AppendError::Draining => Problem::new(ProblemKind::Draining, detail),
+        }
+    }
 }

@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Row, Statement};
 use uuid::Uuid;
 
 use super::{Connection, Database, SESSION_SETTINGS, StoreError};
-use crate::domain::append::{AppendError, AppendRequest, Appended, Placed};
+use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, Placed};
 use crate::domain::time::Timestamp;
 
 const APPEND_BATCH: &str = "SELECT * FROM headwater.append_batch(\
@@ -356,6 +356,37 @@ impl Database {
             _ => standing.into_iter().next().map(|message| Err(message.in_the_way())),
         });
         Ok(found.collect())
+    }
+}
+
+/// Who holds the lock of a category, or a lock on the table that keeps everybody from writing. A prepared transaction
+/// has no process, and is known by the lock on its own number.
+const LOCK_HOLDERS: &str = "SELECT DISTINCT l.pid, p.gid \
+    FROM (SELECT message_store.hash_64($1) AS key) AS category, pg_locks AS l \
+    LEFT JOIN pg_locks AS own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid' AND own.granted \
+    AND own.virtualtransaction = l.virtualtransaction \
+    LEFT JOIN pg_prepared_xacts AS p ON p.transaction = own.transactionid \
+    WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+    AND ((l.locktype = 'advisory' AND l.objsubid = 1 AND l.classid::bigint = (category.key >> 32) & 4294967295 \
+    AND l.objid::bigint = category.key & 4294967295) \
+    OR (l.locktype = 'relation' AND l.relation = 'message_store.messages'::regclass \
+    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))) \
+    ORDER BY 1, 2";
+
+impl Database {
+    /// Who keeps appends to a category waiting right now.
+    pub async fn lock_holders(&self, category: &str) -> Result<Vec<LockHolder>, StoreError> {
+        let client = self.client().await?;
+        let rows = client.query_typed(LOCK_HOLDERS, &[(&category, Type::TEXT)]).await?;
+        let mut holders = Vec::with_capacity(rows.len());
+        for row in rows {
+            match (row.try_get::<_, Option<i32>>(0)?, row.try_get::<_, Option<String>>(1)?) {
+                (Some(pid), _) => holders.push(LockHolder::Process(pid)),
+                (None, Some(gid)) => holders.push(LockHolder::Prepared(gid)),
+                (None, None) => {}
+            }
+        }
+        Ok(holders)
     }
 }
 

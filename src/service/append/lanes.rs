@@ -1,14 +1,18 @@
 //! Lanes: appends to a category that another transaction has locked wait there, and hold up nobody else.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
-use super::link::{Link, answer, answer_each};
+use super::link::{Link, answer, answer_each, answer_locked};
 use super::{AppendSettings, Shared, Waiting};
 use crate::domain::append::AppendError;
+use crate::domain::observation::Observation;
+use crate::telemetry::{Observer, panic_text};
 
 /// Requests whose category is locked by another transaction wait in a lane of their own, so that a writer that idles
 /// in its transaction holds up nobody else.
@@ -39,7 +43,11 @@ impl Lanes {
         for waiting in batch {
             match open.get_mut(waiting.request.stream_name.category()) {
                 Some(lane) if lane.len() < shared.settings.queue_max => lane.push(waiting),
-                Some(_) => answer(waiting, Err(AppendError::Overloaded)),
+                Some(_) => {
+                    shared.observer.record(Observation::AppendOverloaded);
+                    let category = waiting.request.stream_name.category().to_owned();
+                    answer(waiting, Err(AppendError::LaneFull { category }));
+                }
                 None => rest.push(waiting),
             }
         }
@@ -58,17 +66,28 @@ impl Lanes {
                 continue;
             }
             open.insert(category.clone(), vec![waiting]);
-            let (lanes, shared) = (self.clone(), shared.clone());
-            self.tasks.spawn(async move { lanes.serve(category, shared).await });
+            let serving = self.clone().serve(category.clone(), shared.clone());
+            self.tasks.spawn(self.clone().watch(category, serving, shared.observer.clone()));
+        }
+    }
+
+    /// A lane that panics is closed: the next request for its category opens another. What it was writing is answered as
+    /// not known when it is dropped; what waited behind was never sent.
+    async fn watch(self, category: String, serving: impl Future<Output = ()>, observer: Observer) {
+        if let Err(panic) = AssertUnwindSafe(serving).catch_unwind().await {
+            let waiting = self.open.lock().await.remove(&category).unwrap_or_default();
+            answer_each(waiting, |_| AppendError::Failed);
+            let reason = panic_text(&*panic);
+            observer.record(Observation::LaneFailed { category, reason });
         }
     }
 
     /// Writes a lane's requests, waiting for the lock, until there are none.
-    async fn serve(&self, category: String, shared: Shared) {
+    async fn serve(self, category: String, shared: Shared) {
         loop {
             let Ok(Ok(_place)) = tokio::time::timeout(shared.settings.lock_timeout, self.places.acquire()).await else {
                 let refused = self.open.lock().await.remove(&category).unwrap_or_default();
-                return answer_each(refused, || AppendError::Overloaded);
+                return answer_locked(refused, &shared).await;
             };
             let batch = {
                 let mut open = self.open.lock().await;
@@ -111,4 +130,72 @@ fn next_of_lane(lane: &mut Vec<Waiting>, settings: &AppendSettings) -> Vec<Waiti
     };
     let count = lane.iter().map(fits).take_while(|fit| *fit).count();
     lane.drain(..count.max(1)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::append::{AppendRequest, Appended, NewMessage};
+    use crate::domain::stream_name::StreamName;
+    use crate::service::append::QueuedBytes;
+    use std::sync::atomic::AtomicBool;
+    use tokio::sync::oneshot;
+
+    fn waiting(stream: &str) -> (Waiting, oneshot::Receiver<Result<Appended, AppendError>>) {
+        let message = NewMessage {
+            id: Uuid::from_u128(7),
+            id_may_stand: true,
+            message_type: "T".into(),
+            data: None,
+            metadata: None,
+            time: None,
+        };
+        let request = AppendRequest {
+            stream_name: StreamName::parse(stream).unwrap(),
+            expected_version: None,
+            must_exist: false,
+            messages: vec![message],
+        };
+        let (reply, answer) = oneshot::channel();
+        let bytes = QueuedBytes { bytes: 0, queued: Arc::default() };
+        (Waiting { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes }, answer)
+    }
+
+    #[tokio::test]
+    async fn lane_that_panics_is_closed_and_those_in_it_are_told_what_is_true() {
+        let (lanes, observer) = (Lanes::new(1), Observer::new());
+        let mut watcher = observer.watch();
+        let (mut sent, sent_answer) = waiting("held-1");
+        let (behind, behind_answer) = waiting("held-2");
+        lanes.open.lock().await.insert("held".into(), vec![behind]);
+        let serving = async move {
+            sent.is_sent = true.into();
+            panic!("while {} was written", sent.request.stream_name.as_str());
+        };
+        lanes.clone().watch("held".into(), serving, observer).await;
+
+        let unknown = AppendError::OutcomeUnknown { message_ids: vec![Uuid::from_u128(7)] };
+        assert_eq!(sent_answer.await.unwrap(), Err(unknown));
+        assert_eq!(behind_answer.await.unwrap(), Err(AppendError::Failed));
+        assert!(lanes.open.lock().await.is_empty(), "the next request opens another lane");
+        let seen = watcher.try_recv().unwrap();
+        assert!(
+            matches!(&seen, Observation::LaneFailed { category, reason } if category == "held" && reason == "while held-1 was written"),
+            "{seen:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn request_that_is_dropped_says_whether_it_was_sent() {
+        for is_sent in [false, true] {
+            let (mut dropped, answer) = waiting("a-1");
+            dropped.is_sent = is_sent.into();
+            drop(dropped);
+            let expected = match is_sent {
+                true => AppendError::OutcomeUnknown { message_ids: vec![Uuid::from_u128(7)] },
+                false => AppendError::Draining,
+            };
+            assert_eq!(answer.await.unwrap(), Err(expected));
+        }
+    }
 }

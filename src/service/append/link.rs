@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -19,6 +20,8 @@ const SEND_AGAIN_MAX: usize = 5;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest that one attempt to find out what became of a commit may take: its own connection may fall silent too.
 const RESOLVE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest that looking up who holds a lock may take.
+const HOLDERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts to find out what became of a commit.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -89,11 +92,17 @@ impl Link {
                     let answer = not_written(&error);
                     self.lost(None, error);
                     self.pause();
-                    answer_each(batch, || answer.clone());
+                    answer_each(batch, |_| answer.clone());
                     continue;
                 }
             };
-            match self.send(&link, &requests, wanted.messages(), wait_for_locks).await {
+            batch.iter().for_each(|waiting| waiting.is_sent.store(true, Ordering::Relaxed));
+            let sent = self.send(&link, &requests, wanted.messages(), wait_for_locks).await;
+            if !matches!(sent, Ok(_) | Err(BatchError::InDoubt(_))) {
+                // It was rolled back.
+                batch.iter().for_each(|waiting| waiting.is_sent.store(false, Ordering::Relaxed));
+            }
+            match sent {
                 Ok(answer) => {
                     sent_again = 0;
                     // First the tail, then the callers: who reads after the answer finds the message on its way.
@@ -111,12 +120,16 @@ impl Link {
                 }
                 Err(BatchError::Refused(message)) => {
                     sent_again = 0;
-                    answer_each(batch, || AppendError::Refused { message: message.clone() })
+                    answer_each(batch, |_| AppendError::Refused { message: message.clone() })
                 }
                 Err(BatchError::LockTimeout) if !wait_for_locks => locked.extend(batch),
-                Err(BatchError::SendAgain(_) | BatchError::LockTimeout) => {
+                Err(BatchError::SendAgain(reason)) => {
                     sent_again = 0;
-                    answer_each(batch, || AppendError::Overloaded)
+                    answer_each(batch, |_| AppendError::Contended { reason: reason.clone() })
+                }
+                Err(BatchError::LockTimeout) => {
+                    sent_again = 0;
+                    answer_locked(batch, &self.shared).await;
                 }
                 Err(BatchError::NotWritten(error)) => {
                     let answer = not_written(&error);
@@ -126,7 +139,7 @@ impl Link {
                     } else {
                         self.shared.observer.record(failed(&error, true));
                     }
-                    answer_each(batch, || answer.clone());
+                    answer_each(batch, |_| answer.clone());
                 }
                 Err(BatchError::InDoubt(error)) => {
                     self.lost(Some(&link), StoreError::Unavailable(error));
@@ -271,7 +284,7 @@ fn resolve_in_background(shared: Shared, batch: Vec<Waiting>, backend: Backend) 
                     answer(waiting, found.unwrap_or(Err(AppendError::DatabaseUnavailable)));
                 }
             }
-            Err(_) => answer_each(batch, || AppendError::OutcomeUnknown),
+            Err(_) => answer_each(batch, Waiting::outcome_unknown),
         }
     });
 }
@@ -292,15 +305,30 @@ fn written(answer: &BatchAnswer) -> impl Iterator<Item = &Appended> {
     })
 }
 
-pub fn answer(waiting: Waiting, result: Result<Appended, AppendError>) {
-    // The caller may have gone; the messages stand all the same.
-    let _ = waiting.reply.send(result);
+pub fn answer(mut waiting: Waiting, result: Result<Appended, AppendError>) {
+    if let Some(reply) = waiting.reply.take() {
+        // The caller may have gone; the messages stand all the same.
+        let _ = reply.send(result);
+    }
 }
 
-pub fn answer_each(batch: Vec<Waiting>, error: impl Fn() -> AppendError) {
+pub fn answer_each(batch: Vec<Waiting>, error: impl Fn(&Waiting) -> AppendError) {
     for waiting in batch {
-        answer(waiting, Err(error()));
+        let error = error(&waiting);
+        answer(waiting, Err(error));
     }
+}
+
+/// Requests of one category that have waited for a lock as long as they may.
+pub async fn answer_locked(batch: Vec<Waiting>, shared: &Shared) {
+    let Some(first) = batch.first() else { return };
+    let category = first.request.stream_name.category().to_owned();
+    let looking = tokio::time::timeout(HOLDERS_TIMEOUT, shared.database.lock_holders(&category));
+    // Whoever it was, it is not worth another wait.
+    let holders = looking.await.ok().and_then(Result::ok).unwrap_or_default();
+    let requests = batch.len();
+    answer_each(batch, |_| AppendError::Locked { category: category.clone(), holders: holders.clone() });
+    shared.observer.record(Observation::AppendsLocked { requests, category, holders });
 }
 
 /// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.

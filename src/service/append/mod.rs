@@ -7,7 +7,7 @@ use std::collections::{HashSet, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -68,8 +68,28 @@ pub struct Append {
 /// A request and whom to tell.
 struct Waiting {
     request: AppendRequest,
-    reply: oneshot::Sender<Result<Appended, AppendError>>,
+    /// Taken by the answer.
+    reply: Option<oneshot::Sender<Result<Appended, AppendError>>>,
+    /// It is with the database, and what becomes of it is not known.
+    is_sent: AtomicBool,
     bytes: QueuedBytes,
+}
+
+impl Waiting {
+    fn outcome_unknown(&self) -> AppendError {
+        AppendError::OutcomeUnknown { message_ids: self.request.messages.iter().map(|message| message.id).collect() }
+    }
+}
+
+/// An agent that ends in the middle of its work (the process stops, or it panics) leaves requests without an answer.
+/// They are told what is true then.
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            let _ =
+                reply.send(Err(if *self.is_sent.get_mut() { self.outcome_unknown() } else { AppendError::Draining }));
+        }
+    }
 }
 
 /// Gives its bytes back to the queue when it goes.
@@ -120,14 +140,15 @@ impl Append {
         let bytes = QueuedBytes { bytes, queued: self.queued_bytes.clone() };
         let (reply, answer) = oneshot::channel();
         let fits = queued == 0 || queued + bytes.bytes <= self.queue_bytes_max;
-        if !fits || self.queue.try_send(Waiting { request, reply, bytes }).is_err() {
+        let waiting = Waiting { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes };
+        if !fits || self.queue.try_send(waiting).is_err() {
             self.observer.record(Observation::AppendOverloaded);
             return Err(AppendError::Overloaded);
         }
         if self.queued() >= CROWD_MIN {
             self.crowd.notify_one();
         }
-        // The agent answers everything it has taken; it is gone only when the service stops.
+        // Everything that was taken is answered, at the latest when it is dropped.
         answer.await.unwrap_or(Err(AppendError::Draining))
     }
 
