@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::telemetry::LogFormat;
+use crate::telemetry::logging::LogFormat;
 
 /// An event store that a browser can subscribe to.
 #[derive(Debug, Parser)]

@@ -9,7 +9,7 @@ use headwater::{http, telemetry};
 
 fn main() -> ExitCode {
     let cli = Cli::read();
-    if let Err(error) = telemetry::start_logging(&cli.settings.log, cli.settings.log_format) {
+    if let Err(error) = telemetry::logging::start_logging(&cli.settings.log, cli.settings.log_format) {
         eprintln!("headwater: {error}");
         return ExitCode::from(2);
     }

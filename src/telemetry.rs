@@ -1,5 +1,6 @@
 //! The one place that makes metrics and log lines of what happens.
 
+pub mod logging;
 mod said;
 
 use std::collections::HashMap;
@@ -9,8 +10,6 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use tokio::sync::broadcast;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::prelude::*;
 
 use crate::domain::observation::{FailureKind, Observation};
 use said::Said;
@@ -423,36 +422,4 @@ fn log(observation: &Observation) {
         }
         _ => {}
     }
-}
-
-/// What a panic said.
-pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("no message").to_owned()
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
-    Auto,
-    Text,
-    Json,
-}
-
-/// Sends log lines to standard error. `filter` is a tracing directive such as `info` or `headwater=debug`.
-pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| format!("log: {error}"))?;
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let text = match format {
-        LogFormat::Auto => is_terminal,
-        LogFormat::Text => true,
-        LogFormat::Json => false,
-    };
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal);
-    let layer = if text { layer.boxed() } else { layer.json().flatten_event(true).boxed() };
-    tracing_subscriber::registry()
-        .with(layer.with_filter(filter))
-        .try_init()
-        .map_err(|error| format!("logging cannot be started: {error}"))
 }

@@ -14,7 +14,7 @@ use super::App;
 use super::extract::BodyLimits;
 use super::problem::{Problem, ProblemKind, StoreFailure};
 use crate::domain::observation::{FailureKind, Observation};
-use crate::telemetry::{Observer, panic_text};
+use crate::telemetry::{Observer, logging::panic_text};
 
 /// Refuses what is too large, ends what takes too long, and counts what was answered.
 pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> Response {

@@ -12,7 +12,7 @@ use super::link::{Link, answer, answer_each, answer_locked};
 use super::{AppendSettings, Shared, Waiting};
 use crate::domain::append::AppendError;
 use crate::domain::observation::Observation;
-use crate::telemetry::{Observer, panic_text};
+use crate::telemetry::{Observer, logging::panic_text};
 
 /// Requests whose category is locked by another transaction wait in a lane of their own, so that a writer that idles
 /// in its transaction holds up nobody else.
