@@ -187,6 +187,7 @@ impl Prepared {
         let Prepared { data_dir, lock, account, socket_dir, url, .. } = self;
         account.check_executes(&binaries.program("postgres"))?;
         orphan::stop(&data_dir.pgdata)?;
+        orphan::forget_the_dead(&data_dir.pgdata, &data_dir::socket_path(&socket_dir))?;
         init_db::ensure(&data_dir, &binaries, &account)?;
         data_dir::make_socket_dir(&socket_dir, &account)?;
         Ok((Launch { binaries, account, pgdata: data_dir.pgdata, socket_dir }, lock, url))

@@ -1,4 +1,4 @@
-//! Finds and stops a PostgreSQL that an earlier headwater left behind on our data.
+//! What an earlier headwater left behind on our data: a PostgreSQL that runs, or the traces of one that is dead.
 use super::error::EmbeddedPostgresError;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 const STOP_WAIT_MAX: Duration = Duration::from_secs(300);
 const STOP_POLL: Duration = Duration::from_millis(20);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// Where a postmaster writes its number.
+const LOCK_FILE: &str = "postmaster.pid";
 
 /// Stops the postmaster that runs on this data, if there is one. Whoever calls holds the lock on the data, so it
 /// belongs to nobody alive.
@@ -44,30 +46,90 @@ pub(super) fn quit_left_over_children(pgdata: &Path) {
     }
 }
 
-/// The process that `postmaster.pid` names, if it really is a PostgreSQL on this data: numbers are given out again.
+/// Takes away the lock files that name a dead process which nobody has waited for, or a program that has got the
+/// number since: to PostgreSQL either looks alive, and it would refuse to start for as long.
+///
+/// Call it only after [`stop`]. Left-over children are still found by it: PostgreSQL asks who holds its shared memory,
+/// with its lock file or without.
+pub(super) fn forget_the_dead(pgdata: &Path, socket: &Path) -> Result<(), EmbeddedPostgresError> {
+    let mut socket_lock = socket.as_os_str().to_owned();
+    socket_lock.push(".lock");
+    for lock_file in [pgdata.join(LOCK_FILE), socket_lock.into()] {
+        let Ok(text) = std::fs::read_to_string(&lock_file) else { continue };
+        let is_stale = match pid_in(&text) {
+            Some(pid) => runs(pid, pgdata) == Some(Runs::NoPostgres),
+            // It was killed before it could write its number.
+            None => text.is_empty() && cfg!(target_os = "linux") && processes_on(pgdata).is_empty(),
+        };
+        if is_stale {
+            tracing::warn!(lock_file = %lock_file.display(), "taking away the lock file of a PostgreSQL that is dead");
+            std::fs::remove_file(&lock_file).map_err(EmbeddedPostgresError::io("remove", &lock_file))?;
+        }
+    }
+    Ok(())
+}
+
+/// The postmaster that its lock file names, if it really is one on this data: numbers are given out again.
 fn postmaster_on(pgdata: &Path) -> Option<libc::pid_t> {
-    let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
+    let pid = pid_in(&std::fs::read_to_string(pgdata.join(LOCK_FILE)).ok()?)?;
+    (runs(pid, pgdata) == Some(Runs::PostgresOnData)).then_some(pid)
+}
+
+fn pid_in(lock_file: &str) -> Option<libc::pid_t> {
     // Single-user mode writes its number negated.
-    let pid = text.lines().next()?.trim().parse::<libc::pid_t>().ok()?.checked_abs().filter(|pid| *pid > 1)?;
-    runs_on(pid, pgdata).then_some(pid)
+    lock_file.lines().next()?.trim().parse::<libc::pid_t>().ok()?.checked_abs().filter(|pid| *pid > 1)
+}
+
+/// What runs under a number.
+#[derive(Debug, PartialEq, Eq)]
+enum Runs {
+    PostgresOnData,
+    /// Certainly none on our data: another program, or one that is dead and was not waited for.
+    NoPostgres,
+    /// We may not look.
+    Unclear,
 }
 
 /// PostgreSQL's processes all work in their data directory, and are named so. A dead one has no directory any more.
+/// `None`: nothing runs.
 #[cfg(target_os = "linux")]
-fn runs_on(pid: libc::pid_t, pgdata: &Path) -> bool {
+fn runs(pid: libc::pid_t, pgdata: &Path) -> Option<Runs> {
+    use std::os::unix::fs::MetadataExt;
     let process = Path::new("/proc").join(pid.to_string());
-    let is_postgres = std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim() == "postgres");
-    is_postgres && std::fs::read_link(process.join("cwd")).is_ok_and(|dir| dir == pgdata)
+    let text = |name: &str| std::fs::read(process.join(name)).unwrap_or_default();
+    let status = String::from_utf8_lossy(&text("stat")).into_owned();
+    // Behind the name, which may have any character in it.
+    let state = status.rsplit(')').next()?.trim_start().chars().next()?;
+    if ['Z', 'X'].contains(&state) {
+        return Some(Runs::NoPostgres);
+    }
+    let is_postgres = text("comm") == b"postgres\n";
+    let place = |found: std::fs::Metadata| (found.dev(), found.ino());
+    Some(match (std::fs::metadata(process.join("cwd")).map(place), std::fs::metadata(pgdata).map(place)) {
+        (Ok(directory), Ok(data)) if directory != data => Runs::NoPostgres,
+        (Ok(_), Ok(_)) if is_postgres => Runs::PostgresOnData,
+        // It is about to end.
+        (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound => Runs::NoPostgres,
+        // Not even root may look there without CAP_SYS_PTRACE, which containers do not have; but what a postmaster was
+        // started with can be read by everybody.
+        (Err(_), _) if is_postgres && names(&text("cmdline"), pgdata) => Runs::PostgresOnData,
+        _ => Runs::Unclear,
+    })
+}
+
+#[cfg(target_os = "linux")]
+fn names(command_line: &[u8], pgdata: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    command_line.split(|byte| *byte == 0).any(|argument| argument == pgdata.as_os_str().as_bytes())
 }
 
 /// Without /proc: by the command line, where we name the data directory.
 #[cfg(not(target_os = "linux"))]
-fn runs_on(pid: libc::pid_t, pgdata: &Path) -> bool {
+fn runs(pid: libc::pid_t, pgdata: &Path) -> Option<Runs> {
     let asked = std::process::Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output();
-    asked.is_ok_and(|said| {
-        let said = String::from_utf8_lossy(&said.stdout);
-        said.contains("postgres") && said.contains(&*pgdata.to_string_lossy())
-    })
+    let said = asked.map(|said| String::from_utf8_lossy(&said.stdout).into_owned()).ok()?;
+    let is_ours = said.contains("postgres") && said.contains(&*pgdata.to_string_lossy());
+    Some(if is_ours { Runs::PostgresOnData } else { Runs::Unclear })
 }
 
 #[cfg(target_os = "linux")]
@@ -78,7 +140,7 @@ fn processes_on(pgdata: &Path) -> Vec<libc::pid_t> {
     processes
         .flatten()
         .filter_map(|process| process.file_name().to_str()?.parse().ok())
-        .filter(|pid| runs_on(*pid, pgdata))
+        .filter(|pid| runs(*pid, pgdata) == Some(Runs::PostgresOnData))
         .collect()
 }
 

@@ -92,21 +92,95 @@ async fn service_that_leaves_without_a_stop_leaves_no_orphan() {
     assert!(data.is_shut_down_cleanly());
 }
 
-#[tokio::test]
-async fn orphan_is_stopped_in_order_before_the_start() {
-    let data = Data::new();
+/// A postmaster that the test itself is the parent of, so that it becomes a zombie for as long as the test wants.
+async fn postmaster_of_ours(data: &Data) -> std::process::Child {
     let postgres = data.start().await;
-    let pid = data.postmaster().unwrap();
-    let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    let create = "CREATE TABLE IF NOT EXISTS kept AS SELECT 1 AS id";
+    connect(postgres.url()).await.batch_execute(create).await.unwrap();
+    let program = fs::read_link(format!("/proc/{}/exe", data.postmaster().unwrap())).unwrap();
     let owner = fs::metadata(data.pgdata()).unwrap();
     postgres.stop().await;
     let mut command = Command::new(program);
     command.arg("-D").arg(data.pgdata()).args(["-c", "listen_addresses=", "-c"]);
     command.arg(format!("unix_socket_directories={}", data.dir().join("run").display())).current_dir("/");
     std::os::unix::process::CommandExt::uid(&mut command, owner.uid());
-    let mut orphan = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let pid = child.id() as i32;
+    until("the postmaster runs", SOON, || data.postmaster() == Some(pid)).await;
+    child
+}
+
+fn is_zombie(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.rsplit(')').next().unwrap().starts_with(" Z"))
+}
+
+#[tokio::test]
+async fn dead_postmaster_that_nobody_waited_for_keeps_nobody_from_starting() {
+    let data = Data::new();
+    let mut zombie = postmaster_of_ours(&data).await;
+    until("it listens", SOON, || data.dir().join("run/.s.PGSQL.5432.lock").exists()).await;
+    zombie.kill().unwrap();
+    until("it is dead", SOON, || is_zombie(zombie.id())).await;
+    let postgres = data.start().await;
+    assert!(is_zombie(zombie.id()), "somebody has waited for it");
+    assert_eq!(count(postgres.url()).await, 1);
+    postgres.stop().await;
+    zombie.wait().unwrap();
+}
+
+#[tokio::test]
+async fn left_over_children_of_a_dead_postmaster_that_nobody_waited_for_are_ended_first() {
+    let data = Data::new();
+    let mut zombie = postmaster_of_ours(&data).await;
+    let url = format!("postgresql://headwater@{}:5432/headwater?sslmode=disable", {
+        data.dir().join("run").display().to_string().replace('/', "%2F")
+    });
+    until_ready_again(&url).await;
+    // One that computes does not notice that its postmaster is gone.
+    let client = connect(&url).await;
+    let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let busy = tokio::spawn(async move { client.batch_execute("DO 'BEGIN LOOP NULL; END LOOP; END'").await });
+    let computes = || fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|title| title.contains(" DO"));
+    until("the backend is busy", SOON, computes).await;
+    zombie.kill().unwrap();
+    until("it is dead", SOON, || is_zombie(zombie.id())).await;
+    assert!(is_alive(pid), "the backend has ended by itself");
+    let postgres = data.start().await;
+    assert!(!is_alive(pid) && busy.await.unwrap().is_err());
+    assert_eq!(count(postgres.url()).await, 1);
+    postgres.stop().await;
+    zombie.wait().unwrap();
+}
+
+#[tokio::test]
+async fn both_killed_at_once_start_again_at_once() {
+    let data = Data::new();
+    for round in 0..7 {
+        let mut service = EmbeddedProcess::start(data.dir());
+        service.started().unwrap_or_else(|reason| panic!("round {round}: {reason}"));
+        let pid = data.postmaster().unwrap();
+        kill(pid, libc::SIGKILL);
+        service.kill();
+    }
+    data.start().await.stop().await;
+}
+
+#[tokio::test]
+async fn postmaster_that_was_killed_before_it_wrote_its_number_keeps_nobody_from_starting() {
+    let data = Data::new();
+    data.start().await.stop().await;
+    let owner = fs::metadata(data.pgdata()).unwrap();
+    let lock_file = data.pgdata().join("postmaster.pid");
+    fs::write(&lock_file, "").unwrap();
+    chown(&lock_file, Some(owner.uid()), Some(owner.gid())).unwrap();
+    data.start().await.stop().await;
+}
+
+#[tokio::test]
+async fn orphan_is_stopped_in_order_before_the_start() {
+    let data = Data::new();
+    let mut orphan = postmaster_of_ours(&data).await;
     let orphan_pid = orphan.id() as i32;
-    until("the orphan runs", SOON, || data.postmaster() == Some(orphan_pid)).await;
     // Somebody must wait for the orphan, as init does for a real one.
     let reaper = std::thread::spawn(move || orphan.wait().unwrap());
     let postgres = data.start().await;
@@ -116,16 +190,42 @@ async fn orphan_is_stopped_in_order_before_the_start() {
 }
 
 #[tokio::test]
-async fn stranger_whose_number_is_in_postmaster_pid_is_left_alone() {
+async fn orphan_is_stopped_in_order_by_a_root_that_may_not_look_into_processes() {
+    if !is_root() {
+        return;
+    }
+    let data = Data::new();
+    let mut orphan = postmaster_of_ours(&data).await;
+    // As in a container, where root is without this right.
+    let mut service = EmbeddedProcess::start_without_ptrace(data.dir());
+    service.started().unwrap_or_else(|reason| panic!("{reason}"));
+    assert!(orphan.wait().unwrap().success(), "it was not stopped in order");
+    service.stop();
+
+    let mut zombie = postmaster_of_ours(&data).await;
+    zombie.kill().unwrap();
+    until("it is dead", SOON, || is_zombie(zombie.id())).await;
+    let mut service = EmbeddedProcess::start_without_ptrace(data.dir());
+    service.started().unwrap_or_else(|reason| panic!("{reason}"));
+    service.stop();
+    zombie.wait().unwrap();
+}
+
+#[tokio::test]
+async fn stranger_whose_number_is_in_the_lock_files_is_left_alone_and_keeps_nobody_from_starting() {
     let data = Data::new();
     data.start().await.stop().await;
-    let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
-    let text = format!("{}\n{}\n", stranger.id(), data.pgdata().display());
-    fs::write(data.pgdata().join("postmaster.pid"), text).unwrap();
-    // PostgreSQL itself refuses where it could be one of its own; that is its right.
-    if let Ok(postgres) = data.try_start().await {
-        postgres.stop().await;
+    let owner = fs::metadata(data.pgdata()).unwrap();
+    let mut command = Command::new("sleep");
+    command.arg("600").current_dir("/");
+    // One that PostgreSQL could be itself, as far as it can see.
+    std::os::unix::process::CommandExt::uid(&mut command, owner.uid());
+    let mut stranger = command.spawn().unwrap();
+    for lock_file in [data.pgdata().join("postmaster.pid"), data.dir().join("run/.s.PGSQL.5432.lock")] {
+        fs::write(&lock_file, format!("{}\n{}\n", stranger.id(), data.pgdata().display())).unwrap();
+        chown(&lock_file, Some(owner.uid()), Some(owner.gid())).unwrap();
     }
+    data.start().await.stop().await;
     assert!(stranger.try_wait().unwrap().is_none(), "the stranger was ended");
     stranger.kill().unwrap();
     stranger.wait().unwrap();

@@ -35,6 +35,20 @@ impl EmbeddedProcess {
         Self::run(command, data_dir)
     }
 
+    /// The same as a root who may not look into the processes of others.
+    pub fn start_without_ptrace(data_dir: &Path) -> EmbeddedProcess {
+        const CAP_SYS_PTRACE: libc::c_ulong = 19;
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        // SAFETY: a plain system call between fork and exec. What is not in this set is lost with exec.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_CAPBSET_DROP, CAP_SYS_PTRACE, 0, 0, 0) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            })
+        };
+        Self::run(command, data_dir)
+    }
+
     fn run(mut command: Command, data_dir: &Path) -> EmbeddedProcess {
         let mut child = command
             .args(["--exact", BODY, "--nocapture"])
