@@ -1,10 +1,12 @@
 //! One running service: what is started, in which order, and how it stops.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Settings;
+use crate::domain::browser::Trusted;
 use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError, EmbeddedSettings};
 use crate::http::server::{Listening, Tls};
 use crate::http::{self, Limits};
@@ -41,6 +43,8 @@ pub enum AppError {
     Database(#[from] OpenError),
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+    #[error("standard output cannot be written to: {0}")]
+    Output(std::io::Error),
     #[error("HTTP failed: {0}")]
     Http(std::io::Error),
     #[error("{0}")]
@@ -169,15 +173,25 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
 
 /// One line for programs; on a terminal, three more for people.
 fn announce(url: &str) {
-    println!("headwater listening on {url}");
+    let mut text = format!("headwater listening on {url}\n");
     if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-        println!();
-        println!("  curl -N {url}/v1/categories/account/events?from=beginning");
-        println!(
-            "  curl --json '{{\"messages\":[{{\"type\":\"Deposited\",\"data\":{{\"amount\":5}}}}]}}' {url}/v1/streams/account-1/messages"
+        text += &format!(
+            "\n  curl -N {url}/v1/categories/account/events?from=beginning\n  curl --json \
+             '{{\"messages\":[{{\"type\":\"Deposited\",\"data\":{{\"amount\":5}}}}]}}' {url}/v1/streams/account-1/messages\n  \
+             open {url}/ in a browser\n\n"
         );
-        println!("  open {url}/ in a browser");
-        println!();
+    }
+    if let Err(error) = print(&text) {
+        tracing::warn!(%error, "standard output cannot be written to");
+    }
+}
+
+/// Writes to standard output. That nobody reads it any more (`| head`) is no failure.
+pub fn print(text: &str) -> std::io::Result<()> {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
     }
 }
 
@@ -313,6 +327,10 @@ pub fn limits(settings: &Settings) -> Limits {
             + settings.append_resolve_timeout,
         wait_max: settings.wait_max,
         heartbeat: settings.heartbeat,
-        cors_origins: settings.cors_origin.clone(),
+        trusted: Trusted {
+            origins: settings.cors_origin.clone(),
+            hosts: settings.allowed_host.clone(),
+            speaks_tls: settings.tls_certificate.is_some(),
+        },
     }
 }

@@ -6,7 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::domain::browser::{HostName, Origin};
+use crate::domain::database_url;
 use crate::telemetry::logging::LogFormat;
+
+/// Taken where no setting names a database.
+const DATABASE_URL: &str = "DATABASE_URL";
 
 /// An event store that a browser can subscribe to.
 #[derive(Debug, Parser)]
@@ -74,9 +79,13 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// Origin whose pages may call this service (`https://app.example`); may be given several times
     #[arg(long, env = "HEADWATER_CORS_ORIGIN", global = true, value_delimiter = ',', value_name = "ORIGIN")]
-    pub cors_origin: Vec<String>,
+    pub cors_origin: Vec<Origin>,
+    /// Name that the service is called by, beside `localhost` and addresses (`headwater.internal`); may be given several
+    /// times
+    #[arg(long, env = "HEADWATER_ALLOWED_HOST", global = true, value_delimiter = ',', value_name = "NAME")]
+    pub allowed_host: Vec<HostName>,
 
-    /// PostgreSQL to use; several hosts may be named. Without one, an embedded server is started
+    /// PostgreSQL to use (`postgresql://user@host/database`). Without one, an embedded server is started
     #[arg(long, env = "HEADWATER_DATABASE_URL", global = true, value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// Directory of the embedded server's data [default: ~/.local/share/headwater, as root /var/lib/headwater]
@@ -239,6 +248,7 @@ impl Cli {
         }
         let mut cli = Self::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
         cli.settings.fall_back();
+        cli.settings.check_database_url()?;
         Ok(cli)
     }
 }
@@ -252,8 +262,18 @@ impl Settings {
 
     fn fall_back(&mut self) {
         if self.database_url.is_none() {
-            self.database_url = std::env::var("DATABASE_URL").ok().filter(|url| !url.is_empty());
+            self.database_url = std::env::var(DATABASE_URL).ok().filter(|url| !url.is_empty());
         }
+    }
+
+    /// Not with the others, because their errors repeat the value.
+    fn check_database_url(&self) -> Result<(), clap::Error> {
+        let Some(url) = &self.database_url else { return Ok(()) };
+        database_url::check(url).map_err(|reason| {
+            let fell_back = std::env::var(DATABASE_URL).is_ok_and(|fallback| fallback == *url);
+            let name = if fell_back { DATABASE_URL } else { "--database-url (HEADWATER_DATABASE_URL)" };
+            clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("the value of {name} {reason}\n"))
+        })
     }
 }
 
@@ -279,15 +299,15 @@ fn with_file(mut command: clap::Command, file: &Path) -> Result<clap::Command, c
     let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
     for (key, value) in table {
-        let known = command.get_arguments().any(|argument| argument.get_id() == key.as_str()) && key != "config";
-        if !known {
+        let known = command.get_arguments().find(|argument| argument.get_id() == key.as_str() && key != "config");
+        let Some(is_list) = known.map(|argument| argument.get_value_delimiter().is_some()) else {
             return Err(wrong(format!("there is no setting `{key}`")));
-        }
+        };
         let value = match value {
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(flag) => flag.to_string(),
-            toml::Value::Array(items) if key == "cors_origin" => {
+            toml::Value::Array(items) if is_list && items.iter().all(toml::Value::is_str) => {
                 items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
             }
             other => {

@@ -31,8 +31,7 @@ fn main() -> ExitCode {
                 OpenApiVersion::V3_1 => http::openapi::Version::V3_1,
                 OpenApiVersion::V3_2 => http::openapi::Version::V3_2,
             };
-            print!("{}", http::openapi::document_in(version));
-            Ok(ExitCode::SUCCESS)
+            app::print(&http::openapi::document_in(version)).map(|()| ExitCode::SUCCESS).map_err(AppError::Output)
         }
     };
     outcome.unwrap_or_else(|error| failed(&error))
@@ -68,9 +67,8 @@ async fn migrate_schema(settings: &Settings, check: bool, options: MigrateOption
     };
     database.stop().await;
     let report = report?;
-    for line in report.lines() {
-        println!("{line}");
-    }
+    let lines: String = report.lines().iter().map(|line| format!("{line}\n")).collect();
+    app::print(&lines).map_err(AppError::Output)?;
     Ok(if check && !report.is_up_to_date() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

@@ -3,6 +3,7 @@ mod aggregated;
 mod append;
 mod back_pressure;
 mod bad_input;
+mod browser;
 mod conformance;
 mod console;
 mod crash;

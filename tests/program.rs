@@ -55,11 +55,24 @@ fn a_wrong_setting_ends_with_2_and_its_name() {
         (&["--no-such-setting"], "--no-such-setting"),
         (&["no-such-command"], "no-such-command"),
         (&["--config", "/no/such/file.toml"], "/no/such/file.toml"),
+        (&["--cors-origin", "*"], "--cors-origin"),
+        (&["--cors-origin", "https://app.example/"], "without a / at the end"),
+        (&["--cors-origin", "app.example"], "must begin with a scheme"),
+        (&["--cors-origin", "https://App.example"], "lower case"),
+        (&["--cors-origin", "https://app.example,null"], "--cors-origin"),
+        (&["--allowed-host", "headwater:8080"], "--allowed-host"),
+        (&["--database-url", "mysql://root:secret@localhost/d"], "--database-url"),
+        (&["--database-url", "postgresql://u:secret@a,b/d"], "several are not supported yet"),
+        (&["migrate", "--database-url", "localhost"], "must begin with postgresql://"),
     ] {
         let (code, out, error) = run(arguments);
         assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {error}");
         assert!(error.contains(part), "{part} is not in {error}");
+        assert!(!error.contains("secret") && !error.contains("panicked"), "{error}");
     }
+    let (code, _, error) = told(headwater(&["serve"]).env("DATABASE_URL", "mysql://localhost/d").output().unwrap());
+    assert_eq!(code, 2);
+    assert!(error.contains("DATABASE_URL must begin with postgresql://"), "{error}");
     let (code, _, error) = told(headwater(&["serve"]).env("HEADWATER_HEARTBEAT", "1h").output().unwrap());
     assert_eq!(code, 2);
     assert!(error.contains("--heartbeat") && error.contains("from 1s to 5m"), "{error}");
@@ -75,6 +88,11 @@ fn a_wrong_key_or_value_of_the_file_ends_with_2_and_its_name() {
         ("heartbeat = { seconds = 1 }", "heartbeat"),
         ("heartbeat = ", "headwater.toml"),
         ("config = 'other.toml'", "config"),
+        ("cors_origin = ['https://app.example', 'https://app.example/']", "--cors-origin"),
+        ("cors_origin = [5]", "cors_origin"),
+        ("allowed_host = ['*']", "--allowed-host"),
+        ("heartbeat = ['3s']", "heartbeat"),
+        ("database_url = 'mysql://localhost/d'", "--database-url"),
     ] {
         std::fs::write(&file, text).unwrap();
         let (code, _, error) = run(&["--config", file.to_str().unwrap()]);
@@ -118,6 +136,40 @@ fn openapi_prints_the_document() {
     let (code, _, error) = run(&["openapi", "--version", "3.0"]);
     assert_eq!(code, 2);
     assert!(error.contains("3.1, 3.2"), "{error}");
+}
+
+#[test]
+fn who_stops_reading_what_is_printed_breaks_nothing() {
+    for arguments in [&["openapi"][..], &["--help"], &["openapi", "--version", "3.2"]] {
+        let mut child = headwater(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let (code, _, error) = told(child.wait_with_output().unwrap());
+        assert_eq!((code, error.as_str()), (0, ""), "{arguments:?}");
+    }
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (code, _, error) = told(headwater(&["openapi"]).stdout(full).stderr(Stdio::piped()).output().unwrap());
+    assert_eq!(code, 1, "{error}");
+    assert!(error.contains("standard output") && !error.contains("panicked"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_lines_nobody_reads_goes_on() {
+    let database = TestDatabase::migrated().await;
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--log", "trace", "--database-url", &database.url];
+    let mut child = headwater(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().strip_prefix("headwater listening on ").expect("it listens").to_owned();
+    let body = serde_json::json!({ "messages": [{ "type": "T" }] });
+    let http = crate::support::http_client();
+    let answer = http.post(format!("{url}/v1/streams/account-1/messages")).json(&body).send().await.unwrap();
+    assert_eq!(answer.status(), 201);
+    let metrics = http.get(format!("{url}/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("headwater_panics_total 0"), "{metrics}");
+    // SAFETY: the child has not been waited for, so its id is still its own.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+    assert!(child.wait().unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,9 @@
 
 pub mod aggregated_stream;
 pub mod append;
+pub mod browser;
 pub mod cursor;
+pub mod database_url;
 pub mod delivery;
 pub mod expression;
 pub mod filter;

@@ -57,7 +57,8 @@ impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
                     // Served: nothing is left for hyper.
                     Err(io::ErrorKind::ConnectionAborted.into())
                 }
-                // hyper says what there is to say of it.
+                // hyper says what there is to say of it, and would wait for ever for a first byte.
+                Err(_) if head.is_empty() => Err(io::ErrorKind::TimedOut.into()),
                 Ok(Ok(None)) | Err(_) => Ok((Begun { head: head.freeze(), stream }, service)),
                 Ok(Err(error)) => Err(error),
             }
@@ -70,13 +71,14 @@ async fn read_head(stream: &mut TcpStream, head: &mut BytesMut) -> io::Result<Op
     loop {
         head.reserve(512);
         let count = stream.read_buf(head).await?;
-        let whole = head.windows(4).any(|window| window == b"\r\n\r\n");
         let begins_as_get = b"GET /".starts_with(&head[..head.len().min(5)]);
-        if whole {
-            return Ok(event_request(head));
-        }
         if count == 0 || !begins_as_get || head.len() > HEAD_BYTES_MAX {
             return Ok(None);
+        }
+        // By the parser's word and not by a blank line: it takes lines that end without a carriage return, too.
+        let mut lines = [httparse::EMPTY_HEADER; HEAD_LINES_MAX];
+        if !matches!(httparse::Request::new(&mut lines).parse(head), Ok(httparse::Status::Partial)) {
+            return Ok(event_request(head));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! hyper answers by itself, and without a word, what it cannot read: this makes problem documents of those answers.
+//! hyper answers by itself, and without a word, what it cannot read: this makes problem documents of those answers, and
+//! sees to it that they can be read.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +11,9 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Limits;
+use super::body;
 use super::problem::{Problem, ProblemKind};
+use super::wire::{AnnouncedLength, Lingering, Opening};
 use crate::domain::Violation;
 
 /// A connection whose bare errors are explained.
@@ -19,11 +22,33 @@ pub struct Explained<S> {
     limits: Arc<Limits>,
     /// What is written in place of a bare error.
     explanation: Bytes,
+    /// Until it is clear what the client speaks.
+    opening: Option<Opening>,
+    announced_length: AnnouncedLength,
+    /// The last answer was a refusal.
+    refused: bool,
+    lingering: Option<Lingering>,
 }
 
 impl<S> Explained<S> {
     pub fn new(stream: S, limits: Arc<Limits>) -> Self {
-        Self { stream, limits, explanation: Bytes::new() }
+        let opening = Some(Opening::new(limits.request_timeout));
+        let announced_length = AnnouncedLength::default();
+        Self { stream, limits, explanation: Bytes::new(), opening, announced_length, refused: false, lingering: None }
+    }
+
+    /// Looks at what is about to be written; true: something else is written in its place.
+    fn explains(&mut self, written: &[u8]) -> bool {
+        if let Some(status) = written.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.first()) {
+            self.refused = matches!(status, b'4' | b'5');
+        }
+        match explain(written, &self.limits, self.announced_length.is_beyond()) {
+            Some(problem) => {
+                self.explanation = as_http1(problem);
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -53,8 +78,20 @@ where
     }
 }
 
+/// The whole answer as HTTP/1.1; the connection ends with it.
+fn as_http1(problem: Problem) -> Bytes {
+    let status = problem.kind().status();
+    let body = problem.document();
+    let reason = status.canonical_reason().unwrap_or("Error");
+    let (status, length) = (status.as_u16(), body.len());
+    Bytes::from(format!(
+        "HTTP/1.1 {status} {reason}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
+         connection: close\r\n\r\n{body}"
+    ))
+}
+
 /// The problem that a bare answer of hyper stands for; `None` for every other write.
-fn explain(written: &[u8], limits: &Limits) -> Option<Problem> {
+fn explain(written: &[u8], limits: &Limits, announces_too_much: bool) -> Option<Problem> {
     let status = written.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
     if !status.starts_with(b"4") {
         return None;
@@ -66,6 +103,7 @@ fn explain(written: &[u8], limits: &Limits) -> Option<Problem> {
         return None;
     }
     Some(match status {
+        b"400" | b"431" if announces_too_much => body::too_large(limits.body_bytes_max),
         b"414" => Problem::new(ProblemKind::UrlTooLong, "The URL is longer than this service can read.")
             .with("limit", limits.url_bytes_max),
         b"431" => {
@@ -100,15 +138,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Explained<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        if self.opening.as_mut().is_some_and(|opening| opening.is_over(context)) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        let before = buffer.filled().len();
+        let outcome = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        let read = &buffer.filled()[before..];
+        if self.opening.as_mut().is_some_and(|opening| opening.is_clear(read)) {
+            self.opening = None;
+        }
+        self.announced_length.take(read);
+        Poll::Ready(outcome)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Explained<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Explained<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_explanation(context))?;
-        if let Some(problem) = explain(bytes, &self.limits) {
-            self.explanation = problem.into_http1();
+        if self.explains(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
         Pin::new(&mut self.stream).poll_write(context, bytes)
@@ -120,8 +167,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Explained<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_explanation(context))?;
-        if let Some(problem) = slices.first().and_then(|slice| explain(slice, &self.limits)) {
-            self.explanation = problem.into_http1();
+        if slices.first().is_some_and(|slice| self.explains(slice)) {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
@@ -138,22 +184,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Explained<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_explanation(context))?;
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let Self { stream, refused, lingering, .. } = &mut *self;
+        if let Some(lingering) = lingering {
+            return lingering.poll(context, stream);
+        }
+        ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+        if !*refused {
+            return Poll::Ready(Ok(()));
+        }
+        lingering.insert(Lingering::new()).poll(context, stream)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn written(bytes: &[u8]) -> String {
-        let mut out = Vec::new();
-        let mut explained =
-            Explained::new(&mut out, Arc::new(crate::app::limits(&crate::config::Settings::defaults())));
+        let (ours, mut theirs) = tokio::io::duplex(10_000);
+        let mut explained = Explained::new(ours, Arc::new(crate::app::limits(&crate::config::Settings::defaults())));
         explained.write_all(bytes).await.unwrap();
-        explained.shutdown().await.unwrap();
-        String::from_utf8(out).unwrap()
+        let read = async {
+            let mut out = String::new();
+            theirs.read_to_string(&mut out).await.unwrap();
+            drop(theirs);
+            out
+        };
+        let (shut, out) = tokio::join!(explained.shutdown(), read);
+        shut.unwrap();
+        out
     }
 
     #[tokio::test]

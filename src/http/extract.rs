@@ -9,11 +9,11 @@ use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
 use serde::Serialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 
+use super::body;
 use super::problem::{Problem, ProblemKind};
 use crate::domain::Violation;
 
@@ -24,22 +24,18 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::new(ProblemKind::UnsupportedMediaType, "The body must be JSON.")
-                .with("accepted", vec!["application/json"]));
-        }
+        body::must_be_json(request.headers())?;
         let limits = request.extensions().get().copied().unwrap_or(BodyLimits { bytes: 0, time: Duration::MAX });
         let receiving = tokio::time::timeout(limits.time, Bytes::from_request(request, state));
         let Ok(received) = receiving.await else {
             let detail = format!("The body was not received within {:?}.", limits.time);
             return Err(Problem::new(ProblemKind::RequestTimeout, detail));
         };
-        let body = received.map_err(|rejection| match rejection.into_response_status() {
-            413 => Problem::new(ProblemKind::BodyTooLarge, format!("The body has more than {} bytes.", limits.bytes))
-                .with("limit", limits.bytes),
+        let received = received.map_err(|rejection| match rejection.into_response_status() {
+            413 => body::too_large(limits.bytes),
             _ => Problem::malformed(vec![Violation::new("body", "could not be received whole")]),
         })?;
-        serde_json::from_slice(&body).map(Json).map_err(|_| malformed_json::<T>(&body))
+        serde_json::from_slice(&received).map(Json).map_err(|_| malformed_json::<T>(&received))
     }
 }
 
@@ -112,13 +108,6 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 
         deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
     }
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
-        || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 /// The query's parameters. A parameter may be given several times where its field is a list.

@@ -10,20 +10,24 @@ use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::App;
 use super::extract::BodyLimits;
 use super::problem::{Problem, ProblemKind, StoreFailure};
+use super::{App, body, browser};
+use crate::domain::browser::Origin;
 use crate::domain::observation::{FailureKind, Observation};
 use crate::telemetry::{Observer, logging::panic_text};
 
-/// Refuses what is too large, ends what takes too long, and counts what was answered.
+/// Refuses what is too large, of another type or from nobody who may ask, ends what takes too long, and counts what was answered.
 pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let method = method_label(request.method());
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let limits = BodyLimits { bytes: app.limits.body_bytes_max, time: app.limits.request_timeout };
     request.extensions_mut().insert(limits);
-    let response = match too_large(&app, &request) {
+    let refused = too_large(&app, &request)
+        .or_else(|| browser::refused(&app.limits.trusted, &request))
+        .or_else(|| body::refused(&app.limits, &request));
+    let response = match refused {
         Some(problem) => problem.into_response(),
         None => {
             let ends_with = |end| path.ends_with(end);
@@ -95,11 +99,11 @@ pub fn catch_panics(observer: Observer) -> CatchPanicLayer<impl Fn(Box<dyn Any +
 }
 
 /// Pages of these origins may call the service; without any, none may.
-pub fn cors(origins: &[String]) -> Option<CorsLayer> {
+pub fn cors(origins: &[Origin]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
     }
-    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.as_str().parse().ok()).collect();
     let layer = CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])

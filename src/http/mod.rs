@@ -15,9 +15,12 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
 use self::openapi::Version;
+use crate::domain::browser::Trusted;
 use crate::service::Service;
 
 mod aggregated_streams;
+mod body;
+mod browser;
 mod console;
 mod definition_schema;
 mod event_connection;
@@ -38,6 +41,7 @@ mod reports;
 pub mod server;
 mod streams;
 mod subscriptions;
+mod wire;
 
 /// The bounds of requests.
 #[derive(Debug, Clone)]
@@ -55,8 +59,8 @@ pub struct Limits {
     pub append_timeout: Duration,
     pub wait_max: Duration,
     pub heartbeat: Duration,
-    /// Origins whose pages may call this service.
-    pub cors_origins: Vec<String>,
+    /// Whom a browser may speak for.
+    pub trusted: Trusted,
 }
 
 /// What handlers need. Every request and every open event stream has one, so it is one pointer.
@@ -147,7 +151,7 @@ pub fn router(service: Service, limits: Limits) -> Router {
     let app = App(Arc::new(Shared { service, limits }));
     let limits = &app.limits;
     let (router, document) = routes().split_for_parts();
-    let cors = limits::cors(&limits.cors_origins);
+    let cors = limits::cors(&limits.trusted.origins);
     let router = router
         .route("/", get(console::page))
         .route("/console/{*path}", get(console::file))

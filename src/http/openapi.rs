@@ -46,8 +46,9 @@ pub enum Version {
 }
 
 /// The problems that any operation under `/v1` may answer.
-const COMMON: [ProblemKind; 6] = [
+const COMMON: [ProblemKind; 7] = [
     ProblemKind::MalformedRequest,
+    ProblemKind::Forbidden,
     ProblemKind::NotFound,
     ProblemKind::RequestTimeout,
     ProblemKind::Invalid,

@@ -11,6 +11,9 @@ use super::extract::Path;
 use super::problem::{Problem, ProblemKind};
 use super::{App, subscriptions, tags};
 
+/// A method that is longer is not repeated in the answer.
+const METHOD_SAID_MAX: usize = 20;
+
 /// Whether the service can do its work.
 #[derive(Serialize, ToSchema)]
 pub struct Ready {
@@ -92,6 +95,8 @@ pub async fn unknown_path(uri: axum::http::Uri) -> Problem {
 
 /// A known path with another method.
 pub async fn unknown_method(method: axum::http::Method) -> Problem {
+    let method = method.as_str();
+    let method = if method.len() <= METHOD_SAID_MAX { method } else { "this method" };
     Problem::new(ProblemKind::MethodNotAllowed, format!("This path does not take {method}."))
 }
 

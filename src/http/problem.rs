@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -23,6 +22,7 @@ const RETRY_AFTER_SECONDS: u32 = 1;
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemKind {
     MalformedRequest,
+    Forbidden,
     NotFound,
     MethodNotAllowed,
     RequestTimeout,
@@ -44,8 +44,9 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [ProblemKind; 19] = [
+    pub const ALL: [ProblemKind; 20] = [
         Self::MalformedRequest,
+        Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
@@ -74,6 +75,13 @@ impl ProblemKind {
                 StatusCode::BAD_REQUEST,
                 "The request cannot be read",
                 "Its JSON or its parameters are not of the expected form. `errors` names each field and the rule.",
+            ),
+            Self::Forbidden => (
+                "forbidden",
+                StatusCode::FORBIDDEN,
+                "The request may not be made from there",
+                "It names a host that is not one of the service's, or it would change something and comes from a page \
+                 of another origin. `setting` says which setting allows it.",
             ),
             Self::NotFound => (
                 "not-found",
@@ -277,6 +285,9 @@ pub struct ProblemDocument {
     /// For `unsupported-media-type`.
     #[schema(required = false, nullable = false)]
     pub accepted: Option<Vec<String>>,
+    /// For `forbidden`: the setting that allows it.
+    #[schema(required = false, nullable = false, example = "--allowed-host")]
+    pub setting: Option<String>,
     /// For `not-found`: what was not found.
     #[schema(required = false, nullable = false)]
     pub what: Option<String>,
@@ -340,20 +351,8 @@ impl Problem {
         Self::new(ProblemKind::NotFound, format!("There is no {what}.")).with("what", what)
     }
 
-    /// The whole answer as HTTP/1.1, for where there is no router any more; the connection ends with it.
-    pub fn into_http1(self) -> Bytes {
-        let status = self.kind.status();
-        let body = self.document();
-        let reason = status.canonical_reason().unwrap_or("Error");
-        Bytes::from(format!(
-            "HTTP/1.1 {} {reason}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
-             connection: close\r\n\r\n{body}",
-            status.as_u16(),
-            body.len()
-        ))
-    }
-
-    fn document(self) -> String {
+    /// Its JSON.
+    pub fn document(self) -> String {
         let (slug, status, title, _) = self.kind.facts();
         let mut document = Map::new();
         document.insert("type".into(), format!("/problems/{slug}").into());

@@ -22,6 +22,8 @@ pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
         LogFormat::Json => false,
     };
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal);
+    // Whoever read standard error may have gone (`2>&1 | head`): to complain of that on standard error would panic.
+    let layer = layer.log_internal_errors(false);
     let layer = if text { layer.boxed() } else { layer.json().flatten_event(true).boxed() };
     tracing_subscriber::registry()
         .with(layer.with_filter(filter))

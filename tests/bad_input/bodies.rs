@@ -1,7 +1,8 @@
 //! Bodies that are no append request.
 
-use super::{Guarded, STREAM, names};
+use super::{AT_ONCE, Guarded, STREAM, names};
 use crate::support::app::Answer;
+use crate::support::raw_http::RawHttp;
 
 #[tokio::test]
 async fn a_wrong_json_type_is_named_wherever_it_stands() {
@@ -177,4 +178,51 @@ async fn a_body_just_under_the_default_limit_is_read_and_one_above_is_not() {
 async fn send(guarded: &Guarded, media_type: &str, body: Vec<u8>) -> Answer {
     let request = guarded.app.http.post(format!("{}{STREAM}", guarded.app.url)).header("content-type", media_type);
     Answer::of(request.body(body).send().await.unwrap()).await
+}
+
+#[tokio::test]
+async fn a_body_that_is_encoded_is_refused_with_the_header_that_says_so() {
+    let guarded = Guarded::new().await;
+    for coding in ["gzip", "br", "deflate", "gzip, identity", "x-unknown"] {
+        let request = guarded.app.http.post(format!("{}{STREAM}", guarded.app.url));
+        let request = request.header("content-type", "application/json").header("content-encoding", coding);
+        let answer = Answer::of(request.body(r#"{"messages": [{"type": "T"}]}"#).send().await.unwrap()).await;
+        let problem = answer.problem(415, "unsupported-media-type");
+        assert!(problem["detail"].as_str().unwrap().contains("Content-Encoding"), "{problem}");
+    }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_announced_too_large_is_refused_before_it_comes() {
+    let guarded = Guarded::new().await;
+    for length in
+        ["4194305", "1000000000000", "18446744073709551612", "18446744073709551615", "99999999999999999999999"]
+    {
+        for more in ["", "Expect: 100-continue\r\n"] {
+            let mut raw = RawHttp::connect(&guarded.app.url).await;
+            let head =
+                "POST /v1/streams/account-1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+            raw.send(format!("{head}{more}Content-Length: {length}\r\n\r\n").as_bytes()).await;
+            let problem = raw.answer_within(AT_ONCE).await.expect("an answer").problem(413, "body-too-large");
+            assert_eq!(problem["limit"], 4 << 20, "{length}");
+        }
+    }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_writes_its_whole_body_first_reads_why_it_was_refused() {
+    let guarded = Guarded::new().await;
+    let head = "POST /v1/streams/account-1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type:";
+    for (media_type, status, slug) in
+        [("application/json", 413, "body-too-large"), ("text/plain", 413, "body-too-large")]
+    {
+        let mut raw = RawHttp::connect(&guarded.app.url).await;
+        let bytes = 40 << 20;
+        raw.send(format!("{head} {media_type}\r\nContent-Length: {bytes}\r\n\r\n").as_bytes()).await;
+        raw.send_all(&vec![b' '; bytes]).await.expect("the service takes what it has refused");
+        raw.answer().await.expect("an answer").problem(status, slug);
+    }
+    guarded.end().await;
 }

@@ -76,7 +76,7 @@ async fn the_last_cursor_and_the_one_before_the_first_are_no_future() {
 async fn a_header_of_bytes_is_no_cursor() {
     let guarded = Guarded::new().await;
     let mut raw = crate::support::raw_http::RawHttp::connect(&guarded.app.url).await;
-    raw.send(b"GET /v1/all/events HTTP/1.1\r\nHost: x\r\nLast-Event-ID: \xff\xfe\r\n\r\n").await;
+    raw.send(b"GET /v1/all/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: \xff\xfe\r\n\r\n").await;
     let answer = raw.answer().await.expect("an answer");
     names(&answer.problem(400, "malformed-request"), "Last-Event-ID", "id of an event");
     guarded.end().await;

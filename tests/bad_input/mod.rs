@@ -2,10 +2,13 @@
 
 mod bodies;
 mod cursors;
+mod framing;
 mod messages;
 mod names;
 mod queries;
 mod wire;
+
+use std::time::Duration;
 
 use headwater::config::Settings;
 use serde_json::Value;
@@ -21,6 +24,8 @@ struct Guarded {
     _database: TestDatabase,
 }
 
+/// Far less than what a request may take: an answer within this time was not waited for.
+const AT_ONCE: Duration = Duration::from_secs(10);
 const STREAM: &str = "/v1/streams/account-1/messages";
 
 impl Guarded {

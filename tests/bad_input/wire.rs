@@ -8,7 +8,8 @@ use super::{Guarded, STREAM, names};
 use crate::support::app::{Answer, TestApp};
 use crate::support::raw_http::RawHttp;
 
-const HEAD: &str = "POST /v1/streams/account-1/messages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+const HEAD: &str =
+    "POST /v1/streams/account-1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
 
 #[tokio::test]
 async fn an_unknown_path_is_not_found() {
@@ -145,7 +146,7 @@ async fn a_body_that_stops_coming_times_out() {
 async fn a_head_that_stops_coming_is_not_waited_for() {
     let guarded = Guarded::with(|settings| settings.request_timeout = Duration::from_millis(300)).await;
     let mut raw = RawHttp::connect(&guarded.app.url).await;
-    raw.send(b"GET /v1/all/messages HTTP/1.1\r\nHost: x\r\nX-Half: ").await;
+    raw.send(b"GET /v1/all/messages HTTP/1.1\r\nHost: localhost\r\nX-Half: ").await;
     raw.closed(Duration::from_secs(5)).await;
     guarded.end().await;
 }
@@ -156,7 +157,7 @@ async fn ten_thousand_headers_are_too_many() {
     for count in [101, 10_000] {
         let lines: String = (0..count).map(|n| format!("x-{n}: 1\r\n")).collect();
         let mut raw = RawHttp::connect(&guarded.app.url).await;
-        raw.send(format!("GET /livez HTTP/1.1\r\nHost: x\r\n{lines}\r\n").as_bytes()).await;
+        raw.send(format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n").as_bytes()).await;
         let problem = raw.answer().await.expect("an answer").problem(431, "headers-too-large");
         assert_eq!(problem["limit"], 100);
     }
@@ -168,7 +169,7 @@ async fn a_header_of_a_hundred_kilobytes_is_too_long() {
     let guarded = Guarded::new().await;
     for header in [format!("x-long: {}", "x".repeat(100_000)), format!("{}: 1", "x".repeat(60_000))] {
         let mut raw = RawHttp::connect(&guarded.app.url).await;
-        raw.send(format!("GET /livez HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n").as_bytes()).await;
+        raw.send(format!("GET /livez HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n").as_bytes()).await;
         let problem = raw.answer().await.expect("an answer").problem(431, "headers-too-large");
         assert_eq!(problem["limit"], 32 << 10);
     }
@@ -207,7 +208,7 @@ async fn a_client_that_leaves_before_its_answer_harms_nobody() {
     for path in ["/v1/all/messages", "/v1/all/events?from=beginning", "/v1/all/messages?from=100&wait=30s"] {
         for _ in 0..20 {
             let mut raw = RawHttp::connect(&guarded.app.url).await;
-            raw.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await;
+            raw.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await;
         }
     }
     let mut watcher = guarded.app.service.observer.watch();

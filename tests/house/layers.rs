@@ -12,7 +12,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("lifecycle", &[]),
     // It shows the use of the pools, whose type the store owns.
     ("telemetry", &["domain", "store"]),
-    ("config", &["telemetry"]),
+    ("config", &["domain", "telemetry"]),
     ("embedded_postgres", &[]),
     // What puts the house together knows every room.
     ("app", &["config", "domain", "embedded_postgres", "http", "lifecycle", "service", "store", "telemetry"]),

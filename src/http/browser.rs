@@ -1,0 +1,88 @@
+//! The browser beside the service is not trusted: which requests are refused for where they come from.
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::{HeaderMap, HeaderName, Method, Version, header};
+
+use super::problem::{Problem, ProblemKind};
+use crate::domain::Violation;
+use crate::domain::browser::Trusted;
+
+/// What a browser itself says of where a request comes from; no page can write it.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+/// To read it is to take part in it: partitions and messages go to who opens it.
+const SUBSCRIPTION_EVENTS: &str = "/v1/subscriptions/{name}/events";
+
+/// Why a request is refused for the names it carries, before anything else is done with it.
+pub fn refused(trusted: &Trusted, request: &Request) -> Option<Problem> {
+    let authorities = match authorities(request) {
+        Ok(authorities) => authorities,
+        Err(problem) => return Some(problem),
+    };
+    if let Some(host) = authorities.iter().find(|host| !trusted.takes_host(host)) {
+        return Some(foreign_host(host));
+    }
+    if !changes_something(request) {
+        return None;
+    }
+    let origin = foreign_origin(trusted, request.headers(), &authorities)?;
+    Some(
+        Problem::new(
+            ProblemKind::Forbidden,
+            format!(
+                "{origin} may not change anything here: it is not the service's own origin, nor one that \
+                 --cors-origin (HEADWATER_CORS_ORIGIN) names."
+            ),
+        )
+        .with("setting", "--cors-origin"),
+    )
+}
+
+/// Whom the request is meant for, by its target and by its `Host`: all that are there. Only HTTP/1.1 must say it.
+fn authorities(request: &Request) -> Result<Vec<&str>, Problem> {
+    let malformed = |message| Err(Problem::malformed(vec![Violation::new("Host", message)]));
+    let mut authorities: Vec<_> = request.uri().authority().map(|authority| authority.as_str()).into_iter().collect();
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => match host.to_str() {
+            Ok(host) => authorities.push(host.trim()),
+            Err(_) => return malformed("must be a name or an address, and perhaps a port"),
+        },
+        (None, _) if request.version() == Version::HTTP_11 && authorities.is_empty() => {
+            return malformed("is missing");
+        }
+        (None, _) => {}
+        (Some(_), Some(_)) => return malformed("must be there once"),
+    }
+    Ok(authorities)
+}
+
+fn foreign_host(host: &str) -> Problem {
+    let detail = format!(
+        "The service does not know itself by the name {host:?}. If it is one of its names, add it with --allowed-host \
+         (HEADWATER_ALLOWED_HOST); localhost and addresses are known."
+    );
+    Problem::new(ProblemKind::Forbidden, detail).with("setting", "--allowed-host")
+}
+
+fn changes_something(request: &Request) -> bool {
+    !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+        || request.extensions().get::<MatchedPath>().is_some_and(|path| path.as_str() == SUBSCRIPTION_EVENTS)
+}
+
+/// The page that the request comes from, if it is not one that may change something. Who is no browser says nothing.
+fn foreign_origin(trusted: &Trusted, headers: &HeaderMap, authorities: &[&str]) -> Option<String> {
+    let site = headers.get(SEC_FETCH_SITE).map(|site| site.as_bytes());
+    // Right even behind a proxy that gives us another `Host` than the page was loaded by.
+    if site == Some(b"same-origin") {
+        return None;
+    }
+    let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
+    if origins.peek().is_none() {
+        // An image, a link or a form of another page: browsers tell no origin with some of them.
+        let is_foreign = site.is_some_and(|site| site != b"none");
+        return is_foreign.then(|| "A page of another origin".to_owned());
+    }
+    let foreign = origins
+        .find(|origin| !origin.to_str().is_ok_and(|origin| trusted.takes_origin(origin, authorities.iter().copied())));
+    foreign.map(|origin| format!("The origin {origin:?}"))
+}
