@@ -75,6 +75,7 @@ struct Metrics {
     projected_live: Counter,
     projected_past: Counter,
     projections_stopped: Counter,
+    history_changes: Counter,
     panics: Counter,
     subscription_delivered: Counter,
     subscription_acked: Counter,
@@ -200,6 +201,7 @@ impl Observer {
             }
             Observation::HeldBack { seconds, .. } => metrics.held_back_seconds.set(*seconds),
             Observation::Released { .. } => metrics.held_back_seconds.set(0.0),
+            Observation::HistoryChanged { .. } => metrics.history_changes.increment(1),
             Observation::FollowerJoined => metrics.followers.increment(1.0),
             Observation::FollowerLeft => metrics.followers.decrement(1.0),
             Observation::FollowerRefused => metrics.followers_refused.increment(1),
@@ -299,6 +301,7 @@ impl Metrics {
             projected_live: labelled("headwater_messages_projected_total", "from", "tail"),
             projected_past: labelled("headwater_messages_projected_total", "from", "history"),
             projections_stopped: counter("headwater_projections_stopped_total"),
+            history_changes: counter("headwater_history_changes_total"),
             panics: counter("headwater_panics_total"),
             subscription_delivered: counter("headwater_subscription_deliveries_total"),
             subscription_acked: labelled("headwater_subscription_acks_total", "outcome", "acked"),
@@ -333,6 +336,10 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_subscription_deliveries_total", "Messages handed to consumers of subscriptions."),
         ("headwater_subscription_acks_total", "Acks by outcome."),
         ("headwater_subscription_leases_expired_total", "Consumers whose leases ran out."),
+        (
+            "headwater_history_changes_total",
+            "Times the log was another one than before: restored, promoted, truncated.",
+        ),
         ("headwater_panics_total", "Requests, and lanes of appends, that panicked."),
         ("headwater_http_requests_total", "Requests answered, by method, path and status."),
     ] {
@@ -415,6 +422,13 @@ fn log(observation: &Observation) {
         Observation::LeaseExpired { subscription, consumer } => {
             tracing::info!(subscription, %consumer, "a consumer's lease ran out; what it had goes to the others");
         }
+        Observation::HistoryChanged { reason, is_anew, settled, head } => tracing::warn!(
+            reason,
+            is_anew,
+            settled,
+            head,
+            "the log is not the one any more that was read: followers are told history-changed and have to begin anew"
+        ),
         Observation::Panicked { message } => tracing::error!(%message, "a request panicked"),
         // Unavailable is no fault, and comes by the thousand: the metrics count it, and its cause has a line of its own.
         Observation::RequestAnswered { method, path, status, took } if *status >= 500 && *status != 503 => {

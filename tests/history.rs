@@ -1,6 +1,7 @@
 //! The log may go back: restored from a backup, taken over by a replica that had not received everything, truncated.
 
 mod cursors;
+mod following;
 
 use serde_json::json;
 

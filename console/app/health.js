@@ -47,7 +47,9 @@ function Checks() {
           ${Object.entries(value.checks).filter(([, state]) => typeof state === 'boolean').map(([name, isGood]) => html`
             <li key=${name} class=${isGood ? 'is-good' : 'is-bad'}><i class="dot" />
               <b>${CHECKS[name]?.[0] ?? name}</b> <span class="muted">${isGood ? CHECKS[name]?.[1] ?? '' : 'failed'}</span></li>`)}
-        </ul>`}
+        </ul>
+        ${value.checks.history_changed && html`<p class="hint">
+          The log has been another one since ${clock(value.checks.history_changed.since)} (${value.checks.history_changed.reason.replace('_', ' ')}): it was settled up to ${count(value.checks.history_changed.settled)}, and ended at ${count(value.checks.history_changed.head)}.</p>`}`}
     </section>`
 }
 

@@ -8,6 +8,7 @@ pub mod database_url;
 pub mod delivery;
 pub mod expression;
 pub mod filter;
+pub mod history;
 pub mod json_text;
 pub mod message;
 pub mod observation;

@@ -70,6 +70,13 @@ pub enum Observation {
         seconds: f64,
         warned: bool,
     },
+    /// Another log stands where this one stood: readers begin again at its end.
+    HistoryChanged {
+        reason: &'static str,
+        is_anew: bool,
+        settled: i64,
+        head: i64,
+    },
     FollowerJoined,
     FollowerLeft,
     FollowerRefused,

@@ -181,6 +181,7 @@ impl EventStream {
             }
             Next::Deleted => self.close(out, ClosingReason::Deleted),
             Next::Failed(_) => self.close(out, ClosingReason::InternalError),
+            Next::HistoryChanged => self.close(out, ClosingReason::HistoryChanged),
             Next::NeedsPage | Next::Idle => {}
         }
     }

@@ -45,7 +45,7 @@ pub struct ClosingEvent {
 
 /// Why the server ends an event stream.
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum ClosingReason {
     /// The service stops: come back, to another instance or to this one.
     Draining,
@@ -53,6 +53,9 @@ pub enum ClosingReason {
     Deleted,
     /// The consumer was sent away, or its lease ran out: come back to join again.
     Removed,
+    /// The log is not the one any more that was followed: restored, taken over by a replica that had not received
+    /// everything, or truncated. Begin anew.
+    HistoryChanged,
     /// Another connection has come with the consumer's name.
     Replaced,
     /// The database refuses to give what follows, or it cannot be read; the service's log says more.

@@ -18,7 +18,7 @@ use super::parameters::{GivenFilter, Rules, category, stream_name};
 use super::problem::{Problem, ProblemKind};
 use super::{App, tags};
 use crate::domain::Violation;
-use crate::domain::cursor::{Check, Cursor};
+use crate::domain::cursor::Cursor;
 use crate::domain::filter::Filter;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
@@ -26,8 +26,8 @@ use crate::service::aggregated::follower::Wanted;
 use crate::service::aggregated::merged::{self, MergedFollower, OneFollower};
 use crate::service::following::Following;
 use crate::service::read::Start;
-use crate::service::tail::Place;
 use crate::service::tail::follower::Follower;
+use crate::service::tail::{Begin, Place};
 
 const LAST_EVENT_ID: &str = "last-event-id";
 pub(super) const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
@@ -254,10 +254,10 @@ pub(super) async fn follow(app: App, target: Target, wish: Wish, headers: &Heade
     let source = target.log();
     // Joined before the place is looked up: what is settled meanwhile is kept for this follower.
     let membership = app.tail.join(&source);
-    let (place, check) = app.reads.place(&source, start).await?;
-    let is_beyond_end = matches!(start, Start::At(_)) && app.reads.is_beyond_end(&source, place).await?;
+    let begin = app.reads.place(&source, start).await?;
+    let is_beyond_end = matches!(start, Start::At(_)) && app.reads.is_beyond_end(&source, begin.place).await?;
     let wire = if accepts_ndjson(headers) { Wire::Ndjson } else { Wire::EventStream };
-    let following = following(&app, target, filter, Begin { place, check, sources });
+    let following = following(&app, target, filter, begin, sources);
     drop(membership);
     let frames = Frames::new(wire, wish.event_names == EventNames::Type);
     let mut stream = EventStream::new(app, following, frames, heartbeat, taken);
@@ -285,23 +285,15 @@ pub(super) fn event_response(wire: Wire, body: Body) -> Response {
     response
 }
 
-/// Where a follower begins.
-struct Begin {
-    place: Place,
-    check: Option<Check>,
-    /// How many of several sources have been seen at the place itself.
-    sources: u32,
-}
-
-/// The follower of a target from a place on.
-fn following(app: &App, target: Target, filter: Filter, begin: Begin) -> Following {
-    let Begin { place, check, sources } = begin;
+/// The follower of a target from a place on; `sources`: how many of several have been seen at the place itself.
+fn following(app: &App, target: Target, filter: Filter, begin: Begin, sources: u32) -> Following {
+    let Begin { place, check, history } = begin;
     let wanted = |one: Aggregated, filter: Filter, after: i64| {
         let (id, name, partitions) = (one.id, one.name, one.partitions);
-        app.aggregated.follower(Wanted { id, name, partitions, filter, after, check })
+        app.aggregated.follower(Wanted { id, name, partitions, filter, after, check, history })
     };
     match target {
-        Target::Log(source) => Following::Log(Follower::new(app.tail.clone(), source, filter, place, check)),
+        Target::Log(source) => Following::Log(Follower::new(app.tail.clone(), source, filter, begin)),
         Target::Aggregated(one) => Following::Aggregated(Box::new(wanted(one, filter, place.after))),
         Target::Merged(source, aggregated) => {
             let cursor = Cursor { position: place.after, sources, check };
@@ -309,7 +301,8 @@ fn following(app: &App, target: Target, filter: Filter, begin: Begin) -> Followi
             let mut next_place = || places.next().unwrap_or(place.after);
             let log = source.map(|source| {
                 let place = Place { after: next_place(), stream_after: None };
-                OneFollower::Log(Follower::new(app.tail.clone(), source, filter.clone(), place, None))
+                let begin = Begin { place, check: None, history };
+                OneFollower::Log(Follower::new(app.tail.clone(), source, filter.clone(), begin))
             });
             let mut followers: Vec<OneFollower> = log.into_iter().collect();
             for one in aggregated {

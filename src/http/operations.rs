@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::extract::Path;
 use super::problem::{Problem, ProblemKind};
 use super::{App, subscriptions, tags};
+use crate::service::tail::HistoryChanged;
 
 /// A method that is longer is not repeated in the answer.
 const METHOD_SAID_MAX: usize = 20;
@@ -25,6 +26,33 @@ pub struct Ready {
     listener: bool,
     /// This instance projects aggregated streams, or stands by to.
     projector: bool,
+    /// The last time that the log was found to be another one than before (restored from a backup, taken over by a
+    /// replica that had not received everything, truncated), since this instance runs. The service works on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    history_changed: Option<HistoryChangedBody>,
+}
+
+/// When the log was found to be another one, and by what.
+#[derive(Serialize, ToSchema)]
+#[schema(as = HistoryChanged)]
+pub struct HistoryChangedBody {
+    #[schema(format = DateTime)]
+    since: String,
+    /// `other_message`, `went_back`, `other_sequence`, `other_server`, or `told` (by another instance).
+    #[schema(example = "went_back")]
+    reason: &'static str,
+    /// Up to where the log had been settled.
+    settled: i64,
+    /// Where the new one ended.
+    head: i64,
+}
+
+impl HistoryChangedBody {
+    fn of(changed: HistoryChanged) -> Self {
+        let HistoryChanged { at, change, settled, head } = changed;
+        Self { since: at.to_rfc3339(), reason: change.reason.name(), settled, head }
+    }
 }
 
 /// Is the process alive
@@ -48,6 +76,7 @@ pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Probl
         migrations: found.migrations,
         listener: found.listener,
         projector: found.projector,
+        history_changed: app.tail.history_changed().map(HistoryChangedBody::of),
     };
     if app.lifecycle.is_draining() {
         return Err(Problem::new(ProblemKind::Draining, "The service is stopping."));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::tail::{Place, Tail};
+use super::tail::{Begin, Place, Tail};
 use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
@@ -71,8 +71,8 @@ pub enum Start {
 /// Why a place cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    /// The cursor names a message that is another one by now, or lies beyond the end.
-    #[error("the log is not the one that the cursor {position} came from: it ends at {head} now")]
+    /// A cursor names a message that is another one by now, or lies beyond the end; or the log went back meanwhile.
+    #[error("the log is not the one that the position {position} came from: it ends at {head} now")]
     HistoryChanged { position: i64, head: i64 },
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -94,13 +94,14 @@ impl Reads {
     }
 
     /// A page; if it would be empty, waits for a message as long as the request says.
-    pub async fn page(&self, request: &PageRequest) -> Result<PageRead, StoreError> {
+    pub async fn page(&self, request: &PageRequest) -> Result<PageRead, PlaceError> {
         if request.wait.is_zero() {
-            return self.read_page(request).await;
+            return Ok(self.read_page(request).await?);
         }
         let deadline = tokio::time::Instant::now() + request.wait;
         // Joined before the first look, so no message falls between them.
         let mut membership = self.tail.join(&request.log.source());
+        let mut histories = self.tail.histories();
         let mut request = request.clone();
         loop {
             let page = self.read_page(&request).await?;
@@ -113,6 +114,12 @@ impl Reads {
                 continue;
             }
             tokio::select! {
+                biased;
+                // What it waits for is a position of a log that is gone.
+                _ = histories.changed() => {
+                    let (position, head) = (request.from.unwrap_or(0), self.tail.settled());
+                    return Err(PlaceError::HistoryChanged { position, head });
+                }
                 () = membership.changed() => {}
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.draining.cancelled() => return Ok(page),
@@ -194,9 +201,15 @@ impl Reads {
     }
 
     /// The place in a source where a follower begins, and by what the message there is recognised.
-    pub async fn place(&self, source: &Source, start: Start) -> Result<(Place, Option<Check>), PlaceError> {
+    pub async fn place(&self, source: &Source, start: Start) -> Result<Begin, PlaceError> {
         // What is committed by now counts as history, also what nobody was told of.
         self.tail.refresh().await;
+        let history = self.tail.history();
+        let (place, check) = self.place_now(source, start).await?;
+        Ok(Begin { place, check, history })
+    }
+
+    async fn place_now(&self, source: &Source, start: Start) -> Result<(Place, Option<Check>), PlaceError> {
         match source.single_stream() {
             Some(name) => self.place_in_stream(name, start).await,
             None => {

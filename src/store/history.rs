@@ -1,8 +1,117 @@
 //! Which message stands where: by that a log that went back is told from the one that was read.
 
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::settled::TailLink;
 use super::{Database, StoreError};
+use crate::domain::history::{Ground, Known, Landmark, Seen};
+
+/// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one.
+const LOOK: &str = "SELECT pg_is_in_recovery(), k.history, m.id, f.global_position, f.id, n.global_position, n.id, \
+    coalesce((SELECT max(global_position) FROM message_store.messages), 0), \
+    CASE WHEN s.oid IS NOT NULL THEN coalesce(pg_sequence_last_value(s.oid), 0) END, \
+    pg_relation_filenode(s.oid)::bigint \
+    FROM (SELECT pg_get_serial_sequence('message_store.messages', 'global_position')::regclass AS oid) AS s \
+    CROSS JOIN (SELECT coalesce((SELECT history FROM headwater.settled_position), 0) AS history) AS k \
+    LEFT JOIN message_store.messages AS m ON m.global_position = $1 \
+    LEFT JOIN LATERAL (SELECT global_position, id FROM message_store.messages \
+    ORDER BY global_position LIMIT 1) AS f ON true \
+    LEFT JOIN LATERAL (SELECT global_position, id FROM message_store.messages WHERE global_position <= $2 \
+    ORDER BY global_position DESC LIMIT 1) AS n ON true";
+
+/// Who promotes a server gives it a new timeline, whose number is in the names of its files.
+const SERVER: &str = "SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()), \
+    substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), \
+    (SELECT oid FROM pg_database WHERE datname = current_database()))";
+
+const KEPT: &str = "SELECT position, history, message_position, message_id, first_position, first_id, server, \
+    sequence_file FROM headwater.settled_position";
+
+const KEEP: &str = "UPDATE headwater.settled_position SET position = $1, message_position = $3, message_id = $4, \
+    first_position = $5, first_id = $6, server = $7, sequence_file = $8, updated_at = now() \
+    WHERE history = $2 AND position < $1";
+
+impl TailLink {
+    /// What the log is recognised by, as one snapshot shows it. `server` is of this connection's server.
+    pub async fn look_at_history(
+        &self,
+        checkpoint: i64,
+        settled: i64,
+        server: Option<&str>,
+    ) -> Result<Seen, StoreError> {
+        let rows = self.query(LOOK, &[(&checkpoint, Type::INT8), (&settled, Type::INT8)]).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Unavailable("a look at the log showed nothing".into()))?;
+        if row.try_get(0)? {
+            return Err(StoreError::Unavailable("the server is a replica".into()));
+        }
+        Ok(Seen {
+            number: row.try_get(1)?,
+            at_checkpoint: row.try_get(2)?,
+            first: landmark(row, 3)?,
+            newest: landmark(row, 5)?,
+            head: row.try_get(7)?,
+            given: row.try_get(8)?,
+            ground: Ground { server: server.map(str::to_owned), sequence_file: row.try_get(9)? },
+        })
+    }
+
+    /// Which server this is; `None` where it does not say.
+    pub async fn server(&self) -> Result<Option<String>, StoreError> {
+        match self.query(SERVER, &[]).await {
+            Ok(rows) => rows.first().map_or(Ok(None), |row| Ok(row.try_get(0)?)),
+            Err(error) if error.is_unavailable() => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// What was kept: a position that was settled once, and by what its log is recognised.
+    pub async fn kept_checkpoint(&self) -> Result<(i64, Known), StoreError> {
+        let rows = self.query(KEPT, &[]).await?;
+        let Some(row) = rows.first() else { return Ok((0, Known::default())) };
+        let known = Known {
+            number: row.try_get(1)?,
+            checkpoint: landmark(row, 2)?,
+            first: landmark(row, 4)?,
+            ground: Ground { server: row.try_get(6)?, sequence_file: row.try_get(7)? },
+        };
+        Ok((row.try_get(0)?, known))
+    }
+
+    /// Keeps a settled position for the next start, and what is known of its log. It may be lost in a crash, so its
+    /// commit waits for no disk.
+    pub async fn keep_checkpoint(&self, settled: i64, known: &Known) -> Result<(), StoreError> {
+        let (checkpoint, first) = (known.checkpoint, known.first);
+        let sql = format!(
+            "WITH s AS (SELECT set_config('synchronous_commit', 'off', true)) {KEEP} AND EXISTS (SELECT FROM s)"
+        );
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 8] = [
+            (&settled, Type::INT8),
+            (&known.number, Type::INT8),
+            (&checkpoint.map(|mark| mark.position), Type::INT8),
+            (&checkpoint.map(|mark| mark.id), Type::UUID),
+            (&first.map(|mark| mark.position), Type::INT8),
+            (&first.map(|mark| mark.id), Type::UUID),
+            (&known.ground.server, Type::TEXT),
+            (&known.ground.sequence_file, Type::INT8),
+        ];
+        self.query(&sql, &parameters).await?;
+        Ok(())
+    }
+
+    /// The log is another one: what was kept by its positions begins again. Answers the number of the new history.
+    pub async fn begin_history(&self, known: i64, is_anew: bool) -> Result<i64, StoreError> {
+        let sql = "SELECT headwater.begin_history($1, $2)";
+        let rows = self.query(sql, &[(&known, Type::INT8), (&is_anew, Type::BOOL)]).await?;
+        rows.first().map_or(Ok(known), |row| Ok(row.try_get(0)?))
+    }
+}
+
+fn landmark(row: &Row, at: usize) -> Result<Option<Landmark>, StoreError> {
+    let (position, id): (Option<i64>, Option<Uuid>) = (row.try_get(at)?, row.try_get(at + 1)?);
+    Ok(position.zip(id).map(|(position, id)| Landmark { position, id }))
+}
 
 impl Database {
     /// The id of the message at a global position.

@@ -108,30 +108,14 @@ impl TailLink {
         rows.iter().map(|row| Ok(Holder { virtual_transaction: row.try_get(0)?, pid: row.try_get(1)? })).collect()
     }
 
-    async fn query(&self, sql: &str, parameters: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>, StoreError> {
+    pub(super) async fn query(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, StoreError> {
         match tokio::time::timeout(READ_TIMEOUT, self.client.query_typed(sql, parameters)).await {
             Ok(rows) => Ok(rows?),
             Err(_) => Err(StoreError::too_slow("a read of the tail")),
-        }
-    }
-
-    /// A position that was settled once, from any instance: a place to begin.
-    pub async fn checkpoint(&self) -> Result<i64, StoreError> {
-        let rows = self.query("SELECT position FROM headwater.settled_position", &[]).await?;
-        rows.first().map_or(Ok(0), |row| Ok(row.try_get(0)?))
-    }
-
-    /// Keeps a settled position for the next start. It may be lost in a crash, so its commit waits for no disk.
-    pub async fn keep_checkpoint(&self, settled: i64) -> Result<(), StoreError> {
-        let statements = format!(
-            "BEGIN; SET LOCAL synchronous_commit = off; \
-                 INSERT INTO headwater.settled_position (position) VALUES ({settled}) \
-                 ON CONFLICT (only_row) DO UPDATE SET position = excluded.position, updated_at = now() \
-                 WHERE settled_position.position < excluded.position; COMMIT"
-        );
-        match tokio::time::timeout(READ_TIMEOUT, self.client.batch_execute(&statements)).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::too_slow("keeping the settled position")),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::feed::{FeedMember, Feeds, Read};
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::cursor::{Check, Cursor};
@@ -18,6 +20,7 @@ pub struct AggregatedFollower {
     feeds: Feeds,
     member: FeedMember,
     database: Database,
+    tail: Tail,
     reads: CatchUpReads,
     observer: Observer,
     id: i64,
@@ -31,6 +34,9 @@ pub struct AggregatedFollower {
     check: Option<Check>,
     /// The last message of its partitions that it has seen, whether it passed the filter or not.
     last: Option<Cursor>,
+    /// The log that it follows.
+    history: u64,
+    histories: watch::Receiver<u64>,
     is_live: bool,
     is_deleted: bool,
     pace: Pace,
@@ -45,6 +51,7 @@ pub struct Wanted {
     pub after: i64,
     /// By what the message there is recognised.
     pub check: Option<Check>,
+    pub history: u64,
 }
 
 impl AggregatedFollower {
@@ -54,6 +61,8 @@ impl AggregatedFollower {
             feeds,
             member,
             database,
+            tail: tail.clone(),
+            histories: tail.histories(),
             reads: tail.catch_up_reads(),
             observer,
             id: wanted.id,
@@ -63,6 +72,7 @@ impl AggregatedFollower {
             after: wanted.after,
             check: wanted.check,
             last: None,
+            history: wanted.history,
             is_live: false,
             is_deleted: false,
             pace: Pace::default(),
@@ -87,6 +97,9 @@ impl AggregatedFollower {
     pub fn advance(&mut self) -> Next {
         if self.is_deleted {
             return Next::Deleted;
+        }
+        if self.tail.history() != self.history {
+            return Next::HistoryChanged;
         }
         let partitions = self.partitions.as_deref();
         match self.feeds.read(self.id, self.after, partitions, BATCH_MESSAGES_MAX, BATCH_BYTES_MAX) {
@@ -149,6 +162,9 @@ impl AggregatedFollower {
             let _turn = self.reads.acquire().await;
             self.database.aggregated_page(self.id, self.partitions.as_deref(), self.after, limit).await?
         };
+        if self.tail.history() != self.history {
+            return Ok(Next::HistoryChanged);
+        }
         self.feeds.saw(self.id, page.as_ref());
         let Some(page) = page else {
             self.is_deleted = true;
@@ -167,18 +183,23 @@ impl AggregatedFollower {
 
     /// Waits until there may be something new.
     pub async fn changed(&mut self) {
-        self.member.changed().await;
+        tokio::select! {
+            () = self.member.changed() => {}
+            _ = self.histories.changed() => {}
+        }
     }
 
     /// Waits until it may stand further on, with a message or without one.
     pub async fn progressed(&mut self) {
-        self.member.progressed().await;
+        tokio::select! {
+            () = self.member.progressed() => {}
+            _ = self.histories.changed() => {}
+        }
     }
 
     fn move_to(&mut self, after: i64) {
-        if after != self.after {
-            self.check = None;
-        }
+        let known = self.check.filter(|_| after == self.after);
+        self.check = self.tail.check_at(after).or(known);
         self.after = after;
     }
 

@@ -19,8 +19,8 @@ use crate::domain::observation::Observation;
 use crate::domain::selection::Selections;
 use crate::domain::source::Source;
 use crate::service::back_off::BackOff;
-use crate::service::tail::Place;
 use crate::service::tail::follower::{Follower, Next};
+use crate::service::tail::{Begin, Place};
 use crate::store::StoreError;
 use crate::store::projector::{Lease, ProjectorLink, RoundAnswer, RoundRows, StoredProjection};
 
@@ -187,10 +187,12 @@ impl<'a> Leading<'a> {
             (aggregation.streams(), aggregation.definition().types.as_slice())
         });
         let selections = Selections::new(selections);
+        let history = self.projector.tail.history();
         let place = Place { after: self.position, stream_after: None };
         let follow = || {
             let source = Source::selected(selections.clone());
-            Follower::new(self.projector.tail.clone(), source, Filter::default(), place, None)
+            let begin = Begin { place, check: None, history };
+            Follower::new(self.projector.tail.clone(), source, Filter::default(), begin)
         };
         self.follower = (!selections.is_empty()).then(follow);
         self.is_fresh = true;
@@ -244,7 +246,7 @@ impl<'a> Leading<'a> {
             };
             match next {
                 Next::Messages(messages) => gathered.extend(messages),
-                Next::Idle | Next::Deleted => return Ok((gathered, follower.cursor(), true)),
+                Next::Idle | Next::Deleted | Next::HistoryChanged => return Ok((gathered, follower.cursor(), true)),
                 Next::Failed(error) => return Err(error),
                 Next::NeedsPage | Next::Moved | Next::CaughtUp | Next::FellBehind => {}
                 // A follower of the log has no other messages.

@@ -164,7 +164,7 @@ impl Source {
             Next::FellBehind => self.is_live = false,
             Next::NeedsPage => self.needs_page = true,
             Next::Idle => return Taken::Nothing,
-            ended @ (Next::Deleted | Next::Failed(_)) => return Taken::Ended(ended),
+            ended @ (Next::Deleted | Next::HistoryChanged | Next::Failed(_)) => return Taken::Ended(ended),
         }
         Taken::More
     }

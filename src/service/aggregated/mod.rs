@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use self::feed::{FeedMember, Feeds};
 use self::follower::{AggregatedFollower, Wanted};
 use self::projector::ProjectorHandle;
+use super::read::PlaceError;
 use super::tail::Tail;
 use crate::domain::Violation;
 use crate::domain::aggregated_stream::Definition;
@@ -220,10 +221,11 @@ impl AggregatedStreams {
         from: i64,
         limit: usize,
         wait: Duration,
-    ) -> Result<Option<PartitionRead>, StoreError> {
+    ) -> Result<Option<PartitionRead>, PlaceError> {
         let deadline = tokio::time::Instant::now() + wait;
         // Joined before the first look, so no message falls between them.
         let mut member = (!wait.is_zero()).then(|| self.feeds.join(id));
+        let mut histories = self.tail.histories();
         loop {
             let page = self.database.partition_page(id, partition, from, limit as i64).await?;
             let Some(page) = page else { return Ok(None) };
@@ -236,6 +238,11 @@ impl AggregatedStreams {
                 return Ok(Some(read));
             }
             tokio::select! {
+                biased;
+                // What it waits for is a position of a log that is gone.
+                _ = histories.changed() => {
+                    return Err(PlaceError::HistoryChanged { position: from, head: self.tail.settled() });
+                }
                 () = member.changed() => {}
                 () = tokio::time::sleep_until(deadline) => {}
                 () = self.draining.cancelled() => return Ok(Some(read)),

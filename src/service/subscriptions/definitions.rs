@@ -9,6 +9,7 @@ use crate::domain::Violation;
 use crate::domain::subscription::{Definition, SettingsPatch, StartAt, SubscriptionSource};
 use crate::domain::time::Timestamp;
 use crate::service::read::{PlaceError, Start};
+use crate::service::tail::Begin;
 use crate::store::StoreError;
 use crate::store::subscriptions::{NewSubscription, PartitionCursor, State, StoredSubscription, Update};
 
@@ -115,7 +116,7 @@ impl Subscriptions {
             StartAt::Time(micros) => Start::AtTime(Timestamp(micros)),
         };
         match self.inner.reads.place(&log, start).await {
-            Ok((place, _)) => Ok(place.stream_after.unwrap_or(place.after)),
+            Ok(Begin { place, .. }) => Ok(place.stream_after.unwrap_or(place.after)),
             Err(PlaceError::Store(error)) => Err(error.into()),
             // Said of cursors only.
             Err(PlaceError::HistoryChanged { head, .. }) => Ok(head),

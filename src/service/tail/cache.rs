@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::domain::cursor::Check;
 use crate::domain::message::Message;
 use crate::domain::source::{Source, Topic};
 
 /// The cache of one instance. Bounded in bytes; what is pushed out is read from the database by those who still want it.
 pub struct Cache {
     settled: i64,
+    /// By what the message at the settled position is recognised.
+    check: Option<Check>,
     ring: VecDeque<Arc<Message>>,
     bytes: usize,
     bytes_max: usize,
@@ -43,7 +46,8 @@ pub struct Fetched {
 /// What a follower finds at its place.
 pub enum Read {
     /// Everything of its topics after its place, up to a global position that it has then seen.
-    Hit { messages: Vec<Arc<Message>>, upto: i64 },
+    /// `check` is of the message there, if that is known.
+    Hit { messages: Vec<Arc<Message>>, upto: i64, check: Option<Check> },
     /// Its place is not in the cache: it has to read from the database.
     Miss,
 }
@@ -61,6 +65,7 @@ impl Cache {
     pub fn new(bytes_max: usize) -> Self {
         Self {
             settled: 0,
+            check: None,
             ring: VecDeque::new(),
             bytes: 0,
             bytes_max,
@@ -72,6 +77,24 @@ impl Cache {
 
     pub fn settled(&self) -> i64 {
         self.settled
+    }
+
+    /// By what the message at a position is recognised, if it is the settled one.
+    pub fn check_at(&self, position: i64) -> Option<Check> {
+        self.check.filter(|_| position == self.settled)
+    }
+
+    /// The message at the settled position is known.
+    pub fn recognise(&mut self, position: i64, check: Check) {
+        if position == self.settled {
+            self.check = Some(check);
+        }
+    }
+
+    /// Begins with another log: what was kept belongs to none any more.
+    pub fn begin_at(&mut self, settled: i64) {
+        self.settled = settled;
+        self.skip_to(settled);
     }
 
     pub fn bytes(&self) -> usize {
@@ -135,10 +158,11 @@ impl Cache {
     /// out begins after that, and who follows it reads what it misses from the database.
     pub fn publish(&mut self, new: Fetched, settled: i64, opened: u64) {
         let Fetched { messages, left_out } = new;
-        self.settled = self.settled.max(settled);
+        self.move_to(settled);
         for state in self.topics.values_mut().filter(|state| state.opened > opened) {
             state.complete_from = state.complete_from.max(settled);
         }
+        let last = messages.last().map(|message| (message.global_position, message.id));
         let mut touched: Vec<Topic> = Vec::new();
         for (global_position, stream_name) in left_out {
             for topic in self.topics_of(&stream_name, None) {
@@ -170,6 +194,7 @@ impl Cache {
                 self.ring.push_back(message);
             }
         }
+        self.check = self.check.or(last.filter(|(at, _)| *at == self.settled).map(|(_, id)| Check::of(id)));
         self.evict();
         for topic in touched {
             if let Some(state) = self.topics.get(&topic) {
@@ -181,7 +206,7 @@ impl Cache {
     /// Settles everything up to a position without having read it: all topics begin there, and who follows them reads
     /// what lies between from the database.
     pub fn skip_to(&mut self, settled: i64) {
-        self.settled = self.settled.max(settled);
+        self.move_to(settled);
         for state in self.topics.values_mut() {
             state.complete_from = self.settled;
             state.messages.clear();
@@ -217,16 +242,24 @@ impl Cache {
                 .min_by_key(|(at, _)| *at)
                 .and_then(|(_, next)| next.next());
             let Some(message) = next else {
-                return Read::Hit { messages, upto: self.settled.max(place.after) };
+                let upto = self.settled.max(place.after);
+                return Read::Hit { messages, upto, check: self.check_at(upto) };
             };
             if place.stream_after.is_some_and(|seen| message.position <= seen) {
                 continue;
             }
             bytes += message.json().len();
             if messages.len() >= messages_max || (bytes > bytes_max && !messages.is_empty()) {
-                return Read::Hit { upto: message.global_position - 1, messages };
+                return Read::Hit { upto: message.global_position - 1, messages, check: None };
             }
             messages.push(message.clone());
+        }
+    }
+
+    fn move_to(&mut self, settled: i64) {
+        if settled > self.settled {
+            self.settled = settled;
+            self.check = None;
         }
     }
 
@@ -292,7 +325,7 @@ mod tests {
 
     fn hit(cache: &Cache, source: &Source, place: Place) -> Option<(Vec<i64>, i64)> {
         match cache.read(source, place, 100, 1 << 20) {
-            Read::Hit { messages, upto } => Some((messages.iter().map(|m| m.global_position).collect(), upto)),
+            Read::Hit { messages, upto, .. } => Some((messages.iter().map(|m| m.global_position).collect(), upto)),
             Read::Miss => None,
         }
     }
@@ -372,9 +405,9 @@ mod tests {
         let mut cache = Cache::new(1 << 20);
         cache.join(&Topic::All);
         cache.publish(read((1..=5).map(|n| message("a-1", n - 1, n)).collect()), 5, cache.opened());
-        let Read::Hit { messages, upto } = cache.read(&Source::all(), at(0), 2, 1 << 20) else { panic!("a hit") };
+        let Read::Hit { messages, upto, .. } = cache.read(&Source::all(), at(0), 2, 1 << 20) else { panic!("a hit") };
         assert_eq!((messages.len(), upto), (2, 2));
-        let Read::Hit { messages, upto } = cache.read(&Source::all(), at(2), 100, 1) else { panic!("a hit") };
+        let Read::Hit { messages, upto, .. } = cache.read(&Source::all(), at(2), 100, 1) else { panic!("a hit") };
         assert_eq!((messages.len(), upto), (1, 3));
     }
 

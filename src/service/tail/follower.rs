@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::cache::{Place, Read};
-use super::{Membership, Tail};
+use super::{Begin, Membership, Tail};
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
@@ -51,6 +51,8 @@ pub enum Next {
     Deleted,
     /// The database refuses to give what follows, or it cannot be read: waiting does not help.
     Failed(StoreError),
+    /// The log went back: the place is one of a log that is gone.
+    HistoryChanged,
 }
 
 /// A message as one of several sources has it.
@@ -122,15 +124,19 @@ pub struct Follower {
     check: Option<Check>,
     /// The last message of the source that it has seen, whether it passed the filter or not.
     last: Option<Cursor>,
+    /// The log that it follows.
+    history: u64,
     is_live: bool,
     pace: Pace,
 }
 
 impl Follower {
-    /// Follows a source from a place on; `check` is of the message there.
-    pub fn new(tail: Tail, source: Source, filter: Filter, place: Place, check: Option<Check>) -> Self {
+    /// Follows a source from a place on.
+    pub fn new(tail: Tail, source: Source, filter: Filter, begin: Begin) -> Self {
         let membership = tail.join(&source);
-        Self { tail, membership, source, filter, place, check, last: None, is_live: false, pace: Pace::default() }
+        let Begin { place, check, history } = begin;
+        let (last, is_live, pace) = (None, false, Pace::default());
+        Self { tail, membership, source, filter, place, check, last, history, is_live, pace }
     }
 
     /// The cursor as a client may come back with it.
@@ -150,12 +156,15 @@ impl Follower {
 
     /// What is there now, without waiting.
     pub fn advance(&mut self) -> Next {
-        let read = self.tail.read(&self.source, self.place, BATCH_MESSAGES_MAX, BATCH_BYTES_MAX);
+        let most = (BATCH_MESSAGES_MAX, BATCH_BYTES_MAX);
+        let Some(read) = self.tail.read_in(self.history, &self.source, self.place, most) else {
+            return Next::HistoryChanged;
+        };
         match read {
-            Read::Hit { messages, upto } => {
+            Read::Hit { messages, upto, check } => {
                 let examined = messages.len();
                 let passed = self.pass(messages);
-                self.move_to(upto);
+                self.move_to(upto, check);
                 if !passed.is_empty() {
                     return Next::Messages(passed);
                 }
@@ -210,12 +219,16 @@ impl Follower {
             let _turn = self.tail.inner.catch_up_reads.acquire().await;
             self.tail.inner.database.follow_page(&self.source, after, upto, limit, &self.filter).await?
         };
+        if self.tail.history() != self.history {
+            return Ok(Next::HistoryChanged);
+        }
         self.pace.saw_page(page.iter().map(Message::memory_bytes).sum());
         let examined = page.len();
         // A full page ends somewhere; one that is not full has seen everything there is.
         let seen = if (examined as i64) < limit { Some(upto) } else { page.last().map(|last| last.global_position) };
         let passed = self.pass(page.into_iter().map(Arc::new).collect());
-        self.move_to(self.place.after.max(seen.unwrap_or(upto)));
+        let after = self.place.after.max(seen.unwrap_or(upto));
+        self.move_to(after, self.tail.check_at(after));
         if !passed.is_empty() {
             return Ok(Next::Messages(passed));
         }
@@ -228,9 +241,10 @@ impl Follower {
     }
 
     /// Everything up to a global position has been seen.
-    fn move_to(&mut self, after: i64) {
-        if after != self.place.after && !self.counts_in_stream() {
-            self.check = None;
+    fn move_to(&mut self, after: i64, check: Option<Check>) {
+        if !self.counts_in_stream() {
+            let known = self.check.filter(|_| after == self.place.after);
+            self.check = check.or(known);
         }
         self.place.after = after;
     }

@@ -4,6 +4,7 @@ mod cache;
 mod fetching;
 pub mod follower;
 pub mod heartbeat;
+mod history;
 mod reader;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -11,8 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use uuid::Uuid;
 
 use crate::domain::append::{AppendRequest, NewMessage};
+use crate::domain::cursor::Check;
 use crate::domain::filter::Filter;
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::settling::Holder;
@@ -23,6 +26,7 @@ use crate::telemetry::Observer;
 
 pub use cache::Place;
 use cache::{Cache, Read};
+pub use history::HistoryChanged;
 pub use reader::Reader;
 
 /// The bounds of the tail.
@@ -56,6 +60,9 @@ struct Inner {
     /// The highest global position that this instance has committed itself.
     committed: watch::Sender<i64>,
     held_back: Mutex<Option<HeldBack>>,
+    /// Counts the logs that have stood here.
+    history: watch::Sender<u64>,
+    history_changed: Mutex<Option<HistoryChanged>>,
     catch_up_reads: Semaphore,
     database: Database,
     observer: Observer,
@@ -99,15 +106,18 @@ impl Inbox {
 /// A batch of this instance, as the reader takes it.
 struct Committed {
     /// In order.
-    positions: Vec<i64>,
+    positions: Vec<(i64, Uuid)>,
     /// Those of them that somebody followed when the batch was sent, in order.
     messages: Vec<Arc<Message>>,
     opened: u64,
+    /// The log that it was sent to, and up to where that was settled then.
+    history: u64,
+    settled: i64,
 }
 
 impl Committed {
     fn bytes(&self) -> usize {
-        self.positions.len() * size_of::<i64>()
+        self.positions.len() * size_of::<(i64, Uuid)>()
             + self.messages.iter().map(|message| message.memory_bytes()).sum::<usize>()
     }
 }
@@ -131,6 +141,8 @@ impl Tail {
             head: AtomicI64::new(0),
             committed: watch::Sender::new(0),
             held_back: Mutex::default(),
+            history: watch::Sender::new(0),
+            history_changed: Mutex::default(),
             catch_up_reads: Semaphore::new(settings.catch_up_reads_max),
             database,
             observer,
@@ -182,9 +194,9 @@ impl Tail {
     /// Which messages of these requests somebody follows.
     pub fn wants(&self, requests: &[&AppendRequest]) -> Wanted {
         let cache = self.cache();
-        let opened = cache.opened();
+        let (opened, history, settled) = (cache.opened(), self.history(), cache.settled());
         if !cache.has_topics() {
-            return Wanted { messages: None, opened };
+            return Wanted { messages: None, opened, history, settled };
         }
         let mut messages = Vec::new();
         for request in requests {
@@ -193,7 +205,7 @@ impl Tail {
             let wants = |message: &NewMessage| is_followed || cache.selects(stream_name, Some(&message.message_type));
             messages.extend(request.messages.iter().map(wants));
         }
-        Wanted { messages: messages.contains(&true).then_some(messages), opened }
+        Wanted { messages: messages.contains(&true).then_some(messages), opened, history, settled }
     }
 
     /// Takes in what this instance has just committed.
@@ -210,7 +222,7 @@ impl Tail {
             }
             for ((message, placed), at) in request.messages.iter().zip(&appended.messages).zip(first..) {
                 let written = positions.len(); // the place among the written messages
-                positions.push(placed.global_position);
+                positions.push((placed.global_position, placed.id));
                 let (Some(wanted), Some((datas, metadatas))) = (&wanted.messages, &answer.texts) else { continue };
                 if wanted[at] {
                     messages.push(Arc::new(Message::new(MessageParts {
@@ -226,10 +238,13 @@ impl Tail {
                 }
             }
         }
-        if let Some(&last) = positions.last() {
+        if let Some(&(last, _)) = positions.last() {
             self.inner.head.fetch_max(last, Ordering::Relaxed);
             self.inner.committed.send_replace(last);
-            let fits = lock(&self.inner.inbox).push(Committed { positions, messages, opened: wanted.opened });
+            let fits = {
+                let (opened, history, settled) = (wanted.opened, wanted.history, wanted.settled);
+                lock(&self.inner.inbox).push(Committed { positions, messages, opened, history, settled })
+            };
             if fits { self.inner.wake.notify_one() } else { self.hint() }
         }
     }
@@ -256,7 +271,7 @@ impl Tail {
         types: &Filter,
         messages_max: usize,
     ) -> Result<TailPage, StoreError> {
-        if let Read::Hit { mut messages, upto } = self.read(source, place, messages_max, PAGE_BYTES_MAX) {
+        if let Read::Hit { mut messages, upto, .. } = self.read(source, place, messages_max, PAGE_BYTES_MAX) {
             let at_end = upto >= self.settled();
             messages.retain(|message| types.passes(message));
             return Ok(TailPage { messages, upto, at_end });
@@ -276,7 +291,7 @@ impl Tail {
     /// What comes after a global position, if the cache has it.
     pub fn newest(&self, source: &Source, after: i64, messages_max: usize) -> Option<TailPage> {
         match self.read(source, Place { after, stream_after: None }, messages_max, PAGE_BYTES_MAX) {
-            Read::Hit { messages, upto } => Some(TailPage { messages, upto, at_end: upto >= self.settled() }),
+            Read::Hit { messages, upto, .. } => Some(TailPage { messages, upto, at_end: upto >= self.settled() }),
             Read::Miss => None,
         }
     }
@@ -292,6 +307,12 @@ impl Tail {
         CatchUpReads(self.clone())
     }
 
+    /// The same for who follows one log: `None` once that is gone.
+    fn read_in(&self, history: u64, source: &Source, place: Place, most: (usize, usize)) -> Option<Read> {
+        let cache = self.cache();
+        (self.history() == history).then(|| cache.read(source, place, most.0, most.1))
+    }
+
     fn read(&self, source: &Source, place: Place, messages_max: usize, bytes_max: usize) -> Read {
         self.cache().read(source, place, messages_max, bytes_max)
     }
@@ -299,6 +320,15 @@ impl Tail {
     fn cache(&self) -> MutexGuard<'_, Cache> {
         lock(&self.inner.cache)
     }
+}
+
+/// Where a follower begins, and in which log.
+#[derive(Debug, Clone, Copy)]
+pub struct Begin {
+    pub place: Place,
+    /// By what the message there is recognised.
+    pub check: Option<Check>,
+    pub history: u64,
 }
 
 /// What comes after a place.
@@ -317,6 +347,8 @@ const PAGE_BYTES_MAX: usize = 4 << 20;
 pub struct Wanted {
     messages: Option<Vec<bool>>,
     opened: u64,
+    history: u64,
+    settled: i64,
 }
 
 impl Wanted {

@@ -7,9 +7,13 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use uuid::Uuid;
+
 use super::cache::Fetched;
 use super::fetching::Budget;
+use super::history::Memory;
 use super::{HeldBack, Tail, UNSETTLED_BYTES_MAX, lock};
+use crate::domain::history::{Known, Landmark};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::settling::{Holder, Settling, Step};
@@ -34,7 +38,10 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The one reader of an instance.
 pub struct Reader {
-    tail: Tail,
+    pub(super) tail: Tail,
+    pub(super) memory: Memory,
+    /// It has not begun yet.
+    is_new: bool,
     settling: Settling,
     /// This instance's own commits that are not settled yet, by global position.
     pending: BTreeMap<i64, Pending>,
@@ -46,6 +53,7 @@ pub struct Reader {
 }
 
 struct Pending {
+    id: Uuid,
     message: Option<Arc<Message>>,
     opened: u64,
 }
@@ -79,6 +87,8 @@ impl Reader {
     pub(super) fn new(tail: Tail) -> Self {
         Self {
             tail,
+            memory: Memory::default(),
+            is_new: true,
             settling: Settling::default(),
             pending: BTreeMap::new(),
             budget: Budget::default(),
@@ -112,8 +122,9 @@ impl Reader {
 
     async fn read_until_lost(&mut self, begun: &mut bool, back_off: &mut BackOff) -> Result<(), StoreError> {
         let link = TailLink::open(&self.tail.inner.database).await?;
+        self.memory.server = link.server().await?;
         if !*begun {
-            self.begin(&link).await?;
+            self.begin_first(&link).await?;
             *begun = true;
         }
         let mut next_look = Instant::now();
@@ -150,31 +161,58 @@ impl Reader {
         }
     }
 
+    /// Begins for the first time: what was kept may be of another log by now.
+    async fn begin_first(&mut self, link: &TailLink) -> Result<(), StoreError> {
+        let (settled, known) = link.kept_checkpoint().await?;
+        self.settling = Settling::at(settled);
+        self.memory.known = known;
+        let seen = self.look_at_history(link).await?;
+        if !self.is_another_log(link, &seen).await? {
+            self.begin(link).await?;
+        }
+        Ok(())
+    }
+
     /// Finds a position to begin at. Mostly nobody is writing, so that everything visible is settled; otherwise the
-    /// checkpoint is a place from which to read on.
-    async fn begin(&mut self, link: &TailLink) -> Result<(), StoreError> {
+    /// checkpoint is a place from which to read on. Answers where the log ends.
+    pub(super) async fn begin(&mut self, link: &TailLink) -> Result<i64, StoreError> {
         let head = link.head().await?;
-        self.saw(head);
-        let mut settling = Settling::at(0);
-        let start = match settling.jump_to(head) {
-            Step::AskHolders if !link.holders().await?.is_empty() => link.checkpoint().await?.min(head),
+        let start = match Settling::at(0).jump_to(head) {
+            Step::AskHolders if !link.holders().await?.is_empty() => link.kept_checkpoint().await?.0.min(head),
             _ => head,
         };
+        let seen = link.look_at_history(0, start, self.memory.server.as_deref()).await?;
+        let is_first = std::mem::take(&mut self.is_new);
         self.settling = Settling::at(start);
-        self.checkpoint.0 = start;
-        self.tail.cache().skip_to(start);
-        Ok(())
+        self.pending.clear();
+        self.released();
+        // Kept at once, so that who begins next finds this log.
+        self.checkpoint = (0, Instant::now().checked_sub(CHECKPOINT_INTERVAL).unwrap_or_else(Instant::now));
+        self.begin_at(start, head, is_first);
+        self.memory.known = Known::of(&seen);
+        seen.newest.into_iter().for_each(|newest| self.recognise(newest));
+        Ok(head)
+    }
+
+    pub(super) fn settled(&self) -> i64 {
+        self.settling.settled()
     }
 
     /// Settles what this instance has committed itself, as far as there is no hole before it: nothing is read for it.
     fn take_in(&mut self) {
         let inbox = std::mem::take(&mut *lock(&self.tail.inner.inbox));
         for batch in inbox.batches {
+            // What was sent to another log, or stands where this one was settled before, says that the log is another.
+            let is_doubtful = batch.positions.first().is_some_and(|(first, _)| *first <= batch.settled);
+            if is_doubtful || batch.history != self.tail.history() {
+                self.tail.inner.asked.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
             let mut messages = batch.messages.into_iter().peekable();
-            for at in batch.positions {
+            for (at, id) in batch.positions {
                 let message = messages.next_if(|message| message.global_position == at);
                 if at > self.settling.settled() {
-                    self.pending.insert(at, Pending { message, opened: batch.opened });
+                    self.pending.insert(at, Pending { id, message, opened: batch.opened });
                 }
             }
         }
@@ -191,8 +229,10 @@ impl Reader {
             let rest = self.pending.split_off(&(self.settling.settled() + 1));
             let settled = std::mem::replace(&mut self.pending, rest);
             let opened = settled.values().map(|pending| pending.opened).min().unwrap_or(0);
+            let last = settled.last_key_value().map(|(at, pending)| Landmark { position: *at, id: pending.id });
             let messages = settled.into_values().filter_map(|pending| pending.message).collect();
             self.publish(Fetched { messages, left_out: Vec::new() }, opened);
+            last.into_iter().for_each(|last| self.settled_own(last));
         }
         let kept = self.pending.values().filter_map(|pending| pending.message.as_ref());
         if self.pending.len() > PENDING_MAX
@@ -207,7 +247,12 @@ impl Reader {
     async fn look(&mut self, link: &TailLink) -> Result<Round, StoreError> {
         for _ in 0..READS_MAX {
             let opened = self.tail.cache().opened();
-            let new = self.read_new(link).await?;
+            // Sent together, and judged by the later one: rows of another log are not taken for news of this one.
+            let (new, seen) = tokio::join!(self.read_new(link), self.look_at_history(link));
+            let (new, seen) = (new?, seen?);
+            if self.is_another_log(link, &seen).await? {
+                return Ok(Round::MoreToRead);
+            }
             let positions = new.positions();
             let Some(&last) = positions.last() else {
                 // What was committed before this look and does not show has been deleted since.
@@ -346,7 +391,7 @@ impl Reader {
     async fn keep_checkpoint(&mut self, link: &TailLink) -> Result<(), StoreError> {
         let settled = self.settling.settled();
         if settled > self.checkpoint.0 && self.checkpoint.1.elapsed() >= CHECKPOINT_INTERVAL {
-            link.keep_checkpoint(settled).await?;
+            link.keep_checkpoint(settled, &self.memory.known).await?;
             self.checkpoint = (settled, Instant::now());
         }
         Ok(())

@@ -111,7 +111,8 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0002_message_store",
     "0003_aggregated_streams",
     "0004_subscriptions",
-    "0005_reports"
+    "0005_reports",
+    "0006_history",
 ];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
@@ -121,6 +122,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "aggregated_stream_rebuild",
     "aggregated_stream_resume",
     "append_batch",
+    "begin_history",
     "count_messages",
     "first_aggregated_position",
     "first_global_position_at",

@@ -1,0 +1,36 @@
+-- The log is another one than it was: what was kept by its positions is forgotten, or begins again. `_known`: the number
+-- of the history that the caller knew; where another one has been faster, nothing is left to do. `_is_anew`: nothing of
+-- the old log is there any more. Answers the number of the history that is now.
+CREATE OR REPLACE FUNCTION headwater.begin_history(_known bigint, _is_anew boolean)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _number bigint;
+BEGIN
+  INSERT INTO headwater.settled_position (position) VALUES (0) ON CONFLICT DO NOTHING;
+  SELECT s.history INTO _number FROM headwater.settled_position AS s FOR UPDATE;
+
+  IF _number > _known THEN
+    RETURN _number;
+  END IF;
+
+  UPDATE headwater.settled_position
+  SET
+    position = 0,
+    history = _number + 1,
+    message_position = NULL,
+    message_id = NULL,
+    first_position = NULL,
+    first_id = NULL,
+    server = NULL,
+    sequence_file = NULL,
+    updated_at = now();
+
+  -- Counted again by who looks.
+  UPDATE headwater.counted_position SET position = 0;
+  DELETE FROM headwater.message_counts;
+
+  RETURN _number + 1;
+END;
+$$;

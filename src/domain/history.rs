@@ -1,0 +1,239 @@
+//! Whether the log is still the one that was read. It goes back when a backup is restored, when a replica takes over that
+//! had not received everything, or when a test truncates the table: then positions that were seen are given to other
+//! messages.
+
+use uuid::Uuid;
+
+/// A message by which a place in the log is recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Landmark {
+    pub position: i64,
+    pub id: Uuid,
+}
+
+/// What is known of the log that was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Counts the histories of this database; every instance that notices a change may be the one that raises it.
+    pub number: i64,
+    /// The last settled message that is known.
+    pub checkpoint: Option<Landmark>,
+    /// The oldest message there was.
+    pub first: Option<Landmark>,
+    pub ground: Ground,
+}
+
+/// What the log stands on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ground {
+    /// The server's system identifier and timeline, and the database. `None`: it does not say.
+    pub server: Option<String>,
+    /// The file of the sequence that gives out positions. `TRUNCATE … RESTART IDENTITY` makes a new one.
+    pub sequence_file: Option<i64>,
+}
+
+/// What one look shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub number: i64,
+    /// The id of the message at the checkpoint's place.
+    pub at_checkpoint: Option<Uuid>,
+    pub first: Option<Landmark>,
+    /// The newest message at or below the settled position.
+    pub newest: Option<Landmark>,
+    /// The highest position of a message, 0 if there is none.
+    pub head: i64,
+    /// The last position that the sequence gave out; `None`: there is no sequence.
+    pub given: Option<i64>,
+    pub ground: Ground,
+}
+
+/// Another log stands where this one stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    pub reason: Reason,
+    /// Nothing of the log that was read is there any more: it was truncated.
+    pub is_anew: bool,
+}
+
+/// By what it was noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The checkpoint's place has another message.
+    OtherMessage,
+    /// Positions that were settled are given out again.
+    WentBack,
+    /// The sequence was made anew, and the checkpoint's message is gone.
+    OtherSequence,
+    /// It is another server, or one that was promoted, and the checkpoint's message is gone.
+    OtherServer,
+    /// Another instance has noticed it.
+    Told,
+}
+
+impl Reason {
+    /// The name under which it is told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::OtherMessage => "other_message",
+            Reason::WentBack => "went_back",
+            Reason::OtherSequence => "other_sequence",
+            Reason::OtherServer => "other_server",
+            Reason::Told => "told",
+        }
+    }
+}
+
+impl Known {
+    /// What a look at the log makes known, when it is begun with.
+    pub fn of(seen: &Seen) -> Self {
+        Self { number: seen.number, checkpoint: seen.newest, first: seen.first, ground: seen.ground.clone() }
+    }
+
+    /// Judges by what a look shows, after everything up to `settled` was settled.
+    ///
+    /// The checkpoint's message, where it was, proves that the log is the same up to there, whatever server it stands
+    /// on. Where its place is empty it may have been deleted, which is no other history as long as its position is not
+    /// given out again.
+    pub fn judge(&self, settled: i64, seen: &Seen) -> Option<Change> {
+        let is_there = match (self.checkpoint, seen.at_checkpoint) {
+            (Some(known), Some(standing)) if known.id != standing => {
+                return Some(self.change(Reason::OtherMessage, seen));
+            }
+            (Some(known), Some(_)) if known.position >= settled => return self.told(seen),
+            (Some(_), Some(_)) => true,
+            _ => false,
+        };
+        if seen.given.is_some_and(|given| given.max(seen.head) < settled) {
+            return Some(self.change(Reason::WentBack, seen));
+        }
+        if is_there || settled == 0 {
+            return self.told(seen);
+        }
+        if differ(&self.ground.server, &seen.ground.server) {
+            return Some(self.change(Reason::OtherServer, seen));
+        }
+        if differ(&self.ground.sequence_file, &seen.ground.sequence_file) {
+            return Some(self.change(Reason::OtherSequence, seen));
+        }
+        self.told(seen)
+    }
+
+    /// The log is the same: what a look has shown is known from here on.
+    pub fn take_in(&mut self, seen: &Seen) {
+        *self = Self::of(seen);
+    }
+
+    fn told(&self, seen: &Seen) -> Option<Change> {
+        (seen.number > self.number).then(|| self.change(Reason::Told, seen))
+    }
+
+    fn change(&self, reason: Reason, seen: &Seen) -> Change {
+        let is_same_server = !differ(&self.ground.server, &seen.ground.server);
+        let is_anew = match (self.first, seen.first) {
+            (_, None) => true,
+            _ if is_same_server && differ(&self.ground.sequence_file, &seen.ground.sequence_file) => true,
+            // It begins again where it began, with another message.
+            (Some(known), Some(first)) => first.position <= known.position && first.id != known.id,
+            (None, Some(_)) => false,
+        };
+        Change { reason, is_anew }
+    }
+}
+
+/// What is not known differs from nothing.
+fn differ<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
+    matches!((one, other), (Some(one), Some(other)) if one != other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(position: i64, id: u128) -> Landmark {
+        Landmark { position, id: Uuid::from_u128(id) }
+    }
+
+    fn ground(sequence_file: i64) -> Ground {
+        Ground { server: Some("one".into()), sequence_file: Some(sequence_file) }
+    }
+
+    /// Ten messages, settled.
+    fn known() -> Known {
+        Known { number: 0, checkpoint: Some(mark(10, 10)), first: Some(mark(1, 1)), ground: ground(7) }
+    }
+
+    /// The same log, as it is seen again.
+    fn same() -> Seen {
+        Seen {
+            number: 0,
+            at_checkpoint: Some(Uuid::from_u128(10)),
+            first: Some(mark(1, 1)),
+            newest: Some(mark(10, 10)),
+            head: 12,
+            given: Some(12),
+            ground: ground(7),
+        }
+    }
+
+    fn reason(settled: i64, seen: Seen) -> Option<Reason> {
+        known().judge(settled, &seen).map(|change| change.reason)
+    }
+
+    #[test]
+    fn what_goes_on_as_it_was_is_the_same() {
+        assert_eq!(reason(10, same()), None);
+        // Moved to another server whole, by a sequence with another file, and written to with explicit positions.
+        let moved = Ground { server: Some("two".into()), sequence_file: Some(9) };
+        assert_eq!(reason(10, Seen { ground: moved, given: Some(3), ..same() }), None);
+    }
+
+    #[test]
+    fn deleting_the_newest_is_no_other_history_while_their_positions_stay_used_up() {
+        let deleted = Seen { at_checkpoint: None, newest: Some(mark(6, 6)), head: 6, ..same() };
+        assert_eq!(reason(10, deleted.clone()), None);
+        assert_eq!(reason(10, Seen { given: Some(6), ..deleted.clone() }), Some(Reason::WentBack));
+        // Everything, without the sequence.
+        assert_eq!(reason(10, Seen { first: None, newest: None, head: 0, ..deleted }), None);
+    }
+
+    #[test]
+    fn a_settled_end_that_is_given_out_again_is_noticed_though_the_checkpoint_stands() {
+        assert_eq!(reason(11, Seen { head: 10, given: Some(10), ..same() }), Some(Reason::WentBack));
+        assert_eq!(reason(11, Seen { head: 11, given: Some(11), ..same() }), None);
+    }
+
+    #[test]
+    fn a_log_that_has_grown_past_the_place_again_is_noticed() {
+        let grown = Seen { at_checkpoint: Some(Uuid::from_u128(99)), ..same() };
+        assert_eq!(known().judge(10, &grown), Some(Change { reason: Reason::OtherMessage, is_anew: false }));
+        let hole = Seen { at_checkpoint: None, first: Some(mark(1, 91)), ground: ground(8), ..same() };
+        assert_eq!(known().judge(10, &hole), Some(Change { reason: Reason::OtherSequence, is_anew: true }));
+        let other = Ground { server: Some("two".into()), sequence_file: Some(7) };
+        assert_eq!(reason(10, Seen { at_checkpoint: None, ground: other, ..same() }), Some(Reason::OtherServer));
+    }
+
+    #[test]
+    fn truncated_is_told_from_gone_back() {
+        let is_anew = |seen| known().judge(10, &seen).map(|change| change.is_anew);
+        let empty = Seen { at_checkpoint: None, first: None, newest: None, head: 0, given: Some(0), ..same() };
+        assert_eq!(is_anew(empty), Some(true));
+        let regrown = Seen { at_checkpoint: None, first: Some(mark(1, 91)), head: 2, given: Some(2), ..same() };
+        assert_eq!(is_anew(regrown), Some(true));
+        let restored = Seen { at_checkpoint: None, newest: Some(mark(4, 4)), head: 4, given: Some(4), ..same() };
+        assert_eq!(is_anew(restored.clone()), Some(false));
+        let elsewhere = Ground { server: Some("two".into()), sequence_file: Some(8) };
+        assert_eq!(is_anew(Seen { ground: elsewhere, ..restored }), Some(false));
+    }
+
+    #[test]
+    fn an_empty_log_has_no_history_to_lose() {
+        let seen = Seen { first: None, newest: None, at_checkpoint: None, head: 0, given: Some(0), ..same() };
+        assert_eq!(Known::of(&seen).judge(0, &same()), None);
+    }
+
+    #[test]
+    fn what_another_instance_has_noticed_is_noticed_here() {
+        assert_eq!(reason(10, Seen { number: 1, ..same() }), Some(Reason::Told));
+    }
+}

@@ -1,0 +1,113 @@
+//! Noticing that the log went back, and beginning again: nothing is fed from positions of a log that is gone.
+
+use std::sync::atomic::Ordering;
+
+use super::reader::Reader;
+use super::{Tail, lock};
+use crate::domain::cursor::Check;
+use crate::domain::history::{Change, Known, Landmark, Seen};
+use crate::domain::observation::Observation;
+use crate::domain::time::Timestamp;
+use crate::store::StoreError;
+use crate::store::settled::TailLink;
+
+/// The last time that the log went back, as this instance saw it.
+#[derive(Debug, Clone, Copy)]
+pub struct HistoryChanged {
+    pub at: Timestamp,
+    pub change: Change,
+    /// Up to where the log had been settled, and where it ended when that was noticed.
+    pub settled: i64,
+    pub head: i64,
+}
+
+/// What the reader remembers of the log that it reads.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pub known: Known,
+    /// Of the server that the present connection leads to.
+    pub server: Option<String>,
+}
+
+impl Memory {
+    pub fn checkpoint_position(&self) -> i64 {
+        self.known.checkpoint.map_or(0, |checkpoint| checkpoint.position)
+    }
+}
+
+impl Tail {
+    /// Counts the logs that have stood here, since this instance runs.
+    pub fn history(&self) -> u64 {
+        *self.inner.history.borrow()
+    }
+
+    /// Changes when the log went back.
+    pub fn histories(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.history.subscribe()
+    }
+
+    /// The last time that the log went back, since this instance runs.
+    pub fn history_changed(&self) -> Option<HistoryChanged> {
+        *lock(&self.inner.history_changed)
+    }
+
+    /// By what the message at a settled position is recognised, where that is the last one.
+    pub fn check_at(&self, position: i64) -> Option<Check> {
+        self.cache().check_at(position)
+    }
+}
+
+impl Reader {
+    /// Looks at what the log is recognised by.
+    pub(super) async fn look_at_history(&self, link: &TailLink) -> Result<Seen, StoreError> {
+        let (checkpoint, server) = (self.memory.checkpoint_position(), self.memory.server.as_deref());
+        link.look_at_history(checkpoint, self.settled(), server).await
+    }
+
+    /// Judges what was seen. `true`: it is another log, and this reader has begun again.
+    pub(super) async fn is_another_log(&mut self, link: &TailLink, seen: &Seen) -> Result<bool, StoreError> {
+        let Some(change) = self.memory.known.judge(self.settled(), seen) else {
+            self.memory.known.take_in(seen);
+            if let Some(newest) = seen.newest {
+                self.recognise(newest);
+            }
+            return Ok(false);
+        };
+        let settled = self.settled();
+        link.begin_history(self.memory.known.number, change.is_anew).await?;
+        let head = self.begin(link).await?;
+        let changed = HistoryChanged { at: Timestamp::now(), change, settled, head };
+        *lock(&self.tail.inner.history_changed) = Some(changed);
+        let (reason, is_anew) = (change.reason.name(), change.is_anew);
+        self.tail.inner.observer.record(Observation::HistoryChanged { reason, is_anew, settled, head });
+        Ok(true)
+    }
+
+    /// This instance has settled a message of its own: that is the checkpoint from here on.
+    pub(super) fn settled_own(&mut self, message: Landmark) {
+        self.memory.known.checkpoint = Some(message);
+        self.memory.known.first.get_or_insert(message);
+        self.recognise(message);
+    }
+
+    /// The log that stands here now is read from a position on; what was kept of another one is forgotten.
+    pub(super) fn begin_at(&self, settled: i64, head: i64, is_first: bool) {
+        let inner = &self.tail.inner;
+        let mut cache = self.tail.cache();
+        inner.head.store(head, Ordering::Relaxed);
+        *lock(&inner.inbox) = Default::default();
+        *lock(&inner.held_back) = None;
+        cache.begin_at(settled);
+        if !is_first {
+            // Under the cache's lock, so that nobody reads the new log as the old one.
+            inner.history.send_modify(|number| *number += 1);
+        }
+    }
+
+    /// The message at the settled position is known: cursors that stand there name it.
+    pub(super) fn recognise(&self, newest: Landmark) {
+        if newest.position == self.settled() {
+            self.tail.cache().recognise(newest.position, Check::of(newest.id));
+        }
+    }
+}
