@@ -37,6 +37,7 @@ mod pages;
 mod parameters;
 mod partitions;
 pub mod problem;
+mod problem_kind;
 mod reports;
 pub mod server;
 mod streams;
