@@ -36,12 +36,12 @@ export async function startService(directory, listen = '127.0.0.1:0', more = [])
 }
 
 /** A headless browser that talks to nobody but the service. */
-export function startBrowser() {
+export function startBrowser(more = []) {
   return chromium.launch({
     executablePath: CHROMIUM,
     args: [
       '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-      '--disable-component-update', '--disable-sync',
+      '--disable-component-update', '--disable-sync', ...more,
     ],
   })
 }
