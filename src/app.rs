@@ -17,6 +17,7 @@ use crate::service::hints::HintSettings;
 use crate::service::subscriptions::SubscriptionSettings;
 use crate::service::tail::TailSettings;
 use crate::service::{Service, ServiceSettings};
+use crate::store::gap_rule::GapRuleError;
 use crate::store::migrate::{self, MigrateError, MigrateOptions};
 use crate::store::{Database, DatabaseSettings, OpenError};
 use crate::telemetry::Observer;
@@ -45,6 +46,8 @@ pub enum AppError {
     Migrate(#[from] MigrateError),
     #[error("standard output cannot be written to: {0}")]
     Output(std::io::Error),
+    #[error(transparent)]
+    GapRule(#[from] GapRuleError),
     #[error("HTTP failed: {0}")]
     Http(std::io::Error),
     #[error("{0}")]
@@ -115,6 +118,7 @@ impl Running {
             connect_timeout: settings.database_connect_timeout,
             silence_timeout: settings.database_silence_timeout,
         })?;
+        check_gap_rule(&database).await?;
         let service = Service::start(database.clone(), service_settings(settings), lifecycle.clone(), Observer::new());
         // The first look at the log: from here on the settled position is known.
         service.tail.refresh().await;
@@ -256,6 +260,19 @@ async fn migrate_when_reachable(settings: &Settings, url: &str, lifecycle: &Life
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// An engine that does not keep the rule is refused. Where the rule cannot be tried (a right is missing, somebody has
+/// the table locked), the service starts: what is in its way then is said by who needs it.
+async fn check_gap_rule(database: &Database) -> Result<(), AppError> {
+    match database.check_gap_rule().await {
+        Err(error @ GapRuleError::Broken { .. }) => Err(error.into()),
+        Err(error @ GapRuleError::Unknown(_)) => {
+            tracing::warn!(%error, "the start goes on");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 

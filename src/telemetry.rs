@@ -66,6 +66,9 @@ struct Metrics {
     head: Gauge,
     settled_lag: Gauge,
     held_back_seconds: Gauge,
+    tail_up: Gauge,
+    sequence_cache: Gauge,
+    positions_ahead: Gauge,
     listener_up: Gauge,
     listener_lost: Counter,
     database_lost: Counter,
@@ -199,6 +202,9 @@ impl Observer {
                 metrics.head.set(*head as f64);
                 metrics.settled_lag.set((head - settled).max(0) as f64);
             }
+            Observation::TailReads { reads } => metrics.tail_up.set(f64::from(*reads)),
+            Observation::SequenceCaches { numbers } => metrics.sequence_cache.set(*numbers as f64),
+            Observation::PositionsAhead { at, .. } => metrics.positions_ahead.set(f64::from(at.is_some())),
             Observation::HeldBack { seconds, .. } => metrics.held_back_seconds.set(*seconds),
             Observation::Released { .. } => metrics.held_back_seconds.set(0.0),
             Observation::HistoryChanged { .. } => metrics.history_changes.increment(1),
@@ -293,6 +299,9 @@ impl Metrics {
             head: gauge("headwater_head_position"),
             settled_lag: gauge("headwater_settled_lag"),
             held_back_seconds: gauge("headwater_settled_held_back_age"),
+            tail_up: gauge("headwater_tail_up"),
+            sequence_cache: gauge("headwater_sequence_cache"),
+            positions_ahead: gauge("headwater_positions_ahead"),
             listener_up: gauge("headwater_listener_up"),
             listener_lost: counter("headwater_listener_lost_total"),
             database_lost: counter("headwater_database_lost_total"),
@@ -357,6 +366,15 @@ fn describe(recorder: &PrometheusRecorder) {
             "Seconds for which a writer's open transaction has kept the settled position back; 0 if none does.",
         ),
         ("headwater_projector_leads", "1 while this instance projects the aggregated streams."),
+        ("headwater_tail_up", "1 while the end of the log can be read; otherwise nothing new reaches followers."),
+        (
+            "headwater_sequence_cache",
+            "Positions that a session takes from the sequence at once, if more than 1 was seen: messages may be missed.",
+        ),
+        (
+            "headwater_positions_ahead",
+            "1 while a message waits that was numbered by hand, beyond what the sequence has given.",
+        ),
         ("headwater_listener_up", "1 while the listening connection is up."),
         ("headwater_pool_connections_in_use", "Database connections in use."),
         ("headwater_pool_connections_open", "Database connections open in the pools."),
@@ -404,6 +422,27 @@ fn log(observation: &Observation) {
         Observation::DatabaseFound { by } => tracing::info!(by, "the database is back"),
         Observation::ListenerUp => tracing::debug!("listening for hints"),
         Observation::ListenerDown { error } => tracing::warn!(%error, "the listening connection was lost"),
+        Observation::TailReads { reads: false } => {
+            tracing::warn!("the end of the log cannot be read; nothing new reaches those who follow");
+        }
+        Observation::TailReads { reads: true } => tracing::info!("the end of the log is read"),
+        Observation::SequenceCaches { numbers: 1 } => {
+            tracing::info!("the sequence of message_store.messages has CACHE 1")
+        }
+        Observation::SequenceCaches { numbers } => tracing::error!(
+            numbers,
+            "the sequence of message_store.messages gives several positions to a session at once, so that messages appear \
+             behind those who follow, who miss them; ALTER SEQUENCE message_store.messages_global_position_seq CACHE 1, \
+             and reconnect those who write in SQL"
+        ),
+        Observation::PositionsAhead { at: Some(at), given } => tracing::warn!(
+            at,
+            given,
+            "a message has a global position that its sequence has not given; it is delivered once the sequence has: \
+             SELECT setval(pg_get_serial_sequence('message_store.messages', 'global_position'), \
+             max(global_position)) FROM message_store.messages"
+        ),
+        Observation::PositionsAhead { at: None, .. } => tracing::info!("no global position is ahead of its sequence"),
         Observation::HeldBack { seconds, at, pids, warn: true } => tracing::warn!(
             seconds,
             at,

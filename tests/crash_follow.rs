@@ -204,3 +204,49 @@ async fn a_killed_embedded_postgresql_comes_back_and_followers_stay() {
     drop(sql);
     assert!(service.stop().success());
 }
+
+/// A commit that waits for no disk is visible before it is there, and its positions are given again after a crash.
+#[tokio::test]
+async fn what_a_follower_has_seen_survives_a_crash_whoever_wrote_it() {
+    let directory = temporary_dir();
+    let data_dir = directory.path().join("data");
+    let service = ServiceProcess::start(&["--data-dir", data_dir.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    let mut events = Events::open(&format!("{}/v1/all/events?from=beginning", service.url), &[]).await;
+    let mut seen = Vec::new();
+    for round in 0..3 {
+        let sql = connect(&embedded_url(&data_dir).unwrap()).await;
+        // Otherwise the server itself brings it to disk a moment later.
+        sql.batch_execute("ALTER SYSTEM SET wal_writer_delay = '10s'").await.unwrap();
+        sql.batch_execute("SELECT pg_reload_conf(); SET synchronous_commit = off").await.unwrap();
+        for stream in ["a-1", "a-2"] {
+            let position = sql_writer::write(&sql, stream, "{}").await;
+            assert_eq!(position_of(&events.next("message").await), position, "round {round}");
+            seen.push(position);
+        }
+        let killed = postmaster(&data_dir).expect("it runs");
+        // SAFETY: the server and its processes, a group of their own, are this test's.
+        assert_eq!(unsafe { libc::kill(-killed, libc::SIGKILL) }, 0);
+        until_some("another server runs", Duration::from_secs(20), || {
+            postmaster(&data_dir).filter(|pid| *pid != killed)
+        })
+        .await;
+        let sql = until_connected(&data_dir).await;
+        assert_eq!(sql_writer::standing(&sql, "true").await, seen, "what was seen, and no more, after round {round}");
+    }
+    assert!(service.stop().success());
+}
+
+/// A server that was killed takes connections once it has recovered.
+async fn until_connected(data_dir: &Path) -> tokio_postgres::Client {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        assert!(Instant::now() < deadline, "the server takes no connection");
+        if let Some(url) = embedded_url(data_dir)
+            && let Ok((client, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await
+        {
+            tokio::spawn(connection);
+            return client;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

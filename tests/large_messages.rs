@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use headwater::domain::observation::Observation;
 use serde_json::json;
 use tokio_postgres::Client;
 
@@ -102,5 +103,33 @@ async fn a_read_of_the_tail_that_is_lost_skips_nothing() {
         }
     }
     assert_eq!(events.positions_until(expected[1]).await, expected);
+    app.stop().await;
+}
+
+/// As long as the end of the log cannot be read, the service says so.
+#[tokio::test]
+async fn a_tail_that_cannot_read_is_not_ready() {
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    let proxy = FaultProxy::before(&database.url).await;
+    let app = TestApp::with(&proxy.url, |_| {}).await;
+    let mut watcher = app.service.observer.watch();
+    proxy.silence_when_sent(Some("FROM message_store.messages WHERE global_position > $1"));
+    TestApp::observed(&mut watcher, "that the tail does not read", |seen| {
+        matches!(seen, Observation::TailReads { reads: false })
+    })
+    .await;
+    let checks = app.get("/readyz").await.problem(503, "database-unavailable")["checks"].clone();
+    assert_eq!((&checks["tail"], &checks["database"]), (&json!(false), &json!(true)));
+    assert_eq!(app.metric("headwater_tail_up").await, 0.0);
+    proxy.silence_when_sent(None);
+    TestApp::observed(&mut watcher, "that the tail reads", |seen| {
+        matches!(seen, Observation::TailReads { reads: true })
+    })
+    .await;
+    assert_eq!(app.metric("headwater_tail_up").await, 1.0);
+    let position = sql_writer::write(&sql, "a-1", "{}").await;
+    let page = app.get("/v1/all/messages").await.json();
+    assert_eq!(page["messages"][0]["global_position"], position);
     app.stop().await;
 }

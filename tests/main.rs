@@ -10,6 +10,7 @@ mod crash;
 mod crash_follow;
 mod embedded_postgres;
 mod follow;
+mod gap_rule;
 mod hints;
 mod history;
 mod house;

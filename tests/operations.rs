@@ -17,7 +17,7 @@ async fn alive_and_ready() {
         TestApp::observed(&mut watcher, "the listener", |seen| matches!(seen, Observation::ListenerUp)).await;
     }
     let ready = app.get("/readyz").await;
-    let checks = json!({ "database": true, "migrations": true, "listener": true, "projector": true });
+    let checks = json!({ "database": true, "migrations": true, "listener": true, "projector": true, "tail": true });
     assert_eq!((ready.status, ready.json()), (200, checks));
     app.stop().await;
 }
@@ -36,7 +36,7 @@ async fn not_ready_says_which_check_failed() {
     app.stop().await;
 }
 
-const METRICS: [&str; 43] = [
+const METRICS: [&str; 46] = [
     "headwater_http_requests_total",
     "headwater_http_request_seconds_bucket",
     "headwater_messages_appended_total",
@@ -59,6 +59,9 @@ const METRICS: [&str; 43] = [
     "headwater_head_position",
     "headwater_settled_lag",
     "headwater_settled_held_back_age",
+    "headwater_tail_up",
+    "headwater_sequence_cache",
+    "headwater_positions_ahead",
     "headwater_listener_up",
     "headwater_listener_lost_total",
     "headwater_pool_connections_in_use",
@@ -121,6 +124,8 @@ async fn every_metric_is_there_with_a_text_and_moves_with_what_it_counts() {
         ("headwater_head_position", 3.0),
         ("headwater_settled_lag", 0.0),
         ("headwater_settled_held_back_age", 0.0),
+        ("headwater_tail_up", 1.0),
+        ("headwater_positions_ahead", 0.0),
         ("headwater_listener_up", 1.0),
         ("headwater_pool_connections_max", 16.0),
         ("headwater_cache_messages", 3.0),

@@ -11,6 +11,7 @@ use crate::support::database::TestDatabase;
 use crate::support::events::{Events, position_of};
 use crate::support::sql_writer;
 
+mod numbered_by_hand;
 mod rounds;
 
 /// A hole that nobody can fill any more is passed over within this.

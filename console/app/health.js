@@ -12,6 +12,7 @@ const CHECKS = {
   migrations: ['Schemas', 'are in place'],
   listener: ['Listener', 'hears of what other writers append'],
   projector: ['Projector', 'is alive'],
+  tail: ['Tail', 'reads the end of the log'],
 }
 
 /** Ready, or the checks that say why not. */

@@ -58,6 +58,19 @@ pub enum Observation {
         settled: i64,
         head: i64,
     },
+    /// The end of the log can be read, or cannot: then nothing new reaches those who follow.
+    TailReads {
+        reads: bool,
+    },
+    /// Sessions take so many positions from the sequence at once, and write them in any order.
+    SequenceCaches {
+        numbers: i64,
+    },
+    /// A row was numbered by hand, beyond what the sequence has given; or (`None`) there is no such row any more.
+    PositionsAhead {
+        at: Option<i64>,
+        given: i64,
+    },
     /// A writer's open transaction keeps the settled position back.
     HeldBack {
         seconds: f64,

@@ -26,6 +26,8 @@ pub struct Ready {
     listener: bool,
     /// This instance projects aggregated streams, or stands by to.
     projector: bool,
+    /// The end of the log can be read; without it nothing new reaches those who follow.
+    tail: bool,
     /// The last time that the log was found to be another one than before (restored from a backup, taken over by a
     /// replica that had not received everything, truncated), since this instance runs. The service works on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,6 +78,7 @@ pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Probl
         migrations: found.migrations,
         listener: found.listener,
         projector: found.projector,
+        tail: found.tail,
         history_changed: app.tail.history_changed().map(HistoryChangedBody::of),
     };
     if app.lifecycle.is_draining() {

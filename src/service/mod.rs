@@ -122,6 +122,7 @@ impl Service {
                 append,
                 listener: listener.is_live(),
                 projector: projecting.is_alive(),
+                tail: tail.clone(),
                 observer: observer.clone(),
             },
             tail,
@@ -189,6 +190,7 @@ pub struct Health {
     append: Append,
     listener: Arc<AtomicBool>,
     projector: Arc<AtomicBool>,
+    tail: Tail,
     observer: Observer,
 }
 
@@ -199,6 +201,7 @@ pub struct Readiness {
     pub migrations: bool,
     pub listener: bool,
     pub projector: bool,
+    pub tail: bool,
 }
 
 /// The longest that a look at the database may take.
@@ -213,6 +216,7 @@ impl Health {
             migrations: schema == Some(true),
             listener: self.listener.load(Ordering::SeqCst),
             projector: self.projector.load(Ordering::SeqCst),
+            tail: self.tail.is_reading(),
         }
     }
 
@@ -225,6 +229,6 @@ impl Health {
 
 impl Readiness {
     pub fn is_ready(self) -> bool {
-        self.database && self.migrations && self.listener && self.projector
+        self.database && self.migrations && self.listener && self.projector && self.tail
     }
 }

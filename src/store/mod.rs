@@ -11,6 +11,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 pub mod aggregated_streams;
 pub mod append;
 mod error;
+pub mod gap_rule;
 pub mod history;
 pub mod listen;
 pub mod migrate;

@@ -17,6 +17,22 @@ pub struct TailLink {
     connection: tokio::task::AbortHandle,
 }
 
+/// New rows, and what was so when they were seen.
+#[derive(Debug)]
+pub struct Look {
+    pub rows: Vec<NewRow>,
+    /// For [`TailLink::until_flushed`], before any of them is shown.
+    pub unflushed: Option<Unflushed>,
+    /// The highest position that the sequence has given, if it is known. A row beyond it was numbered by hand.
+    pub given: Option<i64>,
+    /// How many positions a session takes from the sequence at once, if it is known.
+    pub cached: Option<i64>,
+}
+
+/// A place in the server's own log that is not on disk yet.
+#[derive(Debug, Clone, Copy)]
+pub struct Unflushed(i64);
+
 /// A message that is not read yet.
 #[derive(Debug, Clone)]
 pub struct NewRow {
@@ -37,9 +53,27 @@ impl Drop for TailLink {
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The relation lock that every INSERT into the table takes before it draws its number.
-const HOLDERS: &str = "SELECT virtualtransaction, pid FROM pg_locks WHERE locktype = 'relation' \
+const HOLDERS: &str = "SELECT virtualtransaction, pid FROM pg_catalog.pg_locks WHERE locktype = 'relation' \
     AND mode = 'RowExclusiveLock' AND granted AND relation = 'message_store.messages'::regclass \
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// Subqueries that are evaluated once, after the snapshot was taken: what they say holds for all that it shows.
+///
+/// How far the log of the server has to be on disk before what is visible may be shown; NULL: it is already, as it is
+/// while everybody commits synchronously and nobody is about to.
+const UNFLUSHED: &str = "(SELECT CASE WHEN pg_is_in_recovery() \
+    OR pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn() THEN NULL \
+    ELSE pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint END)";
+/// The highest number that the sequence has given; NULL where that cannot be known.
+const GIVEN: &str = "(SELECT CASE WHEN has_sequence_privilege(name, 'SELECT, USAGE') \
+    THEN coalesce(pg_sequence_last_value(name::regclass), 0) END \
+    FROM pg_get_serial_sequence('message_store.messages', 'global_position') AS name)";
+/// Numbers that a session takes from the sequence at once.
+const CACHED: &str = "(SELECT seqcache FROM pg_catalog.pg_sequence WHERE seqrelid \
+    = pg_get_serial_sequence('message_store.messages', 'global_position')::regclass)";
+/// Between looks at whether something is on disk. Who commits synchronously takes it along within this.
+const FLUSH_POLLS: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(3), Duration::from_millis(6)];
 
 impl TailLink {
     pub async fn open(database: &Database) -> Result<Self, StoreError> {
@@ -53,38 +87,34 @@ impl TailLink {
         Ok(link)
     }
 
-    /// The positions after a position, in order, as one snapshot shows them.
-    pub async fn positions_after(&self, after: i64, limit: i64) -> Result<Vec<i64>, StoreError> {
-        let rows = self
-            .query(
-                "SELECT global_position FROM message_store.messages WHERE global_position > $1 \
-                 ORDER BY global_position LIMIT $2",
-                &[(&after, Type::INT8), (&limit, Type::INT8)],
-            )
-            .await?;
-        rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
-    }
-
-    /// The same with what is to be known of them before they are read whole.
-    pub async fn rows_after(&self, after: i64, limit: i64) -> Result<Vec<NewRow>, StoreError> {
+    /// What comes after a position, in order, as one snapshot shows it; `named`: with streams and sizes.
+    pub async fn look_after(&self, after: i64, limit: i64, named: bool) -> Result<Look, StoreError> {
         // pg_column_size() says how much is stored, and unpacks nothing.
-        let rows = self
-            .query(
-                "SELECT global_position, stream_name, (pg_column_size(type) + coalesce(pg_column_size(data), 0) \
-                 + coalesce(pg_column_size(metadata), 0))::bigint FROM message_store.messages \
-                 WHERE global_position > $1 ORDER BY global_position LIMIT $2",
-                &[(&after, Type::INT8), (&limit, Type::INT8)],
-            )
-            .await?;
-        let new_row = |row: &Row| {
+        let row = if named {
+            "stream_name, (pg_column_size(type) + coalesce(pg_column_size(data), 0) \
+             + coalesce(pg_column_size(metadata), 0))::bigint"
+        } else {
+            "''::text, 0::bigint"
+        };
+        let sql = format!(
+            "SELECT global_position, {row}, {UNFLUSHED}, {GIVEN}, {CACHED} FROM message_store.messages \
+             WHERE global_position > $1 ORDER BY global_position LIMIT $2"
+        );
+        let found = self.query(&sql, &[(&after, Type::INT8), (&limit, Type::INT8)]).await?;
+        let (unflushed, given, cached) = match found.first() {
+            Some(row) => (row.try_get::<_, Option<i64>>(3)?, row.try_get(4)?, row.try_get(5)?),
+            None => (None, None, None),
+        };
+        let mut rows = Vec::with_capacity(found.len());
+        for row in &found {
             let stored_bytes: i64 = row.try_get(2)?;
-            Ok(NewRow {
+            rows.push(NewRow {
                 global_position: row.try_get(0)?,
                 stream_name: row.try_get(1)?,
                 stored_bytes: stored_bytes as usize,
-            })
-        };
-        rows.iter().map(new_row).collect()
+            });
+        }
+        Ok(Look { rows, unflushed: unflushed.map(Unflushed), given, cached })
     }
 
     /// The messages at these positions, in the order in which these are given, up to the first that does not fit into
@@ -96,14 +126,43 @@ impl TailLink {
         rows.iter().map(message_of).collect()
     }
 
-    /// The highest global position that is visible, 0 if there is none.
+    /// The highest global position that is visible, 0 if there is none. Not beyond what the sequence has given: what
+    /// is there was numbered by hand, and the numbers before it are still to come.
     pub async fn head(&self) -> Result<i64, StoreError> {
-        let rows = self.query("SELECT coalesce(max(global_position), 0) FROM message_store.messages", &[]).await?;
-        rows.first().map_or(Ok(0), |row| Ok(row.try_get(0)?))
+        let sql = format!(
+            "SELECT least(coalesce(max(global_position), 0), {GIVEN}), {UNFLUSHED} FROM message_store.messages"
+        );
+        let rows = self.query(&sql, &[]).await?;
+        let Some(row) = rows.first() else { return Ok(0) };
+        self.until_flushed(row.try_get::<_, Option<i64>>(1)?.map(Unflushed)).await?;
+        Ok(row.try_get(0)?)
+    }
+
+    /// Waits until what was seen is on disk: what is lost in a crash must not have been shown to anybody, for its
+    /// positions are given again.
+    pub async fn until_flushed(&self, unflushed: Option<Unflushed>) -> Result<(), StoreError> {
+        let Some(Unflushed(upto)) = unflushed else { return Ok(()) };
+        for pause in FLUSH_POLLS {
+            tokio::time::sleep(pause).await;
+            let flushed = "SELECT pg_is_in_recovery() OR pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0') >= $1";
+            let rows = self.query(flushed, &[(&upto, Type::INT8)]).await?;
+            if rows.first().map_or(Ok(false), |row| row.try_get(0))? {
+                return Ok(());
+            }
+        }
+        // Nobody's commit takes it along, so one of ours does.
+        let commit = "BEGIN; SET LOCAL synchronous_commit = local; \
+            SELECT pg_logical_emit_message(true, 'headwater', ''); COMMIT";
+        self.execute(commit, "bringing to disk what was seen").await
     }
 
     /// Who may still fill a hole.
     pub async fn holders(&self) -> Result<HashSet<Holder>, StoreError> {
+        Ok(self.holder_rows().await?.into_iter().collect())
+    }
+
+    /// The same as the server shows them.
+    pub(super) async fn holder_rows(&self) -> Result<Vec<Holder>, StoreError> {
         let rows = self.query(HOLDERS, &[]).await?;
         rows.iter().map(|row| Ok(Holder { virtual_transaction: row.try_get(0)?, pid: row.try_get(1)? })).collect()
     }
@@ -116,6 +175,13 @@ impl TailLink {
         match tokio::time::timeout(READ_TIMEOUT, self.client.query_typed(sql, parameters)).await {
             Ok(rows) => Ok(rows?),
             Err(_) => Err(StoreError::too_slow("a read of the tail")),
+        }
+    }
+
+    async fn execute(&self, statements: &str, what: &str) -> Result<(), StoreError> {
+        match tokio::time::timeout(READ_TIMEOUT, self.client.batch_execute(statements)).await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(StoreError::too_slow(what)),
         }
     }
 }

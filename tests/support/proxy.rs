@@ -22,6 +22,8 @@ struct Shared {
     links: Mutex<Vec<Arc<Link>>>,
     refuses: AtomicBool,
     silenced_by: Mutex<Option<String>>,
+    /// What clients say in place of what, of the same length.
+    rewritten: Mutex<Option<(String, String)>>,
     /// Bytes a second from the server, for all connections together; 0: as fast as it goes.
     bytes_per_second: AtomicUsize,
     /// Taken by whoever's bytes are on the line.
@@ -135,6 +137,12 @@ impl FaultProxy {
         *self.shared.silenced_by.lock().unwrap() = text.map(str::to_owned);
     }
 
+    /// From now on the server hears `to` where a client says `from`, which is as long.
+    pub fn rewrite(&self, from: &str, to: &str) {
+        assert_eq!(from.len(), to.len());
+        *self.shared.rewritten.lock().unwrap() = Some((from.to_owned(), to.to_owned()));
+    }
+
     /// From now on the server's answers share a line that carries so many bytes a second.
     pub fn slow_down(&self, bytes_per_second: usize) {
         self.shared.bytes_per_second.store(bytes_per_second, Ordering::SeqCst);
@@ -176,6 +184,7 @@ async fn pass(
             return;
         };
         if from_client {
+            shared.rewrite(&mut buffer[..count]);
             let text = String::from_utf8_lossy(&buffer[..count]);
             link.sent.lock().unwrap().push_str(&text);
             if shared.silenced_by.lock().unwrap().as_ref().is_some_and(|silencing| text.contains(silencing)) {
@@ -197,6 +206,21 @@ async fn pass(
 }
 
 impl Shared {
+    /// Statements come in one piece, as they are shorter than the buffer.
+    fn rewrite(&self, bytes: &mut [u8]) {
+        let rewritten = self.rewritten.lock().unwrap();
+        let Some((from, to)) = &*rewritten else { return };
+        let found: Vec<usize> = bytes
+            .windows(from.len())
+            .enumerate()
+            .filter(|(_, part)| *part == from.as_bytes())
+            .map(|(at, _)| at)
+            .collect();
+        for at in found {
+            bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        }
+    }
+
     /// Takes the time that so many bytes need on the line. Who waits for it is served in turn.
     async fn carry(&self, bytes: usize) {
         let bytes_per_second = self.bytes_per_second.load(Ordering::SeqCst);

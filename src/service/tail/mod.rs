@@ -5,9 +5,10 @@ mod fetching;
 pub mod follower;
 pub mod heartbeat;
 mod history;
+mod oddities;
 mod reader;
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use crate::domain::append::{AppendRequest, NewMessage};
 use crate::domain::cursor::Check;
 use crate::domain::filter::Filter;
 use crate::domain::message::{Message, MessageParts};
+use crate::domain::observation::Observation;
 use crate::domain::settling::Holder;
 use crate::domain::source::Source;
 use crate::store::append::{Answer, BatchAnswer};
@@ -57,6 +59,8 @@ struct Inner {
     asked: AtomicU64,
     done: watch::Sender<u64>,
     head: AtomicI64,
+    /// The reader's last look at the log went well.
+    reads: AtomicBool,
     /// The highest global position that this instance has committed itself.
     committed: watch::Sender<i64>,
     held_back: Mutex<Option<HeldBack>>,
@@ -139,6 +143,7 @@ impl Tail {
             asked: AtomicU64::new(0),
             done: watch::Sender::new(0),
             head: AtomicI64::new(0),
+            reads: AtomicBool::new(false),
             committed: watch::Sender::new(0),
             held_back: Mutex::default(),
             history: watch::Sender::new(0),
@@ -161,6 +166,17 @@ impl Tail {
     /// The highest global position that was seen, settled or not.
     pub fn head(&self) -> i64 {
         self.inner.head.load(Ordering::Relaxed)
+    }
+
+    /// Whether the end of the log can be read. While it cannot, nothing new reaches those who follow.
+    pub fn is_reading(&self) -> bool {
+        self.inner.reads.load(Ordering::SeqCst)
+    }
+
+    fn reads(&self, reads: bool) {
+        if self.inner.reads.swap(reads, Ordering::SeqCst) != reads {
+            self.inner.observer.record(Observation::TailReads { reads });
+        }
     }
 
     /// What keeps the settled position back, as of the reader's last look.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::cache::Fetched;
 use super::fetching::Budget;
 use super::history::Memory;
+use super::oddities::Oddities;
 use super::{HeldBack, Tail, UNSETTLED_BYTES_MAX, lock};
 use crate::domain::history::{Known, Landmark};
 use crate::domain::message::Message;
@@ -19,7 +20,7 @@ use crate::domain::observation::Observation;
 use crate::domain::settling::{Holder, Settling, Step};
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
-use crate::store::settled::{NewRow, TailLink};
+use crate::store::settled::{Look, NewRow, TailLink};
 
 /// New rows looked at together.
 const ROWS_MAX: i64 = 5_000;
@@ -46,6 +47,7 @@ pub struct Reader {
     /// This instance's own commits that are not settled yet, by global position.
     pending: BTreeMap<i64, Pending>,
     budget: Budget,
+    oddities: Oddities,
     held_back_since: Option<Instant>,
     warned: bool,
     hole_poll: Duration,
@@ -68,21 +70,6 @@ enum Round {
     MoreToRead,
 }
 
-/// New rows, with as much of them as anybody wants to know.
-enum New {
-    Positions(Vec<i64>),
-    Rows(Vec<NewRow>),
-}
-
-impl New {
-    fn positions(&self) -> Vec<i64> {
-        match self {
-            New::Positions(positions) => positions.clone(),
-            New::Rows(rows) => rows.iter().map(|row| row.global_position).collect(),
-        }
-    }
-}
-
 impl Reader {
     pub(super) fn new(tail: Tail) -> Self {
         Self {
@@ -92,6 +79,7 @@ impl Reader {
             settling: Settling::default(),
             pending: BTreeMap::new(),
             budget: Budget::default(),
+            oddities: Oddities::default(),
             held_back_since: None,
             warned: false,
             hole_poll: HOLE_POLL_MIN,
@@ -110,6 +98,7 @@ impl Reader {
             };
             let Err(error) = outcome else { return };
             let pause = back_off.failed(&error);
+            self.tail.reads(false);
             self.settling.forget_holders();
             // Nobody is to wait for a look that cannot be taken.
             self.tail.inner.done.send_replace(self.tail.inner.asked.load(Ordering::SeqCst));
@@ -143,6 +132,7 @@ impl Reader {
                     };
                 self.keep_checkpoint(&link).await?;
                 back_off.worked();
+                self.tail.reads(true);
                 if !matches!(round, Round::HeldBack) {
                     continue;
                 }
@@ -249,12 +239,13 @@ impl Reader {
         for _ in 0..READS_MAX {
             let opened = self.tail.cache().opened();
             // Sent together, and judged by the later one: rows of another log are not taken for news of this one.
-            let (new, seen) = tokio::join!(self.read_new(link), self.look_at_history(link));
-            let (new, seen) = (new?, seen?);
+            let (look, seen) = tokio::join!(self.read_new(link), self.look_at_history(link));
+            let (look, seen) = (look?, seen?);
             if self.is_another_log(link, &seen).await? {
                 return Ok(Round::MoreToRead);
             }
-            let positions = new.positions();
+            let new = self.take_up(link, look).await?;
+            let positions = positions(&new);
             let Some(&last) = positions.last() else {
                 // What was committed before this look and does not show has been deleted since.
                 self.pending.clear();
@@ -284,22 +275,25 @@ impl Reader {
     }
 
     /// The rows after the settled position.
-    async fn read_new(&self, link: &TailLink) -> Result<New, StoreError> {
-        let after = self.settling.settled();
+    async fn read_new(&self, link: &TailLink) -> Result<Look, StoreError> {
         let has_topics = self.tail.cache().has_topics();
-        Ok(if has_topics {
-            New::Rows(link.rows_after(after, ROWS_MAX).await?)
-        } else {
-            New::Positions(link.positions_after(after, ROWS_MAX).await?)
-        })
+        link.look_after(self.settling.settled(), ROWS_MAX, has_topics).await
+    }
+
+    /// The rows of a look that may be settled, all of them on disk.
+    async fn take_up(&mut self, link: &TailLink, look: Look) -> Result<Vec<NewRow>, StoreError> {
+        link.until_flushed(look.unflushed).await?;
+        Ok(self.oddities.pass(look, self.settling.settled(), &self.tail.inner.observer))
     }
 
     /// Publishes what is settled by now: of the first `run` new rows, those that somebody follows.
-    async fn fetch(&mut self, link: &TailLink, new: New, run: usize, opened: u64) -> Result<(), StoreError> {
-        let New::Rows(mut rows) = new else {
-            self.publish(Fetched::default(), opened);
-            return Ok(());
-        };
+    async fn fetch(
+        &mut self,
+        link: &TailLink,
+        mut rows: Vec<NewRow>,
+        run: usize,
+        opened: u64,
+    ) -> Result<(), StoreError> {
         rows.truncate(run);
         {
             let cache = self.tail.cache();
@@ -315,8 +309,9 @@ impl Reader {
     async fn decide(&mut self, link: &TailLink, upto: i64) -> Result<(), StoreError> {
         while self.settling.settled() < upto {
             let opened = self.tail.cache().opened();
-            let new = self.read_new(link).await?;
-            let positions = new.positions();
+            let look = self.read_new(link).await?;
+            let new = self.take_up(link, look).await?;
+            let positions = positions(&new);
             let run = positions.partition_point(|at| *at <= upto);
             // A look that shows more than that, or not all it could, has shown all there is: a hole is one step.
             let is_all = run < positions.len() || positions.len() < ROWS_MAX as usize;
@@ -397,4 +392,8 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+fn positions(rows: &[NewRow]) -> Vec<i64> {
+    rows.iter().map(|row| row.global_position).collect()
 }

@@ -1,0 +1,95 @@
+//! Whether this server says who holds its locks, and until when. The rule of the settled position rests on it: an engine
+//! that shows other modes, or hides short transactions, would settle every hole at once.
+
+use super::settled::TailLink;
+use super::{Database, SESSION_SETTINGS, StoreError};
+use crate::domain::settling::Holder;
+
+/// Why the rule does not hold, or is not known to.
+#[derive(Debug, thiserror::Error)]
+pub enum GapRuleError {
+    #[error(
+        "{fault}, and without that messages would be missed: headwater needs a PostgreSQL that shows in pg_locks who \
+         holds its locks, and this is {engine}"
+    )]
+    Broken { fault: &'static str, engine: String },
+    #[error("whether the server shows who holds its locks is not known: {0}")]
+    Unknown(#[from] StoreError),
+}
+
+/// As every INSERT takes it, and without using up a position. It waits for nobody long.
+const TAKE_LOCK: &str = "BEGIN; SET LOCAL lock_timeout = '2s'; \
+    INSERT INTO message_store.messages (stream_name, position, type) SELECT 'headwater', 0, 'GapRule' WHERE false";
+
+impl Database {
+    /// One session takes the lock; another must see it, and see it gone afterwards.
+    pub async fn check_gap_rule(&self) -> Result<(), GapRuleError> {
+        let (writer, connection) = self.connect().await?;
+        let connection = tokio::spawn(connection);
+        let outcome = self.look_at_locks(&writer).await;
+        connection.abort();
+        let Some(fault) = outcome? else { return Ok(()) };
+        let version = self.client().await?.query_one("SELECT version()", &[]).await.map_err(StoreError::from)?;
+        Err(GapRuleError::Broken { fault, engine: version.get(0) })
+    }
+
+    async fn look_at_locks(&self, writer: &tokio_postgres::Client) -> Result<Option<&'static str>, StoreError> {
+        let watcher = TailLink::open(self).await?;
+        self.set_up(writer.batch_execute(SESSION_SETTINGS)).await?;
+        self.set_up(writer.batch_execute(TAKE_LOCK)).await?;
+        let pid = self.set_up(writer.query_one("SELECT pg_backend_pid()", &[])).await?.try_get(0)?;
+        let during = watcher.holder_rows().await?;
+        self.set_up(writer.batch_execute("ROLLBACK")).await?;
+        let after = watcher.holder_rows().await?;
+        Ok(fault(pid, &during, &after))
+    }
+}
+
+/// What is wrong with what was seen of a session's lock while it was held, and after.
+fn fault(pid: i32, during: &[Holder], after: &[Holder]) -> Option<&'static str> {
+    let of_session = |holders: &[Holder]| -> Vec<Holder> {
+        holders.iter().filter(|holder| holder.pid == Some(pid)).cloned().collect()
+    };
+    match &of_session(during)[..] {
+        [] => Some("the lock of an open transaction that writes is not shown"),
+        [_, _, ..] => Some("the lock of an open transaction that writes is shown several times"),
+        [one] if !is_virtual_transaction(&one.virtual_transaction) => {
+            Some("the lock of an open transaction that writes is shown without its virtual transaction")
+        }
+        [_] if !of_session(after).is_empty() => Some("the lock of a transaction that has ended is still shown"),
+        [_] => None,
+    }
+}
+
+/// `3/45`: a session and its count of transactions.
+fn is_virtual_transaction(text: &str) -> bool {
+    let parts = text.split_once('/').map(|(session, count)| (session.parse::<i64>(), count.parse::<i64>()));
+    matches!(parts, Some((Ok(_), Ok(1..))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(virtual_transaction: &str, pid: i32) -> Holder {
+        Holder { virtual_transaction: virtual_transaction.into(), pid: Some(pid) }
+    }
+
+    #[test]
+    fn a_lock_is_to_be_seen_once_while_it_is_held_and_not_after() {
+        let (ours, other) = (holder("3/45", 7), holder("4/1", 8));
+        assert_eq!(fault(7, &[other.clone(), ours.clone()], std::slice::from_ref(&other)), None);
+        let again = holder("3/46", 7);
+        for (during, after) in [
+            (vec![], vec![]),
+            (vec![other.clone()], vec![other.clone()]),
+            (vec![ours.clone(), again.clone()], vec![]),
+            (vec![holder("", 7)], vec![]),
+            (vec![holder("3/0", 7)], vec![]),
+            (vec![ours.clone()], vec![ours.clone()]),
+            (vec![ours], vec![again]),
+        ] {
+            assert!(fault(7, &during, &after).is_some(), "{during:?}, then {after:?}");
+        }
+    }
+}
