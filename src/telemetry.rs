@@ -1,5 +1,6 @@
 //! The one place that makes metrics and log lines of what happens.
 
+mod lines;
 pub mod logging;
 mod said;
 
@@ -12,6 +13,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use tokio::sync::broadcast;
 
 use crate::domain::observation::{FailureKind, Observation};
+use lines::log;
 use said::Said;
 
 /// Observations that a slow watcher may lag behind.
@@ -393,86 +395,5 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_http_request_seconds", "Time until a response began."),
     ] {
         recorder.describe_histogram(name.into(), None, text.into());
-    }
-}
-
-/// Times at which nothing went wrong leave no line.
-fn log(observation: &Observation) {
-    match observation {
-        Observation::BatchFailed { requests, error } => tracing::warn!(requests, %error, "a batch of appends failed"),
-        Observation::AppendsLocked { requests, category, holders } => tracing::warn!(
-            requests,
-            %category,
-            ?holders,
-            "appends waited too long for a lock that another transaction holds; nothing of them was written"
-        ),
-        Observation::LaneFailed { category, reason } => {
-            tracing::error!(%category, %reason, "a lane of appends panicked; the next append of the category opens another");
-        }
-        Observation::CommitResolved { written, not_written } => {
-            tracing::warn!(written, not_written, "a commit whose answer was lost has been looked up");
-        }
-        Observation::StoreFailed { by, kind, error, is_news: true } => match kind {
-            FailureKind::Outage => tracing::warn!(by, %error, "the database is away"),
-            FailureKind::Refused => tracing::error!(by, %error, "the database refused a statement of the service"),
-            FailureKind::Bug => {
-                tracing::error!(by, %error, "an answer of the database cannot be read: a fault of ours")
-            }
-        },
-        Observation::DatabaseFound { by } => tracing::info!(by, "the database is back"),
-        Observation::ListenerUp => tracing::debug!("listening for hints"),
-        Observation::ListenerDown { error } => tracing::warn!(%error, "the listening connection was lost"),
-        Observation::TailReads { reads: false } => {
-            tracing::warn!("the end of the log cannot be read; nothing new reaches those who follow");
-        }
-        Observation::TailReads { reads: true } => tracing::info!("the end of the log is read"),
-        Observation::SequenceCaches { numbers: 1 } => {
-            tracing::info!("the sequence of message_store.messages has CACHE 1")
-        }
-        Observation::SequenceCaches { numbers } => tracing::error!(
-            numbers,
-            "the sequence of message_store.messages gives several positions to a session at once, so that messages appear \
-             behind those who follow, who miss them; ALTER SEQUENCE message_store.messages_global_position_seq CACHE 1, \
-             and reconnect those who write in SQL"
-        ),
-        Observation::PositionsAhead { at: Some(at), given } => tracing::warn!(
-            at,
-            given,
-            "a message has a global position that its sequence has not given; it is delivered once the sequence has: \
-             SELECT setval(pg_get_serial_sequence('message_store.messages', 'global_position'), \
-             max(global_position)) FROM message_store.messages"
-        ),
-        Observation::PositionsAhead { at: None, .. } => tracing::info!("no global position is ahead of its sequence"),
-        Observation::HeldBack { seconds, at, pids, warn: true } => tracing::warn!(
-            seconds,
-            at,
-            ?pids,
-            "an open transaction that has written to message_store.messages keeps later messages from being delivered; \
-             end these sessions, or wait"
-        ),
-        Observation::Released { seconds, warned: true } => {
-            tracing::info!(seconds, "the open transaction has ended; messages are delivered again");
-        }
-        Observation::ProjectorLeads { leads: true, epoch } => tracing::info!(epoch, "this instance projects now"),
-        Observation::ProjectorLeads { leads: false, .. } => tracing::info!("this instance does not project any more"),
-        Observation::ProjectionStopped { name, reason } => {
-            tracing::warn!(%name, %reason, "an aggregated stream has stopped at a message that it cannot place");
-        }
-        Observation::LeaseExpired { subscription, consumer } => {
-            tracing::info!(subscription, %consumer, "a consumer's lease ran out; what it had goes to the others");
-        }
-        Observation::HistoryChanged { reason, is_anew, settled, head } => tracing::warn!(
-            reason,
-            is_anew,
-            settled,
-            head,
-            "the log is not the one any more that was read: followers are told history-changed and have to begin anew"
-        ),
-        Observation::Panicked { message } => tracing::error!(%message, "a request panicked"),
-        // Unavailable is no fault, and comes by the thousand: the metrics count it, and its cause has a line of its own.
-        Observation::RequestAnswered { method, path, status, took } if *status >= 500 && *status != 503 => {
-            tracing::warn!(method, path, status, took_ms = took.as_millis() as u64, "a request failed");
-        }
-        _ => {}
     }
 }
