@@ -78,8 +78,8 @@ await call('PUT', subscription, {
 console.log(`${consumer}: ready`)
 while (!stopping.signal.aborted) {
   try {
-    // With the backlog: first what this worker was given before and, for an error's sake, has not answered.
-    const wish = { consumer, limit: 10, wait: '10s', backlog: true }
+    // It begins with what this worker was given before and, for an error's sake, has not answered.
+    const wish = { consumer, limit: 10, wait: '10s' }
     const { messages } = await call<{ messages: Delivery[] }>('POST', `${subscription}/fetch`, wish, { signal: stopping.signal })
     // In order within a partition: behind a message that comes again, or in a partition that was lost, nothing is done.
     const left = new Set<number>()

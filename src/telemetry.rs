@@ -86,6 +86,7 @@ struct Metrics {
     subscription_acked: Counter,
     subscription_fenced: Counter,
     leases_expired: Counter,
+    deliveries_taken_back: Counter,
     ack_requests: Histogram,
     ack_commit_seconds: Histogram,
     pool_in_use: Gauge,
@@ -229,7 +230,9 @@ impl Observer {
                 self.count_request(method, path, *status, *took)
             }
             Observation::ConsumerJoined { .. } | Observation::ConsumerLeft { .. } => {}
+            Observation::SubscriptionStopped { .. } => {}
             Observation::LeaseExpired { .. } => metrics.leases_expired.increment(1),
+            Observation::DeliveriesTakenBack { .. } => metrics.deliveries_taken_back.increment(1),
             Observation::SubscriptionDelivered { messages } => {
                 metrics.subscription_delivered.increment(*messages as u64)
             }
@@ -318,6 +321,7 @@ impl Metrics {
             subscription_acked: labelled("headwater_subscription_acks_total", "outcome", "acked"),
             subscription_fenced: labelled("headwater_subscription_acks_total", "outcome", "fenced"),
             leases_expired: counter("headwater_subscription_leases_expired_total"),
+            deliveries_taken_back: counter("headwater_subscription_deliveries_taken_back_total"),
             ack_requests: histogram("headwater_batch_acks"),
             ack_commit_seconds: histogram("headwater_ack_commit_seconds"),
             pool_in_use: gauge("headwater_pool_connections_in_use"),
@@ -352,6 +356,7 @@ fn describe(recorder: &PrometheusRecorder) {
             "Times the log was another one than before: restored, promoted, truncated.",
         ),
         ("headwater_panics_total", "Requests, and lanes of appends, that panicked."),
+        ("headwater_subscription_deliveries_taken_back_total", "Lost answers whose deliveries were taken back."),
         ("headwater_http_requests_total", "Requests answered, by method, path and status."),
     ] {
         recorder.describe_counter(name.into(), None, text.into());

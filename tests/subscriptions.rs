@@ -57,14 +57,15 @@ impl<'a> Sub<'a> {
         self.get("").await["status"].clone()
     }
 
-    /// What a fetch answers at once.
+    /// What a fetch of new messages answers at once.
     pub async fn fetch(&self, consumer: &str, limit: usize) -> Vec<Value> {
-        self.fetch_with(json!({ "consumer": consumer, "limit": limit })).await
+        self.fetch_with(json!({ "consumer": consumer, "limit": limit, "backlog": false })).await
     }
 
-    /// Waits for messages as long as a test may.
+    /// Waits for new messages as long as a test may.
     pub async fn fetch_some(&self, consumer: &str, limit: usize) -> Vec<Value> {
-        let found = self.fetch_with(json!({ "consumer": consumer, "limit": limit, "wait": "20s" })).await;
+        let found =
+            self.fetch_with(json!({ "consumer": consumer, "limit": limit, "wait": "20s", "backlog": false })).await;
         assert!(!found.is_empty(), "nothing came");
         found
     }

@@ -1,6 +1,7 @@
 //! Subscriptions under fire: what was acked stays acked, and the rest comes again, whatever is killed, paused or cut.
 
 mod cuts;
+mod doubt;
 mod edges;
 mod hand_over;
 mod judge;
@@ -57,6 +58,13 @@ impl Group {
         Some((status, answer.json().await.ok()?))
     }
 
+    /// `None`: no answer in time, or not a whole one.
+    async fn try_get(&self, rest: &str) -> Option<(u16, Value)> {
+        let answer = self.http.get(self.path(rest)).timeout(ANSWER_WAIT).send().await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.json().await.ok()?))
+    }
+
     async fn post(&self, rest: &str, body: &Value) -> Answer {
         Answer::of(self.http.post(self.path(rest)).json(body).send().await.unwrap()).await
     }
@@ -77,13 +85,14 @@ impl Group {
         self.get("").await["status"].clone()
     }
 
+    /// New messages.
     async fn fetch(&self, consumer: &str, limit: usize) -> Vec<Value> {
-        self.fetch_with(consumer, json!({ "limit": limit })).await
+        self.fetch_with(consumer, json!({ "limit": limit, "backlog": false })).await
     }
 
-    /// Waits until something comes.
+    /// Waits until something new comes.
     async fn fetch_some(&self, consumer: &str, limit: usize) -> Vec<Value> {
-        let found = self.fetch_with(consumer, json!({ "limit": limit, "wait": "20s" })).await;
+        let found = self.fetch_with(consumer, json!({ "limit": limit, "wait": "20s", "backlog": false })).await;
         assert!(!found.is_empty(), "nothing came for {consumer}");
         found
     }

@@ -22,6 +22,7 @@ export const measured = (reading, name) => ({
 export function reasonOf({ state, stopped }) {
   if (state === 'source_deleted') return 'The aggregated stream that it consumes has been deleted.'
   if (!stopped) return null
+  if (stopped.position === null) return `It has stopped: ${stopped.reason}.`
   const cause = stopped.cause === 'exhausted' ? 'was delivered as often as allowed' : 'was refused by its consumer'
   return `It stands before position ${stopped.position} of partition ${stopped.partition}, which ${cause}${stopped.reason ? `: ${stopped.reason}` : '.'}`
 }

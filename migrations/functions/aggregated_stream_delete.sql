@@ -13,6 +13,11 @@ BEGIN
   UPDATE headwater.projections
   SET aggregated_stream_id = NULL, is_current = false, is_live = false
   WHERE aggregated_stream_id = _id;
+  -- Those who consume it look again.
+  PERFORM headwater.subscription_changed(s.id)
+  FROM (
+    SELECT s.id FROM headwater.subscriptions AS s WHERE s.aggregated_stream_id = _id ORDER BY s.id FOR UPDATE
+  ) AS s;
   DELETE FROM headwater.aggregated_streams WHERE id = _id;
 
   RETURN FOUND;

@@ -1,5 +1,6 @@
 -- New messages go to a consumer of a competing subscription: the shared cursor moves on, unless somebody else has moved
--- it. Answers the epoch of these deliveries, NULL if the cursor had moved or the subscription does not run.
+-- it. Their epoch was drawn before, so that they can be found should the answer be lost. Answers whether they go to it:
+-- not if the cursor had moved, or the subscription does not run.
 CREATE OR REPLACE FUNCTION headwater.subscription_claim(
   _subscription bigint,
   _consumer text,
@@ -8,13 +9,13 @@ CREATE OR REPLACE FUNCTION headwater.subscription_claim(
   _read_upto bigint,
   _positions bigint[],
   _global_positions bigint[],
-  _is_auto boolean
+  _is_auto boolean,
+  _epoch bigint
 )
-RETURNS bigint
+RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-  _epoch bigint := nextval('headwater.subscription_epochs');
   _timeout interval;
   _now timestamptz;
 BEGIN
@@ -29,7 +30,7 @@ BEGIN
   RETURNING s.ack_timeout INTO _timeout;
 
   IF NOT FOUND THEN
-    RETURN NULL;
+    RETURN false;
   END IF;
 
   IF NOT _is_auto THEN
@@ -51,6 +52,6 @@ BEGIN
       due_at = excluded.due_at;
   END IF;
 
-  RETURN _epoch;
+  RETURN true;
 END;
 $$;

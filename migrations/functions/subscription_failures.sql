@@ -1,5 +1,5 @@
--- How often each of these deliveries has failed, the present time counted, and how often its message was delivered:
--- what decides what becomes of it. NULL where there is no such delivery under that epoch.
+-- How often each of these deliveries has failed, the present time counted: what decides what becomes of it. In a
+-- partition, a message that rode along behind one that failed has used up that delivery, should it fail itself. NULL where there is no such delivery under that epoch.
 CREATE OR REPLACE FUNCTION headwater.subscription_failures(
   _subscriptions bigint[],
   _partitions integer[],
@@ -14,8 +14,8 @@ AS $$
     coalesce(
       d.attempts,
       (
-        SELECT k.failures + 1
-        FROM unnest(p.known_positions, p.known_failures) AS k (position, failures)
+        SELECT greatest(k.failures + 1, k.count)
+        FROM unnest(p.known_positions, p.known_failures, p.known_counts) AS k (position, failures, count)
         WHERE k.position = l.position AND k.position <= p.read_upto
       )
     )

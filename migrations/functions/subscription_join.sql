@@ -13,7 +13,7 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
   _subscribed headwater.subscriptions;
-  p record;
+  _own integer[];
 BEGIN
   -- Most of the time it is known, and comes for more.
   IF NOT _is_connected THEN
@@ -47,17 +47,17 @@ BEGIN
   IF FOUND THEN
     IF _is_connected AND _subscribed.is_partitioned THEN
       -- All of them, because they are assigned below: partitions are locked in their order, as acks do.
-      FOR p IN
-        SELECT s.partition, s.consumer
+      PERFORM FROM headwater.subscription_partitions AS s
+      WHERE s.subscription_id = _subscription
+      ORDER BY s.partition
+      FOR UPDATE;
+      _own := ARRAY(
+        SELECT s.partition
         FROM headwater.subscription_partitions AS s
-        WHERE s.subscription_id = _subscription
-        ORDER BY s.partition
-        FOR UPDATE
-      LOOP
-        CONTINUE WHEN p.consumer IS DISTINCT FROM _consumer;
-        PERFORM headwater.subscription_blame(_subscription, p.partition);
-        PERFORM headwater.subscription_hand_over(_subscription, p.partition, _consumer);
-      END LOOP;
+        WHERE s.subscription_id = _subscription AND s.consumer = _consumer
+      );
+      PERFORM headwater.subscription_blame(_subscription, _own);
+      PERFORM headwater.subscription_hand_over(_subscription, _own, array_fill(_consumer, ARRAY[cardinality(_own)]));
       PERFORM headwater.subscription_assign(_subscription, _grace_ms);
     END IF;
 

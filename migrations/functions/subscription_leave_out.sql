@@ -43,7 +43,7 @@ BEGIN
   WHERE s.subscription_id = _subscription AND s.partition = _partition;
 
   IF p.wanted_by IS NOT NULL AND NOT coalesce(p.known_positions[1] <= p.read_upto, false) THEN
-    PERFORM headwater.subscription_hand_over(_subscription, _partition, p.wanted_by);
+    PERFORM headwater.subscription_hand_over(_subscription, ARRAY[_partition], ARRAY[p.wanted_by]);
     PERFORM pg_notify('headwater_subscriptions', _subscription::text);
   END IF;
 END;

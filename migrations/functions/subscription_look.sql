@@ -1,5 +1,6 @@
 -- What a consumer of a competing subscription may have at this moment. One row at least, while the subscription is
--- there; otherwise one for each cursor that may have something new (of an aggregated stream: those that have).
+-- there; otherwise one for each cursor that may have something new (of an aggregated stream: those that have). `epoch`
+-- is drawn for what is delivered upon this look.
 CREATE OR REPLACE FUNCTION headwater.subscription_look(
   _subscription bigint,
   _consumer text,
@@ -14,6 +15,7 @@ RETURNS TABLE (
   next_ms bigint,
   has_due boolean,
   in_flight bigint,
+  epoch bigint,
   "partition" integer,
   read_upto bigint
 )
@@ -22,6 +24,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
   _now timestamptz := clock_timestamp();
+  _epoch bigint := nextval('headwater.subscription_epochs');
 BEGIN
   PERFORM headwater.subscription_find_partitions(_subscription, _grace_ms);
 
@@ -33,6 +36,7 @@ BEGIN
     CASE WHEN n.due_at IS NOT NULL THEN greatest(0, ceil(extract(epoch FROM n.due_at - _now) * 1000))::bigint END,
     coalesce(n.due_at <= _now, false),
     f.count,
+    _epoch,
     p.partition,
     p.read_upto
   FROM headwater.subscriptions AS b

@@ -13,7 +13,6 @@ AS $$
 DECLARE
   _is_partitioned boolean;
   _gone headwater.subscription_consumers;
-  p record;
 BEGIN
   SELECT s.is_partitioned INTO _is_partitioned FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
 
@@ -30,16 +29,18 @@ BEGIN
 
   IF _is_partitioned THEN
     -- All of them, because they are assigned below: partitions are locked in their order, as acks do.
-    FOR p IN
-      SELECT s.partition, s.consumer
-      FROM headwater.subscription_partitions AS s
-      WHERE s.subscription_id = _subscription
-      ORDER BY s.partition
-      FOR UPDATE
-    LOOP
-      CONTINUE WHEN p.consumer IS DISTINCT FROM _consumer;
-      PERFORM headwater.subscription_blame(_subscription, p.partition);
-    END LOOP;
+    PERFORM FROM headwater.subscription_partitions AS s
+    WHERE s.subscription_id = _subscription
+    ORDER BY s.partition
+    FOR UPDATE;
+    PERFORM headwater.subscription_blame(
+      _subscription,
+      ARRAY(
+        SELECT s.partition
+        FROM headwater.subscription_partitions AS s
+        WHERE s.subscription_id = _subscription AND s.consumer = _consumer
+      )
+    );
     PERFORM headwater.subscription_assign(_subscription, _grace_ms);
   END IF;
 

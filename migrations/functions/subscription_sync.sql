@@ -47,10 +47,10 @@ BEGIN
     FOR UPDATE
   LOOP
     IF p.revoke_at <= _now THEN
-      PERFORM headwater.subscription_hand_over(_subscription, p.partition, p.wanted_by);
+      PERFORM headwater.subscription_hand_over(_subscription, ARRAY[p.partition], ARRAY[p.wanted_by]);
       PERFORM pg_notify('headwater_subscriptions', _subscription::text);
     ELSE
-      PERFORM headwater.subscription_blame(_subscription, p.partition);
+      PERFORM headwater.subscription_blame(_subscription, ARRAY[p.partition]);
       UPDATE headwater.subscription_partitions AS s
       SET
         read_upto = headwater.subscription_low_water(s.known_positions, s.read_upto),
@@ -115,8 +115,8 @@ BEGIN
   LEFT JOIN mine AS m ON true
   -- The next message that has failed before: it is delivered alone.
   LEFT JOIN LATERAL (
-    SELECT k.position, k.failures
-    FROM unnest(m.known_positions, m.known_failures) AS k (position, failures)
+    SELECT k.position, greatest(k.failures, k.count) AS failures
+    FROM unnest(m.known_positions, m.known_failures, m.known_counts) AS k (position, failures, count)
     WHERE k.position > m.read_upto AND k.failures > 0
     ORDER BY k.position
     LIMIT 1

@@ -1,6 +1,6 @@
 -- Messages that were delivered before go to a consumer: those that are due (`_own` false, `_min_idle_ms` NULL), the
 -- consumer's own, or what others have left alone for so long. Those that were tried too often stay where they are, and
--- are answered as exhausted.
+-- are answered as exhausted. `_epoch`: drawn before, so that they can be found should the answer be lost.
 CREATE OR REPLACE FUNCTION headwater.subscription_take(
   _subscription bigint,
   _consumer text,
@@ -11,7 +11,8 @@ CREATE OR REPLACE FUNCTION headwater.subscription_take(
   _partitions integer[],
   _positions bigint[],
   _after_partition integer,
-  _after_position bigint
+  _after_position bigint,
+  _epoch bigint
 )
 RETURNS TABLE (
   "partition" integer,
@@ -29,7 +30,6 @@ SET enable_sort = off
 AS $$
 #variable_conflict use_column
 DECLARE
-  _epoch bigint := nextval('headwater.subscription_epochs');
   _now timestamptz := clock_timestamp();
   _timeout interval;
   _rows tid[];

@@ -13,8 +13,12 @@ AS $$
 DECLARE
   _id bigint;
   _before text;
+  _deliveries_max bigint;
 BEGIN
-  SELECT s.id, s.state INTO _id, _before FROM headwater.subscriptions AS s WHERE s.name = _name FOR UPDATE;
+  SELECT s.id, s.state, (s.definition ->> 'max_deliveries')::bigint INTO _id, _before, _deliveries_max
+  FROM headwater.subscriptions AS s
+  WHERE s.name = _name
+  FOR UPDATE;
 
   UPDATE headwater.subscriptions AS s
   SET
@@ -26,17 +30,23 @@ BEGIN
     generation = s.generation + 1
   WHERE s.id = _id;
 
-  -- What stopped it is tried again, as often as any other.
+  -- What stopped it is tried again, as often as any other: its counts begin anew, as with what is replayed.
   IF _state = 'running' AND _before = 'stopped' THEN
     PERFORM FROM headwater.subscription_partitions AS p WHERE p.subscription_id = _id ORDER BY p.partition FOR UPDATE;
     UPDATE headwater.subscription_partitions AS p
-    SET known_failures = array_fill(0, ARRAY[cardinality(p.known_failures)]), retry_at = NULL
+    SET
+      known_counts = ARRAY(
+        SELECT CASE WHEN k.failures > 0 AND greatest(k.failures, k.count) >= _deliveries_max THEN 0 ELSE k.count END
+        FROM unnest(p.known_positions, p.known_counts, p.known_failures) AS k (position, count, failures)
+        ORDER BY k.position
+      ),
+      known_failures = array_fill(0, ARRAY[cardinality(p.known_failures)]),
+      retry_at = NULL
     WHERE p.subscription_id = _id AND cardinality(p.known_failures) > 0;
     PERFORM headwater.subscription_lock_deliveries(_id, NULL);
     UPDATE headwater.subscription_deliveries AS d
-    SET attempts = 0
-    FROM headwater.subscriptions AS s
-    WHERE d.subscription_id = _id AND s.id = _id AND d.attempts >= (s.definition ->> 'max_deliveries')::bigint;
+    SET attempts = 0, delivery_count = 0
+    WHERE d.subscription_id = _id AND d.attempts >= _deliveries_max;
   END IF;
 
   RETURN _id;

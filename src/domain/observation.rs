@@ -119,6 +119,11 @@ pub enum Observation {
         name: String,
         reason: String,
     },
+    /// A subscription cannot go on.
+    SubscriptionStopped {
+        subscription: i64,
+        reason: String,
+    },
     /// A consumer of a subscription has come; leases of these that run out are expired.
     ConsumerJoined {
         subscription: i64,
@@ -129,6 +134,11 @@ pub enum Observation {
         consumer: String,
     },
     LeaseExpired {
+        subscription: i64,
+        consumer: String,
+    },
+    /// An answer of the database was lost: what it may have handed to a consumer was taken back.
+    DeliveriesTakenBack {
         subscription: i64,
         consumer: String,
     },

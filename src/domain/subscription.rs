@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Violation;
 use super::delivery::{OnExhausted, Policy};
-use super::expression::Expression;
+use super::expression::{Expression, ExpressionError};
 use super::filter::{FILTER_TYPES_MAX, Filter};
 use super::message::Message;
 use super::partitioner::hashed;
@@ -268,9 +268,9 @@ impl Definition {
         Filter { types: self.types.clone().into(), ..Filter::default() }
     }
 
-    /// Compiled again: it was checked when it was given.
-    pub fn expression(&self) -> Option<Arc<Expression>> {
-        self.filter.as_deref().and_then(|source| Expression::compile(source).ok()).map(Arc::new)
+    /// Compiled again. It was checked when it was given, by the version that was there then.
+    pub fn expression(&self) -> Result<Option<Arc<Expression>>, ExpressionError> {
+        Ok(self.filter.as_deref().map(Expression::compile).transpose()?.map(Arc::new))
     }
 
     /// The partition of a message of a source that brings none. The same as `headwater.subscription_partition`.

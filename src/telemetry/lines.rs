@@ -64,6 +64,12 @@ pub(super) fn log(observation: &Observation) {
         Observation::ProjectionStopped { name, reason } => {
             tracing::warn!(%name, %reason, "an aggregated stream has stopped at a message that it cannot place");
         }
+        Observation::SubscriptionStopped { subscription, reason } => {
+            tracing::warn!(subscription, %reason, "a subscription has stopped");
+        }
+        Observation::DeliveriesTakenBack { subscription, consumer } => {
+            tracing::info!(subscription, %consumer, "the database's answer was lost; what it may have delivered comes again");
+        }
         Observation::LeaseExpired { subscription, consumer } => {
             tracing::info!(subscription, %consumer, "a consumer's lease ran out; what it had goes to the others");
         }

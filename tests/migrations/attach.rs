@@ -78,7 +78,7 @@ async fn later_starts_and_newer_versions_leave_it_too() {
     let mut newer = Schema::embedded();
     newer.functions_version = FUNCTIONS_VERSION + 1;
     let mut of_message_store = newer.migrations[1].clone();
-    of_message_store.version = newer.migrations.len() as i32 + 1;
+    of_message_store.version = newer.migrations.last().unwrap().version + 1;
     of_message_store.name = "message_store_more".into();
     of_message_store.sql = "CREATE TABLE message_store.more (n integer)".into();
     newer.migrations.push(of_message_store);

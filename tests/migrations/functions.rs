@@ -51,7 +51,7 @@ async fn a_binary_with_older_migrations_does_not_put_its_functions_back_even_of_
     let database = TestDatabase::empty().await;
     let mut newer = binary(FUNCTIONS_VERSION, "newer");
     let mut more = newer.migrations[0].clone();
-    more.version = newer.migrations.len() as i32 + 1;
+    more.version = newer.migrations.last().unwrap().version + 1;
     more.sql = "CREATE TABLE headwater.more (n integer)".into();
     newer.migrations.push(more);
     migrate_to(&database, &newer).await.unwrap();

@@ -58,7 +58,7 @@ async fn a_deleted_source_is_said() {
     assert_eq!(sub.status().await["state"], "running");
     assert_eq!(app.delete("/v1/aggregated-streams/x").await.status, 204);
     assert_eq!(sub.status().await["state"], "source_deleted");
-    assert_eq!(sub.fetch("w1", 1).await.len(), 0);
+    sub.post("/fetch", &json!({ "consumer": "w1" })).await.problem(404, "not-found");
     app.stop().await;
 }
 
@@ -118,4 +118,29 @@ async fn the_end_is_the_end_of_the_log_not_of_what_is_projected_yet() {
         assert_eq!(found[0]["message"]["type"], "New");
     }
     app.stop().await;
+}
+
+/// Nobody waits for what cannot come.
+#[tokio::test]
+async fn who_consumes_a_deleted_source_is_told() {
+    for mode in ["partitioned", "competing"] {
+        let (_database, app) = filled(1, 3).await;
+        let other = TestApp::on(&_database).await;
+        aggregate(&app, 3).await;
+        let sub = Sub::new(&app, "s", json!({ "source": { "aggregated_stream": "x" }, "mode": mode })).await;
+        let mut events = app.follow(&sub.path("/events?consumer=w1")).await;
+        let mut elsewhere = other.follow(&sub.path("/events?consumer=w2")).await;
+        events.next("caught-up").await;
+        elsewhere.next("caught-up").await;
+        assert_eq!(app.delete("/v1/aggregated-streams/x").await.status, 204);
+        for stream in [&mut events, &mut elsewhere] {
+            assert_eq!(stream.next("closing").await.json()["reason"], "deleted", "{mode}");
+        }
+        assert_eq!(sub.status().await["state"], "source_deleted");
+        let refused = sub.post("/fetch", &json!({ "consumer": "w1" })).await.problem(404, "not-found");
+        assert!(refused["detail"].as_str().unwrap().contains("aggregated stream"), "{refused}");
+        app.get(&sub.path("/events?consumer=w1")).await.problem(404, "not-found");
+        app.stop().await;
+        other.stop().await;
+    }
 }

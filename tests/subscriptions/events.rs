@@ -163,3 +163,24 @@ async fn a_heartbeat_comes_when_it_is_quiet() {
     assert_eq!(events.next("heartbeat").await.json()["lag"], 0);
     app.stop().await;
 }
+
+/// What the database refuses is not waited for without a word.
+#[tokio::test]
+async fn a_stream_ends_when_waiting_cannot_help() {
+    for (mode, function) in [
+        ("partitioned", "headwater.subscription_sync(bigint, text, uuid, bigint)"),
+        ("competing", "headwater.subscription_look(bigint, text, uuid, bigint, bigint)"),
+    ] {
+        let (database, app) = filled(1, 3).await;
+        let sub = Sub::new(&app, "s", json!({ "source": { "category": "a" }, "mode": mode })).await;
+        let mut events = app.follow(&sub.path("/events?consumer=w1")).await;
+        events.next("caught-up").await;
+        let before = app.metric("headwater_store_errors_total{kind=\"refused\"}").await;
+        let sql = database.connect().await;
+        sql.batch_execute(&format!("ALTER FUNCTION {function} RENAME TO taken_away")).await.unwrap();
+        app.write("a-1", "T", json!({ "n": 3 })).await;
+        assert_eq!(events.next("closing").await.json()["reason"], "internal-error", "{mode}");
+        assert!(app.metric("headwater_store_errors_total{kind=\"refused\"}").await > before, "{mode}");
+        app.stop().await;
+    }
+}

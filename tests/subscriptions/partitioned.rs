@@ -128,7 +128,7 @@ async fn what_is_not_acked_in_time_is_delivered_again() {
 }
 
 #[tokio::test]
-async fn the_backlog_comes_first_when_it_is_asked_for() {
+async fn the_backlog_comes_first_unless_only_what_is_new_is_asked_for() {
     let (_database, app) = filled(1, 6).await;
     let sub = Sub::new(&app, "s", json!({ "source": { "stream_name": "a-1" } })).await;
     let first = sub.fetch("w1", 3).await;

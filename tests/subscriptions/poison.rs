@@ -183,3 +183,42 @@ async fn exhaustion_may_stop_or_skip() {
     assert_eq!(skips.get("/parked").await["parked"], json!([]));
     app.stop().await;
 }
+
+/// A filter that was good when it was given, by another version: without it, everything would be delivered.
+#[tokio::test]
+async fn a_filter_that_does_not_compile_any_more_stops_its_subscription() {
+    for mode in ["partitioned", "competing"] {
+        let (database, app) = filled(1, 4).await;
+        let definition = json!({ "source": { "stream_name": "a-1" }, "mode": mode, "filter": "data.n > 2" });
+        let sub = Sub::new(&app, "s", definition.clone()).await;
+        let looked_at = Sub::new(&app, "looked-at", definition).await;
+        let sql = database.connect().await;
+        let change = "UPDATE headwater.subscriptions SET generation = generation + 1, \
+            definition = jsonb_set(definition, '{filter}', to_jsonb($1::text))";
+        sql.execute(change, &[&"formerly(data.n) > 2"]).await.unwrap();
+        let mut events = app.follow(&sub.path("/events?consumer=w2&heartbeat=1s")).await;
+        let blocks = events.blocks_until("heartbeat").await;
+        assert!(!blocks.iter().any(|block| block.is("message")), "{mode}: {blocks:?}");
+        assert_eq!(sub.fetch("w1", 10).await.len(), 0, "{mode}");
+        for sub in [&sub, &looked_at] {
+            let status = sub.status().await;
+            assert_eq!(
+                (&status["state"], &status["stopped"]["cause"]),
+                (&json!("stopped"), &json!("filter")),
+                "{mode}"
+            );
+            let reason = status["stopped"]["reason"].as_str().unwrap();
+            assert!(reason.contains("formerly"), "{reason}");
+            assert_eq!(status["stopped"]["position"], Value::Null);
+        }
+        // It is not mended by going on.
+        assert_eq!(sub.post("/resume", &json!({})).await.status, 200);
+        assert_eq!(sub.fetch("w1", 10).await.len(), 0, "{mode}");
+        assert_eq!(sub.status().await["state"], "stopped");
+        // It is, by a version that knows it.
+        sql.execute(change, &[&"data.n > 2"]).await.unwrap();
+        assert_eq!(sub.post("/resume", &json!({})).await.status, 200);
+        assert_eq!(events.next("message").await.json()["message"]["data"]["n"], 3, "{mode}");
+        app.stop().await;
+    }
+}

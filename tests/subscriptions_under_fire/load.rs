@@ -92,12 +92,12 @@ impl Worker {
         self.judge.lock().unwrap().seen.push(Seen::of(message, &self.name, not_before, is_fetched));
     }
 
-    /// Whoever gets no answer does not know what it was given, and comes again under another name: what it has in
-    /// flight is not its own any more.
+    /// New messages only. Whoever gets no answer does not know what it was given, and comes again under another name: what
+    /// it has in flight is not its own any more.
     async fn fetch(mut self) {
         let mut lives = 0;
         while !self.fire.has_ended() {
-            let body = json!({ "consumer": self.name, "limit": 20, "wait": "200ms" });
+            let body = json!({ "consumer": self.name, "limit": 20, "wait": "200ms", "backlog": false });
             let asked_at = Instant::now();
             let is_alive = match self.at().try_post("/fetch", &body).await {
                 Some((200, answer)) => {

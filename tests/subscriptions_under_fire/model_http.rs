@@ -120,14 +120,10 @@ impl Model {
         if self.is_stopped {
             return Vec::new();
         }
-        if backlog {
-            loop {
-                let own = self.places(limit, |row| row.consumer == Some(consumer));
-                let taken = self.take(consumer, &own, false);
-                if own.is_empty() || !taken.is_empty() {
-                    return if own.is_empty() { self.fetch(consumer, limit, false) } else { taken };
-                }
-            }
+        // What it was given, as it was given: only the count of deliveries says that it comes again.
+        let own = self.places(limit, |row| backlog && row.consumer == Some(consumer) && !row.is_due);
+        if !own.is_empty() {
+            return own.iter().map(|place| (*place, self.rows[place].deliveries + 1)).collect();
         }
         loop {
             let due = self.places(limit, |row| row.is_due);
@@ -196,7 +192,8 @@ impl Model {
 
     fn resume(&mut self) {
         if std::mem::take(&mut self.is_stopped) {
-            self.rows.values_mut().filter(|row| row.attempts >= MAX_DELIVERIES).for_each(|row| row.attempts = 0);
+            let ended = self.rows.values_mut().filter(|row| row.attempts >= MAX_DELIVERIES);
+            ended.for_each(|row| (row.attempts, row.deliveries) = (0, 0));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A TCP proxy before PostgreSQL that cuts, silences, slows or refuses connections.
 #![allow(dead_code)]
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,6 +29,9 @@ struct Shared {
     bytes_per_second: AtomicUsize,
     /// Taken by whoever's bytes are on the line.
     line: tokio::sync::Mutex<()>,
+    /// A text of statements whose answers are lost, and of how many.
+    lost_of: Mutex<Option<(String, usize)>>,
+    lost: AtomicUsize,
     accepted: AtomicUsize,
 }
 
@@ -38,6 +42,8 @@ pub struct Link {
     sent: Mutex<String>,
     is_silent: AtomicBool,
     answers_are_lost: AtomicBool,
+    /// The answer that comes next is lost, and the connection with it.
+    next_is_lost: AtomicBool,
     cut: CancellationToken,
 }
 
@@ -99,8 +105,8 @@ impl FaultProxy {
                     shared.links.lock().unwrap().push(link.clone());
                     let (client_read, client_write) = client.into_split();
                     let (server_read, server_write) = server.into_split();
-                    tokio::spawn(pass(client_read, server_write, link.clone(), shared.clone(), true));
-                    tokio::spawn(pass(server_read, client_write, link, shared.clone(), false));
+                    tokio::spawn(pass(client_read, server_write, link.clone(), shared.clone(), Side::client()));
+                    tokio::spawn(pass(server_read, client_write, link, shared.clone(), Side::server()));
                 }
             }
         });
@@ -148,6 +154,21 @@ impl FaultProxy {
         self.shared.bytes_per_second.store(bytes_per_second, Ordering::SeqCst);
     }
 
+    /// The next so many statements with this text are carried out; their answers are lost, and their connections cut.
+    pub fn lose_answers_of(&self, text: &str, count: usize) {
+        *self.shared.lost_of.lock().unwrap() = Some((text.to_owned(), count));
+    }
+
+    /// Answers of such statements that are still to be lost.
+    pub fn answers_to_lose(&self) -> usize {
+        self.shared.lost_of.lock().unwrap().as_ref().map_or(0, |(_, count)| *count)
+    }
+
+    /// Answers of such statements that were lost.
+    pub fn lost_answers(&self) -> usize {
+        self.shared.lost.load(Ordering::SeqCst)
+    }
+
     pub fn cut_all(&self) {
         for link in self.links() {
             link.cut();
@@ -166,12 +187,100 @@ impl Drop for FaultProxy {
     }
 }
 
+impl Shared {
+    /// Whether the answer of a statement is to be lost.
+    fn loses(&self, statement: &str) -> bool {
+        match &mut *self.lost_of.lock().unwrap() {
+            Some((text, count)) if *count > 0 && statement.contains(text.as_str()) => {
+                *count -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Reads the messages of PostgreSQL's protocol as they pass by.
+struct Side {
+    is_client: bool,
+    /// The client's first message has no kind.
+    has_started: bool,
+    /// What has come of a message so far.
+    rest: Vec<u8>,
+    /// The statements that the client has prepared, by name.
+    statements: HashMap<Vec<u8>, String>,
+}
+
+impl Side {
+    fn client() -> Self {
+        Self { is_client: true, has_started: false, rest: Vec::new(), statements: HashMap::new() }
+    }
+
+    fn server() -> Self {
+        Self { is_client: false, has_started: true, ..Self::client() }
+    }
+
+    /// The messages that are whole by now: kind and body.
+    fn take_in(&mut self, bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+        self.rest.extend_from_slice(bytes);
+        let mut messages = Vec::new();
+        loop {
+            let kind = usize::from(self.has_started);
+            let Some(length) = self.rest.get(kind..kind + 4) else { return messages };
+            let end = kind + u32::from_be_bytes(length.try_into().unwrap()) as usize;
+            if self.rest.len() < end {
+                return messages;
+            }
+            let message: Vec<u8> = self.rest.drain(..end).collect();
+            if self.has_started {
+                messages.push((message[0], message[5..].to_vec()));
+            }
+            self.has_started = true;
+        }
+    }
+
+    /// The text of the statement that a message of the client carries out.
+    fn carried_out(&mut self, kind: u8, body: &[u8]) -> Option<String> {
+        let mut parts = body.split(|byte| *byte == 0);
+        let (first, second) = (parts.next()?.to_vec(), parts.next().unwrap_or_default().to_vec());
+        match kind {
+            b'P' => {
+                self.statements.insert(first, String::from_utf8_lossy(&second).into_owned());
+                None
+            }
+            b'B' => self.statements.get(&second).cloned(),
+            b'Q' => Some(String::from_utf8_lossy(&first).into_owned()),
+            _ => None,
+        }
+    }
+
+    /// Answers whether these bytes pass. Of an answer that is to be lost the whole is waited for: then it is committed.
+    fn passes(&mut self, bytes: &[u8], link: &Link, shared: &Shared) -> bool {
+        let is_lost = !self.is_client && link.next_is_lost.load(Ordering::SeqCst);
+        for (kind, body) in self.take_in(bytes) {
+            match self.is_client {
+                true => {
+                    if self.carried_out(kind, &body).is_some_and(|statement| shared.loses(&statement)) {
+                        link.next_is_lost.store(true, Ordering::SeqCst);
+                    }
+                }
+                false if is_lost && kind == b'Z' => {
+                    shared.lost.fetch_add(1, Ordering::SeqCst);
+                    link.cut();
+                }
+                false => {}
+            }
+        }
+        !is_lost
+    }
+}
+
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     link: Arc<Link>,
     shared: Arc<Shared>,
-    from_client: bool,
+    mut side: Side,
 ) {
     let mut buffer = vec![0; 64 << 10];
     loop {
@@ -183,20 +292,22 @@ async fn pass(
             let _ = to.shutdown().await;
             return;
         };
-        if from_client {
+        if side.is_client {
             shared.rewrite(&mut buffer[..count]);
+        }
+        let passes = side.passes(&buffer[..count], &link, &shared);
+        if side.is_client {
             let text = String::from_utf8_lossy(&buffer[..count]);
             link.sent.lock().unwrap().push_str(&text);
             if shared.silenced_by.lock().unwrap().as_ref().is_some_and(|silencing| text.contains(silencing)) {
                 link.silence();
             }
-        } else if link.answers_are_lost.load(Ordering::SeqCst) {
+        }
+        let is_lost = !passes || !side.is_client && link.answers_are_lost.load(Ordering::SeqCst);
+        if is_lost || link.is_silent() {
             continue;
         }
-        if link.is_silent() {
-            continue;
-        }
-        if !from_client {
+        if !side.is_client {
             shared.carry(count).await;
         }
         if to.write_all(&buffer[..count]).await.is_err() {

@@ -64,10 +64,16 @@ pub struct FetchBody {
     #[serde(default)]
     #[schema(example = "30s")]
     wait: Option<String>,
-    /// The consumer's own unacked messages first.
-    #[serde(default)]
-    #[schema(default = false)]
+    /// What the consumer was given and has not acked comes first, and by itself: the same deliveries, under the same
+    /// epochs. So nothing is lost if an answer does not arrive. False: only what it was not given before, for who has
+    /// several fetches at work at once.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
     backlog: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What a fetch answers.
@@ -114,6 +120,9 @@ pub async fn follow_subscription(
         return Err(Problem::new(ProblemKind::Overloaded, detail));
     };
     let subscription = app.subscriptions.find(&name).await?;
+    if subscription.is_source_gone {
+        return Err(source_deleted(&name));
+    }
     let consumer = app.subscriptions.connect(subscription, &query.consumer).await?;
     let wire = if accepts_ndjson(&headers) { Wire::Ndjson } else { Wire::EventStream };
     let wish = Wish {
@@ -177,8 +186,15 @@ pub async fn fetch_messages(
         };
         match fetch(&app, &mut consumer, wish, wait).await? {
             Ok(deliveries) => break deliveries,
+            Err(End::SourceDeleted) => return Err(source_deleted(&name)),
             Err(_) if attempts < REJOINS_MAX => attempts += 1,
-            Err(_) => return Err(Problem::not_found(format!("subscription {name}"))),
+            Err(End::Deleted) => return Err(Problem::not_found(format!("subscription {name}"))),
+            Err(End::Removed | End::Replaced) => {
+                let consumer = &body.consumer;
+                return Err(Problem::not_found(format!(
+                    "consumer {consumer} of subscription {name}: it was sent away"
+                )));
+            }
         }
     };
     let mut out = BytesMut::from(&b"{\"messages\":["[..]);
@@ -190,6 +206,10 @@ pub async fn fetch_messages(
     }
     out.extend_from_slice(b"]}");
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], out.freeze()).into_response())
+}
+
+fn source_deleted(name: &str) -> Problem {
+    Problem::not_found(format!("aggregated stream that the subscription {name} consumes: it has been deleted"))
 }
 
 /// The first messages that come; none when the time is over. Or why there can be none.

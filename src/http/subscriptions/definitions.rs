@@ -61,24 +61,41 @@ pub struct SubscriptionStatus {
 pub enum SubscriptionState {
     Running,
     Paused,
-    /// It stands before a message: `stopped` says which and why.
+    /// It does not go on by itself: `stopped` says why, and before which message.
     Stopped,
     /// The aggregated stream that it consumes has been deleted.
     SourceDeleted,
 }
 
-/// The message that a subscription stopped before, and why.
+/// Why a subscription stopped, and the message that it stopped before.
 #[derive(ToSchema)]
 #[allow(dead_code)] // described only: the database keeps it
 pub struct StopReason {
-    pub partition: i32,
-    pub position: i64,
-    #[schema(value_type = FailureCause)]
+    /// Null if it stopped before no message in particular.
+    #[schema(required = true)]
+    pub partition: Option<i32>,
+    /// Null if it stopped before no message in particular.
+    #[schema(required = true)]
+    pub position: Option<i64>,
+    #[schema(value_type = StopCause)]
     pub cause: String,
-    /// What the consumer said last.
+    /// What the consumer said last, or what is the matter.
     pub reason: Option<String>,
     #[schema(format = DateTime)]
     pub time: String,
+}
+
+/// Why a subscription stopped.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code)] // described only: the database keeps it
+pub enum StopCause {
+    /// A consumer asked for it.
+    Nacked,
+    /// A message was delivered as often as it may be.
+    Exhausted,
+    /// The filter does not compile any more: without it, everything would be delivered.
+    Filter,
 }
 
 /// Why a message is not delivered any more.

@@ -16,8 +16,8 @@ use crate::service::FollowerPlace;
 use crate::service::subscriptions::{Change, Consumer, End, Round, SubscriptionError, Wish};
 use crate::service::tail::heartbeat::Beat;
 
-/// After a round that the database could not answer.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// After a round for which there was no room.
+const BUSY_PAUSE: Duration = Duration::from_millis(250);
 
 /// A round that is under way, and the consumer that takes it.
 ///
@@ -156,7 +156,7 @@ impl ConsumerStream {
             return self.close(
                 out,
                 match end {
-                    End::Deleted => ClosingReason::Deleted,
+                    End::Deleted | End::SourceDeleted => ClosingReason::Deleted,
                     End::Removed => ClosingReason::Removed,
                     End::Replaced => ClosingReason::Replaced,
                 },
@@ -174,11 +174,21 @@ impl ConsumerStream {
         };
     }
 
-    fn failed(&mut self, consumer: Box<Consumer>, error: SubscriptionError, out: &mut BytesMut) {
-        match error {
-            SubscriptionError::NotFound { .. } => self.close(out, ClosingReason::Deleted),
-            // The database is away: it is waited for.
-            _ => self.phase = Phase::Waiting(consumer, Some(Instant::now() + RETRY_PAUSE)),
+    fn failed(&mut self, mut consumer: Box<Consumer>, error: SubscriptionError, out: &mut BytesMut) {
+        let pause = match &error {
+            SubscriptionError::NotFound { .. } => return self.close(out, ClosingReason::Deleted),
+            SubscriptionError::Draining => return self.close(out, ClosingReason::Draining),
+            SubscriptionError::Store(error) => consumer.wait_after(error),
+            SubscriptionError::TooManyConsumers { .. } | SubscriptionError::Overloaded => Some(BUSY_PAUSE),
+            // Said of other requests.
+            SubscriptionError::Differs { .. }
+            | SubscriptionError::Invalid(_)
+            | SubscriptionError::TooManySubscriptions { .. }
+            | SubscriptionError::Fenced(_) => None,
+        };
+        match pause {
+            Some(pause) => self.phase = Phase::Waiting(consumer, Some(Instant::now() + pause)),
+            None => self.close(out, ClosingReason::InternalError),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::SubscriptionError;
 use crate::domain::delivery::Policy;
-use crate::domain::expression::Expression;
+use crate::domain::expression::{Expression, ExpressionError};
 use crate::domain::filter::Filter;
 use crate::domain::source::Source;
 use crate::domain::subscription::Definition;
@@ -20,10 +20,14 @@ pub struct Subscription {
     pub definition: Definition,
     pub aggregated_stream_id: Option<i64>,
     pub generation: i64,
+    /// The aggregated stream that it consumes has been deleted.
+    pub is_source_gone: bool,
     /// What is read for it; an aggregated stream is read by its partitions.
     pub(super) log: Option<Source>,
     pub(super) types: Filter,
     pub(super) expression: Option<Arc<Expression>>,
+    /// Why nothing of it can be delivered: its filter does not compile any more.
+    pub(super) unusable: Option<String>,
     pub(super) policy: Policy,
 }
 
@@ -34,18 +38,28 @@ impl Subscription {
 
     pub(super) fn of(stored: StoredSubscription) -> Result<Self, StoreError> {
         let definition = read_definition(&stored)?;
+        let (expression, unusable) = match definition.expression() {
+            Ok(expression) => (expression, None),
+            Err(error) => (None, Some(unusable_filter(&error))),
+        };
         Ok(Self {
             log: definition.log(),
             types: definition.types_filter(),
-            expression: definition.expression(),
+            expression,
+            unusable,
             policy: definition.settings.policy(),
             id: stored.id,
             name: stored.name,
             aggregated_stream_id: stored.aggregated_stream_id,
             generation: stored.generation,
+            is_source_gone: stored.is_source_gone,
             definition,
         })
     }
+}
+
+pub(super) fn unusable_filter(error: &ExpressionError) -> String {
+    format!("the filter cannot be used by this version: it {error}")
 }
 
 /// A definition as it stands in the database: written by a service like this one.

@@ -4,7 +4,7 @@ use super::SubscriptionError;
 use super::consumer::{Consumer, Delivery, Round, Wish};
 use super::reading::{Open, Room};
 use crate::domain::delivery::{Cause, Step};
-use crate::store::subscriptions::{AckEntry, At, Claim, Look, State, StepEntry, Take};
+use crate::store::subscriptions::{AckEntry, At, Claim, Doubt, Look, StepEntry, Take};
 
 /// Attempts of one round: each ends with something delivered, something passed over, or a cursor that somebody moved.
 const ATTEMPTS_MAX: usize = 20;
@@ -12,6 +12,7 @@ const ATTEMPTS_MAX: usize = 20;
 const SILENT_MAX: i64 = 1_000;
 
 /// Messages that were taken again.
+#[derive(Default)]
 pub struct Again {
     /// By global position.
     pub deliveries: Vec<Delivery>,
@@ -27,6 +28,8 @@ impl Consumer {
         let local = self.local.clone();
         let _turn = local.claiming.lock().await;
         for _ in 0..ATTEMPTS_MAX {
+            // All that was asked for until here is answered, and nothing has come of it.
+            self.doubts.clear();
             let settings = &self.subscription.definition.settings;
             let credit_max = wish.in_flight_max.min(settings.max_in_flight);
             let (database, grace_ms) = (self.subscriptions.database(), self.subscriptions.grace_ms());
@@ -39,7 +42,11 @@ impl Consumer {
                 return Ok(round);
             }
             round.next = Self::next(look.next_ms.filter(|_| !look.has_due));
-            if look.state != State::Running {
+            if !self.may_deliver(look.state).await? {
+                return Ok(round);
+            }
+            round.deliveries = self.give_again(Wish { in_flight_max: credit_max, ..wish }).await?;
+            if !round.deliveries.is_empty() {
                 return Ok(round);
             }
             if let Some(after) = self.backlog_after {
@@ -50,7 +57,7 @@ impl Consumer {
                     round.wait_for_room();
                     return Ok(round);
                 };
-                let again = self.take_again(messages, Take::Own { after }).await?;
+                let again = self.take_again(messages, Take::Own { after }, look.epoch).await?;
                 self.backlog_after = again.next;
                 round.deliveries = again.deliveries;
                 if !round.deliveries.is_empty() {
@@ -85,7 +92,7 @@ impl Consumer {
             return Ok(true);
         };
         if look.has_due {
-            let again = self.take_again(messages, Take::Due).await?;
+            let again = self.take_again(messages, Take::Due, look.epoch).await?;
             round.deliveries = again.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
@@ -106,8 +113,9 @@ impl Consumer {
         let room = Room { messages, bytes: wish.bytes, is_first: true };
         let at_end = self.subscriptions.pick(&self.subscription, &local, &mut open, room).await?;
         let mut all_moved = true;
+        self.doubts.push(Doubt::Taken { epoch: look.epoch }.into());
         for one in open {
-            all_moved &= self.claim(one, &mut round.deliveries).await?;
+            all_moved &= self.claim(one, look.epoch, &mut round.deliveries).await?;
         }
         round.deliveries.sort_by_key(|delivery| delivery.message.global_position);
         if !round.deliveries.is_empty() {
@@ -118,7 +126,12 @@ impl Consumer {
     }
 
     /// Moves a shared cursor on; what was claimed by that is delivered. Answers whether nobody was faster.
-    async fn claim(&self, one: Open, deliveries: &mut Vec<Delivery>) -> Result<bool, SubscriptionError> {
+    async fn claim(
+        &mut self,
+        one: Open,
+        epoch: i64,
+        deliveries: &mut Vec<Delivery>,
+    ) -> Result<bool, SubscriptionError> {
         let is_worth_it = !one.taken.is_empty() || one.has_passed || one.cursor - one.expected > SILENT_MAX;
         if !is_worth_it || one.cursor <= one.expected {
             self.local.set_floor(one.partition, one.expected, one.cursor);
@@ -126,6 +139,10 @@ impl Consumer {
         }
         let positions: Vec<i64> = one.taken.iter().map(|(position, _)| *position).collect();
         let global_positions: Vec<i64> = one.taken.iter().map(|(_, message)| message.global_position).collect();
+        let is_auto = self.subscription.definition.settings.is_auto();
+        if is_auto {
+            self.doubt_what_needs_no_ack(one.partition, &positions, &global_positions);
+        }
         let claim = Claim {
             subscription: self.subscription.id,
             consumer: &self.name,
@@ -134,16 +151,27 @@ impl Consumer {
             read_upto: one.cursor,
             positions: &positions,
             global_positions: &global_positions,
-            is_auto: self.subscription.definition.settings.is_auto(),
+            is_auto,
+            epoch,
         };
-        let Some(epoch) = self.subscriptions.database().claim_messages(claim).await? else { return Ok(false) };
+        if !self.subscriptions.database().claim_messages(&claim).await? {
+            return Ok(false);
+        }
         for (position, message) in one.taken {
             deliveries.push(Delivery { partition: one.partition, position, epoch, delivery_count: 1, message });
         }
         Ok(true)
     }
 
-    async fn ack_at_once(&self, deliveries: &[Delivery]) -> Result<(), SubscriptionError> {
+    fn doubt_what_needs_no_ack(&mut self, partition: i32, positions: &[i64], global_positions: &[i64]) {
+        let (positions, global_positions) = (positions.to_vec(), global_positions.to_vec());
+        self.doubts.push(Doubt::ClaimedAtOnce { partition, positions, global_positions }.into());
+    }
+
+    async fn ack_at_once(&mut self, deliveries: &[Delivery]) -> Result<(), SubscriptionError> {
+        for one in deliveries {
+            self.doubt_what_needs_no_ack(one.partition, &[one.position], &[one.message.global_position]);
+        }
         let entry = |delivery: &Delivery| AckEntry {
             subscription: self.subscription.id,
             consumer: self.name.clone(),
@@ -157,10 +185,20 @@ impl Consumer {
 
     /// Takes messages that were delivered before, or parked; those that were tried too often end as the policy says,
     /// and those whose message is gone are over.
-    pub(super) async fn take_again(&self, limit: usize, take: Take<'_>) -> Result<Again, SubscriptionError> {
+    pub(super) async fn take_again(
+        &mut self,
+        limit: usize,
+        take: Take<'_>,
+        epoch: i64,
+    ) -> Result<Again, SubscriptionError> {
+        let doubt = match take {
+            Take::Replays => Doubt::Replays,
+            Take::Due | Take::Own { .. } | Take::Idle { .. } => Doubt::Taken { epoch },
+        };
+        self.doubts.push(doubt.into());
         let (database, policy) = (self.subscriptions.database(), &self.subscription.policy);
         let id = self.subscription.id;
-        let taken = database.take_deliveries(id, &self.name, limit as i64, policy.max_deliveries, take).await?;
+        let taken = database.take_deliveries(id, &self.name, limit as i64, policy.max_deliveries, take, epoch).await?;
         // They come in the order of the log. One that ends here is passed all the same.
         let next = taken.iter().map(|taken| taken.at).max().filter(|_| taken.len() >= limit);
         let wanted = taken.iter().filter(|taken| !taken.is_exhausted).map(|taken| taken.global_position);

@@ -13,8 +13,10 @@ use super::{SubscriptionError, Subscriptions};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::service::aggregated::feed::FeedMember;
+use crate::service::back_off::BackOff;
 use crate::service::tail::Membership;
-use crate::store::subscriptions::{At, Held, Joined, Standing, Sync};
+use crate::store::StoreError;
+use crate::store::subscriptions::{At, Doubt, Held, Joined, Standing, State, Sync};
 
 /// Messages that are looked at to see whether they concern a consumer; more, and it takes a round.
 const WATCHED_MAX: usize = 256;
@@ -49,6 +51,8 @@ pub enum Change {
 pub enum End {
     /// The subscription is gone.
     Deleted,
+    /// The aggregated stream that it consumes is gone.
+    SourceDeleted,
     /// The consumer was sent away, or its lease ran out.
     Removed,
     /// Another connection has come with its name.
@@ -93,16 +97,23 @@ pub struct Consumer {
     /// Of who holds a connection open.
     pub(super) session: Option<Uuid>,
     pub(super) local: Arc<Local>,
-    /// The consumer's own messages come first, after this place; `None`: it has had them.
+    /// Of who comes back by a new connection: its own messages come first, after this place; `None`: it has had them.
     pub(super) backlog_after: Option<At>,
+    /// Of who fetches: what it was given and has not acked comes first.
+    pub(super) wants_given: bool,
+    /// What it may have been given by calls whose answers it has not got.
+    pub(super) doubts: Vec<Arc<Doubt>>,
     /// The partitions that it knows to hold, by their epochs; `true`: it knows that they are about to go.
     known: HashMap<i32, (i64, bool)>,
+    /// Changes that it knows as soon as a round gets to it.
+    untold: Vec<Change>,
     wake: watch::Receiver<u64>,
     source: Following,
     /// Its request, or its connection, keeps its lease.
     is_open: bool,
     /// After a round that has come to the end: what would be news.
     watched: Option<Watched>,
+    back_off: BackOff,
 }
 
 /// The partitions that a consumer holds, and up to where there is nothing for them.
@@ -133,16 +144,17 @@ impl Subscriptions {
         Ok(consumer)
     }
 
-    /// A consumer that comes for messages now and then: it is a member until it has not come for too long.
+    /// A consumer that comes for messages now and then: it is a member until it has not come for too long. Unless it wants
+    /// new messages only, what it was given and has not acked comes first: an answer may not have got to it.
     pub async fn visit(
         &self,
         subscription: Arc<Subscription>,
         name: &str,
-        with_backlog: bool,
+        wants_given: bool,
     ) -> Result<Consumer, SubscriptionError> {
         let is_fresh = self.inner.presence.touch(subscription.id, name);
         let mut consumer = self.consumer(subscription, name, None);
-        consumer.backlog_after = with_backlog.then_some(At::FIRST);
+        consumer.wants_given = wants_given;
         if is_fresh {
             self.inner.presence.opened(consumer.subscription.id, name);
             consumer.is_open = true;
@@ -172,10 +184,14 @@ impl Subscriptions {
             wake: local.waker(),
             local,
             backlog_after: None,
+            wants_given: false,
+            doubts: self.inner.doubts.of(subscription.id, name),
             known: HashMap::new(),
+            untold: Vec::new(),
             source,
             is_open: false,
             watched: None,
+            back_off: BackOff::new("subscription consumers", self.inner.observer.clone()),
             subscription,
         }
     }
@@ -186,20 +202,31 @@ impl Consumer {
         &self.subscription
     }
 
-    /// What there is for it now, without waiting.
+    /// What there is for it now, without waiting. What it says is told, and what it brings is delivered, once it is
+    /// answered; a round that fails, or is given up, is in doubt.
     pub async fn round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
         // What changes from here on is looked at in the next round.
         self.wake.borrow_and_update();
         self.watched = None;
-        let round = match self.subscription.definition.is_partitioned() {
+        self.subscriptions.take_back(self.subscription.id, &self.name, &mut self.doubts).await?;
+        let mut round = match self.subscription.definition.is_partitioned() {
             true => self.partitioned_round(wish).await?,
             false => self.competing_round(wish).await?,
         };
+        self.back_off.worked();
+        self.doubts.clear();
+        round.changes = std::mem::take(&mut self.untold);
         if !round.deliveries.is_empty() {
             let messages = round.deliveries.len();
             self.subscriptions.inner.observer.record(Observation::SubscriptionDelivered { messages });
         }
         Ok(round)
+    }
+
+    /// After a round that the database has not answered: how long to wait for the next one. `None`: waiting cannot help.
+    pub fn wait_after(&mut self, error: &StoreError) -> Option<Duration> {
+        let pause = self.back_off.failed(error);
+        error.may_pass().then_some(pause)
     }
 
     /// Waits until there may be something new, or `next` is over.
@@ -310,7 +337,18 @@ impl Consumer {
             }
             self.subscription = reloaded;
         }
-        Ok(None)
+        Ok(self.subscription.is_source_gone.then_some(End::SourceDeleted))
+    }
+
+    /// Whether messages may be delivered. Where the filter cannot be had, the subscription stops: without it, everything
+    /// would be.
+    pub(super) async fn may_deliver(&self, state: State) -> Result<bool, StoreError> {
+        let is_running = state == State::Running;
+        if let (true, Some(reason)) = (is_running, &self.subscription.unusable) {
+            self.subscriptions.stop_for_filter(self.subscription.id, reason).await?;
+            return Ok(false);
+        }
+        Ok(is_running)
     }
 
     /// The subscription is not there any more.
@@ -319,9 +357,9 @@ impl Consumer {
         Round { end: Some(End::Deleted), ..Round::default() }
     }
 
-    /// What has changed in what it holds since it was told last.
-    pub(super) fn changes(&mut self, held: &[Held]) -> Vec<Change> {
-        let mut changes = Vec::new();
+    /// Notes what has changed in what it holds since the last look.
+    pub(super) fn note_changes(&mut self, held: &[Held]) {
+        let changes = &mut self.untold;
         let mut lost: Vec<i32> = self.known.keys().copied().collect();
         lost.retain(|partition| !held.iter().any(|held| held.partition == *partition));
         lost.sort_unstable();
@@ -351,7 +389,6 @@ impl Consumer {
             }
             self.known.insert(partition, (one.epoch, one.is_revoked));
         }
-        changes
     }
 
     /// How long until it has to look again.
@@ -363,6 +400,8 @@ impl Consumer {
 
 impl Drop for Consumer {
     fn drop(&mut self) {
+        // Before it leaves: whoever comes next is to find everything.
+        self.subscriptions.inner.doubts.left(self.subscription.id, &self.name, std::mem::take(&mut self.doubts));
         match self.session {
             Some(session) => self.subscriptions.inner.presence.left(self.subscription.id, &self.name, session),
             None => self.close(),

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::catalog::Subscription;
+use super::catalog::{Subscription, unusable_filter};
 use super::{SubscriptionError, Subscriptions};
 use crate::domain::delivery::Policy;
+use crate::domain::observation::Observation;
 use crate::domain::subscription::{Definition, SubscriptionSource};
 use crate::store::StoreError;
 use crate::store::subscriptions::{
-    At, ConsumerInfo, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, StoredSubscription, Take,
+    At, ConsumerInfo, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription, Take,
 };
 
 use super::competing::Again;
@@ -49,7 +50,12 @@ pub(super) struct Measured(Option<(Instant, Vec<LagOfSubscription>)>);
 
 impl Subscriptions {
     pub async fn status(&self, name: &str) -> Result<Status, SubscriptionError> {
-        let (stored, definition) = self.stored_definition(name).await?;
+        let (mut stored, definition) = self.stored_definition(name).await?;
+        if let (State::Running, Err(error)) = (stored.state, definition.expression()) {
+            // As its first consumer would do it.
+            self.stop_for_filter(stored.id, &unusable_filter(&error)).await?;
+            stored = self.stored_definition(name).await?.0;
+        }
         // What is committed by now counts, also what nobody was told of.
         let settled = self.inner.tail.refresh().await;
         let partitions = self.database().subscription_lag(stored.id, settled).await?;
@@ -95,6 +101,15 @@ impl Subscriptions {
         let partitions = self.database().subscription_lag(subscription.id, settled.min(position)).await?;
         Ok(settled >= position
             && partitions.iter().all(|one| one.undelivered == 0 && (one.in_flight == 0 || acked(one))))
+    }
+
+    /// Stops a subscription whose filter cannot be had.
+    pub(super) async fn stop_for_filter(&self, id: i64, reason: &str) -> Result<(), StoreError> {
+        if self.database().stop_subscription(id, "filter", reason).await? {
+            let reason = reason.to_owned();
+            self.inner.observer.record(Observation::SubscriptionStopped { subscription: id, reason });
+        }
+        Ok(())
     }
 
     pub async fn consumers(&self, name: &str) -> Result<Vec<ConsumerInfo>, SubscriptionError> {
@@ -160,9 +175,14 @@ impl Subscriptions {
         limit: usize,
     ) -> Result<Again, SubscriptionError> {
         let subscription = self.find(name).await?;
-        let claimant = self.visit(subscription, consumer, false).await?;
+        let mut claimant = self.visit(subscription, consumer, false).await?;
         let take = Take::Idle { min_idle_ms, after, positions };
-        let mut taken = claimant.take_again(limit, take).await?;
+        if !claimant.may_deliver(State::Running).await? {
+            return Ok(Again::default());
+        }
+        let epoch = self.database().next_delivery_epoch().await?;
+        let mut taken = claimant.take_again(limit, take, epoch).await?;
+        claimant.doubts.clear();
         taken.deliveries.sort_by_key(|one| (one.partition, one.position));
         self.inner.hub.wake(claimant.subscription().id);
         Ok(taken)

@@ -9,6 +9,7 @@ mod catalog;
 mod competing;
 mod consumer;
 mod definitions;
+mod doubts;
 mod hub;
 mod inspect;
 mod partitioned;
@@ -43,6 +44,7 @@ pub use rescuer::Rescuer;
 use acks::{AckCommitter, Acks};
 use announcer::Announcer;
 use catalog::Catalog;
+use doubts::Doubtful;
 use hub::Hub;
 use presence::Presence;
 
@@ -100,6 +102,7 @@ struct Inner {
     catalog: Catalog,
     hub: Hub,
     presence: Presence,
+    doubts: Doubtful,
     acks: Acks,
     announcer: Announcer,
     observer: Observer,
@@ -123,6 +126,7 @@ impl Subscriptions {
             catalog: Catalog::new(database.clone()),
             hub: Hub::default(),
             presence: Presence::default(),
+            doubts: Doubtful::default(),
             announcer: Announcer::default(),
             draining: lifecycle.draining().clone(),
             database,
@@ -139,6 +143,7 @@ impl Subscriptions {
         let committer = AckCommitter::new(subscriptions.clone(), requests);
         lifecycle.spawn("ack committer", committer.run(stopping.clone()));
         lifecycle.spawn("subscription leases", presence::run(subscriptions.clone(), stopping.clone()));
+        lifecycle.spawn("subscription doubts", doubts::run(subscriptions.clone(), stopping.clone()));
         lifecycle.spawn("subscription rescuer", Rescuer::new(subscriptions.clone()).run(stopping.clone()));
         lifecycle.spawn("subscription announcer", announcer::run(subscriptions.clone(), stopping.clone()));
         subscriptions

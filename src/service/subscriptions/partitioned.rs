@@ -1,12 +1,13 @@
 //! A round of a consumer that holds partitions: each partition's messages in its order.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::SubscriptionError;
 use super::consumer::{Consumer, Delivery, Round, Wish};
 use super::reading::{Open, Room};
 use crate::domain::delivery::Cause;
-use crate::store::subscriptions::{AckEntry, Advance, At, Held, State, StepEntry, Sync, Take};
+use crate::store::subscriptions::{AckEntry, Advance, At, Doubt, Held, StepEntry, Sync, Take};
 
 /// Attempts of one round: each ends with something delivered, something passed over, or a partition that has changed.
 const ATTEMPTS_MAX: usize = 20;
@@ -18,8 +19,9 @@ const SILENT_PER_PARTITION: i64 = 64;
 impl Consumer {
     pub(super) async fn partitioned_round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
         let mut round = Round::default();
-        self.go_back_for_backlog().await?;
         for _ in 0..ATTEMPTS_MAX {
+            // All that was asked for until here is answered, and nothing has come of it.
+            self.doubts.clear();
             let database = self.subscriptions.database();
             let grace_ms = self.subscriptions.grace_ms();
             let sync = database.sync_partitions(self.subscription.id, &self.name, self.session, grace_ms).await?;
@@ -29,10 +31,14 @@ impl Consumer {
                 return Ok(round);
             }
             if self.session.is_some() {
-                round.changes.extend(self.changes(&sync.held));
+                self.note_changes(&sync.held);
             }
             round.next = Self::next(sync.next_ms);
-            if sync.state != State::Running {
+            if !self.may_deliver(sync.state).await? {
+                return Ok(round);
+            }
+            round.deliveries = self.give_again(wish).await?;
+            if !round.deliveries.is_empty() {
                 return Ok(round);
             }
             if self.end_exhausted(&sync.held).await? {
@@ -62,7 +68,7 @@ impl Consumer {
             return Ok(true);
         };
         if sync.has_replays {
-            let again = self.take_again(messages, Take::Replays).await?;
+            let again = self.take_again(messages, Take::Replays, 0).await?;
             round.deliveries = again.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
@@ -122,13 +128,16 @@ impl Consumer {
                     rewinds: held.rewinds,
                     expected: one.expected,
                     read_upto: one.cursor,
+                    committed: held.committed,
                     positions: one.taken.iter().map(|(position, _)| *position).collect(),
                 })
             })
             .collect();
         // As everybody locks them.
         advances.sort_by_key(|advance| advance.partition);
+        let advances: Arc<[Advance]> = advances.into();
         let is_auto = self.subscription.definition.settings.is_auto();
+        self.doubts.push(Doubt::Delivered { advances: advances.clone(), is_auto }.into());
         let database = self.subscriptions.database();
         let moved = database.deliver(self.subscription.id, &self.name, &advances, is_auto).await?;
         let moved: HashMap<i32, Vec<i32>> = moved.into_iter().collect();
@@ -174,15 +183,5 @@ impl Consumer {
         }
         self.subscriptions.database().step_deliveries(&steps).await?;
         Ok(true)
-    }
-
-    /// Who asks for the backlog gets what it has in flight once more.
-    async fn go_back_for_backlog(&mut self) -> Result<(), SubscriptionError> {
-        let wants = self.backlog_after.take().is_some() && self.session.is_none();
-        if wants {
-            let max_deliveries = self.subscription.policy.max_deliveries;
-            self.subscriptions.database().rewind_partitions(self.subscription.id, &self.name, max_deliveries).await?;
-        }
-        Ok(())
     }
 }

@@ -11,14 +11,14 @@ use uuid::Uuid;
 use super::Subscriptions;
 use super::hub::lock;
 use crate::domain::observation::Observation;
+use crate::service::back_off::BackOff;
+use crate::store::StoreError;
 use crate::store::subscriptions::{Leaving, Renewal};
 
 /// How often it is looked whose lease is to be renewed.
 const TICK: Duration = Duration::from_millis(100);
 /// Who came for messages not longer ago than this is taken to come here. Not longer than who has no room waits to look.
 const LATELY: Duration = Duration::from_secs(1);
-/// After a renewal that failed.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Consumers that leave in one transaction: nobody waits for the others' locks for long.
 const LEAVING_MAX: usize = 100;
 /// Leases renewed in one statement.
@@ -185,33 +185,37 @@ pub(super) async fn run(subscriptions: Subscriptions, stopping: CancellationToke
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let presence = &subscriptions.inner.presence;
+    let mut back_off = BackOff::new("subscription leases", subscriptions.inner.observer.clone());
     loop {
         let is_last = tokio::select! {
             () = stopping.cancelled() => true,
             () = presence.has_left.notified() => false,
             _ = ticks.tick() => false,
         };
-        give_up(&subscriptions).await;
+        let left = give_up(&subscriptions).await;
         if is_last {
             return;
         }
-        if !renew(&subscriptions).await {
-            tokio::select! {
-                () = stopping.cancelled() => {}
-                () = tokio::time::sleep(RETRY_PAUSE) => {}
+        match left.and(renew(&subscriptions).await) {
+            Ok(()) => back_off.worked(),
+            Err(error) => {
+                let pause = back_off.failed(&error);
+                tokio::select! {
+                    () = stopping.cancelled() => {}
+                    () = tokio::time::sleep(pause) => {}
+                }
             }
         }
     }
 }
 
 /// Should it fail, their leases run out.
-async fn give_up(subscriptions: &Subscriptions) {
+async fn give_up(subscriptions: &Subscriptions) -> Result<(), StoreError> {
     let leaving = std::mem::take(&mut *lock(&subscriptions.inner.presence.leaving));
-    if leaving.is_empty() {
-        return;
-    }
+    let mut result = Ok(());
     for some in leaving.chunks(LEAVING_MAX) {
-        if subscriptions.database().leave_subscriptions(some, subscriptions.grace_ms()).await.is_err() {
+        if let Err(error) = subscriptions.database().leave_subscriptions(some, subscriptions.grace_ms()).await {
+            result = Err(error);
             continue;
         }
         for one in some {
@@ -220,17 +224,17 @@ async fn give_up(subscriptions: &Subscriptions) {
             subscriptions.inner.observer.record(Observation::ConsumerLeft { subscription, consumer });
         }
     }
+    result
 }
 
-/// Says whether the database answered.
-async fn renew(subscriptions: &Subscriptions) -> bool {
+async fn renew(subscriptions: &Subscriptions) -> Result<(), StoreError> {
     let presence = &subscriptions.inner.presence;
     let due = presence.due();
     if due.is_empty() {
-        return true;
+        return Ok(());
     }
     let asked_at = Instant::now();
-    let Ok(renewed) = subscriptions.database().renew_consumers(&due).await else { return false };
+    let renewed = subscriptions.database().renew_consumers(&due).await?;
     for (renewal, is_there) in due.iter().zip(renewed) {
         if is_there {
             presence.renewed(renewal, asked_at);
@@ -239,5 +243,5 @@ async fn renew(subscriptions: &Subscriptions) -> bool {
             subscriptions.inner.hub.wake(renewal.subscription);
         }
     }
-    true
+    Ok(())
 }

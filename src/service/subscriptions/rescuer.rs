@@ -7,12 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Subscriptions;
 use crate::domain::observation::Observation;
+use crate::service::back_off::BackOff;
 use crate::store::StoreError;
 
 /// How often expired leases are looked for.
 const EXPIRE_INTERVAL: Duration = Duration::from_millis(250);
-/// After a look that failed.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 pub struct Rescuer {
     subscriptions: Subscriptions,
@@ -29,14 +28,18 @@ impl Rescuer {
     /// Runs until the service stops. The database going away is waited out.
     pub async fn run(mut self, stopping: CancellationToken) {
         let mut pause = EXPIRE_INTERVAL;
+        let mut back_off = BackOff::new("subscription rescuer", self.subscriptions.inner.observer.clone());
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
             pause = match self.look().await {
-                Ok(()) => EXPIRE_INTERVAL,
-                Err(_) => RETRY_PAUSE,
+                Ok(()) => {
+                    back_off.worked();
+                    EXPIRE_INTERVAL
+                }
+                Err(error) => back_off.failed(&error),
             };
         }
     }

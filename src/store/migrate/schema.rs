@@ -113,6 +113,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0004_subscriptions",
     "0005_reports",
     "0006_history",
+    "0007_answers_lost"
 ];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
@@ -162,6 +163,8 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_extend",
     "subscription_failures",
     "subscription_find_partitions",
+    "subscription_give_back",
+    "subscription_given",
     "subscription_global_position",
     "subscription_hand_over",
     "subscription_join",
@@ -177,11 +180,12 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_remove",
     "subscription_renew",
     "subscription_replay",
-    "subscription_rewind",
     "subscription_seek",
     "subscription_step",
+    "subscription_stop",
     "subscription_sync",
     "subscription_take",
+    "subscription_take_back",
     "subscription_take_replays",
     "subscription_update",
 ];

@@ -15,6 +15,8 @@ pub struct Look {
     pub next_ms: Option<i64>,
     pub has_due: bool,
     pub in_flight: i64,
+    /// For what is delivered upon this look.
+    pub epoch: i64,
     /// Where each shared cursor stands; of an aggregated stream those that have something new.
     pub cursors: Vec<At>,
 }
@@ -30,6 +32,8 @@ pub struct Claim<'a> {
     pub positions: &'a [i64],
     pub global_positions: &'a [i64],
     pub is_auto: bool,
+    /// Drawn before.
+    pub epoch: i64,
 }
 
 /// Which messages are taken again.
@@ -72,8 +76,8 @@ impl Database {
         let Some(first) = rows.first() else { return Ok(None) };
         let mut cursors = Vec::with_capacity(rows.len());
         for row in &rows {
-            if let Some(partition) = row.try_get(6)? {
-                cursors.push(At { partition, position: row.try_get(7)? });
+            if let Some(partition) = row.try_get(7)? {
+                cursors.push(At { partition, position: row.try_get(8)? });
             }
         }
         Ok(Some(Look {
@@ -83,15 +87,23 @@ impl Database {
             next_ms: first.try_get(3)?,
             has_due: first.try_get(4)?,
             in_flight: first.try_get(5)?,
+            epoch: first.try_get(6)?,
             cursors,
         }))
     }
 
-    /// The epoch of these deliveries; `None` if the cursor had moved, or the subscription does not run.
-    pub async fn claim_messages(&self, claim: Claim<'_>) -> Result<Option<i64>, StoreError> {
+    /// An epoch for deliveries that have no look before them.
+    pub async fn next_delivery_epoch(&self) -> Result<i64, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT nextval('headwater.subscription_epochs')").await?;
+        Ok(client.query_one(&statement, &[]).await?.try_get(0)?)
+    }
+
+    /// Answers whether they are the consumer's: not if the cursor had moved, or the subscription does not run.
+    pub async fn claim_messages(&self, claim: &Claim<'_>) -> Result<bool, StoreError> {
         let client = self.client().await?;
         let statement =
-            client.prepare_cached("SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8)").await?;
+            client.prepare_cached("SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8, $9)").await?;
         let row = client
             .query_one(
                 &statement,
@@ -104,6 +116,7 @@ impl Database {
                     &claim.positions,
                     &claim.global_positions,
                     &claim.is_auto,
+                    &claim.epoch,
                 ],
             )
             .await?;
@@ -138,6 +151,7 @@ impl Database {
         limit: i64,
         attempts_max: i64,
         take: Take<'_>,
+        epoch: i64,
     ) -> Result<Vec<Taken>, StoreError> {
         let client = self.client().await?;
         let attempts_max = attempts_max as i32;
@@ -160,7 +174,7 @@ impl Database {
         }
         let partitions = wanted.map(|wanted| wanted.iter().map(|at| at.partition).collect::<Vec<_>>());
         let positions = wanted.map(|wanted| wanted.iter().map(|at| at.position).collect::<Vec<_>>());
-        let sql = "SELECT * FROM headwater.subscription_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+        let sql = "SELECT * FROM headwater.subscription_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
         let statement = client.prepare_cached(sql).await?;
         let rows = client
             .query(
@@ -176,6 +190,7 @@ impl Database {
                     &positions,
                     &from.partition,
                     &from.position,
+                    &epoch,
                 ],
             )
             .await?;

@@ -79,6 +79,13 @@ const STORED: &str = "SELECT s.id, s.name, s.definition::text, s.aggregated_stre
     FROM headwater.subscriptions AS s";
 
 impl Database {
+    /// Stops a subscription that runs, before no message in particular. Answers whether it ran.
+    pub async fn stop_subscription(&self, subscription: i64, cause: &str, reason: &str) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT headwater.subscription_stop($1, $2, $3)").await?;
+        Ok(client.query_one(&statement, &[&subscription, &cause, &reason]).await?.try_get(0)?)
+    }
+
     /// Its id; `None` if there is one of that name, or there are as many as there may be.
     pub async fn create_subscription(&self, new: NewSubscription<'_>) -> Result<Option<i64>, StoreError> {
         let client = self.client().await?;

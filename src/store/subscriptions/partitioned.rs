@@ -48,6 +48,8 @@ pub struct Advance {
     /// Where it stood when that was decided.
     pub expected: i64,
     pub read_upto: i64,
+    /// What was acked then.
+    pub committed: i64,
     /// Of the messages that go to the consumer.
     pub positions: Vec<i64>,
 }
@@ -92,20 +94,6 @@ impl Database {
             });
         }
         Ok(Some(sync))
-    }
-
-    /// What a consumer has in flight is delivered to it once more. A message that was delivered as often as it may be
-    /// counts as failed that often.
-    pub async fn rewind_partitions(
-        &self,
-        subscription: i64,
-        consumer: &str,
-        max_deliveries: i64,
-    ) -> Result<(), StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.subscription_rewind($1, $2, $3)").await?;
-        client.query_one(&statement, &[&subscription, &consumer, &max_deliveries]).await?;
-        Ok(())
     }
 
     /// Answers the partitions that moved on, with how often each message was delivered by now. The others have changed

@@ -1,0 +1,111 @@
+//! Answers that were lost: what they may have handed out is taken back, and what was given is given once more.
+
+use std::sync::Arc;
+
+use super::{Advance, At};
+use crate::store::{Database, StoreError};
+
+/// What a consumer may have been given by a call whose answer has not been taken in.
+#[derive(Debug, Clone)]
+pub enum Doubt {
+    /// Messages of its partitions.
+    Delivered { advances: Arc<[Advance]>, is_auto: bool },
+    /// Deliveries under an epoch of their own.
+    Taken { epoch: i64 },
+    /// New messages under an epoch that need no ack: they have left no deliveries.
+    ClaimedAtOnce { partition: i32, positions: Vec<i64>, global_positions: Vec<i64> },
+    /// Parked messages of its partitions that are replayed.
+    Replays,
+}
+
+/// A delivery that a consumer has and has not acked.
+#[derive(Debug, Clone, Copy)]
+pub struct Given {
+    pub at: At,
+    pub global_position: i64,
+    pub epoch: i64,
+    pub delivery_count: i64,
+}
+
+impl Database {
+    /// Takes back what may have been handed out. Doing it again changes nothing.
+    pub async fn take_back(&self, subscription: i64, consumer: &str, doubt: &Doubt) -> Result<(), StoreError> {
+        let none: (&[i64], &[i64]) = (&[], &[]);
+        match doubt {
+            Doubt::Delivered { advances, is_auto } => self.take_back_advances(subscription, advances, *is_auto).await,
+            Doubt::Taken { epoch } => self.give_back(subscription, consumer, Some(*epoch), 0, none).await,
+            Doubt::Replays => self.give_back(subscription, consumer, None, 0, none).await,
+            Doubt::ClaimedAtOnce { partition, positions, global_positions } => {
+                // An epoch that nothing has.
+                let claimed: (&[i64], &[i64]) = (positions, global_positions);
+                self.give_back(subscription, consumer, Some(-1), *partition, claimed).await
+            }
+        }
+    }
+
+    async fn take_back_advances(
+        &self,
+        subscription: i64,
+        advances: &[Advance],
+        is_auto: bool,
+    ) -> Result<(), StoreError> {
+        let column = |of: fn(&Advance) -> i64| advances.iter().map(of).collect::<Vec<i64>>();
+        let partitions: Vec<i32> = advances.iter().map(|advance| advance.partition).collect();
+        let client = self.client().await?;
+        let statement =
+            client.prepare_cached("SELECT headwater.subscription_take_back($1, $2, $3, $4, $5, $6, $7, $8)").await?;
+        client
+            .query_one(
+                &statement,
+                &[
+                    &subscription,
+                    &partitions,
+                    &column(|advance| advance.epoch),
+                    &column(|advance| advance.rewinds),
+                    &column(|advance| advance.expected),
+                    &column(|advance| advance.read_upto),
+                    &column(|advance| advance.committed),
+                    &is_auto,
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    async fn give_back(
+        &self,
+        subscription: i64,
+        consumer: &str,
+        epoch: Option<i64>,
+        partition: i32,
+        (positions, global_positions): (&[i64], &[i64]),
+    ) -> Result<(), StoreError> {
+        let client = self.client().await?;
+        let statement =
+            client.prepare_cached("SELECT headwater.subscription_give_back($1, $2, $3, $4, $5, $6)").await?;
+        client
+            .query_one(&statement, &[&subscription, &consumer, &epoch, &partition, &positions, &global_positions])
+            .await?;
+        Ok(())
+    }
+
+    /// What a consumer has and has not acked, by partition and position.
+    pub async fn given(&self, subscription: i64, consumer: &str, limit: i64) -> Result<Vec<Given>, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_given($1, $2, $3)").await?;
+        let rows = client.query(&statement, &[&subscription, &consumer, &limit]).await?;
+        let mut given = Vec::with_capacity(rows.len());
+        for row in &rows {
+            // Its message may be gone.
+            let Some(global_position) = row.try_get(2)? else { continue };
+            given.push(Given {
+                at: At { partition: row.try_get(0)?, position: row.try_get(1)? },
+                global_position,
+                epoch: row.try_get(3)?,
+                delivery_count: row.try_get::<_, i32>(4)?.into(),
+            });
+        }
+        given.sort_by_key(|given| given.at);
+        Ok(given)
+    }
+}
