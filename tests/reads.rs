@@ -3,6 +3,8 @@
 mod categories;
 mod filters;
 mod freshness;
+mod gone;
+mod large_messages;
 mod odd_content;
 mod streams;
 

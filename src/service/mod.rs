@@ -87,7 +87,7 @@ impl Service {
             projecting.clone(),
             lifecycle.draining().clone(),
             observer.clone(),
-            settings.aggregated_streams_max,
+            aggregated::Bounds { most: settings.aggregated_streams_max, page_bytes_max: settings.page_bytes_max },
         );
         let subscriptions = Subscriptions::start(
             database.clone(),

@@ -13,15 +13,15 @@ use crate::domain::source::Source;
 use crate::domain::stream_name::{Category, StreamName};
 use crate::domain::time::Timestamp;
 pub use crate::store::read::CategoryOptions;
-use crate::store::read::{Page, StreamSummary};
+use crate::store::read::{Page, PageLimit, StreamSummary};
 use crate::store::{Database, StoreError};
 
 /// Messages that one request may look at for the sake of an expression. Beyond, the page ends and says where to go on.
 const EXAMINED_MAX: usize = 10_000;
 /// Messages read at once where an expression decides.
 const EXAMINED_AT_ONCE: usize = 500;
-/// Messages read first, whatever their size: the others are sized by these.
-const FIRST_CHUNK: usize = 101;
+/// And their bytes, but for the last.
+const EXAMINED_BYTES_AT_ONCE: usize = 4 << 20;
 
 /// What is to be read.
 #[derive(Debug, Clone)]
@@ -132,13 +132,17 @@ impl Reads {
         let expression = request.filter.expression.as_ref();
         // One more than is asked for, to know whether anything follows.
         let wanted = request.limit + 1;
-        let mut chunk = if expression.is_some() { EXAMINED_AT_ONCE } else { wanted.min(FIRST_CHUNK) };
+        let mut chunk = if expression.is_some() { EXAMINED_AT_ONCE } else { wanted };
         let mut from = request.from;
         let (mut examined, mut bytes) = (0, 0);
         let mut kept = Vec::new();
         loop {
-            let mut page = self.read_chunk(request, from, chunk as i64).await?;
-            let is_last = page.messages.len() < chunk;
+            // What an expression drops is not kept, but what it has looked at is in memory until then.
+            let room = self.page_bytes_max.saturating_sub(bytes);
+            let room = if expression.is_some() { room.min(EXAMINED_BYTES_AT_ONCE) } else { room };
+            let limit = PageLimit { messages: chunk as i64, bytes: room };
+            let mut page = self.read_chunk(request, from, limit).await?;
+            let is_last = page.messages.len() < chunk && !page.is_cut;
             let last = page.messages.last().map(|message| request.position_of(message));
             examined += page.messages.len();
             bytes += page.messages.iter().map(|message| message.json().len()).sum::<usize>();
@@ -146,7 +150,7 @@ impl Reads {
             page.messages.retain(|message| expression.is_none_or(|expression| expression.passes(message)));
             kept.append(&mut page.messages);
             if is_last || kept.len() > request.limit {
-                return Ok(finish(request, Page { messages: kept, head }));
+                return Ok(finish(request, Page { messages: kept, head, is_cut: false }));
             }
             from = last.map(|last| if request.backward { last - 1 } else { last.saturating_add(1) });
             if examined >= EXAMINED_MAX || bytes >= self.page_bytes_max {
@@ -154,14 +158,13 @@ impl Reads {
                 let next = from.filter(|next| *next >= 0);
                 return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version });
             }
-            // As many as are still wanted, but no more than should fit by the size of those that were seen.
-            let room = (self.page_bytes_max - bytes) / (bytes / examined.max(1)).max(1);
-            let still_wanted = if expression.is_some() { EXAMINED_AT_ONCE } else { wanted - kept.len() };
-            chunk = room.clamp(1, still_wanted);
+            // No more than should fit by the size of those that were seen, so that PostgreSQL need not be stopped.
+            let fits = EXAMINED_BYTES_AT_ONCE / (bytes / examined.max(1)).max(1);
+            chunk = if expression.is_some() { fits.clamp(1, EXAMINED_AT_ONCE) } else { wanted - kept.len() };
         }
     }
 
-    async fn read_chunk(&self, request: &PageRequest, from: Option<i64>, limit: i64) -> Result<Page, StoreError> {
+    async fn read_chunk(&self, request: &PageRequest, from: Option<i64>, limit: PageLimit) -> Result<Page, StoreError> {
         let filter = &request.filter;
         match &request.log {
             Log::Stream(name) => {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
-use super::read::{COLUMNS, has_message, message_of};
+use super::read::{COLUMNS, PageLimit, has_message, message_of};
 use super::{Database, StoreError};
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::time::Timestamp;
@@ -180,26 +181,30 @@ impl Database {
         id: i64,
         partition: i32,
         from: i64,
-        limit: i64,
+        limit: PageLimit,
     ) -> Result<Option<PartitionPage>, StoreError> {
         let client = self.client().await?;
         let sql = format!(
-            "SELECT coalesce(c.message_count, 0), {COLUMNS}, a.partition, a.position \
-             FROM headwater.projections AS p LEFT JOIN headwater.aggregated_partitions AS c \
+            "SELECT m.message_count, {COLUMNS}, m.link_partition, m.link_position FROM (\
+             SELECT coalesce(c.message_count, 0) AS message_count, m.*, a.partition AS link_partition, \
+             a.position AS link_position FROM headwater.projections AS p LEFT JOIN headwater.aggregated_partitions AS c \
              ON c.projection_id = p.id AND c.partition = $2 LEFT JOIN LATERAL (\
              SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = p.id AND a.partition = $2 \
              AND a.position >= $3 ORDER BY a.position LIMIT $4) AS a ON true \
              LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
-             WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.position"
+             WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.position OFFSET 0) AS m"
         );
         let statement = client.prepare_cached(&sql).await?;
-        let rows = client.query(&statement, &[&id, &partition, &from, &limit]).await?;
-        let Some(first) = rows.first() else { return Ok(None) };
-        Ok(Some(PartitionPage {
-            message_count: first.try_get(0)?,
-            last_position: rows.last().map_or(Ok(None), |row| row.try_get(10))?,
-            messages: partitioned(&rows)?,
-        }))
+        let (mut message_count, mut last_position) = (None, None);
+        let read = |row: &Row| {
+            message_count = Some(row.try_get(0)?);
+            last_position = row.try_get(10)?;
+            partitioned(row)
+        };
+        let read =
+            client.query_bounded(&statement, &[&id, &partition, &from, &limit.messages], limit.bytes, read).await?;
+        let messages = read.rows.into_iter().flatten().collect();
+        Ok(message_count.map(|message_count| PartitionPage { message_count, last_position, messages }))
     }
 
     /// Messages of an aggregated stream after a global position, in global order; of some partitions, or of all.
@@ -209,30 +214,40 @@ impl Database {
         id: i64,
         partitions: Option<&[i32]>,
         after: i64,
-        limit: i64,
+        limit: PageLimit,
     ) -> Result<Option<AggregatedPage>, StoreError> {
         let client = self.client().await?;
         let sql = format!(
-            "SELECT c.projected_position, {COLUMNS}, a.partition, a.position, c.id, c.is_catching_up, a.global_position \
-             FROM ({CURRENT} AND p.aggregated_stream_id = $1) AS c LEFT JOIN LATERAL (\
+            "SELECT m.projected_position, {COLUMNS}, m.link_partition, m.link_position, m.projection_id, \
+             m.is_catching_up, m.link_global_position FROM (\
+             SELECT c.projected_position, m.*, a.partition AS link_partition, a.position AS link_position, \
+             c.id AS projection_id, c.is_catching_up, a.global_position AS link_global_position FROM ({CURRENT} AND p.aggregated_stream_id = $1) AS c LEFT JOIN LATERAL (\
              SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = c.id \
              AND a.global_position > $3 AND ($2::int[] IS NULL OR a.partition = ANY ($2)) \
              ORDER BY a.global_position LIMIT $4) AS a ON true \
              LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
-             ORDER BY a.global_position"
+             ORDER BY a.global_position OFFSET 0) AS m"
         );
         let statement = client.prepare_cached(&sql).await?;
-        let rows = client.query(&statement, &[&id, &partitions, &after, &limit]).await?;
-        let Some(first) = rows.first() else { return Ok(None) };
+        let mut page = None;
+        let read = |row: &Row| {
+            page = Some(AggregatedPage {
+                projected_position: row.try_get(0)?,
+                projection_id: row.try_get(11)?,
+                is_catching_up: row.try_get(12)?,
+                more_after: row.try_get(13)?,
+                messages: Vec::new(),
+            });
+            partitioned(row)
+        };
+        let parameters: [&(dyn ToSql + Sync); 4] = [&id, &partitions, &after, &limit.messages];
+        let read = client.query_bounded(&statement, &parameters, limit.bytes, read).await?;
+        let Some(page) = page else { return Ok(None) };
+        let is_full = read.is_cut || read.rows.len() as i64 == limit.messages;
         Ok(Some(AggregatedPage {
-            projected_position: first.try_get(0)?,
-            projection_id: first.try_get(11)?,
-            is_catching_up: first.try_get(12)?,
-            more_after: match rows.last().filter(|_| rows.len() as i64 == limit) {
-                Some(last) => last.try_get(13)?,
-                None => None,
-            },
-            messages: partitioned(&rows)?,
+            more_after: page.more_after.filter(|_| is_full),
+            messages: read.rows.into_iter().flatten().collect(),
+            ..page
         }))
     }
 
@@ -268,19 +283,16 @@ impl Database {
     }
 }
 
-/// The rows that have a message.
-fn partitioned(rows: &[Row]) -> Result<Vec<AggregatedMessage>, StoreError> {
-    let mut messages = Vec::with_capacity(rows.len());
-    for row in rows {
-        if has_message(row)? {
-            messages.push(AggregatedMessage {
-                partition: row.try_get(9)?,
-                position: row.try_get(10)?,
-                message: Arc::new(message_of(row)?),
-            });
-        }
+/// A row's message, if it has one.
+fn partitioned(row: &Row) -> Result<Option<AggregatedMessage>, StoreError> {
+    if !has_message(row)? {
+        return Ok(None);
     }
-    Ok(messages)
+    Ok(Some(AggregatedMessage {
+        partition: row.try_get(9)?,
+        position: row.try_get(10)?,
+        message: Arc::new(message_of(row)?),
+    }))
 }
 
 fn state_of(row: &Row) -> Result<StoredAggregatedStream, StoreError> {

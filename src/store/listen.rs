@@ -117,12 +117,8 @@ impl Database {
         let client = self.client().await?;
         let statement = client.prepare_cached("SELECT pg_notify($1, $2)").await?;
         match tokio::time::timeout(NOTIFY_TIMEOUT, client.query(&statement, &[&channel, &payload])).await {
-            Ok(result) => Ok(result.map(|_| ())?),
-            Err(_) => {
-                // Not back into the pool: whoever got it next would wait for it too.
-                drop(deadpool_postgres::Object::take(client));
-                Err(StoreError::too_slow("a notification"))
-            }
+            Ok(result) => result.map(|_| ()),
+            Err(_) => Err(StoreError::too_slow("a notification")),
         }
     }
 }

@@ -18,12 +18,14 @@ pub mod migrate;
 pub mod projector;
 pub mod read;
 pub mod reports;
+mod session;
 pub mod settled;
 pub mod subscriptions;
 mod tls;
 
 pub use error::StoreError;
 pub(crate) use error::source_text;
+pub use session::Session;
 
 /// How the database is reached.
 #[derive(Debug, Clone)]
@@ -85,13 +87,14 @@ impl Database {
     }
 
     /// A connection from the pool, set up for our queries.
-    pub async fn client(&self) -> Result<deadpool_postgres::Object, StoreError> {
-        self.hot.get().await.map_err(|error| match error {
+    pub async fn client(&self) -> Result<Session, StoreError> {
+        let object = self.hot.get().await.map_err(|error| match error {
             // It let us in, and did not take our settings.
             PoolError::PostCreateHook(HookError::Backend(error)) => error.into(),
             // Whatever it says to who comes in: nobody is served.
             error => StoreError::Unavailable(source_text(&error)),
-        })
+        })?;
+        Ok(Session::new(object, self.tls.clone()))
     }
 
     /// A connection of its own, for an agent that keeps one.

@@ -1,6 +1,5 @@
 //! Pages of streams, categories and the whole log, and single messages.
 
-use deadpool_postgres::Object;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -17,6 +16,24 @@ pub struct Page {
     pub messages: Vec<Message>,
     /// The highest position there was: in the stream for a stream, global otherwise; -1 or 0 if there was none.
     pub head: i64,
+    /// It has fewer messages than were asked for because they are large: there are more.
+    pub is_cut: bool,
+}
+
+/// How much one page may have.
+#[derive(Debug, Clone, Copy)]
+pub struct PageLimit {
+    pub messages: i64,
+    /// The page ends with the message that reaches them; the first comes in any case.
+    pub bytes: usize,
+}
+
+/// What a follower reads at once.
+#[derive(Debug)]
+pub struct FollowedPage {
+    pub messages: Vec<Message>,
+    /// There may be more.
+    pub is_full: bool,
 }
 
 /// What a category's page is narrowed to, beside the filter.
@@ -48,6 +65,17 @@ const IN_CATEGORY: &str = "message_store.category(m.stream_name) BETWEEN $4 AND 
 const FILTER: &str = "($1::text[] IS NULL OR m.type = ANY ($1)) AND ($2::timestamp IS NULL OR m.time >= $2) \
     AND ($3::timestamp IS NULL OR m.time < $3)";
 
+impl PageLimit {
+    const ONE: PageLimit = PageLimit { messages: 1, bytes: usize::MAX };
+}
+
+impl Page {
+    fn followed(self, limit: PageLimit) -> FollowedPage {
+        let is_full = self.is_cut || self.messages.len() as i64 >= limit.messages;
+        FollowedPage { messages: self.messages, is_full }
+    }
+}
+
 impl Database {
     /// A stream's messages from a position on, towards its end or (`backward`) its beginning.
     pub async fn stream_page(
@@ -55,7 +83,7 @@ impl Database {
         stream_name: &str,
         from: i64,
         backward: bool,
-        limit: i64,
+        limit: PageLimit,
         filter: &Filter,
     ) -> Result<Page, StoreError> {
         let (comparison, order) = if backward { ("<=", "DESC") } else { (">=", "ASC") };
@@ -67,7 +95,7 @@ impl Database {
              SELECT {COLUMNS} FROM message_store.messages AS m WHERE m.stream_name = $4 \
              AND m.position {comparison} $5 AND {FILTER} ORDER BY m.position {order} LIMIT $6) AS m ON true"
         );
-        self.page(&sql, filter, &[&stream_name, &from, &limit]).await
+        self.page(&sql, filter, limit.bytes, &[&stream_name, &from, &limit.messages]).await
     }
 
     /// A category's messages from a global position on.
@@ -75,7 +103,7 @@ impl Database {
         &self,
         category: &str,
         from: i64,
-        limit: i64,
+        limit: PageLimit,
         filter: &Filter,
         options: &CategoryOptions,
     ) -> Result<Page, StoreError> {
@@ -90,18 +118,19 @@ impl Database {
              ORDER BY message_store.category(m.stream_name), m.global_position LIMIT $6) AS m ON true"
         );
         let (member, size) = options.group.unzip();
-        let parameters: [&(dyn ToSql + Sync); 6] = [&category, &from, &limit, &options.correlation, &member, &size];
-        self.page(&sql, filter, &parameters).await
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&category, &from, &limit.messages, &options.correlation, &member, &size];
+        self.page(&sql, filter, limit.bytes, &parameters).await
     }
 
     /// All messages from a global position on, up to one that is settled.
-    pub async fn all_page(&self, from: i64, upto: i64, limit: i64, filter: &Filter) -> Result<Page, StoreError> {
+    pub async fn all_page(&self, from: i64, upto: i64, limit: PageLimit, filter: &Filter) -> Result<Page, StoreError> {
         let sql = format!(
             "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m \
              WHERE m.global_position >= $4 AND m.global_position <= $5 AND {FILTER} \
              ORDER BY m.global_position LIMIT $6"
         );
-        let page = self.page(&sql, filter, &[&from, &upto, &limit]).await?;
+        let page = self.page(&sql, filter, limit.bytes, &[&from, &upto, &limit.messages]).await?;
         Ok(Page { head: upto, ..page })
     }
 
@@ -112,19 +141,20 @@ impl Database {
         source: &Source,
         after: i64,
         upto: i64,
-        limit: i64,
+        limit: PageLimit,
         filter: &Filter,
-    ) -> Result<Vec<Message>, StoreError> {
+    ) -> Result<FollowedPage, StoreError> {
         // Who selects by patterns looks at all messages, and passes over those that are not wanted.
         if source.topics().iter().any(|topic| matches!(topic, Topic::All | Topic::Selected(_))) {
-            return Ok(self.all_page(after.saturating_add(1), upto, limit, filter).await?.messages);
+            return Ok(self.all_page(after.saturating_add(1), upto, limit, filter).await?.followed(limit));
         }
         if let Some(stream_name) = source.single_stream() {
             let sql = format!(
                 "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.stream_name = $4 \
                  AND m.position > $5 AND m.global_position <= $6 AND {FILTER} ORDER BY m.position LIMIT $7"
             );
-            return Ok(self.page(&sql, filter, &[&&**stream_name, &after, &upto, &limit]).await?.messages);
+            let parameters: [&(dyn ToSql + Sync); 4] = [&&**stream_name, &after, &upto, &limit.messages];
+            return Ok(self.page(&sql, filter, limit.bytes, &parameters).await?.followed(limit));
         }
         let (mut categories, mut streams) = (Vec::new(), Vec::new());
         for topic in source.topics() {
@@ -134,8 +164,9 @@ impl Database {
                 Topic::All | Topic::Selected(_) => {}
             }
         }
+        // Messages are put in order as they are stored, and printed one by one after that.
         let sql = format!(
-            "SELECT 0::bigint, {COLUMNS} FROM (\
+            "SELECT 0::bigint, {COLUMNS} FROM (SELECT * FROM (\
              SELECT m.* FROM unnest($4::text[]) AS c (category) CROSS JOIN LATERAL (\
              SELECT * FROM message_store.messages AS m \
              WHERE message_store.category(m.stream_name) BETWEEN c.category AND c.category \
@@ -147,9 +178,10 @@ impl Database {
              AND m.position >= headwater.first_position_after(s.stream_name, $6) \
              AND m.global_position > $6 AND m.global_position <= $7 AND {FILTER} \
              ORDER BY m.position LIMIT $8) AS m\
-             ) AS m ORDER BY m.global_position LIMIT $8"
+             ) AS m ORDER BY m.global_position LIMIT $8) AS m"
         );
-        Ok(self.page(&sql, filter, &[&categories, &streams, &after, &upto, &limit]).await?.messages)
+        let parameters: [&(dyn ToSql + Sync); 5] = [&categories, &streams, &after, &upto, &limit.messages];
+        Ok(self.page(&sql, filter, limit.bytes, &parameters).await?.followed(limit))
     }
 
     pub async fn message_by_id(&self, id: Uuid) -> Result<Option<Message>, StoreError> {
@@ -167,7 +199,7 @@ impl Database {
     ) -> Result<Option<Message>, StoreError> {
         let types = message_type.map(|name| vec![name.to_owned()]).unwrap_or_default();
         let filter = Filter { types: types.into(), ..Filter::default() };
-        Ok(self.stream_page(stream_name, i64::MAX, true, 1, &filter).await?.messages.pop())
+        Ok(self.stream_page(stream_name, i64::MAX, true, PageLimit::ONE, &filter).await?.messages.pop())
     }
 
     pub async fn stream_summary(&self, stream_name: &str) -> Result<Option<StreamSummary>, StoreError> {
@@ -238,22 +270,26 @@ impl Database {
         Ok(row.try_get(0)?)
     }
 
-    async fn page(&self, sql: &str, filter: &Filter, own: &[&(dyn ToSql + Sync)]) -> Result<Page, StoreError> {
-        let client: Object = self.client().await?;
+    async fn page(
+        &self,
+        sql: &str,
+        filter: &Filter,
+        bytes_max: usize,
+        own: &[&(dyn ToSql + Sync)],
+    ) -> Result<Page, StoreError> {
+        let client = self.client().await?;
         let statement = client.prepare_cached(sql).await?;
         let types = (!filter.types.is_empty()).then_some(&*filter.types);
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&types, &filter.from_time, &filter.to_time];
         parameters.extend_from_slice(own);
-        let rows = client.query(&statement, &parameters).await?;
-        let head = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
-        let mut messages = Vec::with_capacity(rows.len());
-        for row in &rows {
+        let mut head = 0;
+        let read = |row: &Row| {
+            head = row.try_get(0)?;
             // An empty page is one row without a message: it brings the head alone.
-            if has_message(row)? {
-                messages.push(message_of(row)?);
-            }
-        }
-        Ok(Page { messages, head })
+            has_message(row)?.then(|| message_of(row)).transpose()
+        };
+        let read = client.query_bounded(&statement, &parameters, bytes_max, read).await?;
+        Ok(Page { messages: read.rows.into_iter().flatten().collect(), head, is_cut: read.is_cut })
     }
 }
 

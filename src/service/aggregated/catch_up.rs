@@ -10,14 +10,16 @@ use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
+use crate::service::tail::follower::in_time;
 use crate::store::projector::{PastRound, RoundRows};
+use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
 /// Messages of one round: the first, and the most. Between them it follows the messages' size.
 const ROUND_MESSAGES_MIN: i64 = 250;
 const ROUND_MESSAGES_MAX: i64 = 4_000;
-/// A round is made smaller when its messages have more than this, in bytes.
+/// Bytes of a round's messages, but for the last.
 const ROUND_BYTES_MAX: usize = 4 << 20;
 
 /// What a projection that catches up needs of the projector.
@@ -62,7 +64,8 @@ impl CatchUp {
             let round = Round::of([&mut *projection], &page.messages);
             let upto = round.stopped.first().map_or(page.upto, |stopped| stopped.position);
             let bytes: usize = page.messages.iter().map(|message| message.memory_bytes()).sum();
-            limit = if bytes > ROUND_BYTES_MAX { limit / 2 } else { limit * 2 }.clamp(1, ROUND_MESSAGES_MAX);
+            let fits = if bytes > ROUND_BYTES_MAX { page.messages.len() as i64 / 2 } else { limit * 2 };
+            limit = fits.clamp(1, ROUND_MESSAGES_MAX);
             // The next page is read while this one is written.
             let (written, next) = tokio::join!(
                 self.write(projection.id, position, upto, &round.rows),
@@ -106,8 +109,9 @@ impl CatchUp {
         let filter = Filter { types, ..Filter::default() };
         let _turn = self.turns.acquire().await;
         let source = source_of(projection);
-        let messages = self.database.follow_page(&source, after, goal, limit, &filter).await?;
-        let is_last = (messages.len() as i64) < limit;
+        let limit = PageLimit { messages: limit, bytes: ROUND_BYTES_MAX };
+        let page = in_time(self.database.follow_page(&source, after, goal, limit, &filter)).await?;
+        let (messages, is_last) = (page.messages, !page.is_full);
         let upto = if is_last { goal } else { messages.last().map_or(goal, |last| last.global_position) };
         Ok(Page { messages: messages.into_iter().map(Arc::new).collect(), upto, is_last })
     }

@@ -10,14 +10,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::service::back_off::BackOff;
+use crate::service::tail::follower::in_time;
 use crate::store::aggregated_streams::{AggregatedPage, Progress};
+use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
 /// How often aggregated streams that are followed are looked at without a hint.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Messages read at once for all followers of an aggregated stream; whoever is further behind reads by itself.
-const READ_MAX: i64 = 1_000;
+/// Read at once for all followers of an aggregated stream; whoever is further behind reads by itself.
+const READ_MAX: PageLimit = PageLimit { messages: 1_000, bytes: 4 << 20 };
 
 /// What is known here of the aggregated streams that somebody follows. Cheap to clone.
 #[derive(Clone)]
@@ -307,7 +309,7 @@ impl Feeds {
             }
             feed.upto
         };
-        let Some(page) = database.aggregated_page(id, None, from, READ_MAX).await? else {
+        let Some(page) = in_time(database.aggregated_page(id, None, from, READ_MAX)).await? else {
             self.saw(id, None);
             return Ok(());
         };

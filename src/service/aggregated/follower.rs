@@ -10,7 +10,7 @@ use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
-use crate::service::tail::follower::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, FOLLOWERS, Next, Pace};
+use crate::service::tail::follower::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, FOLLOWERS, Next, Pace, in_time};
 use crate::service::tail::{CatchUpReads, Tail};
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
@@ -157,10 +157,10 @@ impl AggregatedFollower {
         self.observer.record(Observation::CacheRead { hit: false });
         // Asked before the page is read, so the page has all of it.
         let known = self.feeds.upto(self.id).unwrap_or(0);
-        let limit = self.pace.page_messages();
+        let limit = self.pace.page();
         let page = {
             let _turn = self.reads.acquire().await;
-            self.database.aggregated_page(self.id, self.partitions.as_deref(), self.after, limit).await?
+            in_time(self.database.aggregated_page(self.id, self.partitions.as_deref(), self.after, limit)).await?
         };
         if self.tail.history() != self.history {
             return Ok(Next::HistoryChanged);
@@ -170,7 +170,7 @@ impl AggregatedFollower {
             self.is_deleted = true;
             return Ok(Next::Deleted);
         };
-        self.pace.saw_page(page.messages.iter().map(|one| one.message.memory_bytes()).sum());
+        self.pace.saw_page(page.messages.len(), page.messages.iter().map(|one| one.message.memory_bytes()).sum());
         let examined = page.messages.len();
         let seen = page.more_after.unwrap_or(page.projected_position.max(known));
         let passed = self.pass(page.messages.into_iter().map(Arc::new).collect());

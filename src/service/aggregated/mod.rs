@@ -21,6 +21,7 @@ use crate::domain::Violation;
 use crate::domain::aggregated_stream::Definition;
 use crate::domain::time::Timestamp;
 use crate::store::aggregated_streams::{Created, PartitionPage, PartitionState, StoredAggregatedStream};
+use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
@@ -40,6 +41,17 @@ pub struct AggregatedStreams {
     observer: Observer,
     /// Aggregated streams in all.
     most: usize,
+    /// A page of a partition ends early when its messages have this many bytes.
+    page_bytes_max: usize,
+}
+
+/// The bounds of aggregated streams.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Aggregated streams in all.
+    pub most: usize,
+    /// Bytes of messages in one page of a partition, but for the last.
+    pub page_bytes_max: usize,
 }
 
 /// An aggregated stream with its status.
@@ -90,9 +102,10 @@ impl AggregatedStreams {
         projector: ProjectorHandle,
         draining: CancellationToken,
         observer: Observer,
-        most: usize,
+        bounds: Bounds,
     ) -> Self {
-        Self { database, tail, feeds, projector, draining, observer, most }
+        let Bounds { most, page_bytes_max } = bounds;
+        Self { database, tail, feeds, projector, draining, observer, most, page_bytes_max }
     }
 
     /// Defines an aggregated stream: all its messages are projected, then it follows.
@@ -223,11 +236,12 @@ impl AggregatedStreams {
         wait: Duration,
     ) -> Result<Option<PartitionRead>, PlaceError> {
         let deadline = tokio::time::Instant::now() + wait;
+        let limit = PageLimit { messages: limit as i64, bytes: self.page_bytes_max };
         // Joined before the first look, so no message falls between them.
         let mut member = (!wait.is_zero()).then(|| self.feeds.join(id));
         let mut histories = self.tail.histories();
         loop {
-            let page = self.database.partition_page(id, partition, from, limit as i64).await?;
+            let page = self.database.partition_page(id, partition, from, limit).await?;
             let Some(page) = page else { return Ok(None) };
             let next = page.last_position.map_or(from, |last| last + 1);
             let read = PartitionRead { at_end: next >= page.message_count, next, page };

@@ -9,7 +9,9 @@ use super::catalog::Subscription;
 use super::hub::Local;
 use crate::domain::message::Message;
 use crate::service::tail::Place;
+use crate::service::tail::follower::in_time;
 use crate::store::StoreError;
+use crate::store::read::PageLimit;
 use crate::store::subscriptions::{At, Held, PartitionCursor};
 
 /// Messages that one round may look at without delivering any.
@@ -212,7 +214,13 @@ impl Subscriptions {
                 return Ok(false);
             }
             let limit = local.page_messages.load(Ordering::Relaxed).min(room.messages.max(1));
-            let (links, is_all) = self.database().partition_pages(aggregated_stream_id, &cursors, limit as i64).await?;
+            let page = PageLimit { messages: limit as i64, bytes: PAGE_BYTES_MAX };
+            let (links, is_all) = {
+                // As everybody else who reads history.
+                let turns = self.inner.tail.catch_up_reads();
+                let _turn = turns.acquire().await;
+                in_time(self.database().partition_pages(aggregated_stream_id, &cursors, page)).await?
+            };
             let by_partition: HashMap<i32, usize> =
                 open.iter().enumerate().map(|(at, one)| (one.partition, at)).collect();
             examined += links.len();
@@ -249,6 +257,6 @@ impl Subscriptions {
 fn size_pages(local: &Local, page: &[Arc<Message>]) {
     let bytes: usize = page.iter().map(|message| message.memory_bytes()).sum();
     let before = local.page_messages.load(Ordering::Relaxed);
-    let next = if bytes > PAGE_BYTES_MAX { before / 2 } else { before * 2 };
+    let next = if bytes > PAGE_BYTES_MAX { page.len() / 2 } else { before * 2 };
     local.page_messages.store(next.clamp(1, PAGE_MESSAGES_MAX), Ordering::Relaxed);
 }

@@ -1,6 +1,7 @@
 //! A cursor: a place in the log and a wish to go on from there. It holds nothing else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -14,6 +15,7 @@ use crate::domain::observation::Observation;
 use crate::domain::source::Source;
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
+use crate::store::read::PageLimit;
 
 /// Messages handed over at once, and (but for the first) their bytes: what waits together leaves in one write.
 pub const BATCH_MESSAGES_MAX: usize = 256;
@@ -21,8 +23,10 @@ pub const BATCH_BYTES_MAX: usize = 128 << 10;
 /// Messages of the first page read from the database; pages grow and shrink between these with the messages' size.
 const PAGE_MESSAGES_MIN: i64 = 32;
 const PAGE_MESSAGES_MAX: i64 = 512;
-/// A page is made smaller when it holds more than this, in bytes.
+/// Bytes of a page, but for its last message.
 const PAGE_BYTES_MAX: usize = 512 << 10;
+/// A page that is not there by then is asked for again, smaller.
+pub const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A filter that lets nothing pass: after so many messages the cursor is told all the same.
 const PROGRESS_EVERY: usize = 1_000;
 /// How the log names the followers of this instance where one of them fails.
@@ -86,14 +90,14 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Messages of the next page.
-    pub fn page_messages(&self) -> i64 {
-        self.page_messages
+    /// How large the next page may be.
+    pub fn page(&self) -> PageLimit {
+        PageLimit { messages: self.page_messages, bytes: PAGE_BYTES_MAX }
     }
 
-    /// A page had so many bytes: the next one may be larger, or has to be smaller.
-    pub fn saw_page(&mut self, bytes: usize) {
-        let next = if bytes > PAGE_BYTES_MAX { self.page_messages / 2 } else { self.page_messages * 2 };
+    /// A page had so much: the next one may be larger, or is asked for as it fits.
+    pub fn saw_page(&mut self, messages: usize, bytes: usize) {
+        let next = if bytes > PAGE_BYTES_MAX { messages as i64 / 2 } else { self.page_messages * 2 };
         self.page_messages = next.clamp(1, PAGE_MESSAGES_MAX);
     }
 
@@ -214,18 +218,20 @@ impl Follower {
         self.tail.inner.observer.record(Observation::CacheRead { hit: false });
         let upto = self.tail.settled();
         let after = self.cursor();
-        let limit = self.pace.page_messages();
+        let limit = self.pace.page();
         let page = {
             let _turn = self.tail.inner.catch_up_reads.acquire().await;
-            self.tail.inner.database.follow_page(&self.source, after, upto, limit, &self.filter).await?
+            let reading = self.tail.inner.database.follow_page(&self.source, after, upto, limit, &self.filter);
+            in_time(reading).await?
         };
         if self.tail.history() != self.history {
             return Ok(Next::HistoryChanged);
         }
-        self.pace.saw_page(page.iter().map(Message::memory_bytes).sum());
+        let (page, is_full) = (page.messages, page.is_full);
+        self.pace.saw_page(page.len(), page.iter().map(Message::memory_bytes).sum());
         let examined = page.len();
         // A full page ends somewhere; one that is not full has seen everything there is.
-        let seen = if (examined as i64) < limit { Some(upto) } else { page.last().map(|last| last.global_position) };
+        let seen = if is_full { page.last().map(|last| last.global_position) } else { Some(upto) };
         let passed = self.pass(page.into_iter().map(Arc::new).collect());
         let after = self.place.after.max(seen.unwrap_or(upto));
         self.move_to(after, self.tail.check_at(after));
@@ -267,4 +273,10 @@ impl Follower {
         }
         messages
     }
+}
+
+/// A page, unless that takes too long.
+pub async fn in_time<T>(reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let too_slow = |_| StoreError::Unavailable("a page took too long".into());
+    tokio::time::timeout(PAGE_TIMEOUT, reading).await.map_err(too_slow)?
 }

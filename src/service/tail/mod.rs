@@ -23,8 +23,10 @@ use crate::domain::observation::Observation;
 use crate::domain::settling::Holder;
 use crate::domain::source::Source;
 use crate::store::append::{Answer, BatchAnswer};
+use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
+use follower::in_time;
 
 pub use cache::Place;
 use cache::{Cache, Read};
@@ -296,9 +298,10 @@ impl Tail {
         let after = place.stream_after.unwrap_or(place.after);
         let page = {
             let _turn = self.inner.catch_up_reads.acquire().await;
-            self.inner.database.follow_page(source, after, settled, messages_max as i64, types).await?
+            let limit = PageLimit { messages: messages_max as i64, bytes: PAGE_BYTES_MAX };
+            in_time(self.inner.database.follow_page(source, after, settled, limit, types)).await?
         };
-        let at_end = page.len() < messages_max;
+        let (page, at_end) = (page.messages, !page.is_full);
         let last = page.last().map_or(settled, |last| last.global_position);
         let upto = if at_end { settled.max(place.after) } else { last };
         Ok(TailPage { messages: page.into_iter().map(Arc::new).collect(), upto, at_end })
@@ -356,7 +359,7 @@ pub struct TailPage {
     pub at_end: bool,
 }
 
-/// Bytes of messages in one page from the cache, but for the first.
+/// Bytes of messages in one page: from the cache but for the first, from the database but for the last.
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Which messages of a batch are followed, and which topics were open when that was asked.

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::At;
 use crate::domain::message::Message;
-use crate::store::read::{COLUMNS, message_of};
+use crate::store::read::{COLUMNS, PageLimit, has_message, message_of};
 use crate::store::{Database, StoreError};
 
 /// Where a partition's cursor stands: everything up to `after` was read.
@@ -29,13 +30,15 @@ impl Database {
         &self,
         aggregated_stream: i64,
         cursors: &[PartitionCursor],
-        limit: i64,
+        page: PageLimit,
     ) -> Result<(Vec<Linked>, bool), StoreError> {
+        let limit = page.messages;
         let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
         let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.after).collect();
         let each = (2 * limit / cursors.len().max(1) as i64).clamp(PER_PARTITION_MIN.min(limit), limit);
         let sql = format!(
-            "SELECT 0::bigint, {COLUMNS}, a.partition, a.position FROM (\
+            "SELECT 0::bigint, {COLUMNS}, m.link_partition, m.link_position FROM (\
+             SELECT m.*, a.partition AS link_partition, a.position AS link_position FROM (\
              SELECT l.* FROM headwater.projections AS j \
              CROSS JOIN unnest($2::int[], $3::bigint[]) AS c (partition, after) CROSS JOIN LATERAL (\
              SELECT l.partition, l.position, l.global_position FROM headwater.aggregated_messages AS l \
@@ -43,22 +46,22 @@ impl Database {
              ORDER BY l.position LIMIT $5) AS l \
              WHERE j.aggregated_stream_id = $1 AND j.is_current ORDER BY l.global_position LIMIT $4) AS a \
              LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
-             ORDER BY a.global_position"
+             ORDER BY a.global_position OFFSET 0) AS m"
         );
         let client = self.client().await?;
         let statement = client.prepare_cached(&sql).await?;
-        let rows = client.query(&statement, &[&aggregated_stream, &partitions, &afters, &limit, &each]).await?;
         let read = |row: &Row| {
-            let has_message = row.try_get::<_, Option<i64>>(5)?.is_some();
             let at = At { partition: row.try_get(9)?, position: row.try_get(10)? };
-            Ok((at, if has_message { Some(message_of(row)?) } else { None }))
+            Ok((at, has_message(row)?.then(|| message_of(row)).transpose()?))
         };
-        let links: Vec<Linked> = rows.iter().map(read).collect::<Result<_, StoreError>>()?;
+        let parameters: [&(dyn ToSql + Sync); 5] = [&aggregated_stream, &partitions, &afters, &limit, &each];
+        let read = client.query_bounded(&statement, &parameters, page.bytes, read).await?;
+        let links: Vec<Linked> = read.rows;
         let mut counts: HashMap<i32, i64> = HashMap::new();
         for (at, _) in &links {
             *counts.entry(at.partition).or_default() += 1;
         }
-        let is_all = (links.len() as i64) < limit && counts.values().all(|count| *count < each);
+        let is_all = !read.is_cut && (links.len() as i64) < limit && counts.values().all(|count| *count < each);
         Ok((links, is_all))
     }
 
