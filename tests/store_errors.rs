@@ -32,12 +32,12 @@ async fn spoil(database: &TestDatabase, global_position: i64) {
     database.connect().await.batch_execute(&statements).await.unwrap();
 }
 
-/// The failures of a kind that were recorded up to now: all, and those that are said.
+/// The failures of followers of a kind that were recorded up to now: all, and those that are said.
 fn failures(watcher: &mut broadcast::Receiver<Observation>, of: FailureKind) -> (usize, usize) {
     let (mut all, mut said) = (0, 0);
     loop {
         match watcher.try_recv() {
-            Ok(Observation::StoreFailed { kind, is_news, .. }) if kind == of => {
+            Ok(Observation::StoreFailed { by, kind, is_news, .. }) if kind == of && by == "followers" => {
                 all += 1;
                 said += usize::from(is_news);
             }

@@ -29,7 +29,7 @@ impl Database {
         let outcome = self.look_at_locks(&writer).await;
         connection.abort();
         let Some(fault) = outcome? else { return Ok(()) };
-        let version = self.client().await?.query_one("SELECT version()", &[]).await.map_err(StoreError::from)?;
+        let version = self.client().await?.query_one("SELECT version()", &[]).await?;
         Err(GapRuleError::Broken { fault, engine: version.get(0) })
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use deadpool_postgres::Object;
 use futures_util::TryStreamExt;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Row, RowStream, Statement, ToStatement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -67,6 +67,15 @@ impl Session {
         S: ?Sized + ToStatement + Sync,
     {
         self.while_busy(self.object()?.query_opt(statement, parameters)).await
+    }
+
+    /// A statement that is not worth being prepared.
+    pub async fn query_typed(
+        &self,
+        sql: &str,
+        parameters: &[(&(dyn ToSql + Sync), Type)],
+    ) -> Result<Vec<Row>, StoreError> {
+        self.while_busy(self.object()?.query_typed(sql, parameters)).await
     }
 
     /// Gives the number of rows that were changed.

@@ -181,7 +181,7 @@ async fn a_filter_that_is_no_bounded_expression_is_refused_with_the_reason() {
         ("type.matches('(a+)+$')", "calls `matches`"),
         ("duration('1h') > duration('1m')", "calls `duration`"),
         (&long, "at most 1000 bytes"),
-        (&nested, "deeper than 100 levels"),
+        (&nested, "more than 24 brackets"),
         ("1=1; DROP TABLE message_store.messages", "is not CEL"),
         ("type = 'Opened' OR 1=1 --", "is not CEL"),
     ] {
