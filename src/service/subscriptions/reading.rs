@@ -200,6 +200,7 @@ impl Subscriptions {
         open: &mut [Open],
         mut room: Room,
     ) -> Result<bool, StoreError> {
+        let turns = self.inner.tail.catch_up_reads();
         let wanted = room.messages;
         let mut examined = 0;
         loop {
@@ -212,7 +213,10 @@ impl Subscriptions {
                 return Ok(false);
             }
             let limit = local.page_messages.load(Ordering::Relaxed).min(room.messages.max(1));
-            let (links, is_all) = self.database().partition_pages(aggregated_stream_id, &cursors, limit as i64).await?;
+            let (links, is_all) = {
+                let _turn = turns.acquire().await;
+                self.database().partition_pages(aggregated_stream_id, &cursors, limit as i64).await?
+            };
             let by_partition: HashMap<i32, usize> =
                 open.iter().enumerate().map(|(at, one)| (one.partition, at)).collect();
             examined += links.len();
