@@ -166,7 +166,8 @@ async fn their_reads_take_turns_and_leave_connections_for_others() {
     });
     let others = async {
         let sql = database.connect().await;
-        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'headwater.aggregated_messages'::regclass";
+        let waiting =
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'headwater.aggregated_messages'::regclass";
         let deadline = Instant::now() + PATIENCE;
         while sql.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) < 4 {
             assert!(Instant::now() < deadline, "the reads did not begin");
