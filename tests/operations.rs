@@ -36,7 +36,7 @@ async fn not_ready_says_which_check_failed() {
     app.stop().await;
 }
 
-const METRICS: [&str; 46] = [
+const METRICS: [&str; 47] = [
     "headwater_http_requests_total",
     "headwater_http_request_seconds_bucket",
     "headwater_messages_appended_total",
@@ -81,6 +81,7 @@ const METRICS: [&str; 46] = [
     "headwater_ack_commit_seconds_bucket",
     "headwater_subscription_committed_lag",
     "headwater_subscription_delivered_lag",
+    "headwater_subscription_lag_exact",
     "headwater_subscription_oldest_unacked_age",
     "headwater_subscription_consumers",
 ];

@@ -6,6 +6,7 @@ mod definitions;
 mod events;
 mod fencing;
 mod instances;
+mod lag;
 mod partitioned;
 mod poison;
 mod seeking;

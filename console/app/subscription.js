@@ -115,7 +115,7 @@ function Partitions({ status, series }) {
           <td class="num wide-only muted">${position(one.delivered_position)}</td>
           <td class="num muted">${position(one.committed_position)}</td>
           <td class="num">${duration(seconds(one.oldest_unacked_age))}</td>
-          <td>${one.consumer ?? html`<span class=${one.committed_lag > 0 && status.state === 'running' ? 'tone-warn' : 'muted'}>nobody</span>`}
+          <td>${one.consumers.length > 0 ? one.consumers.join(', ') : html`<span class=${one.committed_lag > 0 && status.state === 'running' ? 'tone-warn' : 'muted'}>nobody</span>`}
             ${one.held_back && html` <${Badge} tone="warn">in retry<//>`}</td>
         </tr>`)}
       </tbody>

@@ -15,6 +15,9 @@ BEGIN
   DELETE FROM headwater.subscription_deliveries WHERE subscription_id = _id;
   DELETE FROM headwater.subscription_parked WHERE subscription_id = _id;
   DELETE FROM headwater.subscription_consumers WHERE subscription_id = _id;
+  -- Who counts for it holds the first of these.
+  DELETE FROM headwater.subscription_counts WHERE subscription_id = _id;
+  DELETE FROM headwater.subscription_backlog WHERE subscription_id = _id;
 
   RETURN _id;
 END;

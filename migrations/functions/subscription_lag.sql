@@ -1,7 +1,12 @@
--- How far each partition of a subscription is behind, exactly: messages of its source that were not delivered yet, those
--- in flight, and since when the oldest of them is. `types` count, an expression does not: who it leaves out is known
--- when it is looked at.
-CREATE OR REPLACE FUNCTION headwater.subscription_lag(_subscription bigint, _settled bigint)
+-- How far each partition of a subscription is behind: messages of its source that were not delivered yet, those in
+-- flight, and since when the oldest of them is. `types` count, an expression does not: who it leaves out is known when it
+-- is looked at. Positions tell where that is enough; elsewhere it is what subscription_count has written down, and what
+-- came after it. Of the latter so many messages are looked at; if there are more, the lag is at least what is answered.
+CREATE OR REPLACE FUNCTION headwater.subscription_lag(
+  _subscription bigint,
+  _settled bigint,
+  _messages_max bigint DEFAULT 1000
+)
 RETURNS TABLE (
   "partition" integer,
   committed bigint,
@@ -12,88 +17,86 @@ RETURNS TABLE (
   is_held_back boolean,
   undelivered bigint,
   in_flight bigint,
-  oldest_ms bigint
+  oldest_ms bigint,
+  is_exact boolean
 )
 LANGUAGE plpgsql STABLE
--- A category's messages come from the index that has them in order, not from a walk over those of all others.
-SET enable_sort = off
-SET enable_bitmapscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
   s headwater.subscriptions;
-  _source jsonb;
-  _types text[];
-  _partitions bigint;
+  _stream_name text;
+  _projection bigint;
+  _has_types boolean;
+  _partitions integer[];
+  _starts bigint[];
+  _counted bigint[];
   _behind jsonb;
-  _from bigint;
+  _is_exact boolean := true;
 BEGIN
   SELECT * INTO s FROM headwater.subscriptions AS b WHERE b.id = _subscription;
-  _source := s.definition -> 'source';
-  _types := nullif(ARRAY(SELECT jsonb_array_elements_text(s.definition -> 'types')), '{}');
-  _partitions := CASE WHEN s.is_partitioned THEN (s.definition ->> 'partitions')::bigint ELSE 1 END;
+  _stream_name := s.definition -> 'source' ->> 'stream_name';
+  _has_types := s.definition -> 'types' <> '[]';
+  SELECT j.id INTO _projection
+  FROM headwater.projections AS j
+  WHERE j.aggregated_stream_id = s.aggregated_stream_id AND j.is_current;
 
-  IF s.aggregated_stream_id IS NOT NULL THEN
-    SELECT jsonb_object_agg(p.partition, CASE
-      WHEN _types IS NULL THEN greatest(a.message_count - 1 - p.read_upto, 0)
-      ELSE (
-        SELECT count(*)
-        FROM headwater.aggregated_messages AS l
-        JOIN message_store.messages AS m ON m.global_position = l.global_position
-        WHERE l.projection_id = j.id AND l.partition = p.partition AND l.position > p.read_upto
-          AND m.type = ANY (_types)
-      )
-    END)
+  IF s.aggregated_stream_id IS NOT NULL AND NOT _has_types THEN
+    SELECT jsonb_object_agg(p.partition, greatest(a.message_count - 1 - p.read_upto, 0))
     INTO _behind
     FROM headwater.subscription_partitions AS p
-    JOIN headwater.projections AS j ON j.aggregated_stream_id = s.aggregated_stream_id AND j.is_current
-    JOIN headwater.aggregated_partitions AS a ON a.projection_id = j.id AND a.partition = p.partition
+    JOIN headwater.aggregated_partitions AS a ON a.projection_id = _projection AND a.partition = p.partition
     WHERE p.subscription_id = _subscription;
-  ELSIF _source ? 'stream_name' THEN
-    SELECT jsonb_object_agg(p.partition, (
-      SELECT count(*)
-      FROM message_store.messages AS m
-      WHERE m.stream_name = _source ->> 'stream_name' AND m.position > p.read_upto
-        AND m.global_position <= _settled AND (_types IS NULL OR m.type = ANY (_types))
-    ))
+  ELSIF _stream_name IS NOT NULL AND NOT _has_types THEN
+    SELECT jsonb_object_agg(p.partition, greatest(e.last - greatest(p.read_upto, e.first - 1), 0))
     INTO _behind
     FROM headwater.subscription_partitions AS p
-    WHERE p.subscription_id = _subscription
-      AND p.partition = headwater.subscription_partition(_source ->> 'stream_name', _partitions);
-  ELSE
-    SELECT min(p.read_upto) INTO _from FROM headwater.subscription_partitions AS p WHERE p.subscription_id = _subscription;
-
-    SELECT jsonb_object_agg(b.partition, b.count)
-    INTO _behind
-    FROM (
-      SELECT p.partition, count(*) AS count
-      FROM (
-        SELECT m.global_position, m.stream_name
-        FROM jsonb_array_elements_text(_source -> 'categories') AS c (category)
-        CROSS JOIN LATERAL (
-          SELECT m.global_position, m.stream_name
+    CROSS JOIN (
+      SELECT
+        (
+          SELECT m.position
           FROM message_store.messages AS m
-          WHERE message_store.category(m.stream_name) BETWEEN c.category AND c.category
-            AND m.global_position > _from AND m.global_position <= _settled
-            AND (_types IS NULL OR m.type = ANY (_types))
-          ORDER BY message_store.category(m.stream_name), m.global_position
-        ) AS m
-        UNION ALL
-        SELECT m.global_position, m.stream_name
-        FROM message_store.messages AS m
-        WHERE _source ? 'all'
-          AND m.global_position > _from
-          AND m.global_position <= _settled AND (_types IS NULL OR m.type = ANY (_types))
-      ) AS m
-      JOIN headwater.subscription_partitions AS p
-        ON p.subscription_id = _subscription
-        AND p.partition = CASE
-          WHEN _partitions = 1 THEN 0
-          ELSE headwater.subscription_partition(m.stream_name, _partitions)
-        END
-        AND m.global_position > p.read_upto
-      GROUP BY p.partition
-    ) AS b;
+          WHERE m.stream_name = _stream_name
+          ORDER BY m.position
+          LIMIT 1
+        ) AS first,
+        (
+          SELECT m.position
+          FROM message_store.messages AS m
+          WHERE m.stream_name = _stream_name AND m.global_position <= _settled
+          ORDER BY m.position DESC
+          LIMIT 1
+        ) AS last
+    ) AS e
+    WHERE p.subscription_id = _subscription
+      AND p.partition = headwater.subscription_partition(
+        _stream_name, CASE WHEN s.is_partitioned THEN (s.definition ->> 'partitions')::bigint ELSE 1 END
+      );
+  ELSE
+    SELECT
+      array_agg(p.partition),
+      array_agg(CASE WHEN c.partition IS NULL THEN p.read_upto ELSE greatest(c.counted_upto, p.read_upto) END),
+      array_agg(CASE
+        WHEN p.read_upto < least(c.counted_upto, e.upto)
+          THEN headwater.subscription_number(_subscription, p.partition, least(c.counted_upto, e.upto))
+            - headwater.subscription_number(_subscription, p.partition, p.read_upto)
+        ELSE 0
+      END)
+    INTO _partitions, _starts, _counted
+    FROM headwater.subscription_partitions AS p
+    -- Who counted may have seen more settled than who asks. That says nothing of positions that are not global ones.
+    CROSS JOIN (
+      SELECT CASE WHEN s.aggregated_stream_id IS NULL AND _stream_name IS NULL THEN _settled END AS upto
+    ) AS e
+    LEFT JOIN headwater.subscription_counts AS c
+      ON c.subscription_id = p.subscription_id AND c.partition = p.partition AND c.counted_from <= p.read_upto
+      AND c.projection_id IS NOT DISTINCT FROM _projection
+    WHERE p.subscription_id = _subscription;
+
+    SELECT jsonb_object_agg(n.partition, n.counted + cardinality(w.positions)), coalesce(bool_and(w.is_all), true)
+    INTO _behind, _is_exact
+    FROM headwater.subscription_window(_subscription, _settled, _partitions, _starts, _messages_max) AS w
+    JOIN unnest(_partitions, _counted) AS n (partition, counted) ON n.partition = w.partition;
   END IF;
 
   RETURN QUERY
@@ -118,7 +121,8 @@ BEGIN
         FROM unnest(p.known_positions, p.known_times) AS k (position, time)
         WHERE k.position <= p.read_upto
       )
-    )) * 1000)::bigint
+    )) * 1000)::bigint,
+    _is_exact
   FROM headwater.subscription_partitions AS p
   CROSS JOIN LATERAL (
     SELECT

@@ -237,7 +237,7 @@ impl Definition {
             ("types", sorted(&self.types) != sorted(&other.types)),
             ("filter", self.filter != other.filter),
             ("mode", self.mode != other.mode),
-            ("partitions", self.partitions != other.partitions),
+            ("partitions", self.divides_its_source() && self.partitions != other.partitions),
             ("ack", mine.ack != theirs.ack),
             ("ack_timeout", mine.ack_timeout_ms != theirs.ack_timeout_ms),
             ("consumer_timeout", mine.consumer_timeout_ms != theirs.consumer_timeout_ms),
@@ -251,6 +251,11 @@ impl Definition {
 
     pub fn is_partitioned(&self) -> bool {
         self.mode == Mode::Partitioned
+    }
+
+    /// Whether its number of partitions means anything.
+    pub fn divides_its_source(&self) -> bool {
+        self.is_partitioned() && !matches!(self.source, SubscriptionSource::Aggregated(_))
     }
 
     /// What is read for it; `None` for an aggregated stream, which is read by its partitions.

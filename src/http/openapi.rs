@@ -46,12 +46,14 @@ pub enum Version {
 }
 
 /// The problems that any operation under `/v1` may answer.
-const COMMON: [ProblemKind; 7] = [
+const COMMON: [ProblemKind; 9] = [
     ProblemKind::MalformedRequest,
     ProblemKind::Forbidden,
     ProblemKind::NotFound,
     ProblemKind::RequestTimeout,
+    ProblemKind::UrlTooLong,
     ProblemKind::Invalid,
+    ProblemKind::HeadersTooLarge,
     ProblemKind::InternalError,
     ProblemKind::DatabaseUnavailable,
 ];
@@ -68,6 +70,7 @@ pub fn finish(document: utoipa::openapi::OpenApi, version: Version) -> Value {
     }
     describe_answers(&mut document);
     never_null_parameters(&mut document);
+    no_defaults_in_changes(&mut document);
     texts::name_texts(&mut document);
     names::make_constants(&mut document);
     event_streams::describe(&mut document, version);
@@ -137,6 +140,22 @@ fn never_null_parameters(document: &mut Value) {
                 if kept.len() == 1 {
                     *schema = kept.remove(0);
                 }
+            }
+        }
+    }
+}
+
+/// What a change does not name stays as it is. Generated clients send a default that the document names, and so would
+/// set back what nobody asked for.
+fn no_defaults_in_changes(document: &mut Value) {
+    let paths = document["paths"].as_object().into_iter().flat_map(|paths| paths.values());
+    let bodies = paths.filter_map(|path| path["patch"]["requestBody"]["content"].as_object());
+    let schemas = bodies.flat_map(|contents| contents.values()).filter_map(|content| schema_name(&content["schema"]));
+    for name in schemas.map(str::to_owned).collect::<Vec<_>>() {
+        let properties = document["components"]["schemas"][&name]["properties"].as_object_mut();
+        for property in properties.into_iter().flat_map(|properties| properties.values_mut()) {
+            if let Some(property) = property.as_object_mut() {
+                property.remove("default");
             }
         }
     }

@@ -204,3 +204,30 @@ fn the_generators_that_are_recommended_are_those_that_are_tested() {
         assert!(guide.contains(&one), "docs/CLIENTS.md does not name {one}");
     }
 }
+
+#[test]
+fn the_body_of_a_change_has_no_defaults() {
+    let document = parsed();
+    let mut changes = 0;
+    for (method, path, operation) in operations(&document) {
+        if method != "patch" {
+            continue;
+        }
+        changes += 1;
+        for (_, content) in operation["requestBody"]["content"].as_object().unwrap() {
+            let name = name(&content["schema"]).expect("a body has a schema with a name");
+            let schema = &document["components"]["schemas"][name];
+            assert!(!schema.to_string().contains("\"default\""), "{path}: a client sends what was not given: {schema}");
+        }
+    }
+    assert!(changes > 0, "there is a change to look at");
+}
+
+#[test]
+fn every_operation_says_what_becomes_of_too_long_a_request() {
+    for (method, path, operation) in operations(&parsed()) {
+        for status in ["414", "431"].iter().filter(|_| path.starts_with("/v1/")) {
+            assert!(operation["responses"][status].is_object(), "{method} {path} lacks {status}");
+        }
+    }
+}

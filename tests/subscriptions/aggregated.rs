@@ -144,3 +144,42 @@ async fn who_consumes_a_deleted_source_is_told() {
         other.stop().await;
     }
 }
+
+#[tokio::test]
+async fn their_reads_take_turns_and_leave_connections_for_others() {
+    const SUBSCRIPTIONS: usize = 12;
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::with(&database.url, |settings| settings.database_connections_max = 8).await;
+    write(&app, "a", 2, 6).await;
+    aggregate(&app, 2).await;
+    app.get("/v1/aggregated-streams/x?min_position=6&wait=20s").await;
+    for n in 0..SUBSCRIPTIONS {
+        Sub::new(&app, &format!("s{n}"), json!({ "source": { "aggregated_stream": "x" } })).await;
+    }
+    // Whoever reads a partition now stands still in the middle of it.
+    let mut holder = database.connect().await;
+    let lock = holder.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE headwater.aggregated_messages IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let fetches = (0..SUBSCRIPTIONS).map(|n| {
+        let sub = Sub { app: &app, name: format!("s{n}") };
+        async move { sub.fetch_with(json!({ "consumer": "w", "limit": 10, "wait": "20s" })).await.len() }
+    });
+    let others = async {
+        let sql = database.connect().await;
+        let waiting =
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'headwater.aggregated_messages'::regclass";
+        let deadline = Instant::now() + PATIENCE;
+        while sql.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) < 4 {
+            assert!(Instant::now() < deadline, "the reads did not begin");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // More of them than there are connections want to read, and this is answered all the same.
+        for _ in 0..20 {
+            assert_eq!(app.get("/v1/streams/a-1/messages").await.status, 200);
+        }
+        lock.rollback().await.unwrap();
+    };
+    let (found, ()) = tokio::join!(futures_util::future::join_all(fetches), others);
+    assert_eq!(found, [6; SUBSCRIPTIONS]);
+    app.stop().await;
+}

@@ -35,6 +35,41 @@ async fn lag_is_a_number_for_every_partition() {
 }
 
 #[tokio::test]
+async fn partitions_report_what_is_theirs() {
+    let (_database, app) = filled(4, 8).await;
+    let definition = json!({ "categories": ["a"], "partitioner": { "kind": "stream", "partitions": 4 } });
+    assert_eq!(app.put("/v1/aggregated-streams/x", &definition).await.status, 201);
+    app.get("/v1/aggregated-streams/x?min_position=8&wait=20s").await;
+    let wish = json!({ "source": { "aggregated_stream": "x" }, "partitions": 16 });
+    let sub = Sub::new(&app, "aggregated", wish.clone()).await;
+    sub.fetch("w1", 1).await;
+    let shown = sub.get("").await;
+    assert_eq!(
+        shown["definition"]["partitions"],
+        Value::Null,
+        "it does not say how many it would divide a source into"
+    );
+    let partitions = shown["status"]["partitions"].as_array().unwrap();
+    assert!((1..=4).contains(&partitions.len()), "{shown}");
+    assert!(partitions.iter().all(|one| one["consumers"] == json!(["w1"])), "{shown}");
+    // What it says can be sent again, and so can what was sent.
+    for again in [&shown["definition"], &wish] {
+        assert_eq!(app.put(&sub.path(""), again).await.status, 200, "{again}");
+    }
+
+    let sub = Sub::new(&app, "competing", json!({ "source": { "category": "a" }, "mode": "competing" })).await;
+    sub.fetch("w1", 1).await;
+    let mut events = app.follow(&sub.path("/events?consumer=w2")).await;
+    events.next("message").await;
+    let shown = sub.get("").await;
+    assert_eq!(shown["definition"]["partitions"], Value::Null);
+    assert_eq!(shown["status"]["partitions"][0]["consumers"], json!(["w1", "w2"]), "{shown}");
+    let divided = Sub::new(&app, "divided", json!({ "source": { "category": "a" }, "partitions": 3 })).await;
+    assert_eq!(divided.get("").await["definition"]["partitions"], 3);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn it_waits_until_a_position_is_acked() {
     for mode in ["partitioned", "competing"] {
         let (_database, app) = filled(4, 8).await;
@@ -83,9 +118,16 @@ async fn the_metrics_know_the_lag_of_each_subscription() {
     sub.acked("w1", &found[..1]).await;
     let label = "{subscription=\"with \\\"quotes\\\"\"}";
     assert_eq!(app.metric("headwater_subscriptions").await, 1.0);
-    assert_eq!(app.metric(&format!("headwater_subscription_committed_lag{label}")).await, 6.0);
+    // They are measured every few seconds, for everybody who reads them.
+    let deadline = Instant::now() + PATIENCE;
+    let committed_lag = format!("headwater_subscription_committed_lag{label} 6");
+    while !app.get("/metrics").await.text.contains(&committed_lag) {
+        assert!(Instant::now() < deadline, "{committed_lag}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(app.metric(&format!("headwater_subscription_delivered_lag{label}")).await, 4.0);
     assert_eq!(app.metric(&format!("headwater_subscription_consumers{label}")).await, 1.0);
+    assert_eq!(app.metric(&format!("headwater_subscription_lag_exact{label}")).await, 1.0);
     assert_eq!(app.metric("headwater_subscription_deliveries_total").await, 3.0);
     assert_eq!(app.metric("headwater_subscription_acks_total{outcome=\"acked\"}").await, 1.0);
     app.stop().await;

@@ -92,7 +92,7 @@ with_settings!(
         #[schema(default = "partitioned", value_type = Option<Mode>)]
         mode: Option<Mode>,
         /// How many partitions the source is divided into, by the hash of the cardinal id. An aggregated stream brings
-        /// its own.
+        /// its own, and a competing subscription divides nothing: there it is null.
         #[serde(default)]
         #[schema(minimum = 1, maximum = 1024, default = 16)]
         partitions: Option<i64>,
@@ -252,7 +252,7 @@ impl DefinitionBody {
                 ModeRule::Partitioned => Mode::Partitioned,
                 ModeRule::Competing => Mode::Competing,
             }),
-            partitions: Some(definition.partitions),
+            partitions: definition.divides_its_source().then_some(definition.partitions),
             ..Self::default()
         };
         body.show(&definition.settings);

@@ -19,6 +19,9 @@ use crate::http::problem::Problem;
 use crate::http::{App, tags};
 use crate::service::subscriptions::{PartitionLag, Put, State as Running, Status, StoredSubscription};
 
+/// Consumers that a partition of a competing subscription names; there may be many of both.
+const CONSUMERS_NAMED_MAX: usize = 10;
+
 /// A subscription.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Subscription)]
@@ -43,6 +46,10 @@ pub struct SubscriptionStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub delivered_lag: Option<i64>,
+    /// False while both lags are at least what they say: of what is far behind, the rest is being counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub lag_exact: Option<bool>,
     /// How long the oldest delivery has not been acked; null if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, example = "1200ms")]
@@ -129,6 +136,8 @@ pub struct PartitionBody {
     pub oldest_unacked_age: Option<String>,
     /// Who holds it (partitioned).
     pub consumer: Option<String>,
+    /// Who takes from it: its holder; in a competing subscription all consumers, of whom ten are named here at most.
+    pub consumers: Vec<String>,
     pub epoch: i64,
     /// A message in retry holds it back.
     pub held_back: bool,
@@ -305,6 +314,7 @@ fn brief(stored: StoredSubscription, definition: &Definition) -> SubscriptionBod
             stopped: stored.stopped.and_then(|reason| RawValue::from_string(reason).ok()),
             committed_lag: None,
             delivered_lag: None,
+            lag_exact: None,
             oldest_unacked_age: None,
             consumers: None,
             partitions: None,
@@ -314,18 +324,22 @@ fn brief(stored: StoredSubscription, definition: &Definition) -> SubscriptionBod
 
 pub(super) fn shown(status: Status) -> SubscriptionBody {
     let mut body = brief(status.stored, &status.definition);
-    let partitions: Vec<PartitionBody> = status.partitions.iter().map(partition).collect();
-    let oldest = status.partitions.iter().filter_map(|one| one.oldest_unacked_ms).max();
+    let competing = if status.definition.is_partitioned() { &[] } else { &*status.consumers };
+    let competing: Vec<String> = competing.iter().take(CONSUMERS_NAMED_MAX).map(|one| one.name.clone()).collect();
+    let partitions: Vec<PartitionBody> = status.lag.partitions.iter().map(|lag| partition(lag, &competing)).collect();
+    let oldest = status.lag.partitions.iter().filter_map(|one| one.oldest_unacked_ms).max();
     body.status.committed_lag = Some(partitions.iter().map(|one| one.committed_lag).sum());
     body.status.delivered_lag = Some(partitions.iter().map(|one| one.delivered_lag).sum());
+    body.status.lag_exact = Some(status.lag.is_exact);
     body.status.oldest_unacked_age = Some(oldest.map(span));
     body.status.consumers = Some(status.consumers.into_iter().map(ConsumerBody::of).collect());
     body.status.partitions = Some(partitions);
     body
 }
 
-fn partition(lag: &PartitionLag) -> PartitionBody {
+fn partition(lag: &PartitionLag, competing: &[String]) -> PartitionBody {
     PartitionBody {
+        consumers: lag.consumer.iter().chain(competing).cloned().collect(),
         partition: lag.partition,
         committed_position: lag.committed,
         delivered_position: lag.delivered,

@@ -1,4 +1,4 @@
-//! The lag of subscriptions in Prometheus' text form: measured when it is asked for, because it is counted exactly.
+//! The lag of subscriptions in Prometheus' text form, as it was measured last.
 
 use std::fmt::Write;
 
@@ -8,9 +8,14 @@ use crate::service::subscriptions::LagOfSubscription;
 /// One metric of every measured subscription: its name, what it says, and its value.
 type Gauge = (&'static str, &'static str, fn(&LagOfSubscription) -> f64);
 
-const GAUGES: [Gauge; 4] = [
+const GAUGES: [Gauge; 5] = [
     ("headwater_subscription_committed_lag", "Messages of the source not acked.", |lag| lag.committed as f64),
     ("headwater_subscription_delivered_lag", "Messages of the source not delivered.", |lag| lag.delivered as f64),
+    (
+        "headwater_subscription_lag_exact",
+        "1; 0 while the lags are at least what is said, because the rest is still being counted.",
+        |lag| f64::from(u8::from(lag.is_exact)),
+    ),
     ("headwater_subscription_oldest_unacked_age", "Seconds for which the oldest delivery has not been acked.", |lag| {
         lag.oldest_unacked_ms as f64 / 1_000.0
     }),

@@ -1,6 +1,6 @@
 //! What there is to see of a subscription: how far it is, who consumes it, what is pending and what is parked.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::catalog::{Subscription, unusable_filter};
 use super::{SubscriptionError, Subscriptions};
@@ -9,19 +9,13 @@ use crate::domain::observation::Observation;
 use crate::domain::subscription::{Definition, SubscriptionSource};
 use crate::store::StoreError;
 use crate::store::subscriptions::{
-    At, ConsumerInfo, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription, Take,
+    At, ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription, Take,
 };
 
 use super::competing::Again;
 
 /// Between two looks of who waits for a position to be acked.
 const LOOK_PAUSE: Duration = Duration::from_millis(25);
-/// Subscriptions whose lag is among the metrics.
-const MEASURED_MAX: usize = 100;
-/// A lag that was measured not longer ago than this is shown again.
-const MEASURED_FOR: Duration = Duration::from_secs(5);
-/// The longest that measuring may take; what was not measured by then is left out.
-const MEASURING_MAX: Duration = Duration::from_secs(5);
 
 /// A subscription as it stands.
 #[derive(Debug)]
@@ -29,24 +23,8 @@ pub struct Status {
     pub stored: StoredSubscription,
     pub definition: Definition,
     pub consumers: Vec<ConsumerInfo>,
-    pub partitions: Vec<PartitionLag>,
+    pub lag: Lag,
 }
-
-/// How far a subscription is behind.
-#[derive(Debug, Clone)]
-pub struct LagOfSubscription {
-    pub name: String,
-    /// Messages not acked.
-    pub committed: i64,
-    /// Messages not delivered.
-    pub delivered: i64,
-    pub oldest_unacked_ms: i64,
-    pub consumers: usize,
-}
-
-/// The last measurement, for who looks often.
-#[derive(Default)]
-pub(super) struct Measured(Option<(Instant, Vec<LagOfSubscription>)>);
 
 impl Subscriptions {
     pub async fn status(&self, name: &str) -> Result<Status, SubscriptionError> {
@@ -58,9 +36,9 @@ impl Subscriptions {
         }
         // What is committed by now counts, also what nobody was told of.
         let settled = self.inner.tail.refresh().await;
-        let partitions = self.database().subscription_lag(stored.id, settled).await?;
+        let lag = self.lag(stored.id, settled).await?;
         let consumers = self.database().subscription_consumers(stored.id).await?;
-        Ok(Status { stored, definition, consumers, partitions })
+        Ok(Status { stored, definition, consumers, lag })
     }
 
     /// Waits until everything up to a position is acked, at most that long; then as [`status`](Self::status).
@@ -87,7 +65,7 @@ impl Subscriptions {
         let acked = |one: &PartitionLag| one.low_water >= position;
         if let Some(id) = subscription.aggregated_stream_id {
             let counts = self.database().aggregated_partitions(id).await?;
-            let partitions = self.database().subscription_lag(subscription.id, settled).await?;
+            let partitions = self.database().subscription_lag(subscription.id, settled).await?.partitions;
             let mut having = counts.iter().filter(|one| one.message_count > position).peekable();
             let is_somewhere = having.peek().is_some();
             return Ok(is_somewhere
@@ -95,12 +73,13 @@ impl Subscriptions {
         }
         if matches!(subscription.definition.source, SubscriptionSource::Stream(_)) {
             // All its messages are in one partition.
-            let partitions = self.database().subscription_lag(subscription.id, settled).await?;
+            let partitions = self.database().subscription_lag(subscription.id, settled).await?.partitions;
             return Ok(partitions.iter().any(acked));
         }
-        let partitions = self.database().subscription_lag(subscription.id, settled.min(position)).await?;
+        let lag = self.lag(subscription.id, settled.min(position)).await?;
         Ok(settled >= position
-            && partitions.iter().all(|one| one.undelivered == 0 && (one.in_flight == 0 || acked(one))))
+            && lag.is_exact
+            && lag.partitions.iter().all(|one| one.undelivered == 0 && (one.in_flight == 0 || acked(one))))
     }
 
     /// Stops a subscription whose filter cannot be had.
@@ -191,38 +170,6 @@ impl Subscriptions {
     async fn standing_id(&self, name: &str) -> Result<i64, SubscriptionError> {
         // Not as it was known last: whoever looks wants to know that it is gone.
         Ok(self.inner.catalog.reload(name).await?.id)
-    }
-
-    /// How many there are, and the lag of the first of them by name, for the metrics.
-    pub async fn measure(&self) -> Result<(i64, Vec<LagOfSubscription>), SubscriptionError> {
-        let count = self.database().subscription_count().await?;
-        let mut measured = self.inner.measured.lock().await;
-        if let Some((at, lags)) = &measured.0
-            && at.elapsed() < MEASURED_FOR
-        {
-            return Ok((count, lags.clone()));
-        }
-        let mut lags = Vec::new();
-        let measuring = async {
-            let settled = self.inner.tail.settled();
-            for stored in self.database().subscriptions("", MEASURED_MAX as i64).await? {
-                let partitions = self.database().subscription_lag(stored.id, settled).await?;
-                let delivered = partitions.iter().map(|one| one.undelivered).sum();
-                lags.push(LagOfSubscription {
-                    name: stored.name,
-                    committed: partitions.iter().map(|one| one.in_flight).sum::<i64>() + delivered,
-                    delivered,
-                    oldest_unacked_ms: partitions.iter().filter_map(|one| one.oldest_unacked_ms).max().unwrap_or(0),
-                    consumers: self.database().subscription_consumers(stored.id).await?.len(),
-                });
-            }
-            Ok::<_, StoreError>(())
-        };
-        if let Ok(result) = tokio::time::timeout(MEASURING_MAX, measuring).await {
-            result?;
-        }
-        measured.0 = Some((Instant::now(), lags.clone()));
-        Ok((count, lags))
     }
 }
 

@@ -12,6 +12,7 @@ mod definitions;
 mod doubts;
 mod hub;
 mod inspect;
+mod lag;
 mod partitioned;
 mod presence;
 mod reading;
@@ -31,14 +32,15 @@ use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
 pub use crate::store::subscriptions::{
-    At, ConsumerInfo, ParkedMessage, PartitionCursor, PartitionLag, PendingDelivery, PendingSummary, State,
+    At, ConsumerInfo, Lag, ParkedMessage, PartitionCursor, PartitionLag, PendingDelivery, PendingSummary, State,
     StoredSubscription,
 };
 pub use acks::{AckCounts, AckRequest, Fenced, NackEntry};
 pub use catalog::Subscription;
 pub use consumer::{Change, Consumer, Delivery, End, Round, Wish};
 pub use definitions::{Put, SeekPlan};
-pub use inspect::{LagOfSubscription, Status};
+pub use inspect::Status;
+pub use lag::LagOfSubscription;
 pub use rescuer::Rescuer;
 
 use acks::{AckCommitter, Acks};
@@ -46,6 +48,7 @@ use announcer::Announcer;
 use catalog::Catalog;
 use doubts::Doubtful;
 use hub::Hub;
+use lag::{Lags, Measurer};
 use presence::Presence;
 
 /// The bounds of subscriptions.
@@ -98,7 +101,7 @@ struct Inner {
     tail: Tail,
     aggregated: AggregatedStreams,
     reads: Reads,
-    measured: tokio::sync::Mutex<inspect::Measured>,
+    lags: Lags,
     catalog: Catalog,
     hub: Hub,
     presence: Presence,
@@ -133,7 +136,7 @@ impl Subscriptions {
             tail,
             aggregated,
             reads,
-            measured: Default::default(),
+            lags: Lags::default(),
             acks,
             observer,
             settings,
@@ -145,6 +148,7 @@ impl Subscriptions {
         lifecycle.spawn("subscription leases", presence::run(subscriptions.clone(), stopping.clone()));
         lifecycle.spawn("subscription doubts", doubts::run(subscriptions.clone(), stopping.clone()));
         lifecycle.spawn("subscription rescuer", Rescuer::new(subscriptions.clone()).run(stopping.clone()));
+        lifecycle.spawn("subscription lag", Measurer::new(subscriptions.clone()).run(stopping.clone()));
         lifecycle.spawn("subscription announcer", announcer::run(subscriptions.clone(), stopping.clone()));
         subscriptions
     }

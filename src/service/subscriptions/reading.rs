@@ -202,6 +202,7 @@ impl Subscriptions {
         open: &mut [Open],
         mut room: Room,
     ) -> Result<bool, StoreError> {
+        let turns = self.inner.tail.catch_up_reads();
         let wanted = room.messages;
         let mut examined = 0;
         loop {
@@ -217,7 +218,6 @@ impl Subscriptions {
             let page = PageLimit { messages: limit as i64, bytes: PAGE_BYTES_MAX };
             let (links, is_all) = {
                 // As everybody else who reads history.
-                let turns = self.inner.tail.catch_up_reads();
                 let _turn = turns.acquire().await;
                 in_time(self.database().partition_pages(aggregated_stream_id, &cursors, page)).await?
             };

@@ -1,5 +1,7 @@
 //! What there is to see of a subscription: pending deliveries, dead letters, consumers, and how far it is behind.
 
+use std::collections::HashMap;
+
 use tokio_postgres::Row;
 
 use super::At;
@@ -50,6 +52,14 @@ pub struct ConsumerInfo {
     pub expires_in_ms: i64,
     pub partitions: Vec<i32>,
     pub in_flight: i64,
+}
+
+/// How far a subscription is.
+#[derive(Debug)]
+pub struct Lag {
+    pub partitions: Vec<PartitionLag>,
+    /// Otherwise what was not delivered is at least what is said: the rest is still being counted.
+    pub is_exact: bool,
 }
 
 /// How far a partition is.
@@ -229,13 +239,13 @@ impl Database {
         rows.iter().map(read).collect()
     }
 
-    /// Exactly, up to a settled position.
-    pub async fn subscription_lag(&self, subscription: i64, settled: i64) -> Result<Vec<PartitionLag>, StoreError> {
+    /// Up to a settled position.
+    pub async fn subscription_lag(&self, subscription: i64, settled: i64) -> Result<Lag, StoreError> {
         let client = self.client().await?;
         let statement = client
             .prepare_cached(
                 "SELECT partition, committed, delivered, consumer, epoch, is_held_back, undelivered, in_flight, \
-                 oldest_ms, low_water FROM headwater.subscription_lag($1, $2) ORDER BY partition",
+                 oldest_ms, low_water, is_exact FROM headwater.subscription_lag($1, $2) ORDER BY partition",
             )
             .await?;
         let rows = client.query(&statement, &[&subscription, &settled]).await?;
@@ -253,6 +263,31 @@ impl Database {
                 low_water: row.try_get(9)?,
             })
         };
-        rows.iter().map(read).collect()
+        // All rows say the same of it.
+        let is_exact = rows.first().map_or(Ok(true), |row| row.try_get(10))?;
+        Ok(Lag { partitions: rows.iter().map(read).collect::<Result<_, StoreError>>()?, is_exact })
+    }
+
+    /// Counts some more of what a subscription has before it, looking at so many messages. Answers whether there is
+    /// more to count.
+    pub async fn count_subscription(
+        &self,
+        subscription: i64,
+        settled: i64,
+        messages_max: i64,
+    ) -> Result<bool, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("SELECT headwater.subscription_count($1, $2, $3)").await?;
+        Ok(client.query_one(&statement, &[&subscription, &settled, &messages_max]).await?.try_get(0)?)
+    }
+
+    /// How many consumers each subscription has; those without any are left out.
+    pub async fn consumer_counts(&self) -> Result<HashMap<i64, i64>, StoreError> {
+        let client = self.client().await?;
+        let statement = client
+            .prepare_cached("SELECT subscription_id, count(*) FROM headwater.subscription_consumers GROUP BY 1")
+            .await?;
+        let rows = client.query(&statement, &[]).await?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
     }
 }

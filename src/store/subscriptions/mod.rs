@@ -14,7 +14,7 @@ pub use competing::{Claim, Look, Take, Taken};
 pub use consumers::{Joined, Leaving, Renewal};
 pub use definitions::{NewSubscription, State, StoredSubscription, Update};
 pub use doubts::{Doubt, Given};
-pub use inspect::{ConsumerInfo, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary};
+pub use inspect::{ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary};
 pub use partitioned::{Advance, Held, Sync};
 pub use sources::PartitionCursor;
 

@@ -24,9 +24,22 @@ from headwater_api.models import (
     Problem,
     ProblemType,
     SubscriptionDefinition,
+    SubscriptionSettings,
 )
 
 CLIENT = ApiClient(Configuration(host=os.environ["HEADWATER_URL"]))
+
+
+# None of these is what a subscription has unless it is given.
+SETTINGS = {
+    "ack": "auto",
+    "ack_timeout": "20s",
+    "consumer_timeout": "20s",
+    "max_in_flight": 7,
+    "max_deliveries": 9,
+    "backoff": ["3s"],
+    "on_exhausted": "skip",
+}
 
 
 def a_stream() -> str:
@@ -123,6 +136,15 @@ class GeneratedClient(unittest.TestCase):
         place = DeliveryPlace(partition=last.partition, position=last.position, epoch=last.epoch)
         acked = subscribe.ack_messages(category, AckRequest(consumer="w1", acks=[place]))
         self.assertEqual((acked.fenced, acked.missing), (0, 0))
+
+    def test_changes_what_is_given_of_a_subscription_and_nothing_else(self) -> None:
+        name = f"changed{uuid.uuid4().hex}"
+        definition = SubscriptionDefinition.from_dict({"source": {"all": True}, **SETTINGS})
+        assert definition is not None
+        subscribe = SubscribeApi(CLIENT)
+        subscribe.create_subscription(name, definition)
+        changed = subscribe.change_subscription(name, SubscriptionSettings(consumer_timeout="30s")).definition.to_dict()
+        self.assertEqual({key: changed[key] for key in SETTINGS}, {**SETTINGS, "consumer_timeout": "30s"})
 
     def test_follows_by_lines_and_goes_on_where_it_stopped(self) -> None:
         stream_name = a_stream()

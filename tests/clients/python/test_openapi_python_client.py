@@ -12,7 +12,7 @@ from headwater_client.api.aggregate import define_aggregated_stream, read_aggreg
 from headwater_client.api.append import append_messages
 from headwater_client.api.follow import follow_stream
 from headwater_client.api.read import read_category, read_stream
-from headwater_client.api.subscribe import ack_messages, create_subscription, fetch_messages
+from headwater_client.api.subscribe import ack_messages, change_subscription, create_subscription, fetch_messages
 from headwater_client.models import (
     AckRequest,
     AckResult,
@@ -37,11 +37,24 @@ from headwater_client.models import (
     Subscription,
     SubscriptionDefinition,
     SubscriptionMode,
+    SubscriptionSettings,
     SubscriptionSource,
 )
 from headwater_client.types import UNSET
 
 CLIENT = Client(base_url=os.environ["HEADWATER_URL"])
+
+
+# None of these is what a subscription has unless it is given.
+SETTINGS = {
+    "ack": "auto",
+    "ack_timeout": "20s",
+    "consumer_timeout": "20s",
+    "max_in_flight": 7,
+    "max_deliveries": 9,
+    "backoff": ["3s"],
+    "on_exhausted": "skip",
+}
 
 
 def a_stream() -> str:
@@ -136,6 +149,15 @@ class GeneratedClient(unittest.TestCase):
         acked = ack_messages.sync(category, client=CLIENT, body=AckRequest(consumer="w1", acks=places))
         assert isinstance(acked, AckResult)
         self.assertEqual((acked.acked, acked.fenced, acked.missing), (2, 0, 0))
+
+    def test_changes_what_is_given_of_a_subscription_and_nothing_else(self) -> None:
+        name = f"changed{uuid.uuid4().hex}"
+        definition = SubscriptionDefinition.from_dict({"source": {"all": True}, **SETTINGS})
+        create_subscription.sync(name, client=CLIENT, body=definition)
+        changed = change_subscription.sync(name, client=CLIENT, body=SubscriptionSettings(consumer_timeout="30s"))
+        assert isinstance(changed, Subscription)
+        after = changed.definition.to_dict()
+        self.assertEqual({key: after[key] for key in SETTINGS}, {**SETTINGS, "consumer_timeout": "30s"})
 
     def test_follows_by_lines_and_goes_on_where_it_stopped(self) -> None:
         stream_name = a_stream()

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto'
 import { test } from 'node:test'
 import { createClient } from './generated/client/index.ts'
 import {
-  ackMessages, appendMessages, createSubscription, defineAggregatedStream, fetchMessages, followAggregatedStream, followCategory,
+  ackMessages, appendMessages, changeSubscription, createSubscription, defineAggregatedStream, fetchMessages, followAggregatedStream, followCategory,
   followStream, followSubscription, isReady, listParked, nackMessages, readAggregatedStream, readAll, readLastMessage,
   readPartition, readStream, readSubscription,
 } from './generated/sdk.gen.ts'
@@ -190,6 +190,15 @@ test('shares the messages of a subscription: assigned, delivered, acked, parked'
   assert.deepEqual(fetched?.messages, [])
   const fenced = await ackMessages({ client, path, body: { consumer, acks: [{ partition: 0, position: 1, epoch: 0 }] } })
   assert.equal(fenced.error?.type, '/problems/fenced')
+})
+
+test('changes what is given of a subscription, and nothing else', async () => {
+  const path = { name: `changed${randomUUID()}` }
+  const body = { source: { all: true }, ack_timeout: '20s', max_in_flight: 7, max_deliveries: 9, backoff: ['3s'], on_exhausted: 'skip' } as const
+  await createSubscription({ client, path, body })
+  const { data } = await changeSubscription({ client, path, body: { consumer_timeout: '30s' } })
+  const { ack_timeout, consumer_timeout, max_in_flight, max_deliveries, backoff, on_exhausted } = data!.definition
+  assert.deepEqual([ack_timeout, consumer_timeout, max_in_flight, max_deliveries, backoff, on_exhausted], ['20s', '30s', 7, 9, ['3s'], 'skip'])
 })
 
 test('says whether the service is ready', async () => {

@@ -1,8 +1,8 @@
 //! The Rust client that openapi-generator generates, against a running service.
 
 use headwater_client::apis::configuration::Configuration;
-use headwater_client::apis::{Error, append_api, read_api};
-use headwater_client::models::{AppendRequest, EventLine, NewMessage, Problem, ProblemType};
+use headwater_client::apis::{Error, append_api, read_api, subscribe_api};
+use headwater_client::models::{AppendRequest, EventLine, NewMessage, Problem, ProblemType, SubscriptionSettings};
 use serde_json::json;
 
 fn service() -> Configuration {
@@ -71,4 +71,26 @@ async fn follows_by_lines() {
         }
     }
     assert_eq!(positions, [0, 1, 2]);
+}
+
+#[tokio::test]
+async fn changes_what_is_given_of_a_subscription_and_nothing_else() {
+    let service = service();
+    let name = format!("changed-{}", uuid::Uuid::new_v4());
+    // None of these is what a subscription has unless it is given.
+    let mut settings = json!({
+        "ack": "auto", "ack_timeout": "20s", "consumer_timeout": "20s", "max_in_flight": 7, "max_deliveries": 9,
+        "backoff": ["3s"], "on_exhausted": "skip"
+    });
+    let mut definition = settings.clone();
+    definition["source"] = json!({ "all": true });
+    let definition = serde_json::from_value(definition).unwrap();
+    subscribe_api::create_subscription(&service, &name, definition).await.unwrap();
+    let change = SubscriptionSettings { consumer_timeout: Some(Some("30s".into())), ..SubscriptionSettings::new() };
+    let changed = subscribe_api::change_subscription(&service, &name, change).await.unwrap();
+    settings["consumer_timeout"] = json!("30s");
+    let after = serde_json::to_value(&changed.definition).unwrap();
+    for (field, value) in settings.as_object().unwrap() {
+        assert_eq!(&after[field], value, "{field}");
+    }
 }

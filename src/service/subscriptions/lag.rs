@@ -1,0 +1,210 @@
+//! How far subscriptions are behind, at a cost that does not grow with it: what is far behind is counted in steps.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::hub::lock;
+use super::{SubscriptionError, Subscriptions};
+use crate::store::StoreError;
+use crate::store::subscriptions::Lag;
+
+/// Subscriptions whose lag is among the metrics, the first by name.
+pub const MEASURED_MAX: usize = 1_000;
+/// How often all are measured while somebody reads the metrics, and otherwise.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
+const IDLE_INTERVAL: Duration = Duration::from_secs(30);
+/// The metrics are read by somebody until this long after they were read last.
+const WATCHED_FOR: Duration = Duration::from_secs(60);
+/// The longest that who reads the metrics waits for a first measurement, or for one that is not old.
+const FIRST_WAIT_MAX: Duration = Duration::from_secs(5);
+const FRESH_WAIT_MAX: Duration = Duration::from_millis(25);
+/// Measured longer ago, it is not shown any more.
+const SHOWN_FOR: Duration = Duration::from_secs(90);
+/// How long who looks at a lag goes on counting. What is left then is counted in the background.
+const LOOK_TIME_MAX: Duration = Duration::from_millis(20);
+/// How long the background goes on with one subscription before it turns to the next.
+const TURN_TIME_MAX: Duration = Duration::from_millis(500);
+/// Messages that one step looks at. There are more or fewer, so that a step takes about this long.
+const STEP_MESSAGES_FIRST: i64 = 1_000;
+const STEP_MESSAGES_MIN: i64 = 250;
+const STEP_MESSAGES_MAX: i64 = 4_000;
+const STEP_TIME: std::ops::Range<Duration> = Duration::from_millis(7)..Duration::from_millis(15);
+
+/// How far a subscription is behind.
+#[derive(Debug, Clone)]
+pub struct LagOfSubscription {
+    pub name: String,
+    /// Messages not acked.
+    pub committed: i64,
+    /// Messages not delivered.
+    pub delivered: i64,
+    /// Otherwise both are at least so many, and it is still being counted.
+    pub is_exact: bool,
+    pub oldest_unacked_ms: i64,
+    pub consumers: i64,
+}
+
+/// When the last measurement began, and what it gave.
+type Measured = Option<(Instant, Vec<LagOfSubscription>)>;
+
+/// What is known of all lags, and what is asked of who measures them.
+pub(super) struct Lags {
+    measured: watch::Sender<Measured>,
+    read_at: Mutex<Option<Instant>>,
+    wanted: Notify,
+    step_messages: AtomicI64,
+}
+
+impl Default for Lags {
+    fn default() -> Self {
+        Self {
+            measured: watch::Sender::new(None),
+            read_at: Mutex::default(),
+            wanted: Notify::new(),
+            step_messages: AtomicI64::new(STEP_MESSAGES_FIRST),
+        }
+    }
+}
+
+impl Subscriptions {
+    /// How far a subscription is behind, up to a settled position. What can be counted at once is.
+    pub(super) async fn lag(&self, id: i64, upto: i64) -> Result<Lag, StoreError> {
+        let deadline = Instant::now() + LOOK_TIME_MAX;
+        loop {
+            let lag = self.database().subscription_lag(id, upto).await?;
+            if lag.is_exact {
+                return Ok(lag);
+            }
+            if Instant::now() >= deadline {
+                self.inner.lags.wanted.notify_one();
+                return Ok(lag);
+            }
+            self.count_step(id, upto).await?;
+        }
+    }
+
+    /// Answers whether there is more to count.
+    async fn count_step(&self, id: i64, upto: i64) -> Result<bool, StoreError> {
+        let size = &self.inner.lags.step_messages;
+        let messages = size.load(Ordering::Relaxed);
+        let begun = Instant::now();
+        let is_more = self.database().count_subscription(id, upto, messages).await?;
+        let took = begun.elapsed();
+        let next = match took {
+            _ if took > STEP_TIME.end => messages / 2,
+            _ if took < STEP_TIME.start => messages * 2,
+            _ => messages,
+        };
+        size.store(next.clamp(STEP_MESSAGES_MIN, STEP_MESSAGES_MAX), Ordering::Relaxed);
+        Ok(is_more)
+    }
+
+    /// How many there are, and their lags as they were measured last, for the metrics.
+    pub async fn measure(&self) -> Result<(i64, Vec<LagOfSubscription>), SubscriptionError> {
+        let count = self.database().subscription_count().await?;
+        let lags = &self.inner.lags;
+        let mut measured = lags.measured.subscribe();
+        let asked_at = Instant::now();
+        let has_all =
+            |one: &Measured| one.as_ref().is_some_and(|(_, lags)| lags.len() as i64 >= count.min(MEASURED_MAX as i64));
+        let is_fresh =
+            |one: &Measured| has_all(one) && one.as_ref().is_some_and(|(at, _)| *at + MEASURE_INTERVAL >= asked_at);
+        *lock(&lags.read_at) = Some(asked_at);
+        if !is_fresh(&measured.borrow()) {
+            lags.wanted.notify_one();
+            let wait = if has_all(&measured.borrow()) { FRESH_WAIT_MAX } else { FIRST_WAIT_MAX };
+            // What is known is shown, if this takes too long.
+            let _ = tokio::time::timeout(wait, measured.wait_for(is_fresh)).await;
+        }
+        let shown = measured.borrow().as_ref().filter(|(at, _)| at.elapsed() < SHOWN_FOR).map(|(_, lags)| lags.clone());
+        Ok((count, shown.unwrap_or_default()))
+    }
+}
+
+/// Measures all lags, and counts what is far behind.
+pub(super) struct Measurer {
+    subscriptions: Subscriptions,
+}
+
+impl Measurer {
+    pub fn new(subscriptions: Subscriptions) -> Self {
+        Self { subscriptions }
+    }
+
+    /// Runs until the service stops. While the database is away, what is known gets old.
+    pub async fn run(self, stopping: CancellationToken) {
+        loop {
+            let begun = Instant::now();
+            let is_done = tokio::select! {
+                () = stopping.cancelled() => return,
+                // What could not be measured is tried again after the pause.
+                done = self.round() => done.unwrap_or(true),
+            };
+            if !is_done {
+                continue;
+            }
+            let lags = &self.subscriptions.inner.lags;
+            // It takes a quarter of the time at most.
+            let rest = begun.elapsed() * 3;
+            let pause = if self.is_watched() { MEASURE_INTERVAL } else { IDLE_INTERVAL };
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = async {
+                    tokio::time::sleep(rest).await;
+                    let _ = tokio::time::timeout(pause, lags.wanted.notified()).await;
+                } => {}
+            }
+        }
+    }
+
+    fn is_watched(&self) -> bool {
+        lock(&self.subscriptions.inner.lags.read_at).is_some_and(|at| at.elapsed() < WATCHED_FOR)
+    }
+
+    /// Each subscription has its turn. Answers whether all is counted.
+    async fn round(&self) -> Result<bool, StoreError> {
+        let inner = &self.subscriptions.inner;
+        let begun = Instant::now();
+        let settled = inner.tail.settled();
+        let consumers: HashMap<i64, i64> = inner.database.consumer_counts().await?;
+        let mut measured = Vec::new();
+        let mut is_done = true;
+        for stored in inner.database.subscriptions("", MEASURED_MAX as i64).await? {
+            let lag = self.turn(stored.id, settled).await?;
+            is_done &= lag.is_exact;
+            let delivered = lag.partitions.iter().map(|one| one.undelivered).sum();
+            measured.push(LagOfSubscription {
+                name: stored.name,
+                committed: lag.partitions.iter().map(|one| one.in_flight).sum::<i64>() + delivered,
+                delivered,
+                is_exact: lag.is_exact,
+                oldest_unacked_ms: lag.partitions.iter().filter_map(|one| one.oldest_unacked_ms).max().unwrap_or(0),
+                consumers: consumers.get(&stored.id).copied().unwrap_or(0),
+            });
+        }
+        inner.lags.measured.send_replace(Some((begun, measured)));
+        Ok(is_done)
+    }
+
+    /// Counts for a while, resting as long as each step took, so that others have PostgreSQL too.
+    async fn turn(&self, id: i64, settled: i64) -> Result<Lag, StoreError> {
+        let deadline = Instant::now() + TURN_TIME_MAX;
+        loop {
+            let lag = self.subscriptions.database().subscription_lag(id, settled).await?;
+            if lag.is_exact || Instant::now() >= deadline {
+                return Ok(lag);
+            }
+            let mut is_more = true;
+            while is_more && Instant::now() < deadline {
+                let begun = Instant::now();
+                is_more = self.subscriptions.count_step(id, settled).await?;
+                tokio::time::sleep(begun.elapsed()).await;
+            }
+        }
+    }
+}
