@@ -18,7 +18,7 @@ use crate::service::subscriptions::SubscriptionSettings;
 use crate::service::tail::TailSettings;
 use crate::service::{Service, ServiceSettings};
 use crate::store::gap_rule::GapRuleError;
-use crate::store::migrate::{self, MigrateError, MigrateOptions};
+use crate::store::migrate::{self, MigrateError, MigrateOptions, MigrationReport, Notice};
 use crate::store::{Database, DatabaseSettings, OpenError};
 use crate::telemetry::Observer;
 
@@ -244,12 +244,7 @@ async fn migrate_when_reachable(settings: &Settings, url: &str, lifecycle: &Life
     let mut said = false;
     loop {
         match migrate::run(url, &MigrateOptions::default()).await {
-            Ok(report) => {
-                for line in report.lines() {
-                    tracing::info!("schema: {line}");
-                }
-                return Ok(());
-            }
+            Ok(report) => return say(report),
             Err(error @ (MigrateError::Connect { .. } | MigrateError::ConnectTimeout { .. }))
                 if begun.elapsed() < settings.database_wait && !lifecycle.is_draining() =>
             {
@@ -274,6 +269,20 @@ async fn check_gap_rule(database: &Database) -> Result<(), AppError> {
         }
         Ok(()) => Ok(()),
     }
+}
+
+/// What was done, and what an operator ought to know. Without its rights a service would start and fail every request.
+fn say(report: MigrationReport) -> Result<(), AppError> {
+    for line in report.what_changed() {
+        tracing::info!("schema: {line}");
+    }
+    for notice in report.notices {
+        if let Notice::MissingRights { role, grants } = notice {
+            return Err(MigrateError::MissingRights { role, grants }.into());
+        }
+        tracing::warn!("schema: {notice}");
+    }
+    Ok(())
 }
 
 fn embedded_settings(settings: &Settings) -> EmbeddedSettings {

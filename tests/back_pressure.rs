@@ -288,7 +288,7 @@ async fn append_that_the_service_leaves_unanswered_while_it_is_written_is_not_sa
             id,
             id_may_stand: true,
             message_type: "T".into(),
-            data: Some("{}".into()),
+            data: "{}".into(),
             metadata: None,
             time: None,
         }],

@@ -180,3 +180,34 @@ async fn of_two_requests_with_one_id_in_two_categories_one_is_written_and_the_ot
     }
     assert_eq!(count(&database).await, 30 * 5);
 }
+
+#[tokio::test]
+async fn data_that_is_not_given_is_stored_as_json_null_and_is_the_same_when_it_is_sent_again() {
+    let database = TestDatabase::migrated().await;
+    let client = database.connect().await;
+    let app = TestApp::on(&database).await;
+    let stored = async |id: Uuid| {
+        let sql = "SELECT coalesce(data::text, 'NULL'), coalesce(metadata::text, 'NULL') FROM message_store.messages WHERE id = $1";
+        let row = client.query_one(sql, &[&id]).await.unwrap();
+        (row.get::<_, String>(0), row.get::<_, String>(1))
+    };
+    let without = |id: Uuid| json!({ "messages": [{ "id": id, "type": "T" }] });
+    let with_null = |id: Uuid| json!({ "messages": [{ "id": id, "type": "T", "data": null, "metadata": null }] });
+    let [first, second, earlier] = new_ids();
+    for (id, body, other) in [(first, without(first), with_null(first)), (second, with_null(second), without(second))] {
+        let answer = app.append("a-1", &body).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        assert_eq!(stored(id).await, ("null".to_owned(), "NULL".to_owned()));
+        assert_duplicate_of(&app.append("a-1", &body).await, &answer);
+        assert_duplicate_of(&app.append("a-1", &other).await, &answer);
+    }
+    // As it was stored before, and as SQL may store it.
+    let sql = "INSERT INTO message_store.messages (id, stream_name, type, position) VALUES ($1, 'a-2', 'T', 0)";
+    client.execute(sql, &[&earlier]).await.unwrap();
+    for body in [without(earlier), with_null(earlier)] {
+        let answer = app.append("a-2", &body).await;
+        assert_eq!((answer.status, &answer.json()["duplicate"]), (200, &json!(true)), "{}", answer.text);
+    }
+    let other = json!({ "messages": [{ "id": earlier, "type": "T", "data": {} }] });
+    app.append("a-2", &other).await.problem(409, "message-id-reused");
+}

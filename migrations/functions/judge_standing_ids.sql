@@ -32,7 +32,8 @@ AS $$
       (
         m.stream_name = given.stream_name
         AND m.type = given.type
-        AND m.data IS NOT DISTINCT FROM given.data::jsonb
+        -- An append without data stores JSON null. Rows from before that, and from SQL, may have SQL's NULL.
+        AND coalesce(m.data, 'null') = coalesce(given.data::jsonb, 'null')
         AND m.metadata IS NOT DISTINCT FROM given.metadata::jsonb
       ) AS same
     FROM given

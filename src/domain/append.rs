@@ -12,8 +12,10 @@ pub struct NewMessage {
     /// The id came from the caller (or from its idempotency key), so it may stand already.
     pub id_may_stand: bool,
     pub message_type: String,
-    /// JSON that passed [`json_text::check`](super::json_text::check); `None` is SQL's NULL.
-    pub data: Option<String>,
+    /// JSON that passed [`json_text::check`](super::json_text::check); `null` where none was given. Never SQL's NULL:
+    /// clients of Message DB parse what they read.
+    pub data: String,
+    /// The same; `None` is SQL's NULL, as where `write_message` is given none.
     pub metadata: Option<String>,
     /// `None`: the time of the transaction.
     pub time: Option<Timestamp>,
@@ -22,9 +24,7 @@ pub struct NewMessage {
 impl NewMessage {
     /// Roughly what this message costs to send to the database, in bytes.
     pub fn bytes(&self) -> usize {
-        64 + self.message_type.len()
-            + self.data.as_ref().map_or(0, String::len)
-            + self.metadata.as_ref().map_or(0, String::len)
+        64 + self.message_type.len() + self.data.len() + self.metadata.as_ref().map_or(0, String::len)
     }
 }
 
@@ -83,7 +83,7 @@ pub enum AppendError {
     Overloaded,
     /// It waited for as long as it may. `holders` are those who had the lock at the end, as far as that can be seen.
     #[error(
-        "the append waited too long for a lock on category {category} or on the table, which {} holds; \
+        "the append waited too long for a lock on category {category} or on the table, held by {}; \
          nothing was written",
         names_of(holders)
     )]

@@ -20,7 +20,7 @@ const METHOD_SAID_MAX: usize = 20;
 pub struct Ready {
     /// The database can be reached.
     database: bool,
-    /// Our schemas are in it, and it takes writes.
+    /// Our schemas are in it, our role may read and write messages, and it takes writes.
     migrations: bool,
     /// The shared connection listens for hints; without it messages of others come up to a second late.
     listener: bool,

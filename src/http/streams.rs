@@ -51,7 +51,7 @@ pub struct NewMessageBody {
     #[serde(default)]
     id: Option<Uuid>,
     r#type: String,
-    /// Any JSON.
+    /// Any JSON; `null` if absent.
     #[serde(default)]
     #[schema(value_type = Option<Value>, example = json!({"amount": 5}))]
     data: Option<Box<RawValue>>,
@@ -192,7 +192,7 @@ fn check_message(
         id_may_stand: id.is_some(),
         id: id.unwrap_or_else(Uuid::now_v7),
         message_type: body.r#type,
-        data: text(body.data),
+        data: text(body.data).unwrap_or_else(|| "null".into()),
         metadata: text(body.metadata),
         time,
     }

@@ -31,7 +31,9 @@ pub struct AppendLink {
 #[derive(Debug, Clone)]
 pub struct Backend {
     pid: i32,
-    started_at_micros: i64,
+    /// `None` where the session may not see its own start: it has taken a role that is no member of who logged in. It
+    /// cannot be ended by us then, and what it did is not known before it is gone.
+    started_at_micros: Option<i64>,
 }
 
 /// What became of one request of a batch.
@@ -171,7 +173,7 @@ struct Columns<'a> {
     message_streams: Vec<&'a str>,
     ids: Vec<Uuid>,
     types: Vec<&'a str>,
-    datas: Vec<Option<&'a str>>,
+    datas: Vec<&'a str>,
     metadatas: Vec<Option<&'a str>>,
     times: Vec<Option<Timestamp>>,
     ids_to_check: Vec<Uuid>,
@@ -191,7 +193,7 @@ impl<'a> Columns<'a> {
                 columns.message_streams.push(request.stream_name.as_str());
                 columns.ids.push(message.id);
                 columns.types.push(&message.message_type);
-                columns.datas.push(message.data.as_deref());
+                columns.datas.push(&message.data);
                 columns.metadatas.push(message.metadata.as_deref());
                 columns.times.push(message.time);
                 if message.id_may_stand {
@@ -324,7 +326,8 @@ impl Database {
             let alive = client
                 .query_opt(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                     WHERE pid = $1 AND (extract(epoch FROM backend_start) * 1000000)::bigint = $2",
+                     WHERE pid = $1 \
+                     AND coalesce((extract(epoch FROM backend_start) * 1000000)::bigint, $2) IS NOT DISTINCT FROM $2",
                     &[&backend.pid, &backend.started_at_micros],
                 )
                 .await?;
@@ -366,7 +369,7 @@ const LOCK_HOLDERS: &str = "SELECT DISTINCT l.pid, p.gid \
     LEFT JOIN pg_locks AS own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid' AND own.granted \
     AND own.virtualtransaction = l.virtualtransaction \
     LEFT JOIN pg_prepared_xacts AS p ON p.transaction = own.transactionid \
-    WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+    WHERE l.granted AND l.pid IS DISTINCT FROM $2 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
     AND ((l.locktype = 'advisory' AND l.objsubid = 1 AND l.classid::bigint = (category.key >> 32) & 4294967295 \
     AND l.objid::bigint = category.key & 4294967295) \
     OR (l.locktype = 'relation' AND l.relation = 'message_store.messages'::regclass \
@@ -374,10 +377,12 @@ const LOCK_HOLDERS: &str = "SELECT DISTINCT l.pid, p.gid \
     ORDER BY 1, 2";
 
 impl Database {
-    /// Who keeps appends to a category waiting right now.
-    pub async fn lock_holders(&self, category: &str) -> Result<Vec<LockHolder>, StoreError> {
+    /// Who keeps appends to a category waiting right now. `waited` is the session that has given up: it says so before
+    /// it lets go of what it had got already.
+    pub async fn lock_holders(&self, category: &str, waited: Option<&Backend>) -> Result<Vec<LockHolder>, StoreError> {
+        let own = waited.map(|backend| backend.pid);
         let client = self.client().await?;
-        let rows = client.query_typed(LOCK_HOLDERS, &[(&category, Type::TEXT)]).await?;
+        let rows = client.query_typed(LOCK_HOLDERS, &[(&category, Type::TEXT), (&own, Type::INT4)]).await?;
         let mut holders = Vec::with_capacity(rows.len());
         for row in rows {
             match (row.try_get::<_, Option<i32>>(0)?, row.try_get::<_, Option<String>>(1)?) {

@@ -4,6 +4,7 @@ mod error;
 mod found;
 mod plan;
 mod report;
+mod rights;
 mod schema;
 
 pub use error::MigrateError;
@@ -26,6 +27,7 @@ const TABLE_LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The lock of all instances, of the kind with two keys: Message DB's locks on categories are of the other kind.
 const MIGRATION_LOCK: (i32, i32) = (0x4865_6164, 0x7761_7465);
 const LOCK_NOT_AVAILABLE: &str = "55P03";
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// What an operator may wish for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,7 +55,10 @@ pub async fn run_schema(url: &str, options: &MigrateOptions, schema: &Schema) ->
     let report = if plan.steps.is_empty() {
         report(&plan, Vec::new())
     } else {
-        migrate(&mut connection, options, schema).await?
+        match migrate(&mut connection, options, schema).await {
+            Ok(report) => report,
+            Err(error) => return Err(explain(error, &mut connection).await),
+        }
     };
     close(connection).await;
     Ok(report)
@@ -70,6 +75,21 @@ pub async fn check_schema(
     let plan = Plan::of(&found, schema, options)?;
     close(connection).await;
     Ok(MigrationReport { only_checked: true, ..report(&plan, plan.changes(schema)) })
+}
+
+/// Says who may do what this role may not.
+async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateError {
+    match error {
+        MigrateError::Sql { step, source }
+            if source.as_database_error().and_then(|error| error.code()).as_deref() == Some(INSUFFICIENT_PRIVILEGE) =>
+        {
+            match rights::advice(connection).await {
+                Ok(advice) => MigrateError::NotAllowed { step, reason: source.to_string(), advice },
+                Err(_) => MigrateError::Sql { step, source },
+            }
+        }
+        other => other,
+    }
 }
 
 fn report(plan: &Plan<'_>, changes: Vec<Change>) -> MigrationReport {

@@ -265,7 +265,12 @@ impl Database {
     pub async fn has_schema(&self) -> Result<bool, StoreError> {
         let client = self.client().await?;
         let row = client
-            .query_one("SELECT to_regproc('headwater.append_batch') IS NOT NULL AND NOT pg_is_in_recovery()", &[])
+            .query_one(
+                "SELECT to_regproc('headwater.append_batch') IS NOT NULL AND NOT pg_is_in_recovery() \
+                 AND has_table_privilege('message_store.messages', 'SELECT') \
+                 AND has_table_privilege('message_store.messages', 'INSERT')",
+                &[],
+            )
             .await?;
         Ok(row.try_get(0)?)
     }

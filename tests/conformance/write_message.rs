@@ -143,3 +143,19 @@ async fn time_is_utc_and_the_start_of_the_transaction_whatever_the_zone_of_the_s
         store.run("COMMIT").await;
     }
 }
+
+#[tokio::test]
+async fn may_be_a_part_of_a_transaction_that_is_prepared() {
+    let store = Store::open().await;
+    if store.value("SHOW max_prepared_transactions").await == "0" {
+        eprintln!("skipped: this server prepares no transactions");
+        return;
+    }
+    let name = unique("prepared");
+    let stream = format!("{name}-1");
+    store.run("BEGIN").await;
+    assert_eq!(store.write(&stream).await, "0");
+    store.run(&format!("PREPARE TRANSACTION '{name}'")).await;
+    store.run(&format!("COMMIT PREPARED '{name}'")).await;
+    assert_eq!(store.value(&format!("SELECT stream_version('{stream}')")).await, "0");
+}

@@ -151,6 +151,9 @@ async fn a_table_that_is_not_message_dbs_is_refused_with_all_that_is_wrong() {
         Err(MigrateError::IncompatibleMessageStore { mut problems }) => {
             problems.sort();
             let expected = [
+                "a unique index on (global_position) is missing: CREATE UNIQUE INDEX messages_pkey ON message_store.messages (global_position)",
+                "a unique index on (id) is missing: CREATE UNIQUE INDEX messages_id ON message_store.messages (id)",
+                "a unique index on (stream_name, position) is missing: CREATE UNIQUE INDEX messages_stream ON message_store.messages (stream_name, position)",
                 "column data must be jsonb and is json",
                 "column metadata must be jsonb and is missing",
                 "column position must be bigint and is integer",
@@ -182,4 +185,34 @@ async fn a_table_without_a_sequence_of_its_own_is_said() {
     let (database, session) = stock().await;
     session.run("ALTER SEQUENCE messages_global_position_seq OWNED BY NONE").await;
     assert_eq!(migrate(&database).await.notices, [Notice::NoSequence]);
+}
+
+#[tokio::test]
+async fn a_table_without_its_unique_indexes_is_refused_with_what_mends_it() {
+    let (database, session) = stock().await;
+    let unfit = [
+        ("messages_id", "CREATE INDEX messages_id ON messages (id)"),
+        (
+            "messages_stream",
+            "CREATE UNIQUE INDEX messages_stream ON messages (stream_name, position) WHERE position > 0",
+        ),
+        ("messages_stream", "CREATE UNIQUE INDEX messages_stream ON messages (stream_name, position, type)"),
+    ];
+    for (name, other) in unfit {
+        session.run(&format!("DROP INDEX {name}; {other}")).await;
+        let problems = match migrate_to(&database, &Schema::embedded()).await {
+            Err(MigrateError::IncompatibleMessageStore { problems }) => problems,
+            done => panic!("{other}: expected a refusal: {done:?}"),
+        };
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let (_, mends) = problems[0].split_once(" is missing: ").unwrap();
+        session.run(&format!("DROP INDEX {name}; {mends}")).await;
+    }
+    assert_eq!(migrate(&database).await.origin, Origin::Attached);
+    // Of one that is in use, too.
+    session.run("DROP INDEX messages_id").await;
+    assert!(matches!(
+        migrate_to(&database, &Schema::embedded()).await,
+        Err(MigrateError::IncompatibleMessageStore { .. })
+    ));
 }

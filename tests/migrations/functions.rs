@@ -2,7 +2,9 @@
 use super::{migrate, migrate_to};
 use crate::conformance::Session;
 use crate::support::database::TestDatabase;
-use headwater::store::migrate::{Change, FUNCTIONS_VERSION, Function, MigrateError, Notice, Schema};
+use headwater::store::migrate::{
+    Change, FUNCTIONS_VERSION, Function, MigrateError, MigrateOptions, Notice, Schema, check,
+};
 
 /// A binary whose message_store_version() says `text`.
 fn binary(functions_version: i32, text: &str) -> Schema {
@@ -170,4 +172,27 @@ async fn reading_a_category_touches_no_message_of_another() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn a_function_that_somebody_replaced_or_dropped_is_said_until_it_is_ours_again() {
+    let database = TestDatabase::empty().await;
+    assert_eq!(migrate(&database).await.notices, []);
+    let session = Session::open_plain(&database.url).await;
+    session
+        .run(
+            "CREATE OR REPLACE FUNCTION message_store.hash_64(value varchar) RETURNS bigint LANGUAGE sql IMMUTABLE
+               AS $$ SELECT hashtextextended(value, 0) $$;
+             DROP FUNCTION headwater.purge_projections",
+        )
+        .await;
+    let replaced = |function: &str| Notice::FunctionReplaced { function: function.to_owned() };
+    let expected = [replaced("message_store.hash_64"), replaced("headwater.purge_projections")];
+    for report in [migrate(&database).await, check(&database.url, &MigrateOptions::default()).await.unwrap()] {
+        assert_eq!(report.notices, expected);
+        assert!(report.to_string().contains("note: function message_store.hash_64 is not the one that was installed"));
+    }
+    session.run("UPDATE headwater.installation SET functions_version = 0").await;
+    migrate(&database).await;
+    assert_eq!(migrate(&database).await.notices, []);
 }

@@ -1,6 +1,7 @@
 //! Hints: by write_message itself, and by a trigger on wish.
 use crate::conformance::Session;
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, temporary_dir};
+use headwater::embedded_postgres::{EmbeddedPostgres, EmbeddedSettings};
 use headwater::store::migrate::{Change, MigrateOptions, run};
 
 const STOCK: &str = include_str!("../fixtures/stock_message_db.sql");
@@ -34,7 +35,7 @@ async fn write_message_tells_its_global_position_after_the_commit() {
     let database = TestDatabase::migrated().await;
     let mut listener = listener(&database).await;
     let session = Session::open(&database.url).await;
-    session.run("BEGIN").await;
+    session.run("SET message_store.notify = 'on'; BEGIN").await;
     session.write("account-1").await;
     session.write("account-1").await;
     let positions = session.column("SELECT global_position FROM messages ORDER BY 1").await;
@@ -55,9 +56,35 @@ async fn the_setting_silences_write_message() {
     session.run("SET message_store.notify = 'off'").await;
     session.write("account-1").await;
     assert_nothing_before(&session, &mut listener).await;
-    session.run("RESET message_store.notify").await;
+    session.run("SET message_store.notify = 'on'").await;
     session.write("account-1").await;
     assert_eq!(listener.notification().await, "2");
+}
+
+#[tokio::test]
+async fn without_the_setting_write_message_tells_only_where_no_transaction_can_be_prepared() {
+    let database = TestDatabase::migrated().await;
+    let mut listener = listener(&database).await;
+    let session = Session::open(&database.url).await;
+    assert_ne!(session.value("SHOW max_prepared_transactions").await, "0", "as the tests' server is set up");
+    session.write("account-1").await;
+    assert_nothing_before(&session, &mut listener).await;
+    // What a setting leaves behind that was local to a transaction.
+    session.run("BEGIN; SET LOCAL message_store.notify = 'on'; COMMIT").await;
+    session.write("account-1").await;
+    assert_nothing_before(&session, &mut listener).await;
+
+    let dir = temporary_dir();
+    let settings = EmbeddedSettings { data_dir: Some(dir.path().join("data")), ..EmbeddedSettings::default() };
+    let postgres = EmbeddedPostgres::start(&settings).await.expect("a server as it comes starts");
+    run(postgres.url(), &MigrateOptions::default()).await.unwrap();
+    let mut listener = Session::open_plain(postgres.url()).await;
+    listener.run("LISTEN headwater").await;
+    let session = Session::open(postgres.url()).await;
+    session.write("account-1").await;
+    assert_eq!(listener.notification().await, "1");
+    drop((session, listener));
+    postgres.stop().await;
 }
 
 #[tokio::test]

@@ -50,8 +50,11 @@ impl TestDatabase {
         TestDatabase::create(Some(template)).await
     }
 
+    /// A session of a program that notifies, as on a server where transactions cannot be prepared.
     pub async fn connect(&self) -> Client {
-        connect(&self.url).await
+        let client = connect(&self.url).await;
+        client.batch_execute("SET message_store.notify = 'on'").await.expect("the setting is taken");
+        client
     }
 
     async fn create(template: Option<&str>) -> TestDatabase {

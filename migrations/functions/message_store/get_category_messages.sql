@@ -17,23 +17,10 @@ SET max_parallel_workers_per_gather = 0
 AS $$
 DECLARE
   _position bigint := COALESCE(get_category_messages.position, 1);
-  -- LIMIT NULL is no limit; LIMIT itself refuses other negative numbers.
-  _limit bigint := NULLIF(COALESCE(get_category_messages.batch_size, 1000), -1);
+  _batch_size bigint := COALESCE(get_category_messages.batch_size, 1000);
   _group_error text;
+  _command text;
 BEGIN
-  IF current_setting('message_store.debug', true) = 'on'
-    OR current_setting('message_store.debug_get', true) = 'on'
-  THEN
-    RAISE NOTICE '» get_category_messages';
-    RAISE NOTICE 'category: %', get_category_messages.category;
-    RAISE NOTICE 'position: %', get_category_messages.position;
-    RAISE NOTICE 'batch_size: %', get_category_messages.batch_size;
-    RAISE NOTICE 'correlation: %', get_category_messages.correlation;
-    RAISE NOTICE 'consumer_group_member: %', get_category_messages.consumer_group_member;
-    RAISE NOTICE 'consumer_group_size: %', get_category_messages.consumer_group_size;
-    RAISE NOTICE 'condition: %', get_category_messages.condition;
-  END IF;
-
   IF NOT message_store.is_category(get_category_messages.category) THEN
     RAISE EXCEPTION 'Must be a category: %', get_category_messages.category;
   END IF;
@@ -60,9 +47,35 @@ BEGIN
       _group_error, consumer_group_member, consumer_group_size;
   END IF;
 
-  -- Below, a range that only the category itself fits, and its place in ORDER BY, stand for an equality: only the index
+  -- A range that only the category itself fits, and its place in ORDER BY, stand for an equality: only the index
   -- messages_category gives that order. With an equality the planner may walk the primary key instead, and passes over
   -- every message of other categories to find the few of a rare one.
+  _command := '
+    SELECT
+      id::varchar,
+      stream_name::varchar,
+      type::varchar,
+      position::bigint,
+      global_position::bigint,
+      data::varchar,
+      metadata::varchar,
+      time::timestamp
+    FROM
+      message_store.messages
+    WHERE
+      message_store.category(stream_name) BETWEEN $1 AND $1 AND
+      global_position >= $2';
+
+  IF get_category_messages.correlation IS NOT NULL THEN
+    -- In the index too: messages of other correlations are passed over without a look at the table.
+    _command := _command || ' AND
+      message_store.category(metadata ->> ''correlationStreamName'') = $4';
+  END IF;
+
+  IF get_category_messages.consumer_group_member IS NOT NULL THEN
+    _command := _command || ' AND
+      mod(abs(message_store.hash_64(message_store.cardinal_id(stream_name))), $6) = $5';
+  END IF;
 
   IF get_category_messages.condition IS NOT NULL THEN
     IF COALESCE(current_setting('message_store.sql_condition', true), 'off') = 'off' THEN
@@ -70,75 +83,36 @@ BEGIN
     END IF;
 
     -- The condition is SQL of the caller's, put in as it is: only who may write SQL anyway reaches it.
-    RETURN QUERY EXECUTE format(
-      $query$
-        SELECT
-          id::varchar,
-          stream_name::varchar,
-          type::varchar,
-          position,
-          global_position,
-          data::varchar,
-          metadata::varchar,
-          time
-        FROM message_store.messages
-        WHERE message_store.category(stream_name) BETWEEN $1 AND $1
-          AND global_position >= $2
-          AND ($4 IS NULL OR message_store.category(metadata ->> 'correlationStreamName') = $4)
-          AND ($6 IS NULL OR mod(abs(message_store.hash_64(message_store.cardinal_id(stream_name))), $6) = $5)
-          AND (%s)
-        ORDER BY message_store.category(stream_name), global_position
-        LIMIT $3
-      $query$,
-      get_category_messages.condition
-    )
-    USING get_category_messages.category, _position, _limit, correlation, consumer_group_member, consumer_group_size;
-  ELSIF correlation IS NOT NULL THEN
-    RETURN QUERY
-    SELECT
-      messages.id::varchar,
-      messages.stream_name::varchar,
-      messages.type::varchar,
-      messages.position,
-      messages.global_position,
-      messages.data::varchar,
-      messages.metadata::varchar,
-      messages.time
-    FROM message_store.messages
-    WHERE message_store.category(messages.stream_name)
-        BETWEEN get_category_messages.category AND get_category_messages.category
-      AND messages.global_position >= _position
-      -- In the index too: messages of other correlations are passed over without a look at the table.
-      AND message_store.category(messages.metadata ->> 'correlationStreamName') = correlation
-      AND (
-        consumer_group_size IS NULL
-        OR mod(abs(message_store.hash_64(message_store.cardinal_id(messages.stream_name))), consumer_group_size)
-          = consumer_group_member
-      )
-    ORDER BY message_store.category(messages.stream_name), messages.global_position
-    LIMIT _limit;
-  ELSE
-    RETURN QUERY
-    SELECT
-      messages.id::varchar,
-      messages.stream_name::varchar,
-      messages.type::varchar,
-      messages.position,
-      messages.global_position,
-      messages.data::varchar,
-      messages.metadata::varchar,
-      messages.time
-    FROM message_store.messages
-    WHERE message_store.category(messages.stream_name)
-        BETWEEN get_category_messages.category AND get_category_messages.category
-      AND messages.global_position >= _position
-      AND (
-        consumer_group_size IS NULL
-        OR mod(abs(message_store.hash_64(message_store.cardinal_id(messages.stream_name))), consumer_group_size)
-          = consumer_group_member
-      )
-    ORDER BY message_store.category(messages.stream_name), messages.global_position
-    LIMIT _limit;
+    _command := _command || ' AND
+      (' || get_category_messages.condition || ')';
   END IF;
+
+  _command := _command || '
+    ORDER BY
+      message_store.category(stream_name),
+      global_position ASC';
+
+  IF _batch_size <> -1 THEN
+    _command := _command || '
+    LIMIT
+      $3';
+  END IF;
+
+  IF current_setting('message_store.debug_get', true) = 'on'
+    OR current_setting('message_store.debug', true) = 'on'
+  THEN
+    RAISE NOTICE '» get_category_messages';
+    RAISE NOTICE 'category ($1): %', get_category_messages.category;
+    RAISE NOTICE 'position ($2): %', _position;
+    RAISE NOTICE 'batch_size ($3): %', _batch_size;
+    RAISE NOTICE 'correlation ($4): %', get_category_messages.correlation;
+    RAISE NOTICE 'consumer_group_member ($5): %', get_category_messages.consumer_group_member;
+    RAISE NOTICE 'consumer_group_size ($6): %', get_category_messages.consumer_group_size;
+    RAISE NOTICE 'condition: %', get_category_messages.condition;
+    RAISE NOTICE 'Generated Command: %', _command;
+  END IF;
+
+  RETURN QUERY EXECUTE _command
+  USING get_category_messages.category, _position, _batch_size, correlation, consumer_group_member, consumer_group_size;
 END;
 $$;

@@ -11,13 +11,6 @@ BEGIN
   FROM message_store.messages
   WHERE messages.stream_name = stream_version.stream_name;
 
-  IF current_setting('message_store.debug', true) = 'on'
-    OR current_setting('message_store.debug_get', true) = 'on'
-  THEN
-    RAISE NOTICE '» stream_version';
-    RAISE NOTICE 'stream_name: %', stream_version.stream_name;
-  END IF;
-
   RETURN _stream_version;
 END;
 $$;

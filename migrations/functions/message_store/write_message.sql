@@ -11,25 +11,14 @@ RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-  _lock_key bigint;
   _id uuid;
   _stream_version bigint;
+  _next_position bigint;
   _global_position bigint;
+  _notify text := NULLIF(current_setting('message_store.notify', true), '');
 BEGIN
-  IF current_setting('message_store.debug', true) = 'on'
-    OR current_setting('message_store.debug_write', true) = 'on'
-  THEN
-    RAISE NOTICE '» write_message';
-    RAISE NOTICE 'id: %', write_message.id;
-    RAISE NOTICE 'stream_name: %', write_message.stream_name;
-    RAISE NOTICE 'type: %', write_message.type;
-    RAISE NOTICE 'data: %', write_message.data;
-    RAISE NOTICE 'metadata: %', write_message.metadata;
-    RAISE NOTICE 'expected_version: %', write_message.expected_version;
-  END IF;
-
   -- A statement of its own: the one below takes its snapshot after the wait, and so sees what was committed meanwhile.
-  _lock_key := message_store.acquire_lock(write_message.stream_name);
+  PERFORM message_store.acquire_lock(write_message.stream_name);
 
   SELECT max(messages.position)
   INTO _stream_version
@@ -43,6 +32,7 @@ BEGIN
       write_message.expected_version, write_message.stream_name, _stream_version;
   END IF;
 
+  _next_position := _stream_version + 1;
   -- Before the INSERT, so that a text which is no uuid uses up no global position.
   _id := write_message.id::uuid;
 
@@ -50,18 +40,33 @@ BEGIN
   VALUES (
     _id,
     write_message.stream_name,
-    _stream_version + 1,
+    _next_position,
     write_message.type,
     write_message.data,
     write_message.metadata
   )
   RETURNING messages.global_position INTO _global_position;
 
-  -- A hint for those who follow. It makes commits go one by one, so a bulk load may turn it off.
-  IF current_setting('message_store.notify', true) IS DISTINCT FROM 'off' THEN
+  IF current_setting('message_store.debug_write', true) = 'on'
+    OR current_setting('message_store.debug', true) = 'on'
+  THEN
+    RAISE NOTICE '» write_message';
+    RAISE NOTICE 'id ($1): %', write_message.id;
+    RAISE NOTICE 'stream_name ($2): %', write_message.stream_name;
+    RAISE NOTICE 'type ($3): %', write_message.type;
+    RAISE NOTICE 'data ($4): %', write_message.data;
+    RAISE NOTICE 'metadata ($5): %', write_message.metadata;
+    RAISE NOTICE 'expected_version ($6): %', write_message.expected_version;
+    RAISE NOTICE '_stream_version: %', _stream_version;
+    RAISE NOTICE '_next_position: %', _next_position;
+  END IF;
+
+  -- A hint for those who follow. It makes commits go one by one, so a bulk load may turn it off. PostgreSQL prepares no
+  -- transaction that has notified: where transactions may be prepared, nobody is told who has not asked for it.
+  IF _notify <> 'off' OR (_notify IS NULL AND current_setting('max_prepared_transactions') = '0') THEN
     PERFORM pg_notify('headwater', _global_position::text);
   END IF;
 
-  RETURN _stream_version + 1;
+  RETURN _next_position;
 END;
 $$;

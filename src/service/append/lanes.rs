@@ -87,7 +87,7 @@ impl Lanes {
         loop {
             let Ok(Ok(_place)) = tokio::time::timeout(shared.settings.lock_timeout, self.places.acquire()).await else {
                 let refused = self.open.lock().await.remove(&category).unwrap_or_default();
-                return answer_locked(refused, &shared).await;
+                return answer_locked(refused, &shared, None).await;
             };
             let batch = {
                 let mut open = self.open.lock().await;
@@ -146,7 +146,7 @@ mod tests {
             id: Uuid::from_u128(7),
             id_may_stand: true,
             message_type: "T".into(),
-            data: None,
+            data: "null".into(),
             metadata: None,
             time: None,
         };

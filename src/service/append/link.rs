@@ -129,7 +129,7 @@ impl Link {
                 }
                 Err(BatchError::LockTimeout) => {
                     sent_again = 0;
-                    answer_locked(batch, &self.shared).await;
+                    answer_locked(batch, &self.shared, Some(link.backend())).await;
                 }
                 Err(BatchError::NotWritten(error)) => {
                     let answer = not_written(&error);
@@ -320,10 +320,10 @@ pub fn answer_each(batch: Vec<Waiting>, error: impl Fn(&Waiting) -> AppendError)
 }
 
 /// Requests of one category that have waited for a lock as long as they may.
-pub async fn answer_locked(batch: Vec<Waiting>, shared: &Shared) {
+pub async fn answer_locked(batch: Vec<Waiting>, shared: &Shared, waited: Option<Backend>) {
     let Some(first) = batch.first() else { return };
     let category = first.request.stream_name.category().to_owned();
-    let looking = tokio::time::timeout(HOLDERS_TIMEOUT, shared.database.lock_holders(&category));
+    let looking = tokio::time::timeout(HOLDERS_TIMEOUT, shared.database.lock_holders(&category, waited.as_ref()));
     // Whoever it was, it is not worth another wait.
     let holders = looking.await.ok().and_then(Result::ok).unwrap_or_default();
     let requests = batch.len();

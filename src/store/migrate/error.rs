@@ -34,6 +34,15 @@ pub enum MigrateError {
     #[error("schema message_store is not one that can be attached to: {}", problems.join("; "))]
     IncompatibleMessageStore { problems: Vec<String> },
 
+    #[error(
+        "role {role} lacks rights that Headwater needs. An owner or an administrator gives them with: {}",
+        grants.join("; ")
+    )]
+    MissingRights { role: String, grants: Vec<String> },
+
+    #[error("{step}: {reason}. {advice}")]
+    NotAllowed { step: String, reason: String, advice: String },
+
     #[error("{step}: {source}")]
     Sql { step: String, source: sqlx::Error },
 }

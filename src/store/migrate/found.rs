@@ -1,6 +1,7 @@
 //! What stands in the database before a migration.
 use super::MigrateError;
 use super::report::Origin;
+use super::rights::Missing;
 use sqlx::{PgConnection, Row};
 
 /// gen_random_uuid() is part of the server from here on, so no extension is needed.
@@ -25,7 +26,17 @@ pub(super) struct Sequence {
     pub cache: i64,
 }
 
+/// A function as it stands in the database.
+pub(super) struct Installed {
+    pub schema: String,
+    pub name: String,
+    pub body: String,
+}
+
 pub(super) struct Found {
+    pub missing_rights: Missing,
+    /// Functions of both schemas.
+    pub functions: Vec<Installed>,
     pub messages_exist: bool,
     /// In order of version.
     pub applied: Vec<Applied>,
@@ -54,6 +65,10 @@ impl Found {
     /// Reads only.
     pub(super) async fn read(connection: &mut PgConnection, role: &str) -> Result<Self, MigrateError> {
         check_server(connection).await?;
+        let missing_rights = Missing::read(connection).await?;
+        if missing_rights.is_blind {
+            return Err(MigrateError::MissingRights { role: missing_rights.role, grants: missing_rights.grants });
+        }
         let messages_exist = table_exists(connection, "message_store", "messages").await?;
         let bookkeeping = table_exists(connection, "headwater", "installation").await?;
         let (applied, installation) = if bookkeeping {
@@ -62,6 +77,8 @@ impl Found {
             (Vec::new(), None)
         };
         let mut found = Self {
+            missing_rights,
+            functions: read_functions(connection).await?,
             messages_exist,
             applied,
             installation,
@@ -137,8 +154,26 @@ async fn read_installation(connection: &mut PgConnection) -> Result<Option<Insta
     }))
 }
 
-/// Columns that are missing or of another type, and functions that ours rest on. Older installations of Message DB
-/// have varchar where newer ones have text; both will do.
+async fn read_functions(connection: &mut PgConnection) -> Result<Vec<Installed>, MigrateError> {
+    let rows = sqlx::query(
+        "SELECT n.nspname AS schema, p.proname AS name, p.prosrc AS body
+         FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+         WHERE n.nspname IN ('message_store', 'headwater')",
+    )
+    .fetch_all(connection)
+    .await
+    .map_err(MigrateError::at("looking at the functions"))?;
+    let read = |row: &sqlx::postgres::PgRow| Installed {
+        schema: row.get("schema"),
+        name: row.get("name"),
+        body: row.get("body"),
+    };
+    Ok(rows.iter().map(read).collect())
+}
+
+/// Columns that are missing or of another type, functions that ours rest on, and unique indexes: without them an id could
+/// stand twice, and two messages at one position. Older installations of Message DB have varchar where newer ones have
+/// text; both will do.
 async fn read_incompatible(connection: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
     sqlx::query_scalar(
         "SELECT format('column %s must be %s and is %s', needed.name, needed.types[1],
@@ -168,6 +203,30 @@ async fn read_incompatible(connection: &mut PgConnection) -> Result<Vec<String>,
          WHERE NOT EXISTS (
            SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
            WHERE n.nspname = 'message_store' AND p.proname = needed.name AND p.pronargs = 1
+         )
+         UNION ALL
+         SELECT format(
+           'a unique index on (%s) is missing: CREATE UNIQUE INDEX %I ON message_store.messages (%1$s)',
+           array_to_string(needed.columns, ', '), needed.name
+         )
+         FROM (VALUES
+           ('messages_pkey', ARRAY['global_position']),
+           ('messages_id', ARRAY['id']),
+           ('messages_stream', ARRAY['stream_name', 'position'])
+         ) AS needed (name, columns)
+         WHERE NOT EXISTS (
+           SELECT FROM pg_catalog.pg_index i
+           JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = 'message_store' AND c.relname = 'messages'
+             AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL
+             AND needed.columns = ARRAY(
+               SELECT a.attname::text
+               FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, number)
+               LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum
+               WHERE k.number <= i.indnkeyatts
+               ORDER BY k.number
+             )
          )",
     )
     .fetch_all(connection)

@@ -36,6 +36,11 @@ impl<'a> Plan<'a> {
             plan.steps.push(Step::AddNotifyTrigger);
         }
         plan.note_sequence(found);
+        plan.note_replaced(found, schema);
+        if !found.missing_rights.grants.is_empty() {
+            let missing = found.missing_rights.clone();
+            plan.notices.push(Notice::MissingRights { role: missing.role, grants: missing.grants });
+        }
         Ok(plan)
     }
 
@@ -131,6 +136,24 @@ impl<'a> Plan<'a> {
             }
             None if found.messages_exist => self.notices.push(Notice::NoSequence),
             Some(_) | None => {}
+        }
+    }
+
+    /// What is installed is compared with what stands, if it is what this binary has.
+    fn note_replaced(&mut self, found: &Found, schema: &Schema) {
+        let attached = self.is_attached();
+        let is_ours = found.installation.as_ref().is_some_and(|installation| {
+            installation.functions_version == schema.functions_version
+                && installation.functions_checksum == schema.functions_checksum(attached)
+        });
+        for function in schema.functions(attached).filter(|_| is_ours) {
+            let (in_schema, name) = function.qualified_name();
+            let stands = found.functions.iter().any(|installed| {
+                installed.schema == in_schema && installed.name == name && installed.body == function.body()
+            });
+            if !stands {
+                self.notices.push(Notice::FunctionReplaced { function: format!("{in_schema}.{name}") });
+            }
         }
     }
 

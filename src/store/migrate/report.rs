@@ -61,6 +61,15 @@ pub enum Notice {
         cache: i64,
     },
     NoSequence,
+    /// The service does not start without them.
+    MissingRights {
+        role: String,
+        grants: Vec<String>,
+    },
+    /// Somebody put another one in its place, or dropped it, since it was installed.
+    FunctionReplaced {
+        function: String,
+    },
 }
 
 /// The outcome of [`run`](super::run) and [`check`](super::check).
@@ -80,6 +89,13 @@ impl MigrationReport {
     }
 
     pub fn lines(&self) -> Vec<String> {
+        let mut lines = self.what_changed();
+        lines.extend(self.notices.iter().map(|notice| format!("note: {notice}")));
+        lines
+    }
+
+    /// The lines without the notices.
+    pub fn what_changed(&self) -> Vec<String> {
         let mut lines = vec![
             match self.origin {
                 Origin::Installed => "message_store is Headwater's own",
@@ -92,7 +108,6 @@ impl MigrationReport {
         if self.is_up_to_date() {
             lines.push("nothing to do: the database is up to date".to_owned());
         }
-        lines.extend(self.notices.iter().map(|notice| format!("note: {notice}")));
         lines
     }
 }
@@ -147,6 +162,14 @@ impl fmt::Display for Notice {
                 f,
                 "sequence {sequence} has a cache of {cache}: followers may skip messages. \
                  Set it right: ALTER SEQUENCE {sequence} CACHE 1"
+            ),
+            Self::MissingRights { role, grants } => {
+                write!(f, "role {role} lacks rights that the service needs: {}", grants.join("; "))
+            }
+            Self::FunctionReplaced { function } => write!(
+                f,
+                "function {function} is not the one that was installed: somebody replaced or dropped it. To have it again: \
+                 UPDATE headwater.installation SET functions_version = 0, then `headwater migrate`"
             ),
             Self::NoSequence => f.write_str(
                 "message_store.messages.global_position owns no sequence: its cache, on which followers rest, is not known to be 1",

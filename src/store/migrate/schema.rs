@@ -43,6 +43,16 @@ impl Function {
     pub fn is_of_message_store(&self) -> bool {
         self.path.starts_with("message_store/")
     }
+
+    /// Its schema and its name.
+    pub(super) fn qualified_name(&self) -> (&str, &str) {
+        self.path.split_once('/').unwrap_or(("headwater", &self.path))
+    }
+
+    /// What PostgreSQL keeps as its source: the text between the dollar signs.
+    pub(super) fn body(&self) -> &str {
+        self.sql.split_once("$$").and_then(|(_, rest)| rest.rsplit_once("$$")).map_or("", |(body, _)| body)
+    }
 }
 
 /// All that is installed. Tests change a copy to play an older or newer binary.
