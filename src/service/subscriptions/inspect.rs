@@ -9,7 +9,8 @@ use crate::domain::observation::Observation;
 use crate::domain::subscription::{Definition, SubscriptionSource};
 use crate::store::StoreError;
 use crate::store::subscriptions::{
-    At, ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription, Take,
+    At, ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription,
+    Take,
 };
 
 use super::competing::Again;
