@@ -15,3 +15,7 @@ ALTER TABLE headwater.settled_position
   -- What the log stood on: the server, and the file of its sequence.
   ADD COLUMN server text,
   ADD COLUMN sequence_file bigint;
+
+-- The last message that a projection has a link to, and the last that was delivered from a partition.
+ALTER TABLE headwater.projections ADD COLUMN last_position bigint, ADD COLUMN last_id uuid;
+ALTER TABLE headwater.subscription_partitions ADD COLUMN last_id uuid;

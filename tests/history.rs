@@ -2,6 +2,7 @@
 
 mod cursors;
 mod following;
+mod truncating;
 
 use serde_json::json;
 

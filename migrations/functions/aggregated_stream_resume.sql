@@ -9,7 +9,9 @@ BEGIN
   PERFORM pg_notify('headwater_projected', 'defined');
   UPDATE headwater.projector SET generation = generation + 1;
   UPDATE headwater.aggregated_streams SET is_paused = false WHERE name = _name RETURNING id INTO _id;
-  UPDATE headwater.projections SET error = NULL WHERE aggregated_stream_id = _id AND error IS NOT NULL;
+  UPDATE headwater.projections SET error = NULL WHERE aggregated_stream_id = _id AND error IS NOT NULL
+    -- What it stood on is another log: only a rebuild helps.
+    AND NOT starts_with(error ->> 'reason', 'history-changed');
 
   RETURN _id IS NOT NULL;
 END;

@@ -1,6 +1,6 @@
--- The log is another one than it was: what was kept by its positions is forgotten, or begins again. `_known`: the number
--- of the history that the caller knew; where another one has been faster, nothing is left to do. `_is_anew`: nothing of
--- the old log is there any more. Answers the number of the history that is now.
+-- The log is another one than it was: what was kept by its positions is forgotten, begins again, or stops. `_known`: the
+-- number of the history that the caller knew; where another one has been faster, nothing is left to do. `_is_anew`:
+-- nothing of the old log is there any more. Answers the number of the history that is now.
 CREATE OR REPLACE FUNCTION headwater.begin_history(_known bigint, _is_anew boolean)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -33,6 +33,9 @@ BEGIN
   -- The first before the second: who writes down lags holds it.
   DELETE FROM headwater.subscription_counts;
   DELETE FROM headwater.subscription_backlog;
+
+  PERFORM headwater.begin_projections(_is_anew);
+  PERFORM headwater.begin_subscriptions(_is_anew);
 
   RETURN _number + 1;
 END;

@@ -30,6 +30,17 @@ BEGIN
       message_count = excluded.message_count,
       last_global_position = excluded.last_global_position,
       last_time = excluded.last_time;
+
+    UPDATE headwater.projections AS p
+    SET
+      last_position = last.global_position,
+      last_id = (SELECT m.id FROM message_store.messages AS m WHERE m.global_position = last.global_position)
+    FROM (
+      SELECT l.projection_id, max(l.global_position) AS global_position
+      FROM unnest(message_projections, message_global_positions) AS l (projection_id, global_position)
+      GROUP BY l.projection_id
+    ) AS last
+    WHERE p.id = last.projection_id;
   END IF;
 
   IF cardinality(failing_projections) > 0 THEN

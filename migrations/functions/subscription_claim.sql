@@ -22,6 +22,9 @@ BEGIN
   UPDATE headwater.subscription_partitions AS p
   SET
     read_upto = _read_upto,
+    last_id = coalesce(
+      headwater.subscription_message_id(_subscription, _partition, _positions[cardinality(_positions)]), p.last_id
+    ),
     delivered = coalesce(_positions[cardinality(_positions)], p.delivered),
     committed = CASE WHEN _is_auto THEN coalesce(_positions[cardinality(_positions)], p.committed) ELSE p.committed END
   FROM headwater.subscriptions AS s

@@ -86,6 +86,9 @@ BEGIN
     SET
       committed = p.committed,
       delivered = coalesce(_new[cardinality(_new)], s.delivered),
+      last_id = coalesce(
+        headwater.subscription_message_id(_subscription, _partitions[i], _new[cardinality(_new)]), s.last_id
+      ),
       read_upto = _read_upto[i],
       known_positions = p.known_positions,
       known_counts = p.known_counts,

@@ -16,6 +16,7 @@ BEGIN
     committed = n.cursor,
     delivered = n.cursor,
     read_upto = n.cursor,
+    last_id = NULL,
     rewinds = p.rewinds + 1,
     known_positions = '{}',
     known_counts = '{}',

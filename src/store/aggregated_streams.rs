@@ -84,7 +84,7 @@ pub enum Created {
 }
 
 /// The projection that readers see, with its progress: `p` of `s`.
-const CURRENT: &str = "SELECT p.id, p.aggregated_stream_id, \
+const CURRENT: &str = "SELECT p.id, p.aggregated_stream_id, p.last_position, p.last_id, \
     CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END AS projected_position, \
     NOT p.is_live AND p.error IS NULL AND NOT s.is_paused AS is_catching_up \
     FROM headwater.projections AS p JOIN headwater.aggregated_streams AS s ON s.id = p.aggregated_stream_id \
@@ -190,7 +190,7 @@ impl Database {
              a.position AS link_position FROM headwater.projections AS p LEFT JOIN headwater.aggregated_partitions AS c \
              ON c.projection_id = p.id AND c.partition = $2 LEFT JOIN LATERAL (\
              SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = p.id AND a.partition = $2 \
-             AND a.position >= $3 ORDER BY a.position LIMIT $4) AS a ON true \
+             AND a.position >= $3 AND headwater.is_standing(p.last_position, p.last_id) ORDER BY a.position LIMIT $4) AS a ON true \
              LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
              WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.position OFFSET 0) AS m"
         );
@@ -223,7 +223,7 @@ impl Database {
              SELECT c.projected_position, m.*, a.partition AS link_partition, a.position AS link_position, \
              c.id AS projection_id, c.is_catching_up, a.global_position AS link_global_position FROM ({CURRENT} AND p.aggregated_stream_id = $1) AS c LEFT JOIN LATERAL (\
              SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = c.id \
-             AND a.global_position > $3 AND ($2::int[] IS NULL OR a.partition = ANY ($2)) \
+             AND headwater.is_standing(c.last_position, c.last_id) AND a.global_position > $3 AND ($2::int[] IS NULL OR a.partition = ANY ($2)) \
              ORDER BY a.global_position LIMIT $4) AS a ON true \
              LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
              ORDER BY a.global_position OFFSET 0) AS m"
@@ -260,8 +260,8 @@ impl Database {
             Ok(Progress {
                 projection_id: row.try_get(0)?,
                 aggregated_stream_id: row.try_get(1)?,
-                projected_position: row.try_get(2)?,
-                is_catching_up: row.try_get(3)?,
+                projected_position: row.try_get(4)?,
+                is_catching_up: row.try_get(5)?,
             })
         };
         client.query(&statement, &[&ids]).await?.iter().map(read).collect()

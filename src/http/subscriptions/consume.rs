@@ -189,7 +189,7 @@ pub async fn fetch_messages(
             Err(End::SourceDeleted) => return Err(source_deleted(&name)),
             Err(_) if attempts < REJOINS_MAX => attempts += 1,
             Err(End::Deleted) => return Err(Problem::not_found(format!("subscription {name}"))),
-            Err(End::Removed | End::Replaced) => {
+            Err(End::Removed | End::Replaced | End::HistoryChanged) => {
                 let consumer = &body.consumer;
                 return Err(Problem::not_found(format!(
                     "consumer {consumer} of subscription {name}: it was sent away"

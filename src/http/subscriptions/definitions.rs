@@ -114,6 +114,8 @@ pub enum FailureCause {
     Nacked,
     /// It was delivered as often as it may be.
     Exhausted,
+    /// The log is another one by now, and the last message that was delivered is not in it.
+    HistoryChanged,
 }
 
 /// How far a partition is.

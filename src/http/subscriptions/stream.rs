@@ -159,6 +159,7 @@ impl ConsumerStream {
                     End::Deleted | End::SourceDeleted => ClosingReason::Deleted,
                     End::Removed => ClosingReason::Removed,
                     End::Replaced => ClosingReason::Replaced,
+                    End::HistoryChanged => ClosingReason::HistoryChanged,
                 },
             );
         }

@@ -1,5 +1,7 @@
 //! How far each aggregated stream is, as this instance knows it, and its newest messages for those who follow it.
 
+mod members;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +17,8 @@ use crate::store::aggregated_streams::{AggregatedPage, Progress};
 use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
+
+pub use members::{FeedMember, ProgressWish};
 
 /// How often aggregated streams that are followed are looked at without a hint.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -39,6 +43,8 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
+    /// The log that all this is of.
+    history: u64,
     feeds: HashMap<i64, Feed>,
     /// Where the live projections are, while this instance projects them.
     led: Option<Led>,
@@ -78,19 +84,6 @@ pub(super) enum Read {
     /// Its place is not in the cache: it has to read from the database.
     Miss,
     Deleted,
-}
-
-/// A place among the followers of an aggregated stream; leaves them when it goes.
-pub struct FeedMember {
-    feeds: Feeds,
-    id: i64,
-    newest: watch::Receiver<()>,
-    progress: watch::Receiver<i64>,
-}
-
-/// As long as this is held, progress is told at once, also where no message comes with it.
-pub struct ProgressWish {
-    feeds: Feeds,
 }
 
 impl Feeds {
@@ -137,6 +130,12 @@ impl Feeds {
         self.inner.wished.notified().await;
     }
 
+    /// Another log stands there: what is known here is of one that is gone.
+    fn forget(&self, history: u64) {
+        let mut state = self.state();
+        state.forget(history);
+    }
+
     /// Up to where this instance knows an aggregated stream to be projected.
     pub fn upto(&self, id: i64) -> Option<i64> {
         let state = self.state();
@@ -144,9 +143,16 @@ impl Feeds {
         led.max(state.feeds.get(&id).filter(|feed| feed.complete_from.is_some()).map(|feed| feed.upto))
     }
 
+    /// The same in one log.
+    pub(super) fn upto_in(&self, history: u64, id: i64) -> Option<i64> {
+        let is_of_it = self.state().history == history;
+        self.upto(id).filter(|_| is_of_it)
+    }
+
     /// This instance projects now: these aggregated streams are live, at this position.
-    pub(super) fn lead(&self, live: HashSet<i64>, position: i64) {
+    pub(super) fn lead(&self, history: u64, live: HashSet<i64>, position: i64) {
         let mut state = self.state();
+        state.forget(history);
         for (id, feed) in &mut state.feeds {
             if live.contains(id) {
                 feed.advance(position, Vec::new(), position, self.inner.bytes_max);
@@ -173,7 +179,7 @@ impl Feeds {
         stopped: &HashMap<i64, i64>,
     ) {
         let mut state = self.state();
-        let State { feeds, led: Some(led) } = &mut *state else { return };
+        let State { feeds, led: Some(led), .. } = &mut *state else { return };
         let from = std::mem::replace(&mut led.position, upto);
         for (id, feed) in feeds {
             if led.live.contains(id) {
@@ -204,8 +210,20 @@ impl Feeds {
         }
     }
 
-    pub(super) fn read(&self, id: i64, after: i64, partitions: Option<&[i32]>, max: usize, bytes_max: usize) -> Read {
+    /// What comes after a place, in the log that it is of.
+    pub(super) fn read(
+        &self,
+        history: u64,
+        id: i64,
+        after: i64,
+        partitions: Option<&[i32]>,
+        most: (usize, usize),
+    ) -> Read {
+        let (max, bytes_max) = most;
         let state = self.state();
+        if state.history != history {
+            return Read::Miss;
+        }
         let Some(feed) = state.feeds.get(&id) else { return Read::Miss };
         if feed.is_deleted {
             return Read::Deleted;
@@ -246,11 +264,21 @@ impl Feeds {
     }
 
     /// Runs until the service stops: reads once, for all followers, what other instances have projected.
-    pub async fn run(self, database: Database, observer: Observer, stopping: CancellationToken) {
+    pub async fn run(
+        self,
+        database: Database,
+        mut histories: watch::Receiver<u64>,
+        observer: Observer,
+        stopping: CancellationToken,
+    ) {
         let mut back_off = BackOff::new("aggregated feeds", observer);
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
+                _ = histories.changed() => {
+                    let history = *histories.borrow_and_update();
+                    self.forget(history);
+                }
                 () = self.inner.kick.notified() => {}
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
@@ -337,6 +365,14 @@ impl Feeds {
 }
 
 impl State {
+    fn forget(&mut self, history: u64) {
+        if history > self.history {
+            self.history = history;
+            self.led = None;
+            self.feeds.values_mut().for_each(Feed::forget);
+        }
+    }
+
     /// Whether this instance projects it, as one of the live ones.
     fn is_led(&self, id: i64) -> bool {
         self.led.as_ref().is_some_and(|led| led.live.contains(&id))
@@ -395,46 +431,15 @@ impl Feed {
         self.progress.send_replace(position);
     }
 
+    fn forget(&mut self) {
+        self.begin_anew(0);
+        self.complete_from = None;
+        self.projection_id = 0;
+    }
+
     fn delete(&mut self) {
         self.is_deleted = true;
         self.newest.send_replace(());
         self.progress.send_replace(self.upto);
-    }
-}
-
-impl FeedMember {
-    pub(super) fn id(&self) -> i64 {
-        self.id
-    }
-
-    /// Waits for messages, or for another state of the stream.
-    pub async fn changed(&mut self) {
-        let _ = self.newest.changed().await;
-    }
-
-    /// Waits for any step forward.
-    pub async fn progressed(&mut self) {
-        tokio::select! {
-            _ = self.progress.changed() => {}
-            _ = self.newest.changed() => {}
-        }
-    }
-}
-
-impl Drop for FeedMember {
-    fn drop(&mut self) {
-        let mut state = self.feeds.state();
-        if let Some(feed) = state.feeds.get_mut(&self.id) {
-            feed.followers -= 1;
-            if feed.followers == 0 {
-                state.feeds.remove(&self.id);
-            }
-        }
-    }
-}
-
-impl Drop for ProgressWish {
-    fn drop(&mut self) {
-        self.feeds.inner.wishes.fetch_sub(1, Ordering::SeqCst);
     }
 }

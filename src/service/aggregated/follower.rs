@@ -102,7 +102,7 @@ impl AggregatedFollower {
             return Next::HistoryChanged;
         }
         let partitions = self.partitions.as_deref();
-        match self.feeds.read(self.id, self.after, partitions, BATCH_MESSAGES_MAX, BATCH_BYTES_MAX) {
+        match self.feeds.read(self.history, self.id, self.after, partitions, (BATCH_MESSAGES_MAX, BATCH_BYTES_MAX)) {
             Read::Deleted => Next::Deleted,
             Read::Hit { messages, upto, is_catching_up } => {
                 let examined = messages.len();
@@ -156,7 +156,7 @@ impl AggregatedFollower {
     async fn try_read_page(&mut self) -> Result<Next, StoreError> {
         self.observer.record(Observation::CacheRead { hit: false });
         // Asked before the page is read, so the page has all of it.
-        let known = self.feeds.upto(self.id).unwrap_or(0);
+        let known = self.feeds.upto_in(self.history, self.id).unwrap_or(0);
         let limit = self.pace.page();
         let page = {
             let _turn = self.reads.acquire().await;

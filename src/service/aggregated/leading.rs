@@ -61,6 +61,8 @@ pub struct Leading<'a> {
     past: HashSet<i64>,
     goal: watch::Sender<i64>,
     turns: Arc<Semaphore>,
+    /// The log that it projects.
+    history: u64,
     /// `None` while there is nothing that anybody selects.
     follower: Option<Follower>,
     /// All live projections are projected up to here.
@@ -85,6 +87,7 @@ impl<'a> Leading<'a> {
             past: HashSet::new(),
             goal: watch::Sender::new(lease.live_position),
             turns: Arc::new(Semaphore::new(projector.settings.catch_ups_max)),
+            history: projector.tail.history(),
             follower: None,
             position: lease.live_position,
             kept: (lease.live_position, Instant::now()),
@@ -97,6 +100,7 @@ impl<'a> Leading<'a> {
 
     pub async fn lead(mut self, stopping: &CancellationToken) -> Result<(), Lost> {
         while !stopping.is_cancelled() {
+            self.check_log()?;
             if self.reload_at.is_some_and(|at| Instant::now() >= at) {
                 self.reload().await?;
             }
@@ -115,6 +119,11 @@ impl<'a> Leading<'a> {
         Ok(())
     }
 
+    /// The log went back: what it knows is of one that is gone, so it takes the lease anew.
+    fn check_log(&self) -> Result<(), Lost> {
+        if self.projector.tail.history() == self.history { Ok(()) } else { Err(Lost::Fenced) }
+    }
+
     /// Reads which projections there are, and where they stand.
     async fn reload(&mut self) -> Result<(), Lost> {
         self.reload_at = None;
@@ -123,7 +132,10 @@ impl<'a> Leading<'a> {
         if !stored.iter().any(|stored| stored.is_live) {
             // Nothing is projected up to here, so nothing is left out by looking at the end alone: as it is now, so
             // that what is history already is not taken for news.
-            self.moved_to(self.projector.tail.refresh().await, Round::default());
+            let settled = self.projector.tail.refresh().await;
+            // Nothing of the log that is there now is to be taken for projected.
+            self.check_log()?;
+            self.moved_to(settled, Round::default());
         }
         for stored in stored {
             let (is_live, position) = (stored.is_live, stored.projected_position);
@@ -197,7 +209,7 @@ impl<'a> Leading<'a> {
         self.follower = (!selections.is_empty()).then(follow);
         self.is_fresh = true;
         let live = self.live.values().filter(|live| live.is_current).map(|live| live.aggregated_stream_id);
-        self.projector.feeds.lead(live.collect(), self.position);
+        self.projector.feeds.lead(self.history, live.collect(), self.position);
     }
 
     /// Projects what there is, and says whether there was nothing.
@@ -324,8 +336,10 @@ impl<'a> Leading<'a> {
                 None => std::future::pending().await,
             }
         };
+        let mut histories = self.projector.tail.histories();
         tokio::select! {
             () = stopping.cancelled() => {}
+            _ = histories.changed() => {}
             () = changed => {}
             () = self.projector.handle.reload.notified() => self.reload_at = Some(Instant::now()),
             () = feeds.wished() => {}

@@ -134,7 +134,7 @@ impl Consumer {
     ) -> Result<bool, SubscriptionError> {
         let is_worth_it = !one.taken.is_empty() || one.has_passed || one.cursor - one.expected > SILENT_MAX;
         if !is_worth_it || one.cursor <= one.expected {
-            self.local.set_floor(one.partition, one.expected, one.cursor);
+            self.set_floor(one.partition, one.expected, one.cursor);
             return Ok(true);
         }
         let positions: Vec<i64> = one.taken.iter().map(|(position, _)| *position).collect();

@@ -57,6 +57,8 @@ pub enum End {
     Removed,
     /// Another connection has come with its name.
     Replaced,
+    /// The log is another one than it consumed.
+    HistoryChanged,
 }
 
 /// What a consumer gets at once.
@@ -114,6 +116,9 @@ pub struct Consumer {
     /// After a round that has come to the end: what would be news.
     watched: Option<Watched>,
     back_off: BackOff,
+    /// The log that its messages are of.
+    history: u64,
+    histories: watch::Receiver<u64>,
 }
 
 /// The partitions that a consumer holds, and up to where there is nothing for them.
@@ -192,6 +197,8 @@ impl Subscriptions {
             is_open: false,
             watched: None,
             back_off: BackOff::new("subscription consumers", self.inner.observer.clone()),
+            history: self.inner.tail.history(),
+            histories: self.inner.tail.histories(),
             subscription,
         }
     }
@@ -208,6 +215,12 @@ impl Consumer {
         // What changes from here on is looked at in the next round.
         self.wake.borrow_and_update();
         self.watched = None;
+        let history = self.subscriptions.inner.tail.history();
+        if history != self.history && self.session.is_some() {
+            return Ok(Round { end: Some(End::HistoryChanged), ..Round::default() });
+        }
+        self.history = history;
+        self.local.is_in(history);
         self.subscriptions.take_back(self.subscription.id, &self.name, &mut self.doubts).await?;
         let mut round = match self.subscription.definition.is_partitioned() {
             true => self.partitioned_round(wish).await?,
@@ -251,6 +264,7 @@ impl Consumer {
         };
         tokio::select! {
             () = published => {}
+            _ = self.histories.changed() => {}
             // The hub lives as long as the consumer.
             _ = self.wake.changed() => {}
             () = due => {}
@@ -283,6 +297,13 @@ impl Consumer {
         }
         watched.after = page.upto;
         !page.at_end
+    }
+
+    /// Up to `upto` there is nothing for the partition, in the log that was looked at.
+    pub(super) fn set_floor(&self, partition: i32, base: i64, upto: i64) {
+        if self.subscriptions.inner.tail.history() == self.history {
+            self.local.set_floor(partition, base, upto);
+        }
     }
 
     fn close(&mut self) {
@@ -331,6 +352,8 @@ impl Consumer {
             (Standing::Replaced, None) | (Standing::Member, _) => {}
         }
         if generation != self.subscription.generation {
+            // It may have begun again because the log did: what is kept of that here is then of one that is gone.
+            self.subscriptions.inner.tail.refresh().await;
             let reloaded = self.subscriptions.inner.catalog.at(&self.subscription.name, generation).await?;
             if reloaded.id != self.subscription.id {
                 return Ok(Some(End::Deleted));

@@ -1,7 +1,7 @@
 //! Who waits on this instance, by subscription, and what they share.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ pub(super) struct Local {
     stream_seen: Mutex<(i64, i64)>,
     /// Messages of the next page: pages grow and shrink with the messages' size.
     pub page_messages: AtomicUsize,
+    /// The log that these places are of.
+    history: AtomicU64,
     /// Keeps the source's topic open between the requests of who comes again and again.
     lingering: Mutex<Option<(Membership, Instant)>>,
 }
@@ -46,7 +48,16 @@ impl Local {
             floors: Mutex::default(),
             stream_seen: Mutex::new((i64::MIN, 0)),
             page_messages: AtomicUsize::new(PAGE_MESSAGES_FIRST),
+            history: AtomicU64::new(0),
             lingering: Mutex::default(),
+        }
+    }
+
+    /// Places of a log that is gone are forgotten.
+    pub fn is_in(&self, history: u64) {
+        if self.history.swap(history, Ordering::SeqCst) != history {
+            lock(&self.floors).clear();
+            *lock(&self.stream_seen) = (i64::MIN, 0);
         }
     }
 

@@ -112,7 +112,7 @@ impl Consumer {
             if is_worth_it && one.cursor > one.expected {
                 moving.push(one);
             } else {
-                self.local.set_floor(one.partition, one.expected, one.cursor);
+                self.set_floor(one.partition, one.expected, one.cursor);
             }
         }
         if moving.is_empty() {

@@ -1,0 +1,95 @@
+-- The log is another one: subscriptions whose last message still stands go on from it. The others stop, and say what to
+-- do; where the whole log is new they begin again at its beginning, with nothing in flight, pending or parked.
+CREATE OR REPLACE FUNCTION headwater.begin_subscriptions(_is_anew boolean)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+  _end bigint := headwater.log_end();
+  _standing uuid;
+  s headwater.subscriptions;
+  p headwater.subscription_partitions;
+  _is_global boolean;
+  _is_stopped boolean;
+BEGIN
+  FOR s IN SELECT * FROM headwater.subscriptions AS b ORDER BY b.id FOR UPDATE LOOP
+    _is_global := s.aggregated_stream_id IS NULL AND NOT s.definition -> 'source' ? 'stream_name';
+    _is_stopped := false;
+
+    FOR p IN
+      SELECT * FROM headwater.subscription_partitions AS l WHERE l.subscription_id = s.id ORDER BY l.partition FOR UPDATE
+    LOOP
+      IF _is_anew THEN
+        UPDATE headwater.subscription_partitions AS l
+        SET
+          committed = CASE WHEN _is_global THEN 0 ELSE -1 END,
+          delivered = CASE WHEN _is_global THEN 0 ELSE -1 END,
+          read_upto = CASE WHEN _is_global THEN 0 ELSE -1 END,
+          last_id = NULL,
+          rewinds = l.rewinds + 1,
+          known_positions = '{}',
+          known_counts = '{}',
+          known_failures = '{}',
+          known_times = '{}',
+          done_positions = '{}',
+          last_error = NULL,
+          ack_due_at = NULL,
+          retry_at = NULL,
+          consumer = coalesce(l.wanted_by, l.consumer),
+          wanted_by = NULL,
+          revoke_at = NULL,
+          epoch = l.epoch + 1
+        WHERE l.subscription_id = s.id AND l.partition = p.partition;
+        CONTINUE;
+      END IF;
+
+      _standing := headwater.subscription_message_id(s.id, p.partition, p.delivered);
+
+      IF p.last_id IS NOT NULL AND _standing IS DISTINCT FROM p.last_id
+        AND (_standing IS NOT NULL OR NOT _is_global OR p.delivered > _end)
+      THEN
+        _is_stopped := true;
+        UPDATE headwater.subscriptions AS b
+        SET
+          state = 'stopped',
+          stopped = jsonb_build_object(
+            'partition', p.partition,
+            'position', p.delivered,
+            'cause', 'history_changed',
+            'reason', 'the last message that was delivered is another one by now, or gone: the log was restored, or a '
+              || 'replica took over. seek to where it is to go on, and resume',
+            'time', to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+          )
+        WHERE b.id = s.id;
+      ELSIF _is_global THEN
+        -- What it has passed over since may be another message by now.
+        UPDATE headwater.subscription_partitions AS l
+        SET
+          read_upto = least(l.read_upto, CASE WHEN p.last_id IS NULL THEN _end ELSE greatest(l.delivered, 0) END),
+          delivered = least(l.delivered, _end),
+          committed = least(l.committed, _end),
+          rewinds = l.rewinds + 1
+        WHERE l.subscription_id = s.id AND l.partition = p.partition;
+      END IF;
+    END LOOP;
+
+    IF _is_anew THEN
+      PERFORM headwater.subscription_lock_deliveries(s.id, NULL);
+      DELETE FROM headwater.subscription_deliveries AS d WHERE d.subscription_id = s.id;
+      DELETE FROM headwater.subscription_parked AS d WHERE d.subscription_id = s.id;
+      UPDATE headwater.subscriptions AS b
+      SET
+        first_position = 0,
+        state = CASE WHEN b.state = 'stopped' THEN 'running' ELSE b.state END,
+        stopped = NULL
+      WHERE b.id = s.id;
+    END IF;
+
+    PERFORM headwater.subscription_changed(s.id);
+  END LOOP;
+
+  -- What was counted for the lag is counted again.
+  DELETE FROM headwater.subscription_backlog;
+  DELETE FROM headwater.subscription_counts;
+END;
+$$;

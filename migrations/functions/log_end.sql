@@ -1,0 +1,11 @@
+-- The last position of the log that was ever given out.
+CREATE OR REPLACE FUNCTION headwater.log_end()
+RETURNS bigint
+LANGUAGE sql STABLE
+AS $$
+  SELECT greatest(
+    (SELECT max(m.global_position) FROM message_store.messages AS m),
+    pg_sequence_last_value(pg_get_serial_sequence('message_store.messages', 'global_position')::regclass),
+    0
+  )
+$$;

@@ -1,0 +1,9 @@
+-- The id of the message that a subscription delivers at a position of a partition; NULL if none stands there.
+CREATE OR REPLACE FUNCTION headwater.subscription_message_id(_subscription bigint, _partition integer, _position bigint)
+RETURNS uuid
+LANGUAGE sql STABLE
+AS $$
+  SELECT m.id
+  FROM message_store.messages AS m
+  WHERE m.global_position = headwater.subscription_global_position(_subscription, _partition, _position)
+$$;
