@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_definition_is_shown_as_it_was_given() {
-        let text = r#"{"source":{"category":"a"},"from":7,"types":["T"],"filter":"true","mode":"competing","partitions":4,
+        let text = r#"{"source":{"category":"a"},"from":7,"types":["T"],"filter":"true","mode":"partitioned","partitions":4,
             "ack":"auto","ack_timeout":"1s","consumer_timeout":"2s","max_in_flight":9,"max_deliveries":3,"backoff":["1s"],
             "on_exhausted":"stop"}"#;
         let Object(body): Object<DefinitionBody> = serde_json::from_str(text).unwrap();
