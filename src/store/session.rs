@@ -15,6 +15,8 @@ use super::StoreError;
 
 /// The longest that ending a statement may take; after that its connection is closed with the statement on it.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+/// A statement that has not ended by then is cancelled again.
+const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 
 /// A connection that goes back to the pool idle, or not at all.
 ///
@@ -177,8 +179,18 @@ impl Drop for Session {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let tls = self.tls.clone();
         runtime.spawn(async move {
-            let cancelling = object.cancel_token();
-            let _ = tokio::time::timeout(CANCEL_TIMEOUT, cancelling.cancel_query(tls)).await;
+            let ending = async {
+                // Answered once what was sent before has ended.
+                let mut ended = pin!(object.batch_execute(""));
+                loop {
+                    // PostgreSQL forgets a cancellation that comes before the statement has begun.
+                    let _ = object.cancel_token().cancel_query(tls.clone()).await;
+                    if tokio::time::timeout(CANCEL_AGAIN, ended.as_mut()).await.is_ok() {
+                        return;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(CANCEL_TIMEOUT, ending).await;
             drop(Object::take(object));
         });
     }

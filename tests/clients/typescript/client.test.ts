@@ -8,7 +8,7 @@ import {
   followStream, followSubscription, isReady, listParked, nackMessages, readAggregatedStream, readAll, readLastMessage,
   readPartition, readStream, readSubscription,
 } from './generated/sdk.gen.ts'
-import type { AggregatedStreamDefinition, EventData, Message, Problem, ProblemType } from './generated/types.gen.ts'
+import type { AggregatedStreamDefinition, EventData, Message, Problem, ProblemType, SubscriptionDefinition } from './generated/types.gen.ts'
 
 const baseUrl = process.env.HEADWATER_URL
 assert.ok(baseUrl, 'HEADWATER_URL says where the service is')
@@ -194,7 +194,7 @@ test('shares the messages of a subscription: assigned, delivered, acked, parked'
 
 test('changes what is given of a subscription, and nothing else', async () => {
   const path = { name: `changed${randomUUID()}` }
-  const body = { source: { all: true }, ack_timeout: '20s', max_in_flight: 7, max_deliveries: 9, backoff: ['3s'], on_exhausted: 'skip' } as const
+  const body: SubscriptionDefinition = { source: { all: true }, ack_timeout: '20s', max_in_flight: 7, max_deliveries: 9, backoff: ['3s'], on_exhausted: 'skip' }
   await createSubscription({ client, path, body })
   const { data } = await changeSubscription({ client, path, body: { consumer_timeout: '30s' } })
   const { ack_timeout, consumer_timeout, max_in_flight, max_deliveries, backoff, on_exhausted } = data!.definition
