@@ -16,6 +16,11 @@ const MESSAGES: i64 = 200_000;
 const IDLE: usize = 1_000;
 const PENDING: i64 = 100_000;
 const CONSUMERS: usize = 4;
+const FAR_BEHIND: i64 = 5_000_000;
+/// Subscriptions beside the one that is far behind.
+const OTHERS: usize = 99;
+/// The longest that counting it for the first time may take.
+const COUNTING_MAX: Duration = Duration::from_secs(600);
 
 pub async fn run(stand: &Stand, report: &mut Report, span: Duration) {
     if report.wants("subscription, partitioned") {
@@ -29,6 +34,9 @@ pub async fn run(stand: &Stand, report: &mut Report, span: Duration) {
     }
     if report.wants("fetch and ack beside pending") {
         beside_pending(stand, report).await;
+    }
+    if report.wants("far behind") {
+        far_behind(stand, report).await;
     }
 }
 
@@ -92,7 +100,8 @@ async fn consume(stand: &Stand, report: &mut Report, mode: &'static str) {
 }
 
 async fn fetch(http: &mut Http, address: &str, subscription: &str, consumer: usize, limit: usize) -> Vec<Delivery> {
-    let body = format!(r#"{{"consumer":"w{consumer}","limit":{limit},"wait":"200ms"}}"#);
+    // What was not acked is not asked for again: some rows fetch without acks.
+    let body = format!(r#"{{"consumer":"w{consumer}","limit":{limit},"wait":"200ms","backlog":false}}"#);
     let (status, _) = http.send(&post(address, &format!("/v1/subscriptions/{subscription}/fetch"), &body)).await;
     assert_eq!(status, 200, "{}", http.text());
     serde_json::from_slice::<Fetched>(http.body()).unwrap().messages
@@ -195,4 +204,45 @@ async fn beside_pending(stand: &Stand, report: &mut Report) {
     }
     let (mut with, mut without) = (medians.pop().unwrap(), medians.pop().unwrap());
     report.row("fetch and ack beside pending 100,000", with.show(), format!("with none {}", without.show()), "flat");
+}
+
+/// The status of a subscription that is far behind, and the metrics with it and others.
+async fn far_behind(stand: &Stand, report: &mut Report) {
+    let service = stand.service("far_behind").await;
+    fill(&connect(&service.database_url).await, FAR_BEHIND).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let definition = r#"{"source":{"category":"account"},"from":"beginning","mode":"partitioned","partitions":16}"#;
+    define(&service, "far", definition).await;
+    for n in 0..OTHERS {
+        let definition = format!(r#"{{"source":{{"category":"other{n}"}},"mode":"partitioned","partitions":1}}"#);
+        define(&service, &format!("near-{n}"), &definition).await;
+    }
+    let mut http = Http::connect(&service.address).await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", service.address).into_bytes();
+    let begun = Instant::now();
+    loop {
+        assert_eq!(http.send(&get("/v1/subscriptions/far")).await.0, 200, "{}", http.text());
+        if http.text().contains(r#""lag_exact":true"#) {
+            break;
+        }
+        assert!(begun.elapsed() < COUNTING_MAX, "its lag is never exact: {}", http.text());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let counted = begun.elapsed();
+    assert!(http.text().contains(&format!(r#""committed_lag":{FAR_BEHIND}"#)), "{}", http.text());
+    for (row, path) in [
+        ("status of a subscription far behind", "/v1/subscriptions/far"),
+        ("metrics, a subscription far behind", "/metrics"),
+    ] {
+        let mut times = Times::default();
+        for _ in 0..500 {
+            let begun = Instant::now();
+            assert_eq!(http.send(&get(path)).await.0, 200, "{}", http.text());
+            times.add(begun.elapsed());
+        }
+        report.row(row, times.show(), format!("first counted in {:.0} s", counted.as_secs_f64()), "p99 ≤ 50 ms");
+    }
+    let metrics = http.text();
+    let shown = metrics.lines().filter(|line| line.starts_with("headwater_subscription_committed_lag{")).count();
+    assert_eq!(shown, OTHERS + 1, "every subscription is in the metrics");
 }
