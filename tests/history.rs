@@ -2,7 +2,10 @@
 
 mod cursors;
 mod following;
+mod servers;
 mod truncating;
+
+use std::ops::Range;
 
 use serde_json::json;
 
@@ -10,8 +13,12 @@ use crate::support::app::TestApp;
 
 /// Appends messages one by one to a stream; their global positions.
 async fn write_to(app: &TestApp, stream: &str, count: usize) -> Vec<i64> {
-    let mut positions = Vec::with_capacity(count);
-    for n in 0..count {
+    write_numbers(app, stream, 0..count as i64).await
+}
+
+async fn write_numbers(app: &TestApp, stream: &str, numbers: Range<i64>) -> Vec<i64> {
+    let mut positions = Vec::new();
+    for n in numbers {
         positions.push(app.write(stream, "Written", json!({ "n": n })).await);
     }
     positions

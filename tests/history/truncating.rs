@@ -7,7 +7,7 @@ use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
 
 /// The numbers of what is fetched until so many have come; all are acked.
-async fn fetch(app: &TestApp, name: &str, count: usize) -> Vec<i64> {
+pub async fn fetch(app: &TestApp, name: &str, count: usize) -> Vec<i64> {
     let mut numbers = Vec::new();
     while numbers.len() < count {
         let body = json!({ "consumer": "w1", "limit": 100, "wait": "5s" });
@@ -27,10 +27,10 @@ async fn fetch(app: &TestApp, name: &str, count: usize) -> Vec<i64> {
     numbers
 }
 
-const SUBSCRIPTIONS: [&str; 6] =
+pub const SUBSCRIPTIONS: [&str; 6] =
     ["partitioned", "competing", "of_a_stream", "of_partitions", "competing_partitions", "of_all"];
 
-async fn define(app: &TestApp) {
+pub async fn define(app: &TestApp) {
     let definition = json!({ "stream_wildcards": ["a-%"], "max_partition": 2,
         "partitioner": { "kind": "data", "pointer": "/n", "method": "modulo", "partitions": 3 } });
     assert_eq!(app.put("/v1/aggregated-streams/thirds", &definition).await.status, 201);

@@ -3,6 +3,7 @@ pub mod app;
 pub mod database;
 pub mod embedded_process;
 pub mod events;
+pub mod own_server;
 pub mod proxy;
 pub mod raw_http;
 pub mod service_process;

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +21,8 @@ pub struct FaultProxy {
 
 #[derive(Default)]
 struct Shared {
+    /// The server's socket.
+    target: Mutex<PathBuf>,
     links: Mutex<Vec<Arc<Link>>>,
     refuses: AtomicBool,
     silenced_by: Mutex<Option<String>>,
@@ -81,16 +84,11 @@ impl FaultProxy {
     /// Before the server of a URL as [`TestDatabase`](super::database::TestDatabase) gives it.
     pub async fn before(database_url: &str) -> Self {
         let config: tokio_postgres::Config = database_url.parse().unwrap();
-        let port = config.get_ports().first().copied().unwrap_or(5432);
-        let target = match &config.get_hosts()[0] {
-            tokio_postgres::config::Host::Unix(directory) => directory.join(format!(".s.PGSQL.{port}")),
-            tokio_postgres::config::Host::Tcp(_) => panic!("the proxy stands before a unix socket"),
-        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let user = config.get_user().unwrap_or("headwater");
         let url = format!("postgresql://{user}@{address}/{}?sslmode=disable", config.get_dbname().unwrap());
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { target: Mutex::new(socket_of(&config)), ..Shared::default() });
         let accepting = tokio::spawn({
             let shared = shared.clone();
             async move {
@@ -98,7 +96,8 @@ impl FaultProxy {
                     if shared.refuses.load(Ordering::SeqCst) {
                         continue;
                     }
-                    let Ok(server) = UnixStream::connect(&target).await else { continue };
+                    let target = shared.target.lock().unwrap().clone();
+                    let Ok(server) = UnixStream::connect(target).await else { continue };
                     client.set_nodelay(true).unwrap();
                     shared.accepted.fetch_add(1, Ordering::SeqCst);
                     let link = Arc::new(Link::default());
@@ -111,6 +110,12 @@ impl FaultProxy {
             }
         });
         Self { url, shared, accepting }
+    }
+
+    /// From now on it stands before another server: what is open is cut, and what comes gets there.
+    pub fn lead_to(&self, database_url: &str) {
+        *self.shared.target.lock().unwrap() = socket_of(&database_url.parse().unwrap());
+        self.cut_all();
     }
 
     /// The connections that were ever made and are not cut.
@@ -177,6 +182,14 @@ impl FaultProxy {
 
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
+    }
+}
+
+fn socket_of(config: &tokio_postgres::Config) -> PathBuf {
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    match &config.get_hosts()[0] {
+        tokio_postgres::config::Host::Unix(directory) => directory.join(format!(".s.PGSQL.{port}")),
+        tokio_postgres::config::Host::Tcp(_) => panic!("the proxy stands before a unix socket"),
     }
 }
 
