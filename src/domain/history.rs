@@ -26,7 +26,8 @@ pub struct Known {
 /// What the log stands on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ground {
-    /// The server's system identifier and timeline, and the database. `None`: it does not say.
+    /// The server's system identifier and timeline, the database, and when the server was started. `None`: it does not
+    /// say.
     pub server: Option<String>,
     /// The file of the sequence that gives out positions. `TRUNCATE … RESTART IDENTITY` makes a new one.
     pub sequence_file: Option<i64>,
@@ -65,7 +66,7 @@ pub enum Reason {
     WentBack,
     /// The sequence was made anew, and the checkpoint's message is gone.
     OtherSequence,
-    /// It is another server, or one that was promoted, and the checkpoint's message is gone.
+    /// It is another server, or one that was promoted or started anew, and the checkpoint's message is gone.
     OtherServer,
     /// Another instance has noticed it.
     Told,

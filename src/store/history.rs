@@ -21,10 +21,12 @@ const LOOK: &str = "SELECT pg_is_in_recovery(), k.history, m.id, f.global_positi
     LEFT JOIN LATERAL (SELECT global_position, id FROM message_store.messages WHERE global_position <= $2 \
     ORDER BY global_position DESC LIMIT 1) AS n ON true";
 
-/// Who promotes a server gives it a new timeline, whose number is in the names of its files.
+/// Who promotes a server gives it a new timeline, whose number is in the names of its files. A copy of a server that is
+/// started in its place has both in common with it, so when it was started counts, too.
 const SERVER: &str = "SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()), \
     substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), \
-    (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    (SELECT oid FROM pg_database WHERE datname = current_database()), \
+    extract(epoch FROM pg_postmaster_start_time()))";
 
 const KEPT: &str = "SELECT position, history, message_position, message_id, first_position, first_id, server, \
     sequence_file FROM headwater.settled_position";

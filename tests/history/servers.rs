@@ -210,6 +210,12 @@ async fn a_restored_copy_whose_sequence_is_ahead_goes_on_as_the_log_that_it_is()
     restored(MANY, true).await;
 }
 
+/// Its sequence skips positions as it recovers, so nothing that was settled is given out again.
+#[tokio::test]
+async fn a_restored_copy_that_lacks_little_is_noticed() {
+    restored(FEW, true).await;
+}
+
 /// What a replica had not received yet is lost when it takes over.
 async fn promoted(lost: i64) {
     let mut stage = Stage::begin(lost).await;
