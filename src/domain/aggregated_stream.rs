@@ -42,7 +42,7 @@ pub struct Definition {
 
 /// What becomes of a message that the partitioner cannot place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", expecting = "must be stop, skip or an object of a partition")]
 pub enum OnError {
     /// The projection stops before it, and says so.
     #[default]

@@ -11,6 +11,7 @@ pub mod filter;
 pub mod history;
 pub mod json_text;
 pub mod message;
+pub mod named;
 pub mod observation;
 pub mod partitioner;
 pub mod selection;

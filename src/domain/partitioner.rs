@@ -13,6 +13,8 @@ use super::expression::Expression;
 use super::message::Message;
 use super::stream_name::cardinal_id;
 
+mod written;
+
 /// The most partitions of one aggregated stream: they are numbered from 0 to one less.
 pub const PARTITIONS_MAX: i64 = 10_000;
 /// The longest JSON pointer, in bytes.
@@ -20,7 +22,7 @@ pub const POINTER_BYTES_MAX: usize = 1_000;
 
 /// A partitioner as it is defined.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", try_from = "written::Written")]
 pub enum Partitioner {
     /// Everything in partition 0.
     Constant {},
@@ -49,15 +51,13 @@ pub enum Partitioner {
 }
 
 /// A value that a JSON pointer finds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Pointed {
     /// RFC 6901.
     pub pointer: String,
     pub method: Method,
     pub partitions: i64,
     /// Where a message goes that has no such value, or null there; without it, it cannot be placed.
-    #[serde(default)]
     pub missing: Option<i64>,
 }
 

@@ -14,6 +14,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 
 use super::body;
+use super::plain_words;
 use super::problem::{Problem, ProblemKind};
 use crate::domain::Violation;
 
@@ -61,28 +62,9 @@ fn malformed_json<T: DeserializeOwned>(body: &[u8]) -> Problem {
     let deserializer = &mut serde_json::Deserializer::from_slice(body);
     let violation = match serde_path_to_error::deserialize::<_, T>(deserializer) {
         Ok(_) => Violation::new("body", "must be one JSON value with nothing after it"),
-        Err(error) => {
-            let path = error.path().to_string();
-            let message = error.into_inner().to_string();
-            Violation::new(json_field(&path, &message), message)
-        }
+        Err(error) => plain_words::of_json(error),
     };
     Problem::malformed(vec![violation])
-}
-
-/// The field that an error is about. One that is missing, or there twice, is named in the message only: the path ends
-/// at the object around it.
-fn json_field(path: &str, message: &str) -> String {
-    let around = if path == "." { "" } else { path };
-    let named = ["missing field `", "duplicate field `"].into_iter().find_map(|rule| message.strip_prefix(rule));
-    match named.and_then(|rest| rest.split('`').next()) {
-        Some(name) if around.is_empty() => name.to_owned(),
-        // The path of a field that is there twice may end with its name already.
-        Some(name) if around == name || around.ends_with(&format!(".{name}")) => around.to_owned(),
-        Some(name) => format!("{around}.{name}"),
-        None if around.is_empty() => "body".to_owned(),
-        None => around.to_owned(),
-    }
 }
 
 /// A JSON object and nothing else: what is derived for a struct takes an array of its fields' values too.
@@ -122,14 +104,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
             return Err(Problem::malformed(vec![violation]));
         }
         let deserializer = serde_html_form::Deserializer::from_bytes(query.as_bytes());
-        serde_path_to_error::deserialize(deserializer).map(Query).map_err(|error| {
-            let path = error.path().to_string();
-            let message = error.into_inner().to_string();
-            // An unknown parameter has no path; its name stands in the message.
-            let named = message.split('`').nth(1).unwrap_or("query").to_owned();
-            let field = if path == "." || path == "?" { named } else { path };
-            Problem::malformed(vec![Violation::new(field, message)])
-        })
+        serde_path_to_error::deserialize(deserializer)
+            .map(Query)
+            .map_err(|error| Problem::malformed(vec![plain_words::of_query(error, query)]))
     }
 }
 
@@ -176,11 +153,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
                     ErrorKind::InvalidUtf8InPathParam { key } => {
                         Violation::new(key, "must be UTF-8 when its % signs are read")
                     }
-                    _ => Violation::new("path", error.body_text()),
+                    _ => Violation::new("path", "has a wrong form"),
                 };
                 Err(Problem::malformed(vec![violation]))
             }
-            Err(error) => Err(Problem::malformed(vec![Violation::new("path", error.to_string())])),
+            Err(_) => Err(Problem::malformed(vec![Violation::new("path", "has a wrong form")])),
         }
     }
 }

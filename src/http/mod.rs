@@ -36,6 +36,7 @@ mod operations;
 mod pages;
 mod parameters;
 mod partitions;
+mod plain_words;
 pub mod problem;
 mod problem_kind;
 mod reports;

@@ -8,36 +8,41 @@ use crate::support::raw_http::RawHttp;
 async fn a_wrong_json_type_is_named_wherever_it_stands() {
     let guarded = Guarded::new().await;
     for (body, field, rule) in [
-        ("null", "body", "null"),
-        ("true", "body", "boolean"),
-        ("5", "body", "integer"),
-        (r#""text""#, "body", "string"),
-        ("[]", "body", "expected"),
-        (r#"[null, false, [{"type": "T"}]]"#, "body", "expected"),
-        ("{}", "messages", "missing"),
-        (r#"{"messages": null}"#, "messages", "null"),
-        (r#"{"messages": {}}"#, "messages", "map"),
-        (r#"{"messages": "T"}"#, "messages", "string"),
-        (r#"{"messages": [5]}"#, "messages[0]", "integer"),
-        (r#"{"messages": [{"type": "T"}, null]}"#, "messages[1]", "null"),
-        (r#"{"messages": [[null, "T", null, null, null]]}"#, "messages[0]", "expected"),
-        (r#"{"messages": [{}]}"#, "messages[0].type", "missing"),
-        (r#"{"messages": [{"type": "T"}, {"data": 1}]}"#, "messages[1].type", "missing"),
-        (r#"{"messages": [{"type": 5}]}"#, "messages[0].type", "integer"),
-        (r#"{"messages": [{"type": null}]}"#, "messages[0].type", "null"),
-        (r#"{"messages": [{"type": ["T"]}]}"#, "messages[0].type", "sequence"),
-        (r#"{"messages": [{"type": "T", "id": 7}]}"#, "messages[0].id", "integer"),
-        (r#"{"messages": [{"type": "T", "id": "seven"}]}"#, "messages[0].id", "UUID"),
-        (r#"{"messages": [{"type": "T", "id": ""}]}"#, "messages[0].id", "UUID"),
-        (r#"{"messages": [{"type": "T", "time": 1700000000}]}"#, "messages[0].time", "integer"),
-        (r#"{"messages": [{"type": "T", "time": {}}]}"#, "messages[0].time", "map"),
-        (r#"{"expected_version": "1", "messages": [{"type": "T"}]}"#, "expected_version", "string"),
-        (r#"{"expected_version": 1.5, "messages": [{"type": "T"}]}"#, "expected_version", "floating point"),
-        (r#"{"expected_version": true, "messages": [{"type": "T"}]}"#, "expected_version", "boolean"),
-        (r#"{"expected_version": 9223372036854775808, "messages": [{"type": "T"}]}"#, "expected_version", "i64"),
-        (r#"{"expected_version": 1e400, "messages": [{"type": "T"}]}"#, "expected_version", "number out of range"),
-        (r#"{"must_exist": 1, "messages": [{"type": "T"}]}"#, "must_exist", "integer"),
-        (r#"{"must_exist": null, "messages": [{"type": "T"}]}"#, "must_exist", "null"),
+        ("null", "body", "must be an object"),
+        ("true", "body", "must be an object"),
+        ("5", "body", "must be an object"),
+        (r#""text""#, "body", "must be an object"),
+        ("[]", "body", "must be an object"),
+        (r#"[null, false, [{"type": "T"}]]"#, "body", "must be an object"),
+        ("{}", "messages", "is missing"),
+        (r#"{"messages": null}"#, "messages", "must be a list"),
+        (r#"{"messages": {}}"#, "messages", "must be a list"),
+        (r#"{"messages": "T"}"#, "messages", "must be a list"),
+        (r#"{"messages": [5]}"#, "messages[0]", "must be an object"),
+        (r#"{"messages": [{"type": "T"}, null]}"#, "messages[1]", "must be an object"),
+        (r#"{"messages": [[null, "T", null, null, null]]}"#, "messages[0]", "must be an object"),
+        (r#"{"messages": [{}]}"#, "messages[0].type", "is missing"),
+        (r#"{"messages": [{"type": "T"}, {"data": 1}]}"#, "messages[1].type", "is missing"),
+        (r#"{"messages": [{"type": 5}]}"#, "messages[0].type", "must be text"),
+        (r#"{"messages": [{"type": null}]}"#, "messages[0].type", "must be text"),
+        (r#"{"messages": [{"type": ["T"]}]}"#, "messages[0].type", "must be text"),
+        (r#"{"messages": [{"type": "T", "id": 7}]}"#, "messages[0].id", "must be a UUID"),
+        (r#"{"messages": [{"type": "T", "id": "seven"}]}"#, "messages[0].id", "must be a UUID"),
+        (r#"{"messages": [{"type": "T", "id": ""}]}"#, "messages[0].id", "must be a UUID"),
+        (r#"{"messages": [{"type": "T", "time": 1700000000}]}"#, "messages[0].time", "must be text"),
+        (r#"{"messages": [{"type": "T", "time": {}}]}"#, "messages[0].time", "must be text"),
+        (r#"{"expected_version": "1", "messages": [{"type": "T"}]}"#, "expected_version", "must be a whole number"),
+        (r#"{"expected_version": 1.5, "messages": [{"type": "T"}]}"#, "expected_version", "must be a whole number"),
+        (r#"{"expected_version": 1.0, "messages": [{"type": "T"}]}"#, "expected_version", "without a point"),
+        (r#"{"expected_version": true, "messages": [{"type": "T"}]}"#, "expected_version", "must be a whole number"),
+        (
+            r#"{"expected_version": 9223372036854775808, "messages": [{"type": "T"}]}"#,
+            "expected_version",
+            "to 9223372036854775807",
+        ),
+        (r#"{"expected_version": 1e400, "messages": [{"type": "T"}]}"#, "expected_version", "number is out of range"),
+        (r#"{"must_exist": 1, "messages": [{"type": "T"}]}"#, "must_exist", "must be true or false"),
+        (r#"{"must_exist": null, "messages": [{"type": "T"}]}"#, "must_exist", "must be true or false"),
     ] {
         let problem = guarded.post(body).await.problem(400, "malformed-request");
         names(&problem, field, rule);
@@ -54,7 +59,7 @@ async fn an_unknown_field_is_refused_by_its_name() {
         (r#"{"messages": [{"type": "T"}, {"type": "T", "position": 0}]}"#, "messages[1].position"),
         (r#"{"messages": [{"type": "T"}], "stream_name": "account-1"}"#, "stream_name"),
     ] {
-        names(&guarded.post(body).await.problem(400, "malformed-request"), field, "unknown field");
+        names(&guarded.post(body).await.problem(400, "malformed-request"), field, "is not known here");
     }
     guarded.end().await;
 }
@@ -66,7 +71,7 @@ async fn a_field_given_twice_is_refused() {
         (r#"{"messages": [{"type": "T"}], "messages": [{"type": "U"}]}"#, "messages"),
         (r#"{"messages": [{"type": "T", "type": "U"}]}"#, "messages[0].type"),
     ] {
-        names(&guarded.post(body).await.problem(400, "malformed-request"), field, "duplicate field");
+        names(&guarded.post(body).await.problem(400, "malformed-request"), field, "is given twice");
     }
     guarded.end().await;
 }
@@ -95,7 +100,7 @@ async fn what_is_no_json_is_refused_with_its_place() {
     ] {
         let problem = guarded.post(body).await.problem(400, "malformed-request");
         let message = problem["errors"][0]["message"].as_str().unwrap();
-        assert!(message.contains("line 1 column") || message.contains("line 2 column"), "{body:?}: {message}");
+        assert!(message.contains("line 1, column") || message.contains("line 2, column"), "{body:?}: {message}");
     }
     guarded.end().await;
 }
@@ -151,7 +156,7 @@ async fn json_by_its_other_names_is_taken() {
     let guarded = Guarded::new().await;
     for media_type in ["application/json; charset=utf-8", "Application/JSON", "application/cloudevents+json"] {
         let answer = send(&guarded, media_type, b"{}".to_vec()).await;
-        names(&answer.problem(400, "malformed-request"), "messages", "missing");
+        names(&answer.problem(400, "malformed-request"), "messages", "is missing");
     }
     guarded.end().await;
 }
@@ -170,7 +175,7 @@ async fn a_body_beyond_the_limit_is_refused_with_the_limit() {
 async fn a_body_just_under_the_default_limit_is_read_and_one_above_is_not() {
     let guarded = Guarded::new().await;
     let padded = |bytes: usize| format!("{}{{}}", " ".repeat(bytes - 2));
-    names(&guarded.post(padded(4 << 20)).await.problem(400, "malformed-request"), "messages", "missing");
+    names(&guarded.post(padded(4 << 20)).await.problem(400, "malformed-request"), "messages", "is missing");
     guarded.post(padded((4 << 20) + 1)).await.problem(413, "body-too-large");
     guarded.end().await;
 }

@@ -7,6 +7,7 @@ mod messages;
 mod names;
 mod queries;
 mod wire;
+mod words;
 
 use std::time::Duration;
 

@@ -43,7 +43,7 @@ async fn a_parameter_that_cannot_be_read_is_named() {
         }
     }
     let answer = guarded.app.get(&with(STREAM, "direction=sideways")).await;
-    names(&answer.problem(400, "malformed-request"), "direction", "backward");
+    names(&answer.problem(400, "malformed-request"), "direction", "must be forward or backward");
     for parameter in ["consumer_group_member", "consumer_group_size"] {
         let answer = guarded.app.get(&with(READS[1], &format!("{parameter}=x"))).await;
         names(&answer.problem(400, "malformed-request"), parameter, "");
@@ -98,16 +98,16 @@ async fn a_parameter_that_nobody_knows_is_refused() {
         for name in ["Limit", "offset", "last-event-id", "direction%20"] {
             let answer = guarded.app.get(&with(path, &format!("{name}=1"))).await;
             let problem = answer.problem(400, "malformed-request");
-            names(&problem, &name.replace("%20", " "), "unknown");
+            names(&problem, &name.replace("%20", " "), "is not known here");
         }
     }
     let body = serde_json::json!({ "messages": [{ "type": "T" }] });
     let answer = guarded.app.post(&with(STREAM, "expected_version=0"), &body).await;
-    names(&answer.problem(400, "malformed-request"), "expected_version", "unknown");
+    names(&answer.problem(400, "malformed-request"), "expected_version", "is not known here");
     // What one path knows, another need not.
     for path in [READS[1], READS[2]] {
         let answer = guarded.app.get(&with(path, "direction=backward")).await;
-        names(&answer.problem(400, "malformed-request"), "direction", "unknown");
+        names(&answer.problem(400, "malformed-request"), "direction", "is not known here");
     }
     guarded.end().await;
 }
@@ -119,7 +119,7 @@ async fn a_scalar_parameter_stands_once() {
         for (first, second) in [("limit=1", "limit=1"), ("from=0", "from=1"), ("filter=true", "filter=false")] {
             let field = first.split('=').next().unwrap();
             let answer = guarded.app.get(&with(path, &format!("{first}&{second}"))).await;
-            names(&answer.problem(400, "malformed-request"), field, "");
+            names(&answer.problem(400, "malformed-request"), field, "must be given once");
         }
     }
     for path in FOLLOWS {
@@ -202,7 +202,7 @@ async fn a_filter_never_reaches_the_database() {
     guarded.sql.batch_execute(allow).await.unwrap();
     for path in READS {
         let answer = guarded.app.get(&with(path, "condition=true")).await;
-        names(&answer.problem(400, "malformed-request"), "condition", "unknown");
+        names(&answer.problem(400, "malformed-request"), "condition", "is not known here");
         let filter =
             crate::support::app::encode("data.owner == 'no_such_owner' || type == \"'); SELECT no_such_owner; --\"");
         let page = guarded.app.get(&with(path, &format!("filter={filter}"))).await.json();

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use super::body::duration_ms;
 use super::{consumer_name, entries, subscription_name};
 use crate::domain::delivery::Ask;
+use crate::domain::named::named_if_any;
 use crate::domain::subscription::{ACK_TIMEOUT_MS, BACKOFF_MS};
 use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::pages::NoQuery;
@@ -62,7 +63,7 @@ pub struct NackBodyEntry {
     partition: i32,
     position: i64,
     epoch: i64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "named_if_any")]
     #[schema(default = "retry", value_type = Option<NackAction>)]
     action: Option<NackAction>,
     /// Of a retry: how long to wait; the subscription's `backoff` if it is not given.

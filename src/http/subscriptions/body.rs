@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::delivery::OnExhausted as ExhaustedRule;
+use crate::domain::named::named_if_any;
 use crate::domain::subscription::{
     ACK_TIMEOUT_MS, AckMode as AckRule, BACKOFF_MS, CONSUMER_TIMEOUT_MS, Definition, Mode as ModeRule, Settings,
     SettingsPatch, StartAt, SubscriptionSource,
@@ -25,7 +26,7 @@ macro_rules! with_settings {
         $(#[$meta])*
         pub struct $name {
             $($(#[$field_meta])* $field: $type,)*
-            #[serde(default)]
+            #[serde(default, deserialize_with = "named_if_any")]
             #[schema(default = "explicit", value_type = Option<AckMode>)]
             ack: Option<AckMode>,
             /// A message that is not acked by then is delivered again.
@@ -49,7 +50,7 @@ macro_rules! with_settings {
             #[serde(default)]
             #[schema(max_items = 20, default = json!(["1s", "5s", "30s"]), example = json!(["1s", "5s", "30s"]))]
             backoff: Option<Vec<String>>,
-            #[serde(default)]
+            #[serde(default, deserialize_with = "named_if_any")]
             #[schema(default = "park", value_type = Option<OnExhausted>)]
             on_exhausted: Option<OnExhausted>,
         }
@@ -88,7 +89,7 @@ with_settings!(
         #[serde(default)]
         #[schema(max_length = 1000)]
         filter: Option<String>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "named_if_any")]
         #[schema(default = "partitioned", value_type = Option<Mode>)]
         mode: Option<Mode>,
         /// How many partitions the source is divided into, by the hash of the cardinal id. An aggregated stream brings
@@ -141,7 +142,7 @@ pub struct SourceBody {
 
 /// Where to begin.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be beginning, end, a position of 0 or more, or an RFC 3339 time")]
 #[schema(as = SubscriptionFrom)]
 pub enum FromBody {
     Position(i64),

@@ -59,7 +59,7 @@ const ENTRIES_MAX: usize = 1_000;
 
 /// A place in a partition, or a position alone where there is only partition 0.
 #[derive(Deserialize, ToSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "must be a position, or an object of a partition and a position")]
 enum PlaceBody {
     Position(i64),
     Place(Place),

@@ -1,0 +1,82 @@
+//! A partitioner as it is written.
+
+use serde::Deserialize;
+
+use super::{Method, Partitioner, Pointed};
+use crate::domain::named::{named, named_if_any};
+
+/// It is read with the fields of every kind, so that what is wrong with one of them is said of that one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Written {
+    #[serde(deserialize_with = "named")]
+    kind: Kind,
+    partitions: Option<i64>,
+    pointer: Option<String>,
+    #[serde(default, deserialize_with = "named_if_any")]
+    method: Option<Method>,
+    missing: Option<i64>,
+    expression: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Constant,
+    Stream,
+    CardinalId,
+    Category,
+    Type,
+    Data,
+    Metadata,
+    Cel,
+}
+
+impl TryFrom<Written> for Partitioner {
+    /// What serde says of a field that is missing or unknown, so that its name is found there.
+    type Error = serde::de::value::Error;
+
+    fn try_from(mut written: Written) -> Result<Self, Self::Error> {
+        let read = match written.kind {
+            Kind::Constant => Partitioner::Constant {},
+            Kind::Stream => Partitioner::Stream { partitions: written.partitions()? },
+            Kind::CardinalId => Partitioner::CardinalId { partitions: written.partitions()? },
+            Kind::Category => Partitioner::Category { partitions: written.partitions()? },
+            Kind::Type => Partitioner::Type { partitions: written.partitions()? },
+            Kind::Data => Partitioner::Data(written.pointed()?),
+            Kind::Metadata => Partitioner::Metadata(written.pointed()?),
+            Kind::Cel => Partitioner::Cel { expression: given("expression", written.expression.take())? },
+        };
+        let Written { kind: _, partitions, pointer, method, missing, expression } = written;
+        let left = [
+            ("partitions", partitions.is_some()),
+            ("pointer", pointer.is_some()),
+            ("method", method.is_some()),
+            ("missing", missing.is_some()),
+            ("expression", expression.is_some()),
+        ];
+        match left.into_iter().find(|(_, is_left)| *is_left) {
+            Some((field, _)) => Err(serde::de::Error::unknown_field(field, &[])),
+            None => Ok(read),
+        }
+    }
+}
+
+impl Written {
+    fn partitions(&mut self) -> Result<i64, serde::de::value::Error> {
+        given("partitions", self.partitions.take())
+    }
+
+    fn pointed(&mut self) -> Result<Pointed, serde::de::value::Error> {
+        Ok(Pointed {
+            pointer: given("pointer", self.pointer.take())?,
+            method: given("method", self.method.take())?,
+            partitions: self.partitions()?,
+            missing: self.missing.take(),
+        })
+    }
+}
+
+fn given<T>(field: &'static str, value: Option<T>) -> Result<T, serde::de::value::Error> {
+    value.ok_or_else(|| serde::de::Error::missing_field(field))
+}

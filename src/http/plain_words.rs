@@ -1,0 +1,181 @@
+//! What serde says of a request that cannot be read, in plain words for whoever sent it: the field and its rule.
+//!
+//! serde gives the path, the place in the text and what kind of error it is; which rule was broken stands in its text
+//! only. A text that is not known here becomes [`WRONG_FORM`], so that no name of a Rust type leaves the service.
+
+use serde_json::error::Category;
+use serde_path_to_error::{Error, Path};
+
+use crate::domain::Violation;
+
+const WRONG_FORM: &str = "has a wrong form";
+const WHOLE_NUMBER: &str = "must be a whole number";
+
+/// What is wrong with a JSON body.
+pub fn of_json(error: Error<serde_json::Error>) -> Violation {
+    let path = error.path().clone();
+    let error = error.into_inner();
+    let (line, column) = (error.line(), error.column());
+    let text = error.to_string();
+    let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    let message = match error.classify() {
+        Category::Syntax | Category::Eof | Category::Io => {
+            format!("cannot be read as JSON: {}line {line}, column {column}", reason(text))
+        }
+        Category::Data => rule(text),
+    };
+    Violation::new(field(&path, text, "body"), message)
+}
+
+/// What is wrong with the query.
+pub fn of_query(error: Error<serde_html_form::de::Error>, query: &str) -> Violation {
+    let path = error.path().clone();
+    let text = error.into_inner().to_string();
+    let field = field(&path, &text, "query");
+    let given = query.split('&').find_map(|pair| pair.strip_prefix(&field)?.strip_prefix('='));
+    let message = match text.as_str() {
+        "unsupported value" => "must be given once".to_owned(),
+        _ if text.starts_with("invalid type: sequence") => "must be given once".to_owned(),
+        "invalid digit found in string" if given.is_some_and(|given| given.parse::<i128>().is_ok()) => {
+            format!("{WHOLE_NUMBER} of 0 or more")
+        }
+        _ => rule(&text),
+    };
+    Violation::new(field, message)
+}
+
+/// The field that an error is about. One that is missing, unknown or there twice is named in the text only, or there
+/// too: the path may end at the object around it.
+fn field(path: &Path, text: &str, whole: &str) -> String {
+    let path = path.to_string();
+    let around = if path == "." || path == "?" { "" } else { &path };
+    match named(text) {
+        Some(name) if around.is_empty() => name.to_owned(),
+        Some(name) if around == name || around.ends_with(&format!(".{name}")) => around.to_owned(),
+        Some(name) => format!("{around}.{name}"),
+        None if around.is_empty() => whole.to_owned(),
+        None => around.to_owned(),
+    }
+}
+
+/// The field that a text names. What follows its name is serde's, whatever the name holds.
+fn named(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix("unknown field `").map(|rest| {
+        let end = rest.rfind("`, expected ").or_else(|| rest.rfind("`, there are no fields"));
+        &rest[..end.unwrap_or(rest.len())]
+    });
+    let until_end = |start: &str| text.strip_prefix(start)?.strip_suffix('`');
+    rest.or_else(|| until_end("missing field `")).or_else(|| until_end("duplicate field `"))
+}
+
+/// Why a text is no JSON, where that helps more than its place.
+fn reason(text: &str) -> &'static str {
+    match text {
+        "number out of range" => "a number is out of range, ",
+        "recursion limit exceeded" => "it nests too deep, ",
+        _ if text.starts_with("EOF") => "it ends too early, ",
+        _ => "",
+    }
+}
+
+fn rule(text: &str) -> String {
+    // The last one: what was given comes before it, and may hold the same words.
+    let (said, wanted) = text.rsplit_once(", expected ").unwrap_or((text, ""));
+    let begins = |start: &str| said.starts_with(start);
+    match said {
+        // Rules of the house's own, which serde only hands on.
+        _ if text.starts_with("must ") => text.to_owned(),
+        _ if begins("missing field ") => "is missing".to_owned(),
+        _ if begins("duplicate field ") => "is given twice".to_owned(),
+        _ if begins("unknown field ") && wanted.is_empty() => "is not known here".to_owned(),
+        _ if begins("unknown field ") => format!("is not known here, unlike {}", names(wanted)),
+        _ if begins("unknown variant ") && wanted.contains(" or ") => format!("must be {}", names(wanted)),
+        _ if begins("unknown variant ") => format!("must be one of {}", names(wanted)),
+        _ if begins("invalid type: ") || begins("invalid value: ") || begins("invalid length ") => shape(said, wanted),
+        "invalid digit found in string" | "cannot parse integer from empty string" => WHOLE_NUMBER.to_owned(),
+        "number too large to fit in target type" => "is too large a number".to_owned(),
+        "number too small to fit in target type" => "is too small a number".to_owned(),
+        _ if begins("UUID parsing failed") => "must be a UUID".to_owned(),
+        _ => WRONG_FORM.to_owned(),
+    }
+}
+
+/// The names in a list of serde's: each stands between backticks.
+fn names(wanted: &str) -> String {
+    let names: Vec<&str> = wanted.split('`').skip(1).step_by(2).collect();
+    let separator = if wanted.contains(" or ") { " or " } else { ", " };
+    names.join(separator)
+}
+
+fn shape(said: &str, wanted: &str) -> String {
+    let (least, most): (i128, i128) = match wanted {
+        "i64" => (i64::MIN.into(), i64::MAX.into()),
+        "i32" => (i32::MIN.into(), i32::MAX.into()),
+        "u64" => (0, u64::MAX.into()),
+        "u32" => (0, u32::MAX.into()),
+        "a boolean" => return "must be true or false".to_owned(),
+        "a string" | "a borrowed string" => return "must be text".to_owned(),
+        "an object" | "a map" => return "must be an object".to_owned(),
+        "a sequence" => return "must be a list".to_owned(),
+        _ if wanted.starts_with("struct ") => return "must be an object".to_owned(),
+        _ if wanted.contains("UUID") => return "must be a UUID".to_owned(),
+        _ => return WRONG_FORM.to_owned(),
+    };
+    let is_number = said.contains(": integer `") || said.contains(": floating point `");
+    let given = said.split('`').nth(1).filter(|_| is_number).and_then(|given| given.parse::<f64>().ok());
+    match given {
+        Some(given) if given < least as f64 || given >= most as f64 => {
+            format!("{WHOLE_NUMBER} from {least} to {most}")
+        }
+        Some(given) if given.fract() == 0.0 => format!("{WHOLE_NUMBER}, written without a point or an exponent"),
+        _ => WHOLE_NUMBER.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_of_serdes_has_a_plain_one() {
+        for (text, plain) in [
+            ("missing field `messages`", "is missing"),
+            ("duplicate field `type`", "is given twice"),
+            ("unknown field `x`, there are no fields", "is not known here"),
+            ("unknown field `x`, expected `a` or `b`", "is not known here, unlike a or b"),
+            ("unknown field `x`, expected `a`, expected one of `b`, `c`", "is not known here, unlike b, c"),
+            ("unknown variant `x`, expected `forward` or `backward`", "must be forward or backward"),
+            ("unknown variant ``, expected one of `retry`, `park`, `skip`", "must be one of retry, park, skip"),
+            ("invalid type: string \"x, expected u64\", expected i64", WHOLE_NUMBER),
+            ("invalid type: null, expected a boolean", "must be true or false"),
+            ("invalid type: map, expected a sequence", "must be a list"),
+            ("invalid type: sequence, expected a string", "must be text"),
+            ("invalid length 0, expected struct Given with 6 elements", "must be an object"),
+            ("invalid value: integer `-1`, expected u64", "must be a whole number from 0 to 18446744073709551615"),
+            (
+                "invalid value: integer `3000000000`, expected i32",
+                "must be a whole number from -2147483648 to 2147483647",
+            ),
+            ("invalid type: floating point `1.5`, expected i64", WHOLE_NUMBER),
+            (
+                "invalid type: floating point `100.0`, expected i64",
+                "must be a whole number, written without a point or an exponent",
+            ),
+            ("number too large to fit in target type", "is too large a number"),
+            ("must be beginning or end", "must be beginning or end"),
+            ("data did not match any variant of untagged enum FromBody", WRONG_FORM),
+            ("invalid type: unit variant, expected internally tagged enum Partitioner", WRONG_FORM),
+            ("whatever comes next", WRONG_FORM),
+        ] {
+            assert_eq!(rule(text), plain, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_named_whatever_its_name_holds() {
+        assert_eq!(named("unknown field `a`, expected `b`, expected `c` or `d`"), Some("a`, expected `b"));
+        assert_eq!(named("unknown field `a`, there are no fields"), Some("a"));
+        assert_eq!(named("missing field `a`"), Some("a"));
+        assert_eq!(named("invalid type: null, expected a string"), None);
+    }
+}
