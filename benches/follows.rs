@@ -45,7 +45,7 @@ pub struct Seen {
 /// Reads events for ever. An event is a line `data: …`; where it is measured, it holds `"sent":<microseconds>`.
 pub async fn follow(address: String, path: String, seen: Arc<Seen>, measures: bool, epoch: Instant) {
     let mut stream = TcpStream::connect(&address).await.expect("the server listens");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut buffer = vec![0; if measures { 64 << 10 } else { 16 << 10 }];
     let mut times = Times::default();
@@ -186,7 +186,7 @@ async fn open(address: &str, path: &str, count: usize) -> Vec<TcpStream> {
     let mut held = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = TcpStream::connect(address).await.expect("the server listens");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: text/event-stream\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut first = [0; 256];
         assert!(stream.read(&mut first).await.unwrap() > 0);

@@ -22,7 +22,7 @@ pub async fn run(stand: &Stand, report: &mut Report, _span: Duration) {
     let begun = Instant::now();
     while read < MESSAGES {
         let path = format!("/v1/categories/account/messages?from={from}&limit=1000");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let (status, _) = http.send(request.as_bytes()).await;
         assert_eq!(status, 200);
         read += 1_000;
