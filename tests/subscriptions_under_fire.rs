@@ -137,6 +137,23 @@ impl Group {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+
+    /// Waits until nothing is open, however much there is to do: for as long as less and less is behind.
+    async fn until_all_is_acked(&self) -> Value {
+        let (mut least, mut since) = (i64::MAX, Instant::now());
+        loop {
+            let status = self.status().await;
+            let behind = status["committed_lag"].as_i64().unwrap();
+            if behind == 0 {
+                return status;
+            }
+            if behind < least {
+                (least, since) = (behind, Instant::now());
+            }
+            assert!(since.elapsed() < PATIENCE, "nothing is acked any more: {status}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 /// What an ack says of a delivery.

@@ -19,9 +19,11 @@ BEGIN
   SET aggregated_stream_id = NULL
   WHERE aggregated_stream_id = _id AND NOT is_current AND error IS NOT NULL;
 
-  INSERT INTO headwater.projections (aggregated_stream_id, is_current)
-  VALUES (_id, false)
-  ON CONFLICT (aggregated_stream_id) WHERE NOT is_current DO NOTHING;
+  -- The lock on the stream's row keeps a second one from being made. ON CONFLICT would look into the index, where a
+  -- round that moves the projection under way on can wait for this transaction, and this one for that round.
+  IF NOT EXISTS (SELECT FROM headwater.projections WHERE aggregated_stream_id = _id AND NOT is_current) THEN
+    INSERT INTO headwater.projections (aggregated_stream_id, is_current) VALUES (_id, false);
+  END IF;
 
   RETURN true;
 END;

@@ -133,7 +133,7 @@ async fn cut_again_and_again_nothing_is_lost() {
     ends.store(true, Ordering::SeqCst);
     for (group, seen) in groups.iter().zip(all.expect("all come to the end")) {
         assert_eq!(seen.unwrap().len(), 400, "{}", group.name);
-        group.until("all is acked", |status| status["committed_lag"] == 0).await;
+        group.until_all_is_acked().await;
         assert_eq!(group.get("/parked").await["parked"], json!([]), "{}", group.name);
     }
     app.stop().await;
@@ -209,7 +209,7 @@ async fn killed_postgres_loses_no_message_and_no_ack() {
     let sent = writers.stop().await;
     let written = sent.iter().filter(|sent| matches!(sent.told, crate::support::writers::Told::Written { .. })).count();
     for group in &groups {
-        let status = group.until("all is acked", |status| status["committed_lag"] == 0).await;
+        let status = group.until_all_is_acked().await;
         assert_eq!(group.get("/parked").await["parked"], json!([]), "{status}");
     }
     ends.store(true, Ordering::SeqCst);

@@ -236,7 +236,7 @@ async fn half_a_minute_of_bad_luck_loses_nothing_and_repeats_only_what_may_be() 
         rows.unwrap().iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
     for (group, _) in &groups {
         let group = group.on(&instances[0].url);
-        group.until("all is acked", |status| status["committed_lag"] == 0).await;
+        group.until_all_is_acked().await;
         assert_eq!(group.get("/parked").await["parked"], json!([]));
     }
     fire.ends.store(true, Ordering::SeqCst);

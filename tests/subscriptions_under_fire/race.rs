@@ -92,7 +92,7 @@ async fn an_ack_of_an_older_delivery_is_fenced() {
             other.acked("w2", &again).await;
             again = other.fetch("w2", 3).await;
         }
-        group.until("all is acked", |status| status["committed_lag"] == 0).await;
+        group.until_all_is_acked().await;
         // Acked: there is nothing to be fenced from, and nothing to ack.
         let late = group.ack("w1", &first[..1]).await;
         assert!(late.status == 409 || late.json()["acked"] == 0, "{mode}: {}", late.text);
