@@ -71,6 +71,12 @@ pub enum Observation {
         at: Option<i64>,
         given: i64,
     },
+    /// Messages were inserted at positions of their own, or changed, where everybody who follows has been already.
+    WrittenBehind {
+        messages: i64,
+        first: i64,
+        settled: i64,
+    },
     /// A writer's open transaction keeps the settled position back.
     HeldBack {
         seconds: f64,

@@ -22,6 +22,7 @@ mod session;
 pub mod settled;
 pub mod subscriptions;
 mod tls;
+pub mod written_behind;
 
 pub use error::StoreError;
 pub(crate) use error::source_text;

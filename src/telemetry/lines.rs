@@ -49,6 +49,14 @@ pub(super) fn log(observation: &Observation) {
              max(global_position)) FROM message_store.messages"
         ),
         Observation::PositionsAhead { at: None, .. } => tracing::info!("no global position is ahead of its sequence"),
+        Observation::WrittenBehind { messages, first, settled } => tracing::error!(
+            messages,
+            first,
+            settled,
+            "messages were written at global positions that those who follow have passed already: inserted with a \
+             position of their own, or changed; pages have them, followers, aggregated streams and subscriptions that \
+             are past them do not"
+        ),
         Observation::HeldBack { seconds, at, pids, warn: true } => tracing::warn!(
             seconds,
             at,

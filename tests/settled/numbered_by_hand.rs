@@ -56,6 +56,53 @@ async fn a_message_ahead_of_the_sequence_waits_for_it_and_keeps_nobody_waiting()
     app.stop().await;
 }
 
+/// Nobody can go back in a log: what is written behind is noticed, whoever follows, and what is in order is not.
+#[tokio::test]
+async fn messages_that_are_written_behind_what_is_settled_are_noticed() {
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    sql_writer::roll_back_one(&sql).await;
+    let hole = sql_writer::write(&sql, "a-1", "{}").await - 1;
+    let app = TestApp::on(&database).await;
+    let mut watcher = app.service.observer.watch();
+    if app.metric("headwater_tail_up").await == 0.0 {
+        TestApp::observed(&mut watcher, "the first look", |seen| {
+            matches!(seen, Observation::TailReads { reads: true })
+        })
+        .await;
+    }
+    let settled = app.write("a-1", "Written", json!({})).await;
+    for (at, statement) in [
+        (
+            -5,
+            "INSERT INTO message_store.messages (stream_name, position, type, global_position) \
+            SELECT 'hand-1', n, 'ByHand', n - 5 FROM generate_series(0, 2) AS n"
+                .to_owned(),
+        ),
+        (
+            hole,
+            format!(
+                "INSERT INTO message_store.messages (stream_name, position, type, global_position) \
+            VALUES ('hand-2', 0, 'ByHand', {hole})"
+            ),
+        ),
+        (settled, format!("UPDATE message_store.messages SET data = '{{}}' WHERE global_position = {settled}")),
+    ] {
+        // In the transaction of somebody who also writes in order, and in a part of one that went back.
+        sql.batch_execute(&format!("BEGIN; SAVEPOINT s; SELECT 1; ROLLBACK TO s; {statement}")).await.unwrap();
+        sql_writer::write(&sql, "a-1", "{}").await;
+        sql.batch_execute("COMMIT").await.unwrap();
+        TestApp::observed(
+            &mut watcher,
+            "what was written behind",
+            |seen| matches!(seen, Observation::WrittenBehind { first, .. } if *first == at),
+        )
+        .await;
+    }
+    assert_eq!(app.metric("headwater_written_behind_total").await, 5.0);
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn a_sequence_that_gives_several_positions_at_once_is_noticed() {
     let database = TestDatabase::migrated().await;

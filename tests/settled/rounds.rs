@@ -107,6 +107,7 @@ async fn followers_on_every_instance_see_every_committed_message_once_and_in_ord
         assert_eq!(events.positions_until(last).await, expected, "{SEED_VARIABLE}={seed} {condition}");
     }
     for app in apps {
+        assert_eq!(app.metric("headwater_written_behind_total").await, 0.0, "{SEED_VARIABLE}={seed}");
         app.stop().await;
     }
 }

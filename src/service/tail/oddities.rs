@@ -1,17 +1,49 @@
 //! What others do to the log's positions by which messages could be missed: noticed, and said once.
 
+use std::time::{Duration, Instant};
+
 use crate::domain::observation::Observation;
-use crate::store::settled::{Look, NewRow};
+use crate::store::StoreError;
+use crate::store::settled::{Look, NewRow, TailLink};
+use crate::store::written_behind::Mark;
 use crate::telemetry::Observer;
+
+/// How often it is looked for rows behind the settled position.
+const LOOK_BEHIND_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What was odd at the last look.
 #[derive(Debug, Default)]
 pub struct Oddities {
     cached: Option<i64>,
     is_ahead: bool,
+    mark: Mark,
+    looked_behind: Option<Instant>,
 }
 
 impl Oddities {
+    /// Another server or another log is looked at from here on.
+    pub fn begin(&mut self) {
+        (self.mark, self.looked_behind) = (Mark::default(), None);
+    }
+
+    /// Looks, now and then, whether somebody wrote behind the settled position. What the database refuses to tell is not
+    /// worth more than what follows it.
+    pub async fn look_behind(&mut self, link: &TailLink, settled: i64, observer: &Observer) -> Result<(), StoreError> {
+        if self.looked_behind.is_some_and(|at| at.elapsed() < LOOK_BEHIND_INTERVAL) {
+            return Ok(());
+        }
+        self.looked_behind = Some(Instant::now());
+        match link.written_behind(&mut self.mark, settled).await {
+            Ok(Some(found)) => {
+                let (messages, first) = (found.messages, found.first);
+                observer.record(Observation::WrittenBehind { messages, first, settled });
+                Ok(())
+            }
+            Err(error) if error.is_unavailable() => Err(error),
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
     /// The rows of a look that may be settled. Behind a hole that reaches beyond what the sequence has given, a row was
     /// numbered by hand: the sequence will still give what lies before it, so it waits for that.
     pub fn pass(&mut self, look: Look, settled: i64, observer: &Observer) -> Vec<NewRow> {

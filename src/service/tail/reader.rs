@@ -112,6 +112,7 @@ impl Reader {
     async fn read_until_lost(&mut self, begun: &mut bool, back_off: &mut BackOff) -> Result<(), StoreError> {
         let link = TailLink::open(&self.tail.inner.database).await?;
         self.memory.server = link.server().await?;
+        self.oddities.begin();
         if !*begun {
             self.begin_first(&link).await?;
             *begun = true;
@@ -131,6 +132,7 @@ impl Reader {
                         Round::MoreToRead => Duration::ZERO,
                     };
                 self.keep_checkpoint(&link).await?;
+                self.oddities.look_behind(&link, self.settling.settled(), &self.tail.inner.observer).await?;
                 back_off.worked();
                 self.tail.reads(true);
                 if !matches!(round, Round::HeldBack) {
@@ -173,6 +175,7 @@ impl Reader {
         };
         let seen = link.look_at_history(0, start, self.memory.server.as_deref()).await?;
         let is_first = std::mem::take(&mut self.is_new);
+        self.oddities.begin();
         self.settling = Settling::at(start);
         self.pending.clear();
         self.released();
