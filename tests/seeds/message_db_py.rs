@@ -184,6 +184,34 @@ async fn read_last_message_is_none_for_an_empty_stream() {
     store.app.stop().await;
 }
 
+/// What `stream_identifiers(category_name)` sends: it is no function of Message DB, but a statement on its table.
+const STREAM_IDENTIFIERS: &str = "SELECT DISTINCT substring(stream_name from position('-' in stream_name) + 1) \
+    FROM message_store.messages WHERE stream_name LIKE $1 AND stream_name NOT LIKE $2 ORDER BY 1";
+
+#[tokio::test]
+async fn stream_identifiers_are_those_of_the_categorys_streams_in_a_report() {
+    let store = MessageDb::new().await;
+    for stream in ["account-2", "account-1", "account-1+7", "account-1", "account:snapshot-1", "accounts-9", "account"] {
+        store.write(stream, "A", json!({}), Value::Null, Value::Null).await;
+    }
+    let sql = store.database.connect().await;
+    let _ = sql.batch_execute("SET ROLE message_store").await;
+    let rows = sql.query(STREAM_IDENTIFIERS, &[&"account-%", &"account:snapshot-%"]).await.unwrap();
+    let in_sql: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let mut identifiers = Vec::new();
+    let mut from = String::new();
+    loop {
+        let page = store.app.get(&format!("/v1/reports/streams?category=account&limit=2{from}")).await.json();
+        let names = page["streams"].as_array().unwrap().iter().filter_map(|one| one["stream_name"].as_str());
+        identifiers.extend(names.filter_map(|name| name.split_once('-')).map(|(_, id)| id.to_owned()));
+        let Some(next) = page["next"].as_str() else { break };
+        from = format!("&from={}", encode(next));
+    }
+    identifiers.sort();
+    assert_eq!((&in_sql, &identifiers), (&identifiers, &vec!["1".to_owned(), "1+7".into(), "2".into()]));
+    store.app.stop().await;
+}
+
 #[tokio::test]
 async fn read_stream_reads_one_stream_and_a_name_without_hyphen_is_one_too() {
     let store = MessageDb::new().await;

@@ -262,6 +262,39 @@ async fn what_was_never_counted_is_at_least_what_is_said_and_exact_soon() {
     app.stop().await;
 }
 
+/// Who waits for a lag of 0 would go while a message is still to come.
+#[tokio::test]
+async fn a_lag_of_zero_is_exact_however_far_the_next_message_is() {
+    const OTHERS: i64 = 60_000;
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    bulk(&sql, OTHERS).await;
+    let app = TestApp::on(&database).await;
+    app.write("a-1", "Wanted", json!({})).await;
+    for (name, mode) in [("p", "partitioned"), ("c", "competing")] {
+        let source = json!({ "category": "a" });
+        let sub = Sub::new(&app, name, json!({ "source": source, "types": ["Wanted"], "mode": mode })).await;
+        let deadline = Instant::now() + PATIENCE;
+        let mut looks = 0;
+        loop {
+            let status = sub.status().await;
+            looks += 1;
+            assert_eq!((&status["committed_lag"], &status["delivered_lag"]), (&json!(1), &json!(1)), "{status}");
+            if status["lag_exact"] == true {
+                break;
+            }
+            let metrics = app.get("/metrics").await.text;
+            let lags = metrics.lines().filter(|line| line.contains(&format!("_lag{{subscription=\"{name}\"}}")));
+            for lag in lags {
+                assert!(lag.ends_with(" 1"), "{lag}");
+            }
+            assert!(Instant::now() < deadline, "it is not counted");
+        }
+        assert!(looks > 1, "the first look has counted everything");
+    }
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn messages_that_were_deleted_count_until_the_cursor_has_passed_them() {
     let database = TestDatabase::migrated().await;

@@ -46,7 +46,7 @@ pub struct SubscriptionStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub delivered_lag: Option<i64>,
-    /// False while both lags are at least what they say: of what is far behind, the rest is being counted.
+    /// False while both lags are what was counted until now, at least 1: of what is far behind, the rest is being counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub lag_exact: Option<bool>,
@@ -330,8 +330,8 @@ pub(super) fn shown(status: Status) -> SubscriptionBody {
     let competing: Vec<String> = competing.iter().take(CONSUMERS_NAMED_MAX).map(|one| one.name.clone()).collect();
     let partitions: Vec<PartitionBody> = status.lag.partitions.iter().map(|lag| partition(lag, &competing)).collect();
     let oldest = status.lag.partitions.iter().filter_map(|one| one.oldest_unacked_ms).max();
-    body.status.committed_lag = Some(partitions.iter().map(|one| one.committed_lag).sum());
-    body.status.delivered_lag = Some(partitions.iter().map(|one| one.delivered_lag).sum());
+    body.status.committed_lag = Some(status.lag.committed());
+    body.status.delivered_lag = Some(status.lag.delivered());
     body.status.lag_exact = Some(status.lag.is_exact);
     body.status.oldest_unacked_age = Some(oldest.map(span));
     body.status.consumers = Some(status.consumers.into_iter().map(ConsumerBody::of).collect());

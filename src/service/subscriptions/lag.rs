@@ -43,7 +43,7 @@ pub struct LagOfSubscription {
     pub committed: i64,
     /// Messages not delivered.
     pub delivered: i64,
-    /// Otherwise both are at least so many, and it is still being counted.
+    /// Otherwise both are what was counted until now, at least 1, and it is still being counted.
     pub is_exact: bool,
     pub oldest_unacked_ms: i64,
     pub consumers: i64,
@@ -177,11 +177,10 @@ impl Measurer {
         for stored in inner.database.subscriptions("", MEASURED_MAX as i64).await? {
             let lag = self.turn(stored.id, settled).await?;
             is_done &= lag.is_exact;
-            let delivered = lag.partitions.iter().map(|one| one.undelivered).sum();
             measured.push(LagOfSubscription {
                 name: stored.name,
-                committed: lag.partitions.iter().map(|one| one.in_flight).sum::<i64>() + delivered,
-                delivered,
+                committed: lag.committed(),
+                delivered: lag.delivered(),
                 is_exact: lag.is_exact,
                 oldest_unacked_ms: lag.partitions.iter().filter_map(|one| one.oldest_unacked_ms).max().unwrap_or(0),
                 consumers: consumers.get(&stored.id).copied().unwrap_or(0),

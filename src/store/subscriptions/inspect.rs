@@ -58,8 +58,20 @@ pub struct ConsumerInfo {
 #[derive(Debug)]
 pub struct Lag {
     pub partitions: Vec<PartitionLag>,
-    /// Otherwise what was not delivered is at least what is said: the rest is still being counted.
+    /// Otherwise what was not delivered is what was counted until now: the rest is still being counted.
     pub is_exact: bool,
+}
+
+impl Lag {
+    /// Messages not delivered. Never 0 while it is not known to be: who waits for that would take it for the end.
+    pub fn delivered(&self) -> i64 {
+        self.partitions.iter().map(|one| one.undelivered).sum::<i64>().max(i64::from(!self.is_exact))
+    }
+
+    /// Messages not acked.
+    pub fn committed(&self) -> i64 {
+        self.delivered() + self.partitions.iter().map(|one| one.in_flight).sum::<i64>()
+    }
 }
 
 /// How far a partition is.
