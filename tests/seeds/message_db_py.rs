@@ -191,7 +191,8 @@ const STREAM_IDENTIFIERS: &str = "SELECT DISTINCT substring(stream_name from pos
 #[tokio::test]
 async fn stream_identifiers_are_those_of_the_categorys_streams_in_a_report() {
     let store = MessageDb::new().await;
-    for stream in ["account-2", "account-1", "account-1+7", "account-1", "account:snapshot-1", "accounts-9", "account"] {
+    for stream in ["account-2", "account-1", "account-1+7", "account-1", "account:snapshot-1", "accounts-9", "account"]
+    {
         store.write(stream, "A", json!({}), Value::Null, Value::Null).await;
     }
     let sql = store.database.connect().await;
