@@ -75,7 +75,7 @@ pub enum AppendError {
         expected_version: Option<i64>,
         current_version: i64,
     },
-    #[error("the message id {message_id} stands already at position {position} of {stream_name}")]
+    #[error("the message id {message_id} is already used at position {position} of the stream {stream_name}")]
     MessageIdReused { message_id: Uuid, stream_name: String, position: i64 },
     #[error("the database refuses the messages: {message}")]
     Refused { message: String },
@@ -89,21 +89,21 @@ pub enum AppendError {
     )]
     Locked { category: String, holders: Vec<LockHolder> },
     #[error(
-        "too many appends wait for the lock on category {category}, which another transaction holds; nothing was written"
+        "too many appends are waiting for the lock on category {category}, which another transaction holds; nothing was written"
     )]
     LaneFull { category: String },
-    #[error("other transactions undid the append again and again ({reason}); nothing was written")]
+    #[error("the append was rolled back repeatedly because of other transactions ({reason}); nothing was written")]
     Contended { reason: String },
     #[error("the service failed before it sent the append to the database; nothing was written")]
     Failed,
-    #[error("the database cannot be reached; nothing was written")]
+    #[error("the database is unavailable; nothing was written")]
     DatabaseUnavailable,
-    #[error("the database refuses to write, for a reason that its operator has to see to; nothing was written")]
+    #[error("the database refuses writes until its operator has removed the cause; nothing was written")]
     WriteRefused,
     /// The database or the service was lost while the messages were being written.
-    #[error("it is not known whether the messages were written; send them again with the same ids")]
+    #[error("whether the messages were written is unknown; send them again with the same ids")]
     OutcomeUnknown { message_ids: Vec<Uuid> },
-    #[error("the service is stopping; nothing was written")]
+    #[error("the service is shutting down; nothing was written")]
     Draining,
 }
 

@@ -46,11 +46,11 @@ pub enum ExpressionError {
     #[error("must not loop: all, exists, exists_one, map and filter are refused, because nothing bounds their work")]
     Comprehension,
     #[error(
-        "names `{name}`; it may name type, data, metadata, stream_name, category, position, global_position and time"
+        "uses the unknown name `{name}`; the known names are type, data, metadata, stream_name, category, position, global_position and time"
     )]
     UnknownVariable { name: String },
     #[error(
-        "calls `{name}`; it may call size, contains, startsWith, endsWith, int, uint, double, string, bool, bytes, dyn and has"
+        "calls the unknown function `{name}`; the known functions are size, contains, startsWith, endsWith, int, uint, double, string, bool, bytes, dyn and has"
     )]
     UnknownFunction { name: String },
 }

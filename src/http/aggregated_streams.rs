@@ -301,11 +301,14 @@ fn refused(name: &str, error: DefineError) -> Problem {
     match error {
         DefineError::Invalid(violations) => Problem::invalid(violations),
         DefineError::Differs(fields) => {
-            let detail = format!("The aggregated stream {name} is defined in another way: see {}.", fields.join(", "));
+            let detail = format!(
+                "The aggregated stream {name} exists with another definition; these fields differ: {}.",
+                fields.join(", ")
+            );
             Problem::new(ProblemKind::DefinitionDiffers, detail).with("fields", fields)
         }
         DefineError::TooMany { .. } => {
-            Problem::invalid(vec![Violation::new("name", format!("cannot be defined: {error}"))])
+            Problem::invalid(vec![Violation::new("name", format!("cannot be created: {error}"))])
         }
         DefineError::Store(error) => error.into(),
     }

@@ -28,9 +28,9 @@ pub fn refused(limits: &Limits, request: &Request) -> Option<Problem> {
     // A path that takes no body would ignore this one, and a page of another origin can send nothing but text and forms.
     let coding = headers.get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity");
     match coding {
-        Some(coding) => {
-            Some(unsupported(format!("A body with Content-Encoding {coding:?} is not read: send it as it is.")))
-        }
+        Some(coding) => Some(unsupported(format!(
+            "Content-Encoding {coding:?} is not supported: send the body without an encoding."
+        ))),
         None => must_be_json(headers).err(),
     }
 }

@@ -29,7 +29,7 @@ pub fn refused(trusted: &Trusted, request: &Request) -> Option<Problem> {
         Problem::new(
             ProblemKind::Forbidden,
             format!(
-                "{origin} may not change anything here: it is not the service's own origin, nor one that \
+                "Pages of {origin} are not allowed to change anything: it is not the service's own origin, nor one that \
                  --cors-origin (HEADWATER_CORS_ORIGIN) names."
             ),
         )
@@ -51,15 +51,15 @@ fn authorities(request: &Request) -> Result<Vec<&str>, Problem> {
             return malformed("is missing");
         }
         (None, _) => {}
-        (Some(_), Some(_)) => return malformed("must be there once"),
+        (Some(_), Some(_)) => return malformed("must be given once"),
     }
     Ok(authorities)
 }
 
 fn foreign_host(host: &str) -> Problem {
     let detail = format!(
-        "The service does not know itself by the name {host:?}. If it is one of its names, add it with --allowed-host \
-         (HEADWATER_ALLOWED_HOST); localhost and addresses are known."
+        "The host name {host:?} is not allowed. If the service has this name, add it with --allowed-host \
+         (HEADWATER_ALLOWED_HOST); localhost and IP addresses are always allowed."
     );
     Problem::new(ProblemKind::Forbidden, detail).with("setting", "--allowed-host")
 }

@@ -108,12 +108,12 @@ fn explain(written: &[u8], limits: &Limits, announces_too_much: bool) -> Option<
             .with("limit", limits.url_bytes_max),
         b"431" => {
             let detail = format!(
-                "There are more than {} header lines, or they are far beyond {} bytes.",
+                "The request has more than {} header lines, or headers of far more than {} bytes.",
                 limits.headers_max, limits.header_bytes_max
             );
             Problem::new(ProblemKind::HeadersTooLarge, detail).with("limit", limits.headers_max)
         }
-        b"400" => Problem::malformed(vec![Violation::new("request", "is no well-formed HTTP")]),
+        b"400" => Problem::malformed(vec![Violation::new("request", "is not well-formed HTTP")]),
         _ => return None,
     })
 }

@@ -34,7 +34,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         };
         let received = received.map_err(|rejection| match rejection.into_response_status() {
             413 => body::too_large(limits.bytes),
-            _ => Problem::malformed(vec![Violation::new("body", "could not be received whole")]),
+            _ => Problem::malformed(vec![Violation::new("body", "was not received completely")]),
         })?;
         serde_json::from_slice(&received).map(Json).map_err(|_| malformed_json::<T>(&received))
     }
@@ -115,7 +115,7 @@ fn badly_encoded(query: &str) -> Option<Violation> {
     query.split('&').find_map(|pair| {
         let name = pair.split('=').next().unwrap_or_default();
         let decoded = percent_decode(pair);
-        std::str::from_utf8(&decoded).is_err().then(|| Violation::new(name, "must be UTF-8 when its % signs are read"))
+        std::str::from_utf8(&decoded).is_err().then(|| Violation::new(name, "must be percent-encoded UTF-8"))
     })
 }
 
@@ -150,14 +150,12 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
             Ok(path) => Ok(Path(path.0)),
             Err(PathRejection::FailedToDeserializePathParams(error)) => {
                 let violation = match error.kind() {
-                    ErrorKind::InvalidUtf8InPathParam { key } => {
-                        Violation::new(key, "must be UTF-8 when its % signs are read")
-                    }
-                    _ => Violation::new("path", "has a wrong form"),
+                    ErrorKind::InvalidUtf8InPathParam { key } => Violation::new(key, "must be percent-encoded UTF-8"),
+                    _ => Violation::new("path", "has the wrong form"),
                 };
                 Err(Problem::malformed(vec![violation]))
             }
-            Err(_) => Err(Problem::malformed(vec![Violation::new("path", "has a wrong form")])),
+            Err(_) => Err(Problem::malformed(vec![Violation::new("path", "has the wrong form")])),
         }
     }
 }

@@ -143,7 +143,7 @@ pub(super) struct Aggregated {
     params(("stream_name" = String, Path, description = "Name of a stream; it need not exist yet"), FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
         content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson"))),
-        (status = 409, description = "history-changed: the log is not the one that the cursor came from", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
+        (status = 409, description = "history-changed: the log has changed since the cursor was given out", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn follow_stream(
     State(app): State<App>,
@@ -161,7 +161,7 @@ pub async fn follow_stream(
     params(("category" = String, Path, description = "Name of a category: without `-`"), FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
         content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson"))),
-        (status = 409, description = "history-changed: the log is not the one that the cursor came from", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
+        (status = 409, description = "history-changed: the log has changed since the cursor was given out", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn follow_category(
     State(app): State<App>,
@@ -179,7 +179,7 @@ pub async fn follow_category(
     params(FollowQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
         content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson"))),
-        (status = 409, description = "history-changed: the log is not the one that the cursor came from", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
+        (status = 409, description = "history-changed: the log has changed since the cursor was given out", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn follow_all(
     State(app): State<App>,
@@ -198,7 +198,7 @@ pub async fn follow_all(
     params(FollowSeveralQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
         content((SeveralEventLine = "text/event-stream"), (SeveralEventLine = "application/x-ndjson"))),
-        (status = 409, description = "history-changed: the log is not the one that the cursor came from", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
+        (status = 409, description = "history-changed: the log has changed since the cursor was given out", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn follow_several(
     State(app): State<App>,
@@ -245,10 +245,10 @@ pub(super) async fn follow(app: App, target: Target, wish: Wish, headers: &Heade
     let start = start(&mut rules, &wish, headers, &target);
     let (filter, (start, sources)) = rules.keep((filter, start))?;
     if app.lifecycle.is_draining() {
-        return Err(Problem::new(ProblemKind::Draining, "The service is stopping."));
+        return Err(Problem::new(ProblemKind::Draining, "The service is shutting down."));
     }
     let Some(taken) = app.followers.take() else {
-        let detail = format!("There are {} followers already.", app.followers.max());
+        let detail = format!("The limit of {} open event streams is reached.", app.followers.max());
         return Err(Problem::new(ProblemKind::Overloaded, detail));
     };
     let source = target.log();

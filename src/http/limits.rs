@@ -61,17 +61,18 @@ fn too_large(app: &App, request: &Request) -> Option<Problem> {
     let limits = &app.limits;
     let url_bytes = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
     if url_bytes > limits.url_bytes_max {
-        let detail = format!("Path and query have {url_bytes} bytes; at most {} are taken.", limits.url_bytes_max);
+        let detail = format!("Path and query have {url_bytes} bytes; at most {} are allowed.", limits.url_bytes_max);
         return Some(Problem::new(ProblemKind::UrlTooLong, detail).with("limit", limits.url_bytes_max));
     }
     let headers = request.headers();
     if headers.len() > limits.headers_max {
-        let detail = format!("There are {} header lines; at most {} are taken.", headers.len(), limits.headers_max);
+        let detail =
+            format!("The request has {} header lines; at most {} are allowed.", headers.len(), limits.headers_max);
         return Some(Problem::new(ProblemKind::HeadersTooLarge, detail).with("limit", limits.headers_max));
     }
     let header_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if header_bytes > limits.header_bytes_max {
-        let detail = format!("The headers have {header_bytes} bytes; at most {} are taken.", limits.header_bytes_max);
+        let detail = format!("The headers have {header_bytes} bytes; at most {} are allowed.", limits.header_bytes_max);
         return Some(Problem::new(ProblemKind::HeadersTooLarge, detail).with("limit", limits.header_bytes_max));
     }
     None
@@ -94,7 +95,7 @@ fn method_label(method: &Method) -> &'static str {
 pub fn catch_panics(observer: Observer) -> CatchPanicLayer<impl Fn(Box<dyn Any + Send>) -> Response + Clone> {
     CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| {
         observer.record(Observation::Panicked { message: panic_text(&*panic) });
-        Problem::new(ProblemKind::InternalError, "The service failed; its log says more.").into_response()
+        Problem::new(ProblemKind::InternalError, "The service failed; its log has the details.").into_response()
     })
 }
 

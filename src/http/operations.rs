@@ -82,7 +82,7 @@ pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Probl
         history_changed: app.tail.history_changed().map(HistoryChangedBody::of),
     };
     if app.lifecycle.is_draining() {
-        return Err(Problem::new(ProblemKind::Draining, "The service is stopping."));
+        return Err(Problem::new(ProblemKind::Draining, "The service is shutting down."));
     }
     if !found.is_ready() {
         return Err(
@@ -110,7 +110,7 @@ pub async fn read_metrics(State(app): State<App>) -> Response {
 )]
 pub async fn read_problem_page(Path(slug): Path<String>) -> Result<Html<String>, Problem> {
     let kind = ProblemKind::ALL.into_iter().find(|kind| kind.slug() == slug);
-    let kind = kind.ok_or_else(|| Problem::not_found("page on this problem"))?;
+    let kind = kind.ok_or_else(|| Problem::not_found("page for this problem"))?;
     let (status, title, advice) = (kind.status().as_u16(), kind.title(), kind.advice());
     Ok(Html(format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
@@ -128,8 +128,8 @@ pub async fn unknown_path(uri: axum::http::Uri) -> Problem {
 /// A known path with another method.
 pub async fn unknown_method(method: axum::http::Method) -> Problem {
     let method = method.as_str();
-    let method = if method.len() <= METHOD_SAID_MAX { method } else { "this method" };
-    Problem::new(ProblemKind::MethodNotAllowed, format!("This path does not take {method}."))
+    let method = if method.len() <= METHOD_SAID_MAX { method } else { "given" };
+    Problem::new(ProblemKind::MethodNotAllowed, format!("Method {method} is not allowed for this path."))
 }
 
 /// No answer, for pages that browsers ask for by themselves.

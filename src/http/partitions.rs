@@ -148,7 +148,7 @@ pub async fn find_positions(
     let mut rules = Rules::default();
     let time = rules.time("time", query.time.as_deref());
     if query.time.is_some() == query.global_position.is_some() {
-        rules.invalid("time", "must be given, or global_position, and not both");
+        rules.invalid("time", "must be given, or global_position, but not both");
     }
     if query.global_position.is_some_and(|position| position < 0) {
         rules.invalid("global_position", "must be 0 or more");
@@ -171,7 +171,7 @@ pub async fn find_positions(
     params(("name" = String, Path, description = "Name of an aggregated stream"), FollowAggregatedQuery),
     responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
         content((AggregatedEventLine = "text/event-stream"), (AggregatedEventLine = "application/x-ndjson"))),
-        (status = 409, description = "history-changed: the log is not the one that the cursor came from", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
+        (status = 409, description = "history-changed: the log has changed since the cursor was given out", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn follow_aggregated_stream(
     State(app): State<App>,

@@ -8,7 +8,7 @@ use serde_path_to_error::{Error, Path};
 
 use crate::domain::Violation;
 
-const WRONG_FORM: &str = "has a wrong form";
+const WRONG_FORM: &str = "has the wrong form";
 const WHOLE_NUMBER: &str = "must be a whole number";
 
 /// What is wrong with a JSON body.
@@ -20,7 +20,7 @@ pub fn of_json(error: Error<serde_json::Error>) -> Violation {
     let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
     let message = match error.classify() {
         Category::Syntax | Category::Eof | Category::Io => {
-            format!("cannot be read as JSON: {}line {line}, column {column}", reason(text))
+            format!("is not valid JSON: {}line {line}, column {column}", reason(text))
         }
         Category::Data => rule(text),
     };
@@ -87,10 +87,9 @@ fn rule(text: &str) -> String {
         _ if text.starts_with("must ") => text.to_owned(),
         _ if begins("missing field ") => "is missing".to_owned(),
         _ if begins("duplicate field ") => "is given twice".to_owned(),
-        _ if begins("unknown field ") && wanted.is_empty() => "is not known here".to_owned(),
-        _ if begins("unknown field ") => format!("is not known here, unlike {}", names(wanted)),
-        _ if begins("unknown variant ") && wanted.contains(" or ") => format!("must be {}", names(wanted)),
-        _ if begins("unknown variant ") => format!("must be one of {}", names(wanted)),
+        _ if begins("unknown field ") && wanted.is_empty() => "is unknown".to_owned(),
+        _ if begins("unknown field ") => format!("is unknown; must be {}", names(wanted)),
+        _ if begins("unknown variant ") => format!("must be {}", names(wanted)),
         _ if begins("invalid type: ") || begins("invalid value: ") || begins("invalid length ") => shape(said, wanted),
         "invalid digit found in string" | "cannot parse integer from empty string" => WHOLE_NUMBER.to_owned(),
         "number too large to fit in target type" => "is too large a number".to_owned(),
@@ -103,8 +102,10 @@ fn rule(text: &str) -> String {
 /// The names in a list of serde's: each stands between backticks.
 fn names(wanted: &str) -> String {
     let names: Vec<&str> = wanted.split('`').skip(1).step_by(2).collect();
-    let separator = if wanted.contains(" or ") { " or " } else { ", " };
-    names.join(separator)
+    match wanted.strip_prefix("one of ") {
+        Some(_) => format!("one of {}", names.join(", ")),
+        None => names.join(" or "),
+    }
 }
 
 fn shape(said: &str, wanted: &str) -> String {
@@ -141,9 +142,9 @@ mod tests {
         for (text, plain) in [
             ("missing field `messages`", "is missing"),
             ("duplicate field `type`", "is given twice"),
-            ("unknown field `x`, there are no fields", "is not known here"),
-            ("unknown field `x`, expected `a` or `b`", "is not known here, unlike a or b"),
-            ("unknown field `x`, expected `a`, expected one of `b`, `c`", "is not known here, unlike b, c"),
+            ("unknown field `x`, there are no fields", "is unknown"),
+            ("unknown field `x`, expected `a` or `b`", "is unknown; must be a or b"),
+            ("unknown field `x`, expected `a`, expected one of `b`, `c`", "is unknown; must be one of b, c"),
             ("unknown variant `x`, expected `forward` or `backward`", "must be forward or backward"),
             ("unknown variant ``, expected one of `retry`, `park`, `skip`", "must be one of retry, park, skip"),
             ("invalid type: string \"x, expected u64\", expected i64", WHOLE_NUMBER),

@@ -58,12 +58,12 @@ pub struct ProblemDocument {
     /// For `definition-differs`: the fields that differ.
     #[schema(required = false, nullable = false)]
     pub fields: Option<Vec<String>>,
-    /// For `message-id-reused`: the id that stands already, in `stream_name` at `position`.
+    /// For `message-id-reused`: the id that exists already, in `stream_name` at `position`.
     #[schema(required = false, nullable = false)]
     pub message_id: Option<uuid::Uuid>,
     #[schema(required = false, nullable = false)]
     pub position: Option<i64>,
-    /// For `history-changed`: where the log, or the stream, ends now; `position` is where the cursor stands.
+    /// For `history-changed`: where the log, or the stream, ends now; `position` is the position of the cursor.
     #[schema(required = false, nullable = false)]
     pub head: Option<i64>,
     /// For `fenced`.
@@ -144,7 +144,13 @@ impl Problem {
 
     pub fn not_found(what: impl Into<String>) -> Self {
         let what = what.into();
-        Self::new(ProblemKind::NotFound, format!("There is no {what}.")).with("what", what)
+        Self::new(ProblemKind::NotFound, format!("{} not found.", capitalised(&what))).with("what", what)
+    }
+
+    /// Not found, with the reason.
+    pub fn gone(what: impl Into<String>, reason: &str) -> Self {
+        let what = what.into();
+        Self::new(ProblemKind::NotFound, format!("{} not found: {reason}.", capitalised(&what))).with("what", what)
     }
 
     /// Its JSON.
@@ -200,14 +206,14 @@ impl From<PlaceError> for Problem {
 impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
         let mut problem = match error.kind() {
-            FailureKind::Outage => Problem::new(ProblemKind::DatabaseUnavailable, "The database cannot be reached."),
+            FailureKind::Outage => Problem::new(ProblemKind::DatabaseUnavailable, "The database is unavailable."),
             FailureKind::Refused => Problem::new(
                 ProblemKind::InternalError,
-                "The database refused a statement of the service; the service's log says which and why.",
+                "The database refused a statement of the service; the service's log has the details.",
             ),
             FailureKind::Bug => Problem::new(
                 ProblemKind::InternalError,
-                "What the database answered cannot be read; the service's log says more.",
+                "The database's answer cannot be read; the service's log has the details.",
             ),
         };
         problem.failure = Some(Arc::new(error));

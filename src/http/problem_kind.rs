@@ -59,132 +59,136 @@ impl ProblemKind {
             Self::MalformedRequest => (
                 "malformed-request",
                 StatusCode::BAD_REQUEST,
-                "The request cannot be read",
-                "Its JSON or its parameters are not of the expected form. `errors` names each field and the rule.",
+                "Malformed request",
+                "The body is not valid JSON, or a field or a parameter has the wrong form. `errors` names each field \
+                and the rule that it breaks.",
             ),
             Self::Forbidden => (
                 "forbidden",
                 StatusCode::FORBIDDEN,
-                "The request may not be made from there",
-                "It names a host that is not one of the service's, or it would change something and comes from a page \
-                 of another origin. `setting` says which setting allows it.",
+                "Forbidden",
+                "The request names a host that is not one of the service's, or it would change something and comes from \
+                a page of another origin. `setting` is the setting that allows it.",
             ),
             Self::NotFound => (
                 "not-found",
                 StatusCode::NOT_FOUND,
-                "There is no such thing",
+                "Not found",
                 "The path is unknown, or what it names does not exist. `what` says which.",
             ),
             Self::MethodNotAllowed => (
                 "method-not-allowed",
                 StatusCode::METHOD_NOT_ALLOWED,
-                "The path does not take this method",
-                "The header `Allow` names the methods that it takes.",
+                "Method not allowed",
+                "The header `Allow` lists the methods of this path.",
             ),
             Self::RequestTimeout => (
                 "request-timeout",
                 StatusCode::REQUEST_TIMEOUT,
-                "The request took too long",
-                "It was not received or answered in time. An append with message ids, or with an Idempotency-Key, can be \
-                 sent again without harm.",
+                "Request timed out",
+                "The request was not received or answered in time. An append with message ids, or with an Idempotency- \
+                Key, can be sent again without harm.",
             ),
             Self::WrongExpectedVersion => (
                 "wrong-expected-version",
                 StatusCode::CONFLICT,
-                "The stream is at another version",
-                "Somebody appended since the version was read. Read the stream again, decide again, and append with \
-                 `current_version`.",
+                "Wrong expected version",
+                "The stream is at another version: messages were appended since its version was read. Read the stream \
+                again, decide again, and append with `current_version`.",
             ),
             Self::MessageIdReused => (
                 "message-id-reused",
                 StatusCode::CONFLICT,
-                "The message id is used for something else",
-                "A message with this id stands already, in another stream or with other content, or only a part of the \
-                 request stands. Give new messages new ids.",
+                "Message id already used",
+                "A message with this id exists already, in another stream or with other content, or only some messages \
+                of the request exist. Give new messages new ids.",
             ),
             Self::DefinitionDiffers => (
                 "definition-differs",
                 StatusCode::CONFLICT,
-                "The name is defined in another way",
-                "There is one of this name with other fields; `fields` lists them. A definition never changes: use \
-                 another name, or delete the one that stands.",
+                "Definition differs",
+                "The name exists with another definition; `fields` lists the fields that differ. A definition never \
+                changes: use another name, or delete the existing one.",
             ),
             Self::Fenced => (
                 "fenced",
                 StatusCode::CONFLICT,
-                "The lease or the delivery is somebody else's by now",
-                "The partition has gone to another consumer, or the message was delivered again, since. Nothing was \
-                 changed. Drop what you have of it; it is delivered again to whoever holds it.",
+                "Lease or delivery lost",
+                "The partition has gone to another consumer, or the message has been delivered again. Nothing was \
+                changed. Drop what you have of it; it is delivered again to the consumer that holds it now.",
             ),
             Self::HistoryChanged => (
                 "history-changed",
                 StatusCode::CONFLICT,
-                "The log is not the one that the cursor came from",
-                "The message that the cursor names is another one by now, or the cursor lies beyond the end: the log was \
-                 restored from a backup, a replica was promoted that had not received everything, or the log was \
-                 truncated. `position` is where the cursor stands, `head` where the log ends now. Drop what was made of \
-                 this log, and follow it again from `beginning`, or from a place that is right for you.",
+                "Log history changed",
+                "The log is not the one that the cursor came from: another message is at its position now, or the \
+                position lies beyond the end. The log was restored from a backup, a replica was promoted that had not \
+                received everything, or the log was truncated. `position` is the position of the cursor, `head` the \
+                end of the log now. Drop what was made of the earlier log, and follow again from `beginning`, or from \
+                a place that is right for you.",
             ),
             Self::BodyTooLarge => (
                 "body-too-large",
                 StatusCode::PAYLOAD_TOO_LARGE,
-                "The body is too large",
-                "`limit` is the most bytes that a body may have. Send less at once.",
+                "Request body too large",
+                "`limit` is the maximum of bytes in a body. Send less at once.",
             ),
             Self::MessageTooLarge => (
                 "message-too-large",
                 StatusCode::PAYLOAD_TOO_LARGE,
-                "A message is too large",
-                "`limit` is the most bytes that a message's data and metadata may have together.",
+                "Message too large",
+                "`limit` is the maximum of bytes in the data and metadata of a message together.",
             ),
             Self::UrlTooLong => (
                 "url-too-long",
                 StatusCode::URI_TOO_LONG,
-                "The URL is too long",
-                "`limit` is the most bytes that path and query may have.",
+                "URL too long",
+                "`limit` is the maximum of bytes in path and query.",
             ),
             Self::UnsupportedMediaType => (
                 "unsupported-media-type",
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "The body is of another type",
-                "Send JSON with `Content-Type: application/json`. `accepted` lists what is taken.",
+                "Unsupported media type",
+                "Send JSON with `Content-Type: application/json`. `accepted` lists the media types that are accepted.",
             ),
             Self::Invalid => (
                 "invalid",
                 StatusCode::UNPROCESSABLE_ENTITY,
-                "The request breaks a rule",
-                "It can be read, but a value is against a rule. `errors` names each field and the rule.",
+                "Validation failed",
+                "The request can be read, but a value breaks a rule. `errors` names each field and the rule that it \
+                breaks.",
             ),
             Self::HeadersTooLarge => (
                 "headers-too-large",
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "The headers are too large",
-                "There are too many header lines, or they are too long together. `limit` says how much is taken.",
+                "Request headers too large",
+                "The request has too many header lines, or they are too long together. `limit` is the maximum.",
             ),
             Self::InternalError => (
                 "internal-error",
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "The service failed",
-                "A fault of the service itself; its log says more. Nothing is reported as done that was not done.",
+                "Internal error",
+                "The service or its database has a fault; the service's log has the details. Nothing is reported as \
+                done that was not done.",
             ),
             Self::Overloaded => (
                 "overloaded",
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The service has too much to do",
-                "A queue is full, there are too many followers, or another transaction holds the category. Nothing was \
-                 written; try again after `Retry-After`.",
+                "Too many requests in progress",
+                "A queue is full, too many event streams are open, or another transaction holds the lock of the \
+                category. Nothing was written; try again after `Retry-After`.",
             ),
             Self::DatabaseUnavailable => (
                 "database-unavailable",
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The database cannot be reached",
-                "The service stays up and goes on by itself when the database is back. Try again after `Retry-After`; \
-                 `outcome` says whether an append may have been written.",
+                "Database unavailable",
+                "The service goes on by itself when the database is back. Try again after `Retry-After`; `outcome` says \
+                whether an append may have been written.",
             ),
             Self::Draining => (
                 "draining",
                 StatusCode::SERVICE_UNAVAILABLE,
-                "The service is stopping",
+                "Service shutting down",
                 "Nothing was written. Send the request to another instance, or again after `Retry-After`.",
             ),
         }

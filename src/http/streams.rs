@@ -155,7 +155,7 @@ fn check(app: &App, stream_name: StreamName, headers: &HeaderMap, body: AppendBo
             + message.metadata.as_ref().map_or(0, |metadata| metadata.get().len());
         if bytes > app.limits.message_bytes_max {
             let limit = app.limits.message_bytes_max;
-            let detail = format!("messages[{at}] has {bytes} bytes of data and metadata; at most {limit} are taken.");
+            let detail = format!("messages[{at}] has {bytes} bytes of data and metadata; at most {limit} are allowed.");
             return Err(Problem::new(ProblemKind::MessageTooLarge, detail).with("limit", limit));
         }
         let message = check_message(&mut rules, at, message, &stream_name, key);

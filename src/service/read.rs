@@ -72,7 +72,9 @@ pub enum Start {
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     /// A cursor names a message that is another one by now, or lies beyond the end; or the log went back meanwhile.
-    #[error("the log is not the one that the position {position} came from: it ends at {head} now")]
+    #[error(
+        "the history of the log has changed: position {position} is one of an earlier log, and the log ends at {head} now"
+    )]
     HistoryChanged { position: i64, head: i64 },
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -160,7 +160,7 @@ async fn a_definition_against_a_rule_names_the_field_and_the_rule() {
         (with("filter", json!("[1].exists(x, x == 1)")), "filter", "loop"),
         (with("filter", json!(long)), "filter", "1000 bytes"),
         (with("filter", json!("data.a == '\u{0}'")), "filter", ""),
-        (with("filter", json!("password == 1")), "filter", "names `password`"),
+        (with("filter", json!("password == 1")), "filter", "unknown name `password`"),
         (with("max_partition", json!(-1)), "max_partition", "0 to 9999"),
         (with("max_partition", json!(10_000)), "max_partition", "0 to 9999"),
         (with("max_partition", json!(i64::MAX)), "max_partition", "0 to 9999"),
@@ -187,7 +187,7 @@ async fn a_definition_against_a_rule_names_the_field_and_the_rule() {
         (cel("data.list.exists_one(x, true) ? 1 : 0"), "partitioner.expression", "loop"),
         (cel(&long), "partitioner.expression", "1000 bytes"),
         (cel("size(data['\u{0}'])"), "partitioner.expression", ""),
-        (cel("matches(data.a, 'x') ? 1 : 0"), "partitioner.expression", "calls `matches`"),
+        (cel("matches(data.a, 'x') ? 1 : 0"), "partitioner.expression", "unknown function `matches`"),
         (cel(&"(".repeat(900)), "partitioner.expression", ""),
     ] {
         for name in ["new", "standing"] {
@@ -373,11 +373,11 @@ async fn parameters_are_checked() {
         [(reqwest::Method::PUT, format!("{base}?x=1")), (reqwest::Method::DELETE, format!("{base}?x=1"))]
     {
         let answer = call(&guarded.app, method, &path, Some(&of_categories(&["n"]))).await;
-        names(&answer.problem(400, "malformed-request"), "x", "is not known here");
+        names(&answer.problem(400, "malformed-request"), "x", "is unknown");
     }
     for verb in ["pause", "resume", "rebuild"] {
         let answer = call(&guarded.app, reqwest::Method::POST, &format!("{base}/{verb}?now=1"), None).await;
-        names(&answer.problem(400, "malformed-request"), "now", "is not known here");
+        names(&answer.problem(400, "malformed-request"), "now", "is unknown");
         guarded.app.get(&format!("{base}/{verb}")).await.problem(405, "method-not-allowed");
     }
     // At the very end of what numbers can be, there is simply nothing.

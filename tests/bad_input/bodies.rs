@@ -59,7 +59,7 @@ async fn an_unknown_field_is_refused_by_its_name() {
         (r#"{"messages": [{"type": "T"}, {"type": "T", "position": 0}]}"#, "messages[1].position"),
         (r#"{"messages": [{"type": "T"}], "stream_name": "account-1"}"#, "stream_name"),
     ] {
-        names(&guarded.post(body).await.problem(400, "malformed-request"), field, "is not known here");
+        names(&guarded.post(body).await.problem(400, "malformed-request"), field, "is unknown");
     }
     guarded.end().await;
 }

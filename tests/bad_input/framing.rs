@@ -81,7 +81,7 @@ async fn chunks_that_are_none_are_refused() {
     for chunks in ["zz\r\nab", "-1\r\nab", "FFFFFFFFFFFFFFFFFFF\r\n", "2\nab", "2\r\nabc\r\n", "\r\n"] {
         let mut raw = sent(&guarded, format!("{POST}Transfer-Encoding: chunked\r\n\r\n{chunks}")).await;
         let answer = raw.answer_within(AT_ONCE).await.unwrap_or_else(|| panic!("{chunks:?}"));
-        names(&answer.problem(400, "malformed-request"), "body", "received whole");
+        names(&answer.problem(400, "malformed-request"), "body", "received completely");
     }
     // Long extensions and trailers are no way around the limits.
     for chunks in
@@ -89,7 +89,7 @@ async fn chunks_that_are_none_are_refused() {
     {
         let mut raw = sent(&guarded, format!("{POST}Transfer-Encoding: chunked\r\n\r\n{chunks}")).await;
         let answer = raw.answer_within(AT_ONCE).await.expect("an answer");
-        names(&answer.problem(400, "malformed-request"), "body", "received whole");
+        names(&answer.problem(400, "malformed-request"), "body", "received completely");
     }
     guarded.end().await;
 }

@@ -98,16 +98,16 @@ async fn a_parameter_that_nobody_knows_is_refused() {
         for name in ["Limit", "offset", "last-event-id", "direction%20"] {
             let answer = guarded.app.get(&with(path, &format!("{name}=1"))).await;
             let problem = answer.problem(400, "malformed-request");
-            names(&problem, &name.replace("%20", " "), "is not known here");
+            names(&problem, &name.replace("%20", " "), "is unknown");
         }
     }
     let body = serde_json::json!({ "messages": [{ "type": "T" }] });
     let answer = guarded.app.post(&with(STREAM, "expected_version=0"), &body).await;
-    names(&answer.problem(400, "malformed-request"), "expected_version", "is not known here");
+    names(&answer.problem(400, "malformed-request"), "expected_version", "is unknown");
     // What one path knows, another need not.
     for path in [READS[1], READS[2]] {
         let answer = guarded.app.get(&with(path, "direction=backward")).await;
-        names(&answer.problem(400, "malformed-request"), "direction", "is not known here");
+        names(&answer.problem(400, "malformed-request"), "direction", "is unknown");
     }
     guarded.end().await;
 }
@@ -175,11 +175,11 @@ async fn a_filter_that_is_no_bounded_expression_is_refused_with_the_reason() {
         ("data.items.exists(i, i > 1)", "must not loop"),
         ("data.items.map(i, i).size() > 1", "must not loop"),
         ("data.items.filter(i, true).size() > 1", "must not loop"),
-        ("amount > 5", "names `amount`"),
-        ("global_position > 0 && id == '1'", "names `id`"),
-        ("matches(type, '(a+)+$')", "calls `matches`"),
-        ("type.matches('(a+)+$')", "calls `matches`"),
-        ("duration('1h') > duration('1m')", "calls `duration`"),
+        ("amount > 5", "unknown name `amount`"),
+        ("global_position > 0 && id == '1'", "unknown name `id`"),
+        ("matches(type, '(a+)+$')", "unknown function `matches`"),
+        ("type.matches('(a+)+$')", "unknown function `matches`"),
+        ("duration('1h') > duration('1m')", "unknown function `duration`"),
         (&long, "at most 1000 bytes"),
         (&nested, "more than 24 brackets"),
         ("1=1; DROP TABLE message_store.messages", "is not CEL"),
@@ -202,7 +202,7 @@ async fn a_filter_never_reaches_the_database() {
     guarded.sql.batch_execute(allow).await.unwrap();
     for path in READS {
         let answer = guarded.app.get(&with(path, "condition=true")).await;
-        names(&answer.problem(400, "malformed-request"), "condition", "is not known here");
+        names(&answer.problem(400, "malformed-request"), "condition", "is unknown");
         let filter =
             crate::support::app::encode("data.owner == 'no_such_owner' || type == \"'); SELECT no_such_owner; --\"");
         let page = guarded.app.get(&with(path, &format!("filter={filter}"))).await.json();

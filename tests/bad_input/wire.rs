@@ -110,7 +110,7 @@ async fn half_a_body_is_no_request() {
         raw.send(&body.as_bytes()[..sent]).await;
         raw.end_sending().await;
         if let Some(answer) = raw.answer().await {
-            names(&answer.problem(400, "malformed-request"), "body", "received whole");
+            names(&answer.problem(400, "malformed-request"), "body", "received completely");
         }
     }
     // The whole JSON is there, but more was announced.
@@ -118,7 +118,7 @@ async fn half_a_body_is_no_request() {
     raw.send(format!("{HEAD}Content-Length: {}\r\n\r\n{body}", body.len() + 10).as_bytes()).await;
     raw.end_sending().await;
     if let Some(answer) = raw.answer().await {
-        names(&answer.problem(400, "malformed-request"), "body", "received whole");
+        names(&answer.problem(400, "malformed-request"), "body", "received completely");
     }
     // The same in chunks, without the last one.
     let mut raw = RawHttp::connect(&guarded.app.url).await;
@@ -126,7 +126,7 @@ async fn half_a_body_is_no_request() {
     raw.send(chunk.as_bytes()).await;
     raw.end_sending().await;
     if let Some(answer) = raw.answer().await {
-        names(&answer.problem(400, "malformed-request"), "body", "received whole");
+        names(&answer.problem(400, "malformed-request"), "body", "received completely");
     }
     guarded.end().await;
 }

@@ -290,7 +290,7 @@ async fn what_may_stand_there_is_said_where_there_are_several_ways() {
             "aggregated-streams/a",
             json!({ "partitioner": { "kind": "cel", "expression": "0", "method": "hash" } }),
             "partitioner.method",
-            "is not known here",
+            "is unknown",
         ),
         (
             "put",

@@ -48,7 +48,7 @@ pub struct AckBody {
 #[derive(Serialize, ToSchema)]
 pub struct AckResult {
     pub acked: usize,
-    /// Under an epoch that is over: the lease, or the delivery, is somebody else's by now.
+    /// Under an epoch that is over: the lease, or the delivery, has been lost.
     pub fenced: usize,
     /// Of deliveries that are not there: acked before, or never made.
     pub missing: usize,
@@ -134,8 +134,8 @@ pub struct ExtensionResult {
 
 /// Ack messages
 ///
-/// Sent again without harm. If nothing of it is good, because the leases or deliveries are somebody else's by now, the
-/// answer is the problem `fenced`.
+/// Sent again without harm. If all of it is fenced, because the leases or deliveries have been lost, the answer is the
+/// problem `fenced`.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{name}/acks", operation_id = "ackMessages", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),

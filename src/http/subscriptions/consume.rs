@@ -113,10 +113,10 @@ pub async fn follow_subscription(
         .unwrap_or(app.limits.heartbeat);
     let heartbeat = rules.keep(heartbeat)?;
     if app.lifecycle.is_draining() {
-        return Err(Problem::new(ProblemKind::Draining, "The service is stopping."));
+        return Err(Problem::new(ProblemKind::Draining, "The service is shutting down."));
     }
     let Some(place) = app.followers.take() else {
-        let detail = format!("There are {} followers already.", app.followers.max());
+        let detail = format!("The limit of {} open event streams is reached.", app.followers.max());
         return Err(Problem::new(ProblemKind::Overloaded, detail));
     };
     let subscription = app.subscriptions.find(&name).await?;
@@ -167,7 +167,7 @@ pub async fn fetch_messages(
     let wait = rules.duration("wait", body.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
     let wait = rules.keep(wait)?.unwrap_or_default();
     if app.lifecycle.is_draining() {
-        return Err(Problem::new(ProblemKind::Draining, "The service is stopping."));
+        return Err(Problem::new(ProblemKind::Draining, "The service is shutting down."));
     }
     let bytes_max = app.limits.page_bytes_max;
     let bytes =
@@ -190,10 +190,8 @@ pub async fn fetch_messages(
             Err(_) if attempts < REJOINS_MAX => attempts += 1,
             Err(End::Deleted) => return Err(Problem::not_found(format!("subscription {name}"))),
             Err(End::Removed | End::Replaced | End::HistoryChanged) => {
-                let consumer = &body.consumer;
-                return Err(Problem::not_found(format!(
-                    "consumer {consumer} of subscription {name}: it was sent away"
-                )));
+                let what = format!("consumer {} of the subscription {name}", body.consumer);
+                return Err(Problem::gone(what, "the consumer was removed"));
             }
         }
     };
@@ -209,7 +207,7 @@ pub async fn fetch_messages(
 }
 
 fn source_deleted(name: &str) -> Problem {
-    Problem::not_found(format!("aggregated stream that the subscription {name} consumes: it has been deleted"))
+    Problem::gone(format!("aggregated stream of the subscription {name}"), "the source has been deleted")
 }
 
 /// The first messages that come; none when the time is over. Or why there can be none.

@@ -122,21 +122,26 @@ impl From<SubscriptionError> for Problem {
         match error {
             SubscriptionError::NotFound { name } => Problem::not_found(format!("subscription {name}")),
             SubscriptionError::Differs { name, fields } => {
-                let detail = format!("The subscription {name} has another definition: see {}.", fields.join(", "));
+                let detail = format!(
+                    "The subscription {name} exists with another definition; these fields differ: {}.",
+                    fields.join(", ")
+                );
                 Problem::new(ProblemKind::DefinitionDiffers, detail).with("fields", fields)
             }
             SubscriptionError::Invalid(violations) => Problem::invalid(violations),
             SubscriptionError::TooManySubscriptions { max } => {
-                let rule = format!("cannot be made: there are {max} subscriptions already");
+                let rule = format!("cannot be created: the limit of {max} subscriptions is reached");
                 Problem::invalid(vec![Violation::new("name", rule)])
             }
             SubscriptionError::TooManyConsumers { .. } => Problem::new(ProblemKind::Overloaded, capitalised(&detail)),
-            SubscriptionError::Overloaded => Problem::new(ProblemKind::Overloaded, "Too many acks wait."),
-            SubscriptionError::Draining => Problem::new(ProblemKind::Draining, "The service is stopping."),
+            SubscriptionError::Overloaded => {
+                Problem::new(ProblemKind::Overloaded, "Too many acks are waiting to be committed.")
+            }
+            SubscriptionError::Draining => Problem::new(ProblemKind::Draining, "The service is shutting down."),
             SubscriptionError::Fenced(fenced) => Problem::new(
                 ProblemKind::Fenced,
                 format!(
-                    "Partition {} is at epoch {}, not {}: it belongs to another lease or delivery by now.",
+                    "The lease or delivery in partition {} has been lost: its epoch is {} now, not {}.",
                     fenced.partition, fenced.current_epoch, fenced.epoch
                 ),
             )

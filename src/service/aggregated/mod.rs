@@ -74,12 +74,12 @@ pub enum Defined {
 /// Why a definition is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum DefineError {
-    #[error("the definition breaks rules")]
+    #[error("the definition is not valid")]
     Invalid(Vec<Violation>),
     /// There is one of this name with other fields.
-    #[error("it is defined in another way")]
+    #[error("the name exists with another definition")]
     Differs(Vec<&'static str>),
-    #[error("there are {most} aggregated streams already")]
+    #[error("the limit of {most} aggregated streams is reached")]
     TooMany { most: usize },
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -95,7 +95,7 @@ impl Subscriptions {
             return Ok(Beginning { aggregated_stream_id: None, cursors, first_position: 0 });
         };
         let Some(id) = self.database().aggregated_stream_id(name).await? else {
-            let rule = "must name an aggregated stream that is there";
+            let rule = "must name an existing aggregated stream";
             return Err(SubscriptionError::Invalid(vec![Violation::new("source.aggregated_stream", rule)]));
         };
         let cursors = self.aggregated_cursors(id, name, definition.from).await?;

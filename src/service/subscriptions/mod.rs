@@ -70,21 +70,21 @@ pub struct SubscriptionSettings {
 /// What can go wrong with a subscription.
 #[derive(Debug, thiserror::Error)]
 pub enum SubscriptionError {
-    #[error("there is no subscription {name}")]
+    #[error("subscription {name} not found")]
     NotFound { name: String },
-    #[error("the subscription {name} has another definition")]
+    #[error("the subscription {name} exists with another definition")]
     Differs { name: String, fields: Vec<&'static str> },
-    #[error("a value is against a rule")]
+    #[error("the definition is not valid")]
     Invalid(Vec<Violation>),
-    #[error("there are {max} subscriptions already")]
+    #[error("the limit of {max} subscriptions is reached")]
     TooManySubscriptions { max: usize },
-    #[error("the subscription has {max} consumers already")]
+    #[error("the subscription has the maximum of {max} consumers")]
     TooManyConsumers { max: usize },
-    #[error("too many acks wait")]
+    #[error("too many acks are waiting to be committed")]
     Overloaded,
-    #[error("the service is stopping")]
+    #[error("the service is shutting down")]
     Draining,
-    #[error("a lease or a delivery belongs to somebody else by now")]
+    #[error("the lease or delivery has been lost")]
     Fenced(Fenced),
     #[error(transparent)]
     Store(#[from] StoreError),
