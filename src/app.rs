@@ -328,7 +328,6 @@ fn service_settings(settings: &Settings) -> ServiceSettings {
             consumers_max: settings.subscription_consumers_max,
             revoke_grace: settings.subscription_revoke_grace,
             ack_queue_max: settings.ack_queue_max,
-            notify_interval: settings.notify_interval,
             poll_interval: settings.poll_interval,
         },
         followers_max: settings.followers_max,

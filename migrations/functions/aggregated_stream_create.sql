@@ -8,7 +8,7 @@ DECLARE
   _id bigint;
 BEGIN
   -- One at a time, and seen by the projector before its next round.
-  PERFORM pg_notify('headwater_projected', 'defined');
+  PERFORM pg_notify('headwater', 'defined');
   UPDATE headwater.projector SET generation = generation + 1;
 
   INSERT INTO headwater.aggregated_streams (name, definition)

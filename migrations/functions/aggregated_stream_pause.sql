@@ -7,7 +7,7 @@ DECLARE
   _live_position bigint;
   _id bigint;
 BEGIN
-  PERFORM pg_notify('headwater_projected', 'defined');
+  PERFORM pg_notify('headwater', 'defined');
   UPDATE headwater.projector SET generation = generation + 1 RETURNING live_position INTO _live_position;
   UPDATE headwater.aggregated_streams SET is_paused = true WHERE name = _name RETURNING id INTO _id;
   UPDATE headwater.projections

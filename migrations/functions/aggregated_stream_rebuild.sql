@@ -7,7 +7,7 @@ AS $$
 DECLARE
   _id bigint;
 BEGIN
-  PERFORM pg_notify('headwater_projected', 'defined');
+  PERFORM pg_notify('headwater', 'defined');
   UPDATE headwater.projector SET generation = generation + 1;
   SELECT id INTO _id FROM headwater.aggregated_streams WHERE name = _name FOR UPDATE;
 

@@ -6,7 +6,7 @@ AS $$
 DECLARE
   _id bigint;
 BEGIN
-  PERFORM pg_notify('headwater_projected', 'defined');
+  PERFORM pg_notify('headwater', 'defined');
   UPDATE headwater.projector SET generation = generation + 1;
   UPDATE headwater.aggregated_streams SET is_paused = false WHERE name = _name RETURNING id INTO _id;
   UPDATE headwater.projections SET error = NULL WHERE aggregated_stream_id = _id AND error IS NOT NULL

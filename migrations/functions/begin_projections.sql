@@ -8,7 +8,7 @@ AS $$
 DECLARE
   p headwater.projections;
 BEGIN
-  PERFORM pg_notify('headwater_projected', 'defined');
+  PERFORM pg_notify('headwater', 'defined');
   UPDATE headwater.projector SET generation = generation + 1, live_position = 0;
 
   FOR p IN

@@ -97,7 +97,7 @@ BEGIN
       -- Nothing is in flight any more: it need not wait for the end of its grace.
       IF p.wanted_by IS NOT NULL AND NOT coalesce(p.known_positions[_acked + 1] <= p.read_upto, false) THEN
         PERFORM headwater.subscription_hand_over(a.subscription_id, ARRAY[a.partition], ARRAY[p.wanted_by]);
-        PERFORM pg_notify('headwater_subscriptions', a.subscription_id::text);
+        PERFORM pg_notify('headwater', 'changed ' || a.subscription_id);
       END IF;
     END IF;
   END LOOP;

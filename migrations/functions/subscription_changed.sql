@@ -4,5 +4,5 @@ RETURNS void
 LANGUAGE sql VOLATILE
 AS $$
   UPDATE headwater.subscriptions SET generation = generation + 1 WHERE id = _subscription;
-  SELECT pg_notify('headwater_subscriptions', _subscription::text)
+  SELECT pg_notify('headwater', 'changed ' || _subscription)
 $$;

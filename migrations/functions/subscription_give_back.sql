@@ -45,6 +45,6 @@ BEGIN
     AND (_epoch IS NULL OR d.epoch = _epoch);
 
   -- Whoever has room may have them.
-  PERFORM pg_notify('headwater_subscriptions', 'r' || _subscription);
+  PERFORM pg_notify('headwater', 'room ' || _subscription);
 END;
 $$;

@@ -44,7 +44,7 @@ BEGIN
 
   IF p.wanted_by IS NOT NULL AND NOT coalesce(p.known_positions[1] <= p.read_upto, false) THEN
     PERFORM headwater.subscription_hand_over(_subscription, ARRAY[_partition], ARRAY[p.wanted_by]);
-    PERFORM pg_notify('headwater_subscriptions', _subscription::text);
+    PERFORM pg_notify('headwater', 'changed ' || _subscription);
   END IF;
 END;
 $$;

@@ -48,7 +48,7 @@ BEGIN
   LOOP
     IF p.revoke_at <= _now THEN
       PERFORM headwater.subscription_hand_over(_subscription, ARRAY[p.partition], ARRAY[p.wanted_by]);
-      PERFORM pg_notify('headwater_subscriptions', _subscription::text);
+      PERFORM pg_notify('headwater', 'changed ' || _subscription);
     ELSE
       PERFORM headwater.subscription_blame(_subscription, ARRAY[p.partition]);
       UPDATE headwater.subscription_partitions AS s

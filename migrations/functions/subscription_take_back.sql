@@ -31,7 +31,7 @@ BEGIN
       PERFORM headwater.subscription_hand_over(
         _subscription, ARRAY[_partitions[i]], ARRAY[coalesce(p.wanted_by, p.consumer)]
       );
-      PERFORM pg_notify('headwater_subscriptions', _subscription::text);
+      PERFORM pg_notify('headwater', 'changed ' || _subscription);
     ELSE
       UPDATE headwater.subscription_partitions AS s
       SET

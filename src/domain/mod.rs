@@ -16,6 +16,7 @@ pub mod observation;
 pub mod partitioner;
 pub mod selection;
 pub mod settling;
+pub mod signal;
 pub mod source;
 pub mod stream_name;
 pub mod subscription;

@@ -16,6 +16,7 @@ pub struct BackOff {
     by: &'static str,
     observer: Observer,
     pause: Duration,
+    pause_max: Duration,
     /// What was said: not again before something else fails, or all is well in between.
     said: Option<FailureKind>,
 }
@@ -23,7 +24,17 @@ pub struct BackOff {
 impl BackOff {
     /// `by`: the agent, as the log names it.
     pub fn new(by: &'static str, observer: Observer) -> Self {
-        Self { by, observer, pause: PAUSE_FIRST, said: None }
+        Self { by, observer, pause: PAUSE_FIRST, pause_max: PAUSE_MAX, said: None }
+    }
+
+    /// With a shorter longest pause, where requests wait for the next attempt.
+    pub fn at_most(self, pause_max: Duration) -> Self {
+        Self { pause_max, ..self }
+    }
+
+    /// Whether the last attempt has failed.
+    pub fn has_failed(&self) -> bool {
+        self.said.is_some()
     }
 
     /// Counts a failure, and says it if it is the first of its kind. Gives the time to wait before the next attempt.
@@ -34,7 +45,7 @@ impl BackOff {
         let is_news = self.said.replace(kind) != Some(kind);
         self.observer.record(Observation::StoreFailed { by: self.by.into(), kind, error: error.to_string(), is_news });
         let pause = self.pause;
-        self.pause = (pause * 2).min(PAUSE_MAX);
+        self.pause = (pause * 2).min(self.pause_max);
         pause.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 

@@ -24,7 +24,7 @@ use aggregated::AggregatedStreams;
 use aggregated::feed::Feeds;
 use aggregated::projector::{Projector, ProjectorSettings};
 use append::{Append, AppendSettings};
-use hints::{HintSettings, Listener, Notifier};
+use hints::{HintSettings, Listener, Notifier, Signals};
 use read::Reads;
 use reports::Reports;
 use subscriptions::{SubscriptionSettings, Subscriptions};
@@ -68,7 +68,8 @@ pub struct Service {
 impl Service {
     /// Builds the service and starts its agents, in the order in which they need each other.
     pub fn start(database: Database, settings: ServiceSettings, lifecycle: Lifecycle, observer: Observer) -> Self {
-        let (tail, reader) = Tail::new(database.clone(), settings.tail, observer.clone());
+        let signals = Signals::default();
+        let (tail, reader) = Tail::new(database.clone(), signals.clone(), settings.tail, observer.clone());
         let (append, committer) = Append::new(
             database.clone(),
             tail.clone(),
@@ -77,8 +78,14 @@ impl Service {
             observer.clone(),
         );
         let feeds = Feeds::new(settings.aggregated_cache_bytes_max);
-        let (projector, projecting) =
-            Projector::new(database.clone(), tail.clone(), feeds.clone(), settings.projector, observer.clone());
+        let (projector, projecting) = Projector::new(
+            database.clone(),
+            tail.clone(),
+            feeds.clone(),
+            signals.clone(),
+            settings.projector,
+            observer.clone(),
+        );
         let reads = Reads::new(database.clone(), tail.clone(), lifecycle.draining().clone(), settings.page_bytes_max);
         let aggregated = AggregatedStreams::new(
             database.clone(),
@@ -107,7 +114,7 @@ impl Service {
             settings.hints.clone(),
             observer.clone(),
         );
-        let notifier = Notifier::new(database.clone(), &tail, &projecting, settings.hints);
+        let notifier = Notifier { database: database.clone(), signals, settings: settings.hints };
         let heartbeats = Heartbeats::default();
         let service = Self {
             append: append.clone(),

@@ -1,16 +1,16 @@
 //! `headwater.append_batch`: many requests in one call and one transaction.
 
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
-use super::{Connection, Database, SESSION_SETTINGS, StoreError};
+use super::{Connection, Database, Session, StoreError};
 use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, Placed};
+use crate::domain::message::{Message, MessageParts};
 use crate::domain::time::Timestamp;
 
 const APPEND_BATCH: &str = "SELECT * FROM headwater.append_batch(\
@@ -21,8 +21,8 @@ const JUDGE_STANDING_IDS: &str = "SELECT * FROM headwater.judge_standing_ids(\
     $1::int, $2::int[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[])";
 
 /// A session of its own for appends, with what is needed to find out what became of its last commits.
-pub struct AppendLink {
-    client: Client,
+pub struct AppendSession {
+    session: Session,
     append_batch: Statement,
     backend: Backend,
 }
@@ -44,17 +44,21 @@ pub enum Answer {
     Locked,
 }
 
-/// Data and metadata of messages, as PostgreSQL prints them.
-type Texts = (Vec<Option<String>>, Vec<Option<String>>);
-
 /// A batch that went through.
 #[derive(Debug)]
 pub struct BatchAnswer {
     /// One for each request, in order.
     pub answers: Vec<Answer>,
-    /// For each written message, in order: its data and metadata as PostgreSQL prints them, where wanted.
-    pub texts: Option<Texts>,
-    pub written_at: Timestamp,
+    pub written: Written,
+}
+
+/// The messages that a batch has written.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Of all of them, in order: the global position and the id.
+    pub positions: Vec<(i64, Uuid)>,
+    /// Those that were wanted, in order.
+    pub messages: Vec<Arc<Message>>,
 }
 
 /// A batch that did not go through, and what that means for it.
@@ -78,27 +82,24 @@ pub enum BatchError {
     InDoubt(String),
 }
 
-impl AppendLink {
-    /// Connects. The connection is to be polled by whoever waits for the session, in the same task: a task of its own
-    /// would cost two wake-ups a batch.
+impl AppendSession {
+    /// Connects. The connection is to be polled by whoever waits for the session, in the same task.
     pub async fn open(database: &Database, lock_timeout: Duration) -> Result<(Self, Pin<Box<Connection>>), StoreError> {
-        let (client, connection) = database.connect().await?;
-        let mut connection = Box::pin(connection);
-        let statements = set_up(&client, lock_timeout);
-        let (backend, append_batch) = database.set_up(drive(connection.as_mut(), statements)).await?;
-        Ok((Self { client, append_batch, backend }, connection))
+        let (session, (backend, append_batch), connection) =
+            Session::open_undriven(database, async |session| set_up(session, lock_timeout).await).await?;
+        Ok((Self { session, append_batch, backend }, connection))
     }
 
     /// Whether the connection has ended, as far as it has been polled.
     pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.session.is_closed()
     }
 
     pub fn backend(&self) -> Backend {
         self.backend.clone()
     }
 
-    /// Writes the requests in one transaction. `wanted` says for each message whether its text is to come back.
+    /// Writes the requests in one transaction. `wanted` says for each message whether it is to come back as it stands.
     pub async fn append_batch(
         &self,
         requests: &[&AppendRequest],
@@ -123,16 +124,15 @@ impl AppendLink {
             &columns.ids_to_check,
             &wait_for_locks,
         ];
-        let writing = self.client.query_one(&self.append_batch, &parameters);
+        let writing = self.session.client.query_one(&self.append_batch, &parameters);
         let row = writing.await.map_err(|error| judge(&error))?;
-        read_answer(&row, requests).map_err(|error| BatchError::InDoubt(super::source_text(&error)))
+        read_answer(&row, requests, wanted).map_err(|error| BatchError::InDoubt(super::source_text(&error)))
     }
 }
 
-async fn set_up(client: &Client, lock_timeout: Duration) -> Result<(Backend, Statement), tokio_postgres::Error> {
-    client.batch_execute(SESSION_SETTINGS).await?;
-    client.batch_execute(&format!("SET lock_timeout = {}", lock_timeout.as_millis())).await?;
-    let row = client
+async fn set_up(session: &Session, lock_timeout: Duration) -> Result<(Backend, Statement), StoreError> {
+    session.batch(&format!("SET lock_timeout = {}", lock_timeout.as_millis())).await?;
+    let row = session
         .query_one(
             "SELECT pg_backend_pid(), (extract(epoch FROM backend_start) * 1000000)::bigint \
              FROM pg_stat_activity WHERE pid = pg_backend_pid()",
@@ -140,25 +140,7 @@ async fn set_up(client: &Client, lock_timeout: Duration) -> Result<(Backend, Sta
         )
         .await?;
     let backend = Backend { pid: row.try_get(0)?, started_at_micros: row.try_get(1)? };
-    Ok((backend, client.prepare(APPEND_BATCH).await?))
-}
-
-/// Waits for work on a client while driving its connection.
-async fn drive<T>(
-    mut connection: Pin<&mut Connection>,
-    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, tokio_postgres::Error> {
-    let mut work = pin!(work);
-    poll_fn(|context| {
-        if let Poll::Ready(done) = work.as_mut().poll(context) {
-            return Poll::Ready(done);
-        }
-        if let Poll::Ready(Err(error)) = connection.as_mut().poll(context) {
-            return Poll::Ready(Err(error));
-        }
-        work.as_mut().poll(context)
-    })
-    .await
+    Ok((backend, session.prepare_cached(APPEND_BATCH).await?))
 }
 
 /// The requests as the columns that the function takes.
@@ -227,16 +209,28 @@ fn standing_answer(standing: Vec<Standing>, duplicate: bool) -> Appended {
     Appended { version: messages.last().map_or(-1, |last| last.position), duplicate, messages }
 }
 
-fn read_answer(row: &Row, requests: &[&AppendRequest]) -> Result<BatchAnswer, tokio_postgres::Error> {
+/// Data and metadata of messages, as PostgreSQL prints them.
+type Texts<'a> = Vec<Option<&'a str>>;
+
+fn read_answer(
+    row: &Row,
+    requests: &[&AppendRequest],
+    wanted: Option<&[bool]>,
+) -> Result<BatchAnswer, tokio_postgres::Error> {
     let outcomes: Vec<i32> = row.try_get("outcomes")?;
     let versions: Vec<i64> = row.try_get("versions")?;
     let global_positions: Vec<i64> = row.try_get::<_, Option<_>>("global_positions")?.unwrap_or_default();
     let written_at: Timestamp = row.try_get("written_at")?;
+    let datas: Texts = row.try_get::<_, Option<_>>("data_texts")?.unwrap_or_default();
+    let metadatas: Texts = row.try_get::<_, Option<_>>("metadata_texts")?.unwrap_or_default();
     let mut standing = read_standing(row, requests.len())?;
-    let mut written = global_positions.into_iter();
+    let mut written = Written { positions: Vec::with_capacity(global_positions.len()), messages: Vec::new() };
     let mut answers = Vec::with_capacity(requests.len());
+    let mut first = 0; // the request's first place among all messages
     for (at, request) in requests.iter().enumerate() {
         let version = versions[at];
+        let places = first..first + request.messages.len();
+        first = places.end;
         let refused = || {
             Answer::Done(Err(AppendError::WrongExpectedVersion {
                 stream_name: request.stream_name.as_str().into(),
@@ -246,19 +240,27 @@ fn read_answer(row: &Row, requests: &[&AppendRequest]) -> Result<BatchAnswer, to
         };
         answers.push(match outcomes[at] {
             0 => {
-                let first = version + 1 - request.messages.len() as i64;
-                let messages = request
-                    .messages
-                    .iter()
-                    .zip(first..)
-                    .zip(&mut written)
-                    .map(|((message, position), global_position)| Placed {
-                        id: message.id,
-                        position,
-                        global_position,
-                        time: message.time.unwrap_or(written_at),
-                    })
-                    .collect();
+                let mut messages = Vec::with_capacity(request.messages.len());
+                let positions = version + 1 - request.messages.len() as i64..;
+                for ((message, position), place) in request.messages.iter().zip(positions).zip(places) {
+                    let nth = written.positions.len();
+                    let Some(&global_position) = global_positions.get(nth) else { break };
+                    let time = message.time.unwrap_or(written_at);
+                    messages.push(Placed { id: message.id, position, global_position, time });
+                    written.positions.push((global_position, message.id));
+                    if wanted.is_some_and(|wanted| wanted[place]) {
+                        written.messages.push(Arc::new(Message::new(MessageParts {
+                            id: message.id,
+                            stream_name: request.stream_name.as_str(),
+                            message_type: &message.message_type,
+                            position,
+                            global_position,
+                            data: datas.get(nth).copied().flatten(),
+                            metadata: metadatas.get(nth).copied().flatten(),
+                            time,
+                        })));
+                    }
+                }
                 Answer::Done(Ok(Appended { version, duplicate: false, messages }))
             }
             1 => Answer::Done(Ok(standing_answer(std::mem::take(&mut standing[at]), true))),
@@ -267,11 +269,7 @@ fn read_answer(row: &Row, requests: &[&AppendRequest]) -> Result<BatchAnswer, to
             _ => refused(),
         });
     }
-    let texts = match row.try_get::<_, Option<Vec<Option<String>>>>("data_texts")? {
-        Some(datas) => Some((datas, row.try_get::<_, Option<_>>("metadata_texts")?.unwrap_or_default())),
-        None => None,
-    };
-    Ok(BatchAnswer { answers, texts, written_at })
+    Ok(BatchAnswer { answers, written })
 }
 
 fn read_standing(row: &Row, requests: usize) -> Result<Vec<Vec<Standing>>, tokio_postgres::Error> {

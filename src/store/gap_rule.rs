@@ -1,8 +1,7 @@
 //! Whether this server says who holds its locks, and until when. The rule of the settled position rests on it: an engine
 //! that shows other modes, or hides short transactions, would settle every hole at once.
 
-use super::settled::TailLink;
-use super::{Database, SESSION_SETTINGS, StoreError};
+use super::{Database, StoreError};
 use crate::domain::settling::Holder;
 
 /// Why the rule does not hold, or is not known to.
@@ -24,22 +23,17 @@ const TAKE_LOCK: &str = "BEGIN; SET LOCAL lock_timeout = '2s'; \
 impl Database {
     /// One session takes the lock; another must see it, and see it gone afterwards.
     pub async fn check_gap_rule(&self) -> Result<(), GapRuleError> {
-        let (writer, connection) = self.connect().await?;
-        let connection = tokio::spawn(connection);
-        let outcome = self.look_at_locks(&writer).await;
-        connection.abort();
-        let Some(fault) = outcome? else { return Ok(()) };
+        let Some(fault) = self.look_at_locks().await? else { return Ok(()) };
         let version = self.client().await?.query_one("SELECT version()", &[]).await?;
         Err(GapRuleError::Broken { fault, engine: version.get(0) })
     }
 
-    async fn look_at_locks(&self, writer: &tokio_postgres::Client) -> Result<Option<&'static str>, StoreError> {
-        let watcher = TailLink::open(self).await?;
-        self.set_up(writer.batch_execute(SESSION_SETTINGS)).await?;
-        self.set_up(writer.batch_execute(TAKE_LOCK)).await?;
-        let pid = self.set_up(writer.query_one("SELECT pg_backend_pid()", &[])).await?.try_get(0)?;
+    async fn look_at_locks(&self) -> Result<Option<&'static str>, StoreError> {
+        let (watcher, writer) = (self.tail_session().await?, self.tail_session().await?);
+        writer.batch(TAKE_LOCK).await?;
+        let pid = writer.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;
         let during = watcher.holder_rows().await?;
-        self.set_up(writer.batch_execute("ROLLBACK")).await?;
+        writer.batch("ROLLBACK").await?;
         let after = watcher.holder_rows().await?;
         Ok(fault(pid, &during, &after))
     }

@@ -4,8 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::settled::TailLink;
-use super::{Database, StoreError};
+use super::{Database, Session, StoreError};
 use crate::domain::history::{Ground, Known, Landmark, Seen};
 
 /// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one.
@@ -35,7 +34,8 @@ const KEEP: &str = "UPDATE headwater.settled_position SET position = $1, message
     first_position = $5, first_id = $6, server = $7, sequence_file = $8, updated_at = now() \
     WHERE history = $2 AND position < $1";
 
-impl TailLink {
+/// What the reader of the tail recognises the log by.
+impl Session {
     /// What the log is recognised by, as one snapshot shows it. `server` is of this connection's server.
     pub async fn look_at_history(
         &self,
@@ -43,7 +43,7 @@ impl TailLink {
         settled: i64,
         server: Option<&str>,
     ) -> Result<Seen, StoreError> {
-        let rows = self.query(LOOK, &[(&checkpoint, Type::INT8), (&settled, Type::INT8)]).await?;
+        let rows = self.query_typed(LOOK, &[(&checkpoint, Type::INT8), (&settled, Type::INT8)]).await?;
         let row = rows.first().ok_or_else(|| StoreError::Unavailable("a look at the log showed nothing".into()))?;
         if row.try_get(0)? {
             return Err(StoreError::Unavailable("the server is a replica".into()));
@@ -61,7 +61,7 @@ impl TailLink {
 
     /// Which server this is; `None` where it does not say.
     pub async fn server(&self) -> Result<Option<String>, StoreError> {
-        match self.query(SERVER, &[]).await {
+        match self.query_typed(SERVER, &[]).await {
             Ok(rows) => rows.first().map_or(Ok(None), |row| Ok(row.try_get(0)?)),
             Err(error) if error.is_unavailable() => Err(error),
             Err(_) => Ok(None),
@@ -70,7 +70,7 @@ impl TailLink {
 
     /// What was kept: a position that was settled once, and by what its log is recognised.
     pub async fn kept_checkpoint(&self) -> Result<(i64, Known), StoreError> {
-        let rows = self.query(KEPT, &[]).await?;
+        let rows = self.query_typed(KEPT, &[]).await?;
         let Some(row) = rows.first() else { return Ok((0, Known::default())) };
         let known = Known {
             number: row.try_get(1)?,
@@ -98,14 +98,14 @@ impl TailLink {
             (&known.ground.server, Type::TEXT),
             (&known.ground.sequence_file, Type::INT8),
         ];
-        self.query(&sql, &parameters).await?;
+        self.query_typed(&sql, &parameters).await?;
         Ok(())
     }
 
     /// The log is another one: what was kept by its positions begins again. Answers the number of the new history.
     pub async fn begin_history(&self, known: i64, is_anew: bool) -> Result<i64, StoreError> {
         let sql = "SELECT headwater.begin_history($1, $2)";
-        let rows = self.query(sql, &[(&known, Type::INT8), (&is_anew, Type::BOOL)]).await?;
+        let rows = self.query_typed(sql, &[(&known, Type::INT8), (&is_anew, Type::BOOL)]).await?;
         rows.first().map_or(Ok(known), |row| Ok(row.try_get(0)?))
     }
 }

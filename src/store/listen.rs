@@ -1,123 +1,56 @@
-//! The one LISTEN connection of an instance, and the hints it sends to the others.
+//! Signals between instances: the one LISTEN connection of each, and what it tells the others.
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::AsyncMessage;
 
-use super::{Database, SESSION_SETTINGS, StoreError, source_text};
+use super::{Connection, Database, Session, StoreError, source_text};
+use crate::domain::signal::Signal;
 
-/// The channel of our hints. A payload is a global position, never a message.
-pub const CHANNEL: &str = "headwater";
-/// The channel of what concerns aggregated streams. A payload is [`PROJECTED`], or `defined` (sent by the functions
-/// that change a definition or a state).
-pub const PROJECTED_CHANNEL: &str = "headwater_projected";
-/// The channel of subscriptions. A payload is the id of one that has changed, or what an instance tells the others.
-pub const SUBSCRIPTIONS_CHANNEL: &str = "headwater_subscriptions";
-const PROJECTED: &str = "projected";
-/// Hints that wait to be taken; they are only hints, so what does not fit is dropped.
-const HINTS_MAX: usize = 64;
-
-/// A hint that takes longer is left out, and so is its connection.
+/// The channel of all signals, which `write_message` and the trigger use too.
+const CHANNEL: &str = "headwater";
+/// Signals that wait to be taken; they are only hints, so what does not fit is dropped.
+const SIGNALS_MAX: usize = 64;
+/// Signals that cannot be sent in this time are left out, and so is their connection.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a notification hints at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hint {
-    /// There are messages up to this global position.
-    Appended(i64),
-    /// Aggregated streams have new messages.
-    Projected,
-    /// An aggregated stream was defined or deleted, or its state has changed.
-    Defined,
-    /// Consumers of subscriptions have to look again.
-    Subscriptions(String),
-}
-
-/// A connection that listens.
-pub struct ListenLink {
-    client: Client,
-    hints: mpsc::Receiver<Hint>,
-    ended: tokio::task::JoinHandle<String>,
-}
-
-impl ListenLink {
-    /// Connects and listens. Hints that were sent before are not heard: read from the last position now.
-    pub async fn open(database: &Database) -> Result<Self, StoreError> {
-        let (client, mut connection) = database.connect().await?;
-        let (sender, hints) = mpsc::channel(HINTS_MAX);
-        let ended = tokio::spawn(async move {
-            loop {
-                match poll_fn(|context| connection.poll_message(context)).await {
-                    Some(Ok(AsyncMessage::Notification(hint))) => {
-                        let _ = sender.try_send(read_hint(hint.channel(), hint.payload()));
-                    }
-                    Some(Ok(_)) => {}
-                    Some(Err(error)) => return source_text(&error),
-                    None => return "the connection was closed".into(),
-                }
-            }
-        });
-        database
-            .set_up(client.batch_execute(&format!(
-                "{SESSION_SETTINGS}; LISTEN {CHANNEL}; LISTEN {PROJECTED_CHANNEL}; LISTEN {SUBSCRIPTIONS_CHANNEL}"
-            )))
-            .await?;
-        Ok(Self { client, hints, ended })
-    }
-
-    /// The next hint; `None` when the connection has ended.
-    pub async fn hint(&mut self) -> Option<Hint> {
-        self.hints.recv().await
-    }
-
-    /// Asks the session whether it is still there.
-    pub async fn beat(&self, timeout: Duration) -> Result<(), StoreError> {
-        match tokio::time::timeout(timeout, self.client.batch_execute("")).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::Unavailable("the listening session does not answer".into())),
-        }
-    }
-
-    /// Why the connection ended, if it has.
-    pub async fn end(self) -> String {
-        drop(self.client);
-        self.ended.abort();
-        self.ended.await.unwrap_or_else(|_| "the connection was given up".into())
-    }
-}
-
-fn read_hint(channel: &str, payload: &str) -> Hint {
-    match (channel, payload) {
-        (PROJECTED_CHANNEL, PROJECTED) => Hint::Projected,
-        (PROJECTED_CHANNEL, _) => Hint::Defined,
-        (SUBSCRIPTIONS_CHANNEL, text) => Hint::Subscriptions(text.to_owned()),
-        (_, position) => Hint::Appended(position.parse().unwrap_or(i64::MAX)),
-    }
-}
+/// What a listening session hears: `None` for words that this version does not know; at last why it hears no more.
+pub type Heard = Result<Option<Signal>, String>;
 
 impl Database {
-    /// Tells the other instances up to where there is something new.
-    pub async fn notify_appended(&self, global_position: i64) -> Result<(), StoreError> {
-        self.notify(CHANNEL, &global_position.to_string()).await
+    /// A session that listens, and what it hears. What was sent before is not heard: read from the last position now.
+    /// `limit`: of each statement.
+    pub async fn listen(&self, limit: Duration) -> Result<(Session, mpsc::Receiver<Heard>), StoreError> {
+        let (sender, heard) = mpsc::channel(SIGNALS_MAX);
+        let driver = |mut connection: Pin<Box<Connection>>| async move {
+            let reason = loop {
+                match poll_fn(|context| connection.poll_message(context)).await {
+                    Some(Ok(AsyncMessage::Notification(notification))) => {
+                        let _ = sender.try_send(Ok(Signal::decode(notification.payload())));
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => break source_text(&error),
+                    None => break "the connection was closed".into(),
+                }
+            };
+            let _ = sender.send(Err(reason)).await;
+        };
+        let session = Session::open_driven_by(self, Some((limit, "the listening session")), driver).await?;
+        session.batch(&format!("LISTEN {CHANNEL}")).await?;
+        Ok((session, heard))
     }
 
-    /// Tells the other instances that aggregated streams have new messages.
-    pub async fn notify_projected(&self) -> Result<(), StoreError> {
-        self.notify(PROJECTED_CHANNEL, PROJECTED).await
-    }
-
-    /// Tells the other instances about subscriptions.
-    pub async fn notify_subscriptions(&self, payload: &str) -> Result<(), StoreError> {
-        self.notify(SUBSCRIPTIONS_CHANNEL, payload).await
-    }
-
-    async fn notify(&self, channel: &str, payload: &str) -> Result<(), StoreError> {
+    /// Tells the other instances, after what is told of was committed.
+    pub async fn notify(&self, signals: &[Signal]) -> Result<(), StoreError> {
+        let payloads: Vec<String> = signals.iter().map(Signal::encode).collect();
         let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT pg_notify($1, $2)").await?;
-        match tokio::time::timeout(NOTIFY_TIMEOUT, client.query(&statement, &[&channel, &payload])).await {
-            Ok(result) => result.map(|_| ()),
+        let statement =
+            client.prepare_cached("SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload").await?;
+        match tokio::time::timeout(NOTIFY_TIMEOUT, client.query(&statement, &[&CHANNEL, &payloads])).await {
+            Ok(result) => result.map(drop),
             Err(_) => Err(StoreError::too_slow("a notification")),
         }
     }

@@ -4,7 +4,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -15,6 +14,7 @@ pub mod gap_rule;
 pub mod history;
 pub mod listen;
 pub mod migrate;
+mod pool;
 pub mod projector;
 pub mod read;
 pub mod reports;
@@ -26,6 +26,8 @@ pub mod written_behind;
 
 pub use error::StoreError;
 pub(crate) use error::source_text;
+pub use pool::PoolUse;
+use pool::{Lent, Pool};
 pub use session::Session;
 
 /// How the database is reached.
@@ -47,7 +49,7 @@ const CHECKED_CONNECTIONS: u32 = 2;
 /// The database in use: two pools and what is needed to open connections beside them.
 #[derive(Clone)]
 pub struct Database {
-    hot: Pool,
+    hot: Arc<Pool>,
     checked: PgPool,
     config: Arc<tokio_postgres::Config>,
     tls: MakeRustlsConnect,
@@ -76,7 +78,7 @@ impl Database {
         if config.get_application_name().is_none() {
             config.application_name("headwater");
         }
-        let hot = hot_pool(&config, tls.clone(), &settings)?;
+        let hot = Pool::new(settings.connections_max.saturating_sub(CHECKED_CONNECTIONS as usize).max(1));
         let checked = PgPoolOptions::new()
             .max_connections(CHECKED_CONNECTIONS)
             .acquire_timeout(settings.connect_timeout)
@@ -87,53 +89,47 @@ impl Database {
         Ok(Self { hot, checked, config: Arc::new(config), tls, settings: Arc::new(settings) })
     }
 
-    /// A connection from the pool, set up for our queries.
-    pub async fn client(&self) -> Result<Session, StoreError> {
-        let object = self.hot.get().await.map_err(|error| match error {
-            // It let us in, and did not take our settings.
-            PoolError::PostCreateHook(HookError::Backend(error)) => error.into(),
-            // Whatever it says to who comes in: nobody is served.
-            error => StoreError::Unavailable(source_text(&error)),
-        })?;
-        Ok(Session::new(object, self.tls.clone()))
+    /// A session of the pool.
+    pub async fn client(&self) -> Result<Lent, StoreError> {
+        self.hot.clone().lend(self).await
     }
 
-    /// A connection of its own, for an agent that keeps one.
-    pub async fn connect(&self) -> Result<(tokio_postgres::Client, Connection), StoreError> {
+    async fn connect(&self) -> Result<(tokio_postgres::Client, Connection), StoreError> {
         let connecting = self.config.connect(self.tls.clone());
         match tokio::time::timeout(self.settings.connect_timeout, connecting).await {
             Ok(Ok(pair)) => Ok(pair),
+            // Whatever it says to those who come in: nobody is served.
             Ok(Err(error)) => Err(StoreError::Unavailable(source_text(&error))),
             Err(_) => Err(StoreError::too_slow("connecting")),
         }
     }
 
-    /// The first statements on such a connection. A server that takes a connection and then says nothing must not keep
-    /// its agent waiting for ever.
-    async fn set_up<T>(
+    /// The first statements of a session. A server that takes a connection and then says nothing must not keep those
+    /// who asked for it waiting for ever.
+    async fn in_time<T>(
         &self,
         statements: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, StoreError> {
         match tokio::time::timeout(self.settings.connect_timeout, statements).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::too_slow("setting up the connection")),
+            Err(_) => Err(StoreError::too_slow("setting up the session")),
         }
     }
 
     /// Forgets the connections that are open: they lead to a server that is no primary any more, or is gone.
     pub fn forget_connections(&self) {
-        self.hot.retain(|_, _| false);
+        self.hot.forget();
     }
 
     /// Connections in use and open, of both pools.
     pub fn pool_use(&self) -> PoolUse {
-        let hot = self.hot.status();
+        let hot = self.hot.usage();
         let checked = (self.checked.size() as usize, self.checked.num_idle());
         PoolUse {
-            in_use: hot.size.saturating_sub(hot.available) + checked.0.saturating_sub(checked.1),
-            open: hot.size + checked.0,
-            waiting: hot.waiting,
+            in_use: hot.in_use + checked.0.saturating_sub(checked.1),
+            open: hot.open + checked.0,
             max: self.settings.connections_max,
+            ..hot
         }
     }
 
@@ -149,15 +145,6 @@ impl Database {
         self.hot.close();
         self.checked.close().await;
     }
-}
-
-/// How busy the pools are, in connections.
-#[derive(Debug, Clone, Copy)]
-pub struct PoolUse {
-    pub in_use: usize,
-    pub open: usize,
-    pub waiting: usize,
-    pub max: usize,
 }
 
 /// The driving side of a connection of its own.
@@ -186,36 +173,6 @@ pub(crate) const SESSION_SETTINGS: &str = "SET enable_seqscan = off; SET jit = o
     SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', \
     'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout'); \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
-
-fn hot_pool(
-    config: &tokio_postgres::Config,
-    tls: MakeRustlsConnect,
-    settings: &DatabaseSettings,
-) -> Result<Pool, OpenError> {
-    let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-    let manager = Manager::from_config(config.clone(), tls, manager_config);
-    let connect_timeout = settings.connect_timeout;
-    let connections = settings.connections_max.saturating_sub(CHECKED_CONNECTIONS as usize).max(1);
-    Pool::builder(manager)
-        .max_size(connections)
-        .runtime(Runtime::Tokio1)
-        .timeouts(Timeouts {
-            wait: Some(settings.connect_timeout),
-            create: Some(settings.connect_timeout),
-            recycle: Some(settings.connect_timeout),
-        })
-        .post_create(Hook::async_fn(move |client, _| {
-            Box::pin(async move {
-                // The pool's own limit ends before this.
-                match tokio::time::timeout(connect_timeout, client.batch_execute(SESSION_SETTINGS)).await {
-                    Ok(result) => result.map_err(HookError::Backend),
-                    Err(_) => Err(HookError::message("setting up the session took too long")),
-                }
-            })
-        }))
-        .build()
-        .map_err(|error| OpenError::Url(error.to_string()))
-}
 
 /// sqlx reads a URL with one host only: where there are several it gets the first, and checked queries follow it alone.
 fn checked_options(url: &str, config: &tokio_postgres::Config) -> Result<PgConnectOptions, OpenError> {

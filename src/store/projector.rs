@@ -4,20 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio_postgres::Client;
 use tokio_postgres::types::{FromSqlOwned, ToSql, Type};
 use uuid::Uuid;
 
-use super::{Database, SESSION_SETTINGS, StoreError};
+use super::{Database, Session, StoreError};
 use crate::domain::time::Timestamp;
 
-/// The session that holds the lease. It ends with the connection, and the lease with it.
-pub struct ProjectorLink {
-    client: Client,
-}
-
 /// A statement of the projector that takes longer is given up, with its connection.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+const LIMIT: (Duration, &str) = (Duration::from_secs(10), "a statement of the projector");
 
 /// The right to project, as it was taken.
 #[derive(Debug, Clone, Copy)]
@@ -93,21 +87,19 @@ const PROJECTIONS: &str = "SELECT p.id, s.id, s.name, s.definition::text, p.is_c
     FROM headwater.aggregated_partitions WHERE projection_id = p.id) AS a \
     WHERE NOT s.is_paused AND p.error IS NULL";
 
-impl ProjectorLink {
-    pub async fn open(database: &Database) -> Result<Self, StoreError> {
-        let (client, connection) = database.connect().await?;
-        tokio::spawn(async move {
-            // Its end shows in every call on the client.
-            let _ = connection.await;
-        });
-        database.set_up(client.batch_execute(SESSION_SETTINGS)).await?;
-        Ok(Self { client })
+impl Database {
+    /// The session that holds the lease. The lease ends with its connection.
+    pub async fn projector_session(&self) -> Result<Session, StoreError> {
+        Session::open(self, Some(LIMIT)).await
     }
+}
 
+/// What the projector asks under its lease.
+impl Session {
     /// Takes the lease if nobody has it.
-    pub async fn take(&self, holder: Uuid, lease: Duration) -> Result<Option<Lease>, StoreError> {
+    pub async fn take_lease(&self, holder: Uuid, lease: Duration) -> Result<Option<Lease>, StoreError> {
         let rows = self
-            .query(
+            .query_typed(
                 "SELECT epoch, generation, live_position FROM headwater.projector_take($1, $2 * interval '1 ms')",
                 &[(&holder, Type::UUID), (&milliseconds(lease), Type::FLOAT8)],
             )
@@ -117,8 +109,8 @@ impl ProjectorLink {
         Ok(Some(Lease { epoch, generation: row.try_get(1)?, live_position: row.try_get(2)? }))
     }
 
-    pub async fn release(&self, epoch: i64) -> Result<(), StoreError> {
-        self.query("SELECT headwater.projector_release($1)", &[(&epoch, Type::INT8)]).await?;
+    pub async fn release_lease(&self, epoch: i64) -> Result<(), StoreError> {
+        self.query_typed("SELECT headwater.projector_release($1)", &[(&epoch, Type::INT8)]).await?;
         Ok(())
     }
 
@@ -126,7 +118,7 @@ impl ProjectorLink {
     /// is a later generation, which the next round is told of.
     pub async fn projections(&self) -> Result<(i64, Vec<StoredProjection>), StoreError> {
         let generation = self.one("SELECT generation FROM headwater.projector", &[]).await?;
-        let rows = self.query(PROJECTIONS, &[]).await?;
+        let rows = self.query_typed(PROJECTIONS, &[]).await?;
         let projections = rows.iter().map(|row| {
             let definition: String = row.try_get(3)?;
             let partitions: Vec<i32> = row.try_get(7)?;
@@ -204,20 +196,9 @@ impl ProjectorLink {
         sql: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<T, StoreError> {
-        let rows = self.query(sql, parameters).await?;
+        let rows = self.query_typed(sql, parameters).await?;
         let row = rows.first().ok_or_else(|| StoreError::Bug("the projector's row is gone".into()))?;
         Ok(row.try_get(0)?)
-    }
-
-    async fn query(
-        &self,
-        sql: &str,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<tokio_postgres::Row>, StoreError> {
-        match tokio::time::timeout(STATEMENT_TIMEOUT, self.client.query_typed(sql, parameters)).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::too_slow("a statement of the projector")),
-        }
     }
 }
 

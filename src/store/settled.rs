@@ -3,25 +3,18 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::types::Type;
 
 use super::read::message_of;
-use super::{Database, SESSION_SETTINGS, StoreError};
+use super::{Database, Session, StoreError};
 use crate::domain::message::Message;
 use crate::domain::settling::Holder;
-
-/// A connection of its own for the reader of the tail.
-pub struct TailLink {
-    client: Client,
-    connection: tokio::task::AbortHandle,
-}
 
 /// New rows, and what was so when they were seen.
 #[derive(Debug)]
 pub struct Look {
     pub rows: Vec<NewRow>,
-    /// For [`TailLink::until_flushed`], before any of them is shown.
+    /// For [`Session::until_flushed`], before any of them is shown.
     pub unflushed: Option<Unflushed>,
     /// The highest position that the sequence has given, if it is known. A row beyond it was numbered by hand.
     pub given: Option<i64>,
@@ -42,15 +35,8 @@ pub struct NewRow {
     pub stored_bytes: usize,
 }
 
-impl Drop for TailLink {
-    /// What was given up goes on arriving otherwise, and takes the line from what is read in its place.
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
-}
-
 /// A read of the tail that takes longer is given up, with its connection.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
+const LIMIT: (Duration, &str) = (Duration::from_secs(5), "a read of the tail");
 
 /// The relation lock that every INSERT into the table takes before it draws its number.
 const HOLDERS: &str = "SELECT virtualtransaction, pid FROM pg_catalog.pg_locks WHERE locktype = 'relation' \
@@ -75,18 +61,15 @@ const CACHED: &str = "(SELECT seqcache FROM pg_catalog.pg_sequence WHERE seqreli
 const FLUSH_POLLS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(3), Duration::from_millis(6)];
 
-impl TailLink {
-    pub async fn open(database: &Database) -> Result<Self, StoreError> {
-        let (client, connection) = database.connect().await?;
-        let connection = tokio::spawn(async move {
-            // Its end shows in every call on the client.
-            let _ = connection.await;
-        });
-        let link = Self { client, connection: connection.abort_handle() };
-        database.set_up(link.client.batch_execute(SESSION_SETTINGS)).await?;
-        Ok(link)
+impl Database {
+    /// A session of its own for the reader of the tail.
+    pub async fn tail_session(&self) -> Result<Session, StoreError> {
+        Session::open(self, Some(LIMIT)).await
     }
+}
 
+/// What the reader of the tail asks.
+impl Session {
     /// What comes after a position, in order, as one snapshot shows it; `named`: with streams and sizes.
     pub async fn look_after(&self, after: i64, limit: i64, named: bool) -> Result<Look, StoreError> {
         // pg_column_size() says how much is stored, and unpacks nothing.
@@ -100,7 +83,7 @@ impl TailLink {
             "SELECT global_position, {row}, {UNFLUSHED}, {GIVEN}, {CACHED} FROM message_store.messages \
              WHERE global_position > $1 ORDER BY global_position LIMIT $2"
         );
-        let found = self.query(&sql, &[(&after, Type::INT8), (&limit, Type::INT8)]).await?;
+        let found = self.query_typed(&sql, &[(&after, Type::INT8), (&limit, Type::INT8)]).await?;
         let (unflushed, given, cached) = match found.first() {
             Some(row) => (row.try_get::<_, Option<i64>>(3)?, row.try_get(4)?, row.try_get(5)?),
             None => (None, None, None),
@@ -122,7 +105,7 @@ impl TailLink {
     pub async fn messages_at(&self, positions: &[i64], bytes_max: usize) -> Result<Vec<Message>, StoreError> {
         let sql = "SELECT 0::bigint, m.* FROM headwater.messages_at($1, $2) AS m";
         let bytes_max = bytes_max as i64;
-        let rows = self.query(sql, &[(&positions, Type::INT8_ARRAY), (&bytes_max, Type::INT8)]).await?;
+        let rows = self.query_typed(sql, &[(&positions, Type::INT8_ARRAY), (&bytes_max, Type::INT8)]).await?;
         rows.iter().map(message_of).collect()
     }
 
@@ -132,7 +115,7 @@ impl TailLink {
         let sql = format!(
             "SELECT least(coalesce(max(global_position), 0), {GIVEN}), {UNFLUSHED} FROM message_store.messages"
         );
-        let rows = self.query(&sql, &[]).await?;
+        let rows = self.query_typed(&sql, &[]).await?;
         let Some(row) = rows.first() else { return Ok(0) };
         self.until_flushed(row.try_get::<_, Option<i64>>(1)?.map(Unflushed)).await?;
         Ok(row.try_get(0)?)
@@ -145,7 +128,7 @@ impl TailLink {
         for pause in FLUSH_POLLS {
             tokio::time::sleep(pause).await;
             let flushed = "SELECT pg_is_in_recovery() OR pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0') >= $1";
-            let rows = self.query(flushed, &[(&upto, Type::INT8)]).await?;
+            let rows = self.query_typed(flushed, &[(&upto, Type::INT8)]).await?;
             if rows.first().map_or(Ok(false), |row| row.try_get(0))? {
                 return Ok(());
             }
@@ -153,7 +136,7 @@ impl TailLink {
         // Nobody's commit takes it along, so one of ours does.
         let commit = "BEGIN; SET LOCAL synchronous_commit = local; \
             SELECT pg_logical_emit_message(true, 'headwater', ''); COMMIT";
-        self.execute(commit, "bringing to disk what was seen").await
+        self.batch(commit).await
     }
 
     /// Who may still fill a hole.
@@ -163,25 +146,7 @@ impl TailLink {
 
     /// The same as the server shows them.
     pub(super) async fn holder_rows(&self) -> Result<Vec<Holder>, StoreError> {
-        let rows = self.query(HOLDERS, &[]).await?;
+        let rows = self.query_typed(HOLDERS, &[]).await?;
         rows.iter().map(|row| Ok(Holder { virtual_transaction: row.try_get(0)?, pid: row.try_get(1)? })).collect()
-    }
-
-    pub(super) async fn query(
-        &self,
-        sql: &str,
-        parameters: &[(&(dyn ToSql + Sync), Type)],
-    ) -> Result<Vec<Row>, StoreError> {
-        match tokio::time::timeout(READ_TIMEOUT, self.client.query_typed(sql, parameters)).await {
-            Ok(rows) => Ok(rows?),
-            Err(_) => Err(StoreError::too_slow("a read of the tail")),
-        }
-    }
-
-    async fn execute(&self, statements: &str, what: &str) -> Result<(), StoreError> {
-        match tokio::time::timeout(READ_TIMEOUT, self.client.batch_execute(statements)).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::too_slow(what)),
-        }
     }
 }

@@ -2,8 +2,7 @@
 
 use tokio_postgres::types::Type;
 
-use super::StoreError;
-use super::settled::TailLink;
+use super::{Session, StoreError};
 
 /// So many pages before the end of the table are looked at again: PostgreSQL adds pages in advance, and fills them later.
 const PAGES_AGAIN: i64 = 128;
@@ -44,13 +43,14 @@ const LOOK: &str = "SELECT n.snapshot, n.pages, b.messages, b.first \
     - (((SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint) - m.xmin::text::bigint) & 4294967295)\
     )::text::xid8, $3::text::pg_snapshot)) AS b";
 
-impl TailLink {
+/// What the reader of the tail asks once a second.
+impl Session {
     /// What was written at settled positions since the mark, which is moved on to now. A row that was put into the free
     /// space of an older page is not seen.
     pub async fn written_behind(&self, mark: &mut Mark, settled: i64) -> Result<Option<WrittenBehind>, StoreError> {
         let from = (mark.pages - PAGES_AGAIN).max(0);
         let rows = self
-            .query(
+            .query_typed(
                 LOOK,
                 &[
                     (&from, Type::INT8),

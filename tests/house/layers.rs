@@ -25,7 +25,7 @@ const DOMAIN_CRATES: [&str; 10] =
     ["std", "core", "bytes", "cel", "chrono", "md5", "serde", "serde_json", "thiserror", "uuid"];
 
 /// Crates that belong to one room, and the rooms that may use them.
-const CRATES: [(&str, &[&str]); 9] = [
+const CRATES: [(&str, &[&str]); 8] = [
     ("axum", &["http"]),
     ("axum_server", &["http"]),
     ("hyper_util", &["http"]),
@@ -34,7 +34,6 @@ const CRATES: [(&str, &[&str]); 9] = [
     ("utoipa_axum", &["http"]),
     ("utoipa_swagger_ui", &["http"]),
     ("sqlx", &["store"]),
-    ("deadpool_postgres", &["store"]),
 ];
 
 /// The room of a file: its folder, or itself.

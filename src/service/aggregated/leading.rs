@@ -21,8 +21,8 @@ use crate::domain::source::Source;
 use crate::service::back_off::BackOff;
 use crate::service::tail::follower::{Follower, Next};
 use crate::service::tail::{Begin, Place};
-use crate::store::StoreError;
-use crate::store::projector::{Lease, ProjectorLink, RoundAnswer, RoundRows, StoredProjection};
+use crate::store::projector::{Lease, RoundAnswer, RoundRows, StoredProjection};
+use crate::store::{Session, StoreError};
 
 /// Messages of one live round.
 const ROUND_MESSAGES_MAX: usize = 1_000;
@@ -53,7 +53,7 @@ impl From<StoreError> for Lost {
 /// The projector while it has the lease.
 pub struct Leading<'a> {
     projector: &'a Projector,
-    link: &'a ProjectorLink,
+    session: &'a Session,
     lease: Lease,
     live: HashMap<i64, Projection>,
     catching_up: JoinSet<Ended>,
@@ -77,10 +77,10 @@ pub struct Leading<'a> {
 }
 
 impl<'a> Leading<'a> {
-    pub fn new(projector: &'a Projector, link: &'a ProjectorLink, lease: Lease) -> Self {
+    pub fn new(projector: &'a Projector, session: &'a Session, lease: Lease) -> Self {
         Self {
             projector,
-            link,
+            session,
             lease,
             live: HashMap::new(),
             catching_up: JoinSet::new(),
@@ -161,7 +161,7 @@ impl<'a> Leading<'a> {
     /// left to it: it stays where it is, because the live ones go on without it.
     async fn read_projections(&mut self) -> Result<Vec<StoredProjection>, Lost> {
         loop {
-            let (generation, stored) = self.link.projections().await?;
+            let (generation, stored) = self.session.projections().await?;
             self.lease.generation = generation;
             let unknown = stored.iter().filter(|stored| stored.is_live && aggregation(stored).is_err());
             let unknown: Vec<i64> = unknown.map(|stored| stored.id).collect();
@@ -175,7 +175,7 @@ impl<'a> Leading<'a> {
                 ..RoundRows::default()
             };
             let lasting = self.projector.settings.lease;
-            if self.link.project_live(self.lease, lasting, self.position, &rows).await? == RoundAnswer::Fenced {
+            if self.session.project_live(self.lease, lasting, self.position, &rows).await? == RoundAnswer::Fenced {
                 return Err(Lost::Fenced);
             }
         }
@@ -232,7 +232,7 @@ impl<'a> Leading<'a> {
             }
             let some_stopped = !round.stopped.is_empty();
             self.moved_to(upto, round);
-            self.projector.handle.rounds.send_modify(|rounds| *rounds += 1);
+            self.projector.signals.projected();
             if some_stopped {
                 self.follow_anew();
             }
@@ -271,7 +271,7 @@ impl<'a> Leading<'a> {
     /// Writes a round. `false`: a definition or a state has changed, and it has to be made again.
     async fn project(&mut self, upto: i64, round: &Round) -> Result<bool, Lost> {
         let lasting = self.projector.settings.lease;
-        match self.link.project_live(self.lease, lasting, upto, &round.rows).await? {
+        match self.session.project_live(self.lease, lasting, upto, &round.rows).await? {
             RoundAnswer::Projected => {
                 self.kept = (upto, Instant::now());
                 Ok(true)
@@ -302,7 +302,7 @@ impl<'a> Leading<'a> {
             self.project(self.position, &Round::default()).await?;
             if is_due {
                 // Who merges sources on another instance waits for progress as such.
-                self.projector.handle.rounds.send_modify(|rounds| *rounds += 1);
+                self.projector.signals.projected();
             }
         }
         self.purge();
@@ -391,7 +391,7 @@ impl<'a> Leading<'a> {
         if !self.project(position, &Round::default()).await? {
             return Ok(());
         }
-        match self.link.go_live(self.lease, projection.id, position).await? {
+        match self.session.go_live(self.lease, projection.id, position).await? {
             RoundAnswer::Projected => {
                 let (id, stream, is_rebuild) = (projection.id, projection.aggregated_stream_id, !projection.is_current);
                 if is_rebuild {
@@ -403,7 +403,7 @@ impl<'a> Leading<'a> {
                 if is_rebuild {
                     self.projector.feeds.switched(stream, id, position);
                 }
-                self.projector.handle.rounds.send_modify(|rounds| *rounds += 1);
+                self.projector.signals.projected();
             }
             RoundAnswer::Fenced => return Err(Lost::Fenced),
             RoundAnswer::Changed | RoundAnswer::Elsewhere => self.reload_at = Some(Instant::now()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -12,9 +12,9 @@ use super::feed::Feeds;
 use super::leading::{Leading, Lost};
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
+use crate::service::hints::Signals;
 use crate::service::tail::Tail;
 use crate::store::Database;
-use crate::store::projector::ProjectorLink;
 use crate::telemetry::Observer;
 
 /// Between two attempts to take over.
@@ -36,8 +36,6 @@ pub struct ProjectorSettings {
 pub struct ProjectorHandle {
     pub(super) reload: Arc<Notify>,
     pub(super) is_alive: Arc<AtomicBool>,
-    /// Counts the rounds that other instances should hear of.
-    pub(super) rounds: watch::Sender<u64>,
 }
 
 impl ProjectorHandle {
@@ -50,11 +48,6 @@ impl ProjectorHandle {
     pub fn is_alive(&self) -> Arc<AtomicBool> {
         self.is_alive.clone()
     }
-
-    /// Changes with every round that wrote something, for who tells the others.
-    pub fn rounds(&self) -> watch::Receiver<u64> {
-        self.rounds.subscribe()
-    }
 }
 
 /// Waits for its turn to project, and projects.
@@ -62,6 +55,7 @@ pub struct Projector {
     pub(super) database: Database,
     pub(super) tail: Tail,
     pub(super) feeds: Feeds,
+    pub(super) signals: Signals,
     pub(super) settings: ProjectorSettings,
     pub(super) observer: Observer,
     pub(super) handle: ProjectorHandle,
@@ -73,16 +67,13 @@ impl Projector {
         database: Database,
         tail: Tail,
         feeds: Feeds,
+        signals: Signals,
         settings: ProjectorSettings,
         observer: Observer,
     ) -> (Self, ProjectorHandle) {
-        let handle = ProjectorHandle {
-            reload: Arc::default(),
-            is_alive: Arc::new(AtomicBool::new(true)),
-            rounds: watch::Sender::new(0),
-        };
+        let handle = ProjectorHandle { reload: Arc::default(), is_alive: Arc::new(AtomicBool::new(true)) };
         let holder = Uuid::now_v7();
-        (Self { database, tail, feeds, settings, observer, handle: handle.clone(), holder }, handle)
+        (Self { database, tail, feeds, signals, settings, observer, handle: handle.clone(), holder }, handle)
     }
 
     /// Runs until the service stops. The database going away is waited out.
@@ -112,17 +103,17 @@ impl Projector {
 
     /// Takes over when it can, and projects until that is lost; ends well only when the service stops.
     async fn stand_by(&self, stopping: &CancellationToken, led: &mut bool, back_off: &mut BackOff) -> Result<(), Lost> {
-        let link = ProjectorLink::open(&self.database).await?;
+        let session = self.database.projector_session().await?;
         loop {
-            let lease = link.take(self.holder, self.settings.lease).await?;
+            let lease = session.take_lease(self.holder, self.settings.lease).await?;
             self.handle.is_alive.store(true, Ordering::SeqCst);
             back_off.worked();
             if let Some(lease) = lease {
                 *led = true;
                 self.observer.record(Observation::ProjectorLeads { leads: true, epoch: lease.epoch });
-                Leading::new(self, &link, lease).lead(stopping).await?;
+                Leading::new(self, &session, lease).lead(stopping).await?;
                 // At a stop, another instance need not wait for the lease to end.
-                link.release(lease.epoch).await?;
+                session.release_lease(lease.epoch).await?;
                 return Ok(());
             }
             tokio::select! {

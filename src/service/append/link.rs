@@ -11,19 +11,18 @@ use std::time::{Duration, Instant};
 use super::{Shared, Waiting};
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
-use crate::store::append::{Answer, AppendLink, Backend, BatchAnswer, BatchError};
+use crate::service::back_off::BackOff;
+use crate::store::append::{Answer, AppendSession, Backend, BatchAnswer, BatchError};
 use crate::store::{Connection, StoreError};
 
 /// A batch that another transaction's doing rolled back is sent again this often.
 const SEND_AGAIN_MAX: usize = 5;
-/// After a failed connection, this long every request is told at once that the database is away.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// After a failed connection, this long at most every request is told at once that the database is away.
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// The longest that one attempt to find out what became of a commit may take: its own connection may fall silent too.
 const RESOLVE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest that looking up who holds a lock may take.
 const HOLDERS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between two attempts to find out what became of a commit.
-const RESOLVE_PAUSE: Duration = Duration::from_millis(100);
 
 /// One connection for appends, made again when it is lost. Several batches may be under way on it: the server takes
 /// them one after the other, and finds the next one there when it is done with one.
@@ -37,20 +36,20 @@ pub struct Link {
     connecting: tokio::sync::Mutex<()>,
 }
 
-#[derive(Default)]
 struct State {
-    open: Option<Arc<AppendLink>>,
-    /// Why there is none, or was none a moment ago.
-    lost: Option<StoreError>,
-    retry_at: Option<Instant>,
+    open: Option<Arc<AppendSession>>,
+    /// Until when no attempt is made, and why.
+    paused: Option<(Instant, StoreError)>,
+    back_off: BackOff,
 }
 
 impl Link {
     pub fn new(shared: Shared, lock_timeout: Duration) -> Self {
+        let back_off = BackOff::new("append", shared.observer.clone()).at_most(PAUSE_MAX);
         Self {
             shared,
             lock_timeout,
-            state: Mutex::default(),
+            state: Mutex::new(State { open: None, paused: None, back_off }),
             connection: Mutex::default(),
             connecting: Default::default(),
         }
@@ -90,8 +89,7 @@ impl Link {
                 Ok(link) => link,
                 Err(error) => {
                     let answer = not_written(&error);
-                    self.lost(None, error);
-                    self.pause();
+                    self.pause(None, error);
                     answer_each(batch, |_| answer.clone());
                     continue;
                 }
@@ -103,11 +101,12 @@ impl Link {
                 batch.iter().for_each(|waiting| waiting.is_sent.store(false, Ordering::Relaxed));
             }
             match sent {
-                Ok(answer) => {
+                Ok(BatchAnswer { answers, written }) => {
                     sent_again = 0;
+                    lock(&self.state).back_off.worked();
                     // First the tail, then the callers: who reads after the answer finds the message on its way.
-                    self.shared.tail.committed(&requests, &answer, &wanted);
-                    locked.extend(self.answer_all(batch, answer));
+                    self.shared.tail.committed(written, &wanted);
+                    locked.extend(self.answer_all(batch, answers));
                 }
                 Err(BatchError::SendAgain(_)) if sent_again < SEND_AGAIN_MAX => {
                     sent_again += 1;
@@ -134,15 +133,14 @@ impl Link {
                 Err(BatchError::NotWritten(error)) => {
                     let answer = not_written(&error);
                     if error.is_unavailable() {
-                        self.lost(Some(&link), error);
-                        self.pause();
+                        self.pause(Some(&link), error);
                     } else {
-                        self.shared.observer.record(failed(&error, true));
+                        lock(&self.state).back_off.failed(&error);
                     }
                     answer_each(batch, |_| answer.clone());
                 }
                 Err(BatchError::InDoubt(error)) => {
-                    self.lost(Some(&link), StoreError::Unavailable(error));
+                    self.lost(Some(&link), &StoreError::Unavailable(error));
                     resolve_in_background(self.shared.clone(), batch, link.backend());
                 }
             }
@@ -152,7 +150,7 @@ impl Link {
 
     async fn send(
         &self,
-        link: &AppendLink,
+        link: &AppendSession,
         requests: &[&AppendRequest],
         wanted: Option<&[bool]>,
         wait_for_locks: bool,
@@ -166,7 +164,7 @@ impl Link {
         };
         match &result {
             Ok(answer) => {
-                let messages = written(answer).map(|appended| appended.messages.len()).sum();
+                let messages = answer.written.positions.len();
                 self.shared.observer.record(Observation::BatchCommitted {
                     requests: requests.len(),
                     messages,
@@ -182,7 +180,7 @@ impl Link {
     }
 
     /// The open session, made if there is none.
-    async fn connected(&self) -> Result<Arc<AppendLink>, StoreError> {
+    async fn connected(&self) -> Result<Arc<AppendSession>, StoreError> {
         let _turn = self.connecting.lock().await;
         // Its end may have come while nobody waited for anything.
         poll_fn(|context| {
@@ -196,53 +194,55 @@ impl Link {
                 return Ok(link.clone());
             }
             state.open = None;
-            if state.retry_at.is_some_and(|at| Instant::now() < at) {
-                let away = || StoreError::Unavailable("it was away a moment ago".into());
-                return Err(state.lost.clone().unwrap_or_else(away));
+            if let Some((until, reason)) = &state.paused
+                && Instant::now() < *until
+            {
+                return Err(reason.clone());
             }
         }
-        let (link, connection) = AppendLink::open(&self.shared.database, self.lock_timeout).await?;
+        let (link, connection) = AppendSession::open(&self.shared.database, self.lock_timeout).await?;
         let link = Arc::new(link);
         *lock(&self.connection) = Some(connection);
         let mut state = lock(&self.state);
-        state.retry_at = None;
-        if state.lost.take().is_some() {
-            self.shared.observer.record(Observation::DatabaseFound { by: "append" });
-        }
+        state.paused = None;
         state.open = Some(link.clone());
         Ok(link)
     }
 
-    /// A session was lost, or could not be made. One that was made since stays.
-    fn lost(&self, link: Option<&Arc<AppendLink>>, error: StoreError) {
+    /// A session was lost, or could not be made: gives the time to wait. `None`: another one was made since, and stays.
+    fn lost(&self, link: Option<&Arc<AppendSession>>, error: &StoreError) -> Option<Duration> {
         let mut state = lock(&self.state);
         if let (Some(lost), Some(open)) = (link, &state.open) {
             if !Arc::ptr_eq(lost, open) {
-                return;
+                return None;
             }
             state.open = None;
             *lock(&self.connection) = None;
         }
-        self.shared.observer.record(failed(&error, state.lost.is_none()));
-        if state.lost.replace(error).is_none() {
+        if !state.back_off.has_failed() {
             self.shared.database.forget_connections();
         }
+        Some(state.back_off.failed(error))
     }
 
-    /// The database does not take writes now. That one connection was lost is no sign of that.
-    fn pause(&self) {
-        let mut state = lock(&self.state);
-        let now = Instant::now();
-        // A request refused during the pause does not prolong it, or under load it would never end.
-        if state.retry_at.is_none_or(|at| at <= now) {
-            state.retry_at = Some(now + RECONNECT_PAUSE);
+    /// The same where the database does not take writes now. That one connection was lost is no sign of that.
+    fn pause(&self, link: Option<&Arc<AppendSession>>, error: StoreError) {
+        {
+            let state = lock(&self.state);
+            // A request refused during the pause does not prolong it, or under load it would never end.
+            if state.paused.as_ref().is_some_and(|(until, _)| Instant::now() < *until) {
+                return;
+            }
+        }
+        if let Some(pause) = self.lost(link, &error) {
+            lock(&self.state).paused = Some((Instant::now() + pause, error));
         }
     }
 
-    fn answer_all(&self, batch: Vec<Waiting>, answer: BatchAnswer) -> Vec<Waiting> {
+    fn answer_all(&self, batch: Vec<Waiting>, answers: Vec<Answer>) -> Vec<Waiting> {
         let (mut appended, mut duplicates, mut conflicts) = (0, 0, 0);
         let mut locked = Vec::new();
-        for (waiting, outcome) in batch.into_iter().zip(answer.answers) {
+        for (waiting, outcome) in batch.into_iter().zip(answers) {
             match outcome {
                 Answer::Done(result) => {
                     match &result {
@@ -264,12 +264,13 @@ impl Link {
 fn resolve_in_background(shared: Shared, batch: Vec<Waiting>, backend: Backend) {
     tokio::spawn(async move {
         let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &waiting.request).collect();
+        let mut back_off = BackOff::new("commits in doubt", shared.observer.clone()).at_most(PAUSE_MAX);
         let looking = async {
             loop {
                 let attempt = shared.database.resolve_commit(&backend, &requests);
                 match tokio::time::timeout(RESOLVE_ATTEMPT_TIMEOUT, attempt).await {
                     Ok(Ok(found)) => return found,
-                    Ok(Err(_)) => tokio::time::sleep(RESOLVE_PAUSE).await,
+                    Ok(Err(error)) => tokio::time::sleep(back_off.failed(&error)).await,
                     Err(_) => shared.database.forget_connections(),
                 }
             }
@@ -292,17 +293,6 @@ fn resolve_in_background(shared: Shared, batch: Vec<Waiting>, backend: Backend) 
 /// What callers are told whose messages were not written, whatever they were.
 fn not_written(error: &StoreError) -> AppendError {
     if error.is_unavailable() { AppendError::DatabaseUnavailable } else { AppendError::WriteRefused }
-}
-
-fn failed(error: &StoreError, is_news: bool) -> Observation {
-    Observation::StoreFailed { by: "append".into(), kind: error.kind(), error: error.to_string(), is_news }
-}
-
-fn written(answer: &BatchAnswer) -> impl Iterator<Item = &Appended> {
-    answer.answers.iter().filter_map(|answer| match answer {
-        Answer::Done(Ok(appended)) if !appended.duplicate => Some(appended),
-        _ => None,
-    })
 }
 
 pub fn answer(mut waiting: Waiting, result: Result<Appended, AppendError>) {

@@ -120,7 +120,7 @@ impl Subscriptions {
         if counts.done > 0 {
             // Others may be the next to get them.
             self.inner.hub.wake(subscription.id);
-            self.inner.announcer.announce(subscription.id);
+            self.inner.signals.room(subscription.id);
         }
         Ok(counts)
     }
@@ -178,7 +178,7 @@ impl Subscriptions {
         }
         self.inner.hub.wake(subscription.id);
         if !is_known_here {
-            self.inner.announcer.announce(subscription.id);
+            self.inner.signals.room(subscription.id);
         }
     }
 }

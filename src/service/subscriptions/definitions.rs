@@ -182,14 +182,14 @@ impl Subscriptions {
     async fn update(&self, name: &str, update: Update<'_>) -> Result<(), SubscriptionError> {
         let id = self.database().update_subscription(name, update).await?;
         let id = id.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
-        self.changed(id).await;
+        self.changed(id);
         Ok(())
     }
 
     pub async fn delete(&self, name: &str) -> Result<(), SubscriptionError> {
         let id = self.database().delete_subscription(name).await?;
         let id = id.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
-        self.changed(id).await;
+        self.changed(id);
         Ok(())
     }
 
@@ -261,11 +261,9 @@ impl Subscriptions {
     }
 
     /// It is another one by now, or gone: those who wait for it look again, here and elsewhere.
-    async fn changed(&self, id: i64) {
-        self.inner.catalog.forget(id);
-        self.inner.hub.wake(id);
-        // Should it be lost, the others find out when they look by themselves.
-        let _ = self.database().notify_subscriptions(&id.to_string()).await;
+    fn changed(&self, id: i64) {
+        self.have_changed(&[id]);
+        self.inner.signals.changed(id);
     }
 }
 

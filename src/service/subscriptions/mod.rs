@@ -4,7 +4,6 @@
 //! waits, whose leases are to be renewed, and up to where there is nothing for a partition.
 
 mod acks;
-mod announcer;
 mod catalog;
 mod competing;
 mod consumer;
@@ -24,6 +23,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::aggregated::AggregatedStreams;
+use super::hints::Signals;
 use super::read::Reads;
 use super::tail::Tail;
 use crate::domain::Violation;
@@ -44,7 +44,6 @@ pub use lag::LagOfSubscription;
 pub use rescuer::Rescuer;
 
 use acks::{AckCommitter, Acks};
-use announcer::Announcer;
 use catalog::Catalog;
 use doubts::Doubtful;
 use hub::Hub;
@@ -61,8 +60,6 @@ pub struct SubscriptionSettings {
     pub revoke_grace: Duration,
     /// Requests with acks that may wait.
     pub ack_queue_max: usize,
-    /// Other instances are told of changes at most this often.
-    pub notify_interval: Duration,
     /// How often it is made sure that no hint was missed.
     pub poll_interval: Duration,
 }
@@ -107,7 +104,7 @@ struct Inner {
     presence: Presence,
     doubts: Doubtful,
     acks: Acks,
-    announcer: Announcer,
+    signals: Signals,
     observer: Observer,
     draining: CancellationToken,
     settings: SubscriptionSettings,
@@ -130,7 +127,7 @@ impl Subscriptions {
             hub: Hub::default(),
             presence: Presence::default(),
             doubts: Doubtful::default(),
-            announcer: Announcer::default(),
+            signals: tail.signals(),
             draining: lifecycle.draining().clone(),
             database,
             tail,
@@ -149,19 +146,24 @@ impl Subscriptions {
         lifecycle.spawn("subscription doubts", doubts::run(subscriptions.clone(), stopping.clone()));
         lifecycle.spawn("subscription rescuer", Rescuer::new(subscriptions.clone()).run(stopping.clone()));
         lifecycle.spawn("subscription lag", Measurer::new(subscriptions.clone()).run(stopping.clone()));
-        lifecycle.spawn("subscription announcer", announcer::run(subscriptions.clone(), stopping.clone()));
         subscriptions
     }
 
-    /// Another instance has changed something; `None`: anything may have been missed.
-    pub fn hint(&self, hint: Option<&str>) {
-        match hint {
-            None => {
-                self.inner.catalog.forget_all();
-                self.inner.hub.wake_all();
-            }
-            Some(text) => announcer::take_in(self, text),
-        }
+    /// Another instance, or the database, has changed these.
+    pub fn have_changed(&self, ids: &[i64]) {
+        ids.iter().for_each(|id| self.inner.catalog.forget(*id));
+        self.have_room(ids);
+    }
+
+    /// Consumers of these may have room again.
+    pub fn have_room(&self, ids: &[i64]) {
+        ids.iter().for_each(|id| self.inner.hub.wake(*id));
+    }
+
+    /// Anything may have been missed.
+    pub fn may_have_changed(&self) {
+        self.inner.catalog.forget_all();
+        self.inner.hub.wake_all();
     }
 
     fn grace_ms(&self) -> i64 {

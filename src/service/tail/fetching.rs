@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cache::Fetched;
-use crate::store::StoreError;
-use crate::store::settled::{NewRow, TailLink};
+use crate::store::settled::NewRow;
+use crate::store::{Session, StoreError};
 
 /// Bytes of one read: as many as the line has shown to carry in [`READ_TIME`], between these.
 const BYTES_MIN: usize = 16 << 10;
@@ -47,13 +47,13 @@ impl Budget {
     /// message, or many at once, would keep everybody else waiting.
     ///
     /// Where the read fails, all are left out, and the next one is smaller: the same read again would fail again.
-    pub async fn fetch(&mut self, link: &TailLink, wanted: Vec<NewRow>) -> (Fetched, Result<(), StoreError>) {
+    pub async fn fetch(&mut self, session: &Session, wanted: Vec<NewRow>) -> (Fetched, Result<(), StoreError>) {
         let positions = self.choose(&wanted);
         let mut messages = Vec::new();
         let mut outcome = Ok(());
         if !positions.is_empty() {
             let began = Instant::now();
-            match link.messages_at(&positions, self.bytes).await {
+            match session.messages_at(&positions, self.bytes).await {
                 Ok(read) => {
                     self.took(read.iter().map(|message| message.json().len()).sum(), began.elapsed());
                     messages = read.into_iter().map(Arc::new).collect();

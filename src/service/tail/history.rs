@@ -8,8 +8,7 @@ use crate::domain::cursor::Check;
 use crate::domain::history::{Change, Known, Landmark, Seen};
 use crate::domain::observation::Observation;
 use crate::domain::time::Timestamp;
-use crate::store::StoreError;
-use crate::store::settled::TailLink;
+use crate::store::{Session, StoreError};
 
 /// The last time that the log went back, as this instance saw it.
 #[derive(Debug, Clone, Copy)]
@@ -59,13 +58,13 @@ impl Tail {
 
 impl Reader {
     /// Looks at what the log is recognised by.
-    pub(super) async fn look_at_history(&self, link: &TailLink) -> Result<Seen, StoreError> {
+    pub(super) async fn look_at_history(&self, session: &Session) -> Result<Seen, StoreError> {
         let (checkpoint, server) = (self.memory.checkpoint_position(), self.memory.server.as_deref());
-        link.look_at_history(checkpoint, self.settled(), server).await
+        session.look_at_history(checkpoint, self.settled(), server).await
     }
 
     /// Judges what was seen. `true`: it is another log, and this reader has begun again.
-    pub(super) async fn is_another_log(&mut self, link: &TailLink, seen: &Seen) -> Result<bool, StoreError> {
+    pub(super) async fn is_another_log(&mut self, session: &Session, seen: &Seen) -> Result<bool, StoreError> {
         let Some(change) = self.memory.known.judge(self.settled(), seen) else {
             self.memory.known.take_in(seen);
             if let Some(newest) = seen.newest {
@@ -74,8 +73,8 @@ impl Reader {
             return Ok(false);
         };
         let settled = self.settled();
-        link.begin_history(self.memory.known.number, change.is_anew).await?;
-        let head = self.begin(link).await?;
+        session.begin_history(self.memory.known.number, change.is_anew).await?;
+        let head = self.begin(session).await?;
         let changed = HistoryChanged { at: Timestamp::now(), change, settled, head };
         *lock(&self.tail.inner.history_changed) = Some(changed);
         let (reason, is_anew) = (change.reason.name(), change.is_anew);

@@ -18,11 +18,12 @@ use uuid::Uuid;
 use crate::domain::append::{AppendRequest, NewMessage};
 use crate::domain::cursor::Check;
 use crate::domain::filter::Filter;
-use crate::domain::message::{Message, MessageParts};
+use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::settling::Holder;
 use crate::domain::source::Source;
-use crate::store::append::{Answer, BatchAnswer};
+use crate::service::hints::Signals;
+use crate::store::append::Written;
 use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
@@ -63,8 +64,7 @@ struct Inner {
     head: AtomicI64,
     /// The reader's last look at the log went well.
     reads: AtomicBool,
-    /// The highest global position that this instance has committed itself.
-    committed: watch::Sender<i64>,
+    signals: Signals,
     held_back: Mutex<Option<HeldBack>>,
     /// Counts the logs that have stood here.
     history: watch::Sender<u64>,
@@ -137,7 +137,7 @@ pub struct Membership {
 
 impl Tail {
     /// The tail, and the agent that reads for it.
-    pub fn new(database: Database, settings: TailSettings, observer: Observer) -> (Self, Reader) {
+    pub fn new(database: Database, signals: Signals, settings: TailSettings, observer: Observer) -> (Self, Reader) {
         let inner = Inner {
             cache: Mutex::new(Cache::new(settings.cache_bytes_max)),
             inbox: Mutex::default(),
@@ -146,7 +146,7 @@ impl Tail {
             done: watch::Sender::new(0),
             head: AtomicI64::new(0),
             reads: AtomicBool::new(false),
-            committed: watch::Sender::new(0),
+            signals,
             held_back: Mutex::default(),
             history: watch::Sender::new(0),
             history_changed: Mutex::default(),
@@ -226,45 +226,22 @@ impl Tail {
         Wanted { messages: messages.contains(&true).then_some(messages), opened, history, settled }
     }
 
-    /// Takes in what this instance has just committed.
-    pub fn committed(&self, requests: &[&AppendRequest], answer: &BatchAnswer, wanted: &Wanted) {
-        let mut positions = Vec::new();
-        let mut messages = Vec::new();
-        let mut given = 0; // the place among all messages of the requests
-        for (request, outcome) in requests.iter().zip(&answer.answers) {
-            let first = given;
-            given += request.messages.len();
-            let Answer::Done(Ok(appended)) = outcome else { continue };
-            if appended.duplicate {
-                continue;
-            }
-            for ((message, placed), at) in request.messages.iter().zip(&appended.messages).zip(first..) {
-                let written = positions.len(); // the place among the written messages
-                positions.push((placed.global_position, placed.id));
-                let (Some(wanted), Some((datas, metadatas))) = (&wanted.messages, &answer.texts) else { continue };
-                if wanted[at] {
-                    messages.push(Arc::new(Message::new(MessageParts {
-                        id: placed.id,
-                        stream_name: request.stream_name.as_str(),
-                        message_type: &message.message_type,
-                        position: placed.position,
-                        global_position: placed.global_position,
-                        data: datas.get(written).and_then(Option::as_deref),
-                        metadata: metadatas.get(written).and_then(Option::as_deref),
-                        time: placed.time,
-                    })));
-                }
-            }
-        }
-        if let Some(&(last, _)) = positions.last() {
-            self.inner.head.fetch_max(last, Ordering::Relaxed);
-            self.inner.committed.send_replace(last);
-            let fits = {
-                let (opened, history, settled) = (wanted.opened, wanted.history, wanted.settled);
-                lock(&self.inner.inbox).push(Committed { positions, messages, opened, history, settled })
-            };
-            if fits { self.inner.wake.notify_one() } else { self.hint() }
-        }
+    /// Takes in what this instance has just committed. `wanted` is what was asked before it was.
+    pub fn committed(&self, written: Written, wanted: &Wanted) {
+        let Written { positions, messages } = written;
+        let Some(&(last, _)) = positions.last() else { return };
+        self.inner.head.fetch_max(last, Ordering::Relaxed);
+        self.inner.signals.appended(last);
+        let fits = {
+            let (opened, history, settled) = (wanted.opened, wanted.history, wanted.settled);
+            lock(&self.inner.inbox).push(Committed { positions, messages, opened, history, settled })
+        };
+        if fits { self.inner.wake.notify_one() } else { self.hint() }
+    }
+
+    /// What this instance tells the others.
+    pub fn signals(&self) -> Signals {
+        self.inner.signals.clone()
     }
 
     /// Joins the topics of a source: from now on their messages are kept for it.
@@ -273,11 +250,6 @@ impl Tail {
         let newest = source.topics().iter().map(|topic| cache.join(topic)).collect();
         drop(cache);
         Membership { tail: self.clone(), source: source.clone(), newest }
-    }
-
-    /// What this instance commits, for who tells the others.
-    pub fn committed_positions(&self) -> watch::Receiver<i64> {
-        self.inner.committed.subscribe()
     }
 
     /// What comes after a place, for who keeps the place somewhere else: from the cache, or a page of the database.

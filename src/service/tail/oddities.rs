@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::domain::observation::Observation;
-use crate::store::StoreError;
-use crate::store::settled::{Look, NewRow, TailLink};
+use crate::store::settled::{Look, NewRow};
 use crate::store::written_behind::Mark;
+use crate::store::{Session, StoreError};
 use crate::telemetry::Observer;
 
 /// How often it is looked for rows behind the settled position.
@@ -28,12 +28,17 @@ impl Oddities {
 
     /// Looks, now and then, whether somebody wrote behind the settled position. What the database refuses to tell is not
     /// worth more than what follows it.
-    pub async fn look_behind(&mut self, link: &TailLink, settled: i64, observer: &Observer) -> Result<(), StoreError> {
+    pub async fn look_behind(
+        &mut self,
+        session: &Session,
+        settled: i64,
+        observer: &Observer,
+    ) -> Result<(), StoreError> {
         if self.looked_behind.is_some_and(|at| at.elapsed() < LOOK_BEHIND_INTERVAL) {
             return Ok(());
         }
         self.looked_behind = Some(Instant::now());
-        match link.written_behind(&mut self.mark, settled).await {
+        match session.written_behind(&mut self.mark, settled).await {
             Ok(Some(found)) => {
                 let (messages, first) = (found.messages, found.first);
                 observer.record(Observation::WrittenBehind { messages, first, settled });

@@ -19,8 +19,8 @@ use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::settling::{Holder, Settling, Step};
 use crate::service::back_off::BackOff;
-use crate::store::StoreError;
-use crate::store::settled::{Look, NewRow, TailLink};
+use crate::store::settled::{Look, NewRow};
+use crate::store::{Session, StoreError};
 
 /// New rows looked at together.
 const ROWS_MAX: i64 = 5_000;
@@ -110,11 +110,11 @@ impl Reader {
     }
 
     async fn read_until_lost(&mut self, begun: &mut bool, back_off: &mut BackOff) -> Result<(), StoreError> {
-        let link = TailLink::open(&self.tail.inner.database).await?;
-        self.memory.server = link.server().await?;
+        let session = self.tail.inner.database.tail_session().await?;
+        self.memory.server = session.server().await?;
         self.oddities.begin();
         if !*begun {
-            self.begin_first(&link).await?;
+            self.begin_first(&session).await?;
             *begun = true;
         }
         let mut next_look = Instant::now();
@@ -123,7 +123,7 @@ impl Reader {
             let asked = self.tail.inner.asked.load(Ordering::SeqCst);
             let is_asked = asked > *self.tail.inner.done.borrow();
             if is_asked || !self.pending.is_empty() || Instant::now() >= next_look {
-                let round = self.look(&link).await?;
+                let round = self.look(&session).await?;
                 self.tail.inner.done.send_replace(asked);
                 next_look = Instant::now()
                     + match round {
@@ -131,8 +131,8 @@ impl Reader {
                         Round::HeldBack => self.next_hole_poll(),
                         Round::MoreToRead => Duration::ZERO,
                     };
-                self.keep_checkpoint(&link).await?;
-                self.oddities.look_behind(&link, self.settling.settled(), &self.tail.inner.observer).await?;
+                self.keep_checkpoint(&session).await?;
+                self.oddities.look_behind(&session, self.settling.settled(), &self.tail.inner.observer).await?;
                 back_off.worked();
                 self.tail.reads(true);
                 if !matches!(round, Round::HeldBack) {
@@ -154,26 +154,26 @@ impl Reader {
     }
 
     /// Begins for the first time: what was kept may be of another log by now.
-    async fn begin_first(&mut self, link: &TailLink) -> Result<(), StoreError> {
-        let (settled, known) = link.kept_checkpoint().await?;
+    async fn begin_first(&mut self, session: &Session) -> Result<(), StoreError> {
+        let (settled, known) = session.kept_checkpoint().await?;
         self.settling = Settling::at(settled);
         self.memory.known = known;
-        let seen = self.look_at_history(link).await?;
-        if !self.is_another_log(link, &seen).await? {
-            self.begin(link).await?;
+        let seen = self.look_at_history(session).await?;
+        if !self.is_another_log(session, &seen).await? {
+            self.begin(session).await?;
         }
         Ok(())
     }
 
     /// Finds a position to begin at. Mostly nobody is writing, so that everything visible is settled; otherwise the
     /// checkpoint is a place from which to read on. Answers where the log ends.
-    pub(super) async fn begin(&mut self, link: &TailLink) -> Result<i64, StoreError> {
-        let head = link.head().await?;
+    pub(super) async fn begin(&mut self, session: &Session) -> Result<i64, StoreError> {
+        let head = session.head().await?;
         let start = match Settling::at(0).jump_to(head) {
-            Step::AskHolders if !link.holders().await?.is_empty() => link.kept_checkpoint().await?.0.min(head),
+            Step::AskHolders if !session.holders().await?.is_empty() => session.kept_checkpoint().await?.0.min(head),
             _ => head,
         };
-        let seen = link.look_at_history(0, start, self.memory.server.as_deref()).await?;
+        let seen = session.look_at_history(0, start, self.memory.server.as_deref()).await?;
         let is_first = std::mem::take(&mut self.is_new);
         self.oddities.begin();
         self.settling = Settling::at(start);
@@ -238,16 +238,16 @@ impl Reader {
     }
 
     /// Reads what is new until there is nothing more, or a hole that somebody may still fill.
-    async fn look(&mut self, link: &TailLink) -> Result<Round, StoreError> {
+    async fn look(&mut self, session: &Session) -> Result<Round, StoreError> {
         for _ in 0..READS_MAX {
             let opened = self.tail.cache().opened();
             // Sent together, and judged by the later one: rows of another log are not taken for news of this one.
-            let (look, seen) = tokio::join!(self.read_new(link), self.look_at_history(link));
+            let (look, seen) = tokio::join!(self.read_new(session), self.look_at_history(session));
             let (look, seen) = (look?, seen?);
-            if self.is_another_log(link, &seen).await? {
+            if self.is_another_log(session, &seen).await? {
                 return Ok(Round::MoreToRead);
             }
-            let new = self.take_up(link, look).await?;
+            let new = self.take_up(session, look).await?;
             let positions = positions(&new);
             let Some(&last) = positions.last() else {
                 // What was committed before this look and does not show has been deleted since.
@@ -256,16 +256,16 @@ impl Reader {
                 return Ok(Round::Complete);
             };
             self.saw(last);
-            if positions.len() >= FAR_BEHIND_ROWS && self.jump(link).await? {
+            if positions.len() >= FAR_BEHIND_ROWS && self.jump(session).await? {
                 continue;
             }
             let (run, step) = self.settling.on_rows(&positions);
             if run > 0 {
-                self.fetch(link, new, run, opened).await?;
+                self.fetch(session, new, run, opened).await?;
             }
             if step == Step::AskHolders {
-                match self.settling.on_holders(link.holders().await?) {
-                    Step::ReadAgain { upto } => self.decide(link, upto).await?,
+                match self.settling.on_holders(session.holders().await?) {
+                    Step::ReadAgain { upto } => self.decide(session, upto).await?,
                     _ => {
                         self.held_back();
                         return Ok(Round::HeldBack);
@@ -278,21 +278,21 @@ impl Reader {
     }
 
     /// The rows after the settled position.
-    async fn read_new(&self, link: &TailLink) -> Result<Look, StoreError> {
+    async fn read_new(&self, session: &Session) -> Result<Look, StoreError> {
         let has_topics = self.tail.cache().has_topics();
-        link.look_after(self.settling.settled(), ROWS_MAX, has_topics).await
+        session.look_after(self.settling.settled(), ROWS_MAX, has_topics).await
     }
 
     /// The rows of a look that may be settled, all of them on disk.
-    async fn take_up(&mut self, link: &TailLink, look: Look) -> Result<Vec<NewRow>, StoreError> {
-        link.until_flushed(look.unflushed).await?;
+    async fn take_up(&mut self, session: &Session, look: Look) -> Result<Vec<NewRow>, StoreError> {
+        session.until_flushed(look.unflushed).await?;
         Ok(self.oddities.pass(look, self.settling.settled(), &self.tail.inner.observer))
     }
 
     /// Publishes what is settled by now: of the first `run` new rows, those that somebody follows.
     async fn fetch(
         &mut self,
-        link: &TailLink,
+        session: &Session,
         mut rows: Vec<NewRow>,
         run: usize,
         opened: u64,
@@ -302,33 +302,33 @@ impl Reader {
             let cache = self.tail.cache();
             rows.retain(|row| cache.follows(&row.stream_name) || cache.selects(&row.stream_name, None));
         }
-        let (fetched, outcome) = self.budget.fetch(link, rows).await;
+        let (fetched, outcome) = self.budget.fetch(session, rows).await;
         // Also after a failure: these positions are settled, and are not looked at again.
         self.publish(fetched, opened);
         outcome
     }
 
     /// Everybody who could fill a hole up to here is gone: what a new look shows is final.
-    async fn decide(&mut self, link: &TailLink, upto: i64) -> Result<(), StoreError> {
+    async fn decide(&mut self, session: &Session, upto: i64) -> Result<(), StoreError> {
         while self.settling.settled() < upto {
             let opened = self.tail.cache().opened();
-            let look = self.read_new(link).await?;
-            let new = self.take_up(link, look).await?;
+            let look = self.read_new(session).await?;
+            let new = self.take_up(session, look).await?;
             let positions = positions(&new);
             let run = positions.partition_point(|at| *at <= upto);
             // A look that shows more than that, or not all it could, has shown all there is: a hole is one step.
             let is_all = run < positions.len() || positions.len() < ROWS_MAX as usize;
             self.settling.on_decided(if is_all { upto } else { positions[run - 1] });
-            self.fetch(link, new, run, opened).await?;
+            self.fetch(session, new, run, opened).await?;
         }
         Ok(())
     }
 
     /// Far behind, the messages between are not worth keeping: if nobody holds a hole open, all is settled at once.
-    async fn jump(&mut self, link: &TailLink) -> Result<bool, StoreError> {
-        let head = link.head().await?;
+    async fn jump(&mut self, session: &Session) -> Result<bool, StoreError> {
+        let head = session.head().await?;
         self.saw(head);
-        if head - self.settling.settled() < FAR_BEHIND || !link.holders().await?.is_empty() {
+        if head - self.settling.settled() < FAR_BEHIND || !session.holders().await?.is_empty() {
             return Ok(false);
         }
         self.settling = Settling::at(head);
@@ -387,10 +387,10 @@ impl Reader {
         self.hole_poll
     }
 
-    async fn keep_checkpoint(&mut self, link: &TailLink) -> Result<(), StoreError> {
+    async fn keep_checkpoint(&mut self, session: &Session) -> Result<(), StoreError> {
         let settled = self.settling.settled();
         if settled > self.checkpoint.0 && self.checkpoint.1.elapsed() >= CHECKPOINT_INTERVAL {
-            link.keep_checkpoint(settled, &self.memory.known).await?;
+            session.keep_checkpoint(settled, &self.memory.known).await?;
             self.checkpoint = (settled, Instant::now());
         }
         Ok(())
