@@ -24,6 +24,3 @@ CREATE UNLOGGED TABLE headwater.subscription_backlog (
   positions bigint[] NOT NULL,
   PRIMARY KEY (subscription_id, partition, last_position)
 );
-
--- Its result has more columns now.
-DROP FUNCTION IF EXISTS headwater.subscription_lag(bigint, bigint);

@@ -1,6 +1,6 @@
--- Deletes an aggregated stream at once; what its projections hold goes bit by bit. Answers whether there was one.
+-- Deletes an aggregated stream at once; what its projections hold goes bit by bit. Outcomes: 'done', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.aggregated_stream_delete(_name text)
-RETURNS boolean
+RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
@@ -20,6 +20,6 @@ BEGIN
   ) AS s;
   DELETE FROM headwater.aggregated_streams WHERE id = _id;
 
-  RETURN FOUND;
+  RETURN CASE WHEN FOUND THEN 'done' ELSE 'missing' END;
 END;
 $$;

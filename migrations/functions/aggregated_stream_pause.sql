@@ -1,6 +1,7 @@
 -- Holds an aggregated stream's projections where they are. Once this is committed, nothing more is projected.
+-- Outcomes: 'done', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.aggregated_stream_pause(_name text)
-RETURNS boolean
+RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
@@ -14,6 +15,6 @@ BEGIN
   SET projected_position = CASE WHEN is_live THEN _live_position ELSE projected_position END, is_live = false
   WHERE aggregated_stream_id = _id;
 
-  RETURN _id IS NOT NULL;
+  RETURN CASE WHEN _id IS NULL THEN 'missing' ELSE 'done' END;
 END;
 $$;

@@ -1,7 +1,7 @@
 -- Begins a second projection beside the one that readers see. One that is under way already goes on, unless it has
--- stopped: then it begins again.
+-- stopped: then it begins again. Outcomes: 'done', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.aggregated_stream_rebuild(_name text)
-RETURNS boolean
+RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
@@ -12,7 +12,7 @@ BEGIN
   SELECT id INTO _id FROM headwater.aggregated_streams WHERE name = _name FOR UPDATE;
 
   IF _id IS NULL THEN
-    RETURN false;
+    RETURN 'missing';
   END IF;
 
   UPDATE headwater.projections
@@ -25,6 +25,6 @@ BEGIN
     INSERT INTO headwater.projections (aggregated_stream_id, is_current) VALUES (_id, false);
   END IF;
 
-  RETURN true;
+  RETURN 'done';
 END;
 $$;

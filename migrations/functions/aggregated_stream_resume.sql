@@ -1,6 +1,7 @@
 -- Lets projections that were paused, or that stopped at a message, go on from where they are.
+-- Outcomes: 'done', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.aggregated_stream_resume(_name text)
-RETURNS boolean
+RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
@@ -13,6 +14,6 @@ BEGIN
     -- What it stood on is another log: only a rebuild helps.
     AND NOT starts_with(error ->> 'reason', 'history-changed');
 
-  RETURN _id IS NOT NULL;
+  RETURN CASE WHEN _id IS NULL THEN 'missing' ELSE 'done' END;
 END;
 $$;

@@ -6,11 +6,12 @@
 -- (from 0) and its stream. `ids_to_check` are those ids that may stand already: a request whose messages all stand
 -- already, with the same content, is answered with where they stand.
 --
--- outcomes: 0 written, 1 duplicate, 2 wrong version, 3 must exist, 4 an id is used for something else, 5 another
--- transaction holds the category's lock (only with wait_for_locks false: the request may be sent again with true).
--- versions: the stream's version after the request; for 2 and 3, as the request found it.
+-- outcomes: 'done'; 'duplicate'; 'wrong_version' (must_exist included); 'id_reused': an id is used for something else;
+-- 'locked': another transaction holds the category's lock (only with wait_for_locks false: the request may be sent again
+-- with true).
+-- versions: the stream's version after the request; for a wrong one, as the request found it.
 -- global_positions, data_texts, metadata_texts: of the written messages, in order; texts only where wanted.
--- standing_*: of each request with outcome 1, its messages in order; with outcome 4, the message that stands.
+-- standing_*: of each duplicate, its messages in order; of a reused id, the message that stands.
 CREATE OR REPLACE FUNCTION headwater.append_batch(
   request_streams text[],
   expected_versions bigint[],
@@ -27,7 +28,7 @@ CREATE OR REPLACE FUNCTION headwater.append_batch(
   texts_wanted boolean[],
   ids_to_check uuid[],
   wait_for_locks boolean,
-  OUT outcomes int[],
+  OUT outcomes text[],
   OUT versions bigint[],
   OUT global_positions bigint[],
   OUT data_texts text[],
@@ -53,7 +54,7 @@ DECLARE
   stream text;
   version bigint;
 BEGIN
-  outcomes := array_fill(0, ARRAY[requests]);
+  outcomes := array_fill('done'::text, ARRAY[requests]);
   versions := array_fill(-1::bigint, ARRAY[requests]);
   written_at := now() AT TIME ZONE 'utc';
 
@@ -81,8 +82,8 @@ BEGIN
   IF locked_keys IS NOT NULL THEN
     SELECT array_agg(
       CASE
-        WHEN message_store.hash_64(message_store.category(r.stream_name)) = ANY (locked_keys) THEN 5
-        ELSE 0
+        WHEN message_store.hash_64(message_store.category(r.stream_name)) = ANY (locked_keys) THEN 'locked'
+        ELSE 'done'
       END
       ORDER BY r.number
     )
@@ -96,8 +97,10 @@ BEGIN
   THEN
     SELECT
       (
-        SELECT array_agg(greatest(o.locked, o.judged) ORDER BY o.number)
-        FROM unnest(append_batch.outcomes, j.outcomes) WITH ORDINALITY AS o (locked, judged, number)
+        SELECT array_agg(
+          CASE WHEN o.before = 'locked' OR o.judged = 'missing' THEN o.before ELSE o.judged END ORDER BY o.number
+        )
+        FROM unnest(append_batch.outcomes, j.outcomes) WITH ORDINALITY AS o (before, judged, number)
       ),
       j.standing_requests, j.standing_ids, j.standing_streams, j.standing_positions, j.standing_global_positions,
       j.standing_times
@@ -130,12 +133,10 @@ BEGIN
       version := request.version;
     END IF;
 
-    IF outcomes[request.number] <> 0 THEN
+    IF outcomes[request.number] <> 'done' THEN
       NULL; -- judged already: its ids stand, or its category is locked
-    ELSIF request.expected IS NOT NULL AND request.expected <> version THEN
-      outcomes[request.number] := 2;
-    ELSIF request.must_exist AND version = -1 THEN
-      outcomes[request.number] := 3;
+    ELSIF request.expected <> version OR request.must_exist AND version = -1 THEN
+      outcomes[request.number] := 'wrong_version';
     ELSE
       bases[request.number] := version + 1;
       version := version + request.messages;

@@ -1,8 +1,9 @@
 -- For append_batch: which requests have messages whose ids stand already, and what that means for each.
 --
--- outcomes, for every request: 0 none of its ids stands; 1 all stand, with the same content, as one run of one stream
--- in the same order (the request was done before); 4 an id stands for something else, or only some of them stand.
--- standing_*: for outcome 1 its messages in order; for outcome 4 one message that stands in the way.
+-- outcomes, for every request: 'missing': none of its ids stands; 'duplicate': all stand, with the same content, as one run of one stream
+-- in the same order (the request was done before); 'id_reused': an id stands for something else, or only some of them
+-- stand.
+-- standing_*: for a duplicate its messages in order; for a reused id one message that stands in the way.
 CREATE OR REPLACE FUNCTION headwater.judge_standing_ids(
   requests int,
   message_requests int[],
@@ -11,7 +12,7 @@ CREATE OR REPLACE FUNCTION headwater.judge_standing_ids(
   types text[],
   datas text[],
   metadatas text[],
-  OUT outcomes int[],
+  OUT outcomes text[],
   OUT standing_requests int[],
   OUT standing_ids uuid[],
   OUT standing_streams text[],
@@ -46,8 +47,8 @@ AS $$
         WHEN bool_and(standing.same)
           AND count(*) = (SELECT count(*) FROM given WHERE given.request = standing.request)
           AND count(DISTINCT standing.position - standing.number) = 1
-        THEN 1
-        ELSE 4
+        THEN 'duplicate'
+        ELSE 'id_reused'
       END AS outcome
     FROM standing
     GROUP BY standing.request
@@ -56,17 +57,17 @@ AS $$
     SELECT standing.*
     FROM standing
     JOIN judged USING (request)
-    WHERE judged.outcome = 1
+    WHERE judged.outcome = 'duplicate'
     UNION ALL
     SELECT DISTINCT ON (standing.request) standing.*
     FROM standing
     JOIN judged USING (request)
-    WHERE judged.outcome = 4
+    WHERE judged.outcome = 'id_reused'
     ORDER BY request, same, number
   )
   SELECT
     (
-      SELECT array_agg(coalesce(judged.outcome, 0) ORDER BY r.request)
+      SELECT array_agg(coalesce(judged.outcome, 'missing') ORDER BY r.request)
       FROM generate_series(1, requests) AS r (request)
       LEFT JOIN judged USING (request)
     ),

@@ -1,7 +1,7 @@
 -- One round of all live projections: links, counters and progress in one transaction, under the epoch of the lease,
 -- which it prolongs. The messages up to _live_position have been looked at for all of them.
 --
--- Answers 'projected'; 'fenced' if another instance has taken over; 'changed' if a definition or a state has changed
+-- Outcomes: 'done'; 'fenced' if another instance has taken over; 'changed' if a definition or a state has changed
 -- since the generation that the round was made for. In the latter two cases nothing is written.
 CREATE OR REPLACE FUNCTION headwater.project_live(
   _epoch bigint,
@@ -56,6 +56,6 @@ BEGIN
     WHERE p.id = stopped.id;
   END IF;
 
-  RETURN 'projected';
+  RETURN 'done';
 END;
 $$;

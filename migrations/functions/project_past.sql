@@ -1,6 +1,6 @@
 -- One round of one projection that catches up, from _from (which it must have reached, and nothing more) to _upto.
--- Answers whether it was written: not if another instance projects by now, or the projection was paused, stopped,
--- rebuilt or deleted meanwhile. _error: why it stops at _upto, if it does.
+-- Outcomes: 'done', 'stale': another instance projects by now, or the projection was paused, stopped, rebuilt or deleted
+-- meanwhile. _error: why it stops at _upto, if it does.
 CREATE OR REPLACE FUNCTION headwater.project_past(
   _epoch bigint,
   _projection_id bigint,
@@ -17,7 +17,7 @@ CREATE OR REPLACE FUNCTION headwater.project_past(
   _substituted bigint,
   _error text
 )
-RETURNS boolean
+RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
@@ -39,7 +39,7 @@ BEGIN
     JOIN headwater.projector AS r ON r.epoch = _epoch
     WHERE p.id = _projection_id AND NOT s.is_paused
   ) THEN
-    RETURN false;
+    RETURN 'stale';
   END IF;
 
   PERFORM headwater.insert_aggregated(
@@ -55,6 +55,6 @@ BEGIN
   SET projected_position = _upto, error = _error::jsonb
   WHERE id = _projection_id;
 
-  RETURN true;
+  RETURN 'done';
 END;
 $$;

@@ -1,6 +1,6 @@
 -- A projection that has reached the position of the live ones becomes one of them. A rebuild takes the place of the
--- projection that readers saw until now, in the same step. Answers as project_live does, or 'elsewhere' if the
--- projection does not stand there, or may not go on.
+-- projection that readers saw until now, in the same step. Outcomes as those of project_live, and 'stale' if
+-- the projection does not stand there, or may not go on.
 CREATE OR REPLACE FUNCTION headwater.projection_go_live(
   _epoch bigint,
   _generation bigint,
@@ -33,7 +33,7 @@ BEGIN
     OR projection.projected_position <> _live_position
     OR projector.live_position <> _live_position
   THEN
-    RETURN 'elsewhere';
+    RETURN 'stale';
   END IF;
 
   IF NOT projection.is_current THEN
@@ -44,6 +44,6 @@ BEGIN
 
   UPDATE headwater.projections SET is_live = true, is_current = true WHERE id = _projection_id;
 
-  RETURN 'projected';
+  RETURN 'done';
 END;
 $$;

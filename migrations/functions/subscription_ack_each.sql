@@ -1,12 +1,12 @@
 -- Acks of competing subscriptions, from many requests at once: each stands for one delivery, which its epoch names.
--- Outcomes: 0 acked, 1 fenced, 2 missing.
+-- Outcomes: 'done', 'fenced', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.subscription_ack_each(
   _subscriptions bigint[],
   _partitions integer[],
   _positions bigint[],
   _epochs bigint[]
 )
-RETURNS TABLE (number bigint, outcome integer, current_epoch bigint)
+RETURNS TABLE (number bigint, outcome text, current_epoch bigint)
 LANGUAGE sql VOLATILE
 -- Each entry is one look at the primary key, however many rows there are, dead ones included.
 SET enable_hashjoin = off
@@ -34,7 +34,7 @@ AS $$
   )
   SELECT
     l.number,
-    CASE WHEN f.is_current THEN 0 WHEN f.number IS NOT NULL THEN 1 ELSE 2 END,
+    CASE WHEN f.is_current THEN 'done' WHEN f.number IS NOT NULL THEN 'fenced' ELSE 'missing' END,
     CASE WHEN NOT f.is_current THEN f.epoch END
   FROM listed AS l
   LEFT JOIN found AS f ON f.number = l.number

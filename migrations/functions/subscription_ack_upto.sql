@@ -1,5 +1,5 @@
 -- Acks of partitioned subscriptions, from many requests at once. An ack stands for everything in its partition up to
--- its position; it moves forward only, and under the epoch of the lease only. Outcomes: 0 acked, 1 fenced, 2 missing.
+-- its position; it moves forward only, and under the epoch of the lease only. Outcomes: 'done', 'fenced', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.subscription_ack_upto(
   _subscriptions bigint[],
   _consumers text[],
@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION headwater.subscription_ack_upto(
   _positions bigint[],
   _epochs bigint[]
 )
-RETURNS TABLE (number bigint, outcome integer, current_epoch bigint)
+RETURNS TABLE (number bigint, outcome text, current_epoch bigint)
 LANGUAGE plpgsql VOLATILE
 AS $$
 #variable_conflict use_column
@@ -49,12 +49,12 @@ BEGIN
     current_epoch := NULL;
 
     IF NOT _is_there THEN
-      outcome := 2;
+      outcome := 'missing';
     ELSIF a.epoch <> p.epoch OR p.consumer <> a.consumer THEN
-      outcome := 1;
+      outcome := 'fenced';
       current_epoch := p.epoch;
     ELSE
-      outcome := 0;
+      outcome := 'done';
       IF _replays THEN
         DELETE FROM headwater.subscription_deliveries AS d
         WHERE d.subscription_id = a.subscription_id AND d.partition = a.partition AND d.position = a.position
@@ -62,7 +62,7 @@ BEGIN
       END IF;
       IF NOT _replays OR NOT FOUND THEN
         IF a.position > p.read_upto THEN
-          outcome := 2;
+          outcome := 'missing';
         ELSIF a.position > p.low_water THEN
           _upto := a.position;
         END IF;

@@ -1,6 +1,6 @@
 -- New messages go to a consumer of a competing subscription: the shared cursor moves on, unless somebody else has moved
--- it. Their epoch was drawn before, so that they can be found should the answer be lost. Answers whether they go to it:
--- not if the cursor had moved, or the subscription does not run.
+-- it. Their epoch was drawn before, so that they can be found should the answer be lost. Outcomes: 'done', 'stale': the
+-- cursor had moved, or the subscription does not run.
 CREATE OR REPLACE FUNCTION headwater.subscription_claim(
   _subscription bigint,
   _consumer text,
@@ -12,7 +12,7 @@ CREATE OR REPLACE FUNCTION headwater.subscription_claim(
   _is_auto boolean,
   _epoch bigint
 )
-RETURNS boolean
+RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
@@ -33,7 +33,7 @@ BEGIN
   RETURNING s.ack_timeout INTO _timeout;
 
   IF NOT FOUND THEN
-    RETURN false;
+    RETURN 'stale';
   END IF;
 
   IF NOT _is_auto THEN
@@ -55,6 +55,6 @@ BEGIN
       due_at = excluded.due_at;
   END IF;
 
-  RETURN true;
+  RETURN 'done';
 END;
 $$;

@@ -11,5 +11,5 @@ AS $$
     ORDER BY c.subscription_id, c.name
     LIMIT 1000
   ) AS c
-  WHERE headwater.subscription_remove(c.subscription_id, c.name, NULL, true, _grace_ms)
+  WHERE headwater.subscription_remove(c.subscription_id, c.name, NULL, true, _grace_ms) = 'done'
 $$;

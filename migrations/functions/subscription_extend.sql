@@ -1,4 +1,5 @@
--- More time for deliveries: they count as failed only then. Outcomes: 0 extended, 1 fenced, 2 missing.
+-- More time for deliveries: they count as failed only then. Outcomes: 'done', 'fenced',
+-- 'missing'.
 CREATE OR REPLACE FUNCTION headwater.subscription_extend(
   _subscription bigint,
   _consumer text,
@@ -7,7 +8,7 @@ CREATE OR REPLACE FUNCTION headwater.subscription_extend(
   _epochs bigint[],
   _timeout_ms bigint
 )
-RETURNS TABLE (number bigint, outcome integer, current_epoch bigint)
+RETURNS TABLE (number bigint, outcome text, current_epoch bigint)
 LANGUAGE plpgsql VOLATILE
 AS $$
 #variable_conflict use_column
@@ -23,7 +24,7 @@ BEGIN
     ORDER BY l.partition, l.position
   LOOP
     number := a.number;
-    outcome := 0;
+    outcome := 'done';
     current_epoch := NULL;
 
     SELECT s.* INTO p
@@ -43,16 +44,16 @@ BEGIN
         SET due_at = _due
         WHERE s.subscription_id = _subscription AND s.partition = a.partition AND s.position = a.position;
       ELSE
-        outcome := 1;
+        outcome := 'fenced';
         current_epoch := d.epoch;
       END IF;
     ELSIF p.partition IS NULL THEN
-      outcome := 2;
+      outcome := 'missing';
     ELSIF p.epoch <> a.epoch OR p.consumer <> _consumer THEN
-      outcome := 1;
+      outcome := 'fenced';
       current_epoch := p.epoch;
     ELSIF a.position > p.read_upto OR NOT a.position = ANY (p.known_positions) THEN
-      outcome := 2;
+      outcome := 'missing';
     ELSE
       -- Who works on any message of a partition works on its first one too, or has done so.
       UPDATE headwater.subscription_partitions AS s

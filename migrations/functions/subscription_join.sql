@@ -1,5 +1,6 @@
 -- A consumer comes, or comes back. `_is_connected`: it holds a connection open, whose end is noticed; then whatever an
--- earlier connection of the same name had in flight is delivered again. Answers what came of it.
+-- earlier connection of the same name had in flight is delivered again. Outcomes: 'done', 'full', 'missing': there is no
+-- such subscription.
 CREATE OR REPLACE FUNCTION headwater.subscription_join(
   _subscription bigint,
   _consumer text,
@@ -24,14 +25,14 @@ BEGIN
       AND c.expires_at > clock_timestamp();
 
     IF FOUND THEN
-      RETURN 'known';
+      RETURN 'done';
     END IF;
   END IF;
 
   SELECT * INTO _subscribed FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
 
   IF NOT FOUND THEN
-    RETURN 'gone';
+    RETURN 'missing';
   END IF;
 
   -- A lease that has run out is over, though nobody has taken it away yet: others may have its partitions.
@@ -65,7 +66,7 @@ BEGIN
       PERFORM headwater.subscription_changed(_subscription);
     END IF;
 
-    RETURN 'known';
+    RETURN 'done';
   END IF;
 
   IF (SELECT count(*) FROM headwater.subscription_consumers AS c WHERE c.subscription_id = _subscription) >= _most THEN
@@ -80,6 +81,6 @@ BEGIN
     PERFORM headwater.subscription_changed(_subscription);
   END IF;
 
-  RETURN 'joined';
+  RETURN 'done';
 END;
 $$;

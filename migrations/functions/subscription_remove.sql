@@ -1,5 +1,5 @@
 -- A consumer goes: by itself (`_session`), because its lease ran out (`_only_expired`), or because it is sent away.
--- What it had in flight goes back to the others. Answers whether it was there.
+-- What it had in flight goes back to the others. Outcomes: 'done', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.subscription_remove(
   _subscription bigint,
   _consumer text,
@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION headwater.subscription_remove(
   _only_expired boolean,
   _grace_ms bigint
 )
-RETURNS boolean
+RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
@@ -24,7 +24,7 @@ BEGIN
   RETURNING * INTO _gone;
 
   IF NOT FOUND THEN
-    RETURN false;
+    RETURN 'missing';
   END IF;
 
   IF _is_partitioned THEN
@@ -55,6 +55,6 @@ BEGIN
 
   PERFORM headwater.subscription_changed(_subscription);
 
-  RETURN true;
+  RETURN 'done';
 END;
 $$;

@@ -1,5 +1,5 @@
 -- What becomes of deliveries that have failed: `retry` after a delay, `park`, `skip`, or `stop` of the whole
--- subscription. `_causes`: 'nacked' by a consumer, or 'exhausted'. Outcomes: 0 done, 1 fenced, 2 missing.
+-- subscription. `_causes`: 'nacked' by a consumer, or 'exhausted'. Outcomes: 'done', 'fenced', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.subscription_step(
   _subscriptions bigint[],
   _consumers text[],
@@ -11,7 +11,7 @@ CREATE OR REPLACE FUNCTION headwater.subscription_step(
   _causes text[],
   _reasons text[]
 )
-RETURNS TABLE (number bigint, outcome integer, current_epoch bigint)
+RETURNS TABLE (number bigint, outcome text, current_epoch bigint)
 LANGUAGE plpgsql VOLATILE
 AS $$
 #variable_conflict use_column
@@ -37,7 +37,7 @@ BEGIN
     ORDER BY l.subscription_id, l.partition, l.position, l.number
   LOOP
     number := a.number;
-    outcome := 0;
+    outcome := 'done';
     current_epoch := NULL;
 
     SELECT s.*, b.ack_timeout INTO p
@@ -53,7 +53,7 @@ BEGIN
 
     IF d.position IS NOT NULL THEN
       IF d.epoch <> a.epoch THEN
-        outcome := 1;
+        outcome := 'fenced';
         current_epoch := d.epoch;
       ELSIF a.step IN ('retry', 'stop') THEN
         UPDATE headwater.subscription_deliveries AS s
@@ -74,15 +74,15 @@ BEGIN
         END IF;
       END IF;
     ELSIF p.partition IS NULL THEN
-      outcome := 2;
+      outcome := 'missing';
     ELSIF p.epoch <> a.epoch OR p.consumer <> a.consumer THEN
-      outcome := 1;
+      outcome := 'fenced';
       current_epoch := p.epoch;
     ELSE
       _at := array_position(p.known_positions, a.position);
 
       IF _at IS NULL OR (a.position > p.read_upto AND a.cause = 'nacked') THEN
-        outcome := 2;
+        outcome := 'missing';
       ELSIF a.step IN ('retry', 'stop') THEN
         p.known_failures[_at] := p.known_failures[_at] + (a.cause = 'nacked')::integer;
         UPDATE headwater.subscription_partitions AS s
@@ -106,7 +106,7 @@ BEGIN
       END IF;
     END IF;
 
-    IF a.step = 'stop' AND outcome = 0 THEN
+    IF a.step = 'stop' AND outcome = 'done' THEN
       UPDATE headwater.subscriptions AS s
       SET
         state = 'stopped',

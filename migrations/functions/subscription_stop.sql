@@ -1,6 +1,7 @@
--- Stops a subscription that runs and cannot go on, before no message in particular. Answers whether it ran.
+-- Stops a subscription that runs and cannot go on, before no message in particular. Outcomes: 'done', 'stale':
+-- it does not run.
 CREATE OR REPLACE FUNCTION headwater.subscription_stop(_subscription bigint, _cause text, _reason text)
-RETURNS boolean
+RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
 BEGIN
@@ -17,11 +18,11 @@ BEGIN
   WHERE s.id = _subscription AND s.state = 'running';
 
   IF NOT FOUND THEN
-    RETURN false;
+    RETURN 'stale';
   END IF;
 
   PERFORM headwater.subscription_changed(_subscription);
 
-  RETURN true;
+  RETURN 'done';
 END;
 $$;

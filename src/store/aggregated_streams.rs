@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::outcome::Outcome;
 use super::read::{COLUMNS, PageLimit, has_message, message_of};
 use super::{Database, StoreError};
 use crate::domain::aggregated_stream::AggregatedMessage;
@@ -132,7 +133,7 @@ impl Database {
     async fn change_aggregated_stream(&self, sql: &str, name: &str) -> Result<bool, StoreError> {
         let client = self.client().await?;
         let statement = client.prepare_cached(sql).await?;
-        Ok(client.query_one(&statement, &[&name]).await?.try_get(0)?)
+        Outcome::is_done(client.query_one(&statement, &[&name]).await?.try_get(0)?)
     }
 
     pub async fn aggregated_stream_id(&self, name: &str) -> Result<Option<i64>, StoreError> {

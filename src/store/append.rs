@@ -8,6 +8,7 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
+use super::outcome::Outcome;
 use super::{Connection, Database, Session, StoreError};
 use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, Placed};
 use crate::domain::message::{Message, MessageParts};
@@ -216,8 +217,8 @@ fn read_answer(
     row: &Row,
     requests: &[&AppendRequest],
     wanted: Option<&[bool]>,
-) -> Result<BatchAnswer, tokio_postgres::Error> {
-    let outcomes: Vec<i32> = row.try_get("outcomes")?;
+) -> Result<BatchAnswer, StoreError> {
+    let outcomes: Vec<&str> = row.try_get("outcomes")?;
     let versions: Vec<i64> = row.try_get("versions")?;
     let global_positions: Vec<i64> = row.try_get::<_, Option<_>>("global_positions")?.unwrap_or_default();
     let written_at: Timestamp = row.try_get("written_at")?;
@@ -238,8 +239,8 @@ fn read_answer(
                 current_version: version,
             }))
         };
-        answers.push(match outcomes[at] {
-            0 => {
+        answers.push(match Outcome::parse(outcomes[at])? {
+            Outcome::Done => {
                 let mut messages = Vec::with_capacity(request.messages.len());
                 let positions = version + 1 - request.messages.len() as i64..;
                 for ((message, position), place) in request.messages.iter().zip(positions).zip(places) {
@@ -263,10 +264,13 @@ fn read_answer(
                 }
                 Answer::Done(Ok(Appended { version, duplicate: false, messages }))
             }
-            1 => Answer::Done(Ok(standing_answer(std::mem::take(&mut standing[at]), true))),
-            4 => standing[at].pop().map_or_else(refused, |message| Answer::Done(Err(message.in_the_way()))),
-            5 => Answer::Locked,
-            _ => refused(),
+            Outcome::Duplicate => Answer::Done(Ok(standing_answer(std::mem::take(&mut standing[at]), true))),
+            Outcome::IdReused => {
+                standing[at].pop().map_or_else(refused, |message| Answer::Done(Err(message.in_the_way())))
+            }
+            Outcome::Locked => Answer::Locked,
+            Outcome::WrongVersion => refused(),
+            other => return Err(other.unexpected()),
         });
     }
     Ok(BatchAnswer { answers, written })
@@ -349,14 +353,15 @@ impl Database {
                 ],
             )
             .await?;
-        let outcomes: Vec<i32> = row.try_get("outcomes")?;
+        let outcomes: Vec<&str> = row.try_get("outcomes")?;
         let standing = read_standing(&row, requests.len())?;
-        let found = standing.into_iter().zip(outcomes).map(|(standing, outcome)| match outcome {
-            0 => None,
-            1 => Some(Ok(standing_answer(standing, false))),
-            _ => standing.into_iter().next().map(|message| Err(message.in_the_way())),
+        let found = standing.into_iter().zip(outcomes).map(|(standing, outcome)| match Outcome::parse(outcome)? {
+            Outcome::Missing => Ok(None),
+            Outcome::Duplicate => Ok(Some(Ok(standing_answer(standing, false)))),
+            Outcome::IdReused => Ok(standing.into_iter().next().map(|message| Err(message.in_the_way()))),
+            other => Err(other.unexpected()),
         });
-        Ok(found.collect())
+        found.collect()
     }
 }
 

@@ -2,6 +2,7 @@
 //! exactly one migrates, and the others then find nothing to do.
 mod error;
 mod found;
+mod functions;
 mod plan;
 mod report;
 mod rights;
@@ -174,7 +175,10 @@ async fn take(
             record(transaction, migration, "applied", origin).await?;
         }
         Step::Skip(migration) => record(transaction, migration, "skipped", origin).await?,
-        Step::InstallFunctions { .. } => install_functions(transaction, schema, origin).await?,
+        Step::InstallFunctions { .. } => {
+            report.changes.push(step.change(schema, origin == Origin::Attached));
+            return functions::install(transaction, schema, report).await;
+        }
         Step::GrantRole => return grant_role(transaction, schema, report).await,
         Step::AddNotifyTrigger => {
             execute(transaction, schema::NOTIFY_TRIGGER, "adding the trigger headwater_notify".to_owned()).await?;
@@ -214,31 +218,6 @@ async fn record(
         .execute(transaction)
         .await
         .map_err(step())?;
-    Ok(())
-}
-
-/// Twice: first without a look at the bodies, since functions call each other in any order, then with it, so that a
-/// name that does not exist fails here and not when somebody calls it.
-async fn install_functions(
-    transaction: &mut PgConnection,
-    schema: &Schema,
-    origin: Origin,
-) -> Result<(), MigrateError> {
-    let attached = origin == Origin::Attached;
-    for check_bodies in ["SET LOCAL check_function_bodies = off", "SET LOCAL check_function_bodies = on"] {
-        execute(transaction, check_bodies, "installing functions".to_owned()).await?;
-        for function in schema.functions(attached) {
-            execute(transaction, &function.sql, format!("installing function {}", function.path)).await?;
-        }
-    }
-    sqlx::query(
-        "UPDATE headwater.installation SET functions_version = $1, functions_checksum = $2, updated_at = now()",
-    )
-    .bind(schema.functions_version)
-    .bind(schema.functions_checksum(attached))
-    .execute(transaction)
-    .await
-    .map_err(MigrateError::at("recording the functions' version"))?;
     Ok(())
 }
 

@@ -14,6 +14,7 @@ pub mod gap_rule;
 pub mod history;
 pub mod listen;
 pub mod migrate;
+mod outcome;
 mod pool;
 pub mod projector;
 pub mod read;

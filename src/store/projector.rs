@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio_postgres::types::{FromSqlOwned, ToSql, Type};
 use uuid::Uuid;
 
+use super::outcome::Outcome;
 use super::{Database, Session, StoreError};
 use crate::domain::time::Timestamp;
 
@@ -45,7 +46,7 @@ pub enum RoundAnswer {
     /// A definition or a state has changed since the round was made.
     Changed,
     /// The projection does not stand where it was thought to.
-    Elsewhere,
+    Stale,
 }
 
 /// Columns of a round, as the functions take them.
@@ -233,7 +234,7 @@ impl Database {
                 ],
             )
             .await?;
-        Ok(row.try_get(0)?)
+        Outcome::is_done(row.try_get(0)?)
     }
 
     /// Deletes some rows of projections that nobody reads any more; 0 when none are left.
@@ -249,11 +250,11 @@ fn milliseconds(duration: Duration) -> f64 {
 }
 
 fn read_answer(answer: &str) -> Result<RoundAnswer, StoreError> {
-    match answer {
-        "projected" => Ok(RoundAnswer::Projected),
-        "fenced" => Ok(RoundAnswer::Fenced),
-        "changed" => Ok(RoundAnswer::Changed),
-        "elsewhere" => Ok(RoundAnswer::Elsewhere),
-        other => Err(StoreError::Bug(format!("a round was answered {other:?}, which this version does not know"))),
+    match Outcome::parse(answer)? {
+        Outcome::Done => Ok(RoundAnswer::Projected),
+        Outcome::Fenced => Ok(RoundAnswer::Fenced),
+        Outcome::Changed => Ok(RoundAnswer::Changed),
+        Outcome::Stale => Ok(RoundAnswer::Stale),
+        other => Err(other.unexpected()),
     }
 }

@@ -135,8 +135,7 @@ async fn an_odd_message_in_history_stops_is_skipped_or_is_put_elsewhere() {
     let (app, sql) = (TestApp::on(&database).await, database.connect().await);
     let odd = "CASE WHEN n % 10 = 7 THEN '{\"num\": -1}' ELSE json_build_object('num', n)::text END";
     let last = write_many(&sql, 40, "'n-' || n % 4", "'T'", odd).await;
-    for (name, on_error) in [("stop", json!("stop")), ("skip", json!("skip")), ("elsewhere", json!({ "partition": 1 }))]
-    {
+    for (name, on_error) in [("stop", json!("stop")), ("skip", json!("skip")), ("stale", json!({ "partition": 1 }))] {
         define(&app, name, &by_number(on_error)).await;
     }
     let good = "data ->> 'num' <> '-1'";
@@ -148,17 +147,17 @@ async fn an_odd_message_in_history_stops_is_skipped_or_is_put_elsewhere() {
     let status = projected(&app, "skip", last).await;
     assert_eq!((&status["skipped"], &status["substituted"]), (&json!(4), &json!(0)));
     holds(&app, &sql, "skip", good, "(data ->> 'num')::int % 3").await;
-    let status = projected(&app, "elsewhere", last).await;
+    let status = projected(&app, "stale", last).await;
     assert_eq!((&status["skipped"], &status["substituted"]), (&json!(0), &json!(4)));
     let or_one = format!("CASE WHEN {good} THEN (data ->> 'num')::int % 3 ELSE 1 END");
-    holds(&app, &sql, "elsewhere", "true", &or_one).await;
+    holds(&app, &sql, "stale", "true", &or_one).await;
     // Live, they count on.
     until_state(&app, "skip", "live").await;
-    until_state(&app, "elsewhere", "live").await;
+    until_state(&app, "stale", "live").await;
     let last = app.write("n-1", "T", json!({ "num": -1 })).await;
     assert_eq!(projected(&app, "skip", last).await["skipped"], 5);
-    assert_eq!(projected(&app, "elsewhere", last).await["substituted"], 5);
-    holds(&app, &sql, "elsewhere", "true", &or_one).await;
+    assert_eq!(projected(&app, "stale", last).await["substituted"], 5);
+    holds(&app, &sql, "stale", "true", &or_one).await;
     sql.batch_execute("UPDATE message_store.messages SET data = '{\"num\": 3}' WHERE data ->> 'num' = '-1'")
         .await
         .unwrap();
@@ -213,7 +212,7 @@ async fn a_paused_stream_does_not_go_live_though_it_had_arrived() {
     sql.batch_execute("SELECT headwater.aggregated_stream_pause('numbers')").await.unwrap();
     let text = "SELECT headwater.projection_go_live(r.epoch, r.generation, p.id, r.live_position), p.is_live \
         FROM headwater.projector AS r, headwater.projections AS p";
-    assert_eq!(sql.query_one(text, &[]).await.unwrap().get::<_, String>(0), "elsewhere");
+    assert_eq!(sql.query_one(text, &[]).await.unwrap().get::<_, String>(0), "stale");
     assert!(!sql.query_one(text, &[]).await.unwrap().get::<_, bool>(1));
 }
 

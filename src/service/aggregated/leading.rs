@@ -277,7 +277,7 @@ impl<'a> Leading<'a> {
                 Ok(true)
             }
             RoundAnswer::Fenced => Err(Lost::Fenced),
-            RoundAnswer::Changed | RoundAnswer::Elsewhere => {
+            RoundAnswer::Changed | RoundAnswer::Stale => {
                 // The counts in memory have moved on without being written, and the follower too.
                 self.reload().await?;
                 Ok(false)
@@ -406,7 +406,7 @@ impl<'a> Leading<'a> {
                 self.projector.signals.projected();
             }
             RoundAnswer::Fenced => return Err(Lost::Fenced),
-            RoundAnswer::Changed | RoundAnswer::Elsewhere => self.reload_at = Some(Instant::now()),
+            RoundAnswer::Changed | RoundAnswer::Stale => self.reload_at = Some(Instant::now()),
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::{SubscriptionError, Subscriptions};
 use crate::domain::delivery::{Ask, Policy};
 use crate::domain::observation::Observation;
 use crate::store::StoreError;
-use crate::store::subscriptions::{AckEntry, At, Outcome, StepEntry};
+use crate::store::subscriptions::{AckEntry, AckOutcome, At, StepEntry};
 
 /// Entries in one transaction (one request alone may have more).
 const ENTRIES_MAX: usize = 10_000;
@@ -56,7 +56,7 @@ pub(super) struct Acks {
 /// A request, and whom to tell.
 pub(super) struct Waiting {
     work: Work,
-    reply: oneshot::Sender<Result<Vec<Outcome>, StoreError>>,
+    reply: oneshot::Sender<Result<Vec<AckOutcome>, StoreError>>,
 }
 
 enum Work {
@@ -160,7 +160,7 @@ impl Subscriptions {
         places.iter().map(entry).collect()
     }
 
-    async fn submit(&self, work: Work) -> Result<Vec<Outcome>, SubscriptionError> {
+    async fn submit(&self, work: Work) -> Result<Vec<AckOutcome>, SubscriptionError> {
         if self.inner.draining.is_cancelled() {
             return Err(SubscriptionError::Draining);
         }
@@ -183,13 +183,13 @@ impl Subscriptions {
     }
 }
 
-fn count(entries: &[(At, i64)], outcomes: &[Outcome]) -> AckCounts {
+fn count(entries: &[(At, i64)], outcomes: &[AckOutcome]) -> AckCounts {
     let mut counts = AckCounts::default();
     for ((at, epoch), outcome) in entries.iter().zip(outcomes) {
         match outcome {
-            Outcome::Done => counts.done += 1,
-            Outcome::Missing => counts.missing += 1,
-            Outcome::Fenced { current_epoch } => {
+            AckOutcome::Done => counts.done += 1,
+            AckOutcome::Missing => counts.missing += 1,
+            AckOutcome::Fenced { current_epoch } => {
                 counts.fenced += 1;
                 counts.first_fenced.get_or_insert(Fenced {
                     partition: at.partition,
@@ -294,7 +294,7 @@ impl AckCommitter {
         answer(batch, outcomes);
     }
 
-    async fn decide_and_step(&self, batch: &[Waiting]) -> Result<Vec<Outcome>, StoreError> {
+    async fn decide_and_step(&self, batch: &[Waiting]) -> Result<Vec<AckOutcome>, StoreError> {
         let database = self.subscriptions.database();
         let nacks: Vec<(&Policy, &AckEntry, Ask, &Option<String>)> = batch
             .iter()
@@ -326,7 +326,7 @@ fn may_try_again<T>(outcome: &Result<T, StoreError>, attempts: &mut usize) -> bo
 }
 
 /// The outcomes of all entries, in order, go back to those they belong to.
-fn answer(batch: Vec<Waiting>, outcomes: Result<Vec<Outcome>, StoreError>) {
+fn answer(batch: Vec<Waiting>, outcomes: Result<Vec<AckOutcome>, StoreError>) {
     let mut outcomes = outcomes.map(Vec::into_iter);
     for waiting in batch {
         let count = waiting.work.len();

@@ -53,4 +53,10 @@ impl MigrateError {
         let step = step.into();
         move |source| Self::Sql { step, source }
     }
+
+    /// Whether PostgreSQL refused a statement for this SQLSTATE.
+    pub(super) fn is_refused_with(&self, code: &str) -> bool {
+        let Self::Sql { source, .. } = self else { return false };
+        source.as_database_error().and_then(|error| error.code()).as_deref() == Some(code)
+    }
 }

@@ -28,6 +28,10 @@ pub enum Change {
         from_version: i32,
         to_version: i32,
     },
+    /// An earlier version had it, and this one has not.
+    FunctionDropped {
+        signature: String,
+    },
     RoleCreated {
         role: String,
     },
@@ -65,6 +69,11 @@ pub enum Notice {
     MissingRights {
         role: String,
         grants: Vec<String>,
+    },
+    /// An earlier version had it, and something of somebody else's needs it.
+    FunctionKept {
+        signature: String,
+        reason: String,
     },
     /// Somebody put another one in its place, or dropped it, since it was installed.
     FunctionReplaced {
@@ -133,6 +142,7 @@ impl fmt::Display for Change {
             Self::FunctionsInstalled { count, from_version, to_version } => {
                 write!(f, "functions: install {count} of version {to_version} in place of version {from_version}")
             }
+            Self::FunctionDropped { signature } => write!(f, "function {signature} of an earlier version: drop"),
             Self::RoleCreated { role } => write!(f, "role {role}: create"),
             Self::RoleGranted { role } => {
                 write!(f, "role {role}: grant its rights on message_store")
@@ -165,6 +175,9 @@ impl fmt::Display for Notice {
             ),
             Self::MissingRights { role, grants } => {
                 write!(f, "role {role} lacks rights that the service needs: {}", grants.join("; "))
+            }
+            Self::FunctionKept { signature, reason } => {
+                write!(f, "function {signature} of an earlier version is needed no more, and stays: {reason}")
             }
             Self::FunctionReplaced { function } => write!(
                 f,

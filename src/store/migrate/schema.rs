@@ -8,6 +8,9 @@ use std::fmt::Write as _;
 /// that restarts during a roll-out from putting its own functions in the place of newer ones.
 pub const FUNCTIONS_VERSION: i32 = 2;
 
+/// Functions of version 1 that later ones have not. From version 2 on the database has a list of its own.
+pub(super) const FORMER_FUNCTIONS: &[&str] = &["subscription_rewind"];
+
 /// The role of Message DB's contract.
 pub const MESSAGE_STORE_ROLE: &str = "message_store";
 
@@ -123,7 +126,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0004_subscriptions",
     "0005_reports",
     "0006_history",
-    "0007_answers_lost",
+    "0007_functions",
     "0008_subscription_lag",
 ];
 

@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 
 use super::At;
 use crate::domain::delivery::{Cause, Step};
+use crate::store::outcome::Outcome;
 use crate::store::{Database, StoreError};
 
 /// One ack, or what else is said of one delivery.
@@ -26,7 +27,7 @@ pub struct StepEntry {
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AckOutcome {
     Done,
     /// The lease, or the delivery, is not this consumer's any more.
     Fenced {
@@ -67,7 +68,7 @@ impl<'a> Columns<'a> {
 
 impl Database {
     /// Acks of partitioned subscriptions; an outcome for each, in order.
-    pub async fn ack_upto(&self, entries: &[&AckEntry]) -> Result<Vec<Outcome>, StoreError> {
+    pub async fn ack_upto(&self, entries: &[&AckEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let client = self.client().await?;
         let statement =
@@ -82,7 +83,7 @@ impl Database {
     }
 
     /// Acks of competing subscriptions; an outcome for each, in order.
-    pub async fn ack_each(&self, entries: &[&AckEntry]) -> Result<Vec<Outcome>, StoreError> {
+    pub async fn ack_each(&self, entries: &[&AckEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let client = self.client().await?;
         let statement = client.prepare_cached("SELECT * FROM headwater.subscription_ack_each($1, $2, $3, $4)").await?;
@@ -106,7 +107,7 @@ impl Database {
     }
 
     /// Applies what was decided; an outcome for each, in order.
-    pub async fn step_deliveries(&self, steps: &[StepEntry]) -> Result<Vec<Outcome>, StoreError> {
+    pub async fn step_deliveries(&self, steps: &[StepEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(steps.iter().map(|step| &step.entry));
         let names: Vec<&str> = steps.iter().map(|step| step.step.name()).collect();
         let delays: Vec<i64> = steps.iter().map(|step| step.step.delay_ms()).collect();
@@ -142,7 +143,7 @@ impl Database {
         consumer: &str,
         entries: &[&AckEntry],
         timeout_ms: i64,
-    ) -> Result<Vec<Outcome>, StoreError> {
+    ) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let client = self.client().await?;
         let statement =
@@ -158,14 +159,17 @@ impl Database {
 }
 
 /// Rows of (number from 1, outcome, current epoch), in whatever order.
-fn outcomes(rows: &[Row], count: usize) -> Result<Vec<Outcome>, StoreError> {
-    let mut outcomes = vec![Outcome::Missing; count];
+fn outcomes(rows: &[Row], count: usize) -> Result<Vec<AckOutcome>, StoreError> {
+    let mut outcomes = vec![AckOutcome::Missing; count];
     for row in rows {
         let number: i64 = row.try_get(0)?;
-        let outcome = match row.try_get::<_, i32>(1)? {
-            0 => Outcome::Done,
-            1 => Outcome::Fenced { current_epoch: row.try_get::<_, Option<i64>>(2)?.unwrap_or_default() },
-            _ => Outcome::Missing,
+        let outcome = match Outcome::parse(row.try_get(1)?)? {
+            Outcome::Done => AckOutcome::Done,
+            Outcome::Fenced => {
+                AckOutcome::Fenced { current_epoch: row.try_get::<_, Option<i64>>(2)?.unwrap_or_default() }
+            }
+            Outcome::Missing => AckOutcome::Missing,
+            other => return Err(other.unexpected()),
         };
         if let Some(place) = usize::try_from(number - 1).ok().and_then(|at| outcomes.get_mut(at)) {
             *place = outcome;

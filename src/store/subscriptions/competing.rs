@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::{At, Standing, State};
+use crate::store::outcome::Outcome;
 use crate::store::{Database, StoreError};
 
 /// What a consumer finds.
@@ -120,7 +121,7 @@ impl Database {
                 ],
             )
             .await?;
-        Ok(row.try_get(0)?)
+        Outcome::is_done(row.try_get(0)?)
     }
 
     /// How many of a consumer's deliveries there are up to a place, counted to `most`.

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use crate::store::outcome::Outcome;
 use crate::store::{Database, StoreError};
 
 /// What came of joining.
@@ -47,11 +48,12 @@ impl Database {
         let row = client
             .query_one(&statement, &[&subscription, &consumer, &session, &is_connected, &most, &grace_ms])
             .await?;
-        Ok(match row.try_get(0)? {
-            "gone" => Joined::Gone,
-            "full" => Joined::Full,
-            _ => Joined::Yes,
-        })
+        match Outcome::parse(row.try_get(0)?)? {
+            Outcome::Done => Ok(Joined::Yes),
+            Outcome::Missing => Ok(Joined::Gone),
+            Outcome::Full => Ok(Joined::Full),
+            other => Err(other.unexpected()),
+        }
     }
 
     /// Renews all of them in one statement. Answers for each whether it is still there.
@@ -96,7 +98,8 @@ impl Database {
     pub async fn remove_consumer(&self, subscription: i64, consumer: &str, grace_ms: i64) -> Result<bool, StoreError> {
         let client = self.client().await?;
         let statement = client.prepare_cached("SELECT headwater.subscription_remove($1, $2, NULL, false, $3)").await?;
-        Ok(client.query_one(&statement, &[&subscription, &consumer, &grace_ms]).await?.try_get(0)?)
+        let row = client.query_one(&statement, &[&subscription, &consumer, &grace_ms]).await?;
+        Outcome::is_done(row.try_get(0)?)
     }
 
     /// Sends away whose lease has run out. Answers the subscriptions that have changed by that, with how many went.

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Row;
 
+use crate::store::outcome::Outcome;
 use crate::store::{Database, StoreError};
 
 /// A subscription that is to be made.
@@ -83,7 +84,8 @@ impl Database {
     pub async fn stop_subscription(&self, subscription: i64, cause: &str, reason: &str) -> Result<bool, StoreError> {
         let client = self.client().await?;
         let statement = client.prepare_cached("SELECT headwater.subscription_stop($1, $2, $3)").await?;
-        Ok(client.query_one(&statement, &[&subscription, &cause, &reason]).await?.try_get(0)?)
+        let row = client.query_one(&statement, &[&subscription, &cause, &reason]).await?;
+        Outcome::is_done(row.try_get(0)?)
     }
 
     /// Its id; `None` if there is one of that name, or there are as many as there may be.

@@ -9,7 +9,7 @@ mod inspect;
 mod partitioned;
 mod sources;
 
-pub use acks::{AckEntry, Outcome, StepEntry};
+pub use acks::{AckEntry, AckOutcome, StepEntry};
 pub use competing::{Claim, Look, Take, Taken};
 pub use consumers::{Joined, Leaving, Renewal};
 pub use definitions::{NewSubscription, State, StoredSubscription, Update};

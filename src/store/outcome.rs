@@ -1,0 +1,54 @@
+//! What came of a step that SQL does or does not do: one list of words for all functions of `headwater`.
+
+use super::StoreError;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Done,
+    /// There is no such thing, or no longer.
+    Missing,
+    /// There are as many as there may be.
+    Full,
+    /// Another one has the lease, or the delivery, by now.
+    Fenced,
+    /// A definition or a state has changed since the caller looked.
+    Changed,
+    /// What the caller went by is not so any more: a cursor has moved, a projection is elsewhere, something has stopped.
+    Stale,
+    /// An append that was done before.
+    Duplicate,
+    /// A stream has another version than the append expects.
+    WrongVersion,
+    /// A message's id is used for something else.
+    IdReused,
+    /// Another transaction holds the lock of a category.
+    Locked,
+}
+
+impl Outcome {
+    pub(super) fn parse(word: &str) -> Result<Self, StoreError> {
+        Ok(match word {
+            "done" => Self::Done,
+            "missing" => Self::Missing,
+            "full" => Self::Full,
+            "fenced" => Self::Fenced,
+            "changed" => Self::Changed,
+            "stale" => Self::Stale,
+            "duplicate" => Self::Duplicate,
+            "wrong_version" => Self::WrongVersion,
+            "id_reused" => Self::IdReused,
+            "locked" => Self::Locked,
+            _ => return Err(StoreError::Bug(format!("the outcome {word:?} is not known to this version"))),
+        })
+    }
+
+    /// Of a step that is done or is not, for one reason.
+    pub(super) fn is_done(word: &str) -> Result<bool, StoreError> {
+        Ok(Self::parse(word)? == Self::Done)
+    }
+
+    /// A function has answered what it does not answer.
+    pub(super) fn unexpected(self) -> StoreError {
+        StoreError::Bug(format!("the outcome {self:?} was not expected here"))
+    }
+}
