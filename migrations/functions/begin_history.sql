@@ -30,9 +30,6 @@ BEGIN
   -- Counted again by who looks.
   UPDATE headwater.counted_position SET position = 0;
   DELETE FROM headwater.message_counts;
-  -- The first before the second: who writes down lags holds it.
-  DELETE FROM headwater.subscription_counts;
-  DELETE FROM headwater.subscription_backlog;
 
   PERFORM headwater.begin_projections(_is_anew);
   PERFORM headwater.begin_subscriptions(_is_anew);

@@ -88,8 +88,8 @@ BEGIN
     PERFORM headwater.subscription_changed(s.id);
   END LOOP;
 
-  -- What was counted for the lag is counted again.
-  DELETE FROM headwater.subscription_backlog;
+  -- What was counted for the lag is counted again. The first before the second: a session that counts holds it.
   DELETE FROM headwater.subscription_counts;
+  DELETE FROM headwater.subscription_backlog;
 END;
 $$;

@@ -1,13 +1,15 @@
--- What becomes of deliveries that have failed: `retry` after a delay, `park`, `skip`, or `stop` of the whole
--- subscription. `_causes`: 'nacked' by a consumer, or 'exhausted'. Outcomes: 'done', 'fenced', 'missing'.
+-- Does what was decided of deliveries that have failed. `_return_after_ms`: such a message is delivered again after that
+-- time, NULL: it is done with. `_parks`: it goes to the dead letters. `_stops`: the whole subscription stops before it.
+-- `_causes`: 'nacked': its consumer has just refused it, which is one failure more; 'exhausted': it has failed too often. Outcomes: 'done', 'fenced', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.subscription_step(
   _subscriptions bigint[],
   _consumers text[],
   _partitions integer[],
   _positions bigint[],
   _epochs bigint[],
-  _steps text[],
-  _delays_ms bigint[],
+  _return_after_ms bigint[],
+  _parks boolean[],
+  _stops boolean[],
   _causes text[],
   _reasons text[]
 )
@@ -24,16 +26,18 @@ DECLARE
 BEGIN
   -- The subscription before its partitions, as everywhere.
   PERFORM FROM headwater.subscriptions AS s
-  WHERE s.id = ANY (_subscriptions) AND 'stop' = ANY (_steps)
+  WHERE s.id = ANY (_subscriptions) AND true = ANY (_stops)
   ORDER BY s.id
   FOR UPDATE;
 
   FOR a IN
     SELECT l.*
     FROM unnest(
-      _subscriptions, _consumers, _partitions, _positions, _epochs, _steps, _delays_ms, _causes, _reasons
+      _subscriptions, _consumers, _partitions, _positions, _epochs, _return_after_ms, _parks, _stops, _causes, _reasons
     ) WITH ORDINALITY
-      AS l (subscription_id, consumer, partition, position, epoch, step, delay_ms, cause, reason, number)
+      AS l (
+        subscription_id, consumer, partition, position, epoch, return_after_ms, parks, stops, cause, reason, number
+      )
     ORDER BY l.subscription_id, l.partition, l.position, l.number
   LOOP
     number := a.number;
@@ -55,18 +59,18 @@ BEGIN
       IF d.epoch <> a.epoch THEN
         outcome := 'fenced';
         current_epoch := d.epoch;
-      ELSIF a.step IN ('retry', 'stop') THEN
+      ELSIF a.return_after_ms IS NOT NULL THEN
         UPDATE headwater.subscription_deliveries AS s
         SET
           consumer = NULL,
           epoch = nextval('headwater.subscription_epochs'),
-          due_at = _now + a.delay_ms * interval '1 millisecond',
+          due_at = _now + a.return_after_ms * interval '1 millisecond',
           last_error = coalesce(a.reason, s.last_error)
         WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition AND s.position = a.position;
       ELSE
         DELETE FROM headwater.subscription_deliveries AS s
         WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition AND s.position = a.position;
-        IF a.step = 'park' THEN
+        IF a.parks THEN
           PERFORM headwater.subscription_park(
             a.subscription_id, a.partition, a.position, d.global_position, a.cause,
             coalesce(a.reason, d.last_error), d.consumer, d.delivery_count
@@ -83,7 +87,7 @@ BEGIN
 
       IF _at IS NULL OR (a.position > p.read_upto AND a.cause = 'nacked') THEN
         outcome := 'missing';
-      ELSIF a.step IN ('retry', 'stop') THEN
+      ELSIF a.return_after_ms IS NOT NULL THEN
         p.known_failures[_at] := p.known_failures[_at] + (a.cause = 'nacked')::integer;
         UPDATE headwater.subscription_partitions AS s
         SET
@@ -91,11 +95,11 @@ BEGIN
           read_upto = least(s.read_upto, a.position - 1),
           rewinds = s.rewinds + 1,
           last_error = coalesce(a.reason, s.last_error),
-          retry_at = _now + a.delay_ms * interval '1 millisecond',
+          retry_at = _now + a.return_after_ms * interval '1 millisecond',
           ack_due_at = CASE WHEN s.known_positions[1] < a.position THEN s.ack_due_at END
         WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition;
       ELSE
-        IF a.step = 'park' THEN
+        IF a.parks THEN
           PERFORM headwater.subscription_park(
             a.subscription_id, a.partition, a.position,
             headwater.subscription_global_position(a.subscription_id, a.partition, a.position), a.cause,
@@ -106,7 +110,7 @@ BEGIN
       END IF;
     END IF;
 
-    IF a.step = 'stop' AND outcome = 'done' THEN
+    IF a.stops AND outcome = 'done' THEN
       UPDATE headwater.subscriptions AS s
       SET
         state = 'stopped',

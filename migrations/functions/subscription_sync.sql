@@ -24,6 +24,7 @@ RETURNS TABLE (
   is_held_back boolean,
   suspect bigint,
   suspect_failures integer,
+  suspect_deliveries integer,
   done_positions bigint[]
 )
 LANGUAGE plpgsql VOLATILE
@@ -109,14 +110,15 @@ BEGIN
       OR m.flying > 0 AND 0 < ANY (m.known_failures[1:m.flying]),
     f.position,
     f.failures,
+    f.deliveries,
     m.done_positions
   FROM headwater.subscriptions AS b
   LEFT JOIN headwater.subscription_consumers AS c ON c.subscription_id = b.id AND c.name = _consumer
   LEFT JOIN mine AS m ON true
   -- The next message that has failed before: it is delivered alone.
   LEFT JOIN LATERAL (
-    SELECT k.position, greatest(k.failures, k.count) AS failures
-    FROM unnest(m.known_positions, m.known_failures, m.known_counts) AS k (position, failures, count)
+    SELECT k.position, k.failures, k.deliveries
+    FROM unnest(m.known_positions, m.known_failures, m.known_counts) AS k (position, failures, deliveries)
     WHERE k.position > m.read_upto AND k.failures > 0
     ORDER BY k.position
     LIMIT 1

@@ -36,6 +36,14 @@ pub enum Ask {
     Stop,
 }
 
+/// How often a message was tried: as it failed, and as it was delivered. One that rode along behind a message that failed
+/// was delivered without failing; should it fail later, it has used up that delivery.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Attempts {
+    pub failures: i64,
+    pub deliveries: i64,
+}
+
 /// What becomes of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -55,22 +63,23 @@ pub enum Cause {
 }
 
 impl Policy {
-    /// A consumer has refused a message that has failed this often, the present time counted.
-    pub fn on_nack(&self, ask: Ask, failures: i64) -> (Step, Cause) {
+    /// A consumer has refused a message that was tried this often before.
+    pub fn on_nack(&self, ask: Ask, attempts: Attempts) -> (Step, Cause) {
+        let failures = (attempts.failures + 1).max(attempts.deliveries);
         match ask {
             Ask::Park => (Step::Park, Cause::Nacked),
             Ask::Skip => (Step::Skip, Cause::Nacked),
             Ask::Stop => (Step::Stop, Cause::Nacked),
-            Ask::Retry { .. } if self.is_exhausted(failures) => (self.exhausted(), Cause::Exhausted),
+            Ask::Retry { .. } if failures >= self.max_deliveries => (self.exhausted(), Cause::Exhausted),
             Ask::Retry { delay_ms } => {
                 (Step::Retry { delay_ms: delay_ms.unwrap_or_else(|| self.delay_ms(failures)) }, Cause::Nacked)
             }
         }
     }
 
-    /// Whether a message that has failed this often is not delivered any more.
-    pub fn is_exhausted(&self, failures: i64) -> bool {
-        failures >= self.max_deliveries
+    /// Whether a message that has failed is not delivered any more.
+    pub fn is_exhausted(&self, attempts: Attempts) -> bool {
+        attempts.failures.max(attempts.deliveries) >= self.max_deliveries
     }
 
     /// What becomes of a message that is not delivered any more.
@@ -90,20 +99,24 @@ impl Policy {
 }
 
 impl Step {
-    pub fn name(self) -> &'static str {
+    /// When the message may be delivered again; `None`: it is done with.
+    pub fn returns_after_ms(self) -> Option<i64> {
         match self {
-            Step::Retry { .. } => "retry",
-            Step::Park => "park",
-            Step::Skip => "skip",
-            Step::Stop => "stop",
+            Step::Retry { delay_ms } => Some(delay_ms),
+            // It is what comes next, once the subscription goes on.
+            Step::Stop => Some(0),
+            Step::Park | Step::Skip => None,
         }
     }
 
-    pub fn delay_ms(self) -> i64 {
-        match self {
-            Step::Retry { delay_ms } => delay_ms,
-            Step::Park | Step::Skip | Step::Stop => 0,
-        }
+    /// Whether it goes to the dead letters.
+    pub fn parks(self) -> bool {
+        self == Step::Park
+    }
+
+    /// Whether the whole subscription stops before it.
+    pub fn stops(self) -> bool {
+        self == Step::Stop
     }
 }
 
@@ -126,19 +139,24 @@ mod tests {
         Policy { max_deliveries, backoff_ms: backoff_ms.to_vec(), on_exhausted }
     }
 
+    /// It failed each time that it was delivered, but for the last time.
+    fn failed(deliveries: i64) -> Attempts {
+        Attempts { failures: deliveries - 1, deliveries }
+    }
+
     #[test]
     fn each_failure_waits_longer_until_the_last_step_of_the_backoff() {
         let policy = policy(10, &[1, 5, 30], OnExhausted::Park);
-        let delays: Vec<i64> =
-            (1..=5).map(|failures| policy.on_nack(Ask::Retry { delay_ms: None }, failures).0.delay_ms()).collect();
+        let delay = |deliveries| policy.on_nack(Ask::Retry { delay_ms: None }, failed(deliveries)).0.returns_after_ms();
+        let delays: Vec<i64> = (1..=5).filter_map(delay).collect();
         assert_eq!(delays, [1, 5, 30, 30, 30]);
-        assert_eq!(policy.on_nack(Ask::Retry { delay_ms: Some(7) }, 3).0, Step::Retry { delay_ms: 7 });
+        assert_eq!(policy.on_nack(Ask::Retry { delay_ms: Some(7) }, failed(3)).0, Step::Retry { delay_ms: 7 });
     }
 
     #[test]
     fn without_a_backoff_it_comes_again_at_once() {
         let policy = policy(3, &[], OnExhausted::Park);
-        assert_eq!(policy.on_nack(Ask::Retry { delay_ms: None }, 1).0, Step::Retry { delay_ms: 0 });
+        assert_eq!(policy.on_nack(Ask::Retry { delay_ms: None }, failed(1)).0, Step::Retry { delay_ms: 0 });
     }
 
     #[test]
@@ -147,9 +165,18 @@ mod tests {
             [(OnExhausted::Park, Step::Park), (OnExhausted::Skip, Step::Skip), (OnExhausted::Stop, Step::Stop)]
         {
             let policy = policy(3, &[1], end);
-            assert!(matches!(policy.on_nack(Ask::Retry { delay_ms: None }, 2).0, Step::Retry { .. }));
-            assert_eq!(policy.on_nack(Ask::Retry { delay_ms: Some(9) }, 3), (step, Cause::Exhausted));
+            assert!(matches!(policy.on_nack(Ask::Retry { delay_ms: None }, failed(2)).0, Step::Retry { .. }));
+            assert_eq!(policy.on_nack(Ask::Retry { delay_ms: Some(9) }, failed(3)), (step, Cause::Exhausted));
         }
+    }
+
+    #[test]
+    fn a_delivery_that_rode_along_counts_once_the_message_fails() {
+        let policy = policy(3, &[], OnExhausted::Park);
+        let rode_along = Attempts { failures: 0, deliveries: 3 };
+        assert_eq!(policy.on_nack(Ask::Retry { delay_ms: None }, rode_along), (Step::Park, Cause::Exhausted));
+        assert!(policy.is_exhausted(rode_along));
+        assert!(!policy.is_exhausted(Attempts { failures: 2, deliveries: 2 }));
     }
 
     proptest! {
@@ -158,7 +185,7 @@ mod tests {
         fn a_poisoned_message_ends(max in 1i64..50, backoff in prop::collection::vec(0i64..100, 0..5)) {
             let policy = policy(max, &backoff, OnExhausted::Park);
             let mut deliveries = 1;
-            while let (Step::Retry { delay_ms }, _) = policy.on_nack(Ask::Retry { delay_ms: None }, deliveries) {
+            while let (Step::Retry { delay_ms }, _) = policy.on_nack(Ask::Retry { delay_ms: None }, failed(deliveries)) {
                 prop_assert!(delay_ms >= 0);
                 deliveries += 1;
             }
@@ -169,9 +196,10 @@ mod tests {
         #[test]
         fn other_asks_do_not_count(failures in 0i64..1_000) {
             let policy = policy(3, &[], OnExhausted::Stop);
-            prop_assert_eq!(policy.on_nack(Ask::Park, failures), (Step::Park, Cause::Nacked));
-            prop_assert_eq!(policy.on_nack(Ask::Skip, failures), (Step::Skip, Cause::Nacked));
-            prop_assert_eq!(policy.on_nack(Ask::Stop, failures), (Step::Stop, Cause::Nacked));
+            let attempts = failed(failures);
+            prop_assert_eq!(policy.on_nack(Ask::Park, attempts), (Step::Park, Cause::Nacked));
+            prop_assert_eq!(policy.on_nack(Ask::Skip, attempts), (Step::Skip, Cause::Nacked));
+            prop_assert_eq!(policy.on_nack(Ask::Stop, attempts), (Step::Stop, Cause::Nacked));
         }
     }
 }

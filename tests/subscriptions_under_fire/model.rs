@@ -1,6 +1,6 @@
 //! The rules of a delivery against a plain account of them.
 
-use headwater::domain::delivery::{Ask, Cause, OnExhausted, Policy, Step};
+use headwater::domain::delivery::{Ask, Attempts, Cause, OnExhausted, Policy, Step};
 use proptest::prelude::*;
 
 /// What happens to a message that was delivered.
@@ -44,15 +44,16 @@ proptest! {
             deliveries += 1;
             prop_assert!(deliveries <= policy.max_deliveries, "it was delivered once more than it may be");
             let is_last = deliveries == policy.max_deliveries;
+            let before = Attempts { failures: deliveries - 1, deliveries };
             let Fate::Asked(ask) = fate else {
-                prop_assert_eq!(policy.is_exhausted(deliveries), is_last);
+                prop_assert_eq!(policy.is_exhausted(Attempts { failures: deliveries, ..before }), is_last);
                 if is_last {
                     prop_assert_eq!(policy.exhausted(), end_of(&policy));
                     break;
                 }
                 continue;
             };
-            let (step, cause) = policy.on_nack(ask, deliveries);
+            let (step, cause) = policy.on_nack(ask, before);
             let expected = match ask {
                 Ask::Park => (Step::Park, Cause::Nacked),
                 Ask::Skip => (Step::Skip, Cause::Nacked),

@@ -305,13 +305,13 @@ impl AckCommitter {
             .flatten()
             .collect();
         let entries: Vec<&AckEntry> = nacks.iter().map(|(_, entry, ..)| *entry).collect();
-        let failures = database.delivery_failures(&entries).await?;
+        let attempts = database.delivery_attempts(&entries).await?;
         let steps: Vec<StepEntry> = nacks
             .into_iter()
-            .zip(failures)
-            .map(|((policy, entry, ask, reason), failures)| {
+            .zip(attempts)
+            .map(|((policy, entry, ask, reason), attempts)| {
                 // Where there is no such delivery, the step says what is there instead.
-                let (step, cause) = policy.on_nack(ask, failures.unwrap_or(0));
+                let (step, cause) = policy.on_nack(ask, attempts.unwrap_or_default());
                 StepEntry { entry: entry.clone(), step, cause, reason: reason.clone() }
             })
             .collect();

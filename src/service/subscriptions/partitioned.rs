@@ -164,8 +164,8 @@ impl Consumer {
     async fn end_exhausted(&self, held: &[Held]) -> Result<bool, SubscriptionError> {
         let policy = &self.subscription.policy;
         let exhausted = held.iter().filter_map(|held| {
-            let (position, failures) = held.suspect?;
-            policy.is_exhausted(failures).then(|| StepEntry {
+            let (position, attempts) = held.suspect?;
+            policy.is_exhausted(attempts).then(|| StepEntry {
                 entry: AckEntry {
                     subscription: self.subscription.id,
                     consumer: self.name.clone(),

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 pub const FUNCTIONS_VERSION: i32 = 2;
 
 /// Functions of version 1 that later ones have not. From version 2 on the database has a list of its own.
-pub(super) const FORMER_FUNCTIONS: &[&str] = &["subscription_rewind"];
+pub(super) const FORMER_FUNCTIONS: &[&str] = &["subscription_failures", "subscription_rewind"];
 
 /// The role of Message DB's contract.
 pub const MESSAGE_STORE_ROLE: &str = "message_store";
@@ -171,6 +171,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_ack_each",
     "subscription_ack_upto",
     "subscription_assign",
+    "subscription_attempts",
     "subscription_blame",
     "subscription_changed",
     "subscription_claim",
@@ -180,7 +181,6 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_deliver",
     "subscription_expire",
     "subscription_extend",
-    "subscription_failures",
     "subscription_find_partitions",
     "subscription_give_back",
     "subscription_given",

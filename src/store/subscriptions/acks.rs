@@ -3,7 +3,7 @@
 use tokio_postgres::Row;
 
 use super::At;
-use crate::domain::delivery::{Cause, Step};
+use crate::domain::delivery::{Attempts, Cause, Step};
 use crate::store::outcome::Outcome;
 use crate::store::{Database, StoreError};
 
@@ -93,29 +93,32 @@ impl Database {
         outcomes(&rows, entries.len())
     }
 
-    /// How often each delivery has failed, the present time counted; `None` where there is no such delivery.
-    pub async fn delivery_failures(&self, entries: &[&AckEntry]) -> Result<Vec<Option<i64>>, StoreError> {
+    /// How often each delivery was tried before; `None` where there is no such delivery.
+    pub async fn delivery_attempts(&self, entries: &[&AckEntry]) -> Result<Vec<Option<Attempts>>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let client = self.client().await?;
         let statement = client
-            .prepare_cached("SELECT failures FROM headwater.subscription_failures($1, $2, $3, $4) ORDER BY number")
+            .prepare_cached(
+                "SELECT failures, deliveries FROM headwater.subscription_attempts($1, $2, $3, $4) ORDER BY number",
+            )
             .await?;
         let rows = client
             .query(&statement, &[&columns.subscriptions, &columns.partitions, &columns.positions, &columns.epochs])
             .await?;
-        rows.iter().map(|row| Ok(row.try_get::<_, Option<i32>>(0)?.map(i64::from))).collect()
+        rows.iter().map(|row| Ok(read_attempts(row.try_get(0)?, row.try_get(1)?))).collect()
     }
 
     /// Applies what was decided; an outcome for each, in order.
     pub async fn step_deliveries(&self, steps: &[StepEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(steps.iter().map(|step| &step.entry));
-        let names: Vec<&str> = steps.iter().map(|step| step.step.name()).collect();
-        let delays: Vec<i64> = steps.iter().map(|step| step.step.delay_ms()).collect();
+        let returns: Vec<Option<i64>> = steps.iter().map(|step| step.step.returns_after_ms()).collect();
+        let parks: Vec<bool> = steps.iter().map(|step| step.step.parks()).collect();
+        let stops: Vec<bool> = steps.iter().map(|step| step.step.stops()).collect();
         let causes: Vec<&str> = steps.iter().map(|step| step.cause.name()).collect();
         let reasons: Vec<Option<&str>> = steps.iter().map(|step| step.reason.as_deref()).collect();
         let client = self.client().await?;
         let statement = client
-            .prepare_cached("SELECT * FROM headwater.subscription_step($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+            .prepare_cached("SELECT * FROM headwater.subscription_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
             .await?;
         let rows = client
             .query(
@@ -126,8 +129,9 @@ impl Database {
                     &columns.partitions,
                     &columns.positions,
                     &columns.epochs,
-                    &names,
-                    &delays,
+                    &returns,
+                    &parks,
+                    &stops,
                     &causes,
                     &reasons,
                 ],
@@ -156,6 +160,11 @@ impl Database {
             .await?;
         outcomes(&rows, entries.len())
     }
+}
+
+/// Both are there, or neither.
+pub(super) fn read_attempts(failures: Option<i32>, deliveries: Option<i32>) -> Option<Attempts> {
+    Some(Attempts { failures: failures?.into(), deliveries: deliveries?.into() })
 }
 
 /// Rows of (number from 1, outcome, current epoch), in whatever order.

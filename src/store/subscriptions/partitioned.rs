@@ -2,7 +2,9 @@
 
 use uuid::Uuid;
 
+use super::acks::read_attempts;
 use super::{Standing, State};
+use crate::domain::delivery::Attempts;
 use crate::store::{Database, StoreError};
 
 /// What a consumer finds.
@@ -33,8 +35,8 @@ pub struct Held {
     pub is_revoked: bool,
     /// A message in retry holds back all that comes after it.
     pub is_held_back: bool,
-    /// The next message that has failed before, and how often.
-    pub suspect: Option<(i64, i64)>,
+    /// The next message that has failed before, and how often it was tried.
+    pub suspect: Option<(i64, Attempts)>,
     /// Messages that are not to be delivered any more.
     pub done: Vec<i64>,
 }
@@ -79,7 +81,6 @@ impl Database {
         for row in &rows {
             let Some(partition) = row.try_get(6)? else { continue };
             let suspect: Option<i64> = row.try_get(14)?;
-            let failures: Option<i32> = row.try_get(15)?;
             sync.held.push(Held {
                 partition,
                 epoch: row.try_get(7)?,
@@ -89,8 +90,8 @@ impl Database {
                 in_flight: row.try_get(11)?,
                 is_revoked: row.try_get(12)?,
                 is_held_back: row.try_get(13)?,
-                suspect: suspect.zip(failures.map(i64::from)),
-                done: row.try_get(16)?,
+                suspect: suspect.zip(read_attempts(row.try_get(15)?, row.try_get(16)?)),
+                done: row.try_get(17)?,
             });
         }
         Ok(Some(sync))
