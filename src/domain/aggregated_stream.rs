@@ -85,7 +85,7 @@ pub enum Placement {
 }
 
 /// A message in its partition.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct AggregatedMessage {
     pub partition: i32,
     /// Counts from 0 in the partition, without holes.

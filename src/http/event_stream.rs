@@ -12,8 +12,8 @@ use crate::domain::cursor::Cursor;
 use crate::domain::observation::Observation;
 use crate::domain::time::Timestamp;
 use crate::service::FollowerPlace;
-use crate::service::following::Following;
-use crate::service::tail::follower::{Delivery, Next};
+use crate::service::log::cursor::Next;
+use crate::service::log::following::Following;
 use crate::service::tail::heartbeat::Beat;
 
 /// A client that lost its connection comes back after this long, with up to as much again on top, so that not all come
@@ -145,30 +145,9 @@ impl EventStream {
             self.cursor = follower.cursor();
         }
         match next {
-            Next::Messages(messages) => {
-                let in_stream = self.follower.as_ref().is_some_and(Following::counts_in_stream);
-                for message in &messages {
-                    let position = if in_stream { message.position } else { message.global_position };
-                    self.frames.message(out, Cursor::at(position, message.id), message);
-                }
-                self.app.observer.record(Observation::Delivered { messages: messages.len() });
-            }
-            Next::Aggregated(messages) => {
-                let stream = self.follower.as_ref().and_then(Following::aggregated_stream).unwrap_or_default();
-                for one in &messages {
-                    let id = Cursor::at(one.message.global_position, one.message.id);
-                    self.frames.aggregated(out, id, stream, one);
-                }
-                self.app.observer.record(Observation::Delivered { messages: messages.len() });
-            }
-            Next::Merged(messages) => {
-                for (cursor, delivery) in &messages {
-                    match delivery {
-                        Delivery::Message(message) => self.frames.message(out, *cursor, message),
-                        Delivery::Aggregated(stream, one) => self.frames.aggregated(out, *cursor, stream, one),
-                    }
-                }
-                self.app.observer.record(Observation::Delivered { messages: messages.len() });
+            Next::Messages(entries) => {
+                entries.iter().for_each(|entry| self.frames.entry(out, entry));
+                self.app.observer.record(Observation::Delivered { messages: entries.len() });
             }
             Next::Moved => self.frames.progress(out, self.cursor),
             Next::CaughtUp => {

@@ -1,6 +1,5 @@
 //! Following: server-sent events and their NDJSON twin.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -22,12 +21,12 @@ use crate::domain::cursor::Cursor;
 use crate::domain::filter::Filter;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
-use crate::service::aggregated::follower::Wanted;
-use crate::service::aggregated::merged::{self, MergedFollower, OneFollower};
-use crate::service::following::Following;
+use crate::service::aggregated::log::AggregatedSource;
+use crate::service::log::Place;
+use crate::service::log::follower::Follower;
+use crate::service::log::following::Following;
+use crate::service::log::merged::{self, MergedFollower};
 use crate::service::read::Start;
-use crate::service::tail::follower::Follower;
-use crate::service::tail::{Begin, Place};
 
 const LAST_EVENT_ID: &str = "last-event-id";
 pub(super) const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
@@ -124,17 +123,9 @@ pub(super) struct Wish {
 pub(super) enum Target {
     Log(Source),
     /// Some partitions of an aggregated stream, or all.
-    Aggregated(Aggregated),
+    Aggregated(AggregatedSource),
     /// Streams and categories, and then aggregated streams.
-    Merged(Option<Source>, Vec<Aggregated>),
-}
-
-/// An aggregated stream that is followed.
-pub(super) struct Aggregated {
-    pub id: i64,
-    pub name: Arc<str>,
-    /// Sorted; `None`: all.
-    pub partitions: Option<Arc<[i32]>>,
+    Merged(Option<Source>, Vec<AggregatedSource>),
 }
 
 /// Follow a stream
@@ -215,7 +206,7 @@ pub async fn follow_several(
     }
     let mut aggregated = Vec::new();
     for name in std::mem::take(&mut query.aggregated_stream) {
-        if !aggregated.iter().any(|one: &Aggregated| *one.name == *name) {
+        if !aggregated.iter().any(|one: &AggregatedSource| *one.name == *name) {
             aggregated.push(super::partitions::aggregated(&app, name, None).await?);
         }
     }
@@ -254,10 +245,10 @@ pub(super) async fn follow(app: App, target: Target, wish: Wish, headers: &Heade
     let source = target.log();
     // Joined before the place is looked up: what is settled meanwhile is kept for this follower.
     let membership = app.tail.join(&source);
-    let begin = app.reads.place(&source, start).await?;
-    let is_beyond_end = matches!(start, Start::At(_)) && app.reads.is_beyond_end(&source, begin.place).await?;
+    let place = app.reads.place(&source, start).await?;
+    let is_beyond_end = matches!(start, Start::At(_)) && app.reads.is_beyond_end(&source, place).await?;
     let wire = if accepts_ndjson(headers) { Wire::Ndjson } else { Wire::EventStream };
-    let following = following(&app, target, filter, begin, sources);
+    let following = following(&app, target, filter, place, sources);
     drop(membership);
     let frames = Frames::new(wire, wish.event_names == EventNames::Type);
     let mut stream = EventStream::new(app, following, frames, heartbeat, taken);
@@ -286,30 +277,21 @@ pub(super) fn event_response(wire: Wire, body: Body) -> Response {
 }
 
 /// The follower of a target from a place on; `sources`: how many of several have been seen at the place itself.
-fn following(app: &App, target: Target, filter: Filter, begin: Begin, sources: u32) -> Following {
-    let Begin { place, check, history } = begin;
-    let wanted = |one: Aggregated, filter: Filter, after: i64| {
-        let (id, name, partitions) = (one.id, one.name, one.partitions);
-        app.aggregated.follower(Wanted { id, name, partitions, filter, after, check, history })
-    };
+fn following(app: &App, target: Target, filter: Filter, place: Place, sources: u32) -> Following {
     match target {
-        Target::Log(source) => Following::Log(Follower::new(app.tail.clone(), source, filter, begin)),
-        Target::Aggregated(one) => Following::Aggregated(Box::new(wanted(one, filter, place.after))),
+        Target::Log(source) => Following::One(app.tail.follow(&source, place, filter)),
+        Target::Aggregated(one) => Following::One(app.aggregated.follow(one, false, place, filter)),
         Target::Merged(source, aggregated) => {
-            let cursor = Cursor { position: place.after, sources, check };
-            let mut places = merged::places(cursor, aggregated.len() + usize::from(source.is_some()));
-            let mut next_place = || places.next().unwrap_or(place.after);
-            let log = source.map(|source| {
-                let place = Place { after: next_place(), stream_after: None };
-                let begin = Begin { place, check: None, history };
-                OneFollower::Log(Follower::new(app.tail.clone(), source, filter.clone(), begin))
-            });
-            let mut followers: Vec<OneFollower> = log.into_iter().collect();
+            let cursor = Cursor { position: place.after, sources, check: place.check };
+            let mut places = merged::places(cursor, aggregated.len() + usize::from(source.is_some()))
+                .map(|after| Place::global(after, place.history));
+            let mut next_place = || places.next().unwrap_or(place);
+            let log = source.map(|source| app.tail.follow(&source, next_place(), filter.clone()));
+            let mut followers: Vec<Follower> = log.into_iter().collect();
             for one in aggregated {
-                followers.push(OneFollower::Aggregated(wanted(one, filter.clone(), next_place())));
+                followers.push(app.aggregated.follow(one, true, next_place(), filter.clone()));
             }
-            let wish = app.aggregated.feeds.wish_for_progress();
-            Following::Merged(Box::new(MergedFollower::new(followers, cursor, wish)))
+            Following::Merged(Box::new(MergedFollower::new(followers, cursor)))
         }
     }
 }

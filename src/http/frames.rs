@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use serde::Serialize;
 
-use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::cursor::Cursor;
 use crate::domain::message::{Message, push_json_string};
+use crate::service::log::Entry;
 use crate::service::subscriptions::Delivery;
 
 /// How events are written.
@@ -41,23 +41,21 @@ impl Frames {
         Self { wire, named_by_type }
     }
 
-    /// A message, whose JSON text is put in as it is: it has no raw newline, so it is one line.
-    pub fn message(self, out: &mut BytesMut, id: impl Into<Cursor>, message: &Message) {
-        out.reserve(message.json().len() + message.message_type.len() + 80);
-        self.head(out, self.name(message), Some(id.into()));
-        out.extend_from_slice(message.json());
-        self.end(out);
-    }
-
-    /// A message of an aggregated stream, with its place there around it.
-    pub fn aggregated(self, out: &mut BytesMut, id: impl Into<Cursor>, stream: &str, one: &AggregatedMessage) {
-        out.reserve(one.message.json().len() + one.message.message_type.len() + stream.len() + 160);
-        self.head(out, self.name(&one.message), Some(id.into()));
+    /// A message of a log, whose JSON text is put in as it is: it has no raw newline, so it is one line. That of an
+    /// aggregated stream comes with its place there around it.
+    pub fn entry(self, out: &mut BytesMut, entry: &Entry) {
+        let message = &*entry.message;
+        out.reserve(message.json().len() + message.message_type.len() + 160);
+        self.head(out, self.name(message), Some(entry.id));
+        let Some(link) = &entry.link else {
+            out.extend_from_slice(message.json());
+            return self.end(out);
+        };
         let mut place = String::from("{\"aggregated_stream\":");
-        push_json_string(&mut place, stream);
-        let _ = write!(place, ",\"partition\":{},\"position\":{},\"message\":", one.partition, one.position);
+        push_json_string(&mut place, &link.aggregated_stream);
+        let _ = write!(place, ",\"partition\":{},\"position\":{},\"message\":", link.partition, link.position);
         out.extend_from_slice(place.as_bytes());
-        out.extend_from_slice(one.message.json());
+        out.extend_from_slice(message.json());
         out.extend_from_slice(b"}");
         self.end(out);
     }
@@ -150,8 +148,8 @@ mod tests {
     use crate::domain::message::MessageParts;
     use crate::domain::time::Timestamp;
 
-    fn message(message_type: &str) -> Message {
-        Message::new(MessageParts {
+    fn entry(id: i64, message_type: &str) -> Entry {
+        let message = Message::new(MessageParts {
             id: uuid::Uuid::nil(),
             stream_name: "a-1",
             message_type,
@@ -160,7 +158,8 @@ mod tests {
             data: Some(r#"{"n": 1}"#),
             metadata: None,
             time: Timestamp(0),
-        })
+        });
+        Entry { id: id.into(), ..Entry::of(message.into(), false) }
     }
 
     fn text(write: impl Fn(&mut BytesMut)) -> String {
@@ -171,15 +170,15 @@ mod tests {
 
     #[test]
     fn a_message_is_one_frame_with_its_cursor() {
-        let message = message("Deposited");
-        let json = std::str::from_utf8(message.json()).unwrap();
+        let entry = entry(7, "Deposited");
+        let json = std::str::from_utf8(entry.message.json()).unwrap();
         let frames = Frames::new(Wire::EventStream, false);
-        assert_eq!(text(|out| frames.message(out, 7, &message)), format!("id: 7\nevent: message\ndata: {json}\n\n"));
+        assert_eq!(text(|out| frames.entry(out, &entry)), format!("id: 7\nevent: message\ndata: {json}\n\n"));
         let named = Frames::new(Wire::EventStream, true);
-        assert_eq!(text(|out| named.message(out, 7, &message)), format!("id: 7\nevent: Deposited\ndata: {json}\n\n"));
+        assert_eq!(text(|out| named.entry(out, &entry)), format!("id: 7\nevent: Deposited\ndata: {json}\n\n"));
         let lines = Frames::new(Wire::Ndjson, false);
         assert_eq!(
-            text(|out| lines.message(out, 7, &message)),
+            text(|out| lines.entry(out, &entry)),
             format!("{{\"event\":\"message\",\"id\":\"7\",\"data\":{json}}}\n")
         );
     }
@@ -187,11 +186,9 @@ mod tests {
     #[test]
     fn a_type_cannot_break_out_of_its_field() {
         let frames = Frames::new(Wire::EventStream, true);
-        assert!(
-            text(|out| frames.message(out, 1, &message("a\ndata: x"))).starts_with("id: 1\nevent: a data: x\ndata: {")
-        );
+        assert!(text(|out| frames.entry(out, &entry(1, "a\ndata: x"))).starts_with("id: 1\nevent: a data: x\ndata: {"));
         let lines = Frames::new(Wire::Ndjson, true);
-        assert!(text(|out| lines.message(out, 1, &message("a\n\"b"))).starts_with(r#"{"event":"a\u000a\"b","id":"1""#));
+        assert!(text(|out| lines.entry(out, &entry(1, "a\n\"b"))).starts_with(r#"{"event":"a\u000a\"b","id":"1""#));
     }
 
     #[test]

@@ -9,13 +9,14 @@ use utoipa::{IntoParams, ToSchema};
 use super::aggregated_streams::aggregated_stream_name;
 use super::events::AggregatedEventLine;
 use super::extract::{Path, Query};
-use super::follow::{Aggregated, EventNames, Target, follow, follow_query};
+use super::follow::{EventNames, Target, follow, follow_query};
 use super::pages::Message;
 use super::parameters::Rules;
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::partitioner::PARTITIONS_MAX;
 use crate::service::aggregated::PartitionRead;
+use crate::service::aggregated::log::AggregatedSource;
 
 /// A message in its partition.
 #[derive(Serialize, ToSchema)]
@@ -194,12 +195,12 @@ pub(super) async fn aggregated(
     app: &App,
     name: String,
     partitions: Option<std::sync::Arc<[i32]>>,
-) -> Result<Aggregated, Problem> {
+) -> Result<AggregatedSource, Problem> {
     aggregated_stream_name(&name)?;
     let Some(id) = app.aggregated.id(&name).await? else {
         return Err(Problem::not_found(format!("aggregated stream {name}")));
     };
-    Ok(Aggregated { id, name: name.into(), partitions })
+    Ok(AggregatedSource { id, name: name.into(), partitions })
 }
 
 fn checked_partition(rules: &mut Rules, partition: i64) -> i32 {

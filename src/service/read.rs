@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::tail::{Begin, Place, Tail};
+use super::log::Place;
+use super::tail::Tail;
 use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
@@ -205,41 +206,37 @@ impl Reads {
         self.database.stream_summary(name.as_str()).await
     }
 
-    /// The place in a source where a follower begins, and by what the message there is recognised.
-    pub async fn place(&self, source: &Source, start: Start) -> Result<Begin, PlaceError> {
+    /// The place in a source where a follower begins.
+    pub async fn place(&self, source: &Source, start: Start) -> Result<Place, PlaceError> {
         // What is committed by now counts as history, also what nobody was told of.
         self.tail.refresh().await;
-        let history = self.tail.history();
-        let (place, check) = self.place_now(source, start).await?;
-        Ok(Begin { place, check, history })
+        let begin = Place::global(0, self.tail.history());
+        match source.single_stream() {
+            Some(name) => self.place_in_stream(name, start, begin).await,
+            None => self.place_in_log(start, begin).await,
+        }
     }
 
-    async fn place_now(&self, source: &Source, start: Start) -> Result<(Place, Option<Check>), PlaceError> {
-        match source.single_stream() {
-            Some(name) => self.place_in_stream(name, start).await,
-            None => {
-                let after = match start {
-                    Start::After(cursor) => {
-                        let standing = self.database.message_id_at(cursor.position).await?;
-                        let end = self.end_at_least(cursor.position).await?;
-                        return after_cursor(cursor, standing, end, |after| Place { after, stream_after: None });
-                    }
-                    Start::At(position) => position.saturating_sub(1).max(0),
-                    Start::Beginning => 0,
-                    Start::End => {
-                        let after = self.tail.refresh().await;
-                        let standing = self.database.message_id_at(after).await?;
-                        return Ok((Place { after, stream_after: None }, standing.map(Check::of)));
-                    }
-                    Start::AtTime(time) => {
-                        // What is not settled may still appear before the first message that is visible now.
-                        let settled = self.tail.refresh().await;
-                        settled.min(self.database.first_global_position_at(time).await? - 1)
-                    }
-                };
-                Ok((Place { after, stream_after: None }, None))
+    async fn place_in_log(&self, start: Start, begin: Place) -> Result<Place, PlaceError> {
+        let (after, check) = match start {
+            Start::After(cursor) => {
+                let standing = self.database.message_id_at(cursor.position).await?;
+                let end = self.end_at_least(cursor.position).await?;
+                (cursor.position, checked(cursor, standing, end)?)
             }
-        }
+            Start::At(position) => (position.saturating_sub(1).max(0), None),
+            Start::Beginning => (0, None),
+            Start::End => {
+                let after = self.tail.refresh().await;
+                (after, self.database.message_id_at(after).await?.map(Check::of))
+            }
+            Start::AtTime(time) => {
+                // What is not settled may still appear before the first message that is visible now.
+                let settled = self.tail.refresh().await;
+                (settled.min(self.database.first_global_position_at(time).await? - 1), None)
+            }
+        };
+        Ok(Place { after, check, ..begin })
     }
 
     /// Whether a place lies beyond the end of its source: nobody can come back with it as a cursor yet.
@@ -251,28 +248,26 @@ impl Reads {
     }
 
     /// In a stream, a cursor is a position in it; what lies before in the log is found by reading.
-    async fn place_in_stream(&self, name: &str, start: Start) -> Result<(Place, Option<Check>), PlaceError> {
-        let (after, stream_after) = match start {
+    async fn place_in_stream(&self, name: &str, start: Start, begin: Place) -> Result<Place, PlaceError> {
+        let (after, stream_after, check) = match start {
             Start::After(cursor) => {
                 let standing = self.database.message_id_in_stream(name, cursor.position).await?;
                 let end = self.database.stream_version(name, None).await?;
-                let place = |stream_after| Place { after: 0, stream_after: Some(stream_after) };
-                return after_cursor(cursor, standing, end, place);
+                (0, cursor.position, checked(cursor, standing, end)?)
             }
-            Start::At(position) => (0, position.saturating_sub(1).max(-1)),
-            Start::Beginning => (0, -1),
+            Start::At(position) => (0, position.saturating_sub(1).max(-1), None),
+            Start::Beginning => (0, -1, None),
             Start::End => {
                 let settled = self.tail.refresh().await;
                 let end = self.database.stream_version(name, Some(settled)).await?;
-                let standing = self.database.message_id_in_stream(name, end).await?;
-                return Ok((Place { after: settled, stream_after: Some(end) }, standing.map(Check::of)));
+                (settled, end, self.database.message_id_in_stream(name, end).await?.map(Check::of))
             }
             Start::AtTime(time) => {
                 let first = self.database.first_global_position_at(time).await?;
-                (0, self.database.first_position_after(name, first - 1).await? - 1)
+                (0, self.database.first_position_after(name, first - 1).await? - 1, None)
             }
         };
-        Ok((Place { after, stream_after: Some(stream_after) }, None))
+        Ok(Place { after, stream_after: Some(stream_after), check, ..begin })
     }
 
     /// The end of the log, looked up only where what is known here does not reach the cursor: another instance may
@@ -283,19 +278,14 @@ impl Reads {
     }
 }
 
-/// The place after a cursor, if the log is still the one that it came from. A place where no message stands any more
-/// (trimmed, erased, a hole) says nothing.
-fn after_cursor(
-    cursor: Cursor,
-    standing: Option<Uuid>,
-    head: i64,
-    place: impl Fn(i64) -> Place,
-) -> Result<(Place, Option<Check>), PlaceError> {
+/// By what the message at a cursor is recognised, if the log is still the one that the cursor came from. A place where no
+/// message stands any more (trimmed, erased, a hole) says nothing.
+fn checked(cursor: Cursor, standing: Option<Uuid>, head: i64) -> Result<Option<Check>, PlaceError> {
     let position = cursor.position;
     if position > head || cursor.names_another_than(standing) {
         return Err(PlaceError::HistoryChanged { position, head });
     }
-    Ok((place(position), standing.map(Check::of)))
+    Ok(standing.map(Check::of))
 }
 
 impl Log {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::feed::Feeds;
 use super::round::{Projection, Round};
@@ -10,17 +10,14 @@ use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
-use crate::service::tail::follower::in_time;
+use crate::service::log::pages::{PageBounds, PageReader, PageSizer};
+use crate::service::log::{Page, Place};
 use crate::store::projector::{PastRound, RoundRows};
-use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
-/// Messages of one round: the first, and the most. Between them it follows the messages' size.
-const ROUND_MESSAGES_MIN: i64 = 250;
-const ROUND_MESSAGES_MAX: i64 = 4_000;
-/// Bytes of a round's messages, but for the last.
-const ROUND_BYTES_MAX: usize = 4 << 20;
+/// The messages of one round.
+const PAGES: PageBounds = PageBounds { first: 250, messages_max: 4_000, bytes_max: 4 << 20 };
 
 /// What a projection that catches up needs of the projector.
 #[derive(Clone)]
@@ -28,9 +25,11 @@ pub struct CatchUp {
     pub database: Database,
     pub feeds: Feeds,
     pub observer: Observer,
-    /// Rounds of this kind at the same time, over all projections; they take turns.
-    pub turns: Arc<Semaphore>,
+    /// All projections that catch up take turns with it.
+    pub pages: PageReader,
     pub epoch: i64,
+    /// The log that it projects.
+    pub history: u64,
     /// Where the live ones are.
     pub goal: watch::Receiver<i64>,
 }
@@ -58,18 +57,17 @@ impl CatchUp {
     async fn project(&mut self, projection: &mut Projection, mut position: i64) -> Result<Option<i64>, StoreError> {
         // After a take-over the live ones may stand before it: what they stood at is kept less often.
         let _ = self.goal.wait_for(|goal| *goal >= position).await;
-        let mut limit = ROUND_MESSAGES_MIN;
-        let mut page = self.read(projection, position, limit).await?;
+        let mut pages = PageSizer::new(PAGES);
+        let mut page = self.read(projection, position, &pages).await?;
         loop {
-            let round = Round::of([&mut *projection], &page.messages);
-            let upto = round.stopped.first().map_or(page.upto, |stopped| stopped.position);
-            let bytes: usize = page.messages.iter().map(|message| message.memory_bytes()).sum();
-            let fits = if bytes > ROUND_BYTES_MAX { page.messages.len() as i64 / 2 } else { limit * 2 };
-            limit = fits.clamp(1, ROUND_MESSAGES_MAX);
+            let messages: Vec<Arc<Message>> = page.entries.into_iter().map(|entry| entry.message).collect();
+            let round = Round::of([&mut *projection], &messages);
+            let up_to = round.stopped.first().map_or(page.up_to, |stopped| stopped.position);
+            pages.saw(messages.len(), messages.iter().map(|message| message.memory_bytes()).sum());
             // The next page is read while this one is written.
             let (written, next) = tokio::join!(
-                self.write(projection.id, position, upto, &round.rows),
-                self.read(projection, page.upto, limit)
+                self.write(projection.id, position, up_to, &round.rows),
+                self.read(projection, page.up_to, &pages)
             );
             if !written? {
                 return Ok(None);
@@ -79,12 +77,12 @@ impl CatchUp {
                 self.observer.record(Observation::ProjectionStopped { name, reason: stopped.reason });
                 return Ok(None);
             }
-            position = upto;
+            position = up_to;
             self.observer.record(Observation::Projected { messages: round.rows.projections.len(), live: false });
             if projection.is_current {
                 self.feeds.caught_up_to(projection.aggregated_stream_id, position);
             }
-            if page.is_last && position >= *self.goal.borrow() {
+            if page.is_end && position >= *self.goal.borrow() {
                 return Ok(Some(position));
             }
             page = next?;
@@ -100,27 +98,16 @@ impl CatchUp {
         self.database.project_past(self.epoch, PastRound { projection_id: id, from, upto, rows }).await
     }
 
-    async fn read(&self, projection: &Projection, after: i64, limit: i64) -> Result<Page, StoreError> {
+    async fn read(&self, projection: &Projection, after: i64, pages: &PageSizer) -> Result<Page, StoreError> {
         let goal = *self.goal.borrow();
         if after >= goal {
-            return Ok(Page { messages: Vec::new(), upto: after, is_last: true });
+            return Ok(Page { entries: Vec::new(), up_to: after, check: None, is_end: true });
         }
         let types = projection.aggregation.definition().types.as_slice().into();
         let filter = Filter { types, ..Filter::default() };
-        let _turn = self.turns.acquire().await;
-        let source = source_of(projection);
-        let limit = PageLimit { messages: limit, bytes: ROUND_BYTES_MAX };
-        let page = in_time(self.database.follow_page(&source, after, goal, limit, &filter)).await?;
-        let (messages, is_last) = (page.messages, !page.is_full);
-        let upto = if is_last { goal } else { messages.last().map_or(goal, |last| last.global_position) };
-        Ok(Page { messages: messages.into_iter().map(Arc::new).collect(), upto, is_last })
+        let place = Place::global(after, self.history);
+        self.pages.messages(&source_of(projection), place, goal, pages.limit(), &filter).await
     }
-}
-
-struct Page {
-    messages: Vec<Arc<Message>>,
-    upto: i64,
-    is_last: bool,
 }
 
 /// Where its messages are read: in their categories, if those are known.

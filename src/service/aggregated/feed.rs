@@ -2,7 +2,7 @@
 
 mod members;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::service::back_off::BackOff;
-use crate::service::tail::follower::in_time;
+use crate::service::log::pages::in_time;
+use crate::service::log::suffix::{self, Suffix};
+use crate::service::log::{Entry, Page, Place, Read};
 use crate::store::aggregated_streams::{AggregatedPage, Progress};
 use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
@@ -60,30 +62,12 @@ struct Feed {
     projection_id: i64,
     /// Everything up to this global position has been projected.
     upto: i64,
-    /// All its messages after this global position are in `messages`; `None` while nothing is known.
-    complete_from: Option<i64>,
-    messages: VecDeque<Arc<AggregatedMessage>>,
-    bytes: usize,
+    messages: Suffix<AggregatedMessage>,
     is_catching_up: bool,
     is_deleted: bool,
     followers: usize,
-    /// Changes with every message, and whenever the feed begins anew.
-    newest: watch::Sender<()>,
     /// Changes with every step forward, also one without a message.
     progress: watch::Sender<i64>,
-}
-
-/// What a follower finds at its place.
-pub(super) enum Read {
-    /// Everything after its place, up to a global position that it has then seen.
-    Hit {
-        messages: Vec<Arc<AggregatedMessage>>,
-        upto: i64,
-        is_catching_up: bool,
-    },
-    /// Its place is not in the cache: it has to read from the database.
-    Miss,
-    Deleted,
 }
 
 impl Feeds {
@@ -109,7 +93,7 @@ impl Feeds {
         let led = state.led.as_ref().filter(|led| led.live.contains(&id)).map(|led| led.position);
         let feed = state.feeds.entry(id).or_insert_with(|| Feed::new(led));
         feed.followers += 1;
-        let (newest, progress) = (feed.newest.subscribe(), feed.progress.subscribe());
+        let (newest, progress) = (feed.messages.waker(), feed.progress.subscribe());
         drop(state);
         self.kick();
         FeedMember { feeds: self.clone(), id, newest, progress }
@@ -140,7 +124,7 @@ impl Feeds {
     pub fn upto(&self, id: i64) -> Option<i64> {
         let state = self.state();
         let led = state.led.as_ref().filter(|led| led.live.contains(&id)).map(|led| led.position);
-        led.max(state.feeds.get(&id).filter(|feed| feed.complete_from.is_some()).map(|feed| feed.upto))
+        led.max(state.feeds.get(&id).filter(|feed| feed.messages.is_known()).map(|feed| feed.upto))
     }
 
     /// The same in one log.
@@ -157,7 +141,7 @@ impl Feeds {
             if live.contains(id) {
                 feed.advance(position, Vec::new(), position, self.inner.bytes_max);
                 if std::mem::take(&mut feed.is_catching_up) {
-                    feed.newest.send_replace(());
+                    feed.messages.wake();
                 }
             }
         }
@@ -175,7 +159,7 @@ impl Feeds {
     pub(super) fn projected(
         &self,
         upto: i64,
-        mut messages: HashMap<i64, Vec<Arc<AggregatedMessage>>>,
+        mut messages: HashMap<i64, Vec<AggregatedMessage>>,
         stopped: &HashMap<i64, i64>,
     ) {
         let mut state = self.state();
@@ -210,40 +194,25 @@ impl Feeds {
         }
     }
 
-    /// What comes after a place, in the log that it is of.
-    pub(super) fn read(
+    /// What is in memory of an aggregated stream, or of some of its partitions, after a place.
+    pub(super) fn newest(
         &self,
-        history: u64,
-        id: i64,
-        after: i64,
+        (id, name): (i64, &Arc<str>),
         partitions: Option<&[i32]>,
-        most: (usize, usize),
+        place: Place,
+        limit: PageLimit,
     ) -> Read {
-        let (max, bytes_max) = most;
         let state = self.state();
-        if state.history != history {
-            return Read::Miss;
-        }
-        let Some(feed) = state.feeds.get(&id) else { return Read::Miss };
+        let Some(feed) = state.feeds.get(&id).filter(|_| state.history == place.history) else { return Read::Miss };
         if feed.is_deleted {
             return Read::Deleted;
         }
-        if feed.complete_from.is_none_or(|from| after < from) {
-            return Read::Miss;
-        }
-        let seen = feed.messages.partition_point(|one| one.message.global_position <= after);
-        let wanted = |one: &&Arc<AggregatedMessage>| partitions.is_none_or(|some| some.contains(&one.partition));
-        let mut messages = Vec::new();
-        let mut bytes = 0;
-        for one in feed.messages.range(seen..).filter(wanted) {
-            bytes += one.message.json().len();
-            if messages.len() >= max || (bytes > bytes_max && !messages.is_empty()) {
-                let upto = one.message.global_position - 1;
-                return Read::Hit { messages, upto, is_catching_up: feed.is_catching_up };
-            }
-            messages.push(one.clone());
-        }
-        Read::Hit { messages, upto: feed.upto.max(after), is_catching_up: feed.is_catching_up }
+        let Some(next) = feed.messages.read(place.after) else { return Read::Miss };
+        let next = next.filter(|one| partitions.is_none_or(|some| some.contains(&one.partition)));
+        let entry = |one: &AggregatedMessage| Entry::aggregated(name, one.clone());
+        let page = suffix::page(next, limit, feed.upto.max(place.after), entry);
+        // While history is being projected, its end has not been seen.
+        Read::Page(Page { is_end: page.is_end && !feed.is_catching_up, ..page })
     }
 
     /// A page was read by a follower: what it saw of the stream's state is news here, too.
@@ -258,7 +227,7 @@ impl Feeds {
         let is_other = feed.projection_id != page.projection_id;
         feed.projection_id = page.projection_id;
         feed.is_catching_up = page.is_catching_up;
-        if feed.complete_from.is_none() || is_other {
+        if !feed.messages.is_known() || is_other {
             feed.begin_anew(page.projected_position);
         }
     }
@@ -325,14 +294,14 @@ impl Feeds {
             let is_led = state.is_led(id);
             let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) else { return Ok(()) };
             feed.is_catching_up = progress.is_catching_up;
-            if feed.complete_from.is_none() || feed.projection_id != progress.projection_id || progress.is_catching_up {
+            if !feed.messages.is_known() || feed.projection_id != progress.projection_id || progress.is_catching_up {
                 feed.projection_id = progress.projection_id;
                 feed.begin_anew(progress.projected_position);
                 return Ok(());
             }
             if progress.projected_position <= feed.upto {
                 // What it is has changed perhaps, if not where it is.
-                feed.newest.send_replace(());
+                feed.messages.wake();
                 return Ok(());
             }
             feed.upto
@@ -349,12 +318,7 @@ impl Feeds {
             feed.begin_anew(page.projected_position);
             return Ok(());
         }
-        feed.advance(
-            from,
-            page.messages.into_iter().map(Arc::new).collect(),
-            page.projected_position,
-            self.inner.bytes_max,
-        );
+        feed.advance(from, page.messages, page.projected_position, self.inner.bytes_max);
         Ok(())
     }
 
@@ -385,61 +349,49 @@ impl Feed {
         Self {
             projection_id: 0,
             upto: led.unwrap_or(0),
-            complete_from: led,
-            messages: VecDeque::new(),
-            bytes: 0,
+            messages: led.map_or_else(Suffix::unknown, Suffix::after),
             is_catching_up: false,
             is_deleted: false,
             followers: 0,
-            newest: watch::Sender::new(()),
             progress: watch::Sender::new(led.unwrap_or(0)),
         }
     }
 
     /// Takes in the messages between two positions.
-    fn advance(&mut self, from: i64, messages: Vec<Arc<AggregatedMessage>>, upto: i64, bytes_max: usize) {
-        if self.complete_from.is_none() || from > self.upto {
+    fn advance(&mut self, from: i64, messages: Vec<AggregatedMessage>, upto: i64, bytes_max: usize) {
+        if !self.messages.is_known() || from > self.upto {
             // What lies between is not known here.
             self.begin_anew(from);
         }
         let known = self.upto;
         let mut is_new = false;
         for one in messages.into_iter().filter(|one| one.message.global_position > known) {
-            self.bytes += one.message.memory_bytes();
-            self.messages.push_back(one);
-            is_new = true;
+            is_new |= self.messages.push(one);
         }
-        while self.bytes > bytes_max {
-            let Some(oldest) = self.messages.pop_front() else { break };
-            self.bytes -= oldest.message.memory_bytes();
-            self.complete_from = Some(oldest.message.global_position);
-        }
+        self.messages.keep(bytes_max);
         self.upto = self.upto.max(upto);
         if is_new {
-            self.newest.send_replace(());
+            self.messages.wake();
         }
         self.progress.send_replace(self.upto);
     }
 
     /// Nothing before this position is here any more.
     fn begin_anew(&mut self, position: i64) {
-        self.messages.clear();
-        self.bytes = 0;
-        self.complete_from = Some(position);
         self.upto = position;
-        self.newest.send_replace(());
+        self.messages.begin_after(position);
         self.progress.send_replace(position);
     }
 
     fn forget(&mut self) {
         self.begin_anew(0);
-        self.complete_from = None;
+        self.messages.begin_after(i64::MAX);
         self.projection_id = 0;
     }
 
     fn delete(&mut self) {
         self.is_deleted = true;
-        self.newest.send_replace(());
+        self.messages.wake();
         self.progress.send_replace(self.upto);
     }
 }

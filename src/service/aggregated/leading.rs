@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -19,8 +19,10 @@ use crate::domain::observation::Observation;
 use crate::domain::selection::Selections;
 use crate::domain::source::Source;
 use crate::service::back_off::BackOff;
-use crate::service::tail::follower::{Follower, Next};
-use crate::service::tail::{Begin, Place};
+use crate::service::log::Place;
+use crate::service::log::cursor::Next;
+use crate::service::log::follower::Follower;
+use crate::service::log::pages::PageReader;
 use crate::store::projector::{Lease, RoundAnswer, RoundRows, StoredProjection};
 use crate::store::{Session, StoreError};
 
@@ -60,7 +62,7 @@ pub struct Leading<'a> {
     /// Those that are catching up, by projection.
     past: HashSet<i64>,
     goal: watch::Sender<i64>,
-    turns: Arc<Semaphore>,
+    pages: PageReader,
     /// The log that it projects.
     history: u64,
     /// `None` while there is nothing that anybody selects.
@@ -86,7 +88,7 @@ impl<'a> Leading<'a> {
             catching_up: JoinSet::new(),
             past: HashSet::new(),
             goal: watch::Sender::new(lease.live_position),
-            turns: Arc::new(Semaphore::new(projector.settings.catch_ups_max)),
+            pages: PageReader::new(projector.database.clone(), projector.settings.catch_ups_max),
             history: projector.tail.history(),
             follower: None,
             position: lease.live_position,
@@ -186,8 +188,9 @@ impl<'a> Leading<'a> {
             database: self.projector.database.clone(),
             feeds: self.projector.feeds.clone(),
             observer: self.projector.observer.clone(),
-            turns: self.turns.clone(),
+            pages: self.pages.clone(),
             epoch: self.lease.epoch,
+            history: self.history,
             goal: self.goal.subscribe(),
         }
     }
@@ -199,14 +202,9 @@ impl<'a> Leading<'a> {
             (aggregation.streams(), aggregation.definition().types.as_slice())
         });
         let selections = Selections::new(selections);
-        let history = self.projector.tail.history();
-        let place = Place { after: self.position, stream_after: None };
-        let follow = || {
-            let source = Source::selected(selections.clone());
-            let begin = Begin { place, check: None, history };
-            Follower::new(self.projector.tail.clone(), source, Filter::default(), begin)
-        };
-        self.follower = (!selections.is_empty()).then(follow);
+        let place = Place::global(self.position, self.projector.tail.history());
+        let follow = |selections| self.projector.tail.follow(&Source::selected(selections), place, Filter::default());
+        self.follower = Some(selections).filter(|selections| !selections.is_empty()).map(follow);
         self.is_fresh = true;
         let live = self.live.values().filter(|live| live.is_current).map(|live| live.aggregated_stream_id);
         self.projector.feeds.lead(self.history, live.collect(), self.position);
@@ -252,20 +250,20 @@ impl<'a> Leading<'a> {
                 Next::NeedsPage if !gathered.is_empty() => break,
                 Next::NeedsPage => tokio::select! {
                     next = follower.read_page() => next,
-                    () = stopping.cancelled() => return Ok((gathered, follower.cursor(), true)),
+                    () = stopping.cancelled() => return Ok((gathered, follower.place().after, true)),
                 },
                 next => next,
             };
             match next {
-                Next::Messages(messages) => gathered.extend(messages),
-                Next::Idle | Next::Deleted | Next::HistoryChanged => return Ok((gathered, follower.cursor(), true)),
+                Next::Messages(entries) => gathered.extend(entries.into_iter().map(|entry| entry.message)),
+                Next::Idle | Next::Deleted | Next::HistoryChanged => {
+                    return Ok((gathered, follower.place().after, true));
+                }
                 Next::Failed(error) => return Err(error),
                 Next::NeedsPage | Next::Moved | Next::CaughtUp | Next::FellBehind => {}
-                // A follower of the log has no other messages.
-                Next::Aggregated(_) | Next::Merged(_) => {}
             }
         }
-        Ok((gathered, follower.cursor(), false))
+        Ok((gathered, follower.place().after, false))
     }
 
     /// Writes a round. `false`: a definition or a state has changed, and it has to be made again.

@@ -2,9 +2,8 @@
 
 mod catch_up;
 pub mod feed;
-pub mod follower;
 mod leading;
-pub mod merged;
+pub mod log;
 pub mod projector;
 mod round;
 
@@ -13,12 +12,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use self::feed::{FeedMember, Feeds};
-use self::follower::{AggregatedFollower, Wanted};
+use self::log::{AggregatedLog, AggregatedSource};
 use self::projector::ProjectorHandle;
+use super::log::follower::Follower;
+use super::log::{Log, Place};
 use super::read::PlaceError;
 use super::tail::Tail;
 use crate::domain::Violation;
 use crate::domain::aggregated_stream::Definition;
+use crate::domain::filter::Filter;
 use crate::domain::time::Timestamp;
 use crate::store::aggregated_streams::{Created, PartitionPage, PartitionState, StoredAggregatedStream};
 use crate::store::read::PageLimit;
@@ -275,8 +277,14 @@ impl AggregatedStreams {
         self.database.aggregated_positions(id, global_position).await
     }
 
-    pub fn follower(&self, wanted: Wanted) -> AggregatedFollower {
-        AggregatedFollower::new(self.feeds.clone(), self.database.clone(), &self.tail, self.observer.clone(), wanted)
+    /// The log of an aggregated stream; `with_progress`: steps forward without a message are told too.
+    pub fn log(&self, source: AggregatedSource, with_progress: bool) -> Log {
+        Log::Aggregated(Box::new(AggregatedLog::new(&self.feeds, &self.tail, source, with_progress)))
+    }
+
+    /// Follows an aggregated stream from a place on.
+    pub fn follow(&self, source: AggregatedSource, with_progress: bool, place: Place, filter: Filter) -> Follower {
+        Follower::new(self.log(source, with_progress), place, filter, self.observer.clone())
     }
 
     fn with_end(&self, stored: StoredAggregatedStream, partitions: Vec<PartitionState>) -> AggregatedStream {

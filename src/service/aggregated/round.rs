@@ -31,7 +31,7 @@ pub struct Projection {
 pub struct Round {
     pub rows: RoundRows,
     /// For the followers of each aggregated stream, in order.
-    pub messages: HashMap<i64, Vec<Arc<AggregatedMessage>>>,
+    pub messages: HashMap<i64, Vec<AggregatedMessage>>,
     /// Projections that cannot go on.
     pub stopped: Vec<Stopped>,
 }
@@ -104,7 +104,7 @@ impl Round {
             self.rows.global_positions.push(message.global_position);
             if projection.is_current {
                 let one = AggregatedMessage { partition, position, message: message.clone() };
-                self.messages.entry(projection.aggregated_stream_id).or_default().push(Arc::new(one));
+                self.messages.entry(projection.aggregated_stream_id).or_default().push(one);
             }
         }
         for (partition, counted) in counted {

@@ -9,7 +9,8 @@ use crate::domain::delivery::Policy;
 use crate::domain::expression::{Expression, ExpressionError};
 use crate::domain::filter::Filter;
 use crate::domain::source::Source;
-use crate::domain::subscription::Definition;
+use crate::domain::subscription::{Definition, SubscriptionSource};
+use crate::service::aggregated::log::AggregatedSource;
 use crate::store::subscriptions::StoredSubscription;
 use crate::store::{Database, StoreError};
 
@@ -18,7 +19,7 @@ pub struct Subscription {
     pub id: i64,
     pub name: String,
     pub definition: Definition,
-    pub aggregated_stream_id: Option<i64>,
+    pub(super) aggregated: Option<AggregatedSource>,
     pub generation: i64,
     /// The aggregated stream that it consumes has been deleted.
     pub is_source_gone: bool,
@@ -42,7 +43,14 @@ impl Subscription {
             Ok(expression) => (expression, None),
             Err(error) => (None, Some(unusable_filter(&error))),
         };
+        let aggregated = match (stored.aggregated_stream_id, &definition.source) {
+            (Some(id), SubscriptionSource::Aggregated(name)) => {
+                Some(AggregatedSource { id, name: name.as_str().into(), partitions: None })
+            }
+            _ => None,
+        };
         Ok(Self {
+            aggregated,
             log: definition.log(),
             types: definition.types_filter(),
             expression,
@@ -50,7 +58,6 @@ impl Subscription {
             policy: definition.settings.policy(),
             id: stored.id,
             name: stored.name,
-            aggregated_stream_id: stored.aggregated_stream_id,
             generation: stored.generation,
             is_source_gone: stored.is_source_gone,
             definition,

@@ -111,7 +111,7 @@ impl Consumer {
         // Nobody's partition comes last every time.
         fastrand::shuffle(&mut open);
         let room = Room { messages, bytes: wish.bytes, is_first: true };
-        let at_end = self.subscriptions.pick(&self.subscription, &local, &mut open, room).await?;
+        let at_end = self.pick(&mut open, room).await?;
         let mut all_moved = true;
         self.doubts.push(Doubt::Taken { epoch: look.epoch }.into());
         for one in open {

@@ -12,14 +12,14 @@ use super::hub::Local;
 use super::{SubscriptionError, Subscriptions};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
-use crate::service::aggregated::feed::FeedMember;
 use crate::service::back_off::BackOff;
-use crate::service::tail::Membership;
+use crate::service::log::{Entry, Log, Place, Read};
 use crate::store::StoreError;
+use crate::store::read::PageLimit;
 use crate::store::subscriptions::{At, Doubt, Held, Joined, Standing, State, Sync};
 
 /// Messages that are looked at to see whether they concern a consumer; more, and it takes a round.
-const WATCHED_MAX: usize = 256;
+const WATCHED: PageLimit = PageLimit { messages: 256, bytes: 4 << 20 };
 
 /// A message on its way to a consumer.
 #[derive(Debug)]
@@ -110,28 +110,22 @@ pub struct Consumer {
     /// Changes that it knows as soon as a round gets to it.
     untold: Vec<Change>,
     wake: watch::Receiver<u64>,
-    source: Following,
+    /// What it consumes; `None`: that is gone.
+    pub(super) source: Option<Log>,
     /// Its request, or its connection, keeps its lease.
     is_open: bool,
     /// After a round that has come to the end: what would be news.
     watched: Option<Watched>,
     back_off: BackOff,
     /// The log that its messages are of.
-    history: u64,
+    pub(super) history: u64,
     histories: watch::Receiver<u64>,
 }
 
 /// The partitions that a consumer holds, and up to where there is nothing for them.
 struct Watched {
     partitions: HashSet<i32>,
-    after: i64,
-}
-
-/// Wakes a consumer when its source has something new.
-enum Following {
-    Log(Membership),
-    Aggregated(FeedMember),
-    Nothing,
+    after: Place,
 }
 
 impl Subscriptions {
@@ -172,10 +166,10 @@ impl Subscriptions {
     fn consumer(&self, subscription: Arc<Subscription>, name: &str, session: Option<Uuid>) -> Consumer {
         let local = self.inner.hub.local(subscription.id);
         // Joined before the first round, so that nothing falls between them.
-        let source = match (&subscription.log, subscription.aggregated_stream_id) {
-            (Some(log), _) => Following::Log(self.inner.tail.join(log)),
-            (None, Some(id)) => Following::Aggregated(self.inner.aggregated.feeds.join(id)),
-            (None, None) => Following::Nothing,
+        let source = match (&subscription.log, &subscription.aggregated) {
+            (Some(log), _) => Some(Log::Messages(self.inner.tail.join(log))),
+            (None, Some(aggregated)) => Some(self.inner.aggregated.log(aggregated.clone(), false)),
+            (None, None) => None,
         };
         if session.is_none()
             && let Some(log) = &subscription.log
@@ -251,15 +245,12 @@ impl Consumer {
             }
         };
         let published = async {
-            match &mut self.source {
-                Following::Log(membership) => loop {
-                    membership.changed().await;
-                    if Self::is_news(&self.subscriptions, &self.subscription, &mut self.watched) {
-                        break;
-                    }
-                },
-                Following::Aggregated(member) => member.changed().await,
-                Following::Nothing => std::future::pending().await,
+            let Some(log) = &mut self.source else { return std::future::pending().await };
+            loop {
+                log.changed().await;
+                if is_news(log, &self.subscription, &mut self.watched) {
+                    return;
+                }
             }
         };
         tokio::select! {
@@ -275,28 +266,10 @@ impl Consumer {
     pub(super) fn watch(&mut self, sync: &Sync) {
         let is_global = self.subscription.log.as_ref().is_some_and(|log| log.single_stream().is_none());
         let cursor = |held: &Held| self.local.floor(held.partition, held.read_upto);
-        self.watched = sync
-            .held
-            .iter()
-            .map(cursor)
-            .max()
-            .filter(|_| is_global)
-            .map(|after| Watched { partitions: sync.held.iter().map(|held| held.partition).collect(), after });
-    }
-
-    /// Whether the newest messages concern it, as far as that can be said without a look at the database.
-    fn is_news(subscriptions: &Subscriptions, subscription: &Subscription, watched: &mut Option<Watched>) -> bool {
-        let (Some(watched), Some(log)) = (watched, &subscription.log) else { return true };
-        let Some(page) = subscriptions.inner.tail.newest(log, watched.after, WATCHED_MAX) else { return true };
-        let concerns = |message: &Arc<Message>| {
-            subscription.types.passes(message)
-                && watched.partitions.contains(&subscription.definition.partition_of(message))
-        };
-        if page.messages.iter().any(concerns) {
-            return true;
-        }
-        watched.after = page.upto;
-        !page.at_end
+        self.watched = sync.held.iter().map(cursor).max().filter(|_| is_global).map(|after| {
+            let partitions = sync.held.iter().map(|held| held.partition).collect();
+            Watched { partitions, after: Place::global(after, self.history) }
+        });
     }
 
     /// Up to `upto` there is nothing for the partition, in the log that was looked at.
@@ -419,6 +392,21 @@ impl Consumer {
         // A little later, so that what is due then is due by PostgreSQL's clock too.
         next_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs() + 2))
     }
+}
+
+/// Whether the newest messages concern a consumer, as far as that can be said without a look at the database.
+fn is_news(log: &Log, subscription: &Subscription, watched: &mut Option<Watched>) -> bool {
+    let Some(watched) = watched else { return true };
+    let Read::Page(page) = log.newest(watched.after, WATCHED) else { return true };
+    let concerns = |entry: &Entry| {
+        subscription.types.passes(&entry.message)
+            && watched.partitions.contains(&subscription.definition.partition_of(&entry.message))
+    };
+    if page.entries.iter().any(concerns) {
+        return true;
+    }
+    watched.after.after = page.up_to;
+    !page.is_end
 }
 
 impl Drop for Consumer {

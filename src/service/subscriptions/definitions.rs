@@ -9,7 +9,6 @@ use crate::domain::Violation;
 use crate::domain::subscription::{Definition, SettingsPatch, StartAt, SubscriptionSource};
 use crate::domain::time::Timestamp;
 use crate::service::read::{PlaceError, Start};
-use crate::service::tail::Begin;
 use crate::store::StoreError;
 use crate::store::subscriptions::{NewSubscription, PartitionCursor, State, StoredSubscription, Update};
 
@@ -116,7 +115,7 @@ impl Subscriptions {
             StartAt::Time(micros) => Start::AtTime(Timestamp(micros)),
         };
         match self.inner.reads.place(&log, start).await {
-            Ok(Begin { place, .. }) => Ok(place.stream_after.unwrap_or(place.after)),
+            Ok(place) => Ok(place.position()),
             Err(PlaceError::Store(error)) => Err(error.into()),
             // Said of cursors only.
             Err(PlaceError::HistoryChanged { head, .. }) => Ok(head),
@@ -270,7 +269,7 @@ impl Subscriptions {
 impl Subscription {
     /// The text under which a message of its source is found again.
     pub fn is_aggregated(&self) -> bool {
-        self.aggregated_stream_id.is_some()
+        self.aggregated.is_some()
     }
 }
 

@@ -1,13 +1,15 @@
 //! Who waits on this instance, by subscription, and what they share.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::service::log::pages::{PageBounds, PageSizer};
 use crate::service::tail::Membership;
+use crate::store::read::PageLimit;
 
 /// What the consumers of one subscription share on this instance.
 pub(super) struct Local {
@@ -20,8 +22,7 @@ pub(super) struct Local {
     floors: Mutex<HashMap<i32, Floor>>,
     /// For one stream: a position in it, and the global position up to which nothing follows it.
     stream_seen: Mutex<(i64, i64)>,
-    /// Messages of the next page: pages grow and shrink with the messages' size.
-    pub page_messages: AtomicUsize,
+    pages: Mutex<PageSizer>,
     /// The log that these places are of.
     history: AtomicU64,
     /// Keeps the source's topic open between the requests of who comes again and again.
@@ -34,8 +35,8 @@ struct Floor {
     upto: i64,
 }
 
-/// Messages of the first page.
-const PAGE_MESSAGES_FIRST: usize = 128;
+/// What is read at once for its consumers.
+const PAGES: PageBounds = PageBounds { first: 128, messages_max: 1_000, bytes_max: 2 << 20 };
 /// A topic is kept open this long after it was used.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -47,7 +48,7 @@ impl Local {
             claiming: tokio::sync::Mutex::default(),
             floors: Mutex::default(),
             stream_seen: Mutex::new((i64::MIN, 0)),
-            page_messages: AtomicUsize::new(PAGE_MESSAGES_FIRST),
+            pages: Mutex::new(PageSizer::new(PAGES)),
             history: AtomicU64::new(0),
             lingering: Mutex::default(),
         }
@@ -90,6 +91,15 @@ impl Local {
 
     pub fn set_stream_seen(&self, position: i64, global_position: i64) {
         *lock(&self.stream_seen) = (position, global_position);
+    }
+
+    /// How large the next page may be.
+    pub fn page_limit(&self) -> PageLimit {
+        lock(&self.pages).limit()
+    }
+
+    pub fn saw_page(&self, messages: usize, bytes: usize) {
+        lock(&self.pages).saw(messages, bytes);
     }
 
     /// Keeps the topic open for a while.

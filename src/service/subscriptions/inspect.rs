@@ -64,7 +64,7 @@ impl Subscriptions {
     async fn has_acked(&self, subscription: &Subscription, position: i64) -> Result<bool, StoreError> {
         let settled = self.inner.tail.refresh().await;
         let acked = |one: &PartitionLag| one.low_water >= position;
-        if let Some(id) = subscription.aggregated_stream_id {
+        if let Some(id) = subscription.aggregated.as_ref().map(|aggregated| aggregated.id) {
             let counts = self.database().aggregated_partitions(id).await?;
             let partitions = self.database().subscription_lag(subscription.id, settled).await?.partitions;
             let mut having = counts.iter().filter(|one| one.message_count > position).peekable();

@@ -88,7 +88,7 @@ impl Consumer {
             return Ok(true);
         }
         let room = Room { messages, bytes: wish.bytes, is_first: true };
-        let at_end = self.subscriptions.pick(&self.subscription, &local, &mut open, room).await?;
+        let at_end = self.pick(&mut open, room).await?;
         // What failed before waits until nothing is in flight: another attempt would find the same.
         let is_waiting = open.iter().all(Open::waits_for_acks);
         round.deliveries = self.deliver(&sync.held, open).await?;

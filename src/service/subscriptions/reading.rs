@@ -2,24 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use super::Subscriptions;
 use super::catalog::Subscription;
-use super::hub::Local;
+use super::consumer::Consumer;
 use crate::domain::message::Message;
-use crate::service::tail::Place;
-use crate::service::tail::follower::in_time;
+use crate::domain::source::Source;
+use crate::service::log::{Log, Place, Read};
 use crate::store::StoreError;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{At, Held, PartitionCursor};
 
 /// Messages that one round may look at without delivering any.
 const EXAMINED_MAX: usize = 10_000;
-/// Pages have from one to so many messages.
-const PAGE_MESSAGES_MAX: usize = 1_000;
-/// The next page is smaller when one holds more bytes than this.
-const PAGE_BYTES_MAX: usize = 2 << 20;
 
 /// A partition that messages may be delivered from.
 pub(super) struct Open {
@@ -124,126 +118,54 @@ impl Room {
     }
 }
 
-impl Subscriptions {
-    /// Takes what comes next in these partitions, as far as there is room. Answers whether there is nothing more.
-    pub(super) async fn pick(
-        &self,
-        subscription: &Subscription,
-        local: &Local,
-        open: &mut [Open],
-        room: Room,
-    ) -> Result<bool, StoreError> {
-        match subscription.aggregated_stream_id {
-            Some(id) => self.pick_from_partitions(subscription, local, id, open, room).await,
-            None => self.pick_from_log(subscription, local, open, room).await,
-        }
-    }
+/// What comes next in the source of a subscription.
+#[derive(Default)]
+struct Found {
+    /// In the order of the log; `None`: of another type, or its message is gone.
+    messages: Vec<(At, Option<Arc<Message>>)>,
+    /// All partitions have been seen up to here, where they have one order.
+    up_to: Option<i64>,
+    is_end: bool,
+}
 
-    async fn pick_from_log(
-        &self,
-        subscription: &Subscription,
-        local: &Local,
-        open: &mut [Open],
-        mut room: Room,
-    ) -> Result<bool, StoreError> {
-        let Some(log) = &subscription.log else { return Ok(true) };
-        let definition = &subscription.definition;
+impl Consumer {
+    /// Takes what comes next in these partitions, as far as there is room. Answers whether there is nothing more.
+    pub(super) async fn pick(&self, open: &mut [Open], mut room: Room) -> Result<bool, StoreError> {
         let by_partition: HashMap<i32, usize> = open.iter().enumerate().map(|(at, one)| (one.partition, at)).collect();
         let wanted = room.messages;
         let mut examined = 0;
-        loop {
-            let from = open.iter().filter(|one| !one.is_closed).map(|one| one.cursor).min();
-            let Some(from) = from else { return Ok(false) };
-            let place = match log.single_stream() {
-                Some(_) => Place { after: local.stream_seen(from), stream_after: Some(from) },
-                None => Place { after: from, stream_after: None },
+        while open.iter().any(|one| !one.is_closed) {
+            let found = match (&self.source, &self.subscription.log, &self.subscription.aggregated) {
+                (Some(log), Some(source), _) => self.find_in_log(log, source, open, &room).await?,
+                (_, None, Some(aggregated)) => self.find_in_partitions(aggregated.id, open, &room).await?,
+                _ => return Ok(true),
             };
-            // As many as there is room for, if this consumer gets its share of what is read.
-            let others = definition.partition_count().div_ceil(open.len().max(1));
-            let page_messages = (room.messages * others).clamp(1, local.page_messages.load(Ordering::Relaxed));
-            let page = self.inner.tail.page(log, place, &subscription.types, page_messages).await?;
-            size_pages(local, &page.messages);
-            for message in &page.messages {
-                let position = definition.position_of(message);
-                let Some(&at) = by_partition.get(&definition.partition_of(message)) else { continue };
-                if !room.has(message) {
-                    open.iter_mut().for_each(|one| one.move_on(position - 1));
-                    return Ok(false);
-                }
-                if open[at].offer(subscription, position, message) {
-                    room.take(message);
-                }
-            }
-            examined += page.messages.len();
-            let upto = match log.single_stream() {
-                Some(_) => {
-                    let last = page.messages.last().map_or(from, |last| last.position);
-                    local.set_stream_seen(last, page.upto);
-                    last
-                }
-                None => page.upto,
-            };
-            open.iter_mut().for_each(|one| one.move_on(upto));
-            if page.at_end {
-                return Ok(true);
-            }
-            let is_enough = room.messages <= wanted / 2;
-            if is_enough || examined >= EXAMINED_MAX {
-                return Ok(false);
-            }
-        }
-    }
-
-    async fn pick_from_partitions(
-        &self,
-        subscription: &Subscription,
-        local: &Local,
-        aggregated_stream_id: i64,
-        open: &mut [Open],
-        mut room: Room,
-    ) -> Result<bool, StoreError> {
-        let turns = self.inner.tail.catch_up_reads();
-        let wanted = room.messages;
-        let mut examined = 0;
-        loop {
-            let cursors: Vec<PartitionCursor> = open
-                .iter()
-                .filter(|one| !one.is_closed)
-                .map(|one| PartitionCursor { partition: one.partition, after: one.cursor })
-                .collect();
-            if cursors.is_empty() {
-                return Ok(false);
-            }
-            let limit = local.page_messages.load(Ordering::Relaxed).min(room.messages.max(1));
-            let page = PageLimit { messages: limit as i64, bytes: PAGE_BYTES_MAX };
-            let (links, is_all) = {
-                // As everybody else who reads history.
-                let _turn = turns.acquire().await;
-                in_time(self.database().partition_pages(aggregated_stream_id, &cursors, page)).await?
-            };
-            let by_partition: HashMap<i32, usize> =
-                open.iter().enumerate().map(|(at, one)| (one.partition, at)).collect();
-            examined += links.len();
-            let mut page = Vec::with_capacity(links.len());
-            for (at, message) in links {
-                let Some(one) = by_partition.get(&at.partition).map(|at| &mut open[*at]) else { continue };
-                match message.map(Arc::new) {
-                    Some(message) if subscription.types.passes(&message) => {
-                        if !room.has(&message) {
-                            return Ok(false);
+            let messages = found.messages.iter().filter_map(|(_, message)| message.as_ref());
+            let bytes = messages.map(|message| message.memory_bytes()).sum();
+            self.local.saw_page(found.messages.len(), bytes);
+            examined += found.messages.len();
+            for (At { partition, position }, message) in found.messages {
+                let Some(&at) = by_partition.get(&partition) else { continue };
+                match message {
+                    Some(message) if !room.has(&message) => {
+                        if found.up_to.is_some() {
+                            open.iter_mut().for_each(|one| one.move_on(position - 1));
                         }
-                        if one.offer(subscription, at.position, &message) {
+                        return Ok(false);
+                    }
+                    Some(message) => {
+                        if open[at].offer(&self.subscription, position, &message) {
                             room.take(&message);
                         }
-                        page.push(message);
                     }
-                    // Of another type, or its message is gone.
-                    _ => one.has_passed |= !one.is_closed,
+                    None => open[at].has_passed |= !open[at].is_closed,
                 }
-                one.move_on(at.position);
+                open[at].move_on(position);
             }
-            size_pages(local, &page);
-            if is_all {
+            if let Some(up_to) = found.up_to {
+                open.iter_mut().for_each(|one| one.move_on(up_to));
+            }
+            if found.is_end {
                 return Ok(true);
             }
             let is_enough = room.messages <= wanted / 2;
@@ -251,12 +173,54 @@ impl Subscriptions {
                 return Ok(false);
             }
         }
+        Ok(false)
     }
-}
 
-fn size_pages(local: &Local, page: &[Arc<Message>]) {
-    let bytes: usize = page.iter().map(|message| message.memory_bytes()).sum();
-    let before = local.page_messages.load(Ordering::Relaxed);
-    let next = if bytes > PAGE_BYTES_MAX { page.len() / 2 } else { before * 2 };
-    local.page_messages.store(next.clamp(1, PAGE_MESSAGES_MAX), Ordering::Relaxed);
+    /// From the lowest place of all partitions on: from memory, or a page of the database.
+    async fn find_in_log(&self, log: &Log, source: &Source, open: &[Open], room: &Room) -> Result<Found, StoreError> {
+        let Subscription { definition, types, .. } = &*self.subscription;
+        let from = open.iter().filter(|one| !one.is_closed).map(|one| one.cursor).min().unwrap_or_default();
+        let is_stream = source.single_stream().is_some();
+        let after = Place::global(from, self.history);
+        let place = match is_stream {
+            true => Place { after: self.local.stream_seen(from), stream_after: Some(from), ..after },
+            false => after,
+        };
+        // As many as there is room for, if this consumer gets its share of what is read.
+        let others = definition.partition_count().div_ceil(open.len().max(1));
+        let most = self.local.page_limit();
+        let limit = PageLimit { messages: ((room.messages * others) as i64).clamp(1, most.messages), ..most };
+        let read = match log.newest(place, limit) {
+            Read::Miss => log.page(place, limit, types).await?,
+            read => read,
+        };
+        // There is nothing more of a log that is gone.
+        let Read::Page(page) = read else { return Ok(Found { is_end: true, ..Found::default() }) };
+        let mut up_to = page.up_to;
+        if is_stream {
+            let last = page.entries.last().map_or(from, |last| last.message.position);
+            self.local.set_stream_seen(last, page.up_to);
+            up_to = last;
+        }
+        let messages = page.entries.into_iter().map(|entry| entry.message).filter(|message| types.passes(message));
+        let place = |message: &Message| At {
+            partition: definition.partition_of(message),
+            position: definition.position_of(message),
+        };
+        let messages = messages.map(|message| (place(&message), Some(message))).collect();
+        Ok(Found { messages, up_to: Some(up_to), is_end: page.is_end })
+    }
+
+    /// From the place of each partition of an aggregated stream on.
+    async fn find_in_partitions(&self, id: i64, open: &[Open], room: &Room) -> Result<Found, StoreError> {
+        let cursor = |one: &Open| PartitionCursor { partition: one.partition, after: one.cursor };
+        let cursors: Vec<PartitionCursor> = open.iter().filter(|one| !one.is_closed).map(cursor).collect();
+        let most = self.local.page_limit();
+        let limit = PageLimit { messages: most.messages.min(room.messages.max(1) as i64), ..most };
+        let (links, is_end) = self.subscriptions.inner.tail.pages().partitions(id, &cursors, limit).await?;
+        let wanted =
+            |message: Option<Message>| message.filter(|message| self.subscription.types.passes(message)).map(Arc::new);
+        let messages = links.into_iter().map(|(at, message)| (at, wanted(message))).collect();
+        Ok(Found { messages, up_to: None, is_end })
+    }
 }

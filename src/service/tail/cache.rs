@@ -8,6 +8,9 @@ use tokio::sync::watch;
 use crate::domain::cursor::Check;
 use crate::domain::message::Message;
 use crate::domain::source::{Source, Topic};
+use crate::service::log::suffix::{self, Suffix};
+use crate::service::log::{Entry, Page, Place};
+use crate::store::read::PageLimit;
 
 /// The cache of one instance. Bounded in bytes; what is pushed out is read from the database by those who still want it.
 pub struct Cache {
@@ -25,11 +28,8 @@ pub struct Cache {
 }
 
 struct TopicState {
-    /// Every settled message of the topic after this global position is in `messages`.
-    complete_from: i64,
-    messages: VecDeque<Arc<Message>>,
-    /// The global position of its newest message; waiting for it wakes only who follows this topic.
-    newest: watch::Sender<i64>,
+    /// Up to the settled position.
+    messages: Suffix<Arc<Message>>,
     followers: usize,
     opened: u64,
 }
@@ -41,24 +41,6 @@ pub struct Fetched {
     pub messages: Vec<Arc<Message>>,
     /// Each with its stream's name.
     pub left_out: Vec<(i64, String)>,
-}
-
-/// What a follower finds at its place.
-pub enum Read {
-    /// Everything of its topics after its place, up to a global position that it has then seen.
-    /// `check` is of the message there, if that is known.
-    Hit { messages: Vec<Arc<Message>>, upto: i64, check: Option<Check> },
-    /// Its place is not in the cache: it has to read from the database.
-    Miss,
-}
-
-/// Where a follower stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// It has seen everything up to this global position.
-    pub after: i64,
-    /// For a single stream: the last position in it that it has seen, -1 for none.
-    pub stream_after: Option<i64>,
 }
 
 impl Cache {
@@ -93,7 +75,7 @@ impl Cache {
 
     /// Begins with another log: what was kept belongs to none any more.
     pub fn begin_at(&mut self, settled: i64) {
-        self.settled = settled;
+        (self.settled, self.check) = (settled, None);
         self.skip_to(settled);
     }
 
@@ -125,22 +107,16 @@ impl Cache {
     }
 
     /// Joins a topic: from now on its messages are kept.
-    pub fn join(&mut self, topic: &Topic) -> watch::Receiver<i64> {
+    pub fn join(&mut self, topic: &Topic) -> watch::Receiver<()> {
         if matches!(topic, Topic::Selected(_)) && !self.topics.contains_key(topic) {
             self.selected.push(topic.clone());
         }
         let state = self.topics.entry(topic.clone()).or_insert_with(|| {
             self.opened += 1;
-            TopicState {
-                complete_from: self.settled,
-                messages: VecDeque::new(),
-                newest: watch::Sender::new(self.settled),
-                followers: 0,
-                opened: self.opened,
-            }
+            TopicState { messages: Suffix::after(self.settled), followers: 0, opened: self.opened }
         });
         state.followers += 1;
-        state.newest.subscribe()
+        state.messages.waker()
     }
 
     pub fn leave(&mut self, topic: &Topic) {
@@ -160,17 +136,14 @@ impl Cache {
         let Fetched { messages, left_out } = new;
         self.move_to(settled);
         for state in self.topics.values_mut().filter(|state| state.opened > opened) {
-            state.complete_from = state.complete_from.max(settled);
+            state.messages.forget_up_to(settled);
         }
         let last = messages.last().map(|message| (message.global_position, message.id));
         let mut touched: Vec<Topic> = Vec::new();
         for (global_position, stream_name) in left_out {
             for topic in self.topics_of(&stream_name, None) {
                 let Some(state) = self.topics.get_mut(&topic) else { continue };
-                state.complete_from = state.complete_from.max(global_position);
-                while state.messages.front().is_some_and(|first| first.global_position <= state.complete_from) {
-                    state.messages.pop_front();
-                }
+                state.messages.forget_up_to(global_position);
                 if !touched.contains(&topic) {
                     touched.push(topic);
                 }
@@ -180,12 +153,9 @@ impl Cache {
             let mut kept = false;
             for topic in self.topics_of(&message.stream_name, Some(&message.message_type)) {
                 let Some(state) = self.topics.get_mut(&topic).filter(|state| state.opened <= opened) else { continue };
-                if message.global_position <= state.complete_from {
-                    continue;
-                }
-                state.messages.push_back(message.clone());
-                kept = true;
-                if !touched.contains(&topic) {
+                let is_in = state.messages.push(message.clone());
+                kept |= is_in;
+                if is_in && !touched.contains(&topic) {
                     touched.push(topic);
                 }
             }
@@ -198,7 +168,7 @@ impl Cache {
         self.evict();
         for topic in touched {
             if let Some(state) = self.topics.get(&topic) {
-                state.newest.send_replace(settled);
+                state.messages.wake();
             }
         }
     }
@@ -208,52 +178,21 @@ impl Cache {
     pub fn skip_to(&mut self, settled: i64) {
         self.move_to(settled);
         for state in self.topics.values_mut() {
-            state.complete_from = self.settled;
-            state.messages.clear();
-            state.newest.send_replace(self.settled);
+            state.messages.begin_after(self.settled);
         }
         self.ring.clear();
         self.bytes = 0;
     }
 
-    /// What comes next at a place: at most so many messages and (but for the first) bytes.
-    pub fn read(&self, source: &Source, place: Place, messages_max: usize, bytes_max: usize) -> Read {
-        let mut open: Vec<&TopicState> = Vec::with_capacity(source.topics().len());
-        for topic in source.topics() {
-            match self.topics.get(topic) {
-                Some(state) if state.complete_from <= place.after => open.push(state),
-                _ => return Read::Miss,
-            }
-        }
-        let mut nexts: Vec<_> = open
-            .iter()
-            .map(|state| {
-                let seen = state.messages.partition_point(|message| message.global_position <= place.after);
-                state.messages.range(seen..).peekable()
-            })
-            .collect();
-        let mut messages = Vec::new();
-        let mut bytes = 0;
-        loop {
-            // The sources of one follower have no message in common, so the one with the lowest position is next.
-            let next = nexts
-                .iter_mut()
-                .filter_map(|next| next.peek().map(|message| message.global_position).map(|at| (at, next)))
-                .min_by_key(|(at, _)| *at)
-                .and_then(|(_, next)| next.next());
-            let Some(message) = next else {
-                let upto = self.settled.max(place.after);
-                return Read::Hit { messages, upto, check: self.check_at(upto) };
-            };
-            if place.stream_after.is_some_and(|seen| message.position <= seen) {
-                continue;
-            }
-            bytes += message.json().len();
-            if messages.len() >= messages_max || (bytes > bytes_max && !messages.is_empty()) {
-                return Read::Hit { upto: message.global_position - 1, messages, check: None };
-            }
-            messages.push(message.clone());
-        }
+    /// As much as fits of what comes after a place. `None`: not all of that is here.
+    pub fn read(&self, source: &Source, place: Place, limit: PageLimit) -> Option<Page> {
+        let open = source.topics().iter().map(|topic| self.topics.get(topic)?.messages.read(place.after));
+        let is_new = |message: &&Arc<Message>| place.stream_after.is_none_or(|seen| message.position > seen);
+        let nexts = suffix::merge(open.collect::<Option<_>>()?).filter(is_new);
+        let entry = |message: &Arc<Message>| Entry::of(message.clone(), place.stream_after.is_some());
+        let page = suffix::page(nexts, limit, self.settled.max(place.after), entry);
+        let check = self.check_at(page.up_to);
+        Some(Page { check, ..page })
     }
 
     fn move_to(&mut self, settled: i64) {
@@ -275,10 +214,7 @@ impl Cache {
             self.bytes -= oldest.memory_bytes();
             for topic in self.topics_of(&oldest.stream_name, Some(&oldest.message_type)) {
                 let Some(state) = self.topics.get_mut(&topic) else { continue };
-                while state.messages.front().is_some_and(|first| first.global_position <= oldest.global_position) {
-                    state.messages.pop_front();
-                }
-                state.complete_from = state.complete_from.max(oldest.global_position);
+                state.messages.forget_up_to(oldest.global_position);
             }
         }
     }
@@ -320,14 +256,16 @@ mod tests {
     }
 
     fn at(after: i64) -> Place {
-        Place { after, stream_after: None }
+        Place::global(after, 0)
+    }
+
+    fn most(messages: i64, bytes: usize) -> PageLimit {
+        PageLimit { messages, bytes }
     }
 
     fn hit(cache: &Cache, source: &Source, place: Place) -> Option<(Vec<i64>, i64)> {
-        match cache.read(source, place, 100, 1 << 20) {
-            Read::Hit { messages, upto, .. } => Some((messages.iter().map(|m| m.global_position).collect(), upto)),
-            Read::Miss => None,
-        }
+        let page = cache.read(source, place, most(100, 1 << 20))?;
+        Some((page.entries.iter().map(Entry::global_position).collect(), page.up_to))
     }
 
     #[test]
@@ -386,7 +324,7 @@ mod tests {
         let source = Source::stream("a-1");
         cache.join(&source.topics()[0]);
         cache.publish(read(vec![message("a-1", 0, 1), message("a-1", 1, 2)]), 2, cache.opened());
-        assert_eq!(hit(&cache, &source, Place { after: 0, stream_after: Some(0) }), Some((vec![2], 2)));
+        assert_eq!(hit(&cache, &source, Place { stream_after: Some(0), ..at(0) }), Some((vec![2], 2)));
     }
 
     #[test]
@@ -405,10 +343,10 @@ mod tests {
         let mut cache = Cache::new(1 << 20);
         cache.join(&Topic::All);
         cache.publish(read((1..=5).map(|n| message("a-1", n - 1, n)).collect()), 5, cache.opened());
-        let Read::Hit { messages, upto, .. } = cache.read(&Source::all(), at(0), 2, 1 << 20) else { panic!("a hit") };
-        assert_eq!((messages.len(), upto), (2, 2));
-        let Read::Hit { messages, upto, .. } = cache.read(&Source::all(), at(2), 100, 1) else { panic!("a hit") };
-        assert_eq!((messages.len(), upto), (1, 3));
+        let page = cache.read(&Source::all(), at(0), most(2, 1 << 20)).unwrap();
+        assert_eq!((page.entries.len(), page.up_to), (2, 2));
+        let page = cache.read(&Source::all(), at(2), most(100, 1)).unwrap();
+        assert_eq!((page.entries.len(), page.up_to), (1, 3));
     }
 
     #[test]

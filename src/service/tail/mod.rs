@@ -1,8 +1,7 @@
 //! One reader of the log's end, many cursors: new messages are read once, settled, and kept for who follows them.
 
-mod cache;
+pub(super) mod cache;
 mod fetching;
-pub mod follower;
 pub mod heartbeat;
 mod history;
 mod oddities;
@@ -12,25 +11,25 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 use crate::domain::append::{AppendRequest, NewMessage};
-use crate::domain::cursor::Check;
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::settling::Holder;
 use crate::domain::source::Source;
 use crate::service::hints::Signals;
+use crate::service::log::follower::Follower;
+use crate::service::log::pages::PageReader;
+use crate::service::log::{Log, Page, Place, Read};
 use crate::store::append::Written;
 use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
-use follower::in_time;
 
-pub use cache::Place;
-use cache::{Cache, Read};
+use cache::Cache;
 pub use history::HistoryChanged;
 pub use reader::Reader;
 
@@ -69,7 +68,7 @@ struct Inner {
     /// Counts the logs that have stood here.
     history: watch::Sender<u64>,
     history_changed: Mutex<Option<HistoryChanged>>,
-    catch_up_reads: Semaphore,
+    pages: PageReader,
     database: Database,
     observer: Observer,
     settings: TailSettings,
@@ -132,7 +131,7 @@ impl Committed {
 pub struct Membership {
     tail: Tail,
     source: Source,
-    newest: Vec<watch::Receiver<i64>>,
+    wakers: Vec<watch::Receiver<()>>,
 }
 
 impl Tail {
@@ -150,7 +149,7 @@ impl Tail {
             held_back: Mutex::default(),
             history: watch::Sender::new(0),
             history_changed: Mutex::default(),
-            catch_up_reads: Semaphore::new(settings.catch_up_reads_max),
+            pages: PageReader::new(database.clone(), settings.catch_up_reads_max),
             database,
             observer,
             settings,
@@ -247,44 +246,14 @@ impl Tail {
     /// Joins the topics of a source: from now on their messages are kept for it.
     pub fn join(&self, source: &Source) -> Membership {
         let mut cache = self.cache();
-        let newest = source.topics().iter().map(|topic| cache.join(topic)).collect();
+        let wakers = source.topics().iter().map(|topic| cache.join(topic)).collect();
         drop(cache);
-        Membership { tail: self.clone(), source: source.clone(), newest }
+        Membership { tail: self.clone(), source: source.clone(), wakers }
     }
 
-    /// What comes after a place, for who keeps the place somewhere else: from the cache, or a page of the database.
-    /// `types` is judged, its expression is not.
-    pub async fn page(
-        &self,
-        source: &Source,
-        place: Place,
-        types: &Filter,
-        messages_max: usize,
-    ) -> Result<TailPage, StoreError> {
-        if let Read::Hit { mut messages, upto, .. } = self.read(source, place, messages_max, PAGE_BYTES_MAX) {
-            let at_end = upto >= self.settled();
-            messages.retain(|message| types.passes(message));
-            return Ok(TailPage { messages, upto, at_end });
-        }
-        let settled = self.settled();
-        let after = place.stream_after.unwrap_or(place.after);
-        let page = {
-            let _turn = self.inner.catch_up_reads.acquire().await;
-            let limit = PageLimit { messages: messages_max as i64, bytes: PAGE_BYTES_MAX };
-            in_time(self.inner.database.follow_page(source, after, settled, limit, types)).await?
-        };
-        let (page, at_end) = (page.messages, !page.is_full);
-        let last = page.last().map_or(settled, |last| last.global_position);
-        let upto = if at_end { settled.max(place.after) } else { last };
-        Ok(TailPage { messages: page.into_iter().map(Arc::new).collect(), upto, at_end })
-    }
-
-    /// What comes after a global position, if the cache has it.
-    pub fn newest(&self, source: &Source, after: i64, messages_max: usize) -> Option<TailPage> {
-        match self.read(source, Place { after, stream_after: None }, messages_max, PAGE_BYTES_MAX) {
-            Read::Hit { messages, upto, .. } => Some(TailPage { messages, upto, at_end: upto >= self.settled() }),
-            Read::Miss => None,
-        }
+    /// Follows a source from a place on.
+    pub fn follow(&self, source: &Source, place: Place, filter: Filter) -> Follower {
+        Follower::new(Log::Messages(self.join(source)), place, filter, self.inner.observer.clone())
     }
 
     /// Bytes and messages in the cache.
@@ -293,46 +262,15 @@ impl Tail {
         (cache.bytes(), cache.messages())
     }
 
-    /// Turns to read from the database, for followers that are not at the tail.
-    pub fn catch_up_reads(&self) -> CatchUpReads {
-        CatchUpReads(self.clone())
-    }
-
-    /// The same for who follows one log: `None` once that is gone.
-    fn read_in(&self, history: u64, source: &Source, place: Place, most: (usize, usize)) -> Option<Read> {
-        let cache = self.cache();
-        (self.history() == history).then(|| cache.read(source, place, most.0, most.1))
-    }
-
-    fn read(&self, source: &Source, place: Place, messages_max: usize, bytes_max: usize) -> Read {
-        self.cache().read(source, place, messages_max, bytes_max)
+    /// Reads pages from the database, for whoever is not at the end of the log.
+    pub fn pages(&self) -> &PageReader {
+        &self.inner.pages
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
         lock(&self.inner.cache)
     }
 }
-
-/// Where a follower begins, and in which log.
-#[derive(Debug, Clone, Copy)]
-pub struct Begin {
-    pub place: Place,
-    /// By what the message there is recognised.
-    pub check: Option<Check>,
-    pub history: u64,
-}
-
-/// What comes after a place.
-pub struct TailPage {
-    pub messages: Vec<Arc<Message>>,
-    /// The global position up to which everything was seen.
-    pub upto: i64,
-    /// There is no more at this moment.
-    pub at_end: bool,
-}
-
-/// Bytes of messages in one page: from the cache but for the first, from the database but for the last.
-const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Which messages of a batch are followed, and which topics were open when that was asked.
 pub struct Wanted {
@@ -349,21 +287,31 @@ impl Wanted {
     }
 }
 
-/// Followers that read from the database take turns, so that they leave room for others.
-pub struct CatchUpReads(Tail);
-
-impl CatchUpReads {
-    /// The turn lasts until it is dropped.
-    pub async fn acquire(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
-        self.0.inner.catch_up_reads.acquire().await.ok()
-    }
-}
-
 impl Membership {
+    /// What is in memory after a place.
+    pub fn newest(&self, place: Place, limit: PageLimit) -> Read {
+        let cache = self.tail.cache();
+        // Asked under the cache's lock, so that nobody reads the new log as the old one.
+        if self.tail.history() != place.history {
+            return Read::HistoryChanged;
+        }
+        cache.read(&self.source, place, limit).map_or(Read::Miss, Read::Page)
+    }
+
+    /// What is in the database after a place.
+    pub async fn page(&self, place: Place, limit: PageLimit, filter: &Filter) -> Result<Read, StoreError> {
+        let settled = self.tail.settled();
+        let page = self.tail.pages().messages(&self.source, place, settled, limit, filter).await?;
+        if self.tail.history() != place.history {
+            return Ok(Read::HistoryChanged);
+        }
+        let check = self.tail.check_at(page.up_to);
+        Ok(Read::Page(Page { check, ..page }))
+    }
+
     /// Waits until one of the topics has something that was not there when this was last asked.
     pub async fn changed(&mut self) {
-        match &mut *self.newest {
+        match &mut *self.wakers {
             [only] => {
                 let _ = only.changed().await;
             }

@@ -1,14 +1,13 @@
-//! Several sources on one cursor: each message of each of them, in global order.
+//! Several logs on one cursor: each message of each of them, in global order.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use futures_util::future::select_all;
 
-use super::feed::ProgressWish;
-use super::follower::AggregatedFollower;
-use crate::domain::cursor::{Check, Cursor};
-use crate::service::tail::follower::{BATCH_MESSAGES_MAX, Delivery, Follower, Next};
+use super::Entry;
+use super::cursor::{BATCH, Next};
+use super::follower::Follower;
+use crate::domain::cursor::Cursor as EventId;
 
 /// Streams and categories as one source, and aggregated streams, each as one more. A message that several of them have
 /// comes once from each, in the order of the sources.
@@ -17,33 +16,26 @@ use crate::service::tail::follower::{BATCH_MESSAGES_MAX, Delivery, Follower, Nex
 /// or stopped holds back all.
 pub struct MergedFollower {
     sources: Vec<Source>,
-    cursor: Cursor,
+    cursor: EventId,
     is_live: bool,
-    _wish: ProgressWish,
 }
 
 struct Source {
-    follower: OneFollower,
+    follower: Follower,
     /// Read and not handed over yet.
-    pending: VecDeque<Delivery>,
+    pending: VecDeque<Entry>,
     needs_page: bool,
     is_live: bool,
 }
 
-/// One of the sources.
-pub enum OneFollower {
-    Log(Follower),
-    Aggregated(AggregatedFollower),
-}
-
 impl MergedFollower {
     /// The followers, in the order of the sources, begin where the cursor says (see [`places`]).
-    pub fn new(followers: Vec<OneFollower>, cursor: Cursor, wish: ProgressWish) -> Self {
+    pub fn new(followers: Vec<Follower>, cursor: EventId) -> Self {
         let source = |follower| Source { follower, pending: VecDeque::new(), needs_page: false, is_live: false };
-        Self { sources: followers.into_iter().map(source).collect(), cursor, is_live: false, _wish: wish }
+        Self { sources: followers.into_iter().map(source).collect(), cursor, is_live: false }
     }
 
-    pub fn cursor(&self) -> Cursor {
+    pub fn cursor(&self) -> EventId {
         self.cursor
     }
 
@@ -63,7 +55,7 @@ impl MergedFollower {
         }
         let merged = self.merge();
         if !merged.is_empty() {
-            return Next::Merged(merged);
+            return Next::Messages(merged);
         }
         if self.sources.iter().any(|source| source.needs_page) {
             if std::mem::replace(&mut self.is_live, false) {
@@ -94,38 +86,36 @@ impl MergedFollower {
         }
         match self.merge() {
             merged if merged.is_empty() => Next::NeedsPage,
-            merged => Next::Merged(merged),
+            merged => Next::Messages(merged),
         }
     }
 
     /// Waits until there may be something new.
     pub async fn changed(&mut self) {
-        let waits = self.sources.iter_mut().map(|source| Box::pin(source.follower.progressed()));
+        let waits = self.sources.iter_mut().map(|source| Box::pin(source.follower.changed()));
         select_all(waits).await;
     }
 
     /// Takes what is next in global order, as far as no source can still have something before it.
-    fn merge(&mut self) -> Vec<(Cursor, Delivery)> {
+    fn merge(&mut self) -> Vec<Entry> {
         let mut merged = Vec::new();
-        while merged.len() < BATCH_MESSAGES_MAX {
-            // A source without anything pending has nothing up to its cursor.
+        while (merged.len() as i64) < BATCH.messages {
+            // A source without anything pending has nothing up to its place.
             let empty = self.sources.iter().filter(|source| source.pending.is_empty());
-            let behind = empty.map(|source| &source.follower).min_by_key(|follower| follower.cursor());
-            let bound = behind.map_or(i64::MAX, OneFollower::cursor);
+            let behind = empty.map(|source| source.follower.place()).min_by_key(|place| place.after);
+            let bound = behind.map_or(i64::MAX, |place| place.after);
             let first =
                 self.sources.iter().enumerate().filter_map(|(at, source)| Some((source.pending_position()?, at)));
             let Some((position, at)) = first.min().filter(|(position, _)| *position <= bound) else {
-                if bound < i64::MAX && bound > self.cursor.position {
-                    self.cursor =
-                        behind.map_or(bound.into(), |behind| Cursor { check: behind.check(), ..bound.into() });
+                if let Some(behind) = behind.filter(|behind| behind.after > self.cursor.position) {
+                    self.cursor = EventId { check: behind.check, ..bound.into() };
                 }
                 break;
             };
-            let Some(delivery) = self.sources[at].pending.pop_front() else { break };
+            let Some(entry) = self.sources[at].pending.pop_front() else { break };
             let others_follow = self.sources.iter().any(|source| source.pending_position() == Some(position));
-            let sources = if others_follow { at as u32 + 1 } else { 0 };
-            self.cursor = Cursor { sources, ..Cursor::at(position, delivery.message_id()) };
-            merged.push((self.cursor, delivery));
+            self.cursor = EventId { sources: if others_follow { at as u32 + 1 } else { 0 }, ..entry.id };
+            merged.push(Entry { id: self.cursor, ..entry });
         }
         merged
     }
@@ -133,7 +123,7 @@ impl MergedFollower {
 
 /// Where each of so many sources begins: those that have been seen at the cursor's position after it, the others
 /// before it.
-pub fn places(cursor: Cursor, sources: usize) -> impl Iterator<Item = i64> {
+pub fn places(cursor: EventId, sources: usize) -> impl Iterator<Item = i64> {
     (0..sources).map(move |at| {
         let is_ahead = cursor.sources == 0 || at < cursor.sources as usize;
         if is_ahead { cursor.position } else { cursor.position - 1 }
@@ -152,13 +142,7 @@ enum Taken {
 impl Source {
     fn take(&mut self, next: Next) -> Taken {
         match next {
-            Next::Messages(messages) => self.pending.extend(messages.into_iter().map(Delivery::Message)),
-            Next::Aggregated(messages) => {
-                let name = self.follower.name();
-                let named = |one| Delivery::Aggregated(name.clone(), one);
-                self.pending.extend(messages.into_iter().map(named));
-            }
-            Next::Merged(messages) => self.pending.extend(messages.into_iter().map(|(_, delivery)| delivery)),
+            Next::Messages(entries) => self.pending.extend(entries),
             Next::Moved => return Taken::Moved,
             Next::CaughtUp => self.is_live = true,
             Next::FellBehind => self.is_live = false,
@@ -170,55 +154,6 @@ impl Source {
     }
 
     fn pending_position(&self) -> Option<i64> {
-        self.pending.front().map(|delivery| match delivery {
-            Delivery::Message(message) => message.global_position,
-            Delivery::Aggregated(_, one) => one.message.global_position,
-        })
-    }
-}
-
-impl OneFollower {
-    fn advance(&mut self) -> Next {
-        match self {
-            OneFollower::Log(follower) => follower.advance(),
-            OneFollower::Aggregated(follower) => follower.advance(),
-        }
-    }
-
-    async fn read_page(&mut self) -> Next {
-        match self {
-            OneFollower::Log(follower) => follower.read_page().await,
-            OneFollower::Aggregated(follower) => follower.read_page().await,
-        }
-    }
-
-    async fn progressed(&mut self) {
-        match self {
-            OneFollower::Log(follower) => follower.changed().await,
-            OneFollower::Aggregated(follower) => follower.progressed().await,
-        }
-    }
-
-    /// By what the message at its cursor is recognised.
-    fn check(&self) -> Option<Check> {
-        let id = match self {
-            OneFollower::Log(follower) => follower.id(),
-            OneFollower::Aggregated(follower) => follower.id(),
-        };
-        id.check.filter(|_| id.position == self.cursor())
-    }
-
-    fn cursor(&self) -> i64 {
-        match self {
-            OneFollower::Log(follower) => follower.cursor(),
-            OneFollower::Aggregated(follower) => follower.cursor(),
-        }
-    }
-
-    fn name(&self) -> Arc<str> {
-        match self {
-            OneFollower::Log(_) => "".into(),
-            OneFollower::Aggregated(follower) => follower.name().clone(),
-        }
+        self.pending.front().map(Entry::global_position)
     }
 }

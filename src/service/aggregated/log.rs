@@ -1,0 +1,93 @@
+//! An aggregated stream as a log: a place in it is a global position, for any set of its partitions.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::feed::{FeedMember, Feeds, ProgressWish};
+use crate::service::log::{Entry, Page, Place, Read};
+use crate::service::tail::Tail;
+use crate::store::StoreError;
+use crate::store::read::PageLimit;
+
+/// An aggregated stream, or some of its partitions.
+#[derive(Debug, Clone)]
+pub struct AggregatedSource {
+    pub id: i64,
+    pub name: Arc<str>,
+    /// Sorted; `None`: all of them.
+    pub partitions: Option<Arc<[i32]>>,
+}
+
+/// The log of an aggregated stream.
+pub struct AggregatedLog {
+    source: AggregatedSource,
+    feeds: Feeds,
+    member: FeedMember,
+    tail: Tail,
+    histories: watch::Receiver<u64>,
+    /// Steps forward are waited for, also those without a message.
+    progress: Option<ProgressWish>,
+}
+
+impl AggregatedLog {
+    pub(super) fn new(feeds: &Feeds, tail: &Tail, source: AggregatedSource, with_progress: bool) -> Self {
+        Self {
+            feeds: feeds.clone(),
+            member: feeds.join(source.id),
+            tail: tail.clone(),
+            histories: tail.histories(),
+            progress: with_progress.then(|| feeds.wish_for_progress()),
+            source,
+        }
+    }
+
+    /// What is in memory after a place.
+    pub fn newest(&self, place: Place, limit: PageLimit) -> Read {
+        if self.tail.history() != place.history {
+            return Read::HistoryChanged;
+        }
+        let AggregatedSource { id, name, partitions } = &self.source;
+        self.recognised(self.feeds.newest((*id, name), partitions.as_deref(), place, limit))
+    }
+
+    /// What is in the database after a place.
+    pub async fn page(&self, place: Place, limit: PageLimit) -> Result<Read, StoreError> {
+        let AggregatedSource { id, name, partitions } = &self.source;
+        // Asked before the page is read, so the page has all of it.
+        let known = self.feeds.upto_in(place.history, *id).unwrap_or(0);
+        let page = self.tail.pages().aggregated(*id, partitions.as_deref(), place.after, limit).await?;
+        if self.tail.history() != place.history {
+            return Ok(Read::HistoryChanged);
+        }
+        self.feeds.saw(*id, page.as_ref());
+        let Some(page) = page else { return Ok(Read::Deleted) };
+        let up_to = page.more_after.unwrap_or(page.projected_position.max(known)).max(place.after);
+        let entries = page.messages.into_iter().map(|one| Entry::aggregated(name, one)).collect();
+        let is_end = page.more_after.is_none() && !page.is_catching_up;
+        Ok(self.recognised(Read::Page(Page { entries, up_to, check: None, is_end })))
+    }
+
+    /// Waits until there may be something new.
+    pub async fn changed(&mut self) {
+        let Self { member, progress, histories, .. } = self;
+        let changed = async {
+            match progress {
+                Some(_) => member.progressed().await,
+                None => member.changed().await,
+            }
+        };
+        tokio::select! {
+            () = changed => {}
+            _ = histories.changed() => {}
+        }
+    }
+
+    /// With what the message at the end of a page is recognised by, if that is known.
+    fn recognised(&self, read: Read) -> Read {
+        match read {
+            Read::Page(page) => Read::Page(Page { check: self.tail.check_at(page.up_to), ..page }),
+            read => read,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Reading pages from the database: how large they are, in turns, and in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::{Page, Place};
+use crate::domain::filter::Filter;
+use crate::domain::source::Source;
+use crate::store::aggregated_streams::AggregatedPage;
+use crate::store::read::PageLimit;
+use crate::store::subscriptions::{Linked, PartitionCursor};
+use crate::store::{Database, StoreError};
+
+/// A page that is not there by then is asked for again, smaller.
+pub const PAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between what a reader's pages grow and shrink.
+#[derive(Debug, Clone, Copy)]
+pub struct PageBounds {
+    /// Messages of the first page.
+    pub first: i64,
+    pub messages_max: i64,
+    /// Bytes of a page, but for its last message.
+    pub bytes_max: usize,
+}
+
+/// How large the next page of one reader may be: it follows the messages' size.
+#[derive(Debug)]
+pub struct PageSizer {
+    messages: i64,
+    bounds: PageBounds,
+}
+
+impl PageSizer {
+    pub fn new(bounds: PageBounds) -> Self {
+        Self { messages: bounds.first, bounds }
+    }
+
+    /// How large the next page may be.
+    pub fn limit(&self) -> PageLimit {
+        PageLimit { messages: self.messages, bytes: self.bounds.bytes_max }
+    }
+
+    /// A page had so much: the next one has as many as fit by that, and twice as many as this one at most.
+    pub fn saw(&mut self, messages: usize, bytes: usize) {
+        let fits = self.bounds.bytes_max.saturating_mul(messages).checked_div(bytes).unwrap_or(usize::MAX) as i64;
+        let most = (self.messages * 2).min(self.bounds.messages_max);
+        self.messages = if fits < 0 { most } else { fits.clamp(1, most) };
+    }
+
+    /// A page was not had: what is asked for next is less.
+    pub fn failed(&mut self) {
+        self.messages = (self.messages / 2).max(1);
+    }
+}
+
+/// Reads pages of history: in turns, so that they leave room for others, and in time. Cheap to clone.
+#[derive(Clone)]
+pub struct PageReader {
+    database: Database,
+    turns: Arc<Semaphore>,
+}
+
+impl PageReader {
+    pub fn new(database: Database, at_once_max: usize) -> Self {
+        Self { database, turns: Arc::new(Semaphore::new(at_once_max)) }
+    }
+
+    /// What a source has after a place, up to a settled position. The filter's expression is not judged.
+    pub async fn messages(
+        &self,
+        source: &Source,
+        place: Place,
+        settled: i64,
+        limit: PageLimit,
+        filter: &Filter,
+    ) -> Result<Page, StoreError> {
+        let reading = self.database.follow_page(source, place.position(), settled, limit, filter);
+        Ok(Page::followed(self.in_turn(reading).await?, place, settled))
+    }
+
+    /// Messages of an aggregated stream after a global position; `None`: there is no such stream.
+    pub async fn aggregated(
+        &self,
+        id: i64,
+        partitions: Option<&[i32]>,
+        after: i64,
+        limit: PageLimit,
+    ) -> Result<Option<AggregatedPage>, StoreError> {
+        self.in_turn(self.database.aggregated_page(id, partitions, after, limit)).await
+    }
+
+    /// What comes next in some partitions of an aggregated stream, and whether that is all.
+    pub async fn partitions(
+        &self,
+        id: i64,
+        cursors: &[PartitionCursor],
+        limit: PageLimit,
+    ) -> Result<(Vec<Linked>, bool), StoreError> {
+        self.in_turn(self.database.partition_pages(id, cursors, limit)).await
+    }
+
+    async fn in_turn<T>(&self, reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        // It is never closed.
+        let _turn = self.turns.acquire().await;
+        in_time(reading).await
+    }
+}
+
+/// A page, unless that takes too long.
+pub async fn in_time<T>(reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let too_slow = |_| StoreError::Unavailable("a page took too long".into());
+    tokio::time::timeout(PAGE_TIMEOUT, reading).await.map_err(too_slow)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: PageBounds = PageBounds { first: 32, messages_max: 512, bytes_max: 512 << 10 };
+
+    fn next(sizer: &PageSizer) -> i64 {
+        sizer.limit().messages
+    }
+
+    #[test]
+    fn pages_of_small_messages_grow_to_a_bound() {
+        let mut sizer = PageSizer::new(BOUNDS);
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            seen.push(next(&sizer));
+            sizer.saw(next(&sizer) as usize, 100 * next(&sizer) as usize);
+        }
+        assert_eq!(seen, [32, 64, 128, 256, 512, 512]);
+    }
+
+    #[test]
+    fn pages_of_large_messages_have_as_many_as_fit_and_one_at_least() {
+        let mut sizer = PageSizer::new(BOUNDS);
+        sizer.saw(6, 600 << 10);
+        assert_eq!(next(&sizer), 5);
+        sizer.saw(1, 60 << 20);
+        assert_eq!(next(&sizer), 1);
+        sizer.saw(1, 300 << 10);
+        assert_eq!(next(&sizer), 1);
+        sizer.saw(1, 100);
+        assert_eq!(next(&sizer), 2);
+        sizer.saw(0, 0);
+        sizer.failed();
+        assert_eq!(next(&sizer), 2);
+    }
+}
