@@ -1,6 +1,11 @@
--- What a consumer was given and has not acked, in order: the same deliveries, to be given once more. Nothing changes by
--- that; only the count says that they were given before.
-CREATE OR REPLACE FUNCTION headwater.subscription_given(_subscription bigint, _consumer text, _limit bigint)
+-- What a consumer was given and has not acked, in order: the same deliveries, to be given once more, as many as fit into so
+-- many bytes. Nothing changes by that; only the count says that they were given before.
+CREATE OR REPLACE FUNCTION headwater.subscription_given(
+  _subscription bigint,
+  _consumer text,
+  _limit bigint,
+  _bytes_max bigint
+)
 RETURNS TABLE (
   "partition" integer,
   "position" bigint,
@@ -10,31 +15,41 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE
 AS $$
-  SELECT
-    g.partition,
-    g.position,
-    coalesce(g.global_position, headwater.subscription_global_position(_subscription, g.partition, g.position)),
-    g.epoch,
-    g.count + 1
-  FROM (
-    SELECT p.partition, k.position, NULL::bigint AS global_position, p.epoch, k.count
-    FROM headwater.subscription_partitions AS p
-    CROSS JOIN LATERAL unnest(p.known_positions, p.known_counts) AS k (position, count)
-    WHERE p.subscription_id = _subscription AND p.consumer = _consumer
-      AND p.known_positions[1] <= p.read_upto AND k.position <= p.read_upto
-    UNION ALL
-    -- Competing ones, and parked messages that are replayed. What is due by now is anybody's.
-    SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count
-    FROM headwater.subscription_deliveries AS d
-    WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > clock_timestamp()
-      -- A replay under a lease that is over cannot be acked any more.
-      AND EXISTS (
-        SELECT
-        FROM headwater.subscription_partitions AS s
-        WHERE s.subscription_id = _subscription AND s.partition = d.partition
-          AND (s.consumer IS NULL OR s.consumer = _consumer AND s.epoch = d.epoch)
-      )
-    ORDER BY partition, position
-    LIMIT _limit
-  ) AS g
+  WITH given AS MATERIALIZED (
+    SELECT
+      g.partition,
+      g.position,
+      coalesce(
+        g.global_position, headwater.subscription_global_position(_subscription, g.partition, g.position)
+      ) AS global_position,
+      g.epoch,
+      g.count + 1 AS count
+    FROM (
+      SELECT p.partition, k.position, NULL::bigint AS global_position, p.epoch, k.count
+      FROM headwater.subscription_partitions AS p
+      CROSS JOIN LATERAL unnest(p.known_positions, p.known_counts) AS k (position, count)
+      WHERE p.subscription_id = _subscription AND p.consumer = _consumer
+        AND p.known_positions[1] <= p.read_upto AND k.position <= p.read_upto
+      UNION ALL
+      -- Competing ones, and parked messages that are replayed. What is due by now is anybody's.
+      SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count
+      FROM headwater.subscription_deliveries AS d
+      WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > clock_timestamp()
+        -- A replay under a lease that is over cannot be acked any more.
+        AND EXISTS (
+          SELECT
+          FROM headwater.subscription_partitions AS s
+          WHERE s.subscription_id = _subscription AND s.partition = d.partition
+            AND (s.consumer IS NULL OR s.consumer = _consumer AND s.epoch = d.epoch)
+        )
+      ORDER BY partition, position
+      LIMIT _limit
+    ) AS g
+  )
+  SELECT g.partition, g.position, g.global_position, g.epoch, g.count
+  FROM given AS g
+  ORDER BY g.partition, g.position
+  LIMIT headwater.messages_that_fit(
+    ARRAY(SELECT o.global_position FROM given AS o ORDER BY o.partition, o.position), _bytes_max
+  )
 $$;

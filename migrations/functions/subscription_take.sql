@@ -1,6 +1,7 @@
 -- Messages that were delivered before go to a consumer: those that are due (`_own` false, `_min_idle_ms` NULL), the
 -- consumer's own, or what others have left alone for so long. Those that were tried too often stay where they are, and
--- are answered as exhausted. `_epoch`: drawn before, so that they can be found should the answer be lost.
+-- are answered as exhausted. `_epoch`: drawn before, so that they can be found should the answer be lost. `_bytes_max`: of
+-- their messages together, but for the first; `has_more` says whether that, or `_limit`, has left some.
 CREATE OR REPLACE FUNCTION headwater.subscription_take(
   _subscription bigint,
   _consumer text,
@@ -12,7 +13,8 @@ CREATE OR REPLACE FUNCTION headwater.subscription_take(
   _positions bigint[],
   _after_partition integer,
   _after_position bigint,
-  _epoch bigint
+  _epoch bigint,
+  _bytes_max bigint
 )
 RETURNS TABLE (
   "partition" integer,
@@ -21,7 +23,8 @@ RETURNS TABLE (
   epoch bigint,
   delivery_count integer,
   attempts integer,
-  is_exhausted boolean
+  is_exhausted boolean,
+  has_more boolean
 )
 LANGUAGE plpgsql VOLATILE
 -- The list may be long, and its statistics old: an index has it in the order that is asked for.
@@ -33,6 +36,9 @@ DECLARE
   _now timestamptz := clock_timestamp();
   _timeout interval;
   _rows tid[];
+  _found bigint[];
+  _fit integer;
+  _has_more boolean;
 BEGIN
   SELECT s.ack_timeout INTO _timeout FROM headwater.subscriptions AS s WHERE s.id = _subscription AND s.state = 'running';
 
@@ -41,37 +47,47 @@ BEGIN
   END IF;
 
   IF _own THEN
-    _rows := ARRAY(
-      SELECT d.ctid
+    SELECT coalesce(array_agg(t.row_id), '{}'), coalesce(array_agg(t.global_position), '{}')
+    INTO _rows, _found
+    FROM (
+      SELECT d.ctid AS row_id, d.global_position
       FROM headwater.subscription_deliveries AS d
       WHERE d.subscription_id = _subscription AND d.consumer = _consumer
         AND (d.partition, d.position) > (_after_partition, _after_position)
       ORDER BY d.partition, d.position
       LIMIT _limit
       FOR UPDATE SKIP LOCKED
-    );
+    ) AS t;
   ELSIF _min_idle_ms IS NULL THEN
-    _rows := ARRAY(
-      SELECT d.ctid
+    SELECT coalesce(array_agg(t.row_id), '{}'), coalesce(array_agg(t.global_position), '{}')
+    INTO _rows, _found
+    FROM (
+      SELECT d.ctid AS row_id, d.global_position
       FROM headwater.subscription_deliveries AS d
       WHERE d.subscription_id = _subscription AND d.due_at <= _now
       ORDER BY d.due_at
       LIMIT _limit
       FOR UPDATE SKIP LOCKED
-    );
+    ) AS t;
   ELSIF _positions IS NOT NULL THEN
-    _rows := ARRAY(
-      SELECT d.ctid
+    SELECT coalesce(array_agg(t.row_id), '{}'), coalesce(array_agg(t.global_position), '{}')
+    INTO _rows, _found
+    FROM (
+      SELECT d.ctid AS row_id, d.global_position
       FROM unnest(_partitions, _positions) AS l (partition, position)
       JOIN headwater.subscription_deliveries AS d
         ON d.subscription_id = _subscription AND d.partition = l.partition AND d.position = l.position
-      WHERE d.delivered_at <= _now - _min_idle_ms * interval '1 millisecond'
+      WHERE (d.partition, d.position) > (_after_partition, _after_position)
+        AND d.delivered_at <= _now - _min_idle_ms * interval '1 millisecond'
+      ORDER BY d.partition, d.position
       LIMIT _limit
       FOR UPDATE OF d SKIP LOCKED
-    );
+    ) AS t;
   ELSE
-    _rows := ARRAY(
-      SELECT d.ctid
+    SELECT coalesce(array_agg(t.row_id), '{}'), coalesce(array_agg(t.global_position), '{}')
+    INTO _rows, _found
+    FROM (
+      SELECT d.ctid AS row_id, d.global_position
       FROM headwater.subscription_deliveries AS d
       WHERE d.subscription_id = _subscription
         AND (d.partition, d.position) > (_after_partition, _after_position)
@@ -79,12 +95,16 @@ BEGIN
       ORDER BY d.partition, d.position
       LIMIT _limit
       FOR UPDATE SKIP LOCKED
-    );
+    ) AS t;
   END IF;
+
+  _fit := headwater.messages_that_fit(_found, _bytes_max);
+  _has_more := _fit < cardinality(_rows) OR cardinality(_rows) >= _limit;
+  _rows := _rows[1 : _fit];
 
   -- Who asks for its own has lost them: they have failed, though their time is not over.
   RETURN QUERY
-  SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, true
+  SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, true, _has_more
   FROM headwater.subscription_deliveries AS d
   WHERE d.ctid = ANY (_rows) AND d.attempts >= _attempts_max AND (_own OR d.due_at <= _now);
 
@@ -98,6 +118,6 @@ BEGIN
     delivered_at = _now,
     due_at = _now + _timeout
   WHERE d.ctid = ANY (_rows) AND NOT (d.attempts >= _attempts_max AND (_own OR d.due_at <= _now))
-  RETURNING d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, false;
+  RETURNING d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, false, _has_more;
 END;
 $$;

@@ -1,9 +1,11 @@
 -- Parked messages of a partitioned subscription that are replayed go to the consumer that holds their partition.
+-- `_bytes_max` and `has_more`: as of subscription_take.
 CREATE OR REPLACE FUNCTION headwater.subscription_take_replays(
   _subscription bigint,
   _consumer text,
   _limit bigint,
-  _attempts_max integer
+  _attempts_max integer,
+  _bytes_max bigint
 )
 RETURNS TABLE (
   "partition" integer,
@@ -12,7 +14,8 @@ RETURNS TABLE (
   epoch bigint,
   delivery_count integer,
   attempts integer,
-  is_exhausted boolean
+  is_exhausted boolean,
+  has_more boolean
 )
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -21,6 +24,9 @@ DECLARE
   _now timestamptz := clock_timestamp();
   _timeout interval;
   _rows tid[];
+  _found bigint[];
+  _fit integer;
+  _has_more boolean;
 BEGIN
   SELECT s.ack_timeout INTO _timeout FROM headwater.subscriptions AS s WHERE s.id = _subscription AND s.state = 'running';
 
@@ -28,8 +34,10 @@ BEGIN
     RETURN;
   END IF;
 
-  _rows := ARRAY(
-    SELECT d.ctid
+  SELECT coalesce(array_agg(t.row_id), '{}'), coalesce(array_agg(t.global_position), '{}')
+  INTO _rows, _found
+  FROM (
+    SELECT d.ctid AS row_id, d.global_position
     FROM headwater.subscription_deliveries AS d
     JOIN headwater.subscription_partitions AS p
       ON p.subscription_id = d.subscription_id AND p.partition = d.partition
@@ -37,10 +45,14 @@ BEGIN
     ORDER BY d.due_at
     LIMIT _limit
     FOR UPDATE OF d SKIP LOCKED
-  );
+  ) AS t;
+
+  _fit := headwater.messages_that_fit(_found, _bytes_max);
+  _has_more := _fit < cardinality(_rows) OR cardinality(_rows) >= _limit;
+  _rows := _rows[1 : _fit];
 
   RETURN QUERY
-  SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, true
+  SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, true, _has_more
   FROM headwater.subscription_deliveries AS d
   WHERE d.ctid = ANY (_rows) AND d.attempts >= _attempts_max;
 
@@ -56,6 +68,6 @@ BEGIN
   FROM headwater.subscription_partitions AS p
   WHERE d.ctid = ANY (_rows) AND d.attempts < _attempts_max
     AND p.subscription_id = d.subscription_id AND p.partition = d.partition
-  RETURNING d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, false;
+  RETURNING d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, false, _has_more;
 END;
 $$;

@@ -15,7 +15,7 @@ use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::message::Message as StoredMessage;
 use crate::domain::stream_name::{Category, check_type};
-use crate::service::read::{CategoryOptions, Log, PageRead, PageRequest};
+use crate::service::read::{CategoryOptions, PageRead, PageRequest, PageSource};
 
 /// A message as it stands in the store.
 #[derive(Serialize, ToSchema)]
@@ -114,7 +114,7 @@ macro_rules! page_query {
         }
 
         impl $name {
-            fn request(&mut self, rules: &mut Rules, app: &App, log: Log, backward: bool) -> PageRequest {
+            fn request(&mut self, rules: &mut Rules, app: &App, source: PageSource, backward: bool) -> PageRequest {
                 let filter = GivenFilter {
                     types: std::mem::take(&mut self.types),
                     filter: self.filter.take(),
@@ -122,7 +122,7 @@ macro_rules! page_query {
                     to_time: self.to_time.take(),
                 };
                 PageRequest {
-                    log,
+                    source,
                     from: rules.from(self.from),
                     backward,
                     limit: rules.limit(self.limit),
@@ -187,7 +187,7 @@ pub async fn read_stream(
     if backward && query.wait.is_some() {
         rules.invalid("wait", "must not be given with direction=backward: nothing new comes at the beginning");
     }
-    let request = query.request(&mut rules, &app, Log::Stream(name.clone()), backward);
+    let request = query.request(&mut rules, &app, PageSource::Stream(name.clone()), backward);
     let request = rules.keep(request)?;
     if let Some(known) = headers.get(header::IF_NONE_MATCH)
         && request.wait.is_zero()
@@ -225,7 +225,7 @@ pub async fn read_category(
     if let Some(Err(error)) = options.correlation.clone().map(Category::parse) {
         rules.invalid("correlation", error.to_string());
     }
-    let request = query.request(&mut rules, &app, Log::Category(name, options), false);
+    let request = query.request(&mut rules, &app, PageSource::Category(name, options), false);
     let page = app.reads.page(&rules.keep(request)?).await?;
     Ok(json(page_body(&page, None)))
 }
@@ -239,7 +239,7 @@ pub async fn read_category(
 )]
 pub async fn read_all(State(app): State<App>, Query(mut query): Query<AllPageQuery>) -> Result<Response, Problem> {
     let mut rules = Rules::default();
-    let request = query.request(&mut rules, &app, Log::All, false);
+    let request = query.request(&mut rules, &app, PageSource::All, false);
     let page = app.reads.page(&rules.keep(request)?).await?;
     Ok(json(page_body(&page, None)))
 }

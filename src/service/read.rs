@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::log::Place;
+use super::log::pages::{PageBounds, PageSizer};
 use super::tail::Tail;
 use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
@@ -19,14 +22,12 @@ use crate::store::{Database, StoreError};
 
 /// Messages that one request may look at for the sake of an expression. Beyond, the page ends and says where to go on.
 const EXAMINED_MAX: usize = 10_000;
-/// Messages read at once where an expression decides.
-const EXAMINED_AT_ONCE: usize = 500;
-/// And their bytes, but for the last.
-const EXAMINED_BYTES_AT_ONCE: usize = 4 << 20;
+/// What is read at once where an expression decides: what it drops is in memory until it was looked at.
+const EXAMINED_AT_ONCE: PageBounds = PageBounds { first: 500, messages_max: 500, bytes_max: 4 << 20 };
 
-/// What is to be read.
+/// What pages are read of.
 #[derive(Debug, Clone)]
-pub enum Log {
+pub enum PageSource {
     All,
     Category(Category, CategoryOptions),
     Stream(StreamName),
@@ -35,7 +36,7 @@ pub enum Log {
 /// How a page is wanted.
 #[derive(Debug, Clone)]
 pub struct PageRequest {
-    pub log: Log,
+    pub source: PageSource,
     /// Inclusive. `None`: the beginning, or (backward) the end.
     pub from: Option<i64>,
     /// Streams only.
@@ -81,6 +82,40 @@ pub enum PlaceError {
     Store(#[from] StoreError),
 }
 
+/// Waiting for something new, until a deadline at most.
+pub(super) struct LongPoll {
+    deadline: Instant,
+    tail: Tail,
+    histories: watch::Receiver<u64>,
+    draining: CancellationToken,
+}
+
+impl LongPoll {
+    pub fn new(tail: &Tail, draining: &CancellationToken, wait: Duration) -> Self {
+        let (deadline, histories) = (Instant::now() + wait, tail.histories());
+        Self { deadline, tail: tail.clone(), histories, draining: draining.clone() }
+    }
+
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Waits for a change. `false`: there was none in time. What waits at a `position` waits at one of this log.
+    pub async fn news(&mut self, changed: impl Future<Output = ()>, position: i64) -> Result<bool, PlaceError> {
+        if self.is_over() {
+            return Ok(false);
+        }
+        tokio::select! {
+            biased;
+            _ = self.histories.changed() => Err(PlaceError::HistoryChanged { position, head: self.tail.settled() }),
+            () = changed => Ok(true),
+            // What came at the last moment is looked for once more.
+            () = tokio::time::sleep_until(self.deadline) => Ok(true),
+            () = self.draining.cancelled() => Ok(false),
+        }
+    }
+}
+
 /// All reading. Cheap to clone.
 #[derive(Clone)]
 pub struct Reads {
@@ -98,35 +133,22 @@ impl Reads {
 
     /// A page; if it would be empty, waits for a message as long as the request says.
     pub async fn page(&self, request: &PageRequest) -> Result<PageRead, PlaceError> {
-        if request.wait.is_zero() {
-            return Ok(self.read_page(request).await?);
-        }
-        let deadline = tokio::time::Instant::now() + request.wait;
         // Joined before the first look, so no message falls between them.
-        let mut membership = self.tail.join(&request.log.source());
-        let mut histories = self.tail.histories();
+        let mut log = (!request.wait.is_zero()).then(|| self.tail.join(&request.source.source()));
+        let mut poll = LongPoll::new(&self.tail, &self.draining, request.wait);
         let mut request = request.clone();
         loop {
             let page = self.read_page(&request).await?;
-            if !page.messages.is_empty() || request.backward || tokio::time::Instant::now() >= deadline {
+            let Some(log) = log.as_mut().filter(|_| page.messages.is_empty() && !request.backward) else {
+                return Ok(page);
+            };
+            let position = request.from.unwrap_or(0);
+            let is_over = if page.at_end { !poll.news(log.changed(), position).await? } else { poll.is_over() };
+            if is_over {
                 return Ok(page);
             }
             // What did not pass the filter need not be looked at again.
             request.from = page.next.or(request.from);
-            if !page.at_end {
-                continue;
-            }
-            tokio::select! {
-                biased;
-                // What it waits for is a position of a log that is gone.
-                _ = histories.changed() => {
-                    let (position, head) = (request.from.unwrap_or(0), self.tail.settled());
-                    return Err(PlaceError::HistoryChanged { position, head });
-                }
-                () = membership.changed() => {}
-                () = tokio::time::sleep_until(deadline) => {}
-                () = self.draining.cancelled() => return Ok(page),
-            }
         }
     }
 
@@ -135,20 +157,22 @@ impl Reads {
         let expression = request.filter.expression.as_ref();
         // One more than is asked for, to know whether anything follows.
         let wanted = request.limit + 1;
-        let mut chunk = if expression.is_some() { EXAMINED_AT_ONCE } else { wanted };
+        let mut pages = PageSizer::new(EXAMINED_AT_ONCE);
         let mut from = request.from;
         let (mut examined, mut bytes) = (0, 0);
         let mut kept = Vec::new();
         loop {
-            // What an expression drops is not kept, but what it has looked at is in memory until then.
             let room = self.page_bytes_max.saturating_sub(bytes);
-            let room = if expression.is_some() { room.min(EXAMINED_BYTES_AT_ONCE) } else { room };
-            let limit = PageLimit { messages: chunk as i64, bytes: room };
+            let limit = match expression {
+                Some(_) => PageLimit { bytes: pages.limit().bytes.min(room), ..pages.limit() },
+                None => PageLimit { messages: (wanted - kept.len()) as i64, bytes: room },
+            };
             let mut page = self.read_chunk(request, from, limit).await?;
-            let is_last = page.messages.len() < chunk && !page.is_cut;
+            let is_last = (page.messages.len() as i64) < limit.messages && !page.is_cut;
             let last = page.messages.last().map(|message| request.position_of(message));
-            examined += page.messages.len();
-            bytes += page.messages.iter().map(|message| message.json().len()).sum::<usize>();
+            let read: usize = page.messages.iter().map(|message| message.json().len()).sum();
+            pages.saw(page.messages.len(), read);
+            (examined, bytes) = (examined + page.messages.len(), bytes + read);
             let head = page.head;
             page.messages.retain(|message| expression.is_none_or(|expression| expression.passes(message)));
             kept.append(&mut page.messages);
@@ -157,27 +181,24 @@ impl Reads {
             }
             from = last.map(|last| if request.backward { last - 1 } else { last.saturating_add(1) });
             if examined >= EXAMINED_MAX || bytes >= self.page_bytes_max {
-                let version = if matches!(request.log, Log::Stream(_)) { head } else { 0 };
+                let version = if matches!(request.source, PageSource::Stream(_)) { head } else { 0 };
                 let next = from.filter(|next| *next >= 0);
                 return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version });
             }
-            // No more than should fit by the size of those that were seen, so that PostgreSQL need not be stopped.
-            let fits = EXAMINED_BYTES_AT_ONCE / (bytes / examined.max(1)).max(1);
-            chunk = if expression.is_some() { fits.clamp(1, EXAMINED_AT_ONCE) } else { wanted - kept.len() };
         }
     }
 
     async fn read_chunk(&self, request: &PageRequest, from: Option<i64>, limit: PageLimit) -> Result<Page, StoreError> {
         let filter = &request.filter;
-        match &request.log {
-            Log::Stream(name) => {
+        match &request.source {
+            PageSource::Stream(name) => {
                 let from = from.unwrap_or(if request.backward { i64::MAX } else { 0 });
                 self.database.stream_page(name.as_str(), from, request.backward, limit, filter).await
             }
-            Log::Category(name, options) => {
+            PageSource::Category(name, options) => {
                 self.database.category_page(name.as_str(), from.unwrap_or(0), limit, filter, options).await
             }
-            Log::All => {
+            PageSource::All => {
                 // Only what is settled, as a later page could not come back for what appears before it.
                 let settled = self.tail.refresh().await;
                 self.database.all_page(from.unwrap_or(0), settled, limit, filter).await
@@ -288,21 +309,21 @@ fn checked(cursor: Cursor, standing: Option<Uuid>, head: i64) -> Result<Option<C
     Ok(standing.map(Check::of))
 }
 
-impl Log {
+impl PageSource {
     fn source(&self) -> Source {
         match self {
-            Log::All => Source::all(),
-            Log::Category(name, _) => Source::category(name.as_str()),
-            Log::Stream(name) => Source::stream(name.as_str()),
+            PageSource::All => Source::all(),
+            PageSource::Category(name, _) => Source::category(name.as_str()),
+            PageSource::Stream(name) => Source::stream(name.as_str()),
         }
     }
 }
 
 impl PageRequest {
     fn position_of(&self, message: &Message) -> i64 {
-        match self.log {
-            Log::Stream(_) => message.position,
-            Log::All | Log::Category(..) => message.global_position,
+        match self.source {
+            PageSource::Stream(_) => message.position,
+            PageSource::All | PageSource::Category(..) => message.global_position,
         }
     }
 }
@@ -322,6 +343,6 @@ fn finish(request: &PageRequest, mut page: Page) -> PageRead {
         }
         (false, false) => last.map(|last| last.saturating_add(1)),
     };
-    let version = if matches!(request.log, Log::Stream(_)) { page.head } else { 0 };
+    let version = if matches!(request.source, PageSource::Stream(_)) { page.head } else { 0 };
     PageRead { messages: page.messages, next, at_end: at_end || next.is_none(), version }
 }

@@ -67,6 +67,11 @@ const FILTER: &str = "($1::text[] IS NULL OR m.type = ANY ($1)) AND ($2::timesta
 
 impl PageLimit {
     const ONE: PageLimit = PageLimit { messages: 1, bytes: usize::MAX };
+
+    /// The bytes as PostgreSQL counts.
+    pub(super) fn bytes(&self) -> i64 {
+        self.bytes.try_into().unwrap_or(i64::MAX)
+    }
 }
 
 impl Page {

@@ -165,7 +165,10 @@ fn the_rule_finds_a_wrong_import_and_says_where_it_belongs() {
         assert!(found.contains(expected) && found.contains(path), "{path} `{text}`: {found}");
     }
     for (path, text) in [
-        ("http/pages.rs", "use crate::service::read::Log;\nuse crate::domain::time::Timestamp;\nuse axum::Json;"),
+        (
+            "http/pages.rs",
+            "use crate::service::read::PageSource;\nuse crate::domain::time::Timestamp;\nuse axum::Json;",
+        ),
         ("http/pages.rs", "// use crate::store::Database;"),
         ("service/read.rs", "use crate::store::{Database, StoreError};"),
         ("store/read.rs", "use crate::store::Database;\nuse sqlx::Row;\nmod axum_like {}"),

@@ -195,3 +195,58 @@ async fn auto_acks_as_it_delivers() {
     assert_eq!(sub.get("/pending/summary").await["count"], 0);
     app.stop().await;
 }
+
+/// A service whose pages have few bytes, and a subscription whose messages are larger than half of that.
+async fn large(messages: usize) -> (TestDatabase, TestApp) {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::with(&database.url, |settings| settings.page_bytes_max = 100_000).await;
+    for n in 0..messages {
+        app.write("a-1", "T", json!({ "n": n, "text": "x".repeat(60_000) })).await;
+    }
+    (database, app)
+}
+
+#[tokio::test]
+async fn what_comes_again_is_bounded_in_bytes_too() {
+    let (_database, app) = large(6).await;
+    let sub = competing(&app, json!({ "backoff": ["0s"] })).await;
+    let first = sub.fetch_count("w1", 6).await;
+    for message in &first {
+        sub.nacked("w1", message, json!({})).await;
+    }
+    let again = sub.fetch("w1", 6).await;
+    assert_eq!(numbers(&again), [0], "two of them have more bytes than one page");
+    // What did not fit was not touched: it has not come again yet.
+    let next = sub.fetch("w1", 6).await;
+    assert_eq!((numbers(&next), &next[0]["delivery_count"]), (vec![1], &json!(2)));
+    // What it was given and has not acked comes first, no more of it at once.
+    assert_eq!(numbers(&sub.fetch_with(json!({ "consumer": "w1", "limit": 6 })).await), [0]);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_claim_is_bounded_in_bytes_and_goes_on_where_it_ended() {
+    let (_database, app) = large(4).await;
+    let sub = competing(&app, json!({})).await;
+    let given = sub.fetch_count("w1", 4).await;
+    for positions in [Value::Null, given.iter().map(place_alone).collect()] {
+        let (mut claimed, mut after) = (Vec::new(), Value::Null);
+        loop {
+            let mut claim = json!({ "consumer": "w2", "min_idle": "0s", "positions": positions, "after": after });
+            claim.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+            let page = sub.post("/claims", &claim).await.json();
+            claimed.extend(numbers(page["messages"].as_array().unwrap()));
+            assert!(page["messages"].as_array().unwrap().len() <= 1, "{page}");
+            after = page["next"].clone();
+            if after.is_null() {
+                break;
+            }
+        }
+        assert_eq!(claimed, [0, 1, 2, 3]);
+    }
+    app.stop().await;
+}
+
+fn place_alone(message: &Value) -> Value {
+    json!({ "partition": message["partition"], "position": message["position"] })
+}

@@ -10,13 +10,14 @@ use utoipa::{IntoParams, ToSchema};
 use super::body::{duration_ms, span};
 use super::events::DeliveredMessage;
 use super::{PlaceBody, after, consumer_name, entries, next_of, subscription_name};
+use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
 use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::frames::push_delivery;
 use crate::http::pages::NoQuery;
 use crate::http::parameters::Rules;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
-use crate::service::subscriptions::{At, PendingDelivery};
+use crate::service::subscriptions::{At, PendingDelivery, Wish};
 
 /// The longest that a message can be asked to have been left alone, in milliseconds.
 const IDLE_MS_MAX: i64 = 365 * 86_400_000;
@@ -210,7 +211,8 @@ pub async fn claim_messages(
     }
     rules.keep(())?;
     let positions = body.positions.map(|places| places.iter().map(PlaceBody::at).collect::<Vec<_>>());
-    let taken = app.subscriptions.claim(&name, &body.consumer, min_idle, after, positions.as_deref(), limit).await?;
+    let wish = Wish { messages: limit, bytes: app.limits.page_bytes_max, in_flight_max: MAX_IN_FLIGHT_MAX };
+    let taken = app.subscriptions.claim(&name, &body.consumer, min_idle, after, positions.as_deref(), wish).await?;
     let mut out = BytesMut::from(&b"{\"messages\":["[..]);
     for (at, delivery) in taken.deliveries.iter().enumerate() {
         if at > 0 {

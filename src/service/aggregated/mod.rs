@@ -16,7 +16,7 @@ use self::log::{AggregatedLog, AggregatedSource};
 use self::projector::ProjectorHandle;
 use super::log::follower::Follower;
 use super::log::{Log, Place};
-use super::read::PlaceError;
+use super::read::{LongPoll, PlaceError};
 use super::tail::Tail;
 use crate::domain::Violation;
 use crate::domain::aggregated_stream::Definition;
@@ -237,11 +237,10 @@ impl AggregatedStreams {
         limit: usize,
         wait: Duration,
     ) -> Result<Option<PartitionRead>, PlaceError> {
-        let deadline = tokio::time::Instant::now() + wait;
         let limit = PageLimit { messages: limit as i64, bytes: self.page_bytes_max };
         // Joined before the first look, so no message falls between them.
         let mut member = (!wait.is_zero()).then(|| self.feeds.join(id));
-        let mut histories = self.tail.histories();
+        let mut poll = LongPoll::new(&self.tail, &self.draining, wait);
         loop {
             let page = self.database.partition_page(id, partition, from, limit).await?;
             let Some(page) = page else { return Ok(None) };
@@ -250,18 +249,8 @@ impl AggregatedStreams {
             // An empty page that is not the last has links whose messages are gone.
             let is_to_wait = read.page.messages.is_empty() && read.at_end;
             let Some(member) = member.as_mut().filter(|_| is_to_wait) else { return Ok(Some(read)) };
-            if tokio::time::Instant::now() >= deadline {
+            if !poll.news(member.changed(), from).await? {
                 return Ok(Some(read));
-            }
-            tokio::select! {
-                biased;
-                // What it waits for is a position of a log that is gone.
-                _ = histories.changed() => {
-                    return Err(PlaceError::HistoryChanged { position: from, head: self.tail.settled() });
-                }
-                () = member.changed() => {}
-                () = tokio::time::sleep_until(deadline) => {}
-                () = self.draining.cancelled() => return Ok(Some(read)),
             }
         }
     }

@@ -326,12 +326,9 @@ impl World {
 
 impl Reader {
     fn is_woken(&mut self) -> bool {
-        let changed = self.wakers.iter_mut().map(|waker| {
-            let has_changed = waker.has_changed().unwrap();
-            waker.mark_unchanged();
-            has_changed
-        });
-        changed.fold(false, |some, has_changed| some || has_changed)
+        let is_woken = self.wakers.iter().any(|waker| waker.has_changed().unwrap());
+        self.wakers.iter_mut().for_each(watch::Receiver::mark_unchanged);
+        is_woken
     }
 }
 

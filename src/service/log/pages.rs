@@ -10,7 +10,7 @@ use crate::domain::filter::Filter;
 use crate::domain::source::Source;
 use crate::store::aggregated_streams::AggregatedPage;
 use crate::store::read::PageLimit;
-use crate::store::subscriptions::{Linked, PartitionCursor};
+use crate::store::subscriptions::{At, Linked};
 use crate::store::{Database, StoreError};
 
 /// A page that is not there by then is asked for again, smaller.
@@ -96,7 +96,7 @@ impl PageReader {
     pub async fn partitions(
         &self,
         id: i64,
-        cursors: &[PartitionCursor],
+        cursors: &[At],
         limit: PageLimit,
     ) -> Result<(Vec<Linked>, bool), StoreError> {
         self.in_turn(self.database.partition_pages(id, cursors, limit)).await

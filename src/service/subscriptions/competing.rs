@@ -4,6 +4,7 @@ use super::SubscriptionError;
 use super::consumer::{Consumer, Delivery, Round, Wish};
 use super::reading::{Open, Room};
 use crate::domain::delivery::{Cause, Step};
+use crate::store::read::PageLimit;
 use crate::store::subscriptions::{AckEntry, At, Claim, Doubt, Look, StepEntry, Take};
 
 /// Attempts of one round: each ends with something delivered, something passed over, or a cursor that somebody moved.
@@ -57,7 +58,7 @@ impl Consumer {
                     round.wait_for_room();
                     return Ok(round);
                 };
-                let again = self.take_again(messages, Take::Own { after }, look.epoch).await?;
+                let again = self.take_again(wish.limit(messages), Take::Own { after }, look.epoch).await?;
                 self.backlog_after = again.next;
                 round.deliveries = again.deliveries;
                 if !round.deliveries.is_empty() {
@@ -92,7 +93,7 @@ impl Consumer {
             return Ok(true);
         };
         if look.has_due {
-            let again = self.take_again(messages, Take::Due, look.epoch).await?;
+            let again = self.take_again(wish.limit(messages), Take::Due, look.epoch).await?;
             round.deliveries = again.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
@@ -187,7 +188,7 @@ impl Consumer {
     /// and those whose message is gone are over.
     pub(super) async fn take_again(
         &mut self,
-        limit: usize,
+        limit: PageLimit,
         take: Take<'_>,
         epoch: i64,
     ) -> Result<Again, SubscriptionError> {
@@ -198,9 +199,9 @@ impl Consumer {
         self.doubts.push(doubt.into());
         let (database, policy) = (self.subscriptions.database(), &self.subscription.policy);
         let id = self.subscription.id;
-        let taken = database.take_deliveries(id, &self.name, limit as i64, policy.max_deliveries, take, epoch).await?;
+        let taken = database.take_deliveries(id, &self.name, limit, policy.max_deliveries, take, epoch).await?;
         // They come in the order of the log. One that ends here is passed all the same.
-        let next = taken.iter().map(|taken| taken.at).max().filter(|_| taken.len() >= limit);
+        let next = taken.iter().filter(|taken| taken.has_more).map(|taken| taken.at).max();
         let wanted = taken.iter().filter(|taken| !taken.is_exhausted).map(|taken| taken.global_position);
         let mut messages: std::collections::HashMap<_, _> = match wanted.collect::<Vec<_>>() {
             wanted if wanted.is_empty() => Default::default(),

@@ -91,6 +91,13 @@ pub struct Wish {
     pub in_flight_max: i64,
 }
 
+impl Wish {
+    /// At most so many messages of what it takes at once.
+    pub(super) fn limit(self, messages: usize) -> PageLimit {
+        PageLimit { messages: messages as i64, bytes: self.bytes }
+    }
+}
+
 /// A consumer that is waiting for messages here.
 pub struct Consumer {
     pub(super) subscriptions: Subscriptions,

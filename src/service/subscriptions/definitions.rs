@@ -10,7 +10,7 @@ use crate::domain::subscription::{Definition, SettingsPatch, StartAt, Subscripti
 use crate::domain::time::Timestamp;
 use crate::service::read::{PlaceError, Start};
 use crate::store::StoreError;
-use crate::store::subscriptions::{NewSubscription, PartitionCursor, State, StoredSubscription, Update};
+use crate::store::subscriptions::{At, NewSubscription, State, StoredSubscription, Update};
 
 /// Attempts to make a subscription that others make and delete at the same moment.
 const PUT_ATTEMPTS: usize = 5;
@@ -34,7 +34,8 @@ pub struct SeekPlan {
 /// The cursors of a new subscription.
 struct Beginning {
     aggregated_stream_id: Option<i64>,
-    cursors: Vec<PartitionCursor>,
+    /// Everything up to these was read.
+    cursors: Vec<At>,
     first_position: i64,
 }
 
@@ -67,7 +68,7 @@ impl Subscriptions {
     async fn create(&self, name: &str, definition: &Definition, most: usize) -> Result<bool, SubscriptionError> {
         let beginning = self.beginning(definition).await?;
         let partitions: Vec<i32> = beginning.cursors.iter().map(|cursor| cursor.partition).collect();
-        let cursors: Vec<i64> = beginning.cursors.iter().map(|cursor| cursor.after).collect();
+        let cursors: Vec<i64> = beginning.cursors.iter().map(|cursor| cursor.position).collect();
         let id = self
             .database()
             .create_subscription(NewSubscription {
@@ -90,7 +91,7 @@ impl Subscriptions {
         let SubscriptionSource::Aggregated(name) = &definition.source else {
             let after = self.log_cursor(definition, definition.from).await?;
             let count = if definition.is_partitioned() { definition.partitions as i32 } else { 1 };
-            let cursors = (0..count).map(|partition| PartitionCursor { partition, after }).collect();
+            let cursors = (0..count).map(|partition| At { partition, position: after }).collect();
             return Ok(Beginning { aggregated_stream_id: None, cursors, first_position: 0 });
         };
         let Some(id) = self.database().aggregated_stream_id(name).await? else {
@@ -124,7 +125,7 @@ impl Subscriptions {
 
     /// Of the partitions that have messages. An end, or a time, is one of the log: what is in the log already is to be
     /// in its partition before it is said where that is.
-    async fn aggregated_cursors(&self, id: i64, name: &str, to: StartAt) -> Result<Vec<PartitionCursor>, StoreError> {
+    async fn aggregated_cursors(&self, id: i64, name: &str, to: StartAt) -> Result<Vec<At>, StoreError> {
         if matches!(to, StartAt::End | StartAt::Time(_)) {
             self.inner.aggregated.project_what_is_settled(name, PROJECTION_WAIT_MAX).await?;
         }
@@ -144,7 +145,7 @@ impl Subscriptions {
         };
         let cursors = partitions
             .iter()
-            .map(|one| PartitionCursor { partition: one.partition, after: cursor(one.partition, one.message_count) });
+            .map(|one| At { partition: one.partition, position: cursor(one.partition, one.message_count) });
         Ok(cursors.collect())
     }
 
@@ -225,7 +226,7 @@ impl Subscriptions {
         let targets: HashMap<i32, i64> = match (stored.aggregated_stream_id, &definition.source) {
             (Some(id), SubscriptionSource::Aggregated(name)) => {
                 let cursors = self.aggregated_cursors(id, name, to).await?;
-                cursors.into_iter().map(|cursor| (cursor.partition, cursor.after)).collect()
+                cursors.into_iter().map(|cursor| (cursor.partition, cursor.position)).collect()
             }
             _ => {
                 let after = self.log_cursor(&definition, to).await?;
@@ -237,12 +238,12 @@ impl Subscriptions {
             .filter(|cursor| partitions.is_none_or(|wanted| wanted.contains(&cursor.partition)))
             .filter_map(|cursor| {
                 let to = *targets.get(&cursor.partition)?;
-                Some(SeekPlan { partition: cursor.partition, from: cursor.after, to })
+                Some(SeekPlan { partition: cursor.partition, from: cursor.position, to })
             })
             .collect();
         if !is_dry_run {
-            let cursors: Vec<PartitionCursor> =
-                plans.iter().map(|plan| PartitionCursor { partition: plan.partition, after: plan.to }).collect();
+            let cursors: Vec<At> =
+                plans.iter().map(|plan| At { partition: plan.partition, position: plan.to }).collect();
             self.database().seek_subscription(stored.id, &cursors).await?;
             self.inner.hub.wake(stored.id);
         }

@@ -14,6 +14,7 @@ use super::{SubscriptionError, Subscriptions};
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
+use crate::store::read::PageLimit;
 use crate::store::subscriptions::Doubt;
 
 /// Consumers that have gone, whose doubts are kept. Those of others are left to the times of their acks.
@@ -168,21 +169,17 @@ impl Consumer {
         }
         let database = self.subscriptions.database();
         let most = self.subscription.definition.settings.max_in_flight.min(wish.in_flight_max);
-        let given = database.given(self.subscription.id, &self.name, most.min(wish.messages as i64)).await?;
+        let limit = PageLimit { messages: most.min(wish.messages as i64), bytes: wish.bytes };
+        let given = database.given(self.subscription.id, &self.name, limit).await?;
         if given.is_empty() {
             return Ok(Vec::new());
         }
         let wanted: Vec<i64> = given.iter().map(|given| given.global_position).collect();
         let mut messages = database.messages_at(&wanted).await?;
         let mut deliveries = Vec::with_capacity(given.len());
-        let mut bytes = 0;
         for given in given {
             // It may be gone: then its time runs out.
             let Some(message) = messages.remove(&given.global_position) else { continue };
-            bytes += message.json().len();
-            if bytes > wish.bytes && !deliveries.is_empty() {
-                break;
-            }
             deliveries.push(Delivery {
                 partition: given.at.partition,
                 position: given.at.position,

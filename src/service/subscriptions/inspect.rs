@@ -14,6 +14,7 @@ use crate::store::subscriptions::{
 };
 
 use super::competing::Again;
+use super::consumer::Wish;
 
 /// Between two looks of who waits for a position to be acked.
 const LOOK_PAUSE: Duration = Duration::from_millis(25);
@@ -152,7 +153,7 @@ impl Subscriptions {
         min_idle_ms: i64,
         after: At,
         positions: Option<&[At]>,
-        limit: usize,
+        wish: Wish,
     ) -> Result<Again, SubscriptionError> {
         let subscription = self.find(name).await?;
         let mut claimant = self.visit(subscription, consumer, false).await?;
@@ -161,7 +162,7 @@ impl Subscriptions {
             return Ok(Again::default());
         }
         let epoch = self.database().next_delivery_epoch().await?;
-        let mut taken = claimant.take_again(limit, take, epoch).await?;
+        let mut taken = claimant.take_again(wish.limit(wish.messages), take, epoch).await?;
         claimant.doubts.clear();
         taken.deliveries.sort_by_key(|one| (one.partition, one.position));
         self.inner.hub.wake(claimant.subscription().id);

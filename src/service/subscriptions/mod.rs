@@ -32,8 +32,7 @@ use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
 pub use crate::store::subscriptions::{
-    At, ConsumerInfo, Lag, ParkedMessage, PartitionCursor, PartitionLag, PendingDelivery, PendingSummary, State,
-    StoredSubscription,
+    At, ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription,
 };
 pub use acks::{AckCounts, AckRequest, Fenced, NackEntry};
 pub use catalog::Subscription;

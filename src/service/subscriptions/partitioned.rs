@@ -68,7 +68,7 @@ impl Consumer {
             return Ok(true);
         };
         if sync.has_replays {
-            let again = self.take_again(messages, Take::Replays, 0).await?;
+            let again = self.take_again(wish.limit(messages), Take::Replays, 0).await?;
             round.deliveries = again.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);

@@ -10,7 +10,7 @@ use crate::domain::source::Source;
 use crate::service::log::{Log, Place, Read};
 use crate::store::StoreError;
 use crate::store::read::PageLimit;
-use crate::store::subscriptions::{At, Held, PartitionCursor};
+use crate::store::subscriptions::{At, Held};
 
 /// Messages that one round may look at without delivering any.
 const EXAMINED_MAX: usize = 10_000;
@@ -213,8 +213,8 @@ impl Consumer {
 
     /// From the place of each partition of an aggregated stream on.
     async fn find_in_partitions(&self, id: i64, open: &[Open], room: &Room) -> Result<Found, StoreError> {
-        let cursor = |one: &Open| PartitionCursor { partition: one.partition, after: one.cursor };
-        let cursors: Vec<PartitionCursor> = open.iter().filter(|one| !one.is_closed).map(cursor).collect();
+        let cursor = |one: &Open| At { partition: one.partition, position: one.cursor };
+        let cursors: Vec<At> = open.iter().filter(|one| !one.is_closed).map(cursor).collect();
         let most = self.local.page_limit();
         let limit = PageLimit { messages: most.messages.min(room.messages.max(1) as i64), ..most };
         let (links, is_end) = self.subscriptions.inner.tail.pages().partitions(id, &cursors, limit).await?;

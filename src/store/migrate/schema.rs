@@ -161,6 +161,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "message_store/stream_version",
     "message_store/write_message",
     "messages_at",
+    "messages_that_fit",
     "notify_appended",
     "project_live",
     "project_past",

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::{At, Standing, State};
 use crate::store::outcome::Outcome;
+use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 
 /// What a consumer finds.
@@ -59,6 +60,8 @@ pub struct Taken {
     pub delivery_count: i64,
     /// It was tried too often: it stays where it is, for who decides what becomes of it.
     pub is_exhausted: bool,
+    /// Others were left, because there are many or they are large.
+    pub has_more: bool,
 }
 
 impl Database {
@@ -149,7 +152,7 @@ impl Database {
         &self,
         subscription: i64,
         consumer: &str,
-        limit: i64,
+        limit: PageLimit,
         attempts_max: i64,
         take: Take<'_>,
         epoch: i64,
@@ -167,15 +170,17 @@ impl Database {
                 (min_idle, from, wanted) = (Some(min_idle_ms), after, positions);
             }
             Take::Replays => {
-                let sql = "SELECT * FROM headwater.subscription_take_replays($1, $2, $3, $4)";
+                let sql = "SELECT * FROM headwater.subscription_take_replays($1, $2, $3, $4, $5)";
                 let statement = client.prepare_cached(sql).await?;
-                let rows = client.query(&statement, &[&subscription, &consumer, &limit, &attempts_max]).await?;
+                let rows = client
+                    .query(&statement, &[&subscription, &consumer, &limit.messages, &attempts_max, &limit.bytes()])
+                    .await?;
                 return read_taken(&rows);
             }
         }
         let partitions = wanted.map(|wanted| wanted.iter().map(|at| at.partition).collect::<Vec<_>>());
         let positions = wanted.map(|wanted| wanted.iter().map(|at| at.position).collect::<Vec<_>>());
-        let sql = "SELECT * FROM headwater.subscription_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+        let sql = "SELECT * FROM headwater.subscription_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
         let statement = client.prepare_cached(sql).await?;
         let rows = client
             .query(
@@ -183,7 +188,7 @@ impl Database {
                 &[
                     &subscription,
                     &consumer,
-                    &limit,
+                    &limit.messages,
                     &attempts_max,
                     &own,
                     &min_idle,
@@ -192,6 +197,7 @@ impl Database {
                     &from.partition,
                     &from.position,
                     &epoch,
+                    &limit.bytes(),
                 ],
             )
             .await?;
@@ -208,6 +214,7 @@ fn read_taken(rows: &[tokio_postgres::Row]) -> Result<Vec<Taken>, StoreError> {
             epoch: row.try_get(3)?,
             delivery_count: row.try_get::<_, i32>(4)?.into(),
             is_exhausted: row.try_get(6)?,
+            has_more: row.try_get(7)?,
         });
     }
     // An UPDATE answers in no order.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Advance, At};
+use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 
 /// What a consumer may have been given by a call whose answer has not been taken in.
@@ -90,10 +91,10 @@ impl Database {
     }
 
     /// What a consumer has and has not acked, by partition and position.
-    pub async fn given(&self, subscription: i64, consumer: &str, limit: i64) -> Result<Vec<Given>, StoreError> {
+    pub async fn given(&self, subscription: i64, consumer: &str, limit: PageLimit) -> Result<Vec<Given>, StoreError> {
         let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_given($1, $2, $3)").await?;
-        let rows = client.query(&statement, &[&subscription, &consumer, &limit]).await?;
+        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_given($1, $2, $3, $4)").await?;
+        let rows = client.query(&statement, &[&subscription, &consumer, &limit.messages, &limit.bytes()]).await?;
         let mut given = Vec::with_capacity(rows.len());
         for row in &rows {
             // Its message may be gone.

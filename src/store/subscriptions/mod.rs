@@ -16,7 +16,7 @@ pub use definitions::{NewSubscription, State, StoredSubscription, Update};
 pub use doubts::{Doubt, Given};
 pub use inspect::{ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary};
 pub use partitioned::{Advance, Held, Sync};
-pub use sources::{Linked, PartitionCursor};
+pub use sources::Linked;
 
 /// Where something stands with a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,13 +10,6 @@ use crate::domain::message::Message;
 use crate::store::read::{COLUMNS, PageLimit, has_message, message_of};
 use crate::store::{Database, StoreError};
 
-/// Where a partition's cursor stands: everything up to `after` was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PartitionCursor {
-    pub partition: i32,
-    pub after: i64,
-}
-
 /// A place in a partition, and the message that stands there.
 pub type Linked = (At, Option<Message>);
 
@@ -24,17 +17,17 @@ pub type Linked = (At, Option<Message>);
 const PER_PARTITION_MIN: i64 = 16;
 
 impl Database {
-    /// What comes next in some partitions of an aggregated stream: each partition in its order. A link whose message is
+    /// What comes after these places in some partitions of an aggregated stream: each partition in its order. A link whose message is
     /// gone has none. Says too whether that is all there is.
     pub async fn partition_pages(
         &self,
         aggregated_stream: i64,
-        cursors: &[PartitionCursor],
+        cursors: &[At],
         page: PageLimit,
     ) -> Result<(Vec<Linked>, bool), StoreError> {
         let limit = page.messages;
         let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
-        let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.after).collect();
+        let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.position).collect();
         let each = (2 * limit / cursors.len().max(1) as i64).clamp(PER_PARTITION_MIN.min(limit), limit);
         let sql = format!(
             "SELECT 0::bigint, {COLUMNS}, m.link_partition, m.link_position FROM (\
@@ -65,7 +58,8 @@ impl Database {
         Ok((links, is_all))
     }
 
-    /// The messages at these global positions; those that are gone are left out.
+    /// The messages at these global positions; those that are gone are left out. Bounded by whoever chose them (see
+    /// `headwater.messages_that_fit`).
     pub async fn messages_at(&self, global_positions: &[i64]) -> Result<HashMap<i64, Message>, StoreError> {
         let sql =
             format!("SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.global_position = ANY ($1)");
@@ -76,9 +70,9 @@ impl Database {
     }
 
     /// Sets cursors, which fences everything that was delivered before.
-    pub async fn seek_subscription(&self, subscription: i64, cursors: &[PartitionCursor]) -> Result<(), StoreError> {
+    pub async fn seek_subscription(&self, subscription: i64, cursors: &[At]) -> Result<(), StoreError> {
         let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
-        let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.after).collect();
+        let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.position).collect();
         let client = self.client().await?;
         let statement = client.prepare_cached("SELECT headwater.subscription_seek($1, $2, $3)").await?;
         client.query_one(&statement, &[&subscription, &partitions, &afters]).await?;
@@ -86,7 +80,7 @@ impl Database {
     }
 
     /// Where the partitions of a subscription stand: the last message of each that was acked.
-    pub async fn subscription_cursors(&self, subscription: i64) -> Result<Vec<PartitionCursor>, StoreError> {
+    pub async fn subscription_cursors(&self, subscription: i64) -> Result<Vec<At>, StoreError> {
         let client = self.client().await?;
         let statement = client
             .prepare_cached(
@@ -95,6 +89,6 @@ impl Database {
             )
             .await?;
         let rows = client.query(&statement, &[&subscription]).await?;
-        rows.iter().map(|row| Ok(PartitionCursor { partition: row.try_get(0)?, after: row.try_get(1)? })).collect()
+        rows.iter().map(|row| Ok(At { partition: row.try_get(0)?, position: row.try_get(1)? })).collect()
     }
 }
