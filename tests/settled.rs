@@ -12,6 +12,7 @@ use crate::support::events::{Events, position_of};
 use crate::support::sql_writer;
 
 mod numbered_by_hand;
+mod open_in_bulk;
 mod rounds;
 
 /// A hole that nobody can fill any more is passed over within this.

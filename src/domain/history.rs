@@ -42,7 +42,8 @@ pub struct Seen {
     pub first: Option<Landmark>,
     /// The newest message at or below the settled position.
     pub newest: Option<Landmark>,
-    /// The highest position of a message, 0 if there is none.
+    /// The highest position of a message, 0 if there is none; no more than the settled one where the sequence has given
+    /// that.
     pub head: i64,
     /// The last position that the sequence gave out; `None`: there is no sequence.
     pub given: Option<i64>,

@@ -7,15 +7,18 @@ use uuid::Uuid;
 use super::{Database, Session, StoreError};
 use crate::domain::history::{Ground, Known, Landmark, Seen};
 
-/// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one.
+/// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one. Nothing in it looks
+/// through what a large transaction has inserted and not committed: the end of the log is looked for only where the
+/// sequence has not given what is settled, and its beginning once something is.
 const LOOK: &str = "SELECT pg_is_in_recovery(), k.history, m.id, f.global_position, f.id, n.global_position, n.id, \
-    coalesce((SELECT max(global_position) FROM message_store.messages), 0), \
+    CASE WHEN pg_sequence_last_value(s.oid) >= $2 THEN $2 \
+    ELSE coalesce((SELECT max(global_position) FROM message_store.messages), 0) END, \
     CASE WHEN s.oid IS NOT NULL THEN coalesce(pg_sequence_last_value(s.oid), 0) END, \
     pg_relation_filenode(s.oid)::bigint \
     FROM (SELECT pg_get_serial_sequence('message_store.messages', 'global_position')::regclass AS oid) AS s \
     CROSS JOIN (SELECT coalesce((SELECT history FROM headwater.settled_position), 0) AS history) AS k \
     LEFT JOIN message_store.messages AS m ON m.global_position = $1 \
-    LEFT JOIN LATERAL (SELECT global_position, id FROM message_store.messages \
+    LEFT JOIN LATERAL (SELECT global_position, id FROM message_store.messages WHERE $2 > 0 \
     ORDER BY global_position LIMIT 1) AS f ON true \
     LEFT JOIN LATERAL (SELECT global_position, id FROM message_store.messages WHERE global_position <= $2 \
     ORDER BY global_position DESC LIMIT 1) AS n ON true";

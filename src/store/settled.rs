@@ -20,6 +20,8 @@ pub struct Look {
     pub given: Option<i64>,
     /// How many positions a session takes from the sequence at once, if it is known.
     pub cached: Option<i64>,
+    /// Whether everything was looked at, to the end of the log.
+    pub is_to_the_end: bool,
 }
 
 /// A place in the server's own log that is not on disk yet.
@@ -35,6 +37,9 @@ pub struct NewRow {
     pub stored_bytes: usize,
 }
 
+/// Positions that one look passes over at most. What a large transaction has inserted and not committed is seen by
+/// nobody, but has to be passed over row by row.
+const LOOK_POSITIONS_MAX: i64 = 20_000;
 /// A read of the tail that takes longer is given up, with its connection.
 const LIMIT: (Duration, &str) = (Duration::from_secs(5), "a read of the tail");
 
@@ -70,8 +75,9 @@ impl Database {
 
 /// What the reader of the tail asks.
 impl Session {
-    /// What comes after a position, in order, as one snapshot shows it; `named`: with streams and sizes.
-    pub async fn look_after(&self, after: i64, limit: i64, named: bool) -> Result<Look, StoreError> {
+    /// What comes after a position, in order, as one snapshot shows it; `named`: with streams and sizes. Up to a position,
+    /// or as far as one look goes: while the sequence has given many more, the nearest of them.
+    pub async fn look_after(&self, after: i64, upto: Option<i64>, limit: i64, named: bool) -> Result<Look, StoreError> {
         // pg_column_size() says how much is stored, and unpacks nothing.
         let row = if named {
             "stream_name, (pg_column_size(type) + coalesce(pg_column_size(data), 0) \
@@ -81,9 +87,13 @@ impl Session {
         };
         let sql = format!(
             "SELECT global_position, {row}, {UNFLUSHED}, {GIVEN}, {CACHED} FROM message_store.messages \
-             WHERE global_position > $1 ORDER BY global_position LIMIT $2"
+             WHERE global_position > $1 AND global_position <= coalesce($3, \
+             (SELECT CASE WHEN {GIVEN} > $4 THEN $4 END), 9223372036854775807) ORDER BY global_position LIMIT $2"
         );
-        let found = self.query_typed(&sql, &[(&after, Type::INT8), (&limit, Type::INT8)]).await?;
+        let far = after.saturating_add(LOOK_POSITIONS_MAX);
+        let found = self
+            .query_typed(&sql, &[(&after, Type::INT8), (&limit, Type::INT8), (&upto, Type::INT8), (&far, Type::INT8)])
+            .await?;
         let (unflushed, given, cached) = match found.first() {
             Some(row) => (row.try_get::<_, Option<i64>>(3)?, row.try_get(4)?, row.try_get(5)?),
             None => (None, None, None),
@@ -97,7 +107,15 @@ impl Session {
                 stored_bytes: stored_bytes as usize,
             });
         }
-        Ok(Look { rows, unflushed: unflushed.map(Unflushed), given, cached })
+        let is_to_the_end = upto.is_none() && given.is_none_or(|given| given <= far);
+        Ok(Look { rows, unflushed: unflushed.map(Unflushed), given, cached, is_to_the_end })
+    }
+
+    /// The highest position that the sequence has given, if so many were given after one that a look does not see all.
+    pub async fn given_far_after(&self, after: i64) -> Result<Option<i64>, StoreError> {
+        let rows = self.query_typed(&format!("SELECT {GIVEN}"), &[]).await?;
+        let given: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
+        Ok(given.filter(|given| *given > after.saturating_add(LOOK_POSITIONS_MAX)))
     }
 
     /// The messages at these positions, in the order in which these are given, up to the first that does not fit into
@@ -119,6 +137,13 @@ impl Session {
         let Some(row) = rows.first() else { return Ok(0) };
         self.until_flushed(row.try_get::<_, Option<i64>>(1)?.map(Unflushed)).await?;
         Ok(row.try_get(0)?)
+    }
+
+    /// Waits until everything up to now is on disk, also which positions were given.
+    pub async fn until_all_flushed(&self) -> Result<(), StoreError> {
+        let rows = self.query_typed(&format!("SELECT {UNFLUSHED}"), &[]).await?;
+        let unflushed: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
+        self.until_flushed(unflushed.map(Unflushed)).await
     }
 
     /// Waits until what was seen is on disk: what is lost in a crash must not have been shown to anybody, for its

@@ -119,6 +119,35 @@ async fn another_connection_of_the_same_name_takes_its_place() {
     app.stop().await;
 }
 
+/// Whoever is sent away or replaced hears that, and never that the subscription is gone; a fetch that waits goes on.
+#[tokio::test]
+async fn a_consumer_that_is_sent_away_or_replaced_is_not_told_that_its_subscription_is_gone() {
+    for mode in ["partitioned", "competing"] {
+        let (_database, app) = filled(1, 0).await;
+        let sub = Sub::new(&app, "s", json!({ "source": { "category": "a" }, "mode": mode })).await;
+        let is_there = |status: &Value| status["consumers"].as_array().unwrap().len() == 1;
+        let mut old = sub.connect("w1").await;
+        sub.until("it has joined", is_there).await;
+        let mut new = sub.connect("w1").await;
+        assert_eq!(old.next("closing").await.json(), json!({ "reason": "replaced" }), "{mode}");
+        assert_eq!(app.delete(&sub.path("/consumers/w1")).await.status, 204, "{mode}");
+        assert_eq!(new.next("closing").await.json(), json!({ "reason": "removed" }), "{mode}");
+        let fetch = app.http.post(format!("{}{}", app.url, sub.path("/fetch")));
+        let fetching = tokio::spawn(fetch.json(&json!({ "consumer": "w1", "wait": "20s" })).send());
+        for _ in 0..5 {
+            sub.until("it is there again", is_there).await;
+            assert_eq!(app.delete(&sub.path("/consumers/w1")).await.status, 204, "{mode}");
+        }
+        app.write("a-1", "T", json!({ "n": 0 })).await;
+        let answer = Answer::of(fetching.await.unwrap().unwrap()).await;
+        assert_eq!(answer.status, 200, "{mode}: {}", answer.text);
+        let found = answer.json()["messages"].as_array().unwrap().clone();
+        assert_eq!(numbers(&found), [0], "{mode}");
+        sub.acked("w1", &found).await;
+        app.stop().await;
+    }
+}
+
 #[tokio::test]
 async fn it_is_told_why_it_ends() {
     let (_database, app) = filled(1, 0).await;

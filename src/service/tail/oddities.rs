@@ -52,7 +52,7 @@ impl Oddities {
     /// The rows of a look that may be settled. Behind a hole that reaches beyond what the sequence has given, a row was
     /// numbered by hand: the sequence will still give what lies before it, so it waits for that.
     pub fn pass(&mut self, look: Look, settled: i64, observer: &Observer) -> Vec<NewRow> {
-        let Look { mut rows, given, cached, .. } = look;
+        let Look { mut rows, given, cached, is_to_the_end, .. } = look;
         if let Some(numbers) = cached.filter(|numbers| *numbers != self.cached.unwrap_or(1)) {
             self.cached = cached;
             observer.record(Observation::SequenceCaches { numbers });
@@ -61,7 +61,7 @@ impl Oddities {
         let given_rows = given.map_or(rows.len(), |given| rows.partition_point(|row| row.global_position <= given));
         let ahead = rows.split_off(run.max(given_rows));
         let is_ahead = !ahead.is_empty();
-        if std::mem::replace(&mut self.is_ahead, is_ahead) != is_ahead {
+        if is_to_the_end && std::mem::replace(&mut self.is_ahead, is_ahead) != is_ahead {
             let at = ahead.first().map(|row| row.global_position);
             observer.record(Observation::PositionsAhead { at, given: given.unwrap_or_default() });
         }

@@ -168,7 +168,11 @@ impl Reader {
     /// Finds a position to begin at. Mostly nobody is writing, so that everything visible is settled; otherwise the
     /// checkpoint is a place from which to read on. Answers where the log ends.
     pub(super) async fn begin(&mut self, session: &Session) -> Result<i64, StoreError> {
-        let head = session.head().await?;
+        let head = match session.holders().await?.is_empty() {
+            true => session.head().await?,
+            // What they have not committed may be much, and lies before it.
+            false => session.kept_checkpoint().await?.0,
+        };
         let start = match Settling::at(0).jump_to(head) {
             Step::AskHolders if !session.holders().await?.is_empty() => session.kept_checkpoint().await?.0.min(head),
             _ => head,
@@ -242,24 +246,32 @@ impl Reader {
         for _ in 0..READS_MAX {
             let opened = self.tail.cache().opened();
             // Sent together, and judged by the later one: rows of another log are not taken for news of this one.
-            let (look, seen) = tokio::join!(self.read_new(session), self.look_at_history(session));
+            let (look, seen) = tokio::join!(self.read_new(session, None), self.look_at_history(session));
             let (look, seen) = (look?, seen?);
             if self.is_another_log(session, &seen).await? {
                 return Ok(Round::MoreToRead);
             }
             let new = self.take_up(session, look).await?;
             let positions = positions(&new);
-            let Some(&last) = positions.last() else {
-                // What was committed before this look and does not show has been deleted since.
-                self.pending.clear();
-                self.released();
-                return Ok(Round::Complete);
+            let (run, step) = match positions.last() {
+                Some(&last) => {
+                    self.saw(last);
+                    if positions.len() >= FAR_BEHIND_ROWS && self.jump(session).await? {
+                        continue;
+                    }
+                    self.settling.on_rows(&positions)
+                }
+                // Nothing shows as far as this look went; what comes after that is behind a hole.
+                None => match session.given_far_after(self.settling.settled()).await? {
+                    Some(given) => (0, self.settling.jump_to(given)),
+                    None => {
+                        // What was committed before this look and does not show has been deleted since.
+                        self.pending.clear();
+                        self.released();
+                        return Ok(Round::Complete);
+                    }
+                },
             };
-            self.saw(last);
-            if positions.len() >= FAR_BEHIND_ROWS && self.jump(session).await? {
-                continue;
-            }
-            let (run, step) = self.settling.on_rows(&positions);
             if run > 0 {
                 self.fetch(session, new, run, opened).await?;
             }
@@ -277,10 +289,10 @@ impl Reader {
         Ok(Round::MoreToRead)
     }
 
-    /// The rows after the settled position.
-    async fn read_new(&self, session: &Session) -> Result<Look, StoreError> {
+    /// The rows after the settled position, up to another one or as far as one look goes.
+    async fn read_new(&self, session: &Session, upto: Option<i64>) -> Result<Look, StoreError> {
         let has_topics = self.tail.cache().has_topics();
-        session.look_after(self.settling.settled(), ROWS_MAX, has_topics).await
+        session.look_after(self.settling.settled(), upto, ROWS_MAX, has_topics).await
     }
 
     /// The rows of a look that may be settled, all of them on disk.
@@ -312,20 +324,27 @@ impl Reader {
     async fn decide(&mut self, session: &Session, upto: i64) -> Result<(), StoreError> {
         while self.settling.settled() < upto {
             let opened = self.tail.cache().opened();
-            let look = self.read_new(session).await?;
+            let look = self.read_new(session, Some(upto)).await?;
             let new = self.take_up(session, look).await?;
             let positions = positions(&new);
-            let run = positions.partition_point(|at| *at <= upto);
-            // A look that shows more than that, or not all it could, has shown all there is: a hole is one step.
-            let is_all = run < positions.len() || positions.len() < ROWS_MAX as usize;
-            self.settling.on_decided(if is_all { upto } else { positions[run - 1] });
-            self.fetch(session, new, run, opened).await?;
+            if positions.is_empty() {
+                // With no row to wait for, a crash would take back that they were given.
+                session.until_all_flushed().await?;
+            }
+            // A look that shows not all it could has shown all there is: a hole is one step.
+            let last = positions.last().filter(|_| positions.len() == ROWS_MAX as usize);
+            self.settling.on_decided(last.copied().unwrap_or(upto));
+            self.fetch(session, new, positions.len(), opened).await?;
         }
         Ok(())
     }
 
     /// Far behind, the messages between are not worth keeping: if nobody holds a hole open, all is settled at once.
     async fn jump(&mut self, session: &Session) -> Result<bool, StoreError> {
+        // While somebody writes it would be in vain, and what a large transaction has not committed lies before the head.
+        if !session.holders().await?.is_empty() {
+            return Ok(false);
+        }
         let head = session.head().await?;
         self.saw(head);
         if head - self.settling.settled() < FAR_BEHIND || !session.holders().await?.is_empty() {
