@@ -143,7 +143,7 @@ impl Running {
         if tokio::time::timeout(STOP_TIMEOUT, self.lifecycle.stop_agents()).await.is_err() {
             tracing::warn!("some agents were still busy when the time to stop was over");
         }
-        self.database.close().await;
+        self.database.close();
         if let Some(reason) = self.lifecycle.failure() {
             return Err(AppError::Failed(reason));
         }

@@ -91,13 +91,22 @@ const CURRENT: &str = "SELECT p.id, p.aggregated_stream_id, p.last_position, p.l
     FROM headwater.projections AS p JOIN headwater.aggregated_streams AS s ON s.id = p.aggregated_stream_id \
     CROSS JOIN headwater.projector AS r WHERE p.is_current";
 
-const STATE: &str = "SELECT s.id, s.name, s.definition::text, s.is_paused, \
-    p.is_live, CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END, p.error::text, p.skipped, \
-    p.substituted, b.id IS NOT NULL, b.projected_position, b.error::text, b.skipped, b.substituted \
-    FROM headwater.aggregated_streams AS s \
-    JOIN headwater.projections AS p ON p.aggregated_stream_id = s.id AND p.is_current \
-    LEFT JOIN headwater.projections AS b ON b.aggregated_stream_id = s.id AND NOT b.is_current \
-    CROSS JOIN headwater.projector AS r";
+/// An aggregated stream with its projections, in one snapshot.
+struct StateRow {
+    id: i64,
+    name: String,
+    definition: String,
+    is_paused: bool,
+    is_live: bool,
+    projected_position: i64,
+    error: Option<String>,
+    skipped: i64,
+    substituted: i64,
+    rebuilt_position: Option<i64>,
+    rebuild_error: Option<String>,
+    rebuild_skipped: Option<i64>,
+    rebuild_substituted: Option<i64>,
+}
 
 impl Database {
     /// Defines an aggregated stream, unless there is one of that name or there are `most` already.
@@ -107,73 +116,89 @@ impl Database {
         definition: &str,
         most: i64,
     ) -> Result<Created, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.aggregated_stream_create($1, $2, $3)").await?;
-        let id: Option<i64> = client.query_one(&statement, &[&name, &definition, &most]).await?.try_get(0)?;
-        Ok(if id.is_some() { Created::Yes } else { Created::No })
-    }
-
-    pub async fn delete_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
-        self.change_aggregated_stream("SELECT headwater.aggregated_stream_delete($1)", name).await
-    }
-
-    pub async fn pause_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
-        self.change_aggregated_stream("SELECT headwater.aggregated_stream_pause($1)", name).await
-    }
-
-    pub async fn resume_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
-        self.change_aggregated_stream("SELECT headwater.aggregated_stream_resume($1)", name).await
-    }
-
-    pub async fn rebuild_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
-        self.change_aggregated_stream("SELECT headwater.aggregated_stream_rebuild($1)", name).await
+        let id = sqlx::query_scalar!("SELECT headwater.aggregated_stream_create($1, $2, $3)", name, definition, most);
+        Ok(if id.fetch_one(self).await?.is_some() { Created::Yes } else { Created::No })
     }
 
     /// Says whether there is such a stream.
-    async fn change_aggregated_stream(&self, sql: &str, name: &str) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached(sql).await?;
-        Outcome::is_done(client.query_one(&statement, &[&name]).await?.try_get(0)?)
+    pub async fn delete_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+        let outcome =
+            sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_delete($1) AS "outcome!: Outcome""#, name);
+        Ok(outcome.fetch_one(self).await?.is_done())
+    }
+
+    /// Says whether there is such a stream.
+    pub async fn pause_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+        let outcome =
+            sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_pause($1) AS "outcome!: Outcome""#, name);
+        Ok(outcome.fetch_one(self).await?.is_done())
+    }
+
+    /// Says whether there is such a stream.
+    pub async fn resume_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+        let outcome =
+            sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_resume($1) AS "outcome!: Outcome""#, name);
+        Ok(outcome.fetch_one(self).await?.is_done())
+    }
+
+    /// Says whether there is such a stream.
+    pub async fn rebuild_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+        let outcome =
+            sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_rebuild($1) AS "outcome!: Outcome""#, name);
+        Ok(outcome.fetch_one(self).await?.is_done())
     }
 
     pub async fn aggregated_stream_id(&self, name: &str) -> Result<Option<i64>, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT id FROM headwater.aggregated_streams WHERE name = $1").await?;
-        Ok(client.query_opt(&statement, &[&name]).await?.map(|row| row.try_get(0)).transpose()?)
+        let id = sqlx::query_scalar!("SELECT id FROM headwater.aggregated_streams WHERE name = $1", name);
+        Ok(id.fetch_optional(self).await?)
     }
 
     pub async fn aggregated_stream(&self, name: &str) -> Result<Option<StoredAggregatedStream>, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached(&format!("{STATE} WHERE s.name = $1")).await?;
-        client.query_opt(&statement, &[&name]).await?.as_ref().map(state_of).transpose()
+        let row = sqlx::query_as!(
+            StateRow,
+            r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.is_paused, p.is_live,
+               CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END AS "projected_position!",
+               p.error::text, p.skipped, p.substituted, b.projected_position AS "rebuilt_position?",
+               b.error::text AS rebuild_error, b.skipped AS "rebuild_skipped?", b.substituted AS "rebuild_substituted?"
+               FROM headwater.aggregated_streams AS s
+               JOIN headwater.projections AS p ON p.aggregated_stream_id = s.id AND p.is_current
+               LEFT JOIN headwater.projections AS b ON b.aggregated_stream_id = s.id AND NOT b.is_current
+               CROSS JOIN headwater.projector AS r
+               WHERE s.name = $1"#,
+            name
+        );
+        Ok(row.fetch_optional(self).await?.map(StoredAggregatedStream::from))
     }
 
     /// By name, after a name.
     pub async fn aggregated_streams(&self, after: &str, limit: i64) -> Result<Vec<StoredAggregatedStream>, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached(&format!("{STATE} WHERE s.name > $1 ORDER BY s.name LIMIT $2")).await?;
-        client.query(&statement, &[&after, &limit]).await?.iter().map(state_of).collect()
+        let rows = sqlx::query_as!(
+            StateRow,
+            r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.is_paused, p.is_live,
+               CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END AS "projected_position!",
+               p.error::text, p.skipped, p.substituted, b.projected_position AS "rebuilt_position?",
+               b.error::text AS rebuild_error, b.skipped AS "rebuild_skipped?", b.substituted AS "rebuild_substituted?"
+               FROM headwater.aggregated_streams AS s
+               JOIN headwater.projections AS p ON p.aggregated_stream_id = s.id AND p.is_current
+               LEFT JOIN headwater.projections AS b ON b.aggregated_stream_id = s.id AND NOT b.is_current
+               CROSS JOIN headwater.projector AS r
+               WHERE s.name > $1 ORDER BY s.name LIMIT $2"#,
+            after,
+            limit
+        );
+        Ok(rows.fetch_all(self).await?.into_iter().map(StoredAggregatedStream::from).collect())
     }
 
     /// The partitions that have messages, in order.
     pub async fn aggregated_partitions(&self, id: i64) -> Result<Vec<PartitionState>, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT a.partition, a.message_count, a.last_global_position, a.last_time \
-                 FROM headwater.aggregated_partitions AS a JOIN headwater.projections AS p ON p.id = a.projection_id \
-                 WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.partition",
-            )
-            .await?;
-        let read = |row: &Row| {
-            Ok(PartitionState {
-                partition: row.try_get(0)?,
-                message_count: row.try_get(1)?,
-                last_global_position: row.try_get(2)?,
-                last_time: row.try_get(3)?,
-            })
-        };
-        client.query(&statement, &[&id]).await?.iter().map(read).collect()
+        let partitions = sqlx::query_as!(
+            PartitionState,
+            r#"SELECT a.partition, a.message_count, a.last_global_position, a.last_time AS "last_time: Timestamp"
+               FROM headwater.aggregated_partitions AS a JOIN headwater.projections AS p ON p.id = a.projection_id
+               WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.partition"#,
+            id
+        );
+        Ok(partitions.fetch_all(self).await?)
     }
 
     /// A partition's messages from a position on. `None`: there is no such stream.
@@ -254,33 +279,29 @@ impl Database {
 
     /// How far these aggregated streams are; those that are gone are left out.
     pub async fn aggregated_progress(&self, ids: &[i64]) -> Result<Vec<Progress>, StoreError> {
-        let client = self.client().await?;
-        let sql = format!("{CURRENT} AND p.aggregated_stream_id = ANY ($1)");
-        let statement = client.prepare_cached(&sql).await?;
-        let read = |row: &Row| {
-            Ok(Progress {
-                projection_id: row.try_get(0)?,
-                aggregated_stream_id: row.try_get(1)?,
-                projected_position: row.try_get(4)?,
-                is_catching_up: row.try_get(5)?,
-            })
-        };
-        client.query(&statement, &[&ids]).await?.iter().map(read).collect()
+        let progress = sqlx::query_as!(
+            Progress,
+            r#"SELECT p.aggregated_stream_id AS "aggregated_stream_id!", p.id AS projection_id,
+               CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END AS "projected_position!",
+               NOT p.is_live AND p.error IS NULL AND NOT s.is_paused AS "is_catching_up!"
+               FROM headwater.projections AS p JOIN headwater.aggregated_streams AS s ON s.id = p.aggregated_stream_id
+               CROSS JOIN headwater.projector AS r WHERE p.is_current AND p.aggregated_stream_id = ANY ($1)"#,
+            ids
+        );
+        Ok(progress.fetch_all(self).await?)
     }
 
     /// For every partition that has messages, the first position at or after a global position.
     pub async fn aggregated_positions(&self, id: i64, global_position: i64) -> Result<Vec<(i32, i64)>, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT a.partition, \
-                 headwater.first_aggregated_position(p.id, a.partition, a.message_count, $2) \
-                 FROM headwater.projections AS p JOIN headwater.aggregated_partitions AS a ON a.projection_id = p.id \
-                 WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.partition",
-            )
-            .await?;
-        let rows = client.query(&statement, &[&id, &global_position]).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let positions = sqlx::query!(
+            r#"SELECT a.partition,
+               headwater.first_aggregated_position(p.id, a.partition, a.message_count, $2) AS "position!"
+               FROM headwater.projections AS p JOIN headwater.aggregated_partitions AS a ON a.projection_id = p.id
+               WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.partition"#,
+            id,
+            global_position
+        );
+        Ok(positions.fetch_all(self).await?.into_iter().map(|row| (row.partition, row.position)).collect())
     }
 }
 
@@ -296,30 +317,22 @@ fn partitioned(row: &Row) -> Result<Option<AggregatedMessage>, StoreError> {
     }))
 }
 
-fn state_of(row: &Row) -> Result<StoredAggregatedStream, StoreError> {
-    let current = ProjectionState {
-        is_live: row.try_get(4)?,
-        projected_position: row.try_get(5)?,
-        error: row.try_get(6)?,
-        skipped: row.try_get(7)?,
-        substituted: row.try_get(8)?,
-    };
-    let rebuild = match row.try_get(9)? {
-        true => Some(ProjectionState {
+impl From<StateRow> for StoredAggregatedStream {
+    fn from(row: StateRow) -> Self {
+        let current = ProjectionState {
+            is_live: row.is_live,
+            projected_position: row.projected_position,
+            error: row.error,
+            skipped: row.skipped,
+            substituted: row.substituted,
+        };
+        let rebuild = row.rebuilt_position.map(|projected_position| ProjectionState {
             is_live: false,
-            projected_position: row.try_get(10)?,
-            error: row.try_get(11)?,
-            skipped: row.try_get(12)?,
-            substituted: row.try_get(13)?,
-        }),
-        false => None,
-    };
-    Ok(StoredAggregatedStream {
-        id: row.try_get(0)?,
-        name: row.try_get(1)?,
-        definition: row.try_get(2)?,
-        is_paused: row.try_get(3)?,
-        current,
-        rebuild,
-    })
+            projected_position,
+            error: row.rebuild_error,
+            skipped: row.rebuild_skipped.unwrap_or_default(),
+            substituted: row.rebuild_substituted.unwrap_or_default(),
+        });
+        Self { id: row.id, name: row.name, definition: row.definition, is_paused: row.is_paused, current, rebuild }
+    }
 }

@@ -213,11 +213,7 @@ fn standing_answer(standing: Vec<Standing>, duplicate: bool) -> Appended {
 /// Data and metadata of messages, as PostgreSQL prints them.
 type Texts<'a> = Vec<Option<&'a str>>;
 
-fn read_answer(
-    row: &Row,
-    requests: &[&AppendRequest],
-    wanted: Option<&[bool]>,
-) -> Result<BatchAnswer, StoreError> {
+fn read_answer(row: &Row, requests: &[&AppendRequest], wanted: Option<&[bool]>) -> Result<BatchAnswer, StoreError> {
     let outcomes: Vec<&str> = row.try_get("outcomes")?;
     let versions: Vec<i64> = row.try_get("versions")?;
     let global_positions: Vec<i64> = row.try_get::<_, Option<_>>("global_positions")?.unwrap_or_default();
@@ -365,36 +361,33 @@ impl Database {
     }
 }
 
-/// Who holds the lock of a category, or a lock on the table that keeps everybody from writing. A prepared transaction
-/// has no process, and is known by the lock on its own number.
-const LOCK_HOLDERS: &str = "SELECT DISTINCT l.pid, p.gid \
-    FROM (SELECT message_store.hash_64($1) AS key) AS category, pg_locks AS l \
-    LEFT JOIN pg_locks AS own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid' AND own.granted \
-    AND own.virtualtransaction = l.virtualtransaction \
-    LEFT JOIN pg_prepared_xacts AS p ON p.transaction = own.transactionid \
-    WHERE l.granted AND l.pid IS DISTINCT FROM $2 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-    AND ((l.locktype = 'advisory' AND l.objsubid = 1 AND l.classid::bigint = (category.key >> 32) & 4294967295 \
-    AND l.objid::bigint = category.key & 4294967295) \
-    OR (l.locktype = 'relation' AND l.relation = 'message_store.messages'::regclass \
-    AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))) \
-    ORDER BY 1, 2";
-
 impl Database {
-    /// Who keeps appends to a category waiting right now. `waited` is the session that has given up: it says so before
-    /// it lets go of what it had got already.
+    /// Who keeps appends to a category waiting right now: who holds its lock, or one on the table that keeps everybody
+    /// from writing. A prepared transaction has no process, and is known by the lock on its own number. `waited` is the
+    /// session that has given up: it says so before it lets go of what it had got already.
     pub async fn lock_holders(&self, category: &str, waited: Option<&Backend>) -> Result<Vec<LockHolder>, StoreError> {
-        let own = waited.map(|backend| backend.pid);
-        let client = self.client().await?;
-        let rows = client.query_typed(LOCK_HOLDERS, &[(&category, Type::TEXT), (&own, Type::INT4)]).await?;
-        let mut holders = Vec::with_capacity(rows.len());
-        for row in rows {
-            match (row.try_get::<_, Option<i32>>(0)?, row.try_get::<_, Option<String>>(1)?) {
-                (Some(pid), _) => holders.push(LockHolder::Process(pid)),
-                (None, Some(gid)) => holders.push(LockHolder::Prepared(gid)),
-                (None, None) => {}
-            }
-        }
-        Ok(holders)
+        let rows = sqlx::query!(
+            r#"SELECT DISTINCT l.pid, p.gid AS "gid?"
+               FROM (SELECT message_store.hash_64($1) AS key) AS category, pg_locks AS l
+               LEFT JOIN pg_locks AS own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+               AND own.granted AND own.virtualtransaction = l.virtualtransaction
+               LEFT JOIN pg_prepared_xacts AS p ON p.transaction = own.transactionid
+               WHERE l.granted AND l.pid IS DISTINCT FROM $2
+               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+               AND ((l.locktype = 'advisory' AND l.objsubid = 1 AND l.classid::bigint = (category.key >> 32) & 4294967295
+               AND l.objid::bigint = category.key & 4294967295)
+               OR (l.locktype = 'relation' AND l.relation = 'message_store.messages'::regclass
+               AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')))
+               ORDER BY 1, 2"#,
+            category,
+            waited.map(|backend| backend.pid)
+        )
+        .fetch_all(self)
+        .await?;
+        let holder = |(pid, gid): (Option<i32>, Option<String>)| {
+            pid.map(LockHolder::Process).or_else(|| gid.map(LockHolder::Prepared))
+        };
+        Ok(rows.into_iter().filter_map(|row| holder((row.pid, row.gid))).collect())
     }
 }
 

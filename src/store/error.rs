@@ -75,6 +75,10 @@ impl From<sqlx::Error> for StoreError {
             Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => {
                 StoreError::Unavailable(source_text(&error))
             }
+            // What kept a statement from having a connection.
+            Error::Configuration(reason) if reason.is::<StoreError>() => {
+                reason.downcast_ref().cloned().unwrap_or_else(|| StoreError::Bug(source_text(&error)))
+            }
             // What is left is about rows, columns, types and parameters.
             _ => StoreError::Bug(source_text(&error)),
         }

@@ -24,8 +24,8 @@ impl Database {
     /// One session takes the lock; another must see it, and see it gone afterwards.
     pub async fn check_gap_rule(&self) -> Result<(), GapRuleError> {
         let Some(fault) = self.look_at_locks().await? else { return Ok(()) };
-        let version = self.client().await?.query_one("SELECT version()", &[]).await?;
-        Err(GapRuleError::Broken { fault, engine: version.get(0) })
+        let version = sqlx::query_scalar!(r#"SELECT version() AS "version!""#).fetch_one(self).await;
+        Err(GapRuleError::Broken { fault, engine: version.map_err(StoreError::from)? })
     }
 
     async fn look_at_locks(&self) -> Result<Option<&'static str>, StoreError> {

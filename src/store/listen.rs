@@ -46,11 +46,10 @@ impl Database {
     /// Tells the other instances, after what is told of was committed.
     pub async fn notify(&self, signals: &[Signal]) -> Result<(), StoreError> {
         let payloads: Vec<String> = signals.iter().map(Signal::encode).collect();
-        let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload").await?;
-        match tokio::time::timeout(NOTIFY_TIMEOUT, client.query(&statement, &[&CHANNEL, &payloads])).await {
-            Ok(result) => result.map(drop),
+        let notifying =
+            sqlx::query!("SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload", CHANNEL, &payloads);
+        match tokio::time::timeout(NOTIFY_TIMEOUT, notifying.execute(self)).await {
+            Ok(result) => Ok(result.map(drop)?),
             Err(_) => Err(StoreError::too_slow("a notification")),
         }
     }

@@ -4,7 +4,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::ConnectOptions;
+use sqlx::postgres::PgConnectOptions;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub mod aggregated_streams;
@@ -15,6 +16,7 @@ pub mod history;
 pub mod listen;
 pub mod migrate;
 mod outcome;
+mod plain;
 mod pool;
 pub mod projector;
 pub mod read;
@@ -27,8 +29,8 @@ pub mod written_behind;
 
 pub use error::StoreError;
 pub(crate) use error::source_text;
+use pool::Pool;
 pub use pool::PoolUse;
-use pool::{Lent, Pool};
 pub use session::Session;
 
 /// How the database is reached.
@@ -44,14 +46,14 @@ pub struct DatabaseSettings {
     pub silence_timeout: Duration,
 }
 
-/// Of the connections, this many belong to the checked queries of sqlx; the others to the hot paths.
-const CHECKED_CONNECTIONS: u32 = 2;
+/// As PostgreSQL shows our connections, unless the URL has a name for them.
+const APPLICATION_NAME: &str = "headwater";
 
-/// The database in use: two pools and what is needed to open connections beside them.
+/// The database in use: the pool and what is needed to open connections.
 #[derive(Clone)]
 pub struct Database {
-    hot: Arc<Pool>,
-    checked: PgPool,
+    pool: Arc<Pool>,
+    plain_options: Arc<PgConnectOptions>,
     config: Arc<tokio_postgres::Config>,
     tls: MakeRustlsConnect,
     settings: Arc<DatabaseSettings>,
@@ -67,7 +69,7 @@ pub enum OpenError {
 }
 
 impl Database {
-    /// Reads the URL and sets up the pools; connects nowhere yet.
+    /// Reads the URL and sets up the pool; connects nowhere yet.
     pub fn open(settings: DatabaseSettings) -> Result<Self, OpenError> {
         let (url, tls) = tls::connector(&settings.url)?;
         let mut config = tokio_postgres::Config::from_str(&url).map_err(|error| OpenError::Url(source_text(&error)))?;
@@ -77,22 +79,19 @@ impl Database {
         config.keepalives_interval(Duration::from_secs(1));
         config.keepalives_retries(3);
         if config.get_application_name().is_none() {
-            config.application_name("headwater");
+            config.application_name(APPLICATION_NAME);
         }
-        let hot = Pool::new(settings.connections_max.saturating_sub(CHECKED_CONNECTIONS as usize).max(1));
-        let checked = PgPoolOptions::new()
-            .max_connections(CHECKED_CONNECTIONS)
-            .acquire_timeout(settings.connect_timeout)
-            .after_connect(|connection, _| {
-                Box::pin(async move { sqlx::raw_sql(SESSION_SETTINGS).execute(connection).await.map(|_| ()) })
-            })
-            .connect_lazy_with(checked_options(&settings.url, &config)?);
-        Ok(Self { hot, checked, config: Arc::new(config), tls, settings: Arc::new(settings) })
-    }
-
-    /// A session of the pool.
-    pub async fn client(&self) -> Result<Lent, StoreError> {
-        self.hot.clone().lend(self).await
+        let plain_options = PgConnectOptions::from_str(&settings.url)
+            .map_err(|error| OpenError::Url(error.to_string()))?
+            .application_name(config.get_application_name().unwrap_or(APPLICATION_NAME))
+            .disable_statement_logging();
+        Ok(Self {
+            pool: Pool::new(settings.connections_max.max(1)),
+            plain_options: Arc::new(plain_options),
+            config: Arc::new(config),
+            tls,
+            settings: Arc::new(settings),
+        })
     }
 
     async fn connect(&self) -> Result<(tokio_postgres::Client, Connection), StoreError> {
@@ -119,32 +118,25 @@ impl Database {
 
     /// Forgets the connections that are open: they lead to a server that is no primary any more, or is gone.
     pub fn forget_connections(&self) {
-        self.hot.forget();
+        self.pool.forget();
     }
 
-    /// Connections in use and open, of both pools.
     pub fn pool_use(&self) -> PoolUse {
-        let hot = self.hot.usage();
-        let checked = (self.checked.size() as usize, self.checked.num_idle());
-        PoolUse {
-            in_use: hot.in_use + checked.0.saturating_sub(checked.1),
-            open: hot.open + checked.0,
-            max: self.settings.connections_max,
-            ..hot
-        }
+        self.pool.usage()
     }
 
     pub fn settings(&self) -> &DatabaseSettings {
         &self.settings
     }
 
-    pub(super) fn checked(&self) -> &PgPool {
-        &self.checked
+    pub fn close(&self) {
+        self.pool.close();
     }
+}
 
-    pub async fn close(&self) {
-        self.hot.close();
-        self.checked.close().await;
+impl std::fmt::Debug for Database {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Database").field("pool", &self.pool_use()).finish_non_exhaustive()
     }
 }
 
@@ -174,31 +166,3 @@ pub(crate) const SESSION_SETTINGS: &str = "SET enable_seqscan = off; SET jit = o
     SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', \
     'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout'); \
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
-
-/// sqlx reads a URL with one host only: where there are several it gets the first, and checked queries follow it alone.
-fn checked_options(url: &str, config: &tokio_postgres::Config) -> Result<PgConnectOptions, OpenError> {
-    if config.get_hosts().len() <= 1 {
-        return Ok(PgConnectOptions::from_str(url)
-            .map_err(|error| OpenError::Url(error.to_string()))?
-            .application_name("headwater"));
-    }
-    let mut options = PgConnectOptions::new_without_pgpass().application_name("headwater");
-    match config.get_hosts().first() {
-        Some(tokio_postgres::config::Host::Tcp(host)) => options = options.host(host),
-        Some(tokio_postgres::config::Host::Unix(path)) => options = options.socket(path),
-        None => {}
-    }
-    if let Some(port) = config.get_ports().first() {
-        options = options.port(*port);
-    }
-    if let Some(user) = config.get_user() {
-        options = options.username(user);
-    }
-    if let Some(password) = config.get_password() {
-        options = options.password(&String::from_utf8_lossy(password));
-    }
-    if let Some(database) = config.get_dbname() {
-        options = options.database(database);
-    }
-    Ok(options)
-}

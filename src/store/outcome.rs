@@ -1,5 +1,9 @@
 //! What came of a step that SQL does or does not do: one list of words for all functions of `headwater`.
 
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgTypeInfo, PgValueRef, Postgres};
+use sqlx::{Decode, Type};
+
 use super::StoreError;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +47,24 @@ impl Outcome {
     }
 
     /// Of a step that is done or is not, for one reason.
-    pub(super) fn is_done(word: &str) -> Result<bool, StoreError> {
-        Ok(Self::parse(word)? == Self::Done)
+    pub(super) fn is_done(self) -> bool {
+        self == Self::Done
     }
 
     /// A function has answered what it does not answer.
     pub(super) fn unexpected(self) -> StoreError {
         StoreError::Bug(format!("the outcome {self:?} was not expected here"))
+    }
+}
+
+impl Type<Postgres> for Outcome {
+    fn type_info() -> PgTypeInfo {
+        <&str as Type<Postgres>>::type_info()
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for Outcome {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(Self::parse(Decode::<Postgres>::decode(value)?)?)
     }
 }

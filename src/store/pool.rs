@@ -1,22 +1,43 @@
-//! The pool: sessions that are lent for a statement or a few, up to a bound.
+//! The pool: connections that are lent for a statement or a few. There are two kinds under one bound: of sqlx for plain
+//! statements, and sessions for what is read row by row.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::plain::Plain;
 use super::session::Session;
 use super::{Database, StoreError};
 
-/// Sessions that nobody uses at the moment, and places for those in use.
+/// Of each statement that looks at another session, or ends what it does.
+const CONTROL_LIMIT: (Duration, &str) = (Duration::from_secs(2), "a look at another session");
+
+/// Connections that nobody uses at the moment, and places for those in use.
 pub(super) struct Pool {
-    idle: Mutex<Vec<Arc<Session>>>,
+    idle: Mutex<Idle>,
     places: Arc<Semaphore>,
     max: usize,
     waiting: AtomicUsize,
-    /// Counts how often all sessions were forgotten.
+    /// The session that ends statements on others, while any are to be ended.
+    control: tokio::sync::Mutex<Weak<Session>>,
+    /// Counts how often all connections were forgotten.
     forgotten: AtomicU64,
+}
+
+/// The one used last is lent first.
+#[derive(Default)]
+struct Idle {
+    sessions: Vec<Arc<Session>>,
+    plain: Vec<Plain>,
+}
+
+impl Idle {
+    fn len(&self) -> usize {
+        self.sessions.len() + self.plain.len()
+    }
 }
 
 /// How busy the pool is, in connections.
@@ -28,15 +49,47 @@ pub struct PoolUse {
     pub max: usize,
 }
 
-/// A session that goes back to the pool idle, or not at all.
-///
-/// A statement whose future was dropped is cancelled, and its connection closed. The place in the pool is kept until
-/// then, so that there are never more cancellations than connections, nor more connections than the pool may have.
+/// The right to one connection.
+struct Place {
+    database: Database,
+    forgotten: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Runs while the place is kept, so that there are never more cancellations than connections, nor more connections
+    /// than the pool may have.
+    fn keep_while(self, ending: impl Future<Output = ()> + Send + 'static) {
+        // Without a runtime nothing can be sent; the connection ends with the process.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            ending.await;
+            drop(self);
+        });
+    }
+
+    /// Puts back what is idle, unless all were forgotten since.
+    fn rest(&self, put: impl FnOnce(&mut Idle)) {
+        let pool = &self.database.pool;
+        let mut idle = pool.idle();
+        // Looked at under the lock that forgetting takes.
+        if pool.forgotten.load(Ordering::SeqCst) == self.forgotten {
+            put(&mut idle);
+        }
+    }
+}
+
+/// A session that goes back to the pool idle, or not at all: a statement whose future was dropped is cancelled, and its
+/// connection closed.
 pub struct Lent {
     session: Arc<Session>,
-    pool: Arc<Pool>,
-    place: Option<OwnedSemaphorePermit>,
-    forgotten: u64,
+    place: Option<Place>,
+}
+
+/// The same of sqlx. It goes back when its user says that it is [done](Self::done).
+pub(super) struct LentPlain {
+    plain: Option<Plain>,
+    place: Option<Place>,
 }
 
 impl Pool {
@@ -46,38 +99,16 @@ impl Pool {
             places: Arc::new(Semaphore::new(max)),
             max,
             waiting: AtomicUsize::new(0),
+            control: Default::default(),
             forgotten: AtomicU64::new(0),
         })
     }
 
-    pub async fn lend(self: Arc<Self>, database: &Database) -> Result<Lent, StoreError> {
-        let place = self.place(database).await?;
-        let forgotten = self.forgotten.load(Ordering::SeqCst);
-        let idle = std::iter::from_fn(|| self.idle().pop()).find(|session| !session.is_closed());
-        let session = match idle {
-            Some(session) => session,
-            None => Arc::new(Session::open(database, None).await?),
-        };
-        Ok(Lent { session, pool: self, place: Some(place), forgotten })
-    }
-
-    async fn place(&self, database: &Database) -> Result<OwnedSemaphorePermit, StoreError> {
-        if let Ok(place) = self.places.clone().try_acquire_owned() {
-            return Ok(place);
-        }
-        let _waiting = Waiting::new(&self.waiting);
-        let acquiring = self.places.clone().acquire_owned();
-        match tokio::time::timeout(database.settings().connect_timeout, acquiring).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) => Err(StoreError::Unavailable("the connections were closed".into())),
-            Err(_) => Err(StoreError::too_slow("waiting for a free connection")),
-        }
-    }
-
     /// Those in use go when they come back.
     pub fn forget(&self) {
+        let mut idle = self.idle();
         self.forgotten.fetch_add(1, Ordering::SeqCst);
-        self.idle().clear();
+        *idle = Idle::default();
     }
 
     pub fn close(&self) {
@@ -86,14 +117,87 @@ impl Pool {
     }
 
     pub fn usage(&self) -> PoolUse {
-        let in_use = self.max.saturating_sub(self.places.available_permits());
-        let open = in_use + self.idle().len();
-        PoolUse { in_use, open, waiting: self.waiting.load(Ordering::Relaxed), max: self.max }
+        let open = self.in_use() + self.idle().len();
+        PoolUse { in_use: self.in_use(), open, waiting: self.waiting.load(Ordering::Relaxed), max: self.max }
+    }
+
+    fn in_use(&self) -> usize {
+        self.max.saturating_sub(self.places.available_permits())
+    }
+
+    /// An idle one, or room for a new one: where there is none, one of the other kind goes.
+    fn take<T>(&self, take: impl Fn(&mut Idle) -> Option<T>, make_room: impl Fn(&mut Idle)) -> Option<T> {
+        let mut idle = self.idle();
+        let taken = take(&mut idle);
+        if taken.is_none() && self.in_use() + idle.len() > self.max {
+            make_room(&mut idle);
+        }
+        taken
     }
 
     /// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
-    fn idle(&self) -> MutexGuard<'_, Vec<Arc<Session>>> {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Database {
+    /// A session for what is read row by row, or needs several statements on one connection.
+    pub async fn client(&self) -> Result<Lent, StoreError> {
+        let place = self.place().await?;
+        let take = |idle: &mut Idle| std::iter::from_fn(|| idle.sessions.pop()).find(|session| !session.is_closed());
+        let session = match self.pool.take(take, |idle| drop(idle.plain.pop())) {
+            Some(session) => session,
+            None => Arc::new(Session::open(self, None).await?),
+        };
+        Ok(Lent { session, place: Some(place) })
+    }
+
+    /// A connection for a plain statement. Its error is one of sqlx, to come through an executor of sqlx.
+    pub(super) async fn lend_plain(&self) -> Result<LentPlain, sqlx::Error> {
+        let lending = async {
+            let place = self.place().await?;
+            let plain = loop {
+                match self.pool.take(|idle| idle.plain.pop(), |idle| drop(idle.sessions.pop())) {
+                    None => break Plain::open(self).await?,
+                    Some(mut plain) => {
+                        if plain.is_alive(self.settings().connect_timeout).await {
+                            break plain;
+                        }
+                    }
+                }
+            };
+            Ok(LentPlain { plain: Some(plain), place: Some(place) })
+        };
+        lending.await.map_err(|error: StoreError| sqlx::Error::Configuration(error.into()))
+    }
+
+    /// The session that looks at others and ends what they do; all who need it share it.
+    pub(super) async fn control(&self) -> Result<Arc<Session>, StoreError> {
+        let mut control = self.pool.control.lock().await;
+        if let Some(session) = control.upgrade().filter(|session| !session.is_closed()) {
+            return Ok(session);
+        }
+        let session = Arc::new(Session::open(self, Some(CONTROL_LIMIT)).await?);
+        *control = Arc::downgrade(&session);
+        Ok(session)
+    }
+
+    async fn place(&self) -> Result<Place, StoreError> {
+        let places = self.pool.places.clone();
+        let permit = match places.clone().try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let _waiting = Waiting::new(&self.pool.waiting);
+                match tokio::time::timeout(self.settings().connect_timeout, places.acquire_owned()).await {
+                    Ok(Ok(permit)) => permit,
+                    Ok(Err(_)) => return Err(StoreError::Unavailable("the connections were closed".into())),
+                    Err(_) => return Err(StoreError::too_slow("waiting for a free connection")),
+                }
+            }
+        };
+        let forgotten = self.pool.forgotten.load(Ordering::SeqCst);
+        Ok(Place { database: self.clone(), forgotten, _permit: permit })
     }
 }
 
@@ -107,24 +211,47 @@ impl Deref for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let (session, place) = (self.session.clone(), self.place.take());
+        let Some(place) = self.place.take() else { return };
+        let session = self.session.clone();
         if session.is_closed() {
             return;
         }
-        if !session.is_busy() {
-            let mut idle = self.pool.idle();
-            // Looked at under the lock that forgetting takes.
-            if self.pool.forgotten.load(Ordering::SeqCst) == self.forgotten {
-                idle.push(session);
-            }
-            return;
+        if session.is_busy() {
+            return place.keep_while(async move { session.cancel().await });
         }
-        // Without a runtime nothing can be sent; the connection ends with the process.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        runtime.spawn(async move {
-            session.cancel().await;
-            drop((session, place));
-        });
+        place.rest(|idle| idle.sessions.push(session));
+    }
+}
+
+impl LentPlain {
+    pub fn plain(&mut self) -> Result<&mut Plain, sqlx::Error> {
+        self.plain.as_mut().ok_or(sqlx::Error::WorkerCrashed)
+    }
+
+    /// The statement has ended like this. A connection that did not survive it does not go back.
+    pub fn done<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        use sqlx::Error::{Database, Io, Protocol, Tls, WorkerCrashed};
+        let is_over = match &outcome {
+            // An operator has ended the session, or the server.
+            Err(Database(answer)) => answer.code().is_some_and(|code| code.starts_with("57P")),
+            Err(Io(_) | Protocol(_) | Tls(_) | WorkerCrashed) => true,
+            _ => false,
+        };
+        if let (Some(mut plain), Some(place)) = (self.plain.take(), &self.place)
+            && !is_over
+        {
+            plain.rests();
+            place.rest(|idle| idle.plain.push(plain));
+        }
+        outcome
+    }
+}
+
+impl Drop for LentPlain {
+    fn drop(&mut self) {
+        let (Some(plain), Some(place)) = (self.plain.take(), self.place.take()) else { return };
+        let database = place.database.clone();
+        place.keep_while(async move { plain.cancel(&database).await });
     }
 }
 

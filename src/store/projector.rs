@@ -206,42 +206,31 @@ impl Session {
 impl Database {
     /// A round of one projection that catches up. `false`: it does not stand there any more, or may not go on.
     pub async fn project_past(&self, epoch: i64, round: PastRound<'_>) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT headwater.project_past($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
-            )
-            .await?;
         let rows = round.rows;
-        let row = client
-            .query_one(
-                &statement,
-                &[
-                    &epoch,
-                    &round.projection_id,
-                    &round.from,
-                    &round.upto,
-                    &rows.partitions,
-                    &rows.positions,
-                    &rows.global_positions,
-                    &rows.counted_partitions,
-                    &rows.message_counts,
-                    &rows.last_global_positions,
-                    &rows.last_times,
-                    &rows.skipped.first().copied().unwrap_or(0),
-                    &rows.substituted.first().copied().unwrap_or(0),
-                    &rows.stopped_errors.first().and_then(Option::as_deref),
-                ],
-            )
-            .await?;
-        Outcome::is_done(row.try_get(0)?)
+        let outcome = sqlx::query_scalar!(
+            r#"SELECT headwater.project_past($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS "outcome!: Outcome""#,
+            epoch,
+            round.projection_id,
+            round.from,
+            round.upto,
+            &rows.partitions,
+            &rows.positions,
+            &rows.global_positions,
+            &rows.counted_partitions,
+            &rows.message_counts,
+            &rows.last_global_positions,
+            &rows.last_times as _,
+            rows.skipped.first().copied().unwrap_or(0),
+            rows.substituted.first().copied().unwrap_or(0),
+            rows.stopped_errors.first().and_then(Option::as_deref)
+        );
+        Ok(outcome.fetch_one(self).await?.is_done())
     }
 
     /// Deletes some rows of projections that nobody reads any more; 0 when none are left.
     pub async fn purge_projections(&self, rows_max: i32) -> Result<i64, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.purge_projections($1)").await?;
-        Ok(client.query_one(&statement, &[&rows_max]).await?.try_get(0)?)
+        let purged = sqlx::query_scalar!(r#"SELECT headwater.purge_projections($1) AS "purged!""#, rows_max);
+        Ok(purged.fetch_one(self).await?)
     }
 }
 

@@ -210,74 +210,70 @@ impl Database {
     pub async fn stream_summary(&self, stream_name: &str) -> Result<Option<StreamSummary>, StoreError> {
         let row = sqlx::query!(
             r#"SELECT count(*) AS "message_count!", min(position) AS first_position, max(position) AS version,
-               (extract(epoch FROM greatest(least(min(time), '9999-12-31'), '0001-01-01')) * 1000000)::bigint AS first_micros,
-               (extract(epoch FROM greatest(least(max(time), '9999-12-31'), '0001-01-01')) * 1000000)::bigint AS last_micros
+               min(time) AS "first_time: Timestamp", max(time) AS "last_time: Timestamp"
                FROM message_store.messages WHERE stream_name = $1"#,
             stream_name
         )
-        .fetch_one(self.checked())
+        .fetch_one(self)
         .await?;
-        Ok(row.version.map(|version| StreamSummary {
+        let ends = row.version.zip(row.first_position).zip(row.first_time.zip(row.last_time));
+        Ok(ends.map(|((version, first_position), (first_time, last_time))| StreamSummary {
             version,
             message_count: row.message_count,
-            first_position: row.first_position.unwrap_or_default(),
-            first_time: Timestamp(row.first_micros.unwrap_or_default()),
-            last_time: Timestamp(row.last_micros.unwrap_or_default()),
+            first_position,
+            first_time,
+            last_time,
         }))
     }
 
     /// The stream's last position, -1 if it is empty; `settled_at`: of its messages up to there only.
     pub async fn stream_version(&self, stream_name: &str, settled_at: Option<i64>) -> Result<i64, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT position FROM message_store.messages WHERE stream_name = $1 \
-                 AND ($2::bigint IS NULL OR global_position <= $2) ORDER BY position DESC LIMIT 1",
-            )
-            .await?;
-        let row = client.query_opt(&statement, &[&stream_name, &settled_at]).await?;
-        row.map_or(Ok(-1), |row| Ok(row.try_get(0)?))
+        let version = sqlx::query_scalar!(
+            "SELECT position FROM message_store.messages WHERE stream_name = $1
+             AND ($2::bigint IS NULL OR global_position <= $2) ORDER BY position DESC LIMIT 1",
+            stream_name,
+            settled_at
+        );
+        Ok(version.fetch_optional(self).await?.unwrap_or(-1))
     }
 
     /// The first global position whose message has this time or a later one.
     pub async fn first_global_position_at(&self, time: Timestamp) -> Result<i64, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.first_global_position_at($1::timestamp)").await?;
-        Ok(client.query_one(&statement, &[&time]).await?.try_get(0)?)
+        let position = sqlx::query_scalar!(
+            r#"SELECT headwater.first_global_position_at($1::timestamp) AS "position!""#,
+            time as _
+        );
+        Ok(position.fetch_one(self).await?)
     }
 
     /// The first position in a stream after a global position.
     pub async fn first_position_after(&self, stream_name: &str, global_position: i64) -> Result<i64, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.first_position_after($1, $2)").await?;
-        Ok(client.query_one(&statement, &[&stream_name, &global_position]).await?.try_get(0)?)
+        let position = sqlx::query_scalar!(
+            r#"SELECT headwater.first_position_after($1, $2) AS "position!""#,
+            stream_name,
+            global_position
+        );
+        Ok(position.fetch_one(self).await?)
     }
 
     /// The highest global position that was ever given out, committed or not.
     pub async fn last_global_position_given(&self) -> Result<i64, StoreError> {
-        let client = self.client().await?;
-        let row = client
-            .query_one(
-                "SELECT greatest((SELECT max(global_position) FROM message_store.messages), \
-                 pg_sequence_last_value(pg_get_serial_sequence('message_store.messages', 'global_position')::regclass), 0)",
-                &[],
-            )
-            .await?;
-        Ok(row.try_get(0)?)
+        let given = sqlx::query_scalar!(
+            r#"SELECT greatest((SELECT max(global_position) FROM message_store.messages),
+               pg_sequence_last_value(pg_get_serial_sequence('message_store.messages', 'global_position')::regclass), 0)
+               AS "given!""#
+        );
+        Ok(given.fetch_one(self).await?)
     }
 
     /// Whether the database can be reached and our functions are in it.
     pub async fn has_schema(&self) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let row = client
-            .query_one(
-                "SELECT to_regproc('headwater.append_batch') IS NOT NULL AND NOT pg_is_in_recovery() \
-                 AND has_table_privilege('message_store.messages', 'SELECT') \
-                 AND has_table_privilege('message_store.messages', 'INSERT')",
-                &[],
-            )
-            .await?;
-        Ok(row.try_get(0)?)
+        let has_schema = sqlx::query_scalar!(
+            r#"SELECT to_regproc('headwater.append_batch') IS NOT NULL AND NOT pg_is_in_recovery()
+               AND has_table_privilege('message_store.messages', 'SELECT')
+               AND has_table_privilege('message_store.messages', 'INSERT') AS "has_schema!""#
+        );
+        Ok(has_schema.fetch_one(self).await?)
     }
 
     async fn page(

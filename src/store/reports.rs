@@ -1,7 +1,5 @@
 //! What is in the store: names of streams without reading their messages, and counts by category and type.
 
-use tokio_postgres::Row;
-
 use super::{Database, StoreError};
 use crate::domain::settling::Holder;
 use crate::domain::time::Timestamp;
@@ -82,117 +80,106 @@ pub struct HolderLine {
 impl Database {
     /// Whether names are in the order of their code points, so that those with one prefix stand together.
     pub async fn is_in_code_point_order(&self) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        // The provider `b`, of PostgreSQL 17, knows no other order.
-        let sql = "SELECT CASE c.collname WHEN 'default' THEN d.datlocprovider ELSE c.collprovider END = 'b' \
-            OR CASE c.collname WHEN 'default' THEN d.datlocprovider ELSE c.collprovider END = 'c' \
-            AND lower(CASE c.collname WHEN 'default' THEN d.datcollate ELSE c.collcollate END) \
-            IN ('c', 'posix', 'c.utf8', 'c.utf-8') \
-            FROM pg_attribute AS a JOIN pg_collation AS c ON c.oid = a.attcollation \
-            JOIN pg_database AS d ON d.datname = current_database() \
-            WHERE a.attrelid = 'message_store.messages'::regclass AND a.attname = 'stream_name'";
-        // PostgreSQL 14 knows no other provider for a whole database.
-        let older = sql.replace("d.datlocprovider", "'c'");
-        let version: i32 =
-            client.query_one("SELECT current_setting('server_version_num')::integer", &[]).await?.try_get(0)?;
-        let row = client.query_opt(if version < 150_000 { older.as_str() } else { sql }, &[]).await?;
-        row.map_or(Ok(false), |row| Ok(row.try_get::<_, Option<bool>>(0)?.unwrap_or(false)))
+        // The provider `b`, of PostgreSQL 17, knows no other order. PostgreSQL 14 knows no other provider than `c` for a
+        // whole database, and has no column for it.
+        let is_in_order = sqlx::query_scalar!(
+            r#"SELECT a.provider = 'b' OR a.provider = 'c' AND a.name IN ('c', 'posix', 'c.utf8', 'c.utf-8') AS "is_in_order!"
+               FROM (SELECT CASE c.collname WHEN 'default' THEN coalesce(to_jsonb(d) ->> 'datlocprovider', 'c')
+               ELSE c.collprovider::text END AS provider,
+               lower(CASE c.collname WHEN 'default' THEN d.datcollate::text ELSE c.collcollate::text END) AS name
+               FROM pg_attribute AS a JOIN pg_collation AS c ON c.oid = a.attcollation
+               JOIN pg_database AS d ON d.datname = current_database()
+               WHERE a.attrelid = 'message_store.messages'::regclass AND a.attname = 'stream_name') AS a"#
+        );
+        Ok(is_in_order.fetch_optional(self).await?.unwrap_or(false))
     }
 
     /// The names of streams with their first positions. Each is found by one descent into the index `messages_stream`,
     /// however many messages there are between.
     pub async fn stream_names(&self, range: &NameRange, limit: i64) -> Result<Vec<(String, i64)>, StoreError> {
-        let first = if range.exclusive { ">" } else { ">=" };
-        let sql = format!(
-            "WITH RECURSIVE names AS (\
-             (SELECT stream_name, position, 1 AS place FROM message_store.messages \
-             WHERE stream_name {first} $1 AND ($2::text IS NULL OR stream_name < $2) \
-             ORDER BY stream_name, position LIMIT 1) \
-             UNION ALL \
-             SELECT next.stream_name, next.position, names.place + 1 FROM names CROSS JOIN LATERAL (\
-             SELECT stream_name, position FROM message_store.messages AS m \
-             WHERE m.stream_name > names.stream_name AND ($2::text IS NULL OR m.stream_name < $2) \
-             ORDER BY m.stream_name, m.position LIMIT 1) AS next WHERE names.place < $3) \
-             SELECT stream_name, position FROM names"
+        let names = sqlx::query!(
+            r#"WITH RECURSIVE names AS (
+               (SELECT * FROM (
+               (SELECT stream_name, position, 1 AS place FROM message_store.messages
+               WHERE NOT $4::boolean AND stream_name = $1 AND ($2::text IS NULL OR stream_name < $2)
+               ORDER BY position LIMIT 1)
+               UNION ALL
+               (SELECT stream_name, position, 1 AS place FROM message_store.messages
+               WHERE stream_name > $1 AND ($2::text IS NULL OR stream_name < $2) ORDER BY stream_name, position LIMIT 1)
+               ) AS first ORDER BY stream_name LIMIT 1)
+               UNION ALL
+               SELECT next.stream_name, next.position, names.place + 1 FROM names CROSS JOIN LATERAL (
+               SELECT stream_name, position FROM message_store.messages AS m
+               WHERE m.stream_name > names.stream_name AND ($2::text IS NULL OR m.stream_name < $2)
+               ORDER BY m.stream_name, m.position LIMIT 1) AS next WHERE names.place < $3)
+               SELECT stream_name AS "stream_name!", position AS "position!" FROM names"#,
+            range.from,
+            range.before,
+            limit_of(limit),
+            range.exclusive
         );
-        let client = self.client().await?;
-        let statement = client.prepare_cached(&sql).await?;
-        let rows = client.query(&statement, &[&range.from, &range.before, &limit_of(limit)]).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        Ok(names.fetch_all(self).await?.into_iter().map(|row| (row.stream_name, row.position)).collect())
     }
 
     /// The last message of each of these streams; a stream that is gone is left out.
     pub async fn stream_ends(&self, streams: &[(String, i64)]) -> Result<Vec<StreamLine>, StoreError> {
         let (names, firsts): (Vec<&str>, Vec<i64>) = streams.iter().map(|(name, first)| (&**name, *first)).unzip();
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT s.stream_name, s.first_position, last.position, last.global_position, last.time \
-                 FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS s (stream_name, first_position, place) \
-                 CROSS JOIN LATERAL (SELECT position, global_position, time FROM message_store.messages AS m \
-                 WHERE m.stream_name = s.stream_name ORDER BY m.position DESC LIMIT 1) AS last ORDER BY s.place",
-            )
-            .await?;
-        let line = |row: &Row| {
-            Ok(StreamLine {
-                stream_name: row.try_get(0)?,
-                first_position: row.try_get(1)?,
-                version: row.try_get(2)?,
-                last_global_position: row.try_get(3)?,
-                last_time: row.try_get(4)?,
-            })
-        };
-        client.query(&statement, &[&names, &firsts]).await?.iter().map(line).collect()
+        let lines = sqlx::query_as!(
+            StreamLine,
+            r#"SELECT s.stream_name AS "stream_name!", s.first_position AS "first_position!", last.position AS version,
+               last.global_position AS last_global_position, last.time AS "last_time: Timestamp"
+               FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS s (stream_name, first_position, place)
+               CROSS JOIN LATERAL (SELECT position, global_position, time FROM message_store.messages AS m
+               WHERE m.stream_name = s.stream_name ORDER BY m.position DESC LIMIT 1) AS last ORDER BY s.place"#,
+            &names as _,
+            &firsts
+        );
+        Ok(lines.fetch_all(self).await?)
     }
 
     /// Counts more messages, at most so many and up to a settled position. Returns how far all are counted then;
     /// `None` if somebody else is counting.
     pub async fn count_messages(&self, settled: i64, messages_max: i64) -> Result<Option<i64>, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.count_messages($1, $2)").await?;
-        Ok(client.query_one(&statement, &[&settled, &messages_max]).await?.try_get(0)?)
+        let counted = sqlx::query_scalar!("SELECT headwater.count_messages($1, $2)", settled, messages_max);
+        Ok(counted.fetch_one(self).await?)
     }
 
     /// What has been counted, by name.
     pub async fn counts(&self, by: CountedBy, query: &CountQuery) -> Result<Counts, StoreError> {
-        let (name, other) = match by {
-            CountedBy::Category => ("category", "type"),
-            CountedBy::Type => ("type", "category"),
-        };
-        let sql = format!(
-            "SELECT p.position, (SELECT coalesce(sum(message_count), 0)::bigint FROM headwater.message_counts), l.* \
-             FROM headwater.counted_position AS p LEFT JOIN (\
-             SELECT {name} AS name, sum(message_count)::bigint AS message_count, sum(stream_count)::bigint, \
-             max(last_global_position), max(last_time) FROM headwater.message_counts \
-             WHERE {name} >= $1 AND starts_with({name}, $2) AND strpos(lower({name}), $3) > 0 \
-             AND ($4::text IS NULL OR {other} = $4) GROUP BY {name} ORDER BY {name} LIMIT $5) AS l ON true \
-             ORDER BY l.name"
-        );
-        let client = self.client().await?;
-        let statement = client.prepare_cached(&sql).await?;
-        let rows =
-            client.query(&statement, &[&query.from, &query.prefix, &query.contains, &query.of, &query.limit]).await?;
-        let line = |row: &Row| -> Result<CountLine, StoreError> {
-            Ok(CountLine {
-                name: row.try_get(2)?,
-                message_count: row.try_get(3)?,
-                stream_count: row.try_get(4)?,
-                last_global_position: row.try_get(5)?,
-                last_time: row.try_get(6)?,
+        let rows = sqlx::query!(
+            r#"SELECT p.position, (SELECT coalesce(sum(message_count), 0)::bigint FROM headwater.message_counts) AS "total!",
+               l.name AS "name?", l.message_count AS "message_count?", l.stream_count AS "stream_count?",
+               l.last_global_position AS "last_global_position?", l.last_time AS "last_time?: Timestamp"
+               FROM headwater.counted_position AS p LEFT JOIN (
+               SELECT c.name, sum(message_count)::bigint AS message_count, sum(stream_count)::bigint AS stream_count,
+               max(last_global_position) AS last_global_position, max(last_time) AS last_time FROM (
+               SELECT CASE WHEN $6::boolean THEN category ELSE type END AS name,
+               CASE WHEN $6 THEN type ELSE category END AS other,
+               message_count, stream_count, last_global_position, last_time FROM headwater.message_counts) AS c
+               WHERE name >= $1 AND starts_with(name, $2) AND strpos(lower(name), $3) > 0
+               AND ($4::text IS NULL OR other = $4) GROUP BY name ORDER BY name LIMIT $5) AS l ON true
+               ORDER BY l.name"#,
+            query.from,
+            query.prefix,
+            query.contains,
+            query.of,
+            query.limit,
+            by == CountedBy::Category
+        )
+        .fetch_all(self)
+        .await?;
+        let (counted_position, message_count) = rows.first().map_or((0, 0), |row| (row.position, row.total));
+        // Nothing counted is one row without a name.
+        let lines = rows.into_iter().filter_map(|row| {
+            Some(CountLine {
+                name: row.name?,
+                message_count: row.message_count?,
+                stream_count: row.stream_count?,
+                last_global_position: row.last_global_position?,
+                last_time: row.last_time?,
             })
-        };
-        let (counted_position, message_count) = match rows.first() {
-            Some(row) => (row.try_get(0)?, row.try_get(1)?),
-            None => (0, 0),
-        };
-        let mut lines = Vec::with_capacity(rows.len());
-        for row in &rows {
-            // Nothing counted is one row without a name.
-            if row.try_get::<_, Option<&str>>(2)?.is_some() {
-                lines.push(line(row)?);
-            }
-        }
-        Ok(Counts { lines, counted_position, message_count })
+        });
+        Ok(Counts { lines: lines.collect(), counted_position, message_count })
     }
 
     /// Who these holders are, as far as this role may know.
@@ -203,32 +190,21 @@ impl Database {
             .filter(|holder| holder.pid.is_none())
             .map(|holder| holder.virtual_transaction.as_str())
             .collect();
-        let client = self.client().await?;
-        let rows = client
-            .query(
-                "SELECT p.pid, NULL, nullif(a.application_name, ''), a.usename::text, host(a.client_addr), a.state, \
-                 a.xact_start AT TIME ZONE 'utc' FROM unnest($1::integer[]) AS p (pid) \
-                 LEFT JOIN pg_stat_activity AS a ON a.pid = p.pid \
-                 UNION ALL \
-                 SELECT NULL, coalesce(x.gid, t.virtual), NULL, x.owner::text, NULL, \
-                 'prepared', x.prepared AT TIME ZONE 'utc' FROM unnest($2::text[]) AS t (virtual) \
-                 LEFT JOIN pg_locks AS l ON l.virtualtransaction = t.virtual AND l.locktype = 'transactionid' \
-                 LEFT JOIN pg_prepared_xacts AS x ON x.transaction = l.transactionid",
-                &[&pids, &prepared],
-            )
-            .await?;
-        let line = |row: &Row| {
-            Ok(HolderLine {
-                pid: row.try_get(0)?,
-                prepared_as: row.try_get(1)?,
-                application_name: row.try_get(2)?,
-                user_name: row.try_get(3)?,
-                client_address: row.try_get(4)?,
-                state: row.try_get(5)?,
-                transaction_started: row.try_get(6)?,
-            })
-        };
-        rows.iter().map(line).collect()
+        let lines = sqlx::query_as!(
+            HolderLine,
+            r#"SELECT p.pid AS "pid?", NULL AS prepared_as, nullif(a.application_name, '') AS application_name,
+               a.usename::text AS user_name, host(a.client_addr) AS client_address, a.state,
+               a.xact_start AT TIME ZONE 'utc' AS "transaction_started: Timestamp"
+               FROM unnest($1::integer[]) AS p (pid) LEFT JOIN pg_stat_activity AS a ON a.pid = p.pid
+               UNION ALL
+               SELECT NULL, coalesce(x.gid, t.virtual), NULL, x.owner::text, NULL,
+               'prepared', x.prepared AT TIME ZONE 'utc' FROM unnest($2::text[]) AS t (virtual)
+               LEFT JOIN pg_locks AS l ON l.virtualtransaction = t.virtual AND l.locktype = 'transactionid'
+               LEFT JOIN pg_prepared_xacts AS x ON x.transaction = l.transactionid"#,
+            &pids,
+            &prepared as _
+        );
+        Ok(lines.fetch_all(self).await?)
     }
 }
 

@@ -17,9 +17,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::{Connection, Database, SESSION_SETTINGS, StoreError};
 
 /// The longest that ending a statement may take; after that its connection is closed with the statement on it.
-const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// A statement that has not ended by then is cancelled again.
-const CANCEL_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 
 /// A connection that is set up for our statements.
 pub struct Session {

@@ -12,11 +12,12 @@ const CANCELLED_WITHIN: Duration = Duration::from_millis(100);
 /// And in every one of them.
 const CANCELLED_AT_LAST: Duration = Duration::from_secs(3);
 
-/// Statements of the service that read pages and wait for a lock, and connections of the service.
+/// Statements of the service that read and wait for a lock, and connections of the service.
 async fn waiting_and_open(client: &Client) -> (i64, i64) {
     let row = client
         .query_one(
-            "SELECT count(*) FILTER (WHERE state = 'active' AND wait_event_type = 'Lock' AND query LIKE '%AS v %'), \
+            "SELECT count(*) FILTER (WHERE state = 'active' AND wait_event_type = 'Lock' \
+             AND (query LIKE '%AS v %' OR query LIKE '%AS \"message_count!\"%')), \
              count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'headwater'",
             &[],
         )
@@ -39,8 +40,9 @@ async fn statements_of_readers_that_have_gone_are_cancelled_and_their_connection
     for round in 0..10 {
         let readers: Vec<_> = (0..20)
             .map(|number| {
-                let path = if number % 2 == 0 { "categories/a" } else { "streams/a-1" };
-                let request = app.http.get(format!("{}/v1/{path}/messages", app.url));
+                // Pages, which are read row by row, and a plain statement.
+                let path = ["categories/a/messages", "streams/a-1/messages", "streams/a-1"][number % 3];
+                let request = app.http.get(format!("{}/v1/{path}", app.url));
                 tokio::spawn(async move { request.send().await })
             })
             .collect();

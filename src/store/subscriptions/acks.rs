@@ -1,7 +1,5 @@
 //! Acks and other steps of deliveries, for many requests in one call.
 
-use tokio_postgres::Row;
-
 use super::At;
 use crate::domain::delivery::{Attempts, Cause, Step};
 use crate::store::outcome::Outcome;
@@ -70,42 +68,45 @@ impl Database {
     /// Acks of partitioned subscriptions; an outcome for each, in order.
     pub async fn ack_upto(&self, entries: &[&AckEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
-        let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT * FROM headwater.subscription_ack_upto($1, $2, $3, $4, $5)").await?;
-        let rows = client
-            .query(
-                &statement,
-                &[&columns.subscriptions, &columns.consumers, &columns.partitions, &columns.positions, &columns.epochs],
-            )
-            .await?;
-        outcomes(&rows, entries.len())
+        let rows = sqlx::query_as!(
+            OutcomeRow,
+            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch
+               FROM headwater.subscription_ack_upto($1, $2, $3, $4, $5)"#,
+            &columns.subscriptions,
+            &columns.consumers as _,
+            &columns.partitions,
+            &columns.positions,
+            &columns.epochs
+        );
+        outcomes(rows.fetch_all(self).await?, entries.len())
     }
 
     /// Acks of competing subscriptions; an outcome for each, in order.
     pub async fn ack_each(&self, entries: &[&AckEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_ack_each($1, $2, $3, $4)").await?;
-        let rows = client
-            .query(&statement, &[&columns.subscriptions, &columns.partitions, &columns.positions, &columns.epochs])
-            .await?;
-        outcomes(&rows, entries.len())
+        let rows = sqlx::query_as!(
+            OutcomeRow,
+            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch
+               FROM headwater.subscription_ack_each($1, $2, $3, $4)"#,
+            &columns.subscriptions,
+            &columns.partitions,
+            &columns.positions,
+            &columns.epochs
+        );
+        outcomes(rows.fetch_all(self).await?, entries.len())
     }
 
     /// How often each delivery was tried before; `None` where there is no such delivery.
     pub async fn delivery_attempts(&self, entries: &[&AckEntry]) -> Result<Vec<Option<Attempts>>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT failures, deliveries FROM headwater.subscription_attempts($1, $2, $3, $4) ORDER BY number",
-            )
-            .await?;
-        let rows = client
-            .query(&statement, &[&columns.subscriptions, &columns.partitions, &columns.positions, &columns.epochs])
-            .await?;
-        rows.iter().map(|row| Ok(read_attempts(row.try_get(0)?, row.try_get(1)?))).collect()
+        let rows = sqlx::query!(
+            "SELECT failures, deliveries FROM headwater.subscription_attempts($1, $2, $3, $4) ORDER BY number",
+            &columns.subscriptions,
+            &columns.partitions,
+            &columns.positions,
+            &columns.epochs
+        );
+        Ok(rows.fetch_all(self).await?.into_iter().map(|row| read_attempts(row.failures, row.deliveries)).collect())
     }
 
     /// Applies what was decided; an outcome for each, in order.
@@ -116,28 +117,22 @@ impl Database {
         let stops: Vec<bool> = steps.iter().map(|step| step.step.stops()).collect();
         let causes: Vec<&str> = steps.iter().map(|step| step.cause.name()).collect();
         let reasons: Vec<Option<&str>> = steps.iter().map(|step| step.reason.as_deref()).collect();
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached("SELECT * FROM headwater.subscription_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
-            .await?;
-        let rows = client
-            .query(
-                &statement,
-                &[
-                    &columns.subscriptions,
-                    &columns.consumers,
-                    &columns.partitions,
-                    &columns.positions,
-                    &columns.epochs,
-                    &returns,
-                    &parks,
-                    &stops,
-                    &causes,
-                    &reasons,
-                ],
-            )
-            .await?;
-        outcomes(&rows, steps.len())
+        let rows = sqlx::query_as!(
+            OutcomeRow,
+            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch
+               FROM headwater.subscription_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"#,
+            &columns.subscriptions,
+            &columns.consumers as _,
+            &columns.partitions,
+            &columns.positions,
+            &columns.epochs,
+            &returns as _,
+            &parks,
+            &stops,
+            &causes as _,
+            &reasons as _
+        );
+        outcomes(rows.fetch_all(self).await?, steps.len())
     }
 
     /// More time for deliveries of one consumer; an outcome for each, in order.
@@ -149,17 +144,26 @@ impl Database {
         timeout_ms: i64,
     ) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
-        let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT * FROM headwater.subscription_extend($1, $2, $3, $4, $5, $6)").await?;
-        let rows = client
-            .query(
-                &statement,
-                &[&subscription, &consumer, &columns.partitions, &columns.positions, &columns.epochs, &timeout_ms],
-            )
-            .await?;
-        outcomes(&rows, entries.len())
+        let rows = sqlx::query_as!(
+            OutcomeRow,
+            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch
+               FROM headwater.subscription_extend($1, $2, $3, $4, $5, $6)"#,
+            subscription,
+            consumer,
+            &columns.partitions,
+            &columns.positions,
+            &columns.epochs,
+            timeout_ms
+        );
+        outcomes(rows.fetch_all(self).await?, entries.len())
     }
+}
+
+struct OutcomeRow {
+    /// From 1.
+    number: i64,
+    outcome: Outcome,
+    current_epoch: Option<i64>,
 }
 
 /// Both are there, or neither.
@@ -167,20 +171,17 @@ pub(super) fn read_attempts(failures: Option<i32>, deliveries: Option<i32>) -> O
     Some(Attempts { failures: failures?.into(), deliveries: deliveries?.into() })
 }
 
-/// Rows of (number from 1, outcome, current epoch), in whatever order.
-fn outcomes(rows: &[Row], count: usize) -> Result<Vec<AckOutcome>, StoreError> {
+/// Rows come in whatever order.
+fn outcomes(rows: Vec<OutcomeRow>, count: usize) -> Result<Vec<AckOutcome>, StoreError> {
     let mut outcomes = vec![AckOutcome::Missing; count];
     for row in rows {
-        let number: i64 = row.try_get(0)?;
-        let outcome = match Outcome::parse(row.try_get(1)?)? {
+        let outcome = match row.outcome {
             Outcome::Done => AckOutcome::Done,
-            Outcome::Fenced => {
-                AckOutcome::Fenced { current_epoch: row.try_get::<_, Option<i64>>(2)?.unwrap_or_default() }
-            }
+            Outcome::Fenced => AckOutcome::Fenced { current_epoch: row.current_epoch.unwrap_or_default() },
             Outcome::Missing => AckOutcome::Missing,
             other => return Err(other.unexpected()),
         };
-        if let Some(place) = usize::try_from(number - 1).ok().and_then(|at| outcomes.get_mut(at)) {
+        if let Some(place) = usize::try_from(row.number - 1).ok().and_then(|at| outcomes.get_mut(at)) {
             *place = outcome;
         }
     }

@@ -74,57 +74,53 @@ impl Database {
         in_flight_max: i64,
         grace_ms: i64,
     ) -> Result<Option<Look>, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_look($1, $2, $3, $4, $5)").await?;
-        let rows = client.query(&statement, &[&subscription, &consumer, &session, &in_flight_max, &grace_ms]).await?;
+        let rows = sqlx::query!(
+            r#"SELECT generation AS "generation!", state AS "state!", standing AS "standing!", next_ms,
+               has_due AS "has_due!", in_flight AS "in_flight!", epoch AS "epoch!", partition, read_upto
+               FROM headwater.subscription_look($1, $2, $3, $4, $5)"#,
+            subscription,
+            consumer,
+            session,
+            in_flight_max,
+            grace_ms
+        )
+        .fetch_all(self)
+        .await?;
         let Some(first) = rows.first() else { return Ok(None) };
-        let mut cursors = Vec::with_capacity(rows.len());
-        for row in &rows {
-            if let Some(partition) = row.try_get(7)? {
-                cursors.push(At { partition, position: row.try_get(8)? });
-            }
-        }
+        let cursor = |(partition, position)| At { partition, position };
         Ok(Some(Look {
-            generation: first.try_get(0)?,
-            state: State::read(first.try_get(1)?),
-            standing: Standing::read(first.try_get(2)?),
-            next_ms: first.try_get(3)?,
-            has_due: first.try_get(4)?,
-            in_flight: first.try_get(5)?,
-            epoch: first.try_get(6)?,
-            cursors,
+            generation: first.generation,
+            state: State::read(&first.state),
+            standing: Standing::read(&first.standing),
+            next_ms: first.next_ms,
+            has_due: first.has_due,
+            in_flight: first.in_flight,
+            epoch: first.epoch,
+            cursors: rows.iter().filter_map(|row| row.partition.zip(row.read_upto)).map(cursor).collect(),
         }))
     }
 
     /// An epoch for deliveries that have no look before them.
     pub async fn next_delivery_epoch(&self) -> Result<i64, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT nextval('headwater.subscription_epochs')").await?;
-        Ok(client.query_one(&statement, &[]).await?.try_get(0)?)
+        let epoch = sqlx::query_scalar!(r#"SELECT nextval('headwater.subscription_epochs') AS "epoch!""#);
+        Ok(epoch.fetch_one(self).await?)
     }
 
     /// Answers whether they are the consumer's: not if the cursor had moved, or the subscription does not run.
     pub async fn claim_messages(&self, claim: &Claim<'_>) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8, $9)").await?;
-        let row = client
-            .query_one(
-                &statement,
-                &[
-                    &claim.subscription,
-                    &claim.consumer,
-                    &claim.partition,
-                    &claim.expected,
-                    &claim.read_upto,
-                    &claim.positions,
-                    &claim.global_positions,
-                    &claim.is_auto,
-                    &claim.epoch,
-                ],
-            )
-            .await?;
-        Outcome::is_done(row.try_get(0)?)
+        let outcome = sqlx::query_scalar!(
+            r#"SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8, $9) AS "outcome!: Outcome""#,
+            claim.subscription,
+            claim.consumer,
+            claim.partition,
+            claim.expected,
+            claim.read_upto,
+            claim.positions,
+            claim.global_positions,
+            claim.is_auto,
+            claim.epoch
+        );
+        Ok(outcome.fetch_one(self).await?.is_done())
     }
 
     /// How many of a consumer's deliveries there are up to a place, counted to `most`.
@@ -135,17 +131,17 @@ impl Database {
         upto: At,
         most: i64,
     ) -> Result<i64, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT count(*) FROM (SELECT FROM headwater.subscription_deliveries AS d \
-                 WHERE d.subscription_id = $1 AND d.consumer = $2 AND (d.partition, d.position) <= ($3, $4) \
-                 LIMIT $5) AS own",
-            )
-            .await?;
-        let row =
-            client.query_one(&statement, &[&subscription, &consumer, &upto.partition, &upto.position, &most]).await?;
-        Ok(row.try_get(0)?)
+        let count = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM (SELECT FROM headwater.subscription_deliveries AS d
+               WHERE d.subscription_id = $1 AND d.consumer = $2 AND (d.partition, d.position) <= ($3, $4)
+               LIMIT $5) AS own"#,
+            subscription,
+            consumer,
+            upto.partition,
+            upto.position,
+            most
+        );
+        Ok(count.fetch_one(self).await?)
     }
 
     pub async fn take_deliveries(
@@ -157,7 +153,6 @@ impl Database {
         take: Take<'_>,
         epoch: i64,
     ) -> Result<Vec<Taken>, StoreError> {
-        let client = self.client().await?;
         let attempts_max = attempts_max as i32;
         let mut own = false;
         let mut min_idle: Option<i64> = None;
@@ -170,54 +165,65 @@ impl Database {
                 (min_idle, from, wanted) = (Some(min_idle_ms), after, positions);
             }
             Take::Replays => {
-                let sql = "SELECT * FROM headwater.subscription_take_replays($1, $2, $3, $4, $5)";
-                let statement = client.prepare_cached(sql).await?;
-                let rows = client
-                    .query(&statement, &[&subscription, &consumer, &limit.messages, &attempts_max, &limit.bytes()])
-                    .await?;
-                return read_taken(&rows);
+                let replays = sqlx::query_as!(
+                    TakenRow,
+                    r#"SELECT partition AS "partition!", position AS "position!", global_position AS "global_position!",
+                       epoch AS "epoch!", delivery_count AS "delivery_count!", is_exhausted AS "is_exhausted!", has_more AS "has_more!"
+                       FROM headwater.subscription_take_replays($1, $2, $3, $4, $5)"#,
+                    subscription,
+                    consumer,
+                    limit.messages,
+                    attempts_max,
+                    limit.bytes()
+                );
+                return Ok(in_order(replays.fetch_all(self).await?));
             }
         }
         let partitions = wanted.map(|wanted| wanted.iter().map(|at| at.partition).collect::<Vec<_>>());
         let positions = wanted.map(|wanted| wanted.iter().map(|at| at.position).collect::<Vec<_>>());
-        let sql = "SELECT * FROM headwater.subscription_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
-        let statement = client.prepare_cached(sql).await?;
-        let rows = client
-            .query(
-                &statement,
-                &[
-                    &subscription,
-                    &consumer,
-                    &limit.messages,
-                    &attempts_max,
-                    &own,
-                    &min_idle,
-                    &partitions,
-                    &positions,
-                    &from.partition,
-                    &from.position,
-                    &epoch,
-                    &limit.bytes(),
-                ],
-            )
-            .await?;
-        read_taken(&rows)
+        let taken = sqlx::query_as!(
+            TakenRow,
+            r#"SELECT partition AS "partition!", position AS "position!", global_position AS "global_position!",
+               epoch AS "epoch!", delivery_count AS "delivery_count!", is_exhausted AS "is_exhausted!", has_more AS "has_more!"
+               FROM headwater.subscription_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
+            subscription,
+            consumer,
+            limit.messages,
+            attempts_max,
+            own,
+            min_idle,
+            partitions.as_deref(),
+            positions.as_deref(),
+            from.partition,
+            from.position,
+            epoch,
+            limit.bytes()
+        );
+        Ok(in_order(taken.fetch_all(self).await?))
     }
 }
 
-fn read_taken(rows: &[tokio_postgres::Row]) -> Result<Vec<Taken>, StoreError> {
-    let mut taken = Vec::with_capacity(rows.len());
-    for row in rows {
-        taken.push(Taken {
-            at: At { partition: row.try_get(0)?, position: row.try_get(1)? },
-            global_position: row.try_get(2)?,
-            epoch: row.try_get(3)?,
-            delivery_count: row.try_get::<_, i32>(4)?.into(),
-            is_exhausted: row.try_get(6)?,
-            has_more: row.try_get(7)?,
-        });
-    }
-    // An UPDATE answers in no order.
+struct TakenRow {
+    partition: i32,
+    position: i64,
+    global_position: i64,
+    epoch: i64,
+    delivery_count: i32,
+    is_exhausted: bool,
+    has_more: bool,
+}
+
+/// An UPDATE answers in no order.
+fn in_order(rows: Vec<TakenRow>) -> Vec<Taken> {
+    let read = |row: TakenRow| Taken {
+        at: At { partition: row.partition, position: row.position },
+        global_position: row.global_position,
+        epoch: row.epoch,
+        delivery_count: row.delivery_count.into(),
+        is_exhausted: row.is_exhausted,
+        has_more: row.has_more,
+    };
+    let mut taken: Vec<Taken> = rows.into_iter().map(read).collect();
     taken.sort_by_key(|taken| (taken.global_position, taken.at));
-    Ok(taken)
+    taken
 }

@@ -43,12 +43,16 @@ impl Database {
         most: i64,
         grace_ms: i64,
     ) -> Result<Joined, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.subscription_join($1, $2, $3, $4, $5, $6)").await?;
-        let row = client
-            .query_one(&statement, &[&subscription, &consumer, &session, &is_connected, &most, &grace_ms])
-            .await?;
-        match Outcome::parse(row.try_get(0)?)? {
+        let outcome = sqlx::query_scalar!(
+            r#"SELECT headwater.subscription_join($1, $2, $3, $4, $5, $6) AS "outcome!: Outcome""#,
+            subscription,
+            consumer,
+            session,
+            is_connected,
+            most,
+            grace_ms
+        );
+        match outcome.fetch_one(self).await? {
             Outcome::Done => Ok(Joined::Yes),
             Outcome::Missing => Ok(Joined::Gone),
             Outcome::Full => Ok(Joined::Full),
@@ -62,13 +66,15 @@ impl Database {
         let consumers: Vec<&str> = renewals.iter().map(|renewal| renewal.consumer.as_str()).collect();
         let sessions: Vec<Option<Uuid>> = renewals.iter().map(|renewal| renewal.session).collect();
         let idle_ms: Vec<i64> = renewals.iter().map(|renewal| renewal.idle_ms).collect();
-        let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT number FROM headwater.subscription_renew($1, $2, $3, $4)").await?;
-        let rows = client.query(&statement, &[&subscriptions, &consumers, &sessions, &idle_ms]).await?;
+        let numbers = sqlx::query_scalar!(
+            r#"SELECT number AS "number!" FROM headwater.subscription_renew($1, $2, $3, $4)"#,
+            &subscriptions,
+            &consumers as _,
+            &sessions as _,
+            &idle_ms
+        );
         let mut renewed = vec![false; renewals.len()];
-        for row in rows {
-            let number: i64 = row.try_get(0)?;
+        for number in numbers.fetch_all(self).await? {
             if let Some(is_there) = usize::try_from(number - 1).ok().and_then(|at| renewed.get_mut(at)) {
                 *is_there = true;
             }
@@ -81,43 +87,47 @@ impl Database {
         let subscriptions: Vec<i64> = leaving.iter().map(|one| one.subscription).collect();
         let consumers: Vec<&str> = leaving.iter().map(|one| one.consumer.as_str()).collect();
         let sessions: Vec<Uuid> = leaving.iter().map(|one| one.session).collect();
-        let client = self.client().await?;
         // In the order in which everybody locks them.
-        let statement = client
-            .prepare_cached(
-                "SELECT headwater.subscription_remove(l.id, l.name, l.session, false, $4) FROM (\
-                 SELECT * FROM unnest($1::bigint[], $2::text[], $3::uuid[]) AS l (id, name, session) \
-                 ORDER BY l.id, l.name COLLATE \"C\" OFFSET 0) AS l",
-            )
-            .await?;
-        client.query(&statement, &[&subscriptions, &consumers, &sessions, &grace_ms]).await?;
+        sqlx::query!(
+            r#"SELECT headwater.subscription_remove(l.id, l.name, l.session, false, $4) FROM (
+               SELECT * FROM unnest($1::bigint[], $2::text[], $3::uuid[]) AS l (id, name, session)
+               ORDER BY l.id, l.name COLLATE "C" OFFSET 0) AS l"#,
+            &subscriptions,
+            &consumers as _,
+            &sessions,
+            grace_ms
+        )
+        .fetch_all(self)
+        .await?;
         Ok(())
     }
 
     /// Sends a consumer away. Answers whether it was there.
     pub async fn remove_consumer(&self, subscription: i64, consumer: &str, grace_ms: i64) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.subscription_remove($1, $2, NULL, false, $3)").await?;
-        let row = client.query_one(&statement, &[&subscription, &consumer, &grace_ms]).await?;
-        Outcome::is_done(row.try_get(0)?)
+        let outcome = sqlx::query_scalar!(
+            r#"SELECT headwater.subscription_remove($1, $2, NULL, false, $3) AS "outcome!: Outcome""#,
+            subscription,
+            consumer,
+            grace_ms
+        );
+        Ok(outcome.fetch_one(self).await?.is_done())
     }
 
     /// Sends away whose lease has run out. Answers the subscriptions that have changed by that, with how many went.
     pub async fn expire_consumers(&self, grace_ms: i64) -> Result<Vec<(i64, String)>, StoreError> {
-        let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT subscription_id, consumer FROM headwater.subscription_expire($1)").await?;
-        let rows = client.query(&statement, &[&grace_ms]).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let gone = sqlx::query!(
+            r#"SELECT subscription_id AS "subscription!", consumer AS "consumer!" FROM headwater.subscription_expire($1)"#,
+            grace_ms
+        );
+        Ok(gone.fetch_all(self).await?.into_iter().map(|gone| (gone.subscription, gone.consumer)).collect())
     }
 
     /// For each subscription: its generation, `None` if it is gone, and whether anything has come due in it.
     pub async fn poll_subscriptions(&self, ids: &[i64]) -> Result<Vec<(Option<i64>, bool)>, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached("SELECT generation, has_due FROM headwater.subscription_poll($1) ORDER BY number")
-            .await?;
-        let rows = client.query(&statement, &[&ids]).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let polled = sqlx::query!(
+            r#"SELECT generation, has_due AS "has_due!" FROM headwater.subscription_poll($1) ORDER BY number"#,
+            ids
+        );
+        Ok(polled.fetch_all(self).await?.into_iter().map(|polled| (polled.generation, polled.has_due)).collect())
     }
 }

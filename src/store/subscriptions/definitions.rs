@@ -1,7 +1,5 @@
 //! Subscriptions as they are made, changed, deleted and found.
 
-use tokio_postgres::Row;
-
 use crate::store::outcome::Outcome;
 use crate::store::{Database, StoreError};
 
@@ -74,100 +72,110 @@ pub struct Update<'a> {
     pub state: Option<State>,
 }
 
-const STORED: &str = "SELECT s.id, s.name, s.definition::text, s.aggregated_stream_id, s.state, s.stopped::text, \
-    s.generation, s.aggregated_stream_id IS NOT NULL AND NOT EXISTS (\
-    SELECT FROM headwater.aggregated_streams AS a WHERE a.id = s.aggregated_stream_id) \
-    FROM headwater.subscriptions AS s";
+/// A subscription's row, in one snapshot with whether its source is there.
+struct StoredRow {
+    id: i64,
+    name: String,
+    definition: String,
+    aggregated_stream_id: Option<i64>,
+    state: String,
+    stopped: Option<String>,
+    generation: i64,
+    is_source_gone: bool,
+}
 
 impl Database {
     /// Stops a subscription that runs, before no message in particular. Answers whether it ran.
     pub async fn stop_subscription(&self, subscription: i64, cause: &str, reason: &str) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.subscription_stop($1, $2, $3)").await?;
-        let row = client.query_one(&statement, &[&subscription, &cause, &reason]).await?;
-        Outcome::is_done(row.try_get(0)?)
+        let outcome = sqlx::query_scalar!(
+            r#"SELECT headwater.subscription_stop($1, $2, $3) AS "outcome!: Outcome""#,
+            subscription,
+            cause,
+            reason
+        );
+        Ok(outcome.fetch_one(self).await?.is_done())
     }
 
     /// Its id; `None` if there is one of that name, or there are as many as there may be.
     pub async fn create_subscription(&self, new: NewSubscription<'_>) -> Result<Option<i64>, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT headwater.subscription_create($1, $2::text::jsonb, $3, $4, $5, $6, $7, $8, $9, $10)",
-            )
-            .await?;
-        let row = client
-            .query_one(
-                &statement,
-                &[
-                    &new.name,
-                    &new.definition,
-                    &new.is_partitioned,
-                    &new.aggregated_stream_id,
-                    &new.ack_timeout_ms,
-                    &new.consumer_timeout_ms,
-                    &new.first_position,
-                    &new.partitions,
-                    &new.cursors,
-                    &new.most,
-                ],
-            )
-            .await?;
-        Ok(row.try_get(0)?)
+        let id = sqlx::query_scalar!(
+            "SELECT headwater.subscription_create($1, $2::text::jsonb, $3, $4, $5, $6, $7, $8, $9, $10)",
+            new.name,
+            new.definition,
+            new.is_partitioned,
+            new.aggregated_stream_id,
+            new.ack_timeout_ms,
+            new.consumer_timeout_ms,
+            new.first_position,
+            new.partitions,
+            new.cursors,
+            new.most
+        );
+        Ok(id.fetch_one(self).await?)
     }
 
     pub async fn subscription(&self, name: &str) -> Result<Option<StoredSubscription>, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached(&format!("{STORED} WHERE s.name = $1")).await?;
-        client.query_opt(&statement, &[&name]).await?.as_ref().map(stored).transpose()
+        let row = sqlx::query_as!(
+            StoredRow,
+            r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.state,
+               s.stopped::text, s.generation, s.aggregated_stream_id IS NOT NULL AND NOT EXISTS (
+               SELECT FROM headwater.aggregated_streams AS a WHERE a.id = s.aggregated_stream_id) AS "is_source_gone!"
+               FROM headwater.subscriptions AS s WHERE s.name = $1"#,
+            name
+        );
+        Ok(row.fetch_optional(self).await?.map(StoredSubscription::from))
     }
 
     /// By name, after a name.
     pub async fn subscriptions(&self, after: &str, limit: i64) -> Result<Vec<StoredSubscription>, StoreError> {
-        let client = self.client().await?;
-        let sql = format!("{STORED} WHERE s.name > $1 ORDER BY s.name LIMIT $2");
-        let statement = client.prepare_cached(&sql).await?;
-        client.query(&statement, &[&after, &limit]).await?.iter().map(stored).collect()
+        let rows = sqlx::query_as!(
+            StoredRow,
+            r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.state,
+               s.stopped::text, s.generation, s.aggregated_stream_id IS NOT NULL AND NOT EXISTS (
+               SELECT FROM headwater.aggregated_streams AS a WHERE a.id = s.aggregated_stream_id) AS "is_source_gone!"
+               FROM headwater.subscriptions AS s WHERE s.name > $1 ORDER BY s.name LIMIT $2"#,
+            after,
+            limit
+        );
+        Ok(rows.fetch_all(self).await?.into_iter().map(StoredSubscription::from).collect())
     }
 
     /// The id of what was changed.
     pub async fn update_subscription(&self, name: &str, update: Update<'_>) -> Result<Option<i64>, StoreError> {
-        let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT headwater.subscription_update($1, $2::text::jsonb, $3, $4, $5)").await?;
-        let state = update.state.map(State::name);
-        let row = client
-            .query_one(
-                &statement,
-                &[&name, &update.definition, &update.ack_timeout_ms, &update.consumer_timeout_ms, &state],
-            )
-            .await?;
-        Ok(row.try_get(0)?)
+        let id = sqlx::query_scalar!(
+            "SELECT headwater.subscription_update($1, $2::text::jsonb, $3, $4, $5)",
+            name,
+            update.definition,
+            update.ack_timeout_ms,
+            update.consumer_timeout_ms,
+            update.state.map(State::name)
+        );
+        Ok(id.fetch_one(self).await?)
     }
 
     /// The id of what was deleted.
     pub async fn delete_subscription(&self, name: &str) -> Result<Option<i64>, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.subscription_delete($1)").await?;
-        Ok(client.query_one(&statement, &[&name]).await?.try_get(0)?)
+        let id = sqlx::query_scalar!("SELECT headwater.subscription_delete($1)", name);
+        Ok(id.fetch_one(self).await?)
     }
 
     pub async fn subscription_count(&self) -> Result<i64, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT count(*) FROM headwater.subscriptions").await?;
-        Ok(client.query_one(&statement, &[]).await?.try_get(0)?)
+        let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM headwater.subscriptions"#);
+        Ok(count.fetch_one(self).await?)
     }
 }
 
-fn stored(row: &Row) -> Result<StoredSubscription, StoreError> {
-    Ok(StoredSubscription {
-        id: row.try_get(0)?,
-        name: row.try_get(1)?,
-        definition: row.try_get(2)?,
-        aggregated_stream_id: row.try_get(3)?,
-        state: State::read(row.try_get(4)?),
-        stopped: row.try_get(5)?,
-        generation: row.try_get(6)?,
-        is_source_gone: row.try_get(7)?,
-    })
+impl From<StoredRow> for StoredSubscription {
+    fn from(row: StoredRow) -> Self {
+        Self {
+            id: row.id,
+            name: row.name,
+            definition: row.definition,
+            aggregated_stream_id: row.aggregated_stream_id,
+            state: State::read(&row.state),
+            stopped: row.stopped,
+            generation: row.generation,
+            is_source_gone: row.is_source_gone,
+        }
+    }
 }

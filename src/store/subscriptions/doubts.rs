@@ -52,24 +52,19 @@ impl Database {
     ) -> Result<(), StoreError> {
         let column = |of: fn(&Advance) -> i64| advances.iter().map(of).collect::<Vec<i64>>();
         let partitions: Vec<i32> = advances.iter().map(|advance| advance.partition).collect();
-        let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT headwater.subscription_take_back($1, $2, $3, $4, $5, $6, $7, $8)").await?;
-        client
-            .query_one(
-                &statement,
-                &[
-                    &subscription,
-                    &partitions,
-                    &column(|advance| advance.epoch),
-                    &column(|advance| advance.rewinds),
-                    &column(|advance| advance.expected),
-                    &column(|advance| advance.read_upto),
-                    &column(|advance| advance.committed),
-                    &is_auto,
-                ],
-            )
-            .await?;
+        sqlx::query!(
+            "SELECT headwater.subscription_take_back($1, $2, $3, $4, $5, $6, $7, $8)",
+            subscription,
+            &partitions,
+            &column(|advance| advance.epoch),
+            &column(|advance| advance.rewinds),
+            &column(|advance| advance.expected),
+            &column(|advance| advance.read_upto),
+            &column(|advance| advance.committed),
+            is_auto
+        )
+        .fetch_one(self)
+        .await?;
         Ok(())
     }
 
@@ -81,29 +76,41 @@ impl Database {
         partition: i32,
         (positions, global_positions): (&[i64], &[i64]),
     ) -> Result<(), StoreError> {
-        let client = self.client().await?;
-        let statement =
-            client.prepare_cached("SELECT headwater.subscription_give_back($1, $2, $3, $4, $5, $6)").await?;
-        client
-            .query_one(&statement, &[&subscription, &consumer, &epoch, &partition, &positions, &global_positions])
-            .await?;
+        sqlx::query!(
+            "SELECT headwater.subscription_give_back($1, $2, $3, $4, $5, $6)",
+            subscription,
+            consumer,
+            epoch,
+            partition,
+            positions,
+            global_positions
+        )
+        .fetch_one(self)
+        .await?;
         Ok(())
     }
 
     /// What a consumer has and has not acked, by partition and position.
     pub async fn given(&self, subscription: i64, consumer: &str, limit: PageLimit) -> Result<Vec<Given>, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_given($1, $2, $3, $4)").await?;
-        let rows = client.query(&statement, &[&subscription, &consumer, &limit.messages, &limit.bytes()]).await?;
+        let rows = sqlx::query!(
+            r#"SELECT partition AS "partition!", position AS "position!", global_position, epoch AS "epoch!",
+               delivery_count AS "delivery_count!" FROM headwater.subscription_given($1, $2, $3, $4)"#,
+            subscription,
+            consumer,
+            limit.messages,
+            limit.bytes()
+        )
+        .fetch_all(self)
+        .await?;
         let mut given = Vec::with_capacity(rows.len());
-        for row in &rows {
+        for row in rows {
             // Its message may be gone.
-            let Some(global_position) = row.try_get(2)? else { continue };
+            let Some(global_position) = row.global_position else { continue };
             given.push(Given {
-                at: At { partition: row.try_get(0)?, position: row.try_get(1)? },
+                at: At { partition: row.partition, position: row.position },
                 global_position,
-                epoch: row.try_get(3)?,
-                delivery_count: row.try_get::<_, i32>(4)?.into(),
+                epoch: row.epoch,
+                delivery_count: row.delivery_count.into(),
             });
         }
         given.sort_by_key(|given| given.at);

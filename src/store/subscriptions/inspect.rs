@@ -91,8 +91,6 @@ pub struct PartitionLag {
     pub low_water: i64,
 }
 
-const IDLE: &str = "(extract(epoch FROM clock_timestamp() - at) * 1000)::bigint";
-
 impl Database {
     /// In order, after a place.
     pub async fn pending_deliveries(
@@ -103,68 +101,71 @@ impl Database {
         after: At,
         limit: i64,
     ) -> Result<Vec<PendingDelivery>, StoreError> {
-        // An index leads to one consumer's, so its text is another one.
-        let of_consumer = if consumer.is_some() { "= $2" } else { "IS NOT DISTINCT FROM coalesce($2, x.consumer)" };
-        let sql = format!(
-            "SELECT partition, position, epoch, consumer, {IDLE}, count, last_error FROM (\
-             (SELECT x.partition, x.position, x.epoch, x.consumer, x.delivered_at AS at, x.delivery_count AS count, \
-             x.last_error FROM headwater.subscription_deliveries AS x \
-             WHERE x.subscription_id = $1 AND x.consumer {of_consumer} AND (x.partition, x.position) > ($4, $5) \
-             AND x.delivered_at <= clock_timestamp() - $3 * interval '1 millisecond' \
-             ORDER BY x.partition, x.position LIMIT $6) \
-             UNION ALL \
-             SELECT x.partition, k.position, x.epoch, x.consumer, k.at, k.count, NULL \
-             FROM headwater.subscription_partitions AS x \
-             CROSS JOIN LATERAL unnest(x.known_positions, x.known_counts, x.known_times) AS k (position, count, at) \
-             WHERE x.subscription_id = $1 AND x.consumer {of_consumer} AND (x.partition, k.position) > ($4, $5) \
-             AND k.position <= x.read_upto AND k.at <= clock_timestamp() - $3 * interval '1 millisecond' \
-             ) AS p ORDER BY partition, position LIMIT $6"
-        );
-        let client = self.client().await?;
-        let statement = client.prepare_cached(&sql).await?;
-        let min_idle_ms = min_idle_ms as f64;
-        let rows = client
-            .query(&statement, &[&subscription, &consumer, &min_idle_ms, &after.partition, &after.position, &limit])
-            .await?;
-        let read = |row: &Row| {
-            Ok(PendingDelivery {
-                at: At { partition: row.try_get(0)?, position: row.try_get(1)? },
-                epoch: row.try_get(2)?,
-                consumer: row.try_get(3)?,
-                idle_ms: row.try_get(4)?,
-                delivery_count: row.try_get::<_, i32>(5)?.into(),
-                last_error: row.try_get(6)?,
-            })
-        };
-        rows.iter().map(read).collect()
+        // An index leads to one consumer's. PostgreSQL plans anew each time while that is so much cheaper.
+        let rows = sqlx::query!(
+            r#"SELECT partition AS "partition!", position AS "position!", epoch AS "epoch!", consumer,
+               (extract(epoch FROM clock_timestamp() - at) * 1000)::bigint AS "idle_ms!", count AS "count!", last_error
+               FROM (
+               (SELECT x.partition, x.position, x.epoch, x.consumer, x.delivered_at AS at, x.delivery_count AS count,
+               x.last_error FROM headwater.subscription_deliveries AS x
+               WHERE x.subscription_id = $1 AND ($2::text IS NULL OR x.consumer = $2)
+               AND (x.partition, x.position) > ($4, $5)
+               AND x.delivered_at <= clock_timestamp() - $3::float8 * interval '1 millisecond'
+               ORDER BY x.partition, x.position LIMIT $6)
+               UNION ALL
+               SELECT x.partition, k.position, x.epoch, x.consumer, k.at, k.count, NULL
+               FROM headwater.subscription_partitions AS x
+               CROSS JOIN LATERAL unnest(x.known_positions, x.known_counts, x.known_times) AS k (position, count, at)
+               WHERE x.subscription_id = $1 AND ($2::text IS NULL OR x.consumer = $2)
+               AND (x.partition, k.position) > ($4, $5) AND k.position <= x.read_upto
+               AND k.at <= clock_timestamp() - $3::float8 * interval '1 millisecond'
+               ) AS p ORDER BY partition, position LIMIT $6"#,
+            subscription,
+            consumer,
+            min_idle_ms as f64,
+            after.partition,
+            after.position,
+            limit
+        )
+        .fetch_all(self)
+        .await?;
+        let read = rows.into_iter().map(|row| PendingDelivery {
+            at: At { partition: row.partition, position: row.position },
+            epoch: row.epoch,
+            consumer: row.consumer,
+            idle_ms: row.idle_ms,
+            delivery_count: row.count.into(),
+            last_error: row.last_error,
+        });
+        Ok(read.collect())
     }
 
     /// By consumer; those that wait for their next delivery last.
     pub async fn pending_summary(&self, subscription: i64) -> Result<Vec<PendingSummary>, StoreError> {
-        let sql = format!(
-            "SELECT consumer, count(*), (array_agg(partition ORDER BY partition, position))[1], \
-             (array_agg(position ORDER BY partition, position))[1], \
-             (array_agg(partition ORDER BY partition DESC, position DESC))[1], \
-             (array_agg(position ORDER BY partition DESC, position DESC))[1], max({IDLE}) FROM (\
-             SELECT partition, position, consumer, delivered_at AS at FROM headwater.subscription_deliveries \
-             WHERE subscription_id = $1 AND delivered_at IS NOT NULL \
-             UNION ALL SELECT x.partition, k.position, x.consumer, k.at FROM headwater.subscription_partitions AS x \
-             CROSS JOIN LATERAL unnest(x.known_positions, x.known_times) AS k (position, at) \
-             WHERE x.subscription_id = $1 AND k.position <= x.read_upto) AS p GROUP BY consumer ORDER BY consumer"
-        );
-        let client = self.client().await?;
-        let statement = client.prepare_cached(&sql).await?;
-        let rows = client.query(&statement, &[&subscription]).await?;
-        let read = |row: &Row| {
-            Ok(PendingSummary {
-                consumer: row.try_get(0)?,
-                count: row.try_get(1)?,
-                first: At { partition: row.try_get(2)?, position: row.try_get(3)? },
-                last: At { partition: row.try_get(4)?, position: row.try_get(5)? },
-                oldest_ms: row.try_get(6)?,
-            })
-        };
-        rows.iter().map(read).collect()
+        let rows = sqlx::query!(
+            r#"SELECT consumer, count(*) AS "count!",
+               (array_agg(partition ORDER BY partition, position))[1] AS "first_partition!",
+               (array_agg(position ORDER BY partition, position))[1] AS "first_position!",
+               (array_agg(partition ORDER BY partition DESC, position DESC))[1] AS "last_partition!",
+               (array_agg(position ORDER BY partition DESC, position DESC))[1] AS "last_position!",
+               max((extract(epoch FROM clock_timestamp() - at) * 1000)::bigint) AS "oldest_ms!" FROM (
+               SELECT partition, position, consumer, delivered_at AS at FROM headwater.subscription_deliveries
+               WHERE subscription_id = $1 AND delivered_at IS NOT NULL
+               UNION ALL SELECT x.partition, k.position, x.consumer, k.at FROM headwater.subscription_partitions AS x
+               CROSS JOIN LATERAL unnest(x.known_positions, x.known_times) AS k (position, at)
+               WHERE x.subscription_id = $1 AND k.position <= x.read_upto) AS p GROUP BY consumer ORDER BY consumer"#,
+            subscription
+        )
+        .fetch_all(self)
+        .await?;
+        let read = rows.into_iter().map(|row| PendingSummary {
+            consumer: row.consumer,
+            count: row.count,
+            first: At { partition: row.first_partition, position: row.first_position },
+            last: At { partition: row.last_partition, position: row.last_position },
+            oldest_ms: row.oldest_ms,
+        });
+        Ok(read.collect())
     }
 
     /// In order, after a place.
@@ -203,81 +204,72 @@ impl Database {
     pub async fn replay_parked(&self, subscription: i64, which: Option<&[At]>) -> Result<i64, StoreError> {
         let partitions = which.map(|which| which.iter().map(|at| at.partition).collect::<Vec<_>>());
         let positions = which.map(|which| which.iter().map(|at| at.position).collect::<Vec<_>>());
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.subscription_replay($1, $2, $3)").await?;
-        Ok(client.query_one(&statement, &[&subscription, &partitions, &positions]).await?.try_get(0)?)
+        let count = sqlx::query_scalar!(
+            r#"SELECT headwater.subscription_replay($1, $2, $3) AS "count!""#,
+            subscription,
+            partitions.as_deref(),
+            positions.as_deref()
+        );
+        Ok(count.fetch_one(self).await?)
     }
 
     /// Answers whether there was one.
     pub async fn delete_parked(&self, subscription: i64, at: At) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "DELETE FROM headwater.subscription_parked \
-                 WHERE subscription_id = $1 AND partition = $2 AND position = $3",
-            )
-            .await?;
-        Ok(client.execute(&statement, &[&subscription, &at.partition, &at.position]).await? > 0)
+        let deleting = sqlx::query!(
+            "DELETE FROM headwater.subscription_parked WHERE subscription_id = $1 AND partition = $2 AND position = $3",
+            subscription,
+            at.partition,
+            at.position
+        );
+        Ok(deleting.execute(self).await?.rows_affected() > 0)
     }
 
     pub async fn subscription_consumers(&self, subscription: i64) -> Result<Vec<ConsumerInfo>, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT c.name, c.is_connected, c.joined_at AT TIME ZONE 'UTC', \
-                 (extract(epoch FROM c.expires_at - clock_timestamp()) * 1000)::bigint, \
-                 coalesce(p.partitions, '{}'), coalesce(p.in_flight, 0)::bigint + d.count \
-                 FROM headwater.subscription_consumers AS c LEFT JOIN LATERAL (\
-                 SELECT array_agg(p.partition ORDER BY p.partition) AS partitions, sum((\
-                 SELECT count(*) FROM unnest(p.known_positions) AS k (position) WHERE k.position <= p.read_upto\
-                 )) AS in_flight FROM headwater.subscription_partitions AS p \
-                 WHERE p.subscription_id = $1 AND p.consumer = c.name) AS p ON true \
-                 CROSS JOIN LATERAL (SELECT count(*) AS count FROM headwater.subscription_deliveries AS d \
-                 WHERE d.subscription_id = $1 AND d.consumer = c.name) AS d \
-                 WHERE c.subscription_id = $1 ORDER BY c.name",
-            )
-            .await?;
-        let rows = client.query(&statement, &[&subscription]).await?;
-        let read = |row: &Row| {
-            Ok(ConsumerInfo {
-                name: row.try_get(0)?,
-                is_connected: row.try_get(1)?,
-                joined_at: row.try_get(2)?,
-                expires_in_ms: row.try_get(3)?,
-                partitions: row.try_get(4)?,
-                in_flight: row.try_get(5)?,
-            })
-        };
-        rows.iter().map(read).collect()
+        let consumers = sqlx::query_as!(
+            ConsumerInfo,
+            r#"SELECT c.name, c.is_connected, c.joined_at AT TIME ZONE 'UTC' AS "joined_at!: Timestamp",
+               (extract(epoch FROM c.expires_at - clock_timestamp()) * 1000)::bigint AS "expires_in_ms!",
+               coalesce(p.partitions, '{}') AS "partitions!", coalesce(p.in_flight, 0)::bigint + d.count AS "in_flight!"
+               FROM headwater.subscription_consumers AS c LEFT JOIN LATERAL (
+               SELECT array_agg(p.partition ORDER BY p.partition) AS partitions, sum((
+               SELECT count(*) FROM unnest(p.known_positions) AS k (position) WHERE k.position <= p.read_upto
+               )) AS in_flight FROM headwater.subscription_partitions AS p
+               WHERE p.subscription_id = $1 AND p.consumer = c.name) AS p ON true
+               CROSS JOIN LATERAL (SELECT count(*) AS count FROM headwater.subscription_deliveries AS d
+               WHERE d.subscription_id = $1 AND d.consumer = c.name) AS d
+               WHERE c.subscription_id = $1 ORDER BY c.name"#,
+            subscription
+        );
+        Ok(consumers.fetch_all(self).await?)
     }
 
     /// Up to a settled position.
     pub async fn subscription_lag(&self, subscription: i64, settled: i64) -> Result<Lag, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT partition, committed, delivered, consumer, epoch, is_held_back, undelivered, in_flight, \
-                 oldest_ms, low_water, is_exact FROM headwater.subscription_lag($1, $2) ORDER BY partition",
-            )
-            .await?;
-        let rows = client.query(&statement, &[&subscription, &settled]).await?;
-        let read = |row: &Row| {
-            Ok(PartitionLag {
-                partition: row.try_get(0)?,
-                committed: row.try_get(1)?,
-                delivered: row.try_get(2)?,
-                consumer: row.try_get(3)?,
-                epoch: row.try_get(4)?,
-                is_held_back: row.try_get(5)?,
-                undelivered: row.try_get(6)?,
-                in_flight: row.try_get(7)?,
-                oldest_unacked_ms: row.try_get(8)?,
-                low_water: row.try_get(9)?,
-            })
-        };
+        let rows = sqlx::query!(
+            r#"SELECT partition AS "partition!", committed AS "committed!", delivered AS "delivered!", consumer,
+               epoch AS "epoch!", is_held_back AS "is_held_back!", undelivered AS "undelivered!",
+               in_flight AS "in_flight!", oldest_ms, low_water AS "low_water!", is_exact AS "is_exact!"
+               FROM headwater.subscription_lag($1, $2) ORDER BY partition"#,
+            subscription,
+            settled
+        )
+        .fetch_all(self)
+        .await?;
         // All rows say the same of it.
-        let is_exact = rows.first().map_or(Ok(true), |row| row.try_get(10))?;
-        Ok(Lag { partitions: rows.iter().map(read).collect::<Result<_, StoreError>>()?, is_exact })
+        let is_exact = rows.first().is_none_or(|row| row.is_exact);
+        let partitions = rows.into_iter().map(|row| PartitionLag {
+            partition: row.partition,
+            committed: row.committed,
+            delivered: row.delivered,
+            consumer: row.consumer,
+            epoch: row.epoch,
+            is_held_back: row.is_held_back,
+            undelivered: row.undelivered,
+            in_flight: row.in_flight,
+            oldest_unacked_ms: row.oldest_ms,
+            low_water: row.low_water,
+        });
+        Ok(Lag { partitions: partitions.collect(), is_exact })
     }
 
     /// Counts some more of what a subscription has before it, looking at so many messages. Answers whether there is
@@ -288,18 +280,20 @@ impl Database {
         settled: i64,
         messages_max: i64,
     ) -> Result<bool, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.subscription_count($1, $2, $3)").await?;
-        Ok(client.query_one(&statement, &[&subscription, &settled, &messages_max]).await?.try_get(0)?)
+        let has_more = sqlx::query_scalar!(
+            r#"SELECT headwater.subscription_count($1, $2, $3) AS "has_more!""#,
+            subscription,
+            settled,
+            messages_max
+        );
+        Ok(has_more.fetch_one(self).await?)
     }
 
     /// How many consumers each subscription has; those without any are left out.
     pub async fn consumer_counts(&self) -> Result<HashMap<i64, i64>, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached("SELECT subscription_id, count(*) FROM headwater.subscription_consumers GROUP BY 1")
-            .await?;
-        let rows = client.query(&statement, &[]).await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let counts = sqlx::query!(
+            r#"SELECT subscription_id, count(*) AS "count!" FROM headwater.subscription_consumers GROUP BY 1"#
+        );
+        Ok(counts.fetch_all(self).await?.into_iter().map(|row| (row.subscription_id, row.count)).collect())
     }
 }

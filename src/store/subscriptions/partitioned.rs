@@ -65,33 +65,45 @@ impl Database {
         session: Option<Uuid>,
         grace_ms: i64,
     ) -> Result<Option<Sync>, StoreError> {
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT * FROM headwater.subscription_sync($1, $2, $3, $4)").await?;
-        let rows = client.query(&statement, &[&subscription, &consumer, &session, &grace_ms]).await?;
+        let rows = sqlx::query!(
+            r#"SELECT generation AS "generation!", state AS "state!", standing AS "standing!", next_ms,
+               has_replays AS "has_replays!", replays_in_flight AS "replays_in_flight!", partition,
+               coalesce(epoch, 0) AS "epoch!", coalesce(committed, 0) AS "committed!",
+               coalesce(read_upto, 0) AS "read_upto!", coalesce(rewinds, 0) AS "rewinds!",
+               coalesce(in_flight, 0) AS "in_flight!", coalesce(is_revoked, false) AS "is_revoked!",
+               coalesce(is_held_back, false) AS "is_held_back!", suspect, suspect_failures, suspect_deliveries,
+               coalesce(done_positions, '{}') AS "done!"
+               FROM headwater.subscription_sync($1, $2, $3, $4)"#,
+            subscription,
+            consumer,
+            session,
+            grace_ms
+        )
+        .fetch_all(self)
+        .await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let mut sync = Sync {
-            generation: first.try_get(0)?,
-            state: State::read(first.try_get(1)?),
-            standing: Standing::read(first.try_get(2)?),
-            next_ms: first.try_get(3)?,
-            has_replays: first.try_get(4)?,
-            replays_in_flight: first.try_get(5)?,
+            generation: first.generation,
+            state: State::read(&first.state),
+            standing: Standing::read(&first.standing),
+            next_ms: first.next_ms,
+            has_replays: first.has_replays,
+            replays_in_flight: first.replays_in_flight,
             held: Vec::with_capacity(rows.len()),
         };
-        for row in &rows {
-            let Some(partition) = row.try_get(6)? else { continue };
-            let suspect: Option<i64> = row.try_get(14)?;
+        for row in rows {
+            let Some(partition) = row.partition else { continue };
             sync.held.push(Held {
                 partition,
-                epoch: row.try_get(7)?,
-                committed: row.try_get(8)?,
-                read_upto: row.try_get(9)?,
-                rewinds: row.try_get(10)?,
-                in_flight: row.try_get(11)?,
-                is_revoked: row.try_get(12)?,
-                is_held_back: row.try_get(13)?,
-                suspect: suspect.zip(read_attempts(row.try_get(15)?, row.try_get(16)?)),
-                done: row.try_get(17)?,
+                epoch: row.epoch,
+                committed: row.committed,
+                read_upto: row.read_upto,
+                rewinds: row.rewinds,
+                in_flight: row.in_flight,
+                is_revoked: row.is_revoked,
+                is_held_back: row.is_held_back,
+                suspect: row.suspect.zip(read_attempts(row.suspect_failures, row.suspect_deliveries)),
+                done: row.done,
             });
         }
         Ok(Some(sync))
@@ -110,29 +122,20 @@ impl Database {
         let partitions: Vec<i32> = advances.iter().map(|advance| advance.partition).collect();
         let counts: Vec<i32> = advances.iter().map(|advance| advance.positions.len() as i32).collect();
         let positions: Vec<i64> = advances.iter().flat_map(|advance| advance.positions.iter().copied()).collect();
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT partition, counts FROM headwater.subscription_deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-            )
-            .await?;
-        let rows = client
-            .query(
-                &statement,
-                &[
-                    &subscription,
-                    &consumer,
-                    &partitions,
-                    &column(|advance| advance.epoch),
-                    &column(|advance| advance.rewinds),
-                    &column(|advance| advance.expected),
-                    &column(|advance| advance.read_upto),
-                    &counts,
-                    &positions,
-                    &is_auto,
-                ],
-            )
-            .await?;
-        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        let moved = sqlx::query!(
+            r#"SELECT partition AS "partition!", counts AS "counts!"
+               FROM headwater.subscription_deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"#,
+            subscription,
+            consumer,
+            &partitions,
+            &column(|advance| advance.epoch),
+            &column(|advance| advance.rewinds),
+            &column(|advance| advance.expected),
+            &column(|advance| advance.read_upto),
+            &counts,
+            &positions,
+            is_auto
+        );
+        Ok(moved.fetch_all(self).await?.into_iter().map(|moved| (moved.partition, moved.counts)).collect())
     }
 }

@@ -73,22 +73,20 @@ impl Database {
     pub async fn seek_subscription(&self, subscription: i64, cursors: &[At]) -> Result<(), StoreError> {
         let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
         let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.position).collect();
-        let client = self.client().await?;
-        let statement = client.prepare_cached("SELECT headwater.subscription_seek($1, $2, $3)").await?;
-        client.query_one(&statement, &[&subscription, &partitions, &afters]).await?;
+        sqlx::query!("SELECT headwater.subscription_seek($1, $2, $3)", subscription, &partitions, &afters)
+            .fetch_one(self)
+            .await?;
         Ok(())
     }
 
     /// Where the partitions of a subscription stand: the last message of each that was acked.
     pub async fn subscription_cursors(&self, subscription: i64) -> Result<Vec<At>, StoreError> {
-        let client = self.client().await?;
-        let statement = client
-            .prepare_cached(
-                "SELECT partition, headwater.subscription_low_water(known_positions, read_upto) \
-                 FROM headwater.subscription_partitions WHERE subscription_id = $1 ORDER BY partition",
-            )
-            .await?;
-        let rows = client.query(&statement, &[&subscription]).await?;
-        rows.iter().map(|row| Ok(At { partition: row.try_get(0)?, position: row.try_get(1)? })).collect()
+        let cursors = sqlx::query_as!(
+            At,
+            r#"SELECT partition, headwater.subscription_low_water(known_positions, read_upto) AS "position!"
+               FROM headwater.subscription_partitions WHERE subscription_id = $1 ORDER BY partition"#,
+            subscription
+        );
+        Ok(cursors.fetch_all(self).await?)
     }
 }

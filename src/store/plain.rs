@@ -1,0 +1,180 @@
+//! Plain statements: queries of sqlx that are checked when this is compiled, as in `query!(…).fetch_one(database)`.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::{
+    PgArgumentBuffer, PgConnection, PgHasArrayType, PgQueryResult, PgRow, PgStatement, PgTypeInfo, PgValueRef, Postgres,
+};
+use sqlx::types::chrono::NaiveDateTime;
+use sqlx::{Connection, Decode, Describe, Either, Encode, Error, Execute, Executor, SqlStr};
+use tokio_postgres::types::Type;
+
+use super::session::{CANCEL_AGAIN, CANCEL_TIMEOUT};
+use super::{Database, SESSION_SETTINGS, StoreError, source_text};
+use crate::domain::time::Timestamp;
+
+/// A connection that was idle this long is asked whether it is still there: sqlx sees its end only when it is used.
+const IDLE_TRUSTED: Duration = Duration::from_millis(500);
+
+/// A connection of sqlx. Whoever waits for its statement drives it.
+pub(super) struct Plain {
+    pub connection: PgConnection,
+    pid: i32,
+    idle_since: Instant,
+}
+
+impl Plain {
+    pub async fn open(database: &Database) -> Result<Self, StoreError> {
+        let opening = async {
+            let connecting = PgConnection::connect_with(&database.plain_options).await;
+            // Whatever it says to those who come in: nobody is served.
+            let mut connection = connecting.map_err(|error| StoreError::Unavailable(source_text(&error)))?;
+            sqlx::raw_sql(SESSION_SETTINGS).execute(&mut connection).await?;
+            let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+            Ok(Self { connection, pid, idle_since: Instant::now() })
+        };
+        match tokio::time::timeout(database.settings().connect_timeout, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(StoreError::too_slow("connecting")),
+        }
+    }
+
+    /// Whether it can be lent: it was in use a moment ago, or answers.
+    pub async fn is_alive(&mut self, within: Duration) -> bool {
+        let is_fresh = self.idle_since.elapsed() < IDLE_TRUSTED;
+        is_fresh || matches!(tokio::time::timeout(within, self.connection.ping()).await, Ok(Ok(())))
+    }
+
+    pub fn rests(&mut self) {
+        self.idle_since = Instant::now();
+    }
+
+    /// Has PostgreSQL end what was given up, so that it does not go on for nobody. The connection is of no more use: a
+    /// cancellation that comes late would hit its next statement.
+    pub async fn cancel(mut self, database: &Database) {
+        let ending = async {
+            let Ok(other) = database.control().await else { return };
+            // Answered once what was sent before has ended.
+            let mut ended = pin!(self.connection.ping());
+            loop {
+                // PostgreSQL forgets a cancellation that comes before the statement has begun.
+                let _ = other.query_typed("SELECT pg_cancel_backend($1)", &[(&self.pid, Type::INT4)]).await;
+                if tokio::time::timeout(CANCEL_AGAIN, ended.as_mut()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(CANCEL_TIMEOUT, ending).await;
+    }
+
+    /// Does one thing. sqlx cannot be told when to give up a peer that says nothing: so after a while another session is
+    /// asked whether PostgreSQL still has this one.
+    async fn watched<'a, T>(
+        &'a mut self,
+        database: &Database,
+        work: impl FnOnce(&'a mut PgConnection) -> BoxFuture<'a, Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let mut working = work(&mut self.connection);
+        loop {
+            match tokio::time::timeout(database.settings().silence_timeout, &mut working).await {
+                Ok(outcome) => return outcome,
+                Err(_) if has_process(database, self.pid).await => {}
+                Err(_) => return Err(Error::Io(std::io::ErrorKind::TimedOut.into())),
+            }
+        }
+    }
+}
+
+async fn has_process(database: &Database, pid: i32) -> bool {
+    let Ok(other) = database.control().await else { return false };
+    let found = other.query_typed("SELECT FROM pg_stat_activity WHERE pid = $1", &[(&pid, Type::INT4)]).await;
+    found.is_ok_and(|rows| !rows.is_empty())
+}
+
+type Rows = Vec<Either<PgQueryResult, PgRow>>;
+
+impl Database {
+    async fn rows<'q, E: Execute<'q, Postgres> + 'q>(&self, query: E) -> Result<Rows, Error> {
+        let mut lent = self.lend_plain().await?;
+        let outcome =
+            lent.plain()?.watched(self, |connection| connection.fetch_many(query).try_collect().boxed()).await;
+        lent.done(outcome)
+    }
+}
+
+/// Rows are collected before they are given out: what may be large is read by [`Session::query_bounded`](super::Session::query_bounded).
+impl<'c> Executor<'c> for &'c Database {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        self.rows(query).map_ok(|rows| stream::iter(rows.into_iter().map(Ok))).try_flatten_stream().boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let rows = self.rows(query);
+        async { Ok(rows.await?.into_iter().find_map(Either::right)) }.boxed()
+    }
+
+    fn prepare_with<'e>(self, sql: SqlStr, types: &'e [PgTypeInfo]) -> BoxFuture<'e, Result<PgStatement, Error>>
+    where
+        'c: 'e,
+    {
+        async move {
+            let mut lent = self.lend_plain().await?;
+            let outcome = lent.plain()?.watched(self, |connection| connection.prepare_with(sql, types)).await;
+            lent.done(outcome)
+        }
+        .boxed()
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, Error>>
+    where
+        'c: 'e,
+    {
+        async move {
+            let mut lent = self.lend_plain().await?;
+            let outcome = lent.plain()?.watched(self, |connection| connection.describe(sql)).await;
+            lent.done(outcome)
+        }
+        .boxed()
+    }
+}
+
+impl sqlx::Type<Postgres> for Timestamp {
+    fn type_info() -> PgTypeInfo {
+        <NaiveDateTime as sqlx::Type<Postgres>>::type_info()
+    }
+}
+
+impl PgHasArrayType for Timestamp {
+    fn array_type_info() -> PgTypeInfo {
+        <NaiveDateTime as PgHasArrayType>::array_type_info()
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for Timestamp {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        Ok(Timestamp::from_postgres(i64::from_be_bytes(value.as_bytes()?.try_into()?)))
+    }
+}
+
+impl Encode<'_, Postgres> for Timestamp {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend_from_slice(&self.to_postgres().to_be_bytes());
+        Ok(IsNull::No)
+    }
+}
