@@ -37,6 +37,17 @@ pub struct Backend {
     started_at_micros: Option<i64>,
 }
 
+#[cfg(test)]
+impl Backend {
+    pub fn of(pid: i32) -> Self {
+        Self { pid, started_at_micros: None }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
 /// What became of one request of a batch.
 #[derive(Debug)]
 pub enum Answer {
@@ -213,11 +224,7 @@ fn standing_answer(standing: Vec<Standing>, duplicate: bool) -> Appended {
 /// Data and metadata of messages, as PostgreSQL prints them.
 type Texts<'a> = Vec<Option<&'a str>>;
 
-fn read_answer(
-    row: &Row,
-    requests: &[&AppendRequest],
-    wanted: Option<&[bool]>,
-) -> Result<BatchAnswer, StoreError> {
+fn read_answer(row: &Row, requests: &[&AppendRequest], wanted: Option<&[bool]>) -> Result<BatchAnswer, StoreError> {
     let outcomes: Vec<&str> = row.try_get("outcomes")?;
     let versions: Vec<i64> = row.try_get("versions")?;
     let global_positions: Vec<i64> = row.try_get::<_, Option<_>>("global_positions")?.unwrap_or_default();
