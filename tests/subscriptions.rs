@@ -1,12 +1,14 @@
 //! Subscriptions: messages are delivered until somebody has acked them, in order where order is promised.
 
 mod aggregated;
+mod assignment;
 mod competing;
 mod definitions;
 mod events;
 mod fencing;
 mod instances;
 mod lag;
+mod leases;
 mod partitioned;
 mod poison;
 mod seeking;

@@ -1,5 +1,10 @@
 -- Messages of some partitions go to their consumer. A partition that has changed since the consumer looked is left out;
 -- the answer has the others, with how often each of their messages was delivered by now.
+--
+-- What is delivered and not acked is kept in four arrays side by side: element n of known_positions, known_counts,
+-- known_failures and known_times is one message, in order of position, and `unnest` of all four makes rows of them. They
+-- are not one array of rows, because then each element is as long as a row: twice the bytes in a row that every delivery
+-- and every ack writes anew, and 2.7 times as long to append to and to cut.
 CREATE OR REPLACE FUNCTION headwater.subscription_deliver(
   _subscription bigint,
   _consumer text,

@@ -3,62 +3,82 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Violation;
 use super::expression::Expression;
 use super::filter::FILTER_TYPES_MAX;
 use super::message::Message;
+use super::named::{differing_fields, sort_names};
 use super::partitioner::{Compiled, PARTITIONS_MAX, Partitioner};
 use super::selection::Streams;
 use super::stream_name::{Category, STREAM_NAME_BYTES_MAX, check_type};
 
-/// The longest name of an aggregated stream or a subscription, in bytes of UTF-8.
-pub const NAME_BYTES_MAX: usize = 200;
 /// The most wildcards, and the most categories, of one definition.
 pub const NAMES_MAX: usize = 100;
 
-/// Which messages an aggregated stream has, and how they are divided. It never changes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Which messages an aggregated stream has, and how they are divided.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = AggregatedStreamDefinition)]
 pub struct Definition {
-    /// Streams by pattern: `%` is any run of characters. With `categories`; neither of them: every stream.
+    /// Streams by pattern: `%` is any run of characters, everything else stands for itself. With `categories`; neither
+    /// of them: every stream.
     #[serde(default)]
+    #[schema(default = json!([]), example = json!(["aggregate-me-%"]), max_items = 100)]
     pub stream_wildcards: Vec<String>,
+    /// All streams of these categories.
     #[serde(default)]
+    #[schema(default = json!([]), max_items = 100)]
     pub categories: Vec<String>,
-    /// Only messages of these types; empty: any.
+    /// Only messages of these types.
     #[serde(default)]
+    #[schema(default = json!([]), max_items = 100)]
     pub types: Vec<String>,
     /// Only messages for which this CEL expression is true.
     #[serde(default)]
+    #[schema(max_length = 1000)]
     pub filter: Option<String>,
     pub partitioner: Partitioner,
-    /// The highest partition that a message may go to, from 0 to [`PARTITIONS_MAX`] - 1, which it is by default.
+    /// The highest partition that a message may go to.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 9999, default = 9999)]
     pub max_partition: Option<i64>,
     #[serde(default)]
+    #[schema(default = json!("stop"))]
     pub on_error: OnError,
 }
 
 /// What becomes of a message that the partitioner cannot place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", expecting = "must be stop, skip or an object of a partition")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "must be stop, skip or an object of a partition")]
 pub enum OnError {
-    /// The projection stops before it, and says so.
-    #[default]
+    Action(OnErrorAction),
+    Partition(FallbackPartition),
+}
+
+/// What becomes of it without a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnErrorAction {
+    /// Nothing goes on before it can be placed.
     Stop,
     /// It is left out, and counted.
     Skip,
-    /// It goes to this partition, and is counted.
-    #[serde(untagged)]
-    Partition(Fallback),
 }
 
-/// A partition for what cannot be placed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// It goes to this partition, and is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Fallback {
+pub struct FallbackPartition {
+    #[schema(minimum = 0, maximum = 9999)]
     pub partition: i64,
+}
+
+impl Default for OnError {
+    fn default() -> Self {
+        Self::Action(OnErrorAction::Stop)
+    }
 }
 
 /// A definition that is ready for messages.
@@ -93,20 +113,6 @@ pub struct AggregatedMessage {
     pub message: Arc<Message>,
 }
 
-/// The name of an aggregated stream or a subscription: 1 to [`NAME_BYTES_MAX`] bytes without control characters.
-pub fn check_name(name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err("must not be empty".into());
-    }
-    if name.len() > NAME_BYTES_MAX {
-        return Err(format!("must be at most {NAME_BYTES_MAX} bytes of UTF-8, not {}", name.len()));
-    }
-    if name.chars().any(char::is_control) {
-        return Err("must not contain control characters".into());
-    }
-    Ok(())
-}
-
 impl Definition {
     /// Checks every rule, and compiles what can be compiled.
     pub fn compile(&self) -> Result<Aggregation, Vec<Violation>> {
@@ -138,23 +144,17 @@ impl Definition {
     }
 
     /// The fields in which two definitions differ. The order in which streams and types are named means nothing.
-    pub fn differences(&self, other: &Definition) -> Vec<&'static str> {
-        let sorted = |names: &[String]| {
-            let mut names = names.to_vec();
-            names.sort_unstable();
-            names.dedup();
-            names
-        };
-        let fields = [
-            ("stream_wildcards", sorted(&self.stream_wildcards) != sorted(&other.stream_wildcards)),
-            ("categories", sorted(&self.categories) != sorted(&other.categories)),
-            ("types", sorted(&self.types) != sorted(&other.types)),
-            ("filter", self.filter != other.filter),
-            ("partitioner", self.partitioner != other.partitioner),
-            ("max_partition", self.partition_max() != other.partition_max()),
-            ("on_error", self.on_error != other.on_error),
-        ];
-        fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+    pub fn differences(&self, other: &Definition) -> Vec<String> {
+        differing_fields(&self.canonical(), &other.canonical())
+    }
+
+    fn canonical(&self) -> Definition {
+        let mut canonical = self.clone();
+        canonical.max_partition = Some(self.partition_max());
+        for names in [&mut canonical.stream_wildcards, &mut canonical.categories, &mut canonical.types] {
+            sort_names(names);
+        }
+        canonical
     }
 
     fn partition_max(&self) -> i64 {
@@ -220,9 +220,9 @@ impl Aggregation {
             Err(reason) => reason,
         };
         match self.definition.on_error {
-            OnError::Stop => Placement::Stop(reason),
-            OnError::Skip => Placement::Skipped,
-            OnError::Partition(Fallback { partition }) => Placement::Substituted(partition as i32),
+            OnError::Action(OnErrorAction::Stop) => Placement::Stop(reason),
+            OnError::Action(OnErrorAction::Skip) => Placement::Skipped,
+            OnError::Partition(FallbackPartition { partition }) => Placement::Substituted(partition as i32),
         }
     }
 }
@@ -327,7 +327,7 @@ mod tests {
         let one = definition(json!({"categories": ["a", "b"], "partitioner": {"kind": "constant"}}));
         let same = definition(json!({"categories": ["b", "a"], "partitioner": {"kind": "constant"}, "filter": null,
             "max_partition": PARTITIONS_MAX - 1, "on_error": "stop"}));
-        assert_eq!(one.differences(&same), Vec::<&str>::new());
+        assert_eq!(one.differences(&same), Vec::<String>::new());
         let other = definition(json!({"categories": ["a"], "partitioner": {"kind": "stream", "partitions": 2},
             "on_error": "skip"}));
         assert_eq!(one.differences(&other), ["categories", "partitioner", "on_error"]);

@@ -5,6 +5,7 @@
 //! the subscription *stops* before it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How often and how soon a message is delivered again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,11 +17,13 @@ pub struct Policy {
 }
 
 /// What becomes of a message that was delivered as often as it may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhausted {
+    /// It goes to the dead letters.
     Park,
     Skip,
+    /// The whole subscription stops before it.
     Stop,
 }
 
@@ -53,10 +56,11 @@ pub enum Step {
     Stop,
 }
 
-/// Who decided on a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a message is not delivered any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(as = FailureCause, rename_all = "snake_case")]
 pub enum Cause {
-    /// The consumer.
+    /// A consumer asked for it.
     Nacked,
     /// It was delivered as often as it may be.
     Exhausted,

@@ -1,14 +1,52 @@
-//! An enum that is written by its name alone. What serde derives takes `{"name": null}` too, and of a value that is no
-//! text it does not say which names there are.
+//! Names: of what users define, of the fields in which two definitions differ, and of an enum's values.
 
+use serde::Serialize;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, IntoDeserializer};
 use serde_json::Value;
 
+/// The longest name of an aggregated stream, a subscription or a consumer, in bytes of UTF-8.
+pub const NAME_BYTES_MAX: usize = 200;
+
+/// A name: 1 to [`NAME_BYTES_MAX`] bytes without control characters. Otherwise the rule that it breaks.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("must not be empty".into());
+    }
+    if name.len() > NAME_BYTES_MAX {
+        return Err(format!("must be at most {NAME_BYTES_MAX} bytes of UTF-8, not {}", name.len()));
+    }
+    if name.chars().any(char::is_control) {
+        return Err("must not contain control characters".into());
+    }
+    Ok(())
+}
+
+/// For a list whose order means nothing, nor whether a name comes twice.
+pub fn sort_names(names: &mut Vec<String>) {
+    names.sort_unstable();
+    names.dedup();
+}
+
+/// The fields in which two definitions differ, by their names on the wire. A duration is kept in milliseconds, which its
+/// name there does not say.
+pub fn differing_fields<T: Serialize>(one: &T, other: &T) -> Vec<String> {
+    let fields = |definition| match serde_json::to_value(definition) {
+        Ok(Value::Object(fields)) => fields,
+        // A definition has fields, which are texts, numbers and lists.
+        _ => Default::default(),
+    };
+    let (one, other) = (fields(one), fields(other));
+    let differs = one.iter().filter(|(name, value)| other.get(*name) != Some(*value));
+    differs.map(|(name, _)| name.trim_end_matches("_ms").to_owned()).collect()
+}
+
+/// An enum that is written by its name alone. What serde derives takes `{"name": null}` too, and of a value that is no
+/// text it does not say which names there are.
 pub fn named<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
     by_name(&Value::deserialize(deserializer)?)
 }
 
-/// Null is none.
+/// [`named`], where null is none.
 pub fn named_if_any<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
     Option::<Value>::deserialize(deserializer)?.map(|given| by_name(&given)).transpose()
 }

@@ -7,6 +7,7 @@ use cel::Value;
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use super::Violation;
 use super::expression::Expression;
@@ -20,55 +21,99 @@ pub const PARTITIONS_MAX: i64 = 10_000;
 /// The longest JSON pointer, in bytes.
 pub const POINTER_BYTES_MAX: usize = 1_000;
 
-/// A partitioner as it is defined.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", try_from = "written::Written")]
+/// Gives each message its partition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged, try_from = "written::Written")]
 pub enum Partitioner {
-    /// Everything in partition 0.
-    Constant {},
-    /// By the hash of the stream's name.
-    Stream {
-        partitions: i64,
-    },
-    /// By the hash of the stream's cardinal id, as Message DB's consumer groups do.
-    CardinalId {
-        partitions: i64,
-    },
-    Category {
-        partitions: i64,
-    },
-    Type {
-        partitions: i64,
-    },
-    /// By a value in the message's data.
-    Data(Pointed),
-    /// By a value in the message's metadata.
-    Metadata(Pointed),
-    /// By a CEL expression that gives the partition.
-    Cel {
-        expression: String,
-    },
+    Constant(ConstantPartitioner),
+    Hash(HashPartitioner),
+    Value(ValuePartitioner),
+    Cel(CelPartitioner),
 }
 
-/// A value that a JSON pointer finds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Pointed {
-    /// RFC 6901.
-    pub pointer: String,
-    pub method: Method,
+/// Everything in partition 0.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConstantPartitioner {
+    #[schema(inline)]
+    pub kind: ConstantKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ConstantKind {
+    Constant,
+}
+
+/// By Message DB's 64-bit hash of a name, absolute, modulo `partitions`.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HashPartitioner {
+    pub kind: HashedName,
+    #[schema(minimum = 1, maximum = 10000)]
     pub partitions: i64,
-    /// Where a message goes that has no such value, or null there; without it, it cannot be placed.
+}
+
+/// Which name is hashed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HashedName {
+    Stream,
+    /// As Message DB's consumer groups do.
+    CardinalId,
+    Category,
+    Type,
+}
+
+/// By a value in the message.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ValuePartitioner {
+    pub kind: ValueIn,
+    /// Where the value is: a JSON pointer (RFC 6901).
+    #[schema(example = "/customer/id", max_length = 1000)]
+    pub pointer: String,
+    pub method: PartitionMethod,
+    #[schema(minimum = 1, maximum = 10000)]
+    pub partitions: i64,
+    /// The partition of messages that have no such value, or null there; without it they cannot be placed.
+    #[schema(minimum = 0, maximum = 9999)]
     pub missing: Option<i64>,
 }
 
-/// How a value becomes a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Where the value is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// The remainder of an integer, which is never negative: -7 modulo 3 is 2.
+pub enum ValueIn {
+    Data,
+    Metadata,
+}
+
+/// How a value becomes a partition: the remainder of an integer (never negative), or the hash of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PartitionMethod {
+    /// -7 modulo 3 is 2.
     Modulo,
-    /// The hash of a string's text, or of another value's JSON text.
+    /// Of a string's text, or of another value's JSON text.
     Hash,
+}
+
+/// By a CEL expression whose integer is the partition, from 0 to `max_partition`.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CelPartitioner {
+    #[schema(inline)]
+    pub kind: CelKind,
+    /// Over `type, data, metadata, stream_name, category, position, global_position, time`.
+    #[schema(example = "type == 'EventA' ? data.num % 3 : 0", max_length = 1000)]
+    pub expression: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CelKind {
+    Cel,
 }
 
 /// A partitioner that is ready for messages.
@@ -77,7 +122,7 @@ pub struct Compiled {
     partitioner: Partitioner,
     /// For `cel`.
     expression: Option<Expression>,
-    /// For `data` and `metadata`.
+    /// For a value.
     path: Vec<String>,
 }
 
@@ -92,18 +137,18 @@ impl Partitioner {
             }
         }
         let mut path = Vec::new();
-        if let Partitioner::Data(pointed) | Partitioner::Metadata(pointed) = self {
-            match read_pointer(&pointed.pointer) {
+        if let Partitioner::Value(value) = self {
+            match read_pointer(&value.pointer) {
                 Ok(read) => path = read,
                 Err(rule) => refuse("partitioner.pointer", rule),
             }
-            if pointed.missing.is_some_and(|missing| !(0..=partition_max).contains(&missing)) {
+            if value.missing.is_some_and(|missing| !(0..=partition_max).contains(&missing)) {
                 refuse("partitioner.missing", format!("must be a partition, from 0 to {partition_max}"));
             }
         }
         let mut expression = None;
-        if let Partitioner::Cel { expression: source } = self {
-            match Expression::compile(source) {
+        if let Partitioner::Cel(cel) = self {
+            match Expression::compile(&cel.expression) {
                 Ok(compiled) => expression = Some(compiled),
                 Err(error) => refuse("partitioner.expression", error.to_string()),
             }
@@ -113,12 +158,9 @@ impl Partitioner {
 
     fn partitions(&self) -> Option<i64> {
         match self {
-            Partitioner::Constant {} | Partitioner::Cel { .. } => None,
-            Partitioner::Stream { partitions }
-            | Partitioner::CardinalId { partitions }
-            | Partitioner::Category { partitions }
-            | Partitioner::Type { partitions } => Some(*partitions),
-            Partitioner::Data(pointed) | Partitioner::Metadata(pointed) => Some(pointed.partitions),
+            Partitioner::Constant(_) | Partitioner::Cel(_) => None,
+            Partitioner::Hash(hash) => Some(hash.partitions),
+            Partitioner::Value(value) => Some(value.partitions),
         }
     }
 }
@@ -127,17 +169,23 @@ impl Compiled {
     /// The message's partition, or why it has none.
     pub fn partition(&self, message: &Message) -> Result<i64, String> {
         match &self.partitioner {
-            Partitioner::Constant {} => Ok(0),
-            Partitioner::Stream { partitions } => Ok(hashed(&message.stream_name, *partitions)),
-            Partitioner::CardinalId { partitions } => {
-                // A bare category has no id; its name stands for it.
-                Ok(hashed(cardinal_id(&message.stream_name).unwrap_or(&message.stream_name), *partitions))
+            Partitioner::Constant(_) => Ok(0),
+            Partitioner::Hash(hash) => {
+                let stream_name = &*message.stream_name;
+                let name = match hash.kind {
+                    HashedName::Stream => stream_name,
+                    // A bare category has no id; its name stands for it.
+                    HashedName::CardinalId => cardinal_id(stream_name).unwrap_or(stream_name),
+                    HashedName::Category => message.category(),
+                    HashedName::Type => &message.message_type,
+                };
+                Ok(hashed(name, hash.partitions))
             }
-            Partitioner::Category { partitions } => Ok(hashed(message.category(), *partitions)),
-            Partitioner::Type { partitions } => Ok(hashed(&message.message_type, *partitions)),
-            Partitioner::Data(pointed) => self.pointed("data", message.data(), pointed),
-            Partitioner::Metadata(pointed) => self.pointed("metadata", message.metadata(), pointed),
-            Partitioner::Cel { .. } => {
+            Partitioner::Value(value) => match value.kind {
+                ValueIn::Data => self.pointed("data", message.data(), value),
+                ValueIn::Metadata => self.pointed("metadata", message.metadata(), value),
+            },
+            Partitioner::Cel(_) => {
                 let expression = self.expression.as_ref().ok_or("the expression could not be compiled")?;
                 match expression.evaluate(message)? {
                     Value::Int(partition) => Ok(partition),
@@ -150,14 +198,14 @@ impl Compiled {
         }
     }
 
-    fn pointed(&self, field: &str, json: &str, pointed: &Pointed) -> Result<i64, String> {
+    fn pointed(&self, field: &str, json: &str, pointed: &ValuePartitioner) -> Result<i64, String> {
         let Some(value) = find(json, &self.path).filter(|value| *value != "null") else {
             return pointed.missing.ok_or_else(|| format!("{field} has no value at {:?}", pointed.pointer));
         };
         match pointed.method {
-            Method::Modulo => remainder(value, pointed.partitions)
+            PartitionMethod::Modulo => remainder(value, pointed.partitions)
                 .ok_or_else(|| format!("{field} has no integer at {:?}", pointed.pointer)),
-            Method::Hash => {
+            PartitionMethod::Hash => {
                 let text = serde_json::from_str::<String>(value).map_or(Cow::Borrowed(value), Cow::Owned);
                 Ok(hashed(&text, pointed.partitions))
             }

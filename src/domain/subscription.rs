@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Violation;
 use super::delivery::{OnExhausted, Policy};
 use super::expression::{Expression, ExpressionError};
 use super::filter::{FILTER_TYPES_MAX, Filter};
 use super::message::Message;
+use super::named::{check_name, differing_fields, sort_names};
 use super::partitioner::hashed;
 use super::source::{SOURCE_TOPICS_MAX, Source};
 use super::stream_name::{Category, StreamName, cardinal_id, check_type};
@@ -22,8 +24,6 @@ pub const MAX_IN_FLIGHT_MAX: i64 = 10_000;
 pub const MAX_DELIVERIES_MAX: i64 = 1_000_000;
 /// The most steps of a backoff.
 pub const BACKOFF_STEPS_MAX: usize = 20;
-/// The longest name of a consumer, in bytes.
-pub const CONSUMER_BYTES_MAX: usize = 200;
 /// Bounds of durations, in milliseconds.
 pub const ACK_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 100..=86_400_000;
 pub const CONSUMER_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 500..=3_600_000;
@@ -94,14 +94,19 @@ pub enum StartAt {
     Time(i64),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// How the messages are shared among consumers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = SubscriptionMode)]
 pub enum Mode {
+    /// A partition is held by one consumer at a time, in order; an ack stands for everything up to its position.
     Partitioned,
+    /// Any consumer gets any message; each is acked alone.
     Competing,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What counts as acked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AckMode {
     Explicit,
@@ -209,7 +214,7 @@ impl Definition {
             SubscriptionSource::All(true) => {}
             SubscriptionSource::All(false) => violations.push(Violation::new("source.all", "must be true")),
             SubscriptionSource::Aggregated(name) => {
-                if let Err(rule) = super::aggregated_stream::check_name(name) {
+                if let Err(rule) = check_name(name) {
                     violations.push(Violation::new("source.aggregated_stream", rule));
                 }
             }
@@ -217,36 +222,22 @@ impl Definition {
     }
 
     /// The fields in which two definitions differ. The order of names means nothing.
-    pub fn differences(&self, other: &Definition) -> Vec<&'static str> {
-        let sorted = |names: &[String]| {
-            let mut names = names.to_vec();
-            names.sort_unstable();
-            names.dedup();
-            names
-        };
-        let (mine, theirs) = (&self.settings, &other.settings);
-        let same_source = match (&self.source, &other.source) {
-            (SubscriptionSource::Categories(mine), SubscriptionSource::Categories(theirs)) => {
-                sorted(mine) == sorted(theirs)
-            }
-            (mine, theirs) => mine == theirs,
-        };
-        let fields = [
-            ("source", !same_source),
-            ("from", self.from != other.from),
-            ("types", sorted(&self.types) != sorted(&other.types)),
-            ("filter", self.filter != other.filter),
-            ("mode", self.mode != other.mode),
-            ("partitions", self.divides_its_source() && self.partitions != other.partitions),
-            ("ack", mine.ack != theirs.ack),
-            ("ack_timeout", mine.ack_timeout_ms != theirs.ack_timeout_ms),
-            ("consumer_timeout", mine.consumer_timeout_ms != theirs.consumer_timeout_ms),
-            ("max_in_flight", mine.max_in_flight != theirs.max_in_flight),
-            ("max_deliveries", mine.max_deliveries != theirs.max_deliveries),
-            ("backoff", mine.backoff_ms != theirs.backoff_ms),
-            ("on_exhausted", mine.on_exhausted != theirs.on_exhausted),
-        ];
-        fields.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+    pub fn differences(&self, other: &Definition) -> Vec<String> {
+        let divides = self.divides_its_source();
+        differing_fields(&self.canonical(divides), &other.canonical(divides))
+    }
+
+    fn canonical(&self, divides_its_source: bool) -> Definition {
+        let mut canonical = self.clone();
+        sort_names(&mut canonical.types);
+        if let SubscriptionSource::Categories(names) = &mut canonical.source {
+            sort_names(names);
+        }
+        // Then the number means nothing, whatever was given.
+        if !divides_its_source {
+            canonical.partitions = 1;
+        }
+        canonical
     }
 
     pub fn is_partitioned(&self) -> bool {
@@ -321,20 +312,6 @@ impl StartAt {
     }
 }
 
-/// A consumer's name: 1 to [`CONSUMER_BYTES_MAX`] bytes without control characters.
-pub fn check_consumer(name: &str) -> Result<(), String> {
-    if name.is_empty() {
-        return Err("must not be empty".into());
-    }
-    if name.len() > CONSUMER_BYTES_MAX {
-        return Err(format!("must be at most {CONSUMER_BYTES_MAX} bytes of UTF-8, not {}", name.len()));
-    }
-    if name.chars().any(char::is_control) {
-        return Err("must not contain control characters".into());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,7 +348,7 @@ mod tests {
     fn the_order_of_names_is_no_difference_and_every_other_change_is_named() {
         let mut other = definition();
         other.source = SubscriptionSource::Categories(vec!["b".into(), "a".into()]);
-        assert_eq!(definition().differences(&other), Vec::<&str>::new());
+        assert_eq!(definition().differences(&other), Vec::<String>::new());
         other.settings.max_in_flight = 7;
         other.mode = Mode::Competing;
         assert_eq!(definition().differences(&other), ["mode", "max_in_flight"]);

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use super::definition_schema::AggregatedStreamDefinition;
 use super::extract::{Json, Object, Path, Query};
 use super::pages::NoQuery;
 use super::parameters::Rules;
 use super::problem::{Problem, ProblemKind};
 use super::{App, tags};
 use crate::domain::Violation;
-use crate::domain::aggregated_stream::{Definition, check_name};
+use crate::domain::aggregated_stream::Definition;
+use crate::domain::named::check_name;
 use crate::service::aggregated::{AggregatedStream, DefineError, Defined};
 
 /// An aggregated stream.
@@ -23,7 +23,6 @@ use crate::service::aggregated::{AggregatedStream, DefineError, Defined};
 #[schema(as = AggregatedStream)]
 pub struct AggregatedStreamBody {
     pub name: String,
-    #[schema(value_type = AggregatedStreamDefinition)]
     pub definition: Definition,
     pub status: AggregatedStreamStatus,
 }
@@ -138,7 +137,7 @@ pub struct NamesQuery {
 #[utoipa::path(
     put, path = "/v1/aggregated-streams/{name}", operation_id = "defineAggregatedStream", tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "1 to 200 bytes without control characters")),
-    request_body = AggregatedStreamDefinition,
+    request_body = Definition,
     responses(
         (status = 201, description = "Defined", body = AggregatedStreamBody),
         (status = 200, description = "It was defined like this already", body = AggregatedStreamBody),

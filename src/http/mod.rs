@@ -22,7 +22,6 @@ mod aggregated_streams;
 mod body;
 mod browser;
 mod console;
-mod definition_schema;
 mod event_connection;
 mod event_stream;
 mod events;

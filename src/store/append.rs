@@ -37,6 +37,17 @@ pub struct Backend {
     started_at_micros: Option<i64>,
 }
 
+#[cfg(test)]
+impl Backend {
+    pub fn of(pid: i32) -> Self {
+        Self { pid, started_at_micros: None }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+}
+
 /// What became of one request of a batch.
 #[derive(Debug)]
 pub enum Answer {

@@ -21,8 +21,8 @@ const ROOMS: [(&str, &[&str]); 11] = [
 ];
 
 /// All that `domain` may use of other crates.
-const DOMAIN_CRATES: [&str; 10] =
-    ["std", "core", "bytes", "cel", "chrono", "md5", "serde", "serde_json", "thiserror", "uuid"];
+const DOMAIN_CRATES: [&str; 11] =
+    ["std", "core", "bytes", "cel", "chrono", "md5", "serde", "serde_json", "thiserror", "utoipa", "uuid"];
 
 /// Crates that belong to one room, and the rooms that may use them.
 const CRATES: [(&str, &[&str]); 8] = [
@@ -30,7 +30,8 @@ const CRATES: [(&str, &[&str]); 8] = [
     ("axum_server", &["http"]),
     ("hyper_util", &["http"]),
     ("tower_http", &["http"]),
-    ("utoipa", &["http"]),
+    // A definition carries its own schema.
+    ("utoipa", &["http", "domain"]),
     ("utoipa_axum", &["http"]),
     ("utoipa_swagger_ui", &["http"]),
     ("sqlx", &["store"]),

@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
-use super::{Method, Partitioner, Pointed};
+use super::{
+    CelKind, CelPartitioner, ConstantKind, ConstantPartitioner, HashPartitioner, HashedName, PartitionMethod,
+    Partitioner, ValueIn, ValuePartitioner,
+};
 use crate::domain::named::{named, named_if_any};
 
 /// It is read with the fields of every kind, so that what is wrong with one of them is said of that one.
@@ -14,7 +17,7 @@ pub struct Written {
     partitions: Option<i64>,
     pointer: Option<String>,
     #[serde(default, deserialize_with = "named_if_any")]
-    method: Option<Method>,
+    method: Option<PartitionMethod>,
     missing: Option<i64>,
     expression: Option<String>,
 }
@@ -38,14 +41,17 @@ impl TryFrom<Written> for Partitioner {
 
     fn try_from(mut written: Written) -> Result<Self, Self::Error> {
         let read = match written.kind {
-            Kind::Constant => Partitioner::Constant {},
-            Kind::Stream => Partitioner::Stream { partitions: written.partitions()? },
-            Kind::CardinalId => Partitioner::CardinalId { partitions: written.partitions()? },
-            Kind::Category => Partitioner::Category { partitions: written.partitions()? },
-            Kind::Type => Partitioner::Type { partitions: written.partitions()? },
-            Kind::Data => Partitioner::Data(written.pointed()?),
-            Kind::Metadata => Partitioner::Metadata(written.pointed()?),
-            Kind::Cel => Partitioner::Cel { expression: given("expression", written.expression.take())? },
+            Kind::Constant => Partitioner::Constant(ConstantPartitioner { kind: ConstantKind::Constant }),
+            Kind::Stream => written.hash(HashedName::Stream)?,
+            Kind::CardinalId => written.hash(HashedName::CardinalId)?,
+            Kind::Category => written.hash(HashedName::Category)?,
+            Kind::Type => written.hash(HashedName::Type)?,
+            Kind::Data => written.value(ValueIn::Data)?,
+            Kind::Metadata => written.value(ValueIn::Metadata)?,
+            Kind::Cel => Partitioner::Cel(CelPartitioner {
+                kind: CelKind::Cel,
+                expression: given("expression", written.expression.take())?,
+            }),
         };
         let Written { kind: _, partitions, pointer, method, missing, expression } = written;
         let left = [
@@ -67,13 +73,18 @@ impl Written {
         given("partitions", self.partitions.take())
     }
 
-    fn pointed(&mut self) -> Result<Pointed, serde::de::value::Error> {
-        Ok(Pointed {
+    fn hash(&mut self, kind: HashedName) -> Result<Partitioner, serde::de::value::Error> {
+        Ok(Partitioner::Hash(HashPartitioner { kind, partitions: self.partitions()? }))
+    }
+
+    fn value(&mut self, kind: ValueIn) -> Result<Partitioner, serde::de::value::Error> {
+        Ok(Partitioner::Value(ValuePartitioner {
+            kind,
             pointer: given("pointer", self.pointer.take())?,
             method: given("method", self.method.take())?,
             partitions: self.partitions()?,
             missing: self.missing.take(),
-        })
+        }))
     }
 }
 

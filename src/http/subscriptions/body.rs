@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::delivery::OnExhausted as ExhaustedRule;
+use crate::domain::delivery::OnExhausted;
 use crate::domain::named::named_if_any;
 use crate::domain::subscription::{
-    ACK_TIMEOUT_MS, AckMode as AckRule, BACKOFF_MS, CONSUMER_TIMEOUT_MS, Definition, Mode as ModeRule, Settings,
-    SettingsPatch, StartAt, SubscriptionSource,
+    ACK_TIMEOUT_MS, AckMode, BACKOFF_MS, CONSUMER_TIMEOUT_MS, Definition, Mode, Settings, SettingsPatch, StartAt,
+    SubscriptionSource,
 };
 use crate::domain::time::Timestamp;
 use crate::http::extract::Object;
@@ -56,15 +56,22 @@ macro_rules! with_settings {
         }
 
         impl $name {
-            fn settings(&mut self) -> GivenSettings {
-                GivenSettings {
-                    ack: self.ack.take(),
-                    ack_timeout: self.ack_timeout.take(),
-                    consumer_timeout: self.consumer_timeout.take(),
-                    max_in_flight: self.max_in_flight.take(),
-                    max_deliveries: self.max_deliveries.take(),
-                    backoff: self.backoff.take(),
-                    on_exhausted: self.on_exhausted.take(),
+            pub fn patch(&mut self, rules: &mut Rules) -> SettingsPatch {
+                let backoff_ms = self.backoff.take().map(|steps| {
+                    let step = |(at, step): (usize, &String)| {
+                        duration_ms(rules, &format!("backoff[{at}]"), Some(step), BACKOFF_MS).unwrap_or_default()
+                    };
+                    steps.iter().enumerate().map(step).collect::<Vec<i64>>()
+                });
+                let mut duration = |field, text: &Option<String>, bounds| duration_ms(rules, field, text.as_deref(), bounds);
+                SettingsPatch {
+                    ack: self.ack,
+                    ack_timeout_ms: duration("ack_timeout", &self.ack_timeout, ACK_TIMEOUT_MS),
+                    consumer_timeout_ms: duration("consumer_timeout", &self.consumer_timeout, CONSUMER_TIMEOUT_MS),
+                    max_in_flight: self.max_in_flight,
+                    max_deliveries: self.max_deliveries,
+                    backoff_ms,
+                    on_exhausted: self.on_exhausted,
                 }
             }
         }
@@ -106,17 +113,6 @@ with_settings!(
     SettingsBody {}
 );
 
-/// Settings as they are given.
-struct GivenSettings {
-    ack: Option<AckMode>,
-    ack_timeout: Option<String>,
-    consumer_timeout: Option<String>,
-    max_in_flight: Option<i64>,
-    max_deliveries: Option<i64>,
-    backoff: Option<Vec<String>>,
-    on_exhausted: Option<OnExhausted>,
-}
-
 /// What is consumed: exactly one of these.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -150,37 +146,6 @@ pub enum FromBody {
     Text(String),
 }
 
-/// How the messages are shared among consumers.
-#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[schema(as = SubscriptionMode)]
-pub enum Mode {
-    /// A partition is held by one consumer at a time, in order; an ack stands for everything up to its position.
-    Partitioned,
-    /// Any consumer gets any message; each is acked alone.
-    Competing,
-}
-
-/// What counts as acked.
-#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AckMode {
-    Explicit,
-    /// Delivered is acked.
-    Auto,
-}
-
-/// What becomes of a message that was delivered as often as it may be.
-#[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnExhausted {
-    /// It goes to the dead letters.
-    Park,
-    Skip,
-    /// The whole subscription stops before it.
-    Stop,
-}
-
 impl FromBody {
     /// `None` if it is none of these.
     pub fn start(&self) -> Option<StartAt> {
@@ -200,7 +165,7 @@ impl FromBody {
 impl DefinitionBody {
     /// With every default filled in. Rules of what is read here are said to `rules`; the others are the domain's.
     pub fn definition(mut self, rules: &mut Rules) -> Definition {
-        let settings = Settings::default().patched(self.settings().patch(rules));
+        let settings = Settings::default().patched(self.patch(rules));
         let source = self.source.0.source(rules);
         let is_stream = matches!(source, SubscriptionSource::Stream(_));
         let from = self.from.map_or(Some(StartAt::Beginning), |from| from.start());
@@ -211,10 +176,7 @@ impl DefinitionBody {
             from: from.unwrap_or(StartAt::Beginning),
             types: self.types.unwrap_or_default(),
             filter: self.filter,
-            mode: match self.mode {
-                Some(Mode::Competing) => ModeRule::Competing,
-                Some(Mode::Partitioned) | None => ModeRule::Partitioned,
-            },
+            mode: self.mode.unwrap_or(Mode::Partitioned),
             partitions: self.partitions.unwrap_or(if is_stream { 1 } else { PARTITIONS_DEFAULT }),
             settings,
             source,
@@ -222,20 +184,13 @@ impl DefinitionBody {
     }
 
     fn show(&mut self, settings: &Settings) {
-        self.ack = Some(match settings.ack {
-            AckRule::Explicit => AckMode::Explicit,
-            AckRule::Auto => AckMode::Auto,
-        });
+        self.ack = Some(settings.ack);
         self.ack_timeout = Some(span(settings.ack_timeout_ms));
         self.consumer_timeout = Some(span(settings.consumer_timeout_ms));
         self.max_in_flight = Some(settings.max_in_flight);
         self.max_deliveries = Some(settings.max_deliveries);
         self.backoff = Some(settings.backoff_ms.iter().map(|step| span(*step)).collect());
-        self.on_exhausted = Some(match settings.on_exhausted {
-            ExhaustedRule::Park => OnExhausted::Park,
-            ExhaustedRule::Skip => OnExhausted::Skip,
-            ExhaustedRule::Stop => OnExhausted::Stop,
-        });
+        self.on_exhausted = Some(settings.on_exhausted);
     }
 
     pub fn of(definition: &Definition) -> Self {
@@ -249,10 +204,7 @@ impl DefinitionBody {
             }),
             types: Some(definition.types.clone()),
             filter: definition.filter.clone(),
-            mode: Some(match definition.mode {
-                ModeRule::Partitioned => Mode::Partitioned,
-                ModeRule::Competing => Mode::Competing,
-            }),
+            mode: Some(definition.mode),
             partitions: definition.divides_its_source().then_some(definition.partitions),
             ..Self::default()
         };
@@ -285,44 +237,6 @@ impl SourceBody {
             },
             SubscriptionSource::All(all) => Self { all: Some(*all), ..Self::default() },
             SubscriptionSource::Aggregated(name) => Self { aggregated_stream: Some(name.clone()), ..Self::default() },
-        }
-    }
-}
-
-impl SettingsBody {
-    pub fn patch(mut self, rules: &mut Rules) -> SettingsPatch {
-        self.settings().patch(rules)
-    }
-}
-
-impl GivenSettings {
-    fn patch(self, rules: &mut Rules) -> SettingsPatch {
-        let backoff_ms = self.backoff.map(|steps| {
-            let step = |(at, step): (usize, &String)| {
-                duration_ms(rules, &format!("backoff[{at}]"), Some(step), BACKOFF_MS).unwrap_or_default()
-            };
-            steps.iter().enumerate().map(step).collect::<Vec<i64>>()
-        });
-        SettingsPatch {
-            ack: self.ack.map(|ack| match ack {
-                AckMode::Explicit => AckRule::Explicit,
-                AckMode::Auto => AckRule::Auto,
-            }),
-            ack_timeout_ms: duration_ms(rules, "ack_timeout", self.ack_timeout.as_deref(), ACK_TIMEOUT_MS),
-            consumer_timeout_ms: duration_ms(
-                rules,
-                "consumer_timeout",
-                self.consumer_timeout.as_deref(),
-                CONSUMER_TIMEOUT_MS,
-            ),
-            max_in_flight: self.max_in_flight,
-            max_deliveries: self.max_deliveries,
-            backoff_ms,
-            on_exhausted: self.on_exhausted.map(|rule| match rule {
-                OnExhausted::Park => ExhaustedRule::Park,
-                OnExhausted::Skip => ExhaustedRule::Skip,
-                OnExhausted::Stop => ExhaustedRule::Stop,
-            }),
         }
     }
 }

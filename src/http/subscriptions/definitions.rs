@@ -103,17 +103,6 @@ pub enum StopCause {
     Exhausted,
     /// The filter does not compile any more: without it, everything would be delivered.
     Filter,
-}
-
-/// Why a message is not delivered any more.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[allow(dead_code)] // described only: the database keeps it
-pub enum FailureCause {
-    /// A consumer asked for it.
-    Nacked,
-    /// It was delivered as often as it may be.
-    Exhausted,
     /// The log is another one by now, and the last message that was delivered is not in it.
     HistoryChanged,
 }
@@ -249,7 +238,7 @@ pub async fn change_subscription(
     State(app): State<App>,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
-    Json(Object(body)): Json<Object<SettingsBody>>,
+    Json(Object(mut body)): Json<Object<SettingsBody>>,
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
     let mut rules = Rules::default();

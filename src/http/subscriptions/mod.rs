@@ -20,8 +20,7 @@ use super::App;
 use super::parameters::Rules;
 use super::problem::{Problem, ProblemKind};
 use crate::domain::Violation;
-use crate::domain::aggregated_stream::check_name;
-use crate::domain::subscription::check_consumer;
+use crate::domain::named::check_name;
 use crate::service::subscriptions::{At, SubscriptionError};
 
 pub(super) use measure::metrics;
@@ -87,7 +86,7 @@ fn subscription_name(name: &str) -> Result<(), Problem> {
 }
 
 fn consumer_name(rules: &mut Rules, name: &str) {
-    if let Err(rule) = check_consumer(name) {
+    if let Err(rule) = check_name(name) {
         rules.invalid("consumer", rule);
     }
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use super::definitions::FailureCause;
 use super::{PlaceBody, after, entries, next_of, subscription_name};
+use crate::domain::delivery::Cause;
 use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::pages::{Message, NoQuery};
 use crate::http::parameters::Rules;
@@ -24,7 +24,7 @@ pub struct ParkedBody {
     pub position: i64,
     /// What a consumer said of it last; else what was the matter.
     pub reason: String,
-    #[schema(value_type = FailureCause)]
+    #[schema(value_type = Cause)]
     pub cause: String,
     /// What a consumer said of it last.
     pub last_error: Option<String>,

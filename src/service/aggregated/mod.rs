@@ -80,7 +80,7 @@ pub enum DefineError {
     Invalid(Vec<Violation>),
     /// There is one of this name with other fields.
     #[error("the name exists with another definition")]
-    Differs(Vec<&'static str>),
+    Differs(Vec<String>),
     #[error("the limit of {most} aggregated streams is reached")]
     TooMany { most: usize },
     #[error(transparent)]

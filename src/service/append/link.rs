@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::appends::Session;
 use super::{Shared, Waiting};
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
-use crate::store::append::{Answer, AppendSession, Backend, BatchAnswer, BatchError};
-use crate::store::{Connection, StoreError};
+use crate::store::StoreError;
+use crate::store::append::{Answer, Backend, BatchAnswer, BatchError};
 
 /// A batch that another transaction's doing rolled back is sent again this often.
 const SEND_AGAIN_MAX: usize = 5;
@@ -31,13 +32,13 @@ pub struct Link {
     lock_timeout: Duration,
     state: Mutex<State>,
     /// The driving side of the open session; see [`poll_drive`](Self::poll_drive).
-    connection: Mutex<Option<Pin<Box<Connection>>>>,
+    connection: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
     /// Only one connects at a time.
     connecting: tokio::sync::Mutex<()>,
 }
 
 struct State {
-    open: Option<Arc<AppendSession>>,
+    open: Option<Arc<dyn Session>>,
     /// Until when no attempt is made, and why.
     paused: Option<(Instant, StoreError)>,
     back_off: BackOff,
@@ -59,7 +60,6 @@ impl Link {
     pub fn poll_drive(&self, context: &mut Context<'_>) {
         let mut connection = lock(&self.connection);
         if connection.as_mut().is_some_and(|open| open.as_mut().poll(context).is_ready()) {
-            // Its end shows as an error of everything that waits for an answer.
             *connection = None;
         }
     }
@@ -95,7 +95,7 @@ impl Link {
                 }
             };
             batch.iter().for_each(|waiting| waiting.is_sent.store(true, Ordering::Relaxed));
-            let sent = self.send(&link, &requests, wanted.messages(), wait_for_locks).await;
+            let sent = self.send(&*link, &requests, wanted.messages(), wait_for_locks).await;
             if !matches!(sent, Ok(_) | Err(BatchError::InDoubt(_))) {
                 // It was rolled back.
                 batch.iter().for_each(|waiting| waiting.is_sent.store(false, Ordering::Relaxed));
@@ -150,7 +150,7 @@ impl Link {
 
     async fn send(
         &self,
-        link: &AppendSession,
+        link: &dyn Session,
         requests: &[&AppendRequest],
         wanted: Option<&[bool]>,
         wait_for_locks: bool,
@@ -180,7 +180,7 @@ impl Link {
     }
 
     /// The open session, made if there is none.
-    async fn connected(&self) -> Result<Arc<AppendSession>, StoreError> {
+    async fn connected(&self) -> Result<Arc<dyn Session>, StoreError> {
         let _turn = self.connecting.lock().await;
         // Its end may have come while nobody waited for anything.
         poll_fn(|context| {
@@ -200,8 +200,7 @@ impl Link {
                 return Err(reason.clone());
             }
         }
-        let (link, connection) = AppendSession::open(&self.shared.database, self.lock_timeout).await?;
-        let link = Arc::new(link);
+        let (link, connection) = self.shared.database.open(self.lock_timeout).await?;
         *lock(&self.connection) = Some(connection);
         let mut state = lock(&self.state);
         state.paused = None;
@@ -210,7 +209,7 @@ impl Link {
     }
 
     /// A session was lost, or could not be made: gives the time to wait. `None`: another one was made since, and stays.
-    fn lost(&self, link: Option<&Arc<AppendSession>>, error: &StoreError) -> Option<Duration> {
+    fn lost(&self, link: Option<&Arc<dyn Session>>, error: &StoreError) -> Option<Duration> {
         let mut state = lock(&self.state);
         if let (Some(lost), Some(open)) = (link, &state.open) {
             if !Arc::ptr_eq(lost, open) {
@@ -226,7 +225,7 @@ impl Link {
     }
 
     /// The same where the database does not take writes now. That one connection was lost is no sign of that.
-    fn pause(&self, link: Option<&Arc<AppendSession>>, error: StoreError) {
+    fn pause(&self, link: Option<&Arc<dyn Session>>, error: StoreError) {
         {
             let state = lock(&self.state);
             // A request refused during the pause does not prolong it, or under load it would never end.

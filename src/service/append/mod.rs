@@ -1,7 +1,10 @@
 //! Group commit: requests that wait at the same moment share one transaction.
 
+mod appends;
 mod lanes;
 mod link;
+#[cfg(test)]
+mod simulation;
 
 use std::collections::{HashSet, VecDeque};
 use std::future::poll_fn;
@@ -18,8 +21,8 @@ use uuid::Uuid;
 use super::tail::Tail;
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
-use crate::store::Database;
 use crate::telemetry::Observer;
+use appends::Appends;
 use lanes::Lanes;
 use link::Link;
 
@@ -107,7 +110,7 @@ impl Drop for QueuedBytes {
 impl Append {
     /// The door, and the agent behind it.
     pub fn new(
-        database: Database,
+        database: impl Appends + 'static,
         tail: Tail,
         settings: AppendSettings,
         draining: CancellationToken,
@@ -124,7 +127,7 @@ impl Append {
         };
         let lanes = Lanes::new(settings.locked_categories_max);
         let lock_timeout = settings.lock_timeout.min(SHARED_LOCK_TIMEOUT);
-        let shared = Shared { database, tail, observer, settings: Arc::new(settings) };
+        let shared = Shared { database: Arc::new(database), tail, observer, settings: Arc::new(settings) };
         let link = Arc::new(Link::new(shared.clone(), lock_timeout));
         let crowd = append.crowd.clone();
         (append, Committer { requests, crowd, link, shared, lanes })
@@ -161,7 +164,7 @@ impl Append {
 /// What every transaction needs.
 #[derive(Clone)]
 struct Shared {
-    database: Database,
+    database: Arc<dyn Appends>,
     tail: Tail,
     observer: Observer,
     settings: Arc<AppendSettings>,

@@ -69,7 +69,7 @@ pub enum SubscriptionError {
     #[error("subscription {name} not found")]
     NotFound { name: String },
     #[error("the subscription {name} exists with another definition")]
-    Differs { name: String, fields: Vec<&'static str> },
+    Differs { name: String, fields: Vec<String> },
     #[error("the definition is not valid")]
     Invalid(Vec<Violation>),
     #[error("the limit of {max} subscriptions is reached")]

@@ -1,0 +1,99 @@
+//! What group commit asks of the database: sessions that write, and what became of what one of them left behind. In its
+//! simulation a script answers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder};
+use crate::store::append::{AppendSession, Backend, BatchAnswer, BatchError};
+use crate::store::{Database, StoreError};
+
+/// A session, and the future that drives its connection.
+pub type Opened = (Arc<dyn Session>, Pin<Box<dyn Future<Output = ()> + Send>>);
+/// For each request what became of it; `None`: it was not written.
+pub type Resolved = Vec<Option<Result<Appended, AppendError>>>;
+
+pub trait Appends: Send + Sync {
+    fn open(&self, lock_timeout: Duration) -> BoxFuture<'_, Result<Opened, StoreError>>;
+
+    fn resolve_commit<'a>(
+        &'a self,
+        backend: &'a Backend,
+        requests: &'a [&'a AppendRequest],
+    ) -> BoxFuture<'a, Result<Resolved, StoreError>>;
+
+    fn lock_holders<'a>(
+        &'a self,
+        category: &'a str,
+        waited: Option<&'a Backend>,
+    ) -> BoxFuture<'a, Result<Vec<LockHolder>, StoreError>>;
+
+    fn forget_connections(&self);
+}
+
+pub trait Session: Send + Sync {
+    fn is_closed(&self) -> bool;
+
+    fn backend(&self) -> Backend;
+
+    fn append_batch<'a>(
+        &'a self,
+        requests: &'a [&'a AppendRequest],
+        wanted: Option<&'a [bool]>,
+        wait_for_locks: bool,
+    ) -> BoxFuture<'a, Result<BatchAnswer, BatchError>>;
+}
+
+impl Appends for Database {
+    fn open(&self, lock_timeout: Duration) -> BoxFuture<'_, Result<Opened, StoreError>> {
+        Box::pin(async move {
+            let (session, connection) = AppendSession::open(self, lock_timeout).await?;
+            let session: Arc<dyn Session> = Arc::new(session);
+            // Its end shows as an error of everything that waits for an answer.
+            let driver = Box::pin(async move { drop(connection.await) });
+            Ok((session, driver as Pin<Box<_>>))
+        })
+    }
+
+    fn resolve_commit<'a>(
+        &'a self,
+        backend: &'a Backend,
+        requests: &'a [&'a AppendRequest],
+    ) -> BoxFuture<'a, Result<Resolved, StoreError>> {
+        Box::pin(Database::resolve_commit(self, backend, requests))
+    }
+
+    fn lock_holders<'a>(
+        &'a self,
+        category: &'a str,
+        waited: Option<&'a Backend>,
+    ) -> BoxFuture<'a, Result<Vec<LockHolder>, StoreError>> {
+        Box::pin(Database::lock_holders(self, category, waited))
+    }
+
+    fn forget_connections(&self) {
+        Database::forget_connections(self);
+    }
+}
+
+impl Session for AppendSession {
+    fn is_closed(&self) -> bool {
+        AppendSession::is_closed(self)
+    }
+
+    fn backend(&self) -> Backend {
+        AppendSession::backend(self)
+    }
+
+    fn append_batch<'a>(
+        &'a self,
+        requests: &'a [&'a AppendRequest],
+        wanted: Option<&'a [bool]>,
+        wait_for_locks: bool,
+    ) -> BoxFuture<'a, Result<BatchAnswer, BatchError>> {
+        Box::pin(AppendSession::append_batch(self, requests, wanted, wait_for_locks))
+    }
+}
