@@ -138,7 +138,7 @@ async fn who_consumes_a_deleted_source_is_told() {
         }
         assert_eq!(sub.status().await["state"], "source_deleted");
         let refused = sub.post("/fetch", &json!({ "consumer": "w1" })).await.problem(404, "not-found");
-        assert!(refused["detail"].as_str().unwrap().contains("aggregated stream"), "{refused}");
+        assert!(refused["detail"].as_str().unwrap().starts_with("Aggregated stream"), "{refused}");
         app.get(&sub.path("/events?consumer=w1")).await.problem(404, "not-found");
         app.stop().await;
         other.stop().await;

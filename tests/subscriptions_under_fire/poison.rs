@@ -114,7 +114,9 @@ async fn poisoned(mode: &str, failure: Failure) {
             let stream = message["message"]["stream_name"].as_str().unwrap();
             let position = message["message"]["position"].as_i64().unwrap();
             let before = last.insert(stream, position);
-            assert!(before.is_none_or(|before| before < position), "{stream}: {before:?}, then {position}");
+            // Where little time is given, one whose ack was late comes once more, and that ack counts too.
+            let is_again = failure == Failure::Hangs && before == Some(position);
+            assert!(is_again || before.is_none_or(|before| before < position), "{stream}: {before:?}, then {position}");
         }
     }
     // Healed and replayed, they are done.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use tokio::sync::watch;
 
-use super::cursor::{BATCH, Cursor, Next};
+use super::cursor::{Cursor, Next};
 use super::{Entry, Page, Place, Read};
 use crate::domain::cursor::{Check, Cursor as EventId};
 use crate::domain::filter::Filter;
@@ -14,14 +14,16 @@ use crate::domain::message::{Message, MessageParts};
 use crate::domain::source::Source;
 use crate::domain::time::Timestamp;
 use crate::service::tail::cache::{Cache, Fetched};
-use crate::store::read::FollowedPage;
+use crate::store::read::{FollowedPage, PageLimit};
 
 /// Replays one seed.
 const SEED_VARIABLE: &str = "HEADWATER_TEST_SEED";
 /// How many seeds are tried.
 const ROUNDS_VARIABLE: &str = "HEADWATER_TEST_ROUNDS";
-const ROUNDS: u64 = 300;
+const ROUNDS: u64 = 200;
 const STEPS: usize = 600;
+/// So little is taken from memory at once that it seldom is all.
+const AT_ONCE: PageLimit = PageLimit { messages: 4, bytes: 1_000 };
 /// Room for some dozen messages, so that cursors fall behind often.
 const CACHE_BYTES_MAX: usize = 8 << 10;
 /// Whoever takes more steps than this without waiting goes round in circles.
@@ -185,13 +187,7 @@ impl World {
     /// A client comes back with the id of the last event that it has seen.
     fn reconnect(&mut self) {
         let Some(gone) = self.leave().filter(|gone| gone.start.history == self.history) else { return };
-        let id: EventId = gone.cursor.id().to_string().parse().unwrap();
-        let name = gone.source.single_stream();
-        let there = self.settled_messages().find(|one| match name {
-            Some(name) => *one.stream_name == **name && one.position == id.position,
-            None => one.global_position == id.position,
-        });
-        assert!(!id.names_another_than(there.map(|one| one.id)), "{id} is refused");
+        let (id, name) = (self.id(&gone), gone.source.single_stream());
         let start = match name {
             Some(_) => Place { stream_after: Some(id.position), ..Place::global(0, self.history) },
             None => Place::global(id.position, self.history),
@@ -201,6 +197,18 @@ impl World {
         self.begin(gone.source, filter, start);
         let anew = self.expected(self.readers.last().unwrap());
         assert_eq!(expected[seen..], anew, "what comes after {id}");
+    }
+
+    /// The id with which a reader's client may come back: it names the message that stands there.
+    fn id(&self, reader: &Reader) -> EventId {
+        let id: EventId = reader.cursor.id().to_string().parse().unwrap();
+        let standing = self.settled_messages().find(|one| match reader.source.single_stream() {
+            Some(name) => *one.stream_name == **name && one.position == id.position,
+            None => one.global_position == id.position,
+        });
+        assert!(!id.names_another_than(standing.map(|one| one.id)), "{id} is refused");
+        assert!(id.check.is_some() || reader.seen.is_empty(), "{id} names nothing, though a message was seen");
+        id
     }
 
     fn step_one(&mut self) {
@@ -247,6 +255,9 @@ impl World {
             None | Some(Next::Moved | Next::FellBehind) => {}
             Some(Next::Deleted | Next::Failed(_)) => unreachable!("nothing is deleted, and nothing refused"),
         }
+        if reader.start.history == self.history {
+            self.id(&reader);
+        }
         self.readers.push(reader);
         true
     }
@@ -265,7 +276,7 @@ impl World {
         if place.history != self.history {
             return Read::HistoryChanged;
         }
-        self.cache.read(&reader.source, place, BATCH).map_or(Read::Miss, Read::Page)
+        self.cache.read(&reader.source, place, AT_ONCE).map_or(Read::Miss, Read::Page)
     }
 
     /// As the database gives it.
