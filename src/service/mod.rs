@@ -137,12 +137,12 @@ impl Service {
             lifecycle: lifecycle.clone(),
         };
         let stopping = lifecycle.stopping();
-        let histories = service.tail.histories();
         lifecycle.spawn("tail", reader.run(stopping.clone()));
         lifecycle.spawn("listener", listener.run(stopping.clone()));
         lifecycle.spawn("notifier", notifier.run(stopping.clone()));
         lifecycle.spawn("projector", projector.run(stopping.clone()));
-        lifecycle.spawn("aggregated feeds", feeds.run(database, histories, service.observer.clone(), stopping.clone()));
+        let (tail, observer) = (service.tail.clone(), service.observer.clone());
+        lifecycle.spawn("aggregated feeds", feeds.run(database, tail, observer, stopping.clone()));
         lifecycle.spawn("heartbeats", heartbeats.run(stopping.clone()));
         lifecycle.spawn("committer", committer.run(stopping.clone()));
         service

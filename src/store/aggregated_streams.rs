@@ -58,6 +58,8 @@ pub struct PartitionPage {
 /// A page of an aggregated stream in global order, and how far the projection was in the same snapshot.
 #[derive(Debug)]
 pub struct AggregatedPage {
+    /// The number of the history that the log had in the same snapshot.
+    pub history_number: i64,
     pub projection_id: i64,
     pub projected_position: i64,
     /// History is still being projected.
@@ -245,9 +247,11 @@ impl Database {
         let client = self.client().await?;
         let sql = format!(
             "SELECT m.projected_position, {COLUMNS}, m.link_partition, m.link_position, m.projection_id, \
-             m.is_catching_up, m.link_global_position FROM (\
+             m.is_catching_up, m.link_global_position, m.history_number FROM (\
              SELECT c.projected_position, m.*, a.partition AS link_partition, a.position AS link_position, \
-             c.id AS projection_id, c.is_catching_up, a.global_position AS link_global_position FROM ({CURRENT} AND p.aggregated_stream_id = $1) AS c LEFT JOIN LATERAL (\
+             c.id AS projection_id, c.is_catching_up, a.global_position AS link_global_position, \
+             coalesce((SELECT history FROM headwater.settled_position), 0) AS history_number \
+             FROM ({CURRENT} AND p.aggregated_stream_id = $1) AS c LEFT JOIN LATERAL (\
              SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = c.id \
              AND headwater.is_standing(c.last_position, c.last_id) AND a.global_position > $3 AND ($2::int[] IS NULL OR a.partition = ANY ($2)) \
              ORDER BY a.global_position LIMIT $4) AS a ON true \
@@ -262,6 +266,7 @@ impl Database {
                 projection_id: row.try_get(11)?,
                 is_catching_up: row.try_get(12)?,
                 more_after: row.try_get(13)?,
+                history_number: row.try_get(14)?,
                 messages: Vec::new(),
             });
             partitioned(row)

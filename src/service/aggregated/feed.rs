@@ -15,6 +15,7 @@ use crate::service::back_off::BackOff;
 use crate::service::log::pages::in_time;
 use crate::service::log::suffix::{self, Suffix};
 use crate::service::log::{Entry, Page, Place, Read};
+use crate::service::tail::Tail;
 use crate::store::aggregated_streams::{AggregatedPage, Progress};
 use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
@@ -233,14 +234,9 @@ impl Feeds {
     }
 
     /// Runs until the service stops: reads once, for all followers, what other instances have projected.
-    pub async fn run(
-        self,
-        database: Database,
-        mut histories: watch::Receiver<u64>,
-        observer: Observer,
-        stopping: CancellationToken,
-    ) {
+    pub async fn run(self, database: Database, tail: Tail, observer: Observer, stopping: CancellationToken) {
         let mut back_off = BackOff::new("aggregated feeds", observer);
+        let mut histories = tail.histories();
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
@@ -251,7 +247,7 @@ impl Feeds {
                 () = self.inner.kick.notified() => {}
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
-            match self.look(&database).await {
+            match self.look(&database, &tail).await {
                 Ok(()) => back_off.worked(),
                 // Waited out: the next look goes on.
                 Err(error) => {
@@ -265,7 +261,7 @@ impl Feeds {
         }
     }
 
-    async fn look(&self, database: &Database) -> Result<(), StoreError> {
+    async fn look(&self, database: &Database, tail: &Tail) -> Result<(), StoreError> {
         let followed = self.followed_from_afar();
         if followed.is_empty() {
             return Ok(());
@@ -274,7 +270,7 @@ impl Feeds {
         for id in followed {
             match found.iter().find(|progress| progress.aggregated_stream_id == id) {
                 None => self.saw(id, None),
-                Some(progress) => self.take_in(database, progress).await?,
+                Some(progress) => self.take_in(database, tail, progress).await?,
             }
         }
         Ok(())
@@ -286,7 +282,7 @@ impl Feeds {
         state.feeds.keys().copied().filter(|id| !state.is_led(*id)).collect()
     }
 
-    async fn take_in(&self, database: &Database, progress: &Progress) -> Result<(), StoreError> {
+    async fn take_in(&self, database: &Database, tail: &Tail, progress: &Progress) -> Result<(), StoreError> {
         let id = progress.aggregated_stream_id;
         let from = {
             let mut state = self.state();
@@ -306,10 +302,15 @@ impl Feeds {
             }
             feed.upto
         };
+        let history_number = tail.history_number();
         let Some(page) = in_time(database.aggregated_page(id, None, from, READ_MAX)).await? else {
             self.saw(id, None);
             return Ok(());
         };
+        if page.history_number != history_number {
+            // The tail has not found the log that is there now: nobody is fed from it under the old one's places.
+            return Ok(());
+        }
         let mut state = self.state();
         let is_led = state.is_led(id);
         let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) else { return Ok(()) };

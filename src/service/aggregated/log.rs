@@ -54,10 +54,13 @@ impl AggregatedLog {
     /// What is in the database after a place.
     pub async fn page(&self, place: Place, limit: PageLimit) -> Result<Read, StoreError> {
         let AggregatedSource { id, name, partitions } = &self.source;
+        let history_number = self.tail.history_number();
         // Asked before the page is read, so the page has all of it.
         let known = self.feeds.upto_in(place.history, *id).unwrap_or(0);
         let page = self.tail.pages().aggregated(*id, partitions.as_deref(), place.after, limit).await?;
-        if self.tail.history() != place.history {
+        // Another instance may have found the log that is there now before this one.
+        let is_of_another_log = page.as_ref().is_some_and(|page| page.history_number != history_number);
+        if is_of_another_log || self.tail.history() != place.history {
             return Ok(Read::HistoryChanged);
         }
         self.feeds.saw(*id, page.as_ref());

@@ -40,6 +40,12 @@ impl Tail {
         *self.inner.history.borrow()
     }
 
+    /// The number by which the database knows the log that this instance reads. What is read with another one is of a log
+    /// that this instance has not found yet.
+    pub fn history_number(&self) -> i64 {
+        self.inner.history_number.load(Ordering::SeqCst)
+    }
+
     /// Changes when the log went back.
     pub fn histories(&self) -> tokio::sync::watch::Receiver<u64> {
         self.inner.history.subscribe()
@@ -90,13 +96,14 @@ impl Reader {
     }
 
     /// The log that stands here now is read from a position on; what was kept of another one is forgotten.
-    pub(super) fn begin_at(&self, settled: i64, head: i64, is_first: bool) {
+    pub(super) fn begin_at(&self, settled: i64, head: i64, number: i64, is_first: bool) {
         let inner = &self.tail.inner;
         let mut cache = self.tail.cache();
         inner.head.store(head, Ordering::Relaxed);
         *lock(&inner.inbox) = Default::default();
         *lock(&inner.held_back) = None;
         cache.begin_at(settled);
+        inner.history_number.store(number, Ordering::SeqCst);
         if !is_first {
             // Under the cache's lock, so that nobody reads the new log as the old one.
             inner.history.send_modify(|number| *number += 1);

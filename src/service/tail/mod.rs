@@ -67,6 +67,8 @@ struct Inner {
     held_back: Mutex<Option<HeldBack>>,
     /// Counts the logs that have stood here.
     history: watch::Sender<u64>,
+    /// The number by which the database knows the log that is read here.
+    history_number: AtomicI64,
     history_changed: Mutex<Option<HistoryChanged>>,
     pages: PageReader,
     database: Database,
@@ -148,6 +150,7 @@ impl Tail {
             signals,
             held_back: Mutex::default(),
             history: watch::Sender::new(0),
+            history_number: AtomicI64::new(0),
             history_changed: Mutex::default(),
             pages: PageReader::new(database.clone(), settings.catch_up_reads_max),
             database,

@@ -186,7 +186,7 @@ impl Reader {
         // Of another log it is kept at once, so that who begins next finds this one.
         let kept_at = Instant::now().checked_sub(CHECKPOINT_INTERVAL).filter(|_| !is_first);
         self.checkpoint = (if is_first { start } else { 0 }, kept_at.unwrap_or_else(Instant::now));
-        self.begin_at(start, head, is_first);
+        self.begin_at(start, head, seen.number, is_first);
         self.memory.known = Known::of(&seen);
         seen.newest.into_iter().for_each(|newest| self.recognise(newest));
         Ok(head)
