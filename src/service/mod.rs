@@ -240,3 +240,7 @@ impl Readiness {
         self.database && self.migrations && self.listener && self.projector && self.tail
     }
 }
+
+#[cfg(test)]
+#[path = "../../tests/support/seeds.rs"]
+mod seeds;

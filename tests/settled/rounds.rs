@@ -8,9 +8,9 @@ use serde_json::json;
 use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
 use crate::support::events::Events;
+use crate::support::seeds::{SEED_VARIABLE, seeds};
 use crate::support::sql_writer;
 
-const SEED_VARIABLE: &str = "HEADWATER_TEST_SEED";
 const SQL_WRITERS: u64 = 16;
 const HTTP_WRITERS: u64 = 4;
 const MESSAGES_EACH: usize = 120;
@@ -69,8 +69,7 @@ fn sources() -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn followers_on_every_instance_see_every_committed_message_once_and_in_order() {
-    let seed = std::env::var(SEED_VARIABLE).map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
-    println!("again with: {SEED_VARIABLE}={seed}");
+    let seed = seeds(1).next().unwrap();
     let mut rng = Rng::with_seed(seed);
     let database = TestDatabase::migrated().await;
     let sql = database.connect().await;

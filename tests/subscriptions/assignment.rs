@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tokio_postgres::Client;
 
 use crate::support::database::TestDatabase;
-use crate::support::seeds;
+use crate::support::seeds::seeds;
 
 /// A partition as the rule sees it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,12 +43,11 @@ pub fn plan(alive: &BTreeSet<String>, partitions: &[Partition]) -> Plan {
         room.insert(name, partitions.len() / alive.len() + one_more);
     }
     let mut plan = Plan::new();
-    let mut give = |partition: &Partition, name: &String, plan: &mut Plan| match room.get_mut(name) {
-        Some(left @ 1..) => {
+    let mut give = |partition: &Partition, name: &String, plan: &mut Plan| {
+        if let Some(left @ 1..) = room.get_mut(name) {
             *left -= 1;
             plan.insert(partition.number, name.clone());
         }
-        _ => {}
     };
     // Everybody keeps what it has, first what is its own, last what somebody else who is there would like to have back.
     let mut kept: Vec<&Partition> = partitions.iter().collect();

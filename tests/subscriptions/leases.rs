@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::assignment::{Partition, plan};
 use crate::support::database::TestDatabase;
-use crate::support::seeds;
+use crate::support::seeds::seeds;
 
 const PARTITIONS: i32 = 7;
 const CONSUMERS: usize = 4;

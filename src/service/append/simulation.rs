@@ -21,15 +21,13 @@ use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, Ne
 use crate::domain::stream_name::StreamName;
 use crate::domain::time::Timestamp;
 use crate::service::hints::Signals;
+use crate::service::seeds::seeds;
 use crate::service::tail::{Tail, TailSettings};
 use crate::store::append::{Answer, Backend, BatchAnswer, BatchError, Written};
 use crate::store::{Database, DatabaseSettings, StoreError};
 use crate::telemetry::Observer;
 
-/// Replays one seed.
-const SEED_VARIABLE: &str = "HEADWATER_TEST_SEED";
-/// How many seeds are tried.
-const ROUNDS_VARIABLE: &str = "HEADWATER_TEST_ROUNDS";
+/// Seeds that are tried unless more are asked for.
 const ROUNDS: u64 = 12;
 const CLIENTS: usize = 10;
 const REQUESTS: usize = 25;
@@ -315,7 +313,7 @@ async fn client(number: usize, seed: u64, append: Append, script: Script) {
             match answered.unwrap_or_else(|_| panic!("no answer: {what}")) {
                 Ok(appended) => {
                     assert!(!appended.duplicate || may_be_written, "said not to be written, and was: {what}");
-                    let placed: Vec<Placed> = stored.iter().map(|one| one.placed.clone()).collect();
+                    let placed: Vec<Placed> = stored.iter().map(|one| one.placed).collect();
                     assert_eq!(appended.messages, placed, "{what}");
                     assert!(stored.iter().all(|one| one.stream_name == stream), "{what}");
                     for one in placed {
@@ -391,12 +389,7 @@ async fn simulate(seed: u64) {
 
 #[tokio::test]
 async fn everybody_is_answered_once_and_nothing_that_was_written_is_said_not_to_be() {
-    let read = |variable: &str| std::env::var(variable).ok().map(|number| number.parse::<u64>().unwrap());
-    let given = read(SEED_VARIABLE);
-    let mut seeds = Rng::new();
-    for _ in 0..if given.is_some() { 1 } else { read(ROUNDS_VARIABLE).unwrap_or(ROUNDS) } {
-        let seed = given.unwrap_or_else(|| seeds.u64(..));
-        println!("again with: {SEED_VARIABLE}={seed}");
+    for seed in seeds(ROUNDS) {
         simulate(seed).await;
     }
 }

@@ -13,13 +13,10 @@ use crate::domain::filter::Filter;
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::source::Source;
 use crate::domain::time::Timestamp;
+use crate::service::seeds::seeds;
 use crate::service::tail::cache::{Cache, Fetched};
 use crate::store::read::{FollowedPage, PageLimit};
 
-/// Replays one seed.
-const SEED_VARIABLE: &str = "HEADWATER_TEST_SEED";
-/// How many seeds are tried.
-const ROUNDS_VARIABLE: &str = "HEADWATER_TEST_ROUNDS";
 const ROUNDS: u64 = 200;
 const STEPS: usize = 600;
 /// So little is taken from memory at once that it seldom is all.
@@ -358,11 +355,7 @@ fn copy(message: &Message) -> Message {
 
 #[test]
 fn every_cursor_sees_each_message_once_and_in_order() {
-    let given = std::env::var(SEED_VARIABLE).ok().map(|seed| seed.parse().unwrap());
-    let rounds = std::env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |rounds| rounds.parse().unwrap());
-    let mut seeds = Rng::new();
-    for seed in given.map_or_else(|| (0..rounds).map(|_| seeds.u64(..)).collect(), |seed| vec![seed]) {
-        println!("again with: {SEED_VARIABLE}={seed}");
+    for seed in seeds(ROUNDS) {
         let mut world = World::new(seed);
         for _ in 0..STEPS {
             world.act();
