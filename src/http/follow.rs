@@ -2,35 +2,31 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::event_stream::EventStream;
+use super::aggregated_streams::aggregated_stream_name;
+use super::event_stream::respond;
 use super::events::{EventLine, SeveralEventLine};
 use super::extract::{Path, Query};
 use super::frames::{Frames, Wire};
 use super::parameters::{GivenFilter, Rules, category, stream_name};
-use super::problem::{Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind, capitalised};
 use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::cursor::Cursor;
-use crate::domain::filter::Filter;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
-use crate::service::aggregated::log::AggregatedSource;
-use crate::service::log::Place;
-use crate::service::log::follower::Follower;
-use crate::service::log::following::Following;
-use crate::service::log::merged::{self, MergedFollower};
+use crate::service::event_streams::AdmissionError;
+use crate::service::follow::{AggregatedTarget, FollowError, FollowRequest, Target};
 use crate::service::read::Start;
 
 const LAST_EVENT_ID: &str = "last-event-id";
-pub(super) const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
-pub(super) const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
+const HEARTBEAT_MIN: Duration = Duration::from_secs(1);
+const HEARTBEAT_MAX: Duration = Duration::from_secs(300);
 
 macro_rules! follow_query {
     ($name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* }) => {
@@ -119,15 +115,6 @@ pub(super) struct Wish {
     pub event_names: EventNames,
 }
 
-/// What is followed.
-pub(super) enum Target {
-    Log(Source),
-    /// Some partitions of an aggregated stream, or all.
-    Aggregated(AggregatedSource),
-    /// Streams and categories, and then aggregated streams.
-    Merged(Option<Source>, Vec<AggregatedSource>),
-}
-
 /// Follow a stream
 #[utoipa::path(
     get, path = "/v1/streams/{stream_name}/events", operation_id = "followStream", tag = tags::FOLLOW,
@@ -143,7 +130,7 @@ pub async fn follow_stream(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = stream_name(name)?;
-    follow(app, Target::Log(Source::stream(name.as_str())), query.wish(), &headers).await
+    follow(app, Target::log(Source::stream(name.as_str())), query.wish(), &headers).await
 }
 
 /// Follow a category
@@ -161,7 +148,7 @@ pub async fn follow_category(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = category(name)?;
-    follow(app, Target::Log(Source::category(name.as_str())), query.wish(), &headers).await
+    follow(app, Target::log(Source::category(name.as_str())), query.wish(), &headers).await
 }
 
 /// Follow all messages
@@ -177,7 +164,7 @@ pub async fn follow_all(
     Query(mut query): Query<FollowQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    follow(app, Target::Log(Source::all()), query.wish(), &headers).await
+    follow(app, Target::log(Source::all()), query.wish(), &headers).await
 }
 
 /// Follow several streams, categories and aggregated streams on one connection
@@ -204,15 +191,16 @@ pub async fn follow_several(
     for name in &categories {
         category(name.clone())?;
     }
-    let mut aggregated = Vec::new();
+    let mut aggregated: Vec<AggregatedTarget> = Vec::new();
     for name in std::mem::take(&mut query.aggregated_stream) {
-        if !aggregated.iter().any(|one: &AggregatedSource| *one.name == *name) {
-            aggregated.push(super::partitions::aggregated(&app, name, None).await?);
+        aggregated_stream_name(&name)?;
+        if !aggregated.iter().any(|one| one.name == name) {
+            aggregated.push(AggregatedTarget { name, partitions: None });
         }
     }
-    let source = Source::several(&streams, &categories);
-    let topics = source.as_ref().map_or(0, |source| source.topics().len());
-    let is_refused = source.is_none() && (aggregated.is_empty() || !streams.is_empty() || !categories.is_empty());
+    let log = Source::several(&streams, &categories);
+    let topics = log.as_ref().map_or(0, |log| log.topics().len());
+    let is_refused = log.is_none() && (aggregated.is_empty() || !streams.is_empty() || !categories.is_empty());
     if is_refused || topics + aggregated.len() > SOURCE_TOPICS_MAX {
         let rule = format!(
             "must name from 1 to {SOURCE_TOPICS_MAX} streams, categories and aggregated streams, with the parameters \
@@ -220,118 +208,36 @@ pub async fn follow_several(
         );
         return Err(Problem::invalid(vec![Violation::new("stream_name", rule)]));
     }
-    let target = match (source, aggregated) {
-        (Some(source), aggregated) if aggregated.is_empty() => Target::Log(source),
-        (source, aggregated) => Target::Merged(source, aggregated),
-    };
-    follow(app, target, query.wish(), &headers).await
+    follow(app, Target { log, aggregated }, query.wish(), &headers).await
 }
 
 pub(super) async fn follow(app: App, target: Target, wish: Wish, headers: &HeaderMap) -> Result<Response, Problem> {
     let mut rules = Rules::default();
     let filter = rules.filter(&wish.filter);
-    let heartbeat = rules
-        .duration("heartbeat", wish.heartbeat.as_deref(), HEARTBEAT_MIN, HEARTBEAT_MAX)
-        .unwrap_or(app.limits.heartbeat);
+    let heartbeat = heartbeat(&mut rules, wish.heartbeat.as_deref(), &app);
     let start = start(&mut rules, &wish, headers, &target);
-    let (filter, (start, sources)) = rules.keep((filter, start))?;
-    if app.lifecycle.is_draining() {
-        return Err(Problem::new(ProblemKind::Draining, "The service is shutting down."));
-    }
-    let Some(taken) = app.followers.take() else {
-        let detail = format!("The limit of {} open event streams is reached.", app.followers.max());
-        return Err(Problem::new(ProblemKind::Overloaded, detail));
-    };
-    let source = target.log();
-    // Joined before the place is looked up: what is settled meanwhile is kept for this follower.
-    let membership = app.tail.join(&source);
-    let place = app.reads.place(&source, start).await?;
-    let is_beyond_end = matches!(start, Start::At(_)) && app.reads.is_beyond_end(&source, place).await?;
-    let wire = if accepts_ndjson(headers) { Wire::Ndjson } else { Wire::EventStream };
-    let following = following(&app, target, filter, place, sources);
-    drop(membership);
-    let frames = Frames::new(wire, wish.event_names == EventNames::Type);
-    let mut stream = EventStream::new(app, following, frames, heartbeat, taken);
-    if is_beyond_end {
-        stream.keep_first_cursor();
-    }
-    Ok(respond(stream, wire))
+    let events = app.follow(rules.keep(FollowRequest { target, start, filter, heartbeat })?).await?;
+    Ok(respond(events, Frames::new(Wire::accepted(headers), wish.event_names == EventNames::Type)))
 }
 
-fn respond(stream: EventStream, wire: Wire) -> Response {
-    let body = futures_util::stream::unfold(stream, |mut stream| async move {
-        let chunk = stream.next_chunk().await?;
-        Some((Ok::<_, std::convert::Infallible>(chunk), stream))
-    });
-    event_response(wire, Body::from_stream(body))
-}
-
-/// The head of an event stream.
-pub(super) fn event_response(wire: Wire, body: Body) -> Response {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(wire.media_type()));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-}
-
-/// The follower of a target from a place on; `sources`: how many of several have been seen at the place itself.
-fn following(app: &App, target: Target, filter: Filter, place: Place, sources: u32) -> Following {
-    match target {
-        Target::Log(source) => Following::One(app.tail.follow(&source, place, filter)),
-        Target::Aggregated(one) => Following::One(app.aggregated.follow(one, false, place, filter)),
-        Target::Merged(source, aggregated) => {
-            let cursor = Cursor { position: place.after, sources, check: place.check };
-            let mut places = merged::places(cursor, aggregated.len() + usize::from(source.is_some()))
-                .map(|after| Place::global(after, place.history));
-            let mut next_place = || places.next().unwrap_or(place);
-            let log = source.map(|source| app.tail.follow(&source, next_place(), filter.clone()));
-            let mut followers: Vec<Follower> = log.into_iter().collect();
-            for one in aggregated {
-                followers.push(app.aggregated.follow(one, true, next_place(), filter.clone()));
-            }
-            Following::Merged(Box::new(MergedFollower::new(followers, cursor)))
-        }
-    }
-}
-
-impl Target {
-    /// The log whose positions are the cursor.
-    fn log(&self) -> Source {
-        match self {
-            Target::Log(source) => source.clone(),
-            Target::Aggregated(_) | Target::Merged(..) => Source::all(),
-        }
-    }
-
-    /// A cursor that an event of this target may have.
-    fn allows(&self, cursor: Cursor) -> bool {
-        let (lowest, sources) = match self {
-            Target::Log(source) if source.single_stream().is_some() => (-1, 0),
-            Target::Log(_) | Target::Aggregated(_) => (0, 0),
-            Target::Merged(source, aggregated) => (0, aggregated.len() + usize::from(source.is_some()) - 1),
-        };
-        cursor.position >= lowest && cursor.sources as usize <= sources
-    }
+pub(super) fn heartbeat(rules: &mut Rules, text: Option<&str>, app: &App) -> Duration {
+    rules.duration("heartbeat", text, HEARTBEAT_MIN, HEARTBEAT_MAX).unwrap_or(app.limits.heartbeat)
 }
 
 /// The first that is there: the header, the parameter, `from`.
-///
-/// Beside it, how many of several sources have been seen at the cursor's position.
-fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, target: &Target) -> (Start, u32) {
+fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, target: &Target) -> Start {
     let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?"));
     // A browser that has seen no id yet sends an empty one, or none.
     if let Some(cursor) = header.or(wish.last_event_id.as_deref()).filter(|cursor| !cursor.is_empty()) {
         return match cursor.parse::<Cursor>() {
-            Ok(cursor) if target.allows(cursor) => (Start::After(cursor), cursor.sources),
+            Ok(cursor) if target.may_have(cursor) => Start::After(cursor),
             _ => {
                 rules.malformed(cursor_field(headers), "must be the id of an event of this source");
-                (Start::End, 0)
+                Start::End
             }
         };
     }
-    let start = match wish.from.as_deref() {
+    match wish.from.as_deref() {
         None | Some("end") => Start::End,
         Some("beginning") => Start::Beginning,
         Some(text) => match (text.parse::<i64>(), Timestamp::parse_rfc3339(text)) {
@@ -342,8 +248,7 @@ fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, target: &Target) -
                 Start::End
             }
         },
-    };
-    (start, 0)
+    }
 }
 
 /// Where the cursor was taken from: the header goes before the parameter.
@@ -351,10 +256,15 @@ fn cursor_field(headers: &HeaderMap) -> &'static str {
     if headers.contains_key(LAST_EVENT_ID) { "Last-Event-ID" } else { "last_event_id" }
 }
 
-pub(super) fn accepts_ndjson(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|accept| accept.contains("application/x-ndjson"))
+impl From<FollowError> for Problem {
+    fn from(error: FollowError) -> Self {
+        let detail = format!("{}.", capitalised(&error.to_string()));
+        match error {
+            FollowError::Admission(AdmissionError::Draining) => Problem::new(ProblemKind::Draining, detail),
+            FollowError::Admission(AdmissionError::TooMany { .. }) => Problem::new(ProblemKind::Overloaded, detail),
+            FollowError::NotFound { name } => Problem::not_found(format!("aggregated stream {name}")),
+            FollowError::Place(error) => error.into(),
+            FollowError::Subscription(error) => error.into(),
+        }
+    }
 }

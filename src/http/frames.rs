@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use axum::http::{HeaderMap, header};
 use bytes::BytesMut;
 use serde::Serialize;
 
@@ -21,7 +22,16 @@ pub enum Wire {
 }
 
 impl Wire {
-    pub fn media_type(self) -> &'static str {
+    /// What the client asks for.
+    pub fn accepted(headers: &HeaderMap) -> Self {
+        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        match accepted.into_iter().any(|accept| accept.contains("application/x-ndjson")) {
+            true => Wire::Ndjson,
+            false => Wire::EventStream,
+        }
+    }
+
+    fn media_type(self) -> &'static str {
         match self {
             Wire::EventStream => "text/event-stream",
             Wire::Ndjson => "application/x-ndjson",
@@ -39,6 +49,10 @@ pub struct Frames {
 impl Frames {
     pub fn new(wire: Wire, named_by_type: bool) -> Self {
         Self { wire, named_by_type }
+    }
+
+    pub fn media_type(self) -> &'static str {
+        self.wire.media_type()
     }
 
     /// A message of a log, whose JSON text is put in as it is: it has no raw newline, so it is one line. That of an

@@ -9,14 +9,14 @@ use utoipa::{IntoParams, ToSchema};
 use super::aggregated_streams::aggregated_stream_name;
 use super::events::AggregatedEventLine;
 use super::extract::{Path, Query};
-use super::follow::{EventNames, Target, follow, follow_query};
+use super::follow::{EventNames, follow, follow_query};
 use super::pages::Message;
 use super::parameters::Rules;
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::partitioner::PARTITIONS_MAX;
 use crate::service::aggregated::PartitionRead;
-use crate::service::aggregated::log::AggregatedSource;
+use crate::service::follow::{AggregatedTarget, Target};
 
 /// A message in its partition.
 #[derive(Serialize, ToSchema)]
@@ -126,9 +126,9 @@ pub async fn read_partition(
     let limit = rules.limit(query.limit);
     let wait = rules.duration("wait", query.wait.as_deref(), std::time::Duration::ZERO, app.limits.wait_max);
     let wait = rules.keep(wait)?.unwrap_or_default();
-    let stream = aggregated(&app, name, None).await?;
-    let read = app.aggregated.partition_page(stream.id, partition, from, limit, wait).await?;
-    let read = read.ok_or_else(|| Problem::not_found(format!("aggregated stream {}", stream.name)))?;
+    let id = stream_id(&app, &name).await?;
+    let read = app.aggregated.partition_page(id, partition, from, limit, wait).await?;
+    let read = read.ok_or_else(|| unknown(&name))?;
     let json = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, json)], page_body(&read)).into_response())
 }
@@ -155,10 +155,10 @@ pub async fn find_positions(
         rules.invalid("global_position", "must be 0 or more");
     }
     let time = rules.keep(time)?;
-    let stream = aggregated(&app, name, None).await?;
+    let id = stream_id(&app, &name).await?;
     let positions = match (time, query.global_position) {
-        (Some(time), _) => app.aggregated.positions_at_time(stream.id, time).await?,
-        (None, position) => app.aggregated.positions_at(stream.id, position.unwrap_or(0)).await?,
+        (Some(time), _) => app.aggregated.positions_at_time(id, time).await?,
+        (None, position) => app.aggregated.positions_at(id, position.unwrap_or(0)).await?,
     };
     let shown = |(partition, position)| PartitionPosition { partition, position };
     Ok(axum::Json(PartitionPositions { positions: positions.into_iter().map(shown).collect() }))
@@ -180,27 +180,25 @@ pub async fn follow_aggregated_stream(
     Query(mut query): Query<FollowAggregatedQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    aggregated_stream_name(&name)?;
     let mut rules = Rules::default();
     let mut partitions: Vec<i32> =
         query.partition.iter().map(|partition| checked_partition(&mut rules, *partition)).collect();
     partitions.sort_unstable();
     partitions.dedup();
     let partitions = rules.keep((!partitions.is_empty()).then(|| partitions.into()))?;
-    let stream = aggregated(&app, name, partitions).await?;
-    follow(app, Target::Aggregated(stream), query.wish(), &headers).await
+    let target = Target { log: None, aggregated: vec![AggregatedTarget { name, partitions }] };
+    follow(app, target, query.wish(), &headers).await
 }
 
-/// An aggregated stream by its name, to be read.
-pub(super) async fn aggregated(
-    app: &App,
-    name: String,
-    partitions: Option<std::sync::Arc<[i32]>>,
-) -> Result<AggregatedSource, Problem> {
-    aggregated_stream_name(&name)?;
-    let Some(id) = app.aggregated.id(&name).await? else {
-        return Err(Problem::not_found(format!("aggregated stream {name}")));
-    };
-    Ok(AggregatedSource { id, name: name.into(), partitions })
+/// The number under which the partitions of an aggregated stream are read.
+async fn stream_id(app: &App, name: &str) -> Result<i64, Problem> {
+    aggregated_stream_name(name)?;
+    app.aggregated.id(name).await?.ok_or_else(|| unknown(name))
+}
+
+fn unknown(name: &str) -> Problem {
+    Problem::not_found(format!("aggregated stream {name}"))
 }
 
 fn checked_partition(rules: &mut Rules, partition: i64) -> i32 {

@@ -1,10 +1,9 @@
 //! What the product does, without a word of HTTP or SQL.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::domain::observation::Observation;
 use crate::lifecycle::Lifecycle;
 use crate::store::Database;
 use crate::telemetry::Observer;
@@ -12,8 +11,12 @@ use crate::telemetry::Observer;
 pub mod aggregated;
 pub mod append;
 pub mod back_off;
+mod detached;
+pub mod event_streams;
+pub mod follow;
 pub mod hints;
 pub mod log;
+mod long_poll;
 pub mod read;
 pub mod reports;
 pub mod subscriptions;
@@ -24,11 +27,11 @@ use aggregated::AggregatedStreams;
 use aggregated::feed::Feeds;
 use aggregated::projector::{Projector, ProjectorSettings};
 use append::{Append, AppendSettings};
+use event_streams::EventStreams;
 use hints::{HintSettings, Listener, Notifier, Signals};
 use read::Reads;
 use reports::Reports;
 use subscriptions::{SubscriptionSettings, Subscriptions};
-use tail::heartbeat::Heartbeats;
 use tail::{Tail, TailSettings};
 
 /// The bounds of everything that runs.
@@ -43,7 +46,7 @@ pub struct ServiceSettings {
     /// Aggregated streams in all.
     pub aggregated_streams_max: usize,
     pub subscriptions: SubscriptionSettings,
-    /// Followers in all.
+    /// Open event streams in all.
     pub followers_max: usize,
     /// Bytes of messages in one page.
     pub page_bytes_max: usize,
@@ -58,8 +61,7 @@ pub struct Service {
     pub reports: Reports,
     pub subscriptions: Subscriptions,
     pub tail: Tail,
-    pub heartbeats: Heartbeats,
-    pub followers: Followers,
+    pub event_streams: EventStreams,
     pub health: Health,
     pub observer: Observer,
     pub lifecycle: Lifecycle,
@@ -115,15 +117,15 @@ impl Service {
             observer.clone(),
         );
         let notifier = Notifier { database: database.clone(), signals, settings: settings.hints };
-        let heartbeats = Heartbeats::default();
+        let event_streams =
+            EventStreams::new(settings.followers_max, tail.clone(), lifecycle.draining().clone(), observer.clone());
         let service = Self {
             append: append.clone(),
             reads,
             subscriptions,
             aggregated,
             reports: Reports::new(database.clone(), tail.clone()),
-            heartbeats: heartbeats.clone(),
-            followers: Followers::new(settings.followers_max, observer.clone()),
+            event_streams,
             health: Health {
                 database: database.clone(),
                 append,
@@ -143,51 +145,9 @@ impl Service {
         lifecycle.spawn("projector", projector.run(stopping.clone()));
         let (tail, observer) = (service.tail.clone(), service.observer.clone());
         lifecycle.spawn("aggregated feeds", feeds.run(database, tail, observer, stopping.clone()));
-        lifecycle.spawn("heartbeats", heartbeats.run(stopping.clone()));
+        lifecycle.spawn("heartbeats", service.event_streams.heartbeats().run(stopping.clone()));
         lifecycle.spawn("committer", committer.run(stopping.clone()));
         service
-    }
-}
-
-/// Counts followers, and refuses one too many.
-#[derive(Clone)]
-pub struct Followers {
-    count: Arc<AtomicUsize>,
-    max: usize,
-    observer: Observer,
-}
-
-/// One follower's place; given back when it goes.
-pub struct FollowerPlace {
-    followers: Followers,
-}
-
-impl Followers {
-    fn new(max: usize, observer: Observer) -> Self {
-        Self { count: Arc::default(), max, observer }
-    }
-
-    /// A place, unless all are taken.
-    pub fn take(&self) -> Option<FollowerPlace> {
-        let place = FollowerPlace { followers: self.clone() };
-        let before = self.count.fetch_add(1, Ordering::SeqCst);
-        self.observer.record(Observation::FollowerJoined);
-        if before >= self.max {
-            self.observer.record(Observation::FollowerRefused);
-            return None;
-        }
-        Some(place)
-    }
-
-    pub fn max(&self) -> usize {
-        self.max
-    }
-}
-
-impl Drop for FollowerPlace {
-    fn drop(&mut self) {
-        self.followers.count.fetch_sub(1, Ordering::SeqCst);
-        self.followers.observer.record(Observation::FollowerLeft);
     }
 }
 

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::log::Place;
 use super::log::pages::{PageBounds, PageSizer};
+use super::long_poll::LongPoll;
 use super::tail::Tail;
 use crate::domain::cursor::{Check, Cursor};
 use crate::domain::filter::Filter;
@@ -82,40 +81,6 @@ pub enum PlaceError {
     Store(#[from] StoreError),
 }
 
-/// Waiting for something new, until a deadline at most.
-pub(super) struct LongPoll {
-    deadline: Instant,
-    tail: Tail,
-    histories: watch::Receiver<u64>,
-    draining: CancellationToken,
-}
-
-impl LongPoll {
-    pub fn new(tail: &Tail, draining: &CancellationToken, wait: Duration) -> Self {
-        let (deadline, histories) = (Instant::now() + wait, tail.histories());
-        Self { deadline, tail: tail.clone(), histories, draining: draining.clone() }
-    }
-
-    pub fn is_over(&self) -> bool {
-        Instant::now() >= self.deadline
-    }
-
-    /// Waits for a change. `false`: there was none in time. What waits at a `position` waits at one of this log.
-    pub async fn news(&mut self, changed: impl Future<Output = ()>, position: i64) -> Result<bool, PlaceError> {
-        if self.is_over() {
-            return Ok(false);
-        }
-        tokio::select! {
-            biased;
-            _ = self.histories.changed() => Err(PlaceError::HistoryChanged { position, head: self.tail.settled() }),
-            () = changed => Ok(true),
-            // What came at the last moment is looked for once more.
-            () = tokio::time::sleep_until(self.deadline) => Ok(true),
-            () = self.draining.cancelled() => Ok(false),
-        }
-    }
-}
-
 /// All reading. Cheap to clone.
 #[derive(Clone)]
 pub struct Reads {
@@ -135,7 +100,7 @@ impl Reads {
     pub async fn page(&self, request: &PageRequest) -> Result<PageRead, PlaceError> {
         // Joined before the first look, so no message falls between them.
         let mut log = (!request.wait.is_zero()).then(|| self.tail.join(&request.source.source()));
-        let mut poll = LongPoll::new(&self.tail, &self.draining, request.wait);
+        let poll = LongPoll::new(&self.tail, &self.draining, request.wait);
         let mut request = request.clone();
         loop {
             let page = self.read_page(&request).await?;
@@ -143,7 +108,7 @@ impl Reads {
                 return Ok(page);
             };
             let position = request.from.unwrap_or(0);
-            let is_over = if page.at_end { !poll.news(log.changed(), position).await? } else { poll.is_over() };
+            let is_over = if page.at_end { !poll.wait_in_log(log.changed(), position).await? } else { poll.is_over() };
             if is_over {
                 return Ok(page);
             }

@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::ToSchema;
 
 use super::body::duration_ms;
@@ -15,7 +14,7 @@ use crate::http::pages::NoQuery;
 use crate::http::parameters::Rules;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
-use crate::service::subscriptions::{AckCounts, AckRequest, At, NackEntry, SubscriptionError};
+use crate::service::subscriptions::{AckRequest, At, NackEntry};
 
 /// The longest reason, in bytes.
 const REASON_BYTES_MAX: usize = 10_000;
@@ -156,8 +155,7 @@ pub async fn ack_messages(
     consumer_name(&mut rules, &body.consumer);
     entries(&mut rules, "acks", body.acks.len());
     let request = rules.keep(AckRequest { consumer: body.consumer, entries: places(&body.acks) })?;
-    let subscription = app.subscriptions.find(&name).await?;
-    let counts = answerable(app.subscriptions.ack(&subscription, request).await?)?;
+    let counts = app.subscriptions.acks.ack(&name, request).await?;
     Ok(axum::Json(AckResult { acked: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
 
@@ -185,8 +183,7 @@ pub async fn nack_messages(
     entries(&mut rules, "nacks", body.nacks.len());
     let nacks = body.nacks.into_iter().enumerate().map(|(at, Object(nack))| read_nack(&mut rules, at, nack)).collect();
     let nacks: Vec<NackEntry> = rules.keep(nacks)?;
-    let subscription = app.subscriptions.find(&name).await?;
-    let counts = answerable(app.subscriptions.nack(&subscription, &body.consumer, nacks).await?)?;
+    let counts = app.subscriptions.acks.nack(&name, &body.consumer, nacks).await?;
     Ok(axum::Json(NackResult { nacked: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
 
@@ -214,9 +211,7 @@ pub async fn extend_messages(
     entries(&mut rules, "extensions", body.extensions.len());
     let timeout = duration_ms(&mut rules, "ack_timeout", body.ack_timeout.as_deref(), ACK_TIMEOUT_MS);
     let request = rules.keep(AckRequest { consumer: body.consumer, entries: places(&body.extensions) })?;
-    let subscription = app.subscriptions.find(&name).await?;
-    let timeout = timeout.unwrap_or(subscription.definition.settings.ack_timeout_ms);
-    let counts = answerable(app.subscriptions.extend(&subscription, request, timeout).await?)?;
+    let counts = app.subscriptions.acks.extend(&name, request, timeout).await?;
     Ok(axum::Json(ExtensionResult { extended: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
 
@@ -250,16 +245,5 @@ fn read_nack(rules: &mut Rules, at: usize, nack: NackBodyEntry) -> NackEntry {
             NackAction::Stop => Ask::Stop,
         },
         reason: nack.reason,
-    }
-}
-
-/// Where nothing was done because of a fence, that is the problem; otherwise the counts say it.
-fn answerable(counts: AckCounts) -> Result<AckCounts, Problem> {
-    match counts.first_fenced {
-        Some(fenced) if counts.done == 0 => {
-            let problem = Problem::from(SubscriptionError::Fenced(fenced));
-            Err(problem.with("fenced", json!(counts.fenced)).with("missing", json!(counts.missing)))
-        }
-        _ => Ok(counts),
     }
 }

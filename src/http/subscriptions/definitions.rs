@@ -190,11 +190,11 @@ pub async fn create_subscription(
     let mut rules = Rules::default();
     let definition = body.definition(&mut rules);
     let definition = rules.keep(definition)?;
-    let status = match app.subscriptions.put(&name, &definition).await? {
+    let status = match app.subscriptions.definitions.put(&name, &definition).await? {
         Put::New => StatusCode::CREATED,
         Put::Same => StatusCode::OK,
     };
-    Ok((status, axum::Json(shown(app.subscriptions.status(&name).await?))))
+    Ok((status, axum::Json(shown(app.subscriptions.inspection.status(&name).await?))))
 }
 
 /// Read a subscription's definition and status
@@ -219,8 +219,8 @@ pub async fn read_subscription(
     let wait = rules.duration("wait", query.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
     let wait = rules.keep(wait)?.unwrap_or_default();
     let status = match query.min_position {
-        Some(position) => app.subscriptions.status_at(&name, position, wait).await?,
-        None => app.subscriptions.status(&name).await?,
+        Some(position) => app.subscriptions.inspection.status_at(&name, position, wait).await?,
+        None => app.subscriptions.inspection.status(&name).await?,
     };
     Ok(axum::Json(shown(status)))
 }
@@ -243,8 +243,8 @@ pub async fn change_subscription(
     subscription_name(&name)?;
     let mut rules = Rules::default();
     let patch = body.patch(&mut rules);
-    app.subscriptions.patch(&name, rules.keep(patch)?).await?;
-    Ok(axum::Json(shown(app.subscriptions.status(&name).await?)))
+    app.subscriptions.definitions.patch(&name, rules.keep(patch)?).await?;
+    Ok(axum::Json(shown(app.subscriptions.inspection.status(&name).await?)))
 }
 
 /// Delete a subscription
@@ -261,7 +261,7 @@ pub async fn delete_subscription(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<StatusCode, Problem> {
     subscription_name(&name)?;
-    app.subscriptions.delete(&name).await?;
+    app.subscriptions.definitions.delete(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -281,7 +281,7 @@ pub async fn list_subscriptions(
         rules.invalid("after", "must not contain NUL characters");
     }
     rules.keep(())?;
-    let mut found = app.subscriptions.list(&after, limit + 1).await?;
+    let mut found = app.subscriptions.definitions.list(&after, limit + 1).await?;
     let has_more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| has_more).map(|(last, _)| last.name.clone());

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::http::events::{CaughtUpEvent, ClosingEvent, HeartbeatEvent};
 use crate::http::pages::Message;
+use crate::service::subscriptions::RevokeReason;
 
 /// Data of `message`, and an entry of what a fetch answers.
 #[derive(Serialize, ToSchema)]
@@ -48,6 +49,15 @@ pub enum RevokedReason {
     Rebalance,
     /// It was sought or taken back; it is assigned again with a new epoch.
     Reset,
+}
+
+impl From<RevokeReason> for RevokedReason {
+    fn from(reason: RevokeReason) -> Self {
+        match reason {
+            RevokeReason::Rebalance => Self::Rebalance,
+            RevokeReason::Reset => Self::Reset,
+        }
+    }
 }
 
 /// A line of a subscription, as one consumer has it. The service keeps the cursor, so its `id` is always null.

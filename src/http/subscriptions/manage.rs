@@ -87,7 +87,7 @@ pub async fn list_consumers(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<ConsumerList>, Problem> {
     subscription_name(&name)?;
-    let consumers = app.subscriptions.consumers(&name).await?;
+    let consumers = app.subscriptions.consumers.list(&name).await?;
     Ok(axum::Json(ConsumerList { consumers: consumers.into_iter().map(ConsumerBody::of).collect() }))
 }
 
@@ -110,7 +110,7 @@ pub async fn remove_consumer(
     let mut rules = Rules::default();
     consumer_name(&mut rules, &consumer);
     rules.keep(())?;
-    match app.subscriptions.remove_consumer(&name, &consumer).await? {
+    match app.subscriptions.consumers.remove(&name, &consumer).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found(format!("consumer {consumer} of the subscription {name}"))),
     }
@@ -143,7 +143,7 @@ pub async fn seek_subscription(
         entries(&mut rules, "partitions", partitions.len());
     }
     let to = rules.keep(to)?.unwrap_or(StartAt::Beginning);
-    let plans = app.subscriptions.seek(&name, to, body.partitions.as_deref(), body.dry_run).await?;
+    let plans = app.subscriptions.definitions.seek(&name, to, body.partitions.as_deref(), body.dry_run).await?;
     let partitions = plans.into_iter().map(|plan| SoughtPartition {
         partition: plan.partition,
         from_position: plan.from,
@@ -166,8 +166,8 @@ pub async fn pause_subscription(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
-    app.subscriptions.pause(&name).await?;
-    Ok(axum::Json(shown(app.subscriptions.status(&name).await?)))
+    app.subscriptions.definitions.pause(&name).await?;
+    Ok(axum::Json(shown(app.subscriptions.inspection.status(&name).await?)))
 }
 
 /// Go on after a pause, or after a stop
@@ -184,8 +184,8 @@ pub async fn resume_subscription(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
-    app.subscriptions.resume(&name).await?;
-    Ok(axum::Json(shown(app.subscriptions.status(&name).await?)))
+    app.subscriptions.definitions.resume(&name).await?;
+    Ok(axum::Json(shown(app.subscriptions.inspection.status(&name).await?)))
 }
 
 impl ConsumerBody {

@@ -24,7 +24,7 @@ const GAUGES: [Gauge; 5] = [
 
 /// Nothing while the database is away.
 pub async fn metrics(app: &App) -> String {
-    let Ok((count, lags)) = app.subscriptions.measure().await else { return String::new() };
+    let Ok((count, lags)) = app.subscriptions.lags.measure().await else { return String::new() };
     let mut text =
         String::from("# HELP headwater_subscriptions Subscriptions.\n# TYPE headwater_subscriptions gauge\n");
     // Writing to a String cannot fail.

@@ -9,20 +9,24 @@ mod manage;
 mod measure;
 mod parked;
 mod pending;
-mod stream;
 
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::frames::push_delivery;
 use super::parameters::Rules;
-use super::problem::{Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind, capitalised};
 use crate::domain::Violation;
 use crate::domain::named::check_name;
-use crate::service::subscriptions::{At, SubscriptionError};
+use crate::service::subscriptions::{At, Delivery, Fenced, SubscriptionError};
 
+pub(super) use events::{AssignedEvent, RevokedEvent};
 pub(super) use measure::metrics;
 
 /// Every route with its entry in the OpenAPI document.
@@ -117,7 +121,7 @@ fn next_of(at: At) -> String {
 
 impl From<SubscriptionError> for Problem {
     fn from(error: SubscriptionError) -> Self {
-        let detail = format!("{error}.");
+        let detail = format!("{}.", capitalised(&error.to_string()));
         match error {
             SubscriptionError::NotFound { name } => Problem::not_found(format!("subscription {name}")),
             SubscriptionError::Differs { name, fields } => {
@@ -132,27 +136,42 @@ impl From<SubscriptionError> for Problem {
                 let rule = format!("cannot be created: the limit of {max} subscriptions is reached");
                 Problem::invalid(vec![Violation::new("name", rule)])
             }
-            SubscriptionError::TooManyConsumers { .. } => Problem::new(ProblemKind::Overloaded, capitalised(&detail)),
-            SubscriptionError::Overloaded => {
-                Problem::new(ProblemKind::Overloaded, "Too many acks are waiting to be committed.")
+            SubscriptionError::TooManyConsumers { .. } | SubscriptionError::Overloaded => {
+                Problem::new(ProblemKind::Overloaded, detail)
             }
-            SubscriptionError::Draining => Problem::new(ProblemKind::Draining, "The service is shutting down."),
-            SubscriptionError::Fenced(fenced) => Problem::new(
-                ProblemKind::Fenced,
-                format!(
-                    "The lease or delivery in partition {} has been lost: its epoch is {} now, not {}.",
-                    fenced.partition, fenced.current_epoch, fenced.epoch
-                ),
-            )
-            .with("partition", fenced.partition)
-            .with("epoch", fenced.epoch)
-            .with("current_epoch", fenced.current_epoch),
+            SubscriptionError::Draining => Problem::new(ProblemKind::Draining, detail),
+            SubscriptionError::SourceDeleted { name } => {
+                Problem::gone(format!("aggregated stream of the subscription {name}"), "the source has been deleted")
+            }
+            SubscriptionError::ConsumerRemoved { name, consumer } => {
+                Problem::gone(format!("consumer {consumer} of the subscription {name}"), "the consumer was removed")
+            }
+            SubscriptionError::Fenced { first: Fenced { partition, epoch, current_epoch }, counts } => {
+                let detail = format!(
+                    "The lease or delivery in partition {partition} has been lost: its epoch is {current_epoch} now, \
+                     not {epoch}."
+                );
+                Problem::new(ProblemKind::Fenced, detail)
+                    .with("partition", partition)
+                    .with("epoch", epoch)
+                    .with("current_epoch", current_epoch)
+                    .with("fenced", counts.fenced)
+                    .with("missing", counts.missing)
+            }
             SubscriptionError::Store(error) => error.into(),
         }
     }
 }
 
-fn capitalised(text: &str) -> String {
-    let mut characters = text.chars();
-    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+/// Deliveries as an answer, put together from parts that are JSON already; `more`: the fields after them.
+fn delivered(deliveries: &[Delivery], more: &str) -> Response {
+    let mut out = BytesMut::from(&b"{\"messages\":["[..]);
+    for (at, delivery) in deliveries.iter().enumerate() {
+        if at > 0 {
+            out.extend_from_slice(b",");
+        }
+        push_delivery(&mut out, delivery);
+    }
+    out.extend_from_slice(format!("]{more}}}").as_bytes());
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], out.freeze()).into_response()
 }

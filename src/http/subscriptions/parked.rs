@@ -95,7 +95,7 @@ pub async fn list_parked(
     let limit = rules.limit(query.limit);
     let after = after(&mut rules, query.after.as_deref());
     rules.keep(())?;
-    let found = app.subscriptions.parked(&name, after, limit).await?;
+    let found = app.subscriptions.inspection.parked(&name, after, limit).await?;
     let next = found.last().filter(|_| found.len() == limit).map(|last| next_of(last.at));
     let list = ParkedList { parked: found.into_iter().map(shown).collect(), next };
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], axum::Json(list)).into_response())
@@ -126,7 +126,7 @@ pub async fn replay_parked(
     }
     rules.keep(())?;
     let which = body.positions.map(|places| places.iter().map(PlaceBody::at).collect::<Vec<_>>());
-    let replayed = app.subscriptions.replay(&name, which.as_deref()).await?;
+    let replayed = app.subscriptions.inspection.replay(&name, which.as_deref()).await?;
     Ok(axum::Json(ReplayResult { replayed }))
 }
 
@@ -155,7 +155,7 @@ pub async fn delete_parked(
     }
     rules.keep(())?;
     let at = At { partition: read_partition.unwrap_or(-1), position: read_position.unwrap_or(-1) };
-    match app.subscriptions.delete_parked(&name, at).await? {
+    match app.subscriptions.inspection.delete_parked(&name, at).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found(format!("parked message {partition}/{position} of the subscription {name}"))),
     }

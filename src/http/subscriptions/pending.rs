@@ -1,23 +1,19 @@
 //! What was delivered and not acked: who has it, how long, how often; and taking it over.
 
 use axum::extract::State;
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
-use bytes::BytesMut;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{duration_ms, span};
 use super::events::DeliveredMessage;
-use super::{PlaceBody, after, consumer_name, entries, next_of, subscription_name};
-use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
+use super::{PlaceBody, after, consumer_name, delivered, entries, next_of, subscription_name};
 use crate::http::extract::{Json, Object, Path, Query};
-use crate::http::frames::push_delivery;
 use crate::http::pages::NoQuery;
 use crate::http::parameters::Rules;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
-use crate::service::subscriptions::{At, PendingDelivery, Wish};
+use crate::service::subscriptions::{At, ClaimRequest, PendingDelivery};
 
 /// The longest that a message can be asked to have been left alone, in milliseconds.
 const IDLE_MS_MAX: i64 = 365 * 86_400_000;
@@ -146,7 +142,7 @@ pub async fn list_pending(
     let min_idle = duration_ms(&mut rules, "min_idle", query.min_idle.as_deref(), 0..=IDLE_MS_MAX).unwrap_or(0);
     let after = after(&mut rules, query.after.as_deref());
     rules.keep(())?;
-    let found = app.subscriptions.pending(&name, query.consumer.as_deref(), min_idle, after, limit).await?;
+    let found = app.subscriptions.inspection.pending(&name, query.consumer.as_deref(), min_idle, after, limit).await?;
     let next = found.last().filter(|_| found.len() == limit).map(|last| next_of(last.at));
     Ok(axum::Json(PendingList { pending: found.into_iter().map(shown).collect(), next }))
 }
@@ -163,7 +159,7 @@ pub async fn summarise_pending(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<SummaryBody>, Problem> {
     subscription_name(&name)?;
-    let found = app.subscriptions.pending_summary(&name).await?;
+    let found = app.subscriptions.inspection.pending_summary(&name).await?;
     let place = |at: At| PendingPlace { partition: at.partition, position: at.position };
     Ok(axum::Json(SummaryBody {
         count: found.iter().map(|one| one.count).sum(),
@@ -197,7 +193,6 @@ pub async fn claim_messages(
     Json(Object(body)): Json<Object<ClaimBody>>,
 ) -> Result<Response, Problem> {
     subscription_name(&name)?;
-    let subscription = app.subscriptions.find(&name).await?;
     let mut rules = Rules::default();
     consumer_name(&mut rules, &body.consumer);
     let limit = rules.limit(body.limit);
@@ -206,23 +201,20 @@ pub async fn claim_messages(
     if let Some(positions) = &body.positions {
         entries(&mut rules, "positions", positions.len());
     }
-    if subscription.definition.is_partitioned() {
-        rules.invalid("name", "must be a competing subscription: a partition's messages go with its lease");
-    }
     rules.keep(())?;
     let positions = body.positions.map(|places| places.iter().map(PlaceBody::at).collect::<Vec<_>>());
-    let wish = Wish { messages: limit, bytes: app.limits.page_bytes_max, in_flight_max: MAX_IN_FLIGHT_MAX };
-    let taken = app.subscriptions.claim(&name, &body.consumer, min_idle, after, positions.as_deref(), wish).await?;
-    let mut out = BytesMut::from(&b"{\"messages\":["[..]);
-    for (at, delivery) in taken.deliveries.iter().enumerate() {
-        if at > 0 {
-            out.extend_from_slice(b",");
-        }
-        push_delivery(&mut out, delivery);
-    }
+    let request = ClaimRequest {
+        subscription: name,
+        consumer: body.consumer,
+        min_idle_ms: min_idle,
+        after,
+        positions,
+        messages_max: limit,
+        bytes_max: app.limits.page_bytes_max,
+    };
+    let taken = app.subscriptions.consumers.claim(&request).await?;
     let next = taken.next.map_or_else(|| "null".to_owned(), |next| format!("\"{}\"", next_of(next)));
-    out.extend_from_slice(format!("],\"next\":{next}}}").as_bytes());
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], out.freeze()).into_response())
+    Ok(delivered(&taken.deliveries, &format!(",\"next\":{next}")))
 }
 
 fn shown(one: PendingDelivery) -> PendingBody {

@@ -16,7 +16,8 @@ use self::log::{AggregatedLog, AggregatedSource};
 use self::projector::ProjectorHandle;
 use super::log::follower::Follower;
 use super::log::{Log, Place};
-use super::read::{LongPoll, PlaceError};
+use super::long_poll::LongPoll;
+use super::read::PlaceError;
 use super::tail::Tail;
 use crate::domain::Violation;
 use crate::domain::aggregated_stream::Definition;
@@ -163,13 +164,13 @@ impl AggregatedStreams {
         min_position: i64,
         wait: Duration,
     ) -> Result<Option<AggregatedStream>, StoreError> {
-        let deadline = tokio::time::Instant::now() + wait;
+        let poll = LongPoll::new(&self.tail, &self.draining, wait);
         let _wish = self.feeds.wish_for_progress();
         let mut member: Option<FeedMember> = None;
         loop {
             let Some(stream) = self.get(name).await? else { return Ok(None) };
             let is_there = stream.stored.current.projected_position >= min_position;
-            if is_there || tokio::time::Instant::now() >= deadline {
+            if is_there || poll.is_over() {
                 return Ok(Some(stream));
             }
             let id = stream.stored.id;
@@ -177,20 +178,17 @@ impl AggregatedStreams {
             if member.as_ref().is_none_or(|member| member.id() != id) {
                 member = Some(self.feeds.join(id));
             }
-            let progressed = async {
-                match &mut member {
-                    Some(member) => member.progressed().await,
-                    None => std::future::pending().await,
-                }
-            };
             // It has gone on since the look; or it was held a little before what is known here, which lasts.
             let is_known = self.feeds.upto(id).is_some_and(|upto| upto >= min_position);
             let pause = if is_known { LOOK_PAUSE } else { wait };
-            tokio::select! {
-                () = progressed => {}
-                () = tokio::time::sleep(pause) => {}
-                () = tokio::time::sleep_until(deadline) => {}
-                () = self.draining.cancelled() => return Ok(Some(stream)),
+            let progressed = async {
+                match &mut member {
+                    Some(member) => drop(tokio::time::timeout(pause, member.progressed()).await),
+                    None => tokio::time::sleep(pause).await,
+                }
+            };
+            if !poll.wait_for(progressed).await {
+                return Ok(Some(stream));
             }
         }
     }
@@ -240,7 +238,7 @@ impl AggregatedStreams {
         let limit = PageLimit { messages: limit as i64, bytes: self.page_bytes_max };
         // Joined before the first look, so no message falls between them.
         let mut member = (!wait.is_zero()).then(|| self.feeds.join(id));
-        let mut poll = LongPoll::new(&self.tail, &self.draining, wait);
+        let poll = LongPoll::new(&self.tail, &self.draining, wait);
         loop {
             let page = self.database.partition_page(id, partition, from, limit).await?;
             let Some(page) = page else { return Ok(None) };
@@ -249,7 +247,7 @@ impl AggregatedStreams {
             // An empty page that is not the last has links whose messages are gone.
             let is_to_wait = read.page.messages.is_empty() && read.at_end;
             let Some(member) = member.as_mut().filter(|_| is_to_wait) else { return Ok(Some(read)) };
-            if !poll.news(member.changed(), from).await? {
+            if !poll.wait_in_log(member.changed(), from).await? {
                 return Ok(Some(read));
             }
         }

@@ -6,7 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::Subscription;
-use super::{SubscriptionError, Subscriptions};
+use super::presence::Presence;
+use super::{Common, SubscriptionError};
 use crate::domain::delivery::{Ask, Policy};
 use crate::domain::observation::Observation;
 use crate::store::StoreError;
@@ -37,10 +38,20 @@ pub struct AckCounts {
     pub done: usize,
     pub fenced: usize,
     pub missing: usize,
-    pub first_fenced: Option<Fenced>,
+    first_fenced: Option<Fenced>,
 }
 
-/// An entry under a lease, or of a delivery, that is somebody else's by now.
+impl AckCounts {
+    /// A request of which nothing was done because of a fence has failed; otherwise the counts say it.
+    fn unless_fenced(self) -> Result<Self, SubscriptionError> {
+        match self.first_fenced {
+            Some(first) if self.done == 0 => Err(SubscriptionError::Fenced { first, counts: self }),
+            _ => Ok(self),
+        }
+    }
+}
+
+/// An entry under a lease, or of a delivery, that has been lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fenced {
     pub partition: i32,
@@ -48,8 +59,10 @@ pub struct Fenced {
     pub current_epoch: i64,
 }
 
-/// The door to the committer.
-pub(super) struct Acks {
+/// What consumers say of their deliveries.
+pub struct Acks {
+    common: Arc<Common>,
+    presence: Arc<Presence>,
     queue: mpsc::Sender<Waiting>,
 }
 
@@ -81,70 +94,70 @@ impl Work {
 }
 
 impl Acks {
-    pub fn new(queue_max: usize) -> (Self, mpsc::Receiver<Waiting>) {
-        let (queue, requests) = mpsc::channel(queue_max);
-        (Self { queue }, requests)
+    /// The acks, and the agent that commits them.
+    pub(super) fn new(common: Arc<Common>, presence: Arc<Presence>) -> (Self, AckCommitter) {
+        let (queue, requests) = mpsc::channel(common.settings.ack_queue_max);
+        let committer = AckCommitter { common: common.clone(), requests };
+        (Self { common, presence, queue }, committer)
     }
-}
 
-impl Subscriptions {
     /// Acks deliveries of one consumer.
-    pub async fn ack(
-        &self,
-        subscription: &Arc<Subscription>,
-        request: AckRequest,
-    ) -> Result<AckCounts, SubscriptionError> {
-        let is_known_here = self.heard(subscription, &request.consumer);
-        let entries = self.entries(subscription, &request.consumer, &request.entries);
+    pub async fn ack(&self, name: &str, request: AckRequest) -> Result<AckCounts, SubscriptionError> {
+        let subscription = self.common.catalog.find(name).await?;
+        let is_known_here = self.heard(&subscription, &request.consumer);
+        let entries = self.entries(&subscription, &request.consumer, &request.entries);
         let is_partitioned = subscription.definition.is_partitioned();
         let outcomes = self.submit(Work::Ack { is_partitioned, entries }).await?;
         let counts = count(&request.entries, &outcomes);
-        self.inner.observer.record(Observation::DeliveriesAcked { acked: counts.done, fenced: counts.fenced });
-        self.made_room(subscription, is_known_here, counts.done);
-        Ok(counts)
+        self.common.observer.record(Observation::DeliveriesAcked { acked: counts.done, fenced: counts.fenced });
+        self.made_room(&subscription, is_known_here, counts.done);
+        counts.unless_fenced()
     }
 
     /// Refuses deliveries of one consumer.
     pub async fn nack(
         &self,
-        subscription: &Arc<Subscription>,
+        name: &str,
         consumer: &str,
         nacks: Vec<NackEntry>,
     ) -> Result<AckCounts, SubscriptionError> {
-        self.heard(subscription, consumer);
+        let subscription = self.common.catalog.find(name).await?;
+        self.heard(&subscription, consumer);
         let places: Vec<(At, i64)> = nacks.iter().map(|nack| (nack.at, nack.epoch)).collect();
-        let entries = self.entries(subscription, consumer, &places);
+        let entries = self.entries(&subscription, consumer, &places);
         let entries = entries.into_iter().zip(nacks).map(|(entry, nack)| (entry, nack.ask, nack.reason)).collect();
         let outcomes = self.submit(Work::Nack { policy: subscription.policy.clone(), entries }).await?;
         let counts = count(&places, &outcomes);
         if counts.done > 0 {
             // Others may be the next to get them.
-            self.inner.hub.wake(subscription.id);
-            self.inner.signals.room(subscription.id);
+            self.common.hub.wake(subscription.id);
+            self.common.signals.room(subscription.id);
         }
-        Ok(counts)
+        counts.unless_fenced()
     }
 
-    /// Gives one consumer more time for deliveries.
+    /// Gives one consumer more time for deliveries: so much from now on, or the subscription's own time.
     pub async fn extend(
         &self,
-        subscription: &Arc<Subscription>,
+        name: &str,
         request: AckRequest,
-        timeout_ms: i64,
+        timeout_ms: Option<i64>,
     ) -> Result<AckCounts, SubscriptionError> {
-        self.heard(subscription, &request.consumer);
-        let entries = self.entries(subscription, &request.consumer, &request.entries);
+        let subscription = self.common.catalog.find(name).await?;
+        self.heard(&subscription, &request.consumer);
+        let entries = self.entries(&subscription, &request.consumer, &request.entries);
         let entries: Vec<&AckEntry> = entries.iter().collect();
-        let database = self.database();
+        let timeout_ms = timeout_ms.unwrap_or(subscription.definition.settings.ack_timeout_ms);
+        let database = &self.common.database;
         let outcomes = database.extend_deliveries(subscription.id, &request.consumer, &entries, timeout_ms).await?;
         // The times that the consumers here wait for have changed.
-        self.inner.hub.wake(subscription.id);
-        Ok(count(&request.entries, &outcomes))
+        self.common.hub.wake(subscription.id);
+        count(&request.entries, &outcomes).unless_fenced()
     }
 
     /// Who acks is there. Answers whether it comes for its messages here.
     fn heard(&self, subscription: &Subscription, consumer: &str) -> bool {
-        let presence = &self.inner.presence;
+        let presence = &self.presence;
         let is_known_here = presence.knows(subscription.id, consumer);
         presence.heard(subscription.id, consumer, subscription.consumer_timeout());
         is_known_here
@@ -161,11 +174,11 @@ impl Subscriptions {
     }
 
     async fn submit(&self, work: Work) -> Result<Vec<AckOutcome>, SubscriptionError> {
-        if self.inner.draining.is_cancelled() {
+        if self.common.draining.is_cancelled() {
             return Err(SubscriptionError::Draining);
         }
         let (reply, answer) = oneshot::channel();
-        if self.inner.acks.queue.try_send(Waiting { work, reply }).is_err() {
+        if self.queue.try_send(Waiting { work, reply }).is_err() {
             return Err(SubscriptionError::Overloaded);
         }
         // The agent answers everything it has taken; it is gone only when the service stops.
@@ -176,9 +189,9 @@ impl Subscriptions {
         if acked == 0 {
             return;
         }
-        self.inner.hub.wake(subscription.id);
+        self.common.hub.wake(subscription.id);
         if !is_known_here {
-            self.inner.signals.room(subscription.id);
+            self.common.signals.room(subscription.id);
         }
     }
 }
@@ -204,15 +217,11 @@ fn count(entries: &[(At, i64)], outcomes: &[AckOutcome]) -> AckCounts {
 
 /// The agent that takes what waits, and commits it.
 pub(super) struct AckCommitter {
-    subscriptions: Subscriptions,
+    common: Arc<Common>,
     requests: mpsc::Receiver<Waiting>,
 }
 
 impl AckCommitter {
-    pub fn new(subscriptions: Subscriptions, requests: mpsc::Receiver<Waiting>) -> Self {
-        Self { subscriptions, requests }
-    }
-
     /// Runs until the service stops; what waits then is still committed.
     pub async fn run(mut self, stopping: CancellationToken) {
         loop {
@@ -249,7 +258,7 @@ impl AckCommitter {
         }
         let began = std::time::Instant::now();
         tokio::join!(self.ack(upto, true), self.ack(each, false), self.nack(nacks));
-        let observer = &self.subscriptions.inner.observer;
+        let observer = &self.common.observer;
         observer.record(Observation::AcksCommitted { requests, took: began.elapsed() });
     }
 
@@ -265,7 +274,7 @@ impl AckCommitter {
         if entries.is_empty() {
             return answer(batch, Ok(Vec::new()));
         }
-        let database = self.subscriptions.database();
+        let database = &self.common.database;
         let mut attempts = 0;
         let outcomes = loop {
             let outcomes = match is_partitioned {
@@ -295,7 +304,7 @@ impl AckCommitter {
     }
 
     async fn decide_and_step(&self, batch: &[Waiting]) -> Result<Vec<AckOutcome>, StoreError> {
-        let database = self.subscriptions.database();
+        let database = &self.common.database;
         let nacks: Vec<(&Policy, &AckEntry, Ask, &Option<String>)> = batch
             .iter()
             .filter_map(|waiting| match &waiting.work {

@@ -86,6 +86,19 @@ impl Catalog {
         Self { database, known: Mutex::default() }
     }
 
+    /// As it stands in the database.
+    pub async fn stored(&self, name: &str) -> Result<(StoredSubscription, Definition), SubscriptionError> {
+        let stored = self.database.subscription(name).await?;
+        let stored = stored.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
+        let definition = read_definition(&stored)?;
+        Ok((stored, definition))
+    }
+
+    /// The number of a subscription, not as it was known last: whoever looks at it is to see that it is gone.
+    pub async fn id(&self, name: &str) -> Result<i64, SubscriptionError> {
+        Ok(self.reload(name).await?.id)
+    }
+
     /// As it was known last.
     pub async fn find(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
         let known = self.known().get(name).cloned();

@@ -33,7 +33,7 @@ impl Consumer {
             self.doubts.clear();
             let settings = &self.subscription.definition.settings;
             let credit_max = wish.in_flight_max.min(settings.max_in_flight);
-            let (database, grace_ms) = (self.subscriptions.database(), self.subscriptions.grace_ms());
+            let (database, grace_ms) = (&self.consumers.common.database, self.consumers.common.grace_ms());
             let look = database
                 .look_at_deliveries(self.subscription.id, &self.name, self.session, credit_max, grace_ms)
                 .await?;
@@ -52,7 +52,7 @@ impl Consumer {
             }
             if let Some(after) = self.backlog_after {
                 // What has come again and is not acked counts as in flight; the rest of the backlog waits for its turn.
-                let (id, database) = (self.subscription.id, self.subscriptions.database());
+                let (id, database) = (self.subscription.id, &self.consumers.common.database);
                 let held = database.own_deliveries_upto(id, &self.name, after, credit_max).await?;
                 let Ok(messages @ 1..) = usize::try_from((credit_max - held).min(wish.messages as i64)) else {
                     round.wait_for_room();
@@ -155,7 +155,7 @@ impl Consumer {
             is_auto,
             epoch,
         };
-        if !self.subscriptions.database().claim_messages(&claim).await? {
+        if !self.consumers.common.database.claim_messages(&claim).await? {
             return Ok(false);
         }
         for (position, message) in one.taken {
@@ -180,7 +180,7 @@ impl Consumer {
             epoch: delivery.epoch,
         };
         let entries: Vec<AckEntry> = deliveries.iter().map(entry).collect();
-        self.subscriptions.database().ack_each(&entries.iter().collect::<Vec<_>>()).await?;
+        self.consumers.common.database.ack_each(&entries.iter().collect::<Vec<_>>()).await?;
         Ok(())
     }
 
@@ -197,7 +197,7 @@ impl Consumer {
             Take::Due | Take::Own { .. } | Take::Idle { .. } => Doubt::Taken { epoch },
         };
         self.doubts.push(doubt.into());
-        let (database, policy) = (self.subscriptions.database(), &self.subscription.policy);
+        let (database, policy) = (&self.consumers.common.database, &self.subscription.policy);
         let id = self.subscription.id;
         let taken = database.take_deliveries(id, &self.name, limit, policy.max_deliveries, take, epoch).await?;
         // They come in the order of the log. One that ends here is passed all the same.

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::catalog::Subscription;
+use super::consumers::Consumers;
 use super::hub::Local;
-use super::{SubscriptionError, Subscriptions};
+use super::{Common, SubscriptionError};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
@@ -42,8 +43,17 @@ pub enum Change {
     },
     Revoked {
         partition: i32,
-        reason: &'static str,
+        reason: RevokeReason,
     },
+}
+
+/// Why a partition is taken from a consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevokeReason {
+    /// It goes to another consumer.
+    Rebalance,
+    /// It was sought or taken back.
+    Reset,
 }
 
 /// Why there is nothing more for a consumer.
@@ -100,7 +110,7 @@ impl Wish {
 
 /// A consumer that is waiting for messages here.
 pub struct Consumer {
-    pub(super) subscriptions: Subscriptions,
+    pub(super) consumers: Arc<Consumers>,
     pub(super) subscription: Arc<Subscription>,
     pub(super) name: String,
     /// Of who holds a connection open.
@@ -135,16 +145,14 @@ struct Watched {
     after: Place,
 }
 
-impl Subscriptions {
-    /// As it was known last.
-    pub async fn find(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
-        self.inner.catalog.find(name).await
-    }
-
+impl Consumer {
     /// A consumer that holds a connection open: it is a member until the connection ends. Its own messages come first.
-    pub async fn connect(&self, subscription: Arc<Subscription>, name: &str) -> Result<Consumer, SubscriptionError> {
-        let session = Uuid::new_v4();
-        let mut consumer = self.consumer(subscription, name, Some(session));
+    pub(super) async fn connect(
+        consumers: &Arc<Consumers>,
+        subscription: Arc<Subscription>,
+        name: &str,
+    ) -> Result<Self, SubscriptionError> {
+        let mut consumer = Self::new(consumers, subscription, name, Some(Uuid::new_v4()));
         consumer.backlog_after = Some(At::FIRST);
         consumer.join().await?;
         Ok(consumer)
@@ -152,17 +160,17 @@ impl Subscriptions {
 
     /// A consumer that comes for messages now and then: it is a member until it has not come for too long. Unless it wants
     /// new messages only, what it was given and has not acked comes first: an answer may not have got to it.
-    pub async fn visit(
-        &self,
+    pub(super) async fn visit(
+        consumers: &Arc<Consumers>,
         subscription: Arc<Subscription>,
         name: &str,
         wants_given: bool,
-    ) -> Result<Consumer, SubscriptionError> {
-        let is_fresh = self.inner.presence.touch(subscription.id, name);
-        let mut consumer = self.consumer(subscription, name, None);
+    ) -> Result<Self, SubscriptionError> {
+        let is_fresh = consumers.presence.touch(subscription.id, name);
+        let mut consumer = Self::new(consumers, subscription, name, None);
         consumer.wants_given = wants_given;
         if is_fresh {
-            self.inner.presence.opened(consumer.subscription.id, name);
+            consumers.presence.opened(consumer.subscription.id, name);
             consumer.is_open = true;
         } else {
             consumer.join().await?;
@@ -170,42 +178,41 @@ impl Subscriptions {
         Ok(consumer)
     }
 
-    fn consumer(&self, subscription: Arc<Subscription>, name: &str, session: Option<Uuid>) -> Consumer {
-        let local = self.inner.hub.local(subscription.id);
+    fn new(consumers: &Arc<Consumers>, subscription: Arc<Subscription>, name: &str, session: Option<Uuid>) -> Self {
+        let Common { tail, hub, observer, .. } = &*consumers.common;
+        let local = hub.local(subscription.id);
         // Joined before the first round, so that nothing falls between them.
         let source = match (&subscription.log, &subscription.aggregated) {
-            (Some(log), _) => Some(Log::Messages(self.inner.tail.join(log))),
-            (None, Some(aggregated)) => Some(self.inner.aggregated.log(aggregated.clone(), false)),
+            (Some(log), _) => Some(Log::Messages(tail.join(log))),
+            (None, Some(aggregated)) => Some(consumers.aggregated.log(aggregated.clone(), false)),
             (None, None) => None,
         };
         if session.is_none()
             && let Some(log) = &subscription.log
         {
-            local.linger(|| self.inner.tail.join(log));
+            local.linger(|| tail.join(log));
         }
-        Consumer {
-            subscriptions: self.clone(),
+        Self {
+            consumers: consumers.clone(),
             name: name.to_owned(),
             session,
             wake: local.waker(),
             local,
             backlog_after: None,
             wants_given: false,
-            doubts: self.inner.doubts.of(subscription.id, name),
+            doubts: consumers.doubts.of(subscription.id, name),
             known: HashMap::new(),
             untold: Vec::new(),
             source,
             is_open: false,
             watched: None,
-            back_off: BackOff::new("subscription consumers", self.inner.observer.clone()),
-            history: self.inner.tail.history(),
-            histories: self.inner.tail.histories(),
+            back_off: BackOff::new("subscription consumers", observer.clone()),
+            history: tail.history(),
+            histories: tail.histories(),
             subscription,
         }
     }
-}
 
-impl Consumer {
     pub fn subscription(&self) -> &Arc<Subscription> {
         &self.subscription
     }
@@ -216,13 +223,13 @@ impl Consumer {
         // What changes from here on is looked at in the next round.
         self.wake.borrow_and_update();
         self.watched = None;
-        let history = self.subscriptions.inner.tail.history();
+        let history = self.consumers.common.tail.history();
         if history != self.history && self.session.is_some() {
             return Ok(Round { end: Some(End::HistoryChanged), ..Round::default() });
         }
         self.history = history;
         self.local.is_in(history);
-        self.subscriptions.take_back(self.subscription.id, &self.name, &mut self.doubts).await?;
+        self.consumers.doubts.take_back(self.subscription.id, &self.name, &mut self.doubts).await?;
         let mut round = match self.subscription.definition.is_partitioned() {
             true => self.partitioned_round(wish).await?,
             false => self.competing_round(wish).await?,
@@ -232,7 +239,7 @@ impl Consumer {
         round.changes = std::mem::take(&mut self.untold);
         if !round.deliveries.is_empty() {
             let messages = round.deliveries.len();
-            self.subscriptions.inner.observer.record(Observation::SubscriptionDelivered { messages });
+            self.consumers.common.observer.record(Observation::SubscriptionDelivered { messages });
         }
         Ok(round)
     }
@@ -281,38 +288,38 @@ impl Consumer {
 
     /// Up to `upto` there is nothing for the partition, in the log that was looked at.
     pub(super) fn set_floor(&self, partition: i32, base: i64, upto: i64) {
-        if self.subscriptions.inner.tail.history() == self.history {
+        if self.consumers.common.tail.history() == self.history {
             self.local.set_floor(partition, base, upto);
         }
     }
 
     fn close(&mut self) {
         if std::mem::take(&mut self.is_open) {
-            self.subscriptions.inner.presence.closed(self.subscription.id, &self.name);
+            self.consumers.presence.closed(self.subscription.id, &self.name);
         }
     }
 
     pub(super) async fn join(&mut self) -> Result<(), SubscriptionError> {
-        let inner = &self.subscriptions.inner;
-        let max = inner.settings.consumers_max;
+        let Consumers { common, presence, .. } = &*self.consumers;
+        let max = common.settings.consumers_max;
         let session = self.session.unwrap_or_else(Uuid::new_v4);
         let (id, is_connected) = (self.subscription.id, self.session.is_some());
-        let joined = inner
+        let joined = common
             .database
-            .join_subscription(id, &self.name, session, is_connected, max as i64, self.subscriptions.grace_ms())
+            .join_subscription(id, &self.name, session, is_connected, max as i64, common.grace_ms())
             .await?;
         match joined {
             Joined::Yes => {}
             Joined::Gone => {
-                inner.catalog.forget(id);
+                common.catalog.forget(id);
                 return Err(SubscriptionError::NotFound { name: self.subscription.name.clone() });
             }
             Joined::Full => return Err(SubscriptionError::TooManyConsumers { max }),
         }
-        inner.presence.joined(id, &self.name, self.session, self.subscription.consumer_timeout());
-        inner.presence.opened(id, &self.name);
+        presence.joined(id, &self.name, self.session, self.subscription.consumer_timeout());
+        presence.opened(id, &self.name);
         self.is_open = true;
-        inner.observer.record(Observation::ConsumerJoined { subscription: id, consumer: self.name.clone() });
+        common.observer.record(Observation::ConsumerJoined { subscription: id, consumer: self.name.clone() });
         Ok(())
     }
 
@@ -333,8 +340,8 @@ impl Consumer {
         }
         if generation != self.subscription.generation {
             // It may have begun again because the log did: what is kept of that here is then of one that is gone.
-            self.subscriptions.inner.tail.refresh().await;
-            let reloaded = self.subscriptions.inner.catalog.at(&self.subscription.name, generation).await?;
+            self.consumers.common.tail.refresh().await;
+            let reloaded = self.consumers.common.catalog.at(&self.subscription.name, generation).await?;
             if reloaded.id != self.subscription.id {
                 return Ok(Some(End::Deleted));
             }
@@ -348,7 +355,7 @@ impl Consumer {
     pub(super) async fn may_deliver(&self, state: State) -> Result<bool, StoreError> {
         let is_running = state == State::Running;
         if let (true, Some(reason)) = (is_running, &self.subscription.unusable) {
-            self.subscriptions.stop_for_filter(self.subscription.id, reason).await?;
+            self.consumers.common.stop_for_filter(self.subscription.id, reason).await?;
             return Ok(false);
         }
         Ok(is_running)
@@ -356,7 +363,7 @@ impl Consumer {
 
     /// The subscription is not there any more.
     pub(super) fn gone(&self) -> Round {
-        self.subscriptions.inner.catalog.forget(self.subscription.id);
+        self.consumers.common.catalog.forget(self.subscription.id);
         Round { end: Some(End::Deleted), ..Round::default() }
     }
 
@@ -368,7 +375,7 @@ impl Consumer {
         lost.sort_unstable();
         for partition in lost {
             if let Some((_, false)) = self.known.remove(&partition) {
-                changes.push(Change::Revoked { partition, reason: "rebalance" });
+                changes.push(Change::Revoked { partition, reason: RevokeReason::Rebalance });
             }
         }
         for one in held {
@@ -377,14 +384,14 @@ impl Consumer {
             if let Some((epoch, false)) = before
                 && epoch != one.epoch
             {
-                changes.push(Change::Revoked { partition, reason: "reset" });
+                changes.push(Change::Revoked { partition, reason: RevokeReason::Reset });
             }
             if before.is_none_or(|(epoch, _)| epoch != one.epoch) {
                 changes.push(Change::Assigned { partition, epoch: one.epoch, position: one.committed });
             }
             let was_told = before.is_some_and(|(epoch, is_revoked)| epoch == one.epoch && is_revoked);
             if one.is_revoked && !was_told {
-                changes.push(Change::Revoked { partition, reason: "rebalance" });
+                changes.push(Change::Revoked { partition, reason: RevokeReason::Rebalance });
             }
             if !one.is_revoked && was_told {
                 // It stays after all.
@@ -419,9 +426,9 @@ fn is_news(log: &Log, subscription: &Subscription, watched: &mut Option<Watched>
 impl Drop for Consumer {
     fn drop(&mut self) {
         // Before it leaves: whoever comes next is to find everything.
-        self.subscriptions.inner.doubts.left(self.subscription.id, &self.name, std::mem::take(&mut self.doubts));
+        self.consumers.doubts.left(self.subscription.id, &self.name, std::mem::take(&mut self.doubts));
         match self.session {
-            Some(session) => self.subscriptions.inner.presence.left(self.subscription.id, &self.name, session),
+            Some(session) => self.consumers.presence.left(self.subscription.id, &self.name, session),
             None => self.close(),
         }
     }

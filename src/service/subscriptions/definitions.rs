@@ -1,14 +1,16 @@
 //! Making, changing, deleting and finding subscriptions, and where they begin.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::catalog::{Subscription, read_definition};
-use super::{SubscriptionError, Subscriptions};
+use super::catalog::read_definition;
+use super::{Common, SubscriptionError};
 use crate::domain::Violation;
 use crate::domain::subscription::{Definition, SettingsPatch, StartAt, SubscriptionSource};
 use crate::domain::time::Timestamp;
-use crate::service::read::{PlaceError, Start};
+use crate::service::aggregated::AggregatedStreams;
+use crate::service::read::{PlaceError, Reads, Start};
 use crate::store::StoreError;
 use crate::store::subscriptions::{At, NewSubscription, State, StoredSubscription, Update};
 
@@ -42,16 +44,23 @@ struct Beginning {
 /// The longest that an end waits for the projector of its source. One that is paused or stopped is not waited for.
 const PROJECTION_WAIT_MAX: Duration = Duration::from_secs(5);
 
-impl Subscriptions {
+/// Which subscriptions there are, how they are defined, and where they begin.
+pub struct Definitions {
+    pub(super) common: Arc<Common>,
+    pub(super) aggregated: AggregatedStreams,
+    pub(super) reads: Reads,
+}
+
+impl Definitions {
     /// Makes a subscription. Doing it again changes nothing.
     pub async fn put(&self, name: &str, definition: &Definition) -> Result<Put, SubscriptionError> {
         let violations = definition.check();
         if !violations.is_empty() {
             return Err(SubscriptionError::Invalid(violations));
         }
-        let most = self.inner.settings.subscriptions_max;
+        let most = self.common.settings.subscriptions_max;
         for _ in 0..PUT_ATTEMPTS {
-            if let Some(stored) = self.database().subscription(name).await? {
+            if let Some(stored) = self.common.database.subscription(name).await? {
                 let fields = read_definition(&stored)?.differences(definition);
                 return match fields.is_empty() {
                     true => Ok(Put::Same),
@@ -70,7 +79,8 @@ impl Subscriptions {
         let partitions: Vec<i32> = beginning.cursors.iter().map(|cursor| cursor.partition).collect();
         let cursors: Vec<i64> = beginning.cursors.iter().map(|cursor| cursor.position).collect();
         let id = self
-            .database()
+            .common
+            .database
             .create_subscription(NewSubscription {
                 name,
                 definition: &text_of(definition),
@@ -94,7 +104,7 @@ impl Subscriptions {
             let cursors = (0..count).map(|partition| At { partition, position: after }).collect();
             return Ok(Beginning { aggregated_stream_id: None, cursors, first_position: 0 });
         };
-        let Some(id) = self.database().aggregated_stream_id(name).await? else {
+        let Some(id) = self.common.database.aggregated_stream_id(name).await? else {
             let rule = "must name an existing aggregated stream";
             return Err(SubscriptionError::Invalid(vec![Violation::new("source.aggregated_stream", rule)]));
         };
@@ -115,7 +125,7 @@ impl Subscriptions {
             StartAt::Position(position) => Start::At(position),
             StartAt::Time(micros) => Start::AtTime(Timestamp(micros)),
         };
-        match self.inner.reads.place(&log, start).await {
+        match self.reads.place(&log, start).await {
             Ok(place) => Ok(place.position()),
             Err(PlaceError::Store(error)) => Err(error.into()),
             // Said of cursors only.
@@ -127,13 +137,13 @@ impl Subscriptions {
     /// in its partition before it is said where that is.
     async fn aggregated_cursors(&self, id: i64, name: &str, to: StartAt) -> Result<Vec<At>, StoreError> {
         if matches!(to, StartAt::End | StartAt::Time(_)) {
-            self.inner.aggregated.project_what_is_settled(name, PROJECTION_WAIT_MAX).await?;
+            self.aggregated.project_what_is_settled(name, PROJECTION_WAIT_MAX).await?;
         }
-        let partitions = self.database().aggregated_partitions(id).await?;
+        let partitions = self.common.database.aggregated_partitions(id).await?;
         let at_time: HashMap<i32, i64> = match to {
             StartAt::Time(micros) => {
-                let first = self.database().first_global_position_at(Timestamp(micros)).await?;
-                self.database().aggregated_positions(id, first).await?.into_iter().collect()
+                let first = self.common.database.first_global_position_at(Timestamp(micros)).await?;
+                self.common.database.aggregated_positions(id, first).await?.into_iter().collect()
             }
             StartAt::Beginning | StartAt::End | StartAt::Position(_) => HashMap::new(),
         };
@@ -151,7 +161,7 @@ impl Subscriptions {
 
     /// Changes settings; what is not given stays.
     pub async fn patch(&self, name: &str, patch: SettingsPatch) -> Result<(), SubscriptionError> {
-        let mut definition = self.stored_definition(name).await?.1;
+        let mut definition = self.common.catalog.stored(name).await?.1;
         definition.settings = definition.settings.patched(patch);
         let violations = definition.check();
         if !violations.is_empty() {
@@ -180,14 +190,14 @@ impl Subscriptions {
     }
 
     async fn update(&self, name: &str, update: Update<'_>) -> Result<(), SubscriptionError> {
-        let id = self.database().update_subscription(name, update).await?;
+        let id = self.common.database.update_subscription(name, update).await?;
         let id = id.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
         self.changed(id);
         Ok(())
     }
 
     pub async fn delete(&self, name: &str) -> Result<(), SubscriptionError> {
-        let id = self.database().delete_subscription(name).await?;
+        let id = self.common.database.delete_subscription(name).await?;
         let id = id.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
         self.changed(id);
         Ok(())
@@ -199,7 +209,7 @@ impl Subscriptions {
         after: &str,
         limit: usize,
     ) -> Result<Vec<(StoredSubscription, Definition)>, SubscriptionError> {
-        let found = self.database().subscriptions(after, limit as i64).await?;
+        let found = self.common.database.subscriptions(after, limit as i64).await?;
         let with_definition = found.into_iter().map(|stored| {
             let definition = read_definition(&stored)?;
             Ok((stored, definition))
@@ -215,8 +225,8 @@ impl Subscriptions {
         partitions: Option<&[i32]>,
         is_dry_run: bool,
     ) -> Result<Vec<SeekPlan>, SubscriptionError> {
-        let (stored, definition) = self.stored_definition(name).await?;
-        let standing = self.database().subscription_cursors(stored.id).await?;
+        let (stored, definition) = self.common.catalog.stored(name).await?;
+        let standing = self.common.database.subscription_cursors(stored.id).await?;
         for (at, partition) in partitions.unwrap_or_default().iter().enumerate() {
             if !standing.iter().any(|cursor| cursor.partition == *partition) {
                 let violation = Violation::new(format!("partitions[{at}]"), "must be a partition of the subscription");
@@ -244,33 +254,16 @@ impl Subscriptions {
         if !is_dry_run {
             let cursors: Vec<At> =
                 plans.iter().map(|plan| At { partition: plan.partition, position: plan.to }).collect();
-            self.database().seek_subscription(stored.id, &cursors).await?;
-            self.inner.hub.wake(stored.id);
+            self.common.database.seek_subscription(stored.id, &cursors).await?;
+            self.common.hub.wake(stored.id);
         }
         Ok(plans)
     }
 
-    pub(super) async fn stored_definition(
-        &self,
-        name: &str,
-    ) -> Result<(StoredSubscription, Definition), SubscriptionError> {
-        let stored = self.database().subscription(name).await?;
-        let stored = stored.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
-        let definition = read_definition(&stored)?;
-        Ok((stored, definition))
-    }
-
     /// It is another one by now, or gone: those who wait for it look again, here and elsewhere.
     fn changed(&self, id: i64) {
-        self.have_changed(&[id]);
-        self.inner.signals.changed(id);
-    }
-}
-
-impl Subscription {
-    /// The text under which a message of its source is found again.
-    pub fn is_aggregated(&self) -> bool {
-        self.aggregated.is_some()
+        self.common.have_changed(&[id]);
+        self.common.signals.changed(id);
     }
 }
 

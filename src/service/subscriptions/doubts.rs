@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::consumer::{Consumer, Delivery, Wish};
 use super::hub::lock;
-use super::{SubscriptionError, Subscriptions};
+use super::{Common, SubscriptionError};
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
@@ -26,19 +26,23 @@ const LATE: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// By subscription and consumer.
-type Doubts = HashMap<(i64, String), Vec<Arc<Doubt>>>;
+type ByConsumer = HashMap<(i64, String), Vec<Arc<Doubt>>>;
 /// When it is looked for again, the subscription, the consumer, and what it may have been given.
 type Late = (Instant, i64, String, Arc<Doubt>);
 
 /// Doubts of who is not there any more: a fetch that has failed, or was given up.
-#[derive(Default)]
-pub(super) struct Doubtful {
-    waiting: Mutex<Doubts>,
+pub(super) struct Doubts {
+    common: Arc<Common>,
+    waiting: Mutex<ByConsumer>,
     late: Mutex<Vec<Late>>,
     has_come: Notify,
 }
 
-impl Doubtful {
+impl Doubts {
+    pub fn new(common: Arc<Common>) -> Self {
+        Self { common, waiting: Mutex::default(), late: Mutex::default(), has_come: Notify::new() }
+    }
+
     /// A consumer has gone with its doubts.
     pub fn left(&self, subscription: i64, consumer: &str, doubts: Vec<Arc<Doubt>>) {
         if doubts.is_empty() {
@@ -83,11 +87,9 @@ impl Doubtful {
         let now = Instant::now();
         lock(&self.late).extract_if(.., |(due, ..)| *due <= now).collect()
     }
-}
 
-impl Subscriptions {
     /// Takes back what a consumer may have been given. Should that fail, the rest stays in doubt.
-    pub(super) async fn take_back(
+    pub async fn take_back(
         &self,
         subscription: i64,
         consumer: &str,
@@ -98,62 +100,61 @@ impl Subscriptions {
         }
         // The last first, so that each finds what it has left.
         while let Some(doubt) = doubts.last() {
-            self.database().take_back(subscription, consumer, doubt).await?;
+            self.common.database.take_back(subscription, consumer, doubt).await?;
             if let Some(doubt) = doubts.pop() {
-                self.inner.doubts.look_again(subscription, consumer, doubt);
+                self.look_again(subscription, consumer, doubt);
             }
         }
-        self.inner.hub.wake(subscription);
+        self.common.hub.wake(subscription);
         let consumer = consumer.to_owned();
-        self.inner.observer.record(Observation::DeliveriesTakenBack { subscription, consumer });
+        self.common.observer.record(Observation::DeliveriesTakenBack { subscription, consumer });
         Ok(())
     }
 
     /// Takes back what has come due; what fails waits for the next time.
-    async fn settle_doubts(&self) -> Result<(), StoreError> {
+    async fn settle(&self) -> Result<(), StoreError> {
         // They stay where a consumer that comes again finds them, until they are settled: it must not go on before that.
         // Both may take back the same: the second finds nothing left to do.
-        let waiting = lock(&self.inner.doubts.waiting).clone();
+        let waiting = lock(&self.waiting).clone();
         let mut result = Ok(());
         for ((subscription, consumer), mut doubts) in waiting {
             let all = doubts.clone();
             result = result.and(self.take_back(subscription, &consumer, &mut doubts).await);
-            self.inner.doubts.settled(subscription, consumer, &all[doubts.len()..]);
+            self.settled(subscription, consumer, &all[doubts.len()..]);
         }
-        for (due, subscription, consumer, doubt) in self.inner.doubts.come_due() {
-            match self.database().take_back(subscription, &consumer, &doubt).await {
-                Ok(()) => self.inner.hub.wake(subscription),
+        for (due, subscription, consumer, doubt) in self.come_due() {
+            match self.common.database.take_back(subscription, &consumer, &doubt).await {
+                Ok(()) => self.common.hub.wake(subscription),
                 Err(error) => {
                     result = Err(error);
-                    lock(&self.inner.doubts.late).push((due, subscription, consumer, doubt));
+                    lock(&self.late).push((due, subscription, consumer, doubt));
                 }
             }
         }
         result
     }
-}
 
-/// Takes back what nobody else does, until the service stops.
-pub(super) async fn run(subscriptions: Subscriptions, stopping: CancellationToken) {
-    let doubts = &subscriptions.inner.doubts;
-    let mut back_off = BackOff::new("subscription doubts", subscriptions.inner.observer.clone());
-    loop {
-        let is_last = tokio::select! {
-            () = stopping.cancelled() => true,
-            () = doubts.has_come.notified() => false,
-            () = tokio::time::sleep(LOOK_INTERVAL) => false,
-        };
-        let settled = subscriptions.settle_doubts().await;
-        if is_last {
-            return;
-        }
-        match settled {
-            Ok(()) => back_off.worked(),
-            Err(error) => {
-                let pause = back_off.failed(&error);
-                tokio::select! {
-                    () = stopping.cancelled() => {}
-                    () = tokio::time::sleep(pause) => {}
+    /// Takes back what nobody else does, until the service stops.
+    pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
+        let mut back_off = BackOff::new("subscription doubts", self.common.observer.clone());
+        loop {
+            let is_last = tokio::select! {
+                () = stopping.cancelled() => true,
+                () = self.has_come.notified() => false,
+                () = tokio::time::sleep(LOOK_INTERVAL) => false,
+            };
+            let settled = self.settle().await;
+            if is_last {
+                return;
+            }
+            match settled {
+                Ok(()) => back_off.worked(),
+                Err(error) => {
+                    let pause = back_off.failed(&error);
+                    tokio::select! {
+                        () = stopping.cancelled() => {}
+                        () = tokio::time::sleep(pause) => {}
+                    }
                 }
             }
         }
@@ -167,7 +168,7 @@ impl Consumer {
         if !std::mem::take(&mut self.wants_given) {
             return Ok(Vec::new());
         }
-        let database = self.subscriptions.database();
+        let database = &self.consumers.common.database;
         let most = self.subscription.definition.settings.max_in_flight.min(wish.in_flight_max);
         let limit = PageLimit { messages: most.min(wish.messages as i64), bytes: wish.bytes };
         let given = database.given(self.subscription.id, &self.name, limit).await?;

@@ -1,15 +1,15 @@
 //! How far subscriptions are behind, at a cost that does not grow with it: what is far behind is counted in steps.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::hub::lock;
-use super::{SubscriptionError, Subscriptions};
+use super::{Common, SubscriptionError};
 use crate::store::StoreError;
 use crate::store::subscriptions::Lag;
 
@@ -52,36 +52,31 @@ pub struct LagOfSubscription {
 /// When the last measurement began, and what it gave.
 type Measured = Option<(Instant, Vec<LagOfSubscription>)>;
 
-/// What is known of all lags, and what is asked of who measures them.
-pub(super) struct Lags {
+/// How far all subscriptions are behind, as far as that is known.
+pub struct Lags {
+    common: Arc<Common>,
     measured: watch::Sender<Measured>,
     read_at: Mutex<Option<Instant>>,
     wanted: Notify,
     step_messages: AtomicI64,
 }
 
-impl Default for Lags {
-    fn default() -> Self {
-        Self {
-            measured: watch::Sender::new(None),
-            read_at: Mutex::default(),
-            wanted: Notify::new(),
-            step_messages: AtomicI64::new(STEP_MESSAGES_FIRST),
-        }
+impl Lags {
+    pub(super) fn new(common: Arc<Common>) -> Self {
+        let (measured, step_messages) = (watch::Sender::new(None), AtomicI64::new(STEP_MESSAGES_FIRST));
+        Self { common, measured, read_at: Mutex::default(), wanted: Notify::new(), step_messages }
     }
-}
 
-impl Subscriptions {
     /// How far a subscription is behind, up to a settled position. What can be counted at once is.
     pub(super) async fn lag(&self, id: i64, upto: i64) -> Result<Lag, StoreError> {
         let deadline = Instant::now() + LOOK_TIME_MAX;
         loop {
-            let lag = self.database().subscription_lag(id, upto).await?;
+            let lag = self.common.database.subscription_lag(id, upto).await?;
             if lag.is_exact {
                 return Ok(lag);
             }
             if Instant::now() >= deadline {
-                self.inner.lags.wanted.notify_one();
+                self.wanted.notify_one();
                 return Ok(lag);
             }
             self.count_step(id, upto).await?;
@@ -90,10 +85,10 @@ impl Subscriptions {
 
     /// Answers whether there is more to count.
     async fn count_step(&self, id: i64, upto: i64) -> Result<bool, StoreError> {
-        let size = &self.inner.lags.step_messages;
+        let size = &self.step_messages;
         let messages = size.load(Ordering::Relaxed);
         let begun = Instant::now();
-        let is_more = self.database().count_subscription(id, upto, messages).await?;
+        let is_more = self.common.database.count_subscription(id, upto, messages).await?;
         let took = begun.elapsed();
         let next = match took {
             _ if took > STEP_TIME.end => messages / 2,
@@ -106,17 +101,16 @@ impl Subscriptions {
 
     /// How many there are, and their lags as they were measured last, for the metrics.
     pub async fn measure(&self) -> Result<(i64, Vec<LagOfSubscription>), SubscriptionError> {
-        let count = self.database().subscription_count().await?;
-        let lags = &self.inner.lags;
-        let mut measured = lags.measured.subscribe();
+        let count = self.common.database.subscription_count().await?;
+        let mut measured = self.measured.subscribe();
         let asked_at = Instant::now();
         let has_all =
             |one: &Measured| one.as_ref().is_some_and(|(_, lags)| lags.len() as i64 >= count.min(MEASURED_MAX as i64));
         let is_fresh =
             |one: &Measured| has_all(one) && one.as_ref().is_some_and(|(at, _)| *at + MEASURE_INTERVAL >= asked_at);
-        *lock(&lags.read_at) = Some(asked_at);
+        *lock(&self.read_at) = Some(asked_at);
         if !is_fresh(&measured.borrow()) {
-            lags.wanted.notify_one();
+            self.wanted.notify_one();
             let wait = if has_all(&measured.borrow()) { FRESH_WAIT_MAX } else { FIRST_WAIT_MAX };
             // What is known is shown, if this takes too long.
             let _ = tokio::time::timeout(wait, measured.wait_for(is_fresh)).await;
@@ -124,20 +118,9 @@ impl Subscriptions {
         let shown = measured.borrow().as_ref().filter(|(at, _)| at.elapsed() < SHOWN_FOR).map(|(_, lags)| lags.clone());
         Ok((count, shown.unwrap_or_default()))
     }
-}
-
-/// Measures all lags, and counts what is far behind.
-pub(super) struct Measurer {
-    subscriptions: Subscriptions,
-}
-
-impl Measurer {
-    pub fn new(subscriptions: Subscriptions) -> Self {
-        Self { subscriptions }
-    }
 
     /// Runs until the service stops. While the database is away, what is known gets old.
-    pub async fn run(self, stopping: CancellationToken) {
+    pub(super) async fn run(self: Arc<Self>, stopping: CancellationToken) {
         loop {
             let begun = Instant::now();
             let is_done = tokio::select! {
@@ -148,7 +131,6 @@ impl Measurer {
             if !is_done {
                 continue;
             }
-            let lags = &self.subscriptions.inner.lags;
             // It takes a quarter of the time at most.
             let rest = begun.elapsed() * 3;
             let pause = if self.is_watched() { MEASURE_INTERVAL } else { IDLE_INTERVAL };
@@ -156,25 +138,24 @@ impl Measurer {
                 () = stopping.cancelled() => return,
                 () = async {
                     tokio::time::sleep(rest).await;
-                    let _ = tokio::time::timeout(pause, lags.wanted.notified()).await;
+                    let _ = tokio::time::timeout(pause, self.wanted.notified()).await;
                 } => {}
             }
         }
     }
 
     fn is_watched(&self) -> bool {
-        lock(&self.subscriptions.inner.lags.read_at).is_some_and(|at| at.elapsed() < WATCHED_FOR)
+        lock(&self.read_at).is_some_and(|at| at.elapsed() < WATCHED_FOR)
     }
 
     /// Each subscription has its turn. Answers whether all is counted.
     async fn round(&self) -> Result<bool, StoreError> {
-        let inner = &self.subscriptions.inner;
         let begun = Instant::now();
-        let settled = inner.tail.settled();
-        let consumers: HashMap<i64, i64> = inner.database.consumer_counts().await?;
+        let settled = self.common.tail.settled();
+        let consumers: HashMap<i64, i64> = self.common.database.consumer_counts().await?;
         let mut measured = Vec::new();
         let mut is_done = true;
-        for stored in inner.database.subscriptions("", MEASURED_MAX as i64).await? {
+        for stored in self.common.database.subscriptions("", MEASURED_MAX as i64).await? {
             let lag = self.turn(stored.id, settled).await?;
             is_done &= lag.is_exact;
             measured.push(LagOfSubscription {
@@ -186,7 +167,7 @@ impl Measurer {
                 consumers: consumers.get(&stored.id).copied().unwrap_or(0),
             });
         }
-        inner.lags.measured.send_replace(Some((begun, measured)));
+        self.measured.send_replace(Some((begun, measured)));
         Ok(is_done)
     }
 
@@ -194,14 +175,14 @@ impl Measurer {
     async fn turn(&self, id: i64, settled: i64) -> Result<Lag, StoreError> {
         let deadline = Instant::now() + TURN_TIME_MAX;
         loop {
-            let lag = self.subscriptions.database().subscription_lag(id, settled).await?;
+            let lag = self.common.database.subscription_lag(id, settled).await?;
             if lag.is_exact || Instant::now() >= deadline {
                 return Ok(lag);
             }
             let mut is_more = true;
             while is_more && Instant::now() < deadline {
                 let begun = Instant::now();
-                is_more = self.subscriptions.count_step(id, settled).await?;
+                is_more = self.count_step(id, settled).await?;
                 tokio::time::sleep(begun.elapsed()).await;
             }
         }

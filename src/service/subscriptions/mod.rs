@@ -6,7 +6,9 @@
 mod acks;
 mod catalog;
 mod competing;
+mod connection;
 mod consumer;
+mod consumers;
 mod definitions;
 mod doubts;
 mod hub;
@@ -27,6 +29,7 @@ use super::hints::Signals;
 use super::read::Reads;
 use super::tail::Tail;
 use crate::domain::Violation;
+use crate::domain::observation::Observation;
 use crate::lifecycle::Lifecycle;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
@@ -34,20 +37,19 @@ use crate::telemetry::Observer;
 pub use crate::store::subscriptions::{
     At, ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription,
 };
-pub use acks::{AckCounts, AckRequest, Fenced, NackEntry};
-pub use catalog::Subscription;
-pub use consumer::{Change, Consumer, Delivery, End, Round, Wish};
-pub use definitions::{Put, SeekPlan};
-pub use inspect::Status;
-pub use lag::LagOfSubscription;
-pub use rescuer::Rescuer;
+pub use acks::{AckCounts, AckRequest, Acks, Fenced, NackEntry};
+pub use connection::Connection;
+pub use consumer::{Change, Delivery, RevokeReason};
+pub use consumers::{ClaimRequest, ConsumeRequest, Consumers, FetchRequest};
+pub use definitions::{Definitions, Put, SeekPlan};
+pub use inspect::{Inspection, Status};
+pub use lag::{LagOfSubscription, Lags};
 
-use acks::{AckCommitter, Acks};
 use catalog::Catalog;
-use doubts::Doubtful;
+use doubts::Doubts;
 use hub::Hub;
-use lag::{Lags, Measurer};
 use presence::Presence;
+use rescuer::Rescuer;
 
 /// The bounds of subscriptions.
 #[derive(Debug, Clone)]
@@ -81,28 +83,33 @@ pub enum SubscriptionError {
     #[error("the service is shutting down")]
     Draining,
     #[error("the lease or delivery has been lost")]
-    Fenced(Fenced),
+    Fenced { first: Fenced, counts: AckCounts },
+    /// The aggregated stream that the subscription consumes is gone.
+    #[error("the source of the subscription {name} has been deleted")]
+    SourceDeleted { name: String },
+    #[error("the consumer {consumer} of the subscription {name} was removed")]
+    ConsumerRemoved { name: String, consumer: String },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// All that is done with subscriptions. Cheap to clone.
+/// All that is done with subscriptions: a thing for each concept. Cheap to clone.
 #[derive(Clone)]
 pub struct Subscriptions {
-    inner: Arc<Inner>,
+    pub definitions: Arc<Definitions>,
+    pub consumers: Arc<Consumers>,
+    pub acks: Arc<Acks>,
+    pub inspection: Arc<Inspection>,
+    pub lags: Arc<Lags>,
+    common: Arc<Common>,
 }
 
-struct Inner {
+/// What each of them rests on.
+struct Common {
     database: Database,
     tail: Tail,
-    aggregated: AggregatedStreams,
-    reads: Reads,
-    lags: Lags,
     catalog: Catalog,
     hub: Hub,
-    presence: Presence,
-    doubts: Doubtful,
-    acks: Acks,
     signals: Signals,
     observer: Observer,
     draining: CancellationToken,
@@ -120,56 +127,71 @@ impl Subscriptions {
         lifecycle: &Lifecycle,
         observer: Observer,
     ) -> Self {
-        let (acks, requests) = Acks::new(settings.ack_queue_max);
-        let inner = Arc::new(Inner {
+        let common = Arc::new(Common {
             catalog: Catalog::new(database.clone()),
             hub: Hub::default(),
-            presence: Presence::default(),
-            doubts: Doubtful::default(),
             signals: tail.signals(),
             draining: lifecycle.draining().clone(),
             database,
             tail,
-            aggregated,
-            reads,
-            lags: Lags::default(),
-            acks,
             observer,
             settings,
         });
-        let subscriptions = Self { inner };
+        let presence = Arc::new(Presence::new(common.clone()));
+        let doubts = Arc::new(Doubts::new(common.clone()));
+        let lags = Arc::new(Lags::new(common.clone()));
+        let (acks, committer) = Acks::new(common.clone(), presence.clone());
         let stopping = lifecycle.stopping();
-        let committer = AckCommitter::new(subscriptions.clone(), requests);
         lifecycle.spawn("ack committer", committer.run(stopping.clone()));
-        lifecycle.spawn("subscription leases", presence::run(subscriptions.clone(), stopping.clone()));
-        lifecycle.spawn("subscription doubts", doubts::run(subscriptions.clone(), stopping.clone()));
-        lifecycle.spawn("subscription rescuer", Rescuer::new(subscriptions.clone()).run(stopping.clone()));
-        lifecycle.spawn("subscription lag", Measurer::new(subscriptions.clone()).run(stopping.clone()));
-        subscriptions
+        lifecycle.spawn("subscription leases", presence.clone().run(stopping.clone()));
+        lifecycle.spawn("subscription doubts", doubts.clone().run(stopping.clone()));
+        lifecycle.spawn("subscription rescuer", Rescuer::new(common.clone()).run(stopping.clone()));
+        lifecycle.spawn("subscription lag", lags.clone().run(stopping.clone()));
+        Self {
+            definitions: Arc::new(Definitions { common: common.clone(), aggregated: aggregated.clone(), reads }),
+            consumers: Arc::new(Consumers { common: common.clone(), aggregated, presence, doubts }),
+            acks: Arc::new(acks),
+            inspection: Arc::new(Inspection { common: common.clone(), lags: lags.clone() }),
+            lags,
+            common,
+        }
     }
 
     /// Another instance, or the database, has changed these.
     pub fn have_changed(&self, ids: &[i64]) {
-        ids.iter().for_each(|id| self.inner.catalog.forget(*id));
-        self.have_room(ids);
+        self.common.have_changed(ids);
     }
 
     /// Consumers of these may have room again.
     pub fn have_room(&self, ids: &[i64]) {
-        ids.iter().for_each(|id| self.inner.hub.wake(*id));
+        ids.iter().for_each(|id| self.common.hub.wake(*id));
     }
 
     /// Anything may have been missed.
     pub fn may_have_changed(&self) {
-        self.inner.catalog.forget_all();
-        self.inner.hub.wake_all();
+        self.common.catalog.forget_all();
+        self.common.hub.wake_all();
     }
+}
 
+impl Common {
     fn grace_ms(&self) -> i64 {
-        self.inner.settings.revoke_grace.as_millis() as i64
+        self.settings.revoke_grace.as_millis() as i64
     }
 
-    fn database(&self) -> &Database {
-        &self.inner.database
+    fn have_changed(&self, ids: &[i64]) {
+        for id in ids {
+            self.catalog.forget(*id);
+            self.hub.wake(*id);
+        }
+    }
+
+    /// Stops a subscription whose filter cannot be had.
+    async fn stop_for_filter(&self, id: i64, reason: &str) -> Result<(), StoreError> {
+        if self.database.stop_subscription(id, "filter", reason).await? {
+            let reason = reason.to_owned();
+            self.observer.record(Observation::SubscriptionStopped { subscription: id, reason });
+        }
+        Ok(())
     }
 }

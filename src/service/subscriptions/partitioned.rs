@@ -22,8 +22,8 @@ impl Consumer {
         for _ in 0..ATTEMPTS_MAX {
             // All that was asked for until here is answered, and nothing has come of it.
             self.doubts.clear();
-            let database = self.subscriptions.database();
-            let grace_ms = self.subscriptions.grace_ms();
+            let database = &self.consumers.common.database;
+            let grace_ms = self.consumers.common.grace_ms();
             let sync = database.sync_partitions(self.subscription.id, &self.name, self.session, grace_ms).await?;
             let Some(sync) = sync else { return Ok(self.gone()) };
             round.end = self.stands(sync.generation, sync.standing).await?;
@@ -138,7 +138,7 @@ impl Consumer {
         let advances: Arc<[Advance]> = advances.into();
         let is_auto = self.subscription.definition.settings.is_auto();
         self.doubts.push(Doubt::Delivered { advances: advances.clone(), is_auto }.into());
-        let database = self.subscriptions.database();
+        let database = &self.consumers.common.database;
         let moved = database.deliver(self.subscription.id, &self.name, &advances, is_auto).await?;
         let moved: HashMap<i32, Vec<i32>> = moved.into_iter().collect();
         let mut deliveries = Vec::new();
@@ -181,7 +181,7 @@ impl Consumer {
         if steps.is_empty() {
             return Ok(false);
         }
-        self.subscriptions.database().step_deliveries(&steps).await?;
+        self.consumers.common.database.step_deliveries(&steps).await?;
         Ok(true)
     }
 }

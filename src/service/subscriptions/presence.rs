@@ -1,14 +1,14 @@
 //! The consumers that this instance speaks for: their leases are renewed together, and who is gone is given up.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::Subscriptions;
+use super::Common;
 use super::hub::lock;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
@@ -24,8 +24,9 @@ const LEAVING_MAX: usize = 100;
 /// Leases renewed in one statement.
 const RENEWALS_MAX: usize = 5_000;
 
-#[derive(Default)]
+/// The consumers that this instance speaks for.
 pub(super) struct Presence {
+    common: Arc<Common>,
     consumers: Mutex<HashMap<(i64, String), Entry>>,
     leaving: Mutex<Vec<Leaving>>,
     has_left: Notify,
@@ -62,6 +63,10 @@ impl Entry {
 }
 
 impl Presence {
+    pub fn new(common: Arc<Common>) -> Self {
+        Self { common, consumers: Mutex::default(), leaving: Mutex::default(), has_left: Notify::new() }
+    }
+
     /// A consumer has joined, or its lease was renewed by joining again.
     pub fn joined(&self, subscription: i64, consumer: &str, session: Option<Uuid>, timeout: Duration) {
         let mut consumers = lock(&self.consumers);
@@ -178,70 +183,69 @@ impl Presence {
             entry.is_touched = entry.heard_at > asked_at;
         }
     }
-}
 
-/// Renews leases and gives up those of who has left, until the service stops; then the last ones go.
-pub(super) async fn run(subscriptions: Subscriptions, stopping: CancellationToken) {
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let presence = &subscriptions.inner.presence;
-    let mut back_off = BackOff::new("subscription leases", subscriptions.inner.observer.clone());
-    loop {
-        let is_last = tokio::select! {
-            () = stopping.cancelled() => true,
-            () = presence.has_left.notified() => false,
-            _ = ticks.tick() => false,
-        };
-        let left = give_up(&subscriptions).await;
-        if is_last {
-            return;
-        }
-        match left.and(renew(&subscriptions).await) {
-            Ok(()) => back_off.worked(),
-            Err(error) => {
-                let pause = back_off.failed(&error);
-                tokio::select! {
-                    () = stopping.cancelled() => {}
-                    () = tokio::time::sleep(pause) => {}
+    /// Renews leases and gives up those of who has left, until the service stops; then the last ones go.
+    pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut back_off = BackOff::new("subscription leases", self.common.observer.clone());
+        loop {
+            let is_last = tokio::select! {
+                () = stopping.cancelled() => true,
+                () = self.has_left.notified() => false,
+                _ = ticks.tick() => false,
+            };
+            let left = self.give_up().await;
+            if is_last {
+                return;
+            }
+            match left.and(self.renew().await) {
+                Ok(()) => back_off.worked(),
+                Err(error) => {
+                    let pause = back_off.failed(&error);
+                    tokio::select! {
+                        () = stopping.cancelled() => {}
+                        () = tokio::time::sleep(pause) => {}
+                    }
                 }
             }
         }
     }
-}
 
-/// Should it fail, their leases run out.
-async fn give_up(subscriptions: &Subscriptions) -> Result<(), StoreError> {
-    let leaving = std::mem::take(&mut *lock(&subscriptions.inner.presence.leaving));
-    let mut result = Ok(());
-    for some in leaving.chunks(LEAVING_MAX) {
-        if let Err(error) = subscriptions.database().leave_subscriptions(some, subscriptions.grace_ms()).await {
-            result = Err(error);
-            continue;
+    /// Should it fail, their leases run out.
+    async fn give_up(&self) -> Result<(), StoreError> {
+        let common = &self.common;
+        let leaving = std::mem::take(&mut *lock(&self.leaving));
+        let mut result = Ok(());
+        for some in leaving.chunks(LEAVING_MAX) {
+            if let Err(error) = common.database.leave_subscriptions(some, common.grace_ms()).await {
+                result = Err(error);
+                continue;
+            }
+            for one in some {
+                common.hub.wake(one.subscription);
+                let (subscription, consumer) = (one.subscription, one.consumer.clone());
+                common.observer.record(Observation::ConsumerLeft { subscription, consumer });
+            }
         }
-        for one in some {
-            subscriptions.inner.hub.wake(one.subscription);
-            let (subscription, consumer) = (one.subscription, one.consumer.clone());
-            subscriptions.inner.observer.record(Observation::ConsumerLeft { subscription, consumer });
-        }
+        result
     }
-    result
-}
 
-async fn renew(subscriptions: &Subscriptions) -> Result<(), StoreError> {
-    let presence = &subscriptions.inner.presence;
-    let due = presence.due();
-    if due.is_empty() {
-        return Ok(());
-    }
-    let asked_at = Instant::now();
-    let renewed = subscriptions.database().renew_consumers(&due).await?;
-    for (renewal, is_there) in due.iter().zip(renewed) {
-        if is_there {
-            presence.renewed(renewal, asked_at);
-        } else {
-            presence.forget(renewal.subscription, &renewal.consumer);
-            subscriptions.inner.hub.wake(renewal.subscription);
+    async fn renew(&self) -> Result<(), StoreError> {
+        let due = self.due();
+        if due.is_empty() {
+            return Ok(());
         }
+        let asked_at = Instant::now();
+        let renewed = self.common.database.renew_consumers(&due).await?;
+        for (renewal, is_there) in due.iter().zip(renewed) {
+            if is_there {
+                self.renewed(renewal, asked_at);
+            } else {
+                self.forget(renewal.subscription, &renewal.consumer);
+                self.common.hub.wake(renewal.subscription);
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }

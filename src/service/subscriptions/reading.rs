@@ -217,7 +217,7 @@ impl Consumer {
         let cursors: Vec<At> = open.iter().filter(|one| !one.is_closed).map(cursor).collect();
         let most = self.local.page_limit();
         let limit = PageLimit { messages: most.messages.min(room.messages.max(1) as i64), ..most };
-        let (links, is_end) = self.subscriptions.inner.tail.pages().partitions(id, &cursors, limit).await?;
+        let (links, is_end) = self.consumers.common.tail.pages().partitions(id, &cursors, limit).await?;
         let wanted =
             |message: Option<Message>| message.filter(|message| self.subscription.types.passes(message)).map(Arc::new);
         let messages = links.into_iter().map(|(at, message)| (at, wanted(message))).collect();

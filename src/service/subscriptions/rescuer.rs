@@ -1,11 +1,12 @@
 //! Notices what nobody says: leases that have run out, deliveries that have come due, and hints that were lost.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::Subscriptions;
+use super::Common;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
@@ -14,21 +15,21 @@ use crate::store::StoreError;
 const EXPIRE_INTERVAL: Duration = Duration::from_millis(250);
 
 pub struct Rescuer {
-    subscriptions: Subscriptions,
+    common: Arc<Common>,
     /// The generations that the consumers here have been woken for.
     generations: HashMap<i64, i64>,
     polled_at: Instant,
 }
 
 impl Rescuer {
-    pub fn new(subscriptions: Subscriptions) -> Self {
-        Self { subscriptions, generations: HashMap::new(), polled_at: Instant::now() }
+    pub fn new(common: Arc<Common>) -> Self {
+        Self { common, generations: HashMap::new(), polled_at: Instant::now() }
     }
 
     /// Runs until the service stops. The database going away is waited out.
     pub async fn run(mut self, stopping: CancellationToken) {
         let mut pause = EXPIRE_INTERVAL;
-        let mut back_off = BackOff::new("subscription rescuer", self.subscriptions.inner.observer.clone());
+        let mut back_off = BackOff::new("subscription rescuer", self.common.observer.clone());
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
@@ -45,13 +46,13 @@ impl Rescuer {
     }
 
     async fn look(&mut self) -> Result<(), StoreError> {
-        let subscriptions = &self.subscriptions;
-        let expired = subscriptions.database().expire_consumers(subscriptions.grace_ms()).await?;
+        let common = &self.common;
+        let expired = common.database.expire_consumers(common.grace_ms()).await?;
         for (subscription, consumer) in expired {
-            subscriptions.inner.hub.wake(subscription);
-            subscriptions.inner.observer.record(Observation::LeaseExpired { subscription, consumer });
+            common.hub.wake(subscription);
+            common.observer.record(Observation::LeaseExpired { subscription, consumer });
         }
-        if self.polled_at.elapsed() >= subscriptions.inner.settings.poll_interval {
+        if self.polled_at.elapsed() >= common.settings.poll_interval {
             self.polled_at = Instant::now();
             self.poll().await?;
         }
@@ -60,24 +61,24 @@ impl Rescuer {
 
     /// One statement for all who wait here.
     async fn poll(&mut self) -> Result<(), StoreError> {
-        let inner = &self.subscriptions.inner;
-        inner.hub.tidy();
-        let ids = inner.hub.waited_for();
+        let common = &self.common;
+        common.hub.tidy();
+        let ids = common.hub.waited_for();
         if ids.is_empty() {
             self.generations.clear();
             return Ok(());
         }
-        let found = inner.database.poll_subscriptions(&ids).await?;
+        let found = common.database.poll_subscriptions(&ids).await?;
         let before = std::mem::take(&mut self.generations);
         for (id, (generation, has_due)) in ids.into_iter().zip(found) {
             // One that is gone has no generation, and those who wait for it are to see that.
             let generation = generation.unwrap_or(-1);
             let is_news = before.get(&id).is_some_and(|seen| *seen != generation) || generation == -1;
             if is_news {
-                inner.catalog.forget(id);
+                common.catalog.forget(id);
             }
             if is_news || has_due {
-                inner.hub.wake(id);
+                common.hub.wake(id);
             }
             self.generations.insert(id, generation);
         }

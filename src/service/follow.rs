@@ -1,0 +1,191 @@
+//! Following: from what a request asks for to what its connection is told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Service;
+use super::aggregated::log::AggregatedSource;
+use super::detached::Detached;
+use super::event_streams::{AdmissionError, Closing, Event, Events, Source};
+use super::log::Place;
+use super::log::cursor::Next;
+use super::log::following::Following;
+use super::log::merged::{self, MergedFollower};
+use super::read::{PlaceError, Start};
+use super::subscriptions::{ConsumeRequest, SubscriptionError};
+use crate::domain::cursor::Cursor;
+use crate::domain::filter::Filter;
+use crate::domain::source::Source as LogSource;
+use crate::store::StoreError;
+
+/// What is to be followed, from where, and how.
+#[derive(Debug)]
+pub struct FollowRequest {
+    pub target: Target,
+    pub start: Start,
+    pub filter: Filter,
+    /// How long it may be quiet before a heartbeat.
+    pub heartbeat: Duration,
+}
+
+/// What is followed: streams and categories as one log, and aggregated streams, each as one more.
+#[derive(Debug, Default)]
+pub struct Target {
+    pub log: Option<LogSource>,
+    pub aggregated: Vec<AggregatedTarget>,
+}
+
+/// An aggregated stream that is followed.
+#[derive(Debug)]
+pub struct AggregatedTarget {
+    pub name: String,
+    /// Sorted; `None`: all.
+    pub partitions: Option<Arc<[i32]>>,
+}
+
+/// Why nothing can be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    #[error("aggregated stream {name} not found")]
+    NotFound { name: String },
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
+    Subscription(#[from] SubscriptionError),
+}
+
+impl Target {
+    pub fn log(source: LogSource) -> Self {
+        Self { log: Some(source), ..Self::default() }
+    }
+
+    /// Whether an event of this target may have a cursor as its id.
+    pub fn may_have(&self, cursor: Cursor) -> bool {
+        let lowest = if self.cursor_log().single_stream().is_some() { -1 } else { 0 };
+        let sources = self.aggregated.len() + usize::from(self.log.is_some());
+        cursor.position >= lowest && (cursor.sources as usize) < sources
+    }
+
+    /// The log whose positions are the cursor.
+    fn cursor_log(&self) -> LogSource {
+        self.log.clone().filter(|_| self.aggregated.is_empty()).unwrap_or_else(LogSource::all)
+    }
+}
+
+impl Service {
+    /// Follows a target until the events are dropped.
+    pub async fn follow(&self, request: FollowRequest) -> Result<Events, FollowError> {
+        let FollowRequest { target, start, filter, heartbeat } = request;
+        let admission = self.event_streams.admit()?;
+        let cursor_log = target.cursor_log();
+        let mut aggregated = Vec::with_capacity(target.aggregated.len());
+        for AggregatedTarget { name, partitions } in target.aggregated {
+            let Some(id) = self.aggregated.id(&name).await? else { return Err(FollowError::NotFound { name }) };
+            aggregated.push(AggregatedSource { id, name: name.into(), partitions });
+        }
+        // Joined before the place is looked up: what is settled meanwhile is kept for this follower.
+        let membership = self.tail.join(&cursor_log);
+        let place = self.reads.place(&cursor_log, start).await?;
+        let is_beyond_end = matches!(start, Start::At(_)) && self.reads.is_beyond_end(&cursor_log, place).await?;
+        let following = match (target.log, &*aggregated) {
+            (Some(log), []) => Following::One(self.tail.follow(&log, place, filter)),
+            (None, [one]) => Following::One(self.aggregated.follow(one.clone(), false, place, filter)),
+            (log, _) => Following::Merged(Box::new(self.merged(log, aggregated, start, place, filter))),
+        };
+        drop(membership);
+        let mut events = Events::new(admission, Source::Log(Followed(Detached::Idle(following))), heartbeat);
+        if is_beyond_end {
+            events.keep_first_cursor();
+        }
+        Ok(events)
+    }
+
+    /// Joins the consumers of a subscription until the events are dropped.
+    pub async fn consume(&self, request: ConsumeRequest) -> Result<Events, FollowError> {
+        let admission = self.event_streams.admit()?;
+        let connection = self.subscriptions.consumers.connect(&request).await?;
+        Ok(Events::new(admission, Source::Subscription(connection), request.heartbeat))
+    }
+
+    fn merged(
+        &self,
+        log: Option<LogSource>,
+        aggregated: Vec<AggregatedSource>,
+        start: Start,
+        place: Place,
+        filter: Filter,
+    ) -> MergedFollower {
+        // At the cursor's position itself, only so many of the sources have been seen.
+        let sources = match start {
+            Start::After(cursor) => cursor.sources,
+            Start::At(_) | Start::Beginning | Start::End | Start::AtTime(_) => 0,
+        };
+        let cursor = Cursor { position: place.after, sources, check: place.check };
+        let mut places = merged::places(cursor, aggregated.len() + usize::from(log.is_some()))
+            .map(|after| Place::global(after, place.history));
+        let mut next_place = || places.next().unwrap_or(place);
+        let log = log.map(|log| self.tail.follow(&log, next_place(), filter.clone()));
+        let mut followers: Vec<_> = log.into_iter().collect();
+        for one in aggregated {
+            followers.push(self.aggregated.follow(one, true, next_place(), filter.clone()));
+        }
+        MergedFollower::new(followers, cursor)
+    }
+}
+
+impl From<StoreError> for FollowError {
+    fn from(error: StoreError) -> Self {
+        Self::Place(error.into())
+    }
+}
+
+/// What one connection follows, and the page that is being read for it.
+pub(super) struct Followed(Detached<Following, Next>);
+
+impl Followed {
+    /// Passed to a later request, it goes on after the last event. `None` while a page is being read.
+    pub fn cursor(&self) -> Option<Cursor> {
+        match &self.0 {
+            Detached::Idle(following) => Some(following.cursor()),
+            Detached::AtWork(_) | Detached::Lost => None,
+        }
+    }
+
+    /// What comes next, however long that takes; `None` at the end. May be given up at any point without a loss.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            let next = match &mut self.0 {
+                Detached::Idle(following) => match following.advance() {
+                    Next::NeedsPage => {
+                        self.0.begin(|mut following| async move {
+                            let next = following.read_page().await;
+                            (following, next)
+                        });
+                        continue;
+                    }
+                    Next::Idle => {
+                        following.changed().await;
+                        continue;
+                    }
+                    next => next,
+                },
+                Detached::AtWork(_) => self.0.done().await?,
+                Detached::Lost => return None,
+            };
+            let cursor = self.cursor()?;
+            return Some(match next {
+                Next::Messages(entries) => Event::Messages(entries),
+                Next::Moved => Event::Moved(cursor),
+                Next::CaughtUp => Event::CaughtUp { position: cursor.position },
+                Next::FellBehind => Event::FellBehind { position: cursor.position },
+                Next::Deleted => Event::Closing(Closing::Deleted),
+                Next::Failed(_) => Event::Closing(Closing::Failed),
+                Next::HistoryChanged => Event::Closing(Closing::HistoryChanged),
+                // Nothing was on this page. Whether there is another one, the next step says.
+                Next::NeedsPage | Next::Idle => continue,
+            });
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! A request that waits for something, at most so long.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::read::PlaceError;
+use super::tail::Tail;
+
+/// Waiting for something new, until a deadline at most.
+pub struct LongPoll<'a> {
+    deadline: Instant,
+    tail: &'a Tail,
+    /// The log that there was when it began.
+    history: u64,
+    draining: &'a CancellationToken,
+}
+
+impl<'a> LongPoll<'a> {
+    pub fn new(tail: &'a Tail, draining: &'a CancellationToken, wait: Duration) -> Self {
+        Self { deadline: Instant::now() + wait, tail, history: tail.history(), draining }
+    }
+
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Waits for a change. `false`: there was none in time.
+    pub async fn wait_for(&self, change: impl Future<Output = ()>) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        tokio::select! {
+            () = change => true,
+            // What came at the last moment is looked for once more.
+            () = tokio::time::sleep_until(self.deadline) => true,
+            () = self.draining.cancelled() => false,
+        }
+    }
+
+    /// The same for what waits at a position of the log that there was when it began.
+    pub async fn wait_in_log(&self, change: impl Future<Output = ()>, position: i64) -> Result<bool, PlaceError> {
+        let mut histories = self.tail.histories();
+        tokio::select! {
+            biased;
+            _ = histories.wait_for(|history| *history != self.history) => {
+                Err(PlaceError::HistoryChanged { position, head: self.tail.settled() })
+            }
+            is_changed = self.wait_for(change) => Ok(is_changed),
+        }
+    }
+}

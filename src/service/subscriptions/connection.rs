@@ -1,0 +1,133 @@
+//! A consumer that holds a connection open: it takes rounds, and waits between them for news.
+
+use std::time::{Duration, Instant};
+
+use super::SubscriptionError;
+use super::consumer::{Consumer, End, Round, Wish};
+use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
+use crate::service::detached::Detached;
+use crate::service::event_streams::{Closing, Event};
+
+/// Messages that leave in one write.
+const BATCH_MESSAGES_MAX: usize = 512;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+/// After a round for which there was no room.
+const BUSY_PAUSE: Duration = Duration::from_millis(250);
+
+/// What is done next.
+enum NextStep {
+    Round,
+    /// Waits for a change, at most until then.
+    Wait(Option<Instant>),
+}
+
+/// One connection of a consumer. What it has not acked is its credit.
+pub struct Connection {
+    consumer: Detached<Box<Consumer>, Result<Round, SubscriptionError>>,
+    wish: Wish,
+    next_step: NextStep,
+    is_caught_up: bool,
+    /// The highest global position that was delivered.
+    position: i64,
+    /// What the last round brought beside its messages.
+    pending: Option<Event>,
+}
+
+impl Connection {
+    pub(super) fn new(consumer: Consumer, in_flight_max: Option<i64>) -> Self {
+        let consumer = Detached::Idle(Box::new(consumer));
+        let in_flight_max = in_flight_max.unwrap_or(MAX_IN_FLIGHT_MAX);
+        let wish = Wish { messages: BATCH_MESSAGES_MAX, bytes: BATCH_BYTES_MAX, in_flight_max };
+        Self { consumer, wish, next_step: NextStep::Round, is_caught_up: false, position: 0, pending: None }
+    }
+
+    /// What comes next, however long that takes; `None` at the end. May be given up at any point without a loss.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.pending.take() {
+                return Some(event);
+            }
+            match &mut self.consumer {
+                Detached::Idle(consumer) => {
+                    if let NextStep::Wait(until) = self.next_step {
+                        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                        consumer.changed(left).await;
+                    }
+                    let wish = self.wish;
+                    self.consumer.begin(move |mut consumer| async move {
+                        let round = consumer.round(wish).await;
+                        (consumer, round)
+                    });
+                }
+                Detached::AtWork(_) => {
+                    let event = match self.consumer.done().await? {
+                        Ok(round) => self.take(round),
+                        Err(error) => self.failed(error),
+                    };
+                    if event.is_some() {
+                        return event;
+                    }
+                }
+                Detached::Lost => return None,
+            }
+        }
+    }
+
+    fn take(&mut self, round: Round) -> Option<Event> {
+        let Round { changes, deliveries, is_caught_up, end, next } = round;
+        // There may be more where something came from.
+        self.next_step = match deliveries.is_empty() {
+            true => NextStep::Wait(next.map(|next| Instant::now() + next)),
+            false => NextStep::Round,
+        };
+        let last = deliveries.iter().map(|delivery| delivery.message.global_position).max();
+        self.position = self.position.max(last.unwrap_or(0));
+        self.pending = match end {
+            Some(end) => Some(Event::Closing(end.into())),
+            None if is_caught_up && !std::mem::replace(&mut self.is_caught_up, true) => {
+                Some(Event::CaughtUp { position: self.position })
+            }
+            None => None,
+        };
+        let is_news = !changes.is_empty() || !deliveries.is_empty();
+        is_news.then_some(Event::Delivered { changes, deliveries })
+    }
+
+    fn failed(&mut self, error: SubscriptionError) -> Option<Event> {
+        let pause = match (&error, &mut self.consumer) {
+            (SubscriptionError::NotFound { .. }, _) => return Some(Event::Closing(Closing::Deleted)),
+            (SubscriptionError::Draining, _) => return Some(Event::Closing(Closing::Draining)),
+            (SubscriptionError::Store(error), Detached::Idle(consumer)) => consumer.wait_after(error),
+            (SubscriptionError::TooManyConsumers { .. } | SubscriptionError::Overloaded, _) => Some(BUSY_PAUSE),
+            // Said of other requests.
+            (
+                SubscriptionError::Store(_)
+                | SubscriptionError::Differs { .. }
+                | SubscriptionError::Invalid(_)
+                | SubscriptionError::TooManySubscriptions { .. }
+                | SubscriptionError::SourceDeleted { .. }
+                | SubscriptionError::ConsumerRemoved { .. }
+                | SubscriptionError::Fenced { .. },
+                _,
+            ) => None,
+        };
+        match pause {
+            Some(pause) => {
+                self.next_step = NextStep::Wait(Some(Instant::now() + pause));
+                None
+            }
+            None => Some(Event::Closing(Closing::Failed)),
+        }
+    }
+}
+
+impl From<End> for Closing {
+    fn from(end: End) -> Self {
+        match end {
+            End::Deleted | End::SourceDeleted => Closing::Deleted,
+            End::Removed => Closing::Removed,
+            End::Replaced => Closing::Replaced,
+            End::HistoryChanged => Closing::HistoryChanged,
+        }
+    }
+}

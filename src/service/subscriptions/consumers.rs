@@ -1,0 +1,173 @@
+//! The consumers of subscriptions that come to this instance: by an open connection, or now and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::competing::Again;
+use super::connection::Connection;
+use super::consumer::{Consumer, Delivery, End, Wish};
+use super::doubts::Doubts;
+use super::presence::Presence;
+use super::{Common, SubscriptionError};
+use crate::domain::Violation;
+use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
+use crate::service::aggregated::AggregatedStreams;
+use crate::service::long_poll::LongPoll;
+use crate::store::read::PageLimit;
+use crate::store::subscriptions::{At, ConsumerInfo, State, Take};
+
+/// A consumer that learns of its end comes again at once, this often.
+const REJOINS_MAX: usize = 3;
+
+/// A wish for messages.
+#[derive(Debug)]
+pub struct FetchRequest {
+    pub subscription: String,
+    pub consumer: String,
+    pub messages_max: usize,
+    pub bytes_max: usize,
+    /// How long it waits for a message.
+    pub wait: Duration,
+    /// What the consumer was given and has not acked comes first.
+    pub backlog: bool,
+}
+
+/// A consumer that wants to hold an event stream open.
+#[derive(Debug)]
+pub struct ConsumeRequest {
+    pub subscription: String,
+    pub consumer: String,
+    /// Messages that it may have and not have acked; the subscription's own bound holds too.
+    pub in_flight_max: Option<i64>,
+    pub heartbeat: Duration,
+}
+
+/// A consumer that takes over what others have left alone (competing).
+#[derive(Debug)]
+pub struct ClaimRequest {
+    pub subscription: String,
+    pub consumer: String,
+    /// For so long.
+    pub min_idle_ms: i64,
+    pub after: At,
+    /// Only these; `None`: all.
+    pub positions: Option<Vec<At>>,
+    pub messages_max: usize,
+    pub bytes_max: usize,
+}
+
+/// All consumers that come here.
+pub struct Consumers {
+    pub(super) common: Arc<Common>,
+    pub(super) aggregated: AggregatedStreams,
+    pub(super) presence: Arc<Presence>,
+    pub(super) doubts: Arc<Doubts>,
+}
+
+impl Consumers {
+    /// Joins the consumers of a subscription until the connection is dropped.
+    pub async fn connect(self: &Arc<Self>, request: &ConsumeRequest) -> Result<Connection, SubscriptionError> {
+        let subscription = self.common.catalog.find(&request.subscription).await?;
+        if subscription.is_source_gone {
+            return Err(SubscriptionError::SourceDeleted { name: subscription.name.clone() });
+        }
+        let consumer = Consumer::connect(self, subscription, &request.consumer).await?;
+        Ok(Connection::new(consumer, request.in_flight_max))
+    }
+
+    /// The first messages that come for a consumer; none when the time is over.
+    pub async fn fetch(self: &Arc<Self>, request: &FetchRequest) -> Result<Vec<Delivery>, SubscriptionError> {
+        if self.common.draining.is_cancelled() {
+            return Err(SubscriptionError::Draining);
+        }
+        let poll = LongPoll::new(&self.common.tail, &self.common.draining, request.wait);
+        let mut rejoins = 0;
+        loop {
+            let end = match self.fetch_as_member(request, &poll).await? {
+                Ok(deliveries) => return Ok(deliveries),
+                Err(end) => end,
+            };
+            let name = request.subscription.clone();
+            match end {
+                End::SourceDeleted => return Err(SubscriptionError::SourceDeleted { name }),
+                _ if rejoins < REJOINS_MAX => rejoins += 1,
+                End::Deleted => return Err(SubscriptionError::NotFound { name }),
+                End::Removed | End::Replaced | End::HistoryChanged => {
+                    let consumer = request.consumer.clone();
+                    return Err(SubscriptionError::ConsumerRemoved { name, consumer });
+                }
+            }
+        }
+    }
+
+    /// The messages, or why there can be none for the consumer as it joined.
+    async fn fetch_as_member(
+        self: &Arc<Self>,
+        request: &FetchRequest,
+        poll: &LongPoll<'_>,
+    ) -> Result<Result<Vec<Delivery>, End>, SubscriptionError> {
+        let subscription = self.common.catalog.find(&request.subscription).await?;
+        let mut consumer = match Consumer::visit(self, subscription, &request.consumer, request.backlog).await {
+            // It was known here, but is another one by now.
+            Err(SubscriptionError::NotFound { .. }) => return Ok(Err(End::Deleted)),
+            other => other?,
+        };
+        let wish = Wish { messages: request.messages_max, bytes: request.bytes_max, in_flight_max: MAX_IN_FLIGHT_MAX };
+        let mut is_fresh = false;
+        loop {
+            let round = consumer.round(wish).await?;
+            if let Some(end) = round.end {
+                return Ok(Err(end));
+            }
+            // What is committed by now counts, also what nobody was told of.
+            if round.deliveries.is_empty() && !std::mem::replace(&mut is_fresh, true) {
+                self.common.tail.refresh().await;
+                continue;
+            }
+            if !round.deliveries.is_empty() {
+                return Ok(Ok(round.deliveries));
+            }
+            // A round that was cut short goes on, whatever the time.
+            let goes_on = round.next == Some(Duration::ZERO) || poll.wait_for(consumer.changed(round.next)).await;
+            if !goes_on {
+                return Ok(Ok(Vec::new()));
+            }
+        }
+    }
+
+    /// Takes over messages that others have left alone.
+    pub async fn claim(self: &Arc<Self>, request: &ClaimRequest) -> Result<Again, SubscriptionError> {
+        let subscription = self.common.catalog.find(&request.subscription).await?;
+        if subscription.definition.is_partitioned() {
+            let rule = "must be a competing subscription: a partition's messages go with its lease";
+            return Err(SubscriptionError::Invalid(vec![Violation::new("name", rule)]));
+        }
+        let mut claimant = Consumer::visit(self, subscription, &request.consumer, false).await?;
+        if !claimant.may_deliver(State::Running).await? {
+            return Ok(Again::default());
+        }
+        let epoch = self.common.database.next_delivery_epoch().await?;
+        let ClaimRequest { min_idle_ms, after, positions, .. } = request;
+        let take = Take::Idle { min_idle_ms: *min_idle_ms, after: *after, positions: positions.as_deref() };
+        let limit = PageLimit { messages: request.messages_max as i64, bytes: request.bytes_max };
+        let mut taken = claimant.take_again(limit, take, epoch).await?;
+        claimant.doubts.clear();
+        taken.deliveries.sort_by_key(|one| (one.partition, one.position));
+        self.common.hub.wake(claimant.subscription().id);
+        Ok(taken)
+    }
+
+    pub async fn list(&self, name: &str) -> Result<Vec<ConsumerInfo>, SubscriptionError> {
+        let id = self.common.catalog.id(name).await?;
+        Ok(self.common.database.subscription_consumers(id).await?)
+    }
+
+    /// Sends a consumer away; answers whether it was there.
+    pub async fn remove(&self, name: &str, consumer: &str) -> Result<bool, SubscriptionError> {
+        let id = self.common.catalog.id(name).await?;
+        self.presence.forget(id, consumer);
+        let was_there = self.common.database.remove_consumer(id, consumer, self.common.grace_ms()).await?;
+        self.common.hub.wake(id);
+        Ok(was_there)
+    }
+}
