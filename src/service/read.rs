@@ -158,26 +158,26 @@ impl Reads {
         match &request.source {
             PageSource::Stream(name) => {
                 let from = from.unwrap_or(if request.backward { i64::MAX } else { 0 });
-                self.database.stream_page(name.as_str(), from, request.backward, limit, filter).await
+                self.database.messages().stream_page(name.as_str(), from, request.backward, limit, filter).await
             }
             PageSource::Category(name, options) => {
-                self.database.category_page(name.as_str(), from.unwrap_or(0), limit, filter, options).await
+                self.database.messages().category_page(name.as_str(), from.unwrap_or(0), limit, filter, options).await
             }
             PageSource::All => {
                 // Only what is settled, as a later page could not come back for what appears before it.
                 let settled = self.tail.refresh().await;
-                self.database.all_page(from.unwrap_or(0), settled, limit, filter).await
+                self.database.messages().all_page(from.unwrap_or(0), settled, limit, filter).await
             }
         }
     }
 
     /// A stream's version without its messages, -1 if it has none.
     pub async fn stream_version(&self, name: &StreamName) -> Result<i64, StoreError> {
-        self.database.stream_version(name.as_str(), None).await
+        self.database.messages().stream_version(name.as_str(), None).await
     }
 
     pub async fn message(&self, id: Uuid) -> Result<Option<Message>, StoreError> {
-        self.database.message_by_id(id).await
+        self.database.messages().by_id(id).await
     }
 
     pub async fn last_message(
@@ -185,11 +185,11 @@ impl Reads {
         name: &StreamName,
         message_type: Option<&str>,
     ) -> Result<Option<Message>, StoreError> {
-        self.database.last_message(name.as_str(), message_type).await
+        self.database.messages().last(name.as_str(), message_type).await
     }
 
     pub async fn stream_summary(&self, name: &StreamName) -> Result<Option<StreamSummary>, StoreError> {
-        self.database.stream_summary(name.as_str()).await
+        self.database.messages().stream_summary(name.as_str()).await
     }
 
     /// The place in a source where a follower begins.
@@ -206,7 +206,7 @@ impl Reads {
     async fn place_in_log(&self, start: Start, begin: Place) -> Result<Place, PlaceError> {
         let (after, check) = match start {
             Start::After(cursor) => {
-                let standing = self.database.message_id_at(cursor.position).await?;
+                let standing = self.database.messages().id_at(cursor.position).await?;
                 let end = self.end_at_least(cursor.position).await?;
                 (cursor.position, checked(cursor, standing, end)?)
             }
@@ -214,12 +214,12 @@ impl Reads {
             Start::Beginning => (0, None),
             Start::End => {
                 let after = self.tail.refresh().await;
-                (after, self.database.message_id_at(after).await?.map(Check::of))
+                (after, self.database.messages().id_at(after).await?.map(Check::of))
             }
             Start::AtTime(time) => {
                 // What is not settled may still appear before the first message that is visible now.
                 let settled = self.tail.refresh().await;
-                (settled.min(self.database.first_global_position_at(time).await? - 1), None)
+                (settled.min(self.database.messages().first_global_position_at(time).await? - 1), None)
             }
         };
         Ok(Place { after, check, ..begin })
@@ -228,7 +228,7 @@ impl Reads {
     /// Whether a place lies beyond the end of its source: nobody can come back with it as a cursor yet.
     pub async fn is_beyond_end(&self, source: &Source, place: Place) -> Result<bool, StoreError> {
         match (source.single_stream(), place.stream_after) {
-            (Some(name), Some(after)) => Ok(after > self.database.stream_version(name, None).await?),
+            (Some(name), Some(after)) => Ok(after > self.database.messages().stream_version(name, None).await?),
             _ => Ok(place.after > self.end_at_least(place.after).await?),
         }
     }
@@ -237,20 +237,20 @@ impl Reads {
     async fn place_in_stream(&self, name: &str, start: Start, begin: Place) -> Result<Place, PlaceError> {
         let (after, stream_after, check) = match start {
             Start::After(cursor) => {
-                let standing = self.database.message_id_in_stream(name, cursor.position).await?;
-                let end = self.database.stream_version(name, None).await?;
+                let standing = self.database.messages().id_in_stream(name, cursor.position).await?;
+                let end = self.database.messages().stream_version(name, None).await?;
                 (0, cursor.position, checked(cursor, standing, end)?)
             }
             Start::At(position) => (0, position.saturating_sub(1).max(-1), None),
             Start::Beginning => (0, -1, None),
             Start::End => {
                 let settled = self.tail.refresh().await;
-                let end = self.database.stream_version(name, Some(settled)).await?;
-                (settled, end, self.database.message_id_in_stream(name, end).await?.map(Check::of))
+                let end = self.database.messages().stream_version(name, Some(settled)).await?;
+                (settled, end, self.database.messages().id_in_stream(name, end).await?.map(Check::of))
             }
             Start::AtTime(time) => {
-                let first = self.database.first_global_position_at(time).await?;
-                (0, self.database.first_position_after(name, first - 1).await? - 1, None)
+                let first = self.database.messages().first_global_position_at(time).await?;
+                (0, self.database.messages().first_position_after(name, first - 1).await? - 1, None)
             }
         };
         Ok(Place { after, stream_after: Some(stream_after), check, ..begin })
@@ -260,7 +260,7 @@ impl Reads {
     /// have given it out.
     async fn end_at_least(&self, cursor: i64) -> Result<i64, StoreError> {
         let settled = self.tail.settled();
-        if cursor <= settled { Ok(settled) } else { self.database.last_global_position_given().await }
+        if cursor <= settled { Ok(settled) } else { self.database.messages().last_position_given().await }
     }
 }
 

@@ -106,7 +106,7 @@ impl Reports {
             } else {
                 NAMES_AT_ONCE
             };
-            let names = self.database.stream_names(&range, chunk as i64).await?;
+            let names = self.database.reports().stream_names(&range, chunk as i64).await?;
             let is_last = names.len() < chunk;
             examined += names.len();
             let last = names.last().map(|(name, _)| name.clone());
@@ -114,17 +114,17 @@ impl Reports {
             if found.len() > query.limit {
                 found.truncate(query.limit + 1);
                 let next = found.pop().map(|(name, _)| name);
-                return Ok(StreamsPage { lines: self.database.stream_ends(&found).await?, next });
+                return Ok(StreamsPage { lines: self.database.reports().stream_ends(&found).await?, next });
             }
             let Some(last) = last.filter(|_| !is_last) else {
-                return Ok(StreamsPage { lines: self.database.stream_ends(&found).await?, next: None });
+                return Ok(StreamsPage { lines: self.database.reports().stream_ends(&found).await?, next: None });
             };
             range.from = last;
             range.exclusive = true;
             if examined >= NAMES_EXAMINED_MAX {
                 // A page begins with a name: the next one, whether it passes or not.
-                let next = self.database.stream_names(&range, 1).await?.pop().map(|(name, _)| name);
-                return Ok(StreamsPage { lines: self.database.stream_ends(&found).await?, next });
+                let next = self.database.reports().stream_names(&range, 1).await?.pop().map(|(name, _)| name);
+                return Ok(StreamsPage { lines: self.database.reports().stream_ends(&found).await?, next });
             }
         }
     }
@@ -133,7 +133,7 @@ impl Reports {
     async fn range(&self, query: &NameQuery) -> Result<NameRange, StoreError> {
         let prefix = query.common_prefix();
         let in_code_point_order =
-            *self.in_code_point_order.get_or_try_init(|| self.database.is_in_code_point_order()).await?;
+            *self.in_code_point_order.get_or_try_init(|| self.database.reports().is_in_code_point_order()).await?;
         let mut range = NameRange::default();
         // In other orders, too, what is longer comes later, as long as no two letters are one in it.
         if in_code_point_order || prefix.is_ascii() {
@@ -156,7 +156,7 @@ impl Reports {
     pub async fn counts(&self, by: CountedBy, query: &NameQuery) -> Result<CountsPage, StoreError> {
         let settled_position = self.tail.refresh().await;
         let deadline = Instant::now() + COUNTING_TIME_MAX;
-        while let Some(counted) = self.database.count_messages(settled_position, COUNTED_AT_ONCE).await? {
+        while let Some(counted) = self.database.reports().count_messages(settled_position, COUNTED_AT_ONCE).await? {
             if counted >= settled_position || Instant::now() >= deadline {
                 break;
             }
@@ -168,7 +168,8 @@ impl Reports {
             of: query.of.clone(),
             limit: query.limit as i64 + 1,
         };
-        let Counts { mut lines, counted_position, message_count } = self.database.counts(by, &store_query).await?;
+        let Counts { mut lines, counted_position, message_count } =
+            self.database.reports().counts(by, &store_query).await?;
         let next = if lines.len() > query.limit { lines.pop().map(|line| line.name) } else { None };
         Ok(CountsPage { lines, next, counted_position, settled_position, message_count })
     }
@@ -181,7 +182,7 @@ impl Reports {
             Some(held) => Some(HeldBackReport {
                 at: held.at,
                 age: held.since.elapsed(),
-                holders: self.database.holder_lines(&held.holders).await?,
+                holders: self.database.reports().holder_lines(&held.holders).await?,
             }),
         };
         Ok(SettledReport { head: self.tail.head().max(settled), settled, held_back })

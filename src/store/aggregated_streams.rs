@@ -7,7 +7,7 @@ use tokio_postgres::types::ToSql;
 
 use super::outcome::Outcome;
 use super::read::{COLUMNS, PageLimit, has_message, message_of};
-use super::{Database, StoreError};
+use super::{AggregatedStreams, StoreError};
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::time::Timestamp;
 
@@ -110,52 +110,47 @@ struct StateRow {
     rebuild_substituted: Option<i64>,
 }
 
-impl Database {
+impl AggregatedStreams<'_> {
     /// Defines an aggregated stream, unless there is one of that name or there are `most` already.
-    pub async fn create_aggregated_stream(
-        &self,
-        name: &str,
-        definition: &str,
-        most: i64,
-    ) -> Result<Created, StoreError> {
+    pub async fn create(self, name: &str, definition: &str, most: i64) -> Result<Created, StoreError> {
         let id = sqlx::query_scalar!("SELECT headwater.aggregated_stream_create($1, $2, $3)", name, definition, most);
-        Ok(if id.fetch_one(self).await?.is_some() { Created::Yes } else { Created::No })
+        Ok(if id.fetch_one(self.0).await?.is_some() { Created::Yes } else { Created::No })
     }
 
     /// Says whether there is such a stream.
-    pub async fn delete_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+    pub async fn delete(self, name: &str) -> Result<bool, StoreError> {
         let outcome =
             sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_delete($1) AS "outcome!: Outcome""#, name);
-        Ok(outcome.fetch_one(self).await?.is_done())
+        Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
     /// Says whether there is such a stream.
-    pub async fn pause_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+    pub async fn pause(self, name: &str) -> Result<bool, StoreError> {
         let outcome =
             sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_pause($1) AS "outcome!: Outcome""#, name);
-        Ok(outcome.fetch_one(self).await?.is_done())
+        Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
     /// Says whether there is such a stream.
-    pub async fn resume_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+    pub async fn resume(self, name: &str) -> Result<bool, StoreError> {
         let outcome =
             sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_resume($1) AS "outcome!: Outcome""#, name);
-        Ok(outcome.fetch_one(self).await?.is_done())
+        Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
     /// Says whether there is such a stream.
-    pub async fn rebuild_aggregated_stream(&self, name: &str) -> Result<bool, StoreError> {
+    pub async fn rebuild(self, name: &str) -> Result<bool, StoreError> {
         let outcome =
             sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_rebuild($1) AS "outcome!: Outcome""#, name);
-        Ok(outcome.fetch_one(self).await?.is_done())
+        Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    pub async fn aggregated_stream_id(&self, name: &str) -> Result<Option<i64>, StoreError> {
+    pub async fn id(self, name: &str) -> Result<Option<i64>, StoreError> {
         let id = sqlx::query_scalar!("SELECT id FROM headwater.aggregated_streams WHERE name = $1", name);
-        Ok(id.fetch_optional(self).await?)
+        Ok(id.fetch_optional(self.0).await?)
     }
 
-    pub async fn aggregated_stream(&self, name: &str) -> Result<Option<StoredAggregatedStream>, StoreError> {
+    pub async fn get(self, name: &str) -> Result<Option<StoredAggregatedStream>, StoreError> {
         let row = sqlx::query_as!(
             StateRow,
             r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.is_paused, p.is_live,
@@ -169,11 +164,11 @@ impl Database {
                WHERE s.name = $1"#,
             name
         );
-        Ok(row.fetch_optional(self).await?.map(StoredAggregatedStream::from))
+        Ok(row.fetch_optional(self.0).await?.map(StoredAggregatedStream::from))
     }
 
     /// By name, after a name.
-    pub async fn aggregated_streams(&self, after: &str, limit: i64) -> Result<Vec<StoredAggregatedStream>, StoreError> {
+    pub async fn list(self, after: &str, limit: i64) -> Result<Vec<StoredAggregatedStream>, StoreError> {
         let rows = sqlx::query_as!(
             StateRow,
             r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.is_paused, p.is_live,
@@ -188,11 +183,11 @@ impl Database {
             after,
             limit
         );
-        Ok(rows.fetch_all(self).await?.into_iter().map(StoredAggregatedStream::from).collect())
+        Ok(rows.fetch_all(self.0).await?.into_iter().map(StoredAggregatedStream::from).collect())
     }
 
     /// The partitions that have messages, in order.
-    pub async fn aggregated_partitions(&self, id: i64) -> Result<Vec<PartitionState>, StoreError> {
+    pub async fn partitions(self, id: i64) -> Result<Vec<PartitionState>, StoreError> {
         let partitions = sqlx::query_as!(
             PartitionState,
             r#"SELECT a.partition, a.message_count, a.last_global_position, a.last_time AS "last_time: Timestamp"
@@ -200,18 +195,18 @@ impl Database {
                WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.partition"#,
             id
         );
-        Ok(partitions.fetch_all(self).await?)
+        Ok(partitions.fetch_all(self.0).await?)
     }
 
     /// A partition's messages from a position on. `None`: there is no such stream.
     pub async fn partition_page(
-        &self,
+        self,
         id: i64,
         partition: i32,
         from: i64,
         limit: PageLimit,
     ) -> Result<Option<PartitionPage>, StoreError> {
-        let client = self.client().await?;
+        let client = self.0.client().await?;
         let sql = format!(
             "SELECT m.message_count, {COLUMNS}, m.link_partition, m.link_position FROM (\
              SELECT coalesce(c.message_count, 0) AS message_count, m.*, a.partition AS link_partition, \
@@ -237,14 +232,14 @@ impl Database {
 
     /// Messages of an aggregated stream after a global position, in global order; of some partitions, or of all.
     /// `None`: there is no such stream.
-    pub async fn aggregated_page(
-        &self,
+    pub async fn page(
+        self,
         id: i64,
         partitions: Option<&[i32]>,
         after: i64,
         limit: PageLimit,
     ) -> Result<Option<AggregatedPage>, StoreError> {
-        let client = self.client().await?;
+        let client = self.0.client().await?;
         let sql = format!(
             "SELECT m.projected_position, {COLUMNS}, m.link_partition, m.link_position, m.projection_id, \
              m.is_catching_up, m.link_global_position, m.history_number FROM (\
@@ -283,7 +278,7 @@ impl Database {
     }
 
     /// How far these aggregated streams are; those that are gone are left out.
-    pub async fn aggregated_progress(&self, ids: &[i64]) -> Result<Vec<Progress>, StoreError> {
+    pub async fn progress(self, ids: &[i64]) -> Result<Vec<Progress>, StoreError> {
         let progress = sqlx::query_as!(
             Progress,
             r#"SELECT p.aggregated_stream_id AS "aggregated_stream_id!", p.id AS projection_id,
@@ -293,11 +288,11 @@ impl Database {
                CROSS JOIN headwater.projector AS r WHERE p.is_current AND p.aggregated_stream_id = ANY ($1)"#,
             ids
         );
-        Ok(progress.fetch_all(self).await?)
+        Ok(progress.fetch_all(self.0).await?)
     }
 
     /// For every partition that has messages, the first position at or after a global position.
-    pub async fn aggregated_positions(&self, id: i64, global_position: i64) -> Result<Vec<(i32, i64)>, StoreError> {
+    pub async fn positions(self, id: i64, global_position: i64) -> Result<Vec<(i32, i64)>, StoreError> {
         let positions = sqlx::query!(
             r#"SELECT a.partition,
                headwater.first_aggregated_position(p.id, a.partition, a.message_count, $2) AS "position!"
@@ -306,7 +301,7 @@ impl Database {
             id,
             global_position
         );
-        Ok(positions.fetch_all(self).await?.into_iter().map(|row| (row.partition, row.position)).collect())
+        Ok(positions.fetch_all(self.0).await?.into_iter().map(|row| (row.partition, row.position)).collect())
     }
 }
 

@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{Database, Session, StoreError};
+use super::{Messages, Session, StoreError};
 use crate::domain::history::{Ground, Known, Landmark, Seen};
 
 /// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one. Nothing in it looks
@@ -118,21 +118,21 @@ fn landmark(row: &Row, at: usize) -> Result<Option<Landmark>, StoreError> {
     Ok(position.zip(id).map(|(position, id)| Landmark { position, id }))
 }
 
-impl Database {
+impl Messages<'_> {
     /// The id of the message at a global position.
-    pub async fn message_id_at(&self, global_position: i64) -> Result<Option<Uuid>, StoreError> {
+    pub async fn id_at(self, global_position: i64) -> Result<Option<Uuid>, StoreError> {
         let id =
             sqlx::query_scalar!("SELECT id FROM message_store.messages WHERE global_position = $1", global_position);
-        Ok(id.fetch_optional(self).await?)
+        Ok(id.fetch_optional(self.0).await?)
     }
 
     /// The id of the message at a position of a stream.
-    pub async fn message_id_in_stream(&self, stream_name: &str, position: i64) -> Result<Option<Uuid>, StoreError> {
+    pub async fn id_in_stream(self, stream_name: &str, position: i64) -> Result<Option<Uuid>, StoreError> {
         let id = sqlx::query_scalar!(
             "SELECT id FROM message_store.messages WHERE stream_name = $1 AND position = $2",
             stream_name,
             position
         );
-        Ok(id.fetch_optional(self).await?)
+        Ok(id.fetch_optional(self.0).await?)
     }
 }

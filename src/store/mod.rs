@@ -59,6 +59,22 @@ pub struct Database {
     settings: Arc<DatabaseSettings>,
 }
 
+/// What is read of the log: pages, single messages and positions.
+#[derive(Clone, Copy)]
+pub struct Messages<'a>(&'a Database);
+
+/// What there is in the store, by names and counts.
+#[derive(Clone, Copy)]
+pub struct Reports<'a>(&'a Database);
+
+/// Aggregated streams: definitions, pages of partitions, and what their projections write.
+#[derive(Clone, Copy)]
+pub struct AggregatedStreams<'a>(&'a Database);
+
+/// Subscriptions: definitions, consumers, and each step of a delivery.
+#[derive(Clone, Copy)]
+pub struct Subscriptions<'a>(&'a Database);
+
 /// A URL that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -119,6 +135,22 @@ impl Database {
     /// Forgets the connections that are open: they lead to a server that is no primary any more, or is gone.
     pub fn forget_connections(&self) {
         self.pool.forget();
+    }
+
+    pub fn messages(&self) -> Messages<'_> {
+        Messages(self)
+    }
+
+    pub fn reports(&self) -> Reports<'_> {
+        Reports(self)
+    }
+
+    pub fn aggregated_streams(&self) -> AggregatedStreams<'_> {
+        AggregatedStreams(self)
+    }
+
+    pub fn subscriptions(&self) -> Subscriptions<'_> {
+        Subscriptions(self)
     }
 
     pub fn pool_use(&self) -> PoolUse {

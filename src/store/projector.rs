@@ -8,7 +8,7 @@ use tokio_postgres::types::{FromSqlOwned, ToSql, Type};
 use uuid::Uuid;
 
 use super::outcome::Outcome;
-use super::{Database, Session, StoreError};
+use super::{AggregatedStreams, Database, Session, StoreError};
 use crate::domain::time::Timestamp;
 
 /// A statement of the projector that takes longer is given up, with its connection.
@@ -203,9 +203,9 @@ impl Session {
     }
 }
 
-impl Database {
+impl AggregatedStreams<'_> {
     /// A round of one projection that catches up. `false`: it does not stand there any more, or may not go on.
-    pub async fn project_past(&self, epoch: i64, round: PastRound<'_>) -> Result<bool, StoreError> {
+    pub async fn project_past(self, epoch: i64, round: PastRound<'_>) -> Result<bool, StoreError> {
         let rows = round.rows;
         let outcome = sqlx::query_scalar!(
             r#"SELECT headwater.project_past($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS "outcome!: Outcome""#,
@@ -224,13 +224,13 @@ impl Database {
             rows.substituted.first().copied().unwrap_or(0),
             rows.stopped_errors.first().and_then(Option::as_deref)
         );
-        Ok(outcome.fetch_one(self).await?.is_done())
+        Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
     /// Deletes some rows of projections that nobody reads any more; 0 when none are left.
-    pub async fn purge_projections(&self, rows_max: i32) -> Result<i64, StoreError> {
+    pub async fn purge(self, rows_max: i32) -> Result<i64, StoreError> {
         let purged = sqlx::query_scalar!(r#"SELECT headwater.purge_projections($1) AS "purged!""#, rows_max);
-        Ok(purged.fetch_one(self).await?)
+        Ok(purged.fetch_one(self.0).await?)
     }
 }
 

@@ -4,7 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::{Database, StoreError};
+use super::{Database, Messages, StoreError};
 use crate::domain::filter::Filter;
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::source::{Source, Topic};
@@ -81,10 +81,10 @@ impl Page {
     }
 }
 
-impl Database {
+impl Messages<'_> {
     /// A stream's messages from a position on, towards its end or (`backward`) its beginning.
     pub async fn stream_page(
-        &self,
+        self,
         stream_name: &str,
         from: i64,
         backward: bool,
@@ -105,7 +105,7 @@ impl Database {
 
     /// A category's messages from a global position on.
     pub async fn category_page(
-        &self,
+        self,
         category: &str,
         from: i64,
         limit: PageLimit,
@@ -129,7 +129,7 @@ impl Database {
     }
 
     /// All messages from a global position on, up to one that is settled.
-    pub async fn all_page(&self, from: i64, upto: i64, limit: PageLimit, filter: &Filter) -> Result<Page, StoreError> {
+    pub async fn all_page(self, from: i64, upto: i64, limit: PageLimit, filter: &Filter) -> Result<Page, StoreError> {
         let sql = format!(
             "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m \
              WHERE m.global_position >= $4 AND m.global_position <= $5 AND {FILTER} \
@@ -142,7 +142,7 @@ impl Database {
     /// What comes after a follower's place, up to a settled position: for one stream after its position in the
     /// stream, otherwise after a global position, in global order.
     pub async fn follow_page(
-        &self,
+        self,
         source: &Source,
         after: i64,
         upto: i64,
@@ -189,32 +189,28 @@ impl Database {
         Ok(self.page(&sql, filter, limit.bytes, &parameters).await?.followed(limit))
     }
 
-    pub async fn message_by_id(&self, id: Uuid) -> Result<Option<Message>, StoreError> {
-        let client = self.client().await?;
+    pub async fn by_id(self, id: Uuid) -> Result<Option<Message>, StoreError> {
+        let client = self.0.client().await?;
         let sql = format!("SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.id = $1");
         let statement = client.prepare_cached(&sql).await?;
         client.query_opt(&statement, &[&id]).await?.as_ref().map(message_of).transpose()
     }
 
     /// A stream's last message, of a type if one is given.
-    pub async fn last_message(
-        &self,
-        stream_name: &str,
-        message_type: Option<&str>,
-    ) -> Result<Option<Message>, StoreError> {
+    pub async fn last(self, stream_name: &str, message_type: Option<&str>) -> Result<Option<Message>, StoreError> {
         let types = message_type.map(|name| vec![name.to_owned()]).unwrap_or_default();
         let filter = Filter { types: types.into(), ..Filter::default() };
         Ok(self.stream_page(stream_name, i64::MAX, true, PageLimit::ONE, &filter).await?.messages.pop())
     }
 
-    pub async fn stream_summary(&self, stream_name: &str) -> Result<Option<StreamSummary>, StoreError> {
+    pub async fn stream_summary(self, stream_name: &str) -> Result<Option<StreamSummary>, StoreError> {
         let row = sqlx::query!(
             r#"SELECT count(*) AS "message_count!", min(position) AS first_position, max(position) AS version,
                min(time) AS "first_time: Timestamp", max(time) AS "last_time: Timestamp"
                FROM message_store.messages WHERE stream_name = $1"#,
             stream_name
         )
-        .fetch_one(self)
+        .fetch_one(self.0)
         .await?;
         let ends = row.version.zip(row.first_position).zip(row.first_time.zip(row.last_time));
         Ok(ends.map(|((version, first_position), (first_time, last_time))| StreamSummary {
@@ -227,63 +223,53 @@ impl Database {
     }
 
     /// The stream's last position, -1 if it is empty; `settled_at`: of its messages up to there only.
-    pub async fn stream_version(&self, stream_name: &str, settled_at: Option<i64>) -> Result<i64, StoreError> {
+    pub async fn stream_version(self, stream_name: &str, settled_at: Option<i64>) -> Result<i64, StoreError> {
         let version = sqlx::query_scalar!(
             "SELECT position FROM message_store.messages WHERE stream_name = $1
              AND ($2::bigint IS NULL OR global_position <= $2) ORDER BY position DESC LIMIT 1",
             stream_name,
             settled_at
         );
-        Ok(version.fetch_optional(self).await?.unwrap_or(-1))
+        Ok(version.fetch_optional(self.0).await?.unwrap_or(-1))
     }
 
     /// The first global position whose message has this time or a later one.
-    pub async fn first_global_position_at(&self, time: Timestamp) -> Result<i64, StoreError> {
+    pub async fn first_global_position_at(self, time: Timestamp) -> Result<i64, StoreError> {
         let position = sqlx::query_scalar!(
             r#"SELECT headwater.first_global_position_at($1::timestamp) AS "position!""#,
             time as _
         );
-        Ok(position.fetch_one(self).await?)
+        Ok(position.fetch_one(self.0).await?)
     }
 
     /// The first position in a stream after a global position.
-    pub async fn first_position_after(&self, stream_name: &str, global_position: i64) -> Result<i64, StoreError> {
+    pub async fn first_position_after(self, stream_name: &str, global_position: i64) -> Result<i64, StoreError> {
         let position = sqlx::query_scalar!(
             r#"SELECT headwater.first_position_after($1, $2) AS "position!""#,
             stream_name,
             global_position
         );
-        Ok(position.fetch_one(self).await?)
+        Ok(position.fetch_one(self.0).await?)
     }
 
     /// The highest global position that was ever given out, committed or not.
-    pub async fn last_global_position_given(&self) -> Result<i64, StoreError> {
+    pub async fn last_position_given(self) -> Result<i64, StoreError> {
         let given = sqlx::query_scalar!(
             r#"SELECT greatest((SELECT max(global_position) FROM message_store.messages),
                pg_sequence_last_value(pg_get_serial_sequence('message_store.messages', 'global_position')::regclass), 0)
                AS "given!""#
         );
-        Ok(given.fetch_one(self).await?)
-    }
-
-    /// Whether the database can be reached and our functions are in it.
-    pub async fn has_schema(&self) -> Result<bool, StoreError> {
-        let has_schema = sqlx::query_scalar!(
-            r#"SELECT to_regproc('headwater.append_batch') IS NOT NULL AND NOT pg_is_in_recovery()
-               AND has_table_privilege('message_store.messages', 'SELECT')
-               AND has_table_privilege('message_store.messages', 'INSERT') AS "has_schema!""#
-        );
-        Ok(has_schema.fetch_one(self).await?)
+        Ok(given.fetch_one(self.0).await?)
     }
 
     async fn page(
-        &self,
+        self,
         sql: &str,
         filter: &Filter,
         bytes_max: usize,
         own: &[&(dyn ToSql + Sync)],
     ) -> Result<Page, StoreError> {
-        let client = self.client().await?;
+        let client = self.0.client().await?;
         let statement = client.prepare_cached(sql).await?;
         let types = (!filter.types.is_empty()).then_some(&*filter.types);
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&types, &filter.from_time, &filter.to_time];
@@ -296,6 +282,18 @@ impl Database {
         };
         let read = client.query_bounded(&statement, &parameters, bytes_max, read).await?;
         Ok(Page { messages: read.rows.into_iter().flatten().collect(), head, is_cut: read.is_cut })
+    }
+}
+
+impl Database {
+    /// Whether the database can be reached and our functions are in it.
+    pub async fn has_schema(&self) -> Result<bool, StoreError> {
+        let has_schema = sqlx::query_scalar!(
+            r#"SELECT to_regproc('headwater.append_batch') IS NOT NULL AND NOT pg_is_in_recovery()
+               AND has_table_privilege('message_store.messages', 'SELECT')
+               AND has_table_privilege('message_store.messages', 'INSERT') AS "has_schema!""#
+        );
+        Ok(has_schema.fetch_one(self).await?)
     }
 }
 

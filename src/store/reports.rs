@@ -1,6 +1,6 @@
 //! What is in the store: names of streams without reading their messages, and counts by category and type.
 
-use super::{Database, StoreError};
+use super::{Reports, StoreError};
 use crate::domain::settling::Holder;
 use crate::domain::time::Timestamp;
 
@@ -77,9 +77,9 @@ pub struct HolderLine {
     pub transaction_started: Option<Timestamp>,
 }
 
-impl Database {
+impl Reports<'_> {
     /// Whether names are in the order of their code points, so that those with one prefix stand together.
-    pub async fn is_in_code_point_order(&self) -> Result<bool, StoreError> {
+    pub async fn is_in_code_point_order(self) -> Result<bool, StoreError> {
         // The provider `b`, of PostgreSQL 17, knows no other order. PostgreSQL 14 knows no other provider than `c` for a
         // whole database, and has no column for it.
         let is_in_order = sqlx::query_scalar!(
@@ -91,12 +91,12 @@ impl Database {
                JOIN pg_database AS d ON d.datname = current_database()
                WHERE a.attrelid = 'message_store.messages'::regclass AND a.attname = 'stream_name') AS a"#
         );
-        Ok(is_in_order.fetch_optional(self).await?.unwrap_or(false))
+        Ok(is_in_order.fetch_optional(self.0).await?.unwrap_or(false))
     }
 
     /// The names of streams with their first positions. Each is found by one descent into the index `messages_stream`,
     /// however many messages there are between.
-    pub async fn stream_names(&self, range: &NameRange, limit: i64) -> Result<Vec<(String, i64)>, StoreError> {
+    pub async fn stream_names(self, range: &NameRange, limit: i64) -> Result<Vec<(String, i64)>, StoreError> {
         let names = sqlx::query!(
             r#"WITH RECURSIVE names AS (
                (SELECT * FROM (
@@ -118,11 +118,11 @@ impl Database {
             limit_of(limit),
             range.exclusive
         );
-        Ok(names.fetch_all(self).await?.into_iter().map(|row| (row.stream_name, row.position)).collect())
+        Ok(names.fetch_all(self.0).await?.into_iter().map(|row| (row.stream_name, row.position)).collect())
     }
 
     /// The last message of each of these streams; a stream that is gone is left out.
-    pub async fn stream_ends(&self, streams: &[(String, i64)]) -> Result<Vec<StreamLine>, StoreError> {
+    pub async fn stream_ends(self, streams: &[(String, i64)]) -> Result<Vec<StreamLine>, StoreError> {
         let (names, firsts): (Vec<&str>, Vec<i64>) = streams.iter().map(|(name, first)| (&**name, *first)).unzip();
         let lines = sqlx::query_as!(
             StreamLine,
@@ -134,18 +134,18 @@ impl Database {
             &names as _,
             &firsts
         );
-        Ok(lines.fetch_all(self).await?)
+        Ok(lines.fetch_all(self.0).await?)
     }
 
     /// Counts more messages, at most so many and up to a settled position. Returns how far all are counted then;
     /// `None` if somebody else is counting.
-    pub async fn count_messages(&self, settled: i64, messages_max: i64) -> Result<Option<i64>, StoreError> {
+    pub async fn count_messages(self, settled: i64, messages_max: i64) -> Result<Option<i64>, StoreError> {
         let counted = sqlx::query_scalar!("SELECT headwater.count_messages($1, $2)", settled, messages_max);
-        Ok(counted.fetch_one(self).await?)
+        Ok(counted.fetch_one(self.0).await?)
     }
 
     /// What has been counted, by name.
-    pub async fn counts(&self, by: CountedBy, query: &CountQuery) -> Result<Counts, StoreError> {
+    pub async fn counts(self, by: CountedBy, query: &CountQuery) -> Result<Counts, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT p.position, (SELECT coalesce(sum(message_count), 0)::bigint FROM headwater.message_counts) AS "total!",
                l.name AS "name?", l.message_count AS "message_count?", l.stream_count AS "stream_count?",
@@ -166,7 +166,7 @@ impl Database {
             query.limit,
             by == CountedBy::Category
         )
-        .fetch_all(self)
+        .fetch_all(self.0)
         .await?;
         let (counted_position, message_count) = rows.first().map_or((0, 0), |row| (row.position, row.total));
         // Nothing counted is one row without a name.
@@ -183,7 +183,7 @@ impl Database {
     }
 
     /// Who these holders are, as far as this role may know.
-    pub async fn holder_lines(&self, holders: &[Holder]) -> Result<Vec<HolderLine>, StoreError> {
+    pub async fn holder_lines(self, holders: &[Holder]) -> Result<Vec<HolderLine>, StoreError> {
         let pids: Vec<i32> = holders.iter().filter_map(|holder| holder.pid).collect();
         let prepared: Vec<&str> = holders
             .iter()
@@ -204,7 +204,7 @@ impl Database {
             &pids,
             &prepared as _
         );
-        Ok(lines.fetch_all(self).await?)
+        Ok(lines.fetch_all(self.0).await?)
     }
 }
 

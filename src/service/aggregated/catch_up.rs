@@ -95,7 +95,10 @@ impl CatchUp {
     }
 
     async fn write(&self, id: i64, from: i64, upto: i64, rows: &RoundRows) -> Result<bool, StoreError> {
-        self.database.project_past(self.epoch, PastRound { projection_id: id, from, upto, rows }).await
+        self.database
+            .aggregated_streams()
+            .project_past(self.epoch, PastRound { projection_id: id, from, upto, rows })
+            .await
     }
 
     async fn read(&self, projection: &Projection, after: i64, pages: &PageSizer) -> Result<Page, StoreError> {

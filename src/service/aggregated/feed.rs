@@ -266,7 +266,7 @@ impl Feeds {
         if followed.is_empty() {
             return Ok(());
         }
-        let found = database.aggregated_progress(&followed).await?;
+        let found = database.aggregated_streams().progress(&followed).await?;
         for id in followed {
             match found.iter().find(|progress| progress.aggregated_stream_id == id) {
                 None => self.saw(id, None),
@@ -303,7 +303,7 @@ impl Feeds {
             feed.upto
         };
         let history_number = tail.history_number();
-        let Some(page) = in_time(database.aggregated_page(id, None, from, READ_MAX)).await? else {
+        let Some(page) = in_time(database.aggregated_streams().page(id, None, from, READ_MAX)).await? else {
             self.saw(id, None);
             return Ok(());
         };

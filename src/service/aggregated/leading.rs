@@ -317,7 +317,7 @@ impl<'a> Leading<'a> {
         let database = self.projector.database.clone();
         *purging = Some(tokio::spawn(async move {
             // What fails now is done at one of the next times.
-            while let Ok(1..) = database.purge_projections(PURGE_ROWS).await {}
+            while let Ok(1..) = database.aggregated_streams().purge(PURGE_ROWS).await {}
         }));
     }
 

@@ -126,7 +126,7 @@ impl AggregatedStreams {
                     Err(DefineError::Differs(differences))
                 };
             }
-            if self.database.create_aggregated_stream(name, &text, self.most as i64).await? == Created::Yes {
+            if self.database.aggregated_streams().create(name, &text, self.most as i64).await? == Created::Yes {
                 self.projector.reload();
                 if let Some(stream) = self.get(name).await? {
                     return Ok(Defined::New(stream));
@@ -138,22 +138,22 @@ impl AggregatedStreams {
 
     /// The number under which its partitions are read.
     pub async fn id(&self, name: &str) -> Result<Option<i64>, StoreError> {
-        self.database.aggregated_stream_id(name).await
+        self.database.aggregated_streams().id(name).await
     }
 
     pub async fn get(&self, name: &str) -> Result<Option<AggregatedStream>, StoreError> {
-        let Some(mut stored) = self.database.aggregated_stream(name).await? else { return Ok(None) };
+        let Some(mut stored) = self.database.aggregated_streams().get(name).await? else { return Ok(None) };
         // Progress is known here before it is kept. What came with it is counted in what is read after this only.
         let known = self.feeds.upto(stored.id).filter(|known| *known > stored.current.projected_position);
         if let Some(known) = known.filter(|_| stored.current.is_live) {
             let id = stored.id;
-            let Some(again) = self.database.aggregated_stream(name).await? else { return Ok(None) };
+            let Some(again) = self.database.aggregated_streams().get(name).await? else { return Ok(None) };
             stored = again;
             if stored.id == id && stored.current.is_live {
                 stored.current.projected_position = stored.current.projected_position.max(known);
             }
         }
-        let partitions = self.database.aggregated_partitions(stored.id).await?;
+        let partitions = self.database.aggregated_streams().partitions(stored.id).await?;
         Ok(Some(self.with_end(stored, partitions)))
     }
 
@@ -196,7 +196,7 @@ impl AggregatedStreams {
     /// Waits until what is settled by now is projected, at most that long; not at all for one that is paused or stopped.
     pub async fn project_what_is_settled(&self, name: &str, wait: Duration) -> Result<(), StoreError> {
         let settled = self.tail.refresh().await;
-        let stored = self.database.aggregated_stream(name).await?;
+        let stored = self.database.aggregated_streams().get(name).await?;
         if stored.is_some_and(|stored| !stored.is_paused && stored.current.error.is_none()) {
             self.get_at(name, settled, wait).await?;
         }
@@ -205,25 +205,25 @@ impl AggregatedStreams {
 
     /// By name, after a name; without their partitions.
     pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<AggregatedStream>, StoreError> {
-        let stored = self.database.aggregated_streams(after, limit as i64).await?;
+        let stored = self.database.aggregated_streams().list(after, limit as i64).await?;
         Ok(stored.into_iter().map(|stored| self.with_end(stored, Vec::new())).collect())
     }
 
     /// Says whether there was one.
     pub async fn delete(&self, name: &str) -> Result<bool, StoreError> {
-        self.changed(self.database.delete_aggregated_stream(name).await)
+        self.changed(self.database.aggregated_streams().delete(name).await)
     }
 
     pub async fn pause(&self, name: &str) -> Result<bool, StoreError> {
-        self.changed(self.database.pause_aggregated_stream(name).await)
+        self.changed(self.database.aggregated_streams().pause(name).await)
     }
 
     pub async fn resume(&self, name: &str) -> Result<bool, StoreError> {
-        self.changed(self.database.resume_aggregated_stream(name).await)
+        self.changed(self.database.aggregated_streams().resume(name).await)
     }
 
     pub async fn rebuild(&self, name: &str) -> Result<bool, StoreError> {
-        self.changed(self.database.rebuild_aggregated_stream(name).await)
+        self.changed(self.database.aggregated_streams().rebuild(name).await)
     }
 
     /// A page of a partition; if it would be empty, waits for a message. `None`: there is no such stream.
@@ -240,7 +240,7 @@ impl AggregatedStreams {
         let mut member = (!wait.is_zero()).then(|| self.feeds.join(id));
         let poll = LongPoll::new(&self.tail, &self.draining, wait);
         loop {
-            let page = self.database.partition_page(id, partition, from, limit).await?;
+            let page = self.database.aggregated_streams().partition_page(id, partition, from, limit).await?;
             let Some(page) = page else { return Ok(None) };
             let next = page.last_position.map_or(from, |last| last + 1);
             let read = PartitionRead { at_end: next >= page.message_count, next, page };
@@ -255,13 +255,13 @@ impl AggregatedStreams {
 
     /// For every partition that has messages, its first position at or after a time.
     pub async fn positions_at_time(&self, id: i64, time: Timestamp) -> Result<Vec<(i32, i64)>, StoreError> {
-        let global_position = self.database.first_global_position_at(time).await?;
+        let global_position = self.database.messages().first_global_position_at(time).await?;
         self.positions_at(id, global_position).await
     }
 
     /// The same at or after a global position.
     pub async fn positions_at(&self, id: i64, global_position: i64) -> Result<Vec<(i32, i64)>, StoreError> {
-        self.database.aggregated_positions(id, global_position).await
+        self.database.aggregated_streams().positions(id, global_position).await
     }
 
     /// The log of an aggregated stream; `with_progress`: steps forward without a message are told too.

@@ -77,7 +77,7 @@ impl PageReader {
         limit: PageLimit,
         filter: &Filter,
     ) -> Result<Page, StoreError> {
-        let reading = self.database.follow_page(source, place.position(), settled, limit, filter);
+        let reading = self.database.messages().follow_page(source, place.position(), settled, limit, filter);
         Ok(Page::followed(self.in_turn(reading).await?, place, settled))
     }
 
@@ -89,7 +89,7 @@ impl PageReader {
         after: i64,
         limit: PageLimit,
     ) -> Result<Option<AggregatedPage>, StoreError> {
-        self.in_turn(self.database.aggregated_page(id, partitions, after, limit)).await
+        self.in_turn(self.database.aggregated_streams().page(id, partitions, after, limit)).await
     }
 
     /// What comes next in some partitions of an aggregated stream, and whether that is all.
@@ -99,7 +99,7 @@ impl PageReader {
         cursors: &[At],
         limit: PageLimit,
     ) -> Result<(Vec<Linked>, bool), StoreError> {
-        self.in_turn(self.database.partition_pages(id, cursors, limit)).await
+        self.in_turn(self.database.subscriptions().partition_pages(id, cursors, limit)).await
     }
 
     async fn in_turn<T>(&self, reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {

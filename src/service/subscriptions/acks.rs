@@ -149,7 +149,8 @@ impl Acks {
         let entries: Vec<&AckEntry> = entries.iter().collect();
         let timeout_ms = timeout_ms.unwrap_or(subscription.definition.settings.ack_timeout_ms);
         let database = &self.common.database;
-        let outcomes = database.extend_deliveries(subscription.id, &request.consumer, &entries, timeout_ms).await?;
+        let outcomes =
+            database.subscriptions().extend(subscription.id, &request.consumer, &entries, timeout_ms).await?;
         // The times that the consumers here wait for have changed.
         self.common.hub.wake(subscription.id);
         count(&request.entries, &outcomes).unless_fenced()
@@ -278,8 +279,8 @@ impl AckCommitter {
         let mut attempts = 0;
         let outcomes = loop {
             let outcomes = match is_partitioned {
-                true => database.ack_upto(&entries).await,
-                false => database.ack_each(&entries).await,
+                true => database.subscriptions().ack_upto(&entries).await,
+                false => database.subscriptions().ack_each(&entries).await,
             };
             if !may_try_again(&outcomes, &mut attempts) {
                 break outcomes;
@@ -314,7 +315,7 @@ impl AckCommitter {
             .flatten()
             .collect();
         let entries: Vec<&AckEntry> = nacks.iter().map(|(_, entry, ..)| *entry).collect();
-        let attempts = database.delivery_attempts(&entries).await?;
+        let attempts = database.subscriptions().delivery_attempts(&entries).await?;
         let steps: Vec<StepEntry> = nacks
             .into_iter()
             .zip(attempts)
@@ -324,7 +325,7 @@ impl AckCommitter {
                 StepEntry { entry: entry.clone(), step, cause, reason: reason.clone() }
             })
             .collect();
-        database.step_deliveries(&steps).await
+        database.subscriptions().step(&steps).await
     }
 }
 

@@ -88,7 +88,7 @@ impl Catalog {
 
     /// As it stands in the database.
     pub async fn stored(&self, name: &str) -> Result<(StoredSubscription, Definition), SubscriptionError> {
-        let stored = self.database.subscription(name).await?;
+        let stored = self.database.subscriptions().get(name).await?;
         let stored = stored.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
         let definition = read_definition(&stored)?;
         Ok((stored, definition))
@@ -110,7 +110,7 @@ impl Catalog {
 
     /// As it stands now.
     pub async fn reload(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
-        let Some(stored) = self.database.subscription(name).await? else {
+        let Some(stored) = self.database.subscriptions().get(name).await? else {
             self.known().remove(name);
             return Err(SubscriptionError::NotFound { name: name.into() });
         };

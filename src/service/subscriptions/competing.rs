@@ -35,6 +35,7 @@ impl Consumer {
             let credit_max = wish.in_flight_max.min(settings.max_in_flight);
             let (database, grace_ms) = (&self.consumers.common.database, self.consumers.common.grace_ms());
             let look = database
+                .subscriptions()
                 .look_at_deliveries(self.subscription.id, &self.name, self.session, credit_max, grace_ms)
                 .await?;
             let Some(look) = look else { return Ok(self.gone()) };
@@ -53,7 +54,7 @@ impl Consumer {
             if let Some(after) = self.backlog_after {
                 // What has come again and is not acked counts as in flight; the rest of the backlog waits for its turn.
                 let (id, database) = (self.subscription.id, &self.consumers.common.database);
-                let held = database.own_deliveries_upto(id, &self.name, after, credit_max).await?;
+                let held = database.subscriptions().own_deliveries_upto(id, &self.name, after, credit_max).await?;
                 let Ok(messages @ 1..) = usize::try_from((credit_max - held).min(wish.messages as i64)) else {
                     round.wait_for_room();
                     return Ok(round);
@@ -155,7 +156,7 @@ impl Consumer {
             is_auto,
             epoch,
         };
-        if !self.consumers.common.database.claim_messages(&claim).await? {
+        if !self.consumers.common.database.subscriptions().claim(&claim).await? {
             return Ok(false);
         }
         for (position, message) in one.taken {
@@ -180,7 +181,7 @@ impl Consumer {
             epoch: delivery.epoch,
         };
         let entries: Vec<AckEntry> = deliveries.iter().map(entry).collect();
-        self.consumers.common.database.ack_each(&entries.iter().collect::<Vec<_>>()).await?;
+        self.consumers.common.database.subscriptions().ack_each(&entries.iter().collect::<Vec<_>>()).await?;
         Ok(())
     }
 
@@ -199,13 +200,13 @@ impl Consumer {
         self.doubts.push(doubt.into());
         let (database, policy) = (&self.consumers.common.database, &self.subscription.policy);
         let id = self.subscription.id;
-        let taken = database.take_deliveries(id, &self.name, limit, policy.max_deliveries, take, epoch).await?;
+        let taken = database.subscriptions().take(id, &self.name, limit, policy.max_deliveries, take, epoch).await?;
         // They come in the order of the log. One that ends here is passed all the same.
         let next = taken.iter().filter(|taken| taken.has_more).map(|taken| taken.at).max();
         let wanted = taken.iter().filter(|taken| !taken.is_exhausted).map(|taken| taken.global_position);
         let mut messages: std::collections::HashMap<_, _> = match wanted.collect::<Vec<_>>() {
             wanted if wanted.is_empty() => Default::default(),
-            wanted => database.messages_at(&wanted).await?,
+            wanted => database.subscriptions().messages_at(&wanted).await?,
         };
         let (mut deliveries, mut steps) = (Vec::new(), Vec::new());
         for taken in taken {
@@ -228,7 +229,7 @@ impl Consumer {
             steps.push(StepEntry { entry, step, cause: Cause::Exhausted, reason: None });
         }
         if !steps.is_empty() {
-            database.step_deliveries(&steps).await?;
+            database.subscriptions().step(&steps).await?;
         }
         if self.subscription.definition.settings.is_auto() {
             // They were delivered first while acks were asked for, or are replayed.

@@ -306,7 +306,8 @@ impl Consumer {
         let (id, is_connected) = (self.subscription.id, self.session.is_some());
         let joined = common
             .database
-            .join_subscription(id, &self.name, session, is_connected, max as i64, common.grace_ms())
+            .subscriptions()
+            .join(id, &self.name, session, is_connected, max as i64, common.grace_ms())
             .await?;
         match joined {
             Joined::Yes => {}

@@ -146,7 +146,7 @@ impl Consumers {
         if !claimant.may_deliver(State::Running).await? {
             return Ok(Again::default());
         }
-        let epoch = self.common.database.next_delivery_epoch().await?;
+        let epoch = self.common.database.subscriptions().next_delivery_epoch().await?;
         let ClaimRequest { min_idle_ms, after, positions, .. } = request;
         let take = Take::Idle { min_idle_ms: *min_idle_ms, after: *after, positions: positions.as_deref() };
         let limit = PageLimit { messages: request.messages_max as i64, bytes: request.bytes_max };
@@ -159,14 +159,15 @@ impl Consumers {
 
     pub async fn list(&self, name: &str) -> Result<Vec<ConsumerInfo>, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
-        Ok(self.common.database.subscription_consumers(id).await?)
+        Ok(self.common.database.subscriptions().consumers(id).await?)
     }
 
     /// Sends a consumer away; answers whether it was there.
     pub async fn remove(&self, name: &str, consumer: &str) -> Result<bool, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
         self.presence.forget(id, consumer);
-        let was_there = self.common.database.remove_consumer(id, consumer, self.common.grace_ms()).await?;
+        let was_there =
+            self.common.database.subscriptions().remove_consumer(id, consumer, self.common.grace_ms()).await?;
         self.common.hub.wake(id);
         Ok(was_there)
     }

@@ -60,7 +60,7 @@ impl Definitions {
         }
         let most = self.common.settings.subscriptions_max;
         for _ in 0..PUT_ATTEMPTS {
-            if let Some(stored) = self.common.database.subscription(name).await? {
+            if let Some(stored) = self.common.database.subscriptions().get(name).await? {
                 let fields = read_definition(&stored)?.differences(definition);
                 return match fields.is_empty() {
                     true => Ok(Put::Same),
@@ -81,7 +81,8 @@ impl Definitions {
         let id = self
             .common
             .database
-            .create_subscription(NewSubscription {
+            .subscriptions()
+            .create(NewSubscription {
                 name,
                 definition: &text_of(definition),
                 is_partitioned: definition.is_partitioned(),
@@ -104,7 +105,7 @@ impl Definitions {
             let cursors = (0..count).map(|partition| At { partition, position: after }).collect();
             return Ok(Beginning { aggregated_stream_id: None, cursors, first_position: 0 });
         };
-        let Some(id) = self.common.database.aggregated_stream_id(name).await? else {
+        let Some(id) = self.common.database.aggregated_streams().id(name).await? else {
             let rule = "must name an existing aggregated stream";
             return Err(SubscriptionError::Invalid(vec![Violation::new("source.aggregated_stream", rule)]));
         };
@@ -139,11 +140,11 @@ impl Definitions {
         if matches!(to, StartAt::End | StartAt::Time(_)) {
             self.aggregated.project_what_is_settled(name, PROJECTION_WAIT_MAX).await?;
         }
-        let partitions = self.common.database.aggregated_partitions(id).await?;
+        let partitions = self.common.database.aggregated_streams().partitions(id).await?;
         let at_time: HashMap<i32, i64> = match to {
             StartAt::Time(micros) => {
-                let first = self.common.database.first_global_position_at(Timestamp(micros)).await?;
-                self.common.database.aggregated_positions(id, first).await?.into_iter().collect()
+                let first = self.common.database.messages().first_global_position_at(Timestamp(micros)).await?;
+                self.common.database.aggregated_streams().positions(id, first).await?.into_iter().collect()
             }
             StartAt::Beginning | StartAt::End | StartAt::Position(_) => HashMap::new(),
         };
@@ -190,14 +191,14 @@ impl Definitions {
     }
 
     async fn update(&self, name: &str, update: Update<'_>) -> Result<(), SubscriptionError> {
-        let id = self.common.database.update_subscription(name, update).await?;
+        let id = self.common.database.subscriptions().update(name, update).await?;
         let id = id.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
         self.changed(id);
         Ok(())
     }
 
     pub async fn delete(&self, name: &str) -> Result<(), SubscriptionError> {
-        let id = self.common.database.delete_subscription(name).await?;
+        let id = self.common.database.subscriptions().delete(name).await?;
         let id = id.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
         self.changed(id);
         Ok(())
@@ -209,7 +210,7 @@ impl Definitions {
         after: &str,
         limit: usize,
     ) -> Result<Vec<(StoredSubscription, Definition)>, SubscriptionError> {
-        let found = self.common.database.subscriptions(after, limit as i64).await?;
+        let found = self.common.database.subscriptions().list(after, limit as i64).await?;
         let with_definition = found.into_iter().map(|stored| {
             let definition = read_definition(&stored)?;
             Ok((stored, definition))
@@ -226,7 +227,7 @@ impl Definitions {
         is_dry_run: bool,
     ) -> Result<Vec<SeekPlan>, SubscriptionError> {
         let (stored, definition) = self.common.catalog.stored(name).await?;
-        let standing = self.common.database.subscription_cursors(stored.id).await?;
+        let standing = self.common.database.subscriptions().cursors(stored.id).await?;
         for (at, partition) in partitions.unwrap_or_default().iter().enumerate() {
             if !standing.iter().any(|cursor| cursor.partition == *partition) {
                 let violation = Violation::new(format!("partitions[{at}]"), "must be a partition of the subscription");
@@ -254,7 +255,7 @@ impl Definitions {
         if !is_dry_run {
             let cursors: Vec<At> =
                 plans.iter().map(|plan| At { partition: plan.partition, position: plan.to }).collect();
-            self.common.database.seek_subscription(stored.id, &cursors).await?;
+            self.common.database.subscriptions().seek(stored.id, &cursors).await?;
             self.common.hub.wake(stored.id);
         }
         Ok(plans)

@@ -100,7 +100,7 @@ impl Doubts {
         }
         // The last first, so that each finds what it has left.
         while let Some(doubt) = doubts.last() {
-            self.common.database.take_back(subscription, consumer, doubt).await?;
+            self.common.database.subscriptions().take_back(subscription, consumer, doubt).await?;
             if let Some(doubt) = doubts.pop() {
                 self.look_again(subscription, consumer, doubt);
             }
@@ -123,7 +123,7 @@ impl Doubts {
             self.settled(subscription, consumer, &all[doubts.len()..]);
         }
         for (due, subscription, consumer, doubt) in self.come_due() {
-            match self.common.database.take_back(subscription, &consumer, &doubt).await {
+            match self.common.database.subscriptions().take_back(subscription, &consumer, &doubt).await {
                 Ok(()) => self.common.hub.wake(subscription),
                 Err(error) => {
                     result = Err(error);
@@ -171,12 +171,12 @@ impl Consumer {
         let database = &self.consumers.common.database;
         let most = self.subscription.definition.settings.max_in_flight.min(wish.in_flight_max);
         let limit = PageLimit { messages: most.min(wish.messages as i64), bytes: wish.bytes };
-        let given = database.given(self.subscription.id, &self.name, limit).await?;
+        let given = database.subscriptions().given(self.subscription.id, &self.name, limit).await?;
         if given.is_empty() {
             return Ok(Vec::new());
         }
         let wanted: Vec<i64> = given.iter().map(|given| given.global_position).collect();
-        let mut messages = database.messages_at(&wanted).await?;
+        let mut messages = database.subscriptions().messages_at(&wanted).await?;
         let mut deliveries = Vec::with_capacity(given.len());
         for given in given {
             // It may be gone: then its time runs out.

@@ -42,7 +42,7 @@ impl Inspection {
         // What is committed by now counts, also what nobody was told of.
         let settled = self.common.tail.refresh().await;
         let lag = self.lags.lag(stored.id, settled).await?;
-        let consumers = self.common.database.subscription_consumers(stored.id).await?;
+        let consumers = self.common.database.subscriptions().consumers(stored.id).await?;
         Ok(Status { stored, definition, consumers, lag })
     }
 
@@ -72,8 +72,8 @@ impl Inspection {
         let settled = self.common.tail.refresh().await;
         let acked = |one: &PartitionLag| one.low_water >= position;
         if let Some(id) = subscription.aggregated.as_ref().map(|aggregated| aggregated.id) {
-            let counts = self.common.database.aggregated_partitions(id).await?;
-            let partitions = self.common.database.subscription_lag(subscription.id, settled).await?.partitions;
+            let counts = self.common.database.aggregated_streams().partitions(id).await?;
+            let partitions = self.common.database.subscriptions().lag(subscription.id, settled).await?.partitions;
             let mut having = counts.iter().filter(|one| one.message_count > position).peekable();
             let is_somewhere = having.peek().is_some();
             return Ok(is_somewhere
@@ -81,7 +81,7 @@ impl Inspection {
         }
         if matches!(subscription.definition.source, SubscriptionSource::Stream(_)) {
             // All its messages are in one partition.
-            let partitions = self.common.database.subscription_lag(subscription.id, settled).await?.partitions;
+            let partitions = self.common.database.subscriptions().lag(subscription.id, settled).await?.partitions;
             return Ok(partitions.iter().any(acked));
         }
         let lag = self.lags.lag(subscription.id, settled.min(position)).await?;
@@ -100,24 +100,29 @@ impl Inspection {
         limit: usize,
     ) -> Result<Vec<PendingDelivery>, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
-        Ok(self.common.database.pending_deliveries(id, consumer, min_idle_ms, after, limit as i64).await?)
+        Ok(self
+            .common
+            .database
+            .subscriptions()
+            .pending_deliveries(id, consumer, min_idle_ms, after, limit as i64)
+            .await?)
     }
 
     pub async fn pending_summary(&self, name: &str) -> Result<Vec<PendingSummary>, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
-        Ok(self.common.database.pending_summary(id).await?)
+        Ok(self.common.database.subscriptions().pending_summary(id).await?)
     }
 
     /// In order, after a place.
     pub async fn parked(&self, name: &str, after: At, limit: usize) -> Result<Vec<ParkedMessage>, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
-        Ok(self.common.database.parked_messages(id, after, limit as i64).await?)
+        Ok(self.common.database.subscriptions().parked_messages(id, after, limit as i64).await?)
     }
 
     /// Delivers parked messages again: these, or all. Answers how many there were.
     pub async fn replay(&self, name: &str, which: Option<&[At]>) -> Result<i64, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
-        let count = self.common.database.replay_parked(id, which).await?;
+        let count = self.common.database.subscriptions().replay_parked(id, which).await?;
         self.common.hub.wake(id);
         Ok(count)
     }
@@ -125,6 +130,6 @@ impl Inspection {
     /// Answers whether there was one.
     pub async fn delete_parked(&self, name: &str, at: At) -> Result<bool, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
-        Ok(self.common.database.delete_parked(id, at).await?)
+        Ok(self.common.database.subscriptions().delete_parked(id, at).await?)
     }
 }

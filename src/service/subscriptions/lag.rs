@@ -71,7 +71,7 @@ impl Lags {
     pub(super) async fn lag(&self, id: i64, upto: i64) -> Result<Lag, StoreError> {
         let deadline = Instant::now() + LOOK_TIME_MAX;
         loop {
-            let lag = self.common.database.subscription_lag(id, upto).await?;
+            let lag = self.common.database.subscriptions().lag(id, upto).await?;
             if lag.is_exact {
                 return Ok(lag);
             }
@@ -88,7 +88,7 @@ impl Lags {
         let size = &self.step_messages;
         let messages = size.load(Ordering::Relaxed);
         let begun = Instant::now();
-        let is_more = self.common.database.count_subscription(id, upto, messages).await?;
+        let is_more = self.common.database.subscriptions().count_lag(id, upto, messages).await?;
         let took = begun.elapsed();
         let next = match took {
             _ if took > STEP_TIME.end => messages / 2,
@@ -101,7 +101,7 @@ impl Lags {
 
     /// How many there are, and their lags as they were measured last, for the metrics.
     pub async fn measure(&self) -> Result<(i64, Vec<LagOfSubscription>), SubscriptionError> {
-        let count = self.common.database.subscription_count().await?;
+        let count = self.common.database.subscriptions().count().await?;
         let mut measured = self.measured.subscribe();
         let asked_at = Instant::now();
         let has_all =
@@ -152,10 +152,10 @@ impl Lags {
     async fn round(&self) -> Result<bool, StoreError> {
         let begun = Instant::now();
         let settled = self.common.tail.settled();
-        let consumers: HashMap<i64, i64> = self.common.database.consumer_counts().await?;
+        let consumers: HashMap<i64, i64> = self.common.database.subscriptions().consumer_counts().await?;
         let mut measured = Vec::new();
         let mut is_done = true;
-        for stored in self.common.database.subscriptions("", MEASURED_MAX as i64).await? {
+        for stored in self.common.database.subscriptions().list("", MEASURED_MAX as i64).await? {
             let lag = self.turn(stored.id, settled).await?;
             is_done &= lag.is_exact;
             measured.push(LagOfSubscription {
@@ -175,7 +175,7 @@ impl Lags {
     async fn turn(&self, id: i64, settled: i64) -> Result<Lag, StoreError> {
         let deadline = Instant::now() + TURN_TIME_MAX;
         loop {
-            let lag = self.common.database.subscription_lag(id, settled).await?;
+            let lag = self.common.database.subscriptions().lag(id, settled).await?;
             if lag.is_exact || Instant::now() >= deadline {
                 return Ok(lag);
             }

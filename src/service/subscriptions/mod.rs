@@ -188,7 +188,7 @@ impl Common {
 
     /// Stops a subscription whose filter cannot be had.
     async fn stop_for_filter(&self, id: i64, reason: &str) -> Result<(), StoreError> {
-        if self.database.stop_subscription(id, "filter", reason).await? {
+        if self.database.subscriptions().stop(id, "filter", reason).await? {
             let reason = reason.to_owned();
             self.observer.record(Observation::SubscriptionStopped { subscription: id, reason });
         }

@@ -24,7 +24,10 @@ impl Consumer {
             self.doubts.clear();
             let database = &self.consumers.common.database;
             let grace_ms = self.consumers.common.grace_ms();
-            let sync = database.sync_partitions(self.subscription.id, &self.name, self.session, grace_ms).await?;
+            let sync = database
+                .subscriptions()
+                .sync_partitions(self.subscription.id, &self.name, self.session, grace_ms)
+                .await?;
             let Some(sync) = sync else { return Ok(self.gone()) };
             round.end = self.stands(sync.generation, sync.standing).await?;
             if round.end.is_some() {
@@ -139,7 +142,7 @@ impl Consumer {
         let is_auto = self.subscription.definition.settings.is_auto();
         self.doubts.push(Doubt::Delivered { advances: advances.clone(), is_auto }.into());
         let database = &self.consumers.common.database;
-        let moved = database.deliver(self.subscription.id, &self.name, &advances, is_auto).await?;
+        let moved = database.subscriptions().deliver(self.subscription.id, &self.name, &advances, is_auto).await?;
         let moved: HashMap<i32, Vec<i32>> = moved.into_iter().collect();
         let mut deliveries = Vec::new();
         for one in moving {
@@ -181,7 +184,7 @@ impl Consumer {
         if steps.is_empty() {
             return Ok(false);
         }
-        self.consumers.common.database.step_deliveries(&steps).await?;
+        self.consumers.common.database.subscriptions().step(&steps).await?;
         Ok(true)
     }
 }

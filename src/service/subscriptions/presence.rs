@@ -218,7 +218,7 @@ impl Presence {
         let leaving = std::mem::take(&mut *lock(&self.leaving));
         let mut result = Ok(());
         for some in leaving.chunks(LEAVING_MAX) {
-            if let Err(error) = common.database.leave_subscriptions(some, common.grace_ms()).await {
+            if let Err(error) = common.database.subscriptions().leave(some, common.grace_ms()).await {
                 result = Err(error);
                 continue;
             }
@@ -237,7 +237,7 @@ impl Presence {
             return Ok(());
         }
         let asked_at = Instant::now();
-        let renewed = self.common.database.renew_consumers(&due).await?;
+        let renewed = self.common.database.subscriptions().renew(&due).await?;
         for (renewal, is_there) in due.iter().zip(renewed) {
             if is_there {
                 self.renewed(renewal, asked_at);

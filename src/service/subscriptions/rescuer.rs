@@ -47,7 +47,7 @@ impl Rescuer {
 
     async fn look(&mut self) -> Result<(), StoreError> {
         let common = &self.common;
-        let expired = common.database.expire_consumers(common.grace_ms()).await?;
+        let expired = common.database.subscriptions().expire_consumers(common.grace_ms()).await?;
         for (subscription, consumer) in expired {
             common.hub.wake(subscription);
             common.observer.record(Observation::LeaseExpired { subscription, consumer });
@@ -68,7 +68,7 @@ impl Rescuer {
             self.generations.clear();
             return Ok(());
         }
-        let found = common.database.poll_subscriptions(&ids).await?;
+        let found = common.database.subscriptions().poll(&ids).await?;
         let before = std::mem::take(&mut self.generations);
         for (id, (generation, has_due)) in ids.into_iter().zip(found) {
             // One that is gone has no generation, and those who wait for it are to see that.

@@ -3,7 +3,7 @@
 use super::At;
 use crate::domain::delivery::{Attempts, Cause, Step};
 use crate::store::outcome::Outcome;
-use crate::store::{Database, StoreError};
+use crate::store::{StoreError, Subscriptions};
 
 /// One ack, or what else is said of one delivery.
 #[derive(Debug, Clone)]
@@ -64,9 +64,9 @@ impl<'a> Columns<'a> {
     }
 }
 
-impl Database {
+impl Subscriptions<'_> {
     /// Acks of partitioned subscriptions; an outcome for each, in order.
-    pub async fn ack_upto(&self, entries: &[&AckEntry]) -> Result<Vec<AckOutcome>, StoreError> {
+    pub async fn ack_upto(self, entries: &[&AckEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let rows = sqlx::query_as!(
             OutcomeRow,
@@ -78,11 +78,11 @@ impl Database {
             &columns.positions,
             &columns.epochs
         );
-        outcomes(rows.fetch_all(self).await?, entries.len())
+        outcomes(rows.fetch_all(self.0).await?, entries.len())
     }
 
     /// Acks of competing subscriptions; an outcome for each, in order.
-    pub async fn ack_each(&self, entries: &[&AckEntry]) -> Result<Vec<AckOutcome>, StoreError> {
+    pub async fn ack_each(self, entries: &[&AckEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let rows = sqlx::query_as!(
             OutcomeRow,
@@ -93,11 +93,11 @@ impl Database {
             &columns.positions,
             &columns.epochs
         );
-        outcomes(rows.fetch_all(self).await?, entries.len())
+        outcomes(rows.fetch_all(self.0).await?, entries.len())
     }
 
     /// How often each delivery was tried before; `None` where there is no such delivery.
-    pub async fn delivery_attempts(&self, entries: &[&AckEntry]) -> Result<Vec<Option<Attempts>>, StoreError> {
+    pub async fn delivery_attempts(self, entries: &[&AckEntry]) -> Result<Vec<Option<Attempts>>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let rows = sqlx::query!(
             "SELECT failures, deliveries FROM headwater.subscription_attempts($1, $2, $3, $4) ORDER BY number",
@@ -106,11 +106,11 @@ impl Database {
             &columns.positions,
             &columns.epochs
         );
-        Ok(rows.fetch_all(self).await?.into_iter().map(|row| read_attempts(row.failures, row.deliveries)).collect())
+        Ok(rows.fetch_all(self.0).await?.into_iter().map(|row| read_attempts(row.failures, row.deliveries)).collect())
     }
 
     /// Applies what was decided; an outcome for each, in order.
-    pub async fn step_deliveries(&self, steps: &[StepEntry]) -> Result<Vec<AckOutcome>, StoreError> {
+    pub async fn step(self, steps: &[StepEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(steps.iter().map(|step| &step.entry));
         let returns: Vec<Option<i64>> = steps.iter().map(|step| step.step.returns_after_ms()).collect();
         let parks: Vec<bool> = steps.iter().map(|step| step.step.parks()).collect();
@@ -132,12 +132,12 @@ impl Database {
             &causes as _,
             &reasons as _
         );
-        outcomes(rows.fetch_all(self).await?, steps.len())
+        outcomes(rows.fetch_all(self.0).await?, steps.len())
     }
 
     /// More time for deliveries of one consumer; an outcome for each, in order.
-    pub async fn extend_deliveries(
-        &self,
+    pub async fn extend(
+        self,
         subscription: i64,
         consumer: &str,
         entries: &[&AckEntry],
@@ -155,7 +155,7 @@ impl Database {
             &columns.epochs,
             timeout_ms
         );
-        outcomes(rows.fetch_all(self).await?, entries.len())
+        outcomes(rows.fetch_all(self.0).await?, entries.len())
     }
 }
 

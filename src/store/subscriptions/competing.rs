@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{At, Standing, State};
 use crate::store::outcome::Outcome;
 use crate::store::read::PageLimit;
-use crate::store::{Database, StoreError};
+use crate::store::{StoreError, Subscriptions};
 
 /// What a consumer finds.
 #[derive(Debug)]
@@ -64,10 +64,10 @@ pub struct Taken {
     pub has_more: bool,
 }
 
-impl Database {
+impl Subscriptions<'_> {
     /// `None`: there is no such subscription.
     pub async fn look_at_deliveries(
-        &self,
+        self,
         subscription: i64,
         consumer: &str,
         session: Option<Uuid>,
@@ -84,7 +84,7 @@ impl Database {
             in_flight_max,
             grace_ms
         )
-        .fetch_all(self)
+        .fetch_all(self.0)
         .await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let cursor = |(partition, position)| At { partition, position };
@@ -101,13 +101,13 @@ impl Database {
     }
 
     /// An epoch for deliveries that have no look before them.
-    pub async fn next_delivery_epoch(&self) -> Result<i64, StoreError> {
+    pub async fn next_delivery_epoch(self) -> Result<i64, StoreError> {
         let epoch = sqlx::query_scalar!(r#"SELECT nextval('headwater.subscription_epochs') AS "epoch!""#);
-        Ok(epoch.fetch_one(self).await?)
+        Ok(epoch.fetch_one(self.0).await?)
     }
 
     /// Answers whether they are the consumer's: not if the cursor had moved, or the subscription does not run.
-    pub async fn claim_messages(&self, claim: &Claim<'_>) -> Result<bool, StoreError> {
+    pub async fn claim(self, claim: &Claim<'_>) -> Result<bool, StoreError> {
         let outcome = sqlx::query_scalar!(
             r#"SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8, $9) AS "outcome!: Outcome""#,
             claim.subscription,
@@ -120,12 +120,12 @@ impl Database {
             claim.is_auto,
             claim.epoch
         );
-        Ok(outcome.fetch_one(self).await?.is_done())
+        Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
     /// How many of a consumer's deliveries there are up to a place, counted to `most`.
     pub async fn own_deliveries_upto(
-        &self,
+        self,
         subscription: i64,
         consumer: &str,
         upto: At,
@@ -141,11 +141,11 @@ impl Database {
             upto.position,
             most
         );
-        Ok(count.fetch_one(self).await?)
+        Ok(count.fetch_one(self.0).await?)
     }
 
-    pub async fn take_deliveries(
-        &self,
+    pub async fn take(
+        self,
         subscription: i64,
         consumer: &str,
         limit: PageLimit,
@@ -176,7 +176,7 @@ impl Database {
                     attempts_max,
                     limit.bytes()
                 );
-                return Ok(in_order(replays.fetch_all(self).await?));
+                return Ok(in_order(replays.fetch_all(self.0).await?));
             }
         }
         let partitions = wanted.map(|wanted| wanted.iter().map(|at| at.partition).collect::<Vec<_>>());
@@ -199,7 +199,7 @@ impl Database {
             epoch,
             limit.bytes()
         );
-        Ok(in_order(taken.fetch_all(self).await?))
+        Ok(in_order(taken.fetch_all(self.0).await?))
     }
 }
 

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::store::outcome::Outcome;
-use crate::store::{Database, StoreError};
+use crate::store::{StoreError, Subscriptions};
 
 /// What came of joining.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +33,9 @@ pub struct Leaving {
     pub session: Uuid,
 }
 
-impl Database {
-    pub async fn join_subscription(
-        &self,
+impl Subscriptions<'_> {
+    pub async fn join(
+        self,
         subscription: i64,
         consumer: &str,
         session: Uuid,
@@ -52,7 +52,7 @@ impl Database {
             most,
             grace_ms
         );
-        match outcome.fetch_one(self).await? {
+        match outcome.fetch_one(self.0).await? {
             Outcome::Done => Ok(Joined::Yes),
             Outcome::Missing => Ok(Joined::Gone),
             Outcome::Full => Ok(Joined::Full),
@@ -61,7 +61,7 @@ impl Database {
     }
 
     /// Renews all of them in one statement. Answers for each whether it is still there.
-    pub async fn renew_consumers(&self, renewals: &[Renewal]) -> Result<Vec<bool>, StoreError> {
+    pub async fn renew(self, renewals: &[Renewal]) -> Result<Vec<bool>, StoreError> {
         let subscriptions: Vec<i64> = renewals.iter().map(|renewal| renewal.subscription).collect();
         let consumers: Vec<&str> = renewals.iter().map(|renewal| renewal.consumer.as_str()).collect();
         let sessions: Vec<Option<Uuid>> = renewals.iter().map(|renewal| renewal.session).collect();
@@ -74,7 +74,7 @@ impl Database {
             &idle_ms
         );
         let mut renewed = vec![false; renewals.len()];
-        for number in numbers.fetch_all(self).await? {
+        for number in numbers.fetch_all(self.0).await? {
             if let Some(is_there) = usize::try_from(number - 1).ok().and_then(|at| renewed.get_mut(at)) {
                 *is_there = true;
             }
@@ -83,7 +83,7 @@ impl Database {
     }
 
     /// Connections that have ended: their consumers go.
-    pub async fn leave_subscriptions(&self, leaving: &[Leaving], grace_ms: i64) -> Result<(), StoreError> {
+    pub async fn leave(self, leaving: &[Leaving], grace_ms: i64) -> Result<(), StoreError> {
         let subscriptions: Vec<i64> = leaving.iter().map(|one| one.subscription).collect();
         let consumers: Vec<&str> = leaving.iter().map(|one| one.consumer.as_str()).collect();
         let sessions: Vec<Uuid> = leaving.iter().map(|one| one.session).collect();
@@ -97,37 +97,37 @@ impl Database {
             &sessions,
             grace_ms
         )
-        .fetch_all(self)
+        .fetch_all(self.0)
         .await?;
         Ok(())
     }
 
     /// Sends a consumer away. Answers whether it was there.
-    pub async fn remove_consumer(&self, subscription: i64, consumer: &str, grace_ms: i64) -> Result<bool, StoreError> {
+    pub async fn remove_consumer(self, subscription: i64, consumer: &str, grace_ms: i64) -> Result<bool, StoreError> {
         let outcome = sqlx::query_scalar!(
             r#"SELECT headwater.subscription_remove($1, $2, NULL, false, $3) AS "outcome!: Outcome""#,
             subscription,
             consumer,
             grace_ms
         );
-        Ok(outcome.fetch_one(self).await?.is_done())
+        Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
     /// Sends away whose lease has run out. Answers the subscriptions that have changed by that, with how many went.
-    pub async fn expire_consumers(&self, grace_ms: i64) -> Result<Vec<(i64, String)>, StoreError> {
+    pub async fn expire_consumers(self, grace_ms: i64) -> Result<Vec<(i64, String)>, StoreError> {
         let gone = sqlx::query!(
             r#"SELECT subscription_id AS "subscription!", consumer AS "consumer!" FROM headwater.subscription_expire($1)"#,
             grace_ms
         );
-        Ok(gone.fetch_all(self).await?.into_iter().map(|gone| (gone.subscription, gone.consumer)).collect())
+        Ok(gone.fetch_all(self.0).await?.into_iter().map(|gone| (gone.subscription, gone.consumer)).collect())
     }
 
     /// For each subscription: its generation, `None` if it is gone, and whether anything has come due in it.
-    pub async fn poll_subscriptions(&self, ids: &[i64]) -> Result<Vec<(Option<i64>, bool)>, StoreError> {
+    pub async fn poll(self, ids: &[i64]) -> Result<Vec<(Option<i64>, bool)>, StoreError> {
         let polled = sqlx::query!(
             r#"SELECT generation, has_due AS "has_due!" FROM headwater.subscription_poll($1) ORDER BY number"#,
             ids
         );
-        Ok(polled.fetch_all(self).await?.into_iter().map(|polled| (polled.generation, polled.has_due)).collect())
+        Ok(polled.fetch_all(self.0).await?.into_iter().map(|polled| (polled.generation, polled.has_due)).collect())
     }
 }

@@ -1,7 +1,7 @@
 //! Subscriptions as they are made, changed, deleted and found.
 
 use crate::store::outcome::Outcome;
-use crate::store::{Database, StoreError};
+use crate::store::{StoreError, Subscriptions};
 
 /// A subscription that is to be made.
 pub struct NewSubscription<'a> {
@@ -84,20 +84,20 @@ struct StoredRow {
     is_source_gone: bool,
 }
 
-impl Database {
+impl Subscriptions<'_> {
     /// Stops a subscription that runs, before no message in particular. Answers whether it ran.
-    pub async fn stop_subscription(&self, subscription: i64, cause: &str, reason: &str) -> Result<bool, StoreError> {
+    pub async fn stop(self, subscription: i64, cause: &str, reason: &str) -> Result<bool, StoreError> {
         let outcome = sqlx::query_scalar!(
             r#"SELECT headwater.subscription_stop($1, $2, $3) AS "outcome!: Outcome""#,
             subscription,
             cause,
             reason
         );
-        Ok(outcome.fetch_one(self).await?.is_done())
+        Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
     /// Its id; `None` if there is one of that name, or there are as many as there may be.
-    pub async fn create_subscription(&self, new: NewSubscription<'_>) -> Result<Option<i64>, StoreError> {
+    pub async fn create(self, new: NewSubscription<'_>) -> Result<Option<i64>, StoreError> {
         let id = sqlx::query_scalar!(
             "SELECT headwater.subscription_create($1, $2::text::jsonb, $3, $4, $5, $6, $7, $8, $9, $10)",
             new.name,
@@ -111,10 +111,10 @@ impl Database {
             new.cursors,
             new.most
         );
-        Ok(id.fetch_one(self).await?)
+        Ok(id.fetch_one(self.0).await?)
     }
 
-    pub async fn subscription(&self, name: &str) -> Result<Option<StoredSubscription>, StoreError> {
+    pub async fn get(self, name: &str) -> Result<Option<StoredSubscription>, StoreError> {
         let row = sqlx::query_as!(
             StoredRow,
             r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.state,
@@ -123,11 +123,11 @@ impl Database {
                FROM headwater.subscriptions AS s WHERE s.name = $1"#,
             name
         );
-        Ok(row.fetch_optional(self).await?.map(StoredSubscription::from))
+        Ok(row.fetch_optional(self.0).await?.map(StoredSubscription::from))
     }
 
     /// By name, after a name.
-    pub async fn subscriptions(&self, after: &str, limit: i64) -> Result<Vec<StoredSubscription>, StoreError> {
+    pub async fn list(self, after: &str, limit: i64) -> Result<Vec<StoredSubscription>, StoreError> {
         let rows = sqlx::query_as!(
             StoredRow,
             r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.state,
@@ -137,11 +137,11 @@ impl Database {
             after,
             limit
         );
-        Ok(rows.fetch_all(self).await?.into_iter().map(StoredSubscription::from).collect())
+        Ok(rows.fetch_all(self.0).await?.into_iter().map(StoredSubscription::from).collect())
     }
 
     /// The id of what was changed.
-    pub async fn update_subscription(&self, name: &str, update: Update<'_>) -> Result<Option<i64>, StoreError> {
+    pub async fn update(self, name: &str, update: Update<'_>) -> Result<Option<i64>, StoreError> {
         let id = sqlx::query_scalar!(
             "SELECT headwater.subscription_update($1, $2::text::jsonb, $3, $4, $5)",
             name,
@@ -150,18 +150,18 @@ impl Database {
             update.consumer_timeout_ms,
             update.state.map(State::name)
         );
-        Ok(id.fetch_one(self).await?)
+        Ok(id.fetch_one(self.0).await?)
     }
 
     /// The id of what was deleted.
-    pub async fn delete_subscription(&self, name: &str) -> Result<Option<i64>, StoreError> {
+    pub async fn delete(self, name: &str) -> Result<Option<i64>, StoreError> {
         let id = sqlx::query_scalar!("SELECT headwater.subscription_delete($1)", name);
-        Ok(id.fetch_one(self).await?)
+        Ok(id.fetch_one(self.0).await?)
     }
 
-    pub async fn subscription_count(&self) -> Result<i64, StoreError> {
+    pub async fn count(self) -> Result<i64, StoreError> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM headwater.subscriptions"#);
-        Ok(count.fetch_one(self).await?)
+        Ok(count.fetch_one(self.0).await?)
     }
 }
 

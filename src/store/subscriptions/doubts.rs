@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Advance, At};
 use crate::store::read::PageLimit;
-use crate::store::{Database, StoreError};
+use crate::store::{StoreError, Subscriptions};
 
 /// What a consumer may have been given by a call whose answer has not been taken in.
 #[derive(Debug, Clone)]
@@ -28,9 +28,9 @@ pub struct Given {
     pub delivery_count: i64,
 }
 
-impl Database {
+impl Subscriptions<'_> {
     /// Takes back what may have been handed out. Doing it again changes nothing.
-    pub async fn take_back(&self, subscription: i64, consumer: &str, doubt: &Doubt) -> Result<(), StoreError> {
+    pub async fn take_back(self, subscription: i64, consumer: &str, doubt: &Doubt) -> Result<(), StoreError> {
         let none: (&[i64], &[i64]) = (&[], &[]);
         match doubt {
             Doubt::Delivered { advances, is_auto } => self.take_back_advances(subscription, advances, *is_auto).await,
@@ -45,7 +45,7 @@ impl Database {
     }
 
     async fn take_back_advances(
-        &self,
+        self,
         subscription: i64,
         advances: &[Advance],
         is_auto: bool,
@@ -63,13 +63,13 @@ impl Database {
             &column(|advance| advance.committed),
             is_auto
         )
-        .fetch_one(self)
+        .fetch_one(self.0)
         .await?;
         Ok(())
     }
 
     async fn give_back(
-        &self,
+        self,
         subscription: i64,
         consumer: &str,
         epoch: Option<i64>,
@@ -85,13 +85,13 @@ impl Database {
             positions,
             global_positions
         )
-        .fetch_one(self)
+        .fetch_one(self.0)
         .await?;
         Ok(())
     }
 
     /// What a consumer has and has not acked, by partition and position.
-    pub async fn given(&self, subscription: i64, consumer: &str, limit: PageLimit) -> Result<Vec<Given>, StoreError> {
+    pub async fn given(self, subscription: i64, consumer: &str, limit: PageLimit) -> Result<Vec<Given>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT partition AS "partition!", position AS "position!", global_position, epoch AS "epoch!",
                delivery_count AS "delivery_count!" FROM headwater.subscription_given($1, $2, $3, $4)"#,
@@ -100,7 +100,7 @@ impl Database {
             limit.messages,
             limit.bytes()
         )
-        .fetch_all(self)
+        .fetch_all(self.0)
         .await?;
         let mut given = Vec::with_capacity(rows.len());
         for row in rows {

@@ -8,7 +8,7 @@ use super::At;
 use crate::domain::message::Message;
 use crate::domain::time::Timestamp;
 use crate::store::read::{COLUMNS, message_of};
-use crate::store::{Database, StoreError};
+use crate::store::{StoreError, Subscriptions};
 
 /// Delivered, and not acked.
 #[derive(Debug)]
@@ -91,10 +91,10 @@ pub struct PartitionLag {
     pub low_water: i64,
 }
 
-impl Database {
+impl Subscriptions<'_> {
     /// In order, after a place.
     pub async fn pending_deliveries(
-        &self,
+        self,
         subscription: i64,
         consumer: Option<&str>,
         min_idle_ms: i64,
@@ -127,7 +127,7 @@ impl Database {
             after.position,
             limit
         )
-        .fetch_all(self)
+        .fetch_all(self.0)
         .await?;
         let read = rows.into_iter().map(|row| PendingDelivery {
             at: At { partition: row.partition, position: row.position },
@@ -141,7 +141,7 @@ impl Database {
     }
 
     /// By consumer; those that wait for their next delivery last.
-    pub async fn pending_summary(&self, subscription: i64) -> Result<Vec<PendingSummary>, StoreError> {
+    pub async fn pending_summary(self, subscription: i64) -> Result<Vec<PendingSummary>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT consumer, count(*) AS "count!",
                (array_agg(partition ORDER BY partition, position))[1] AS "first_partition!",
@@ -156,7 +156,7 @@ impl Database {
                WHERE x.subscription_id = $1 AND k.position <= x.read_upto) AS p GROUP BY consumer ORDER BY consumer"#,
             subscription
         )
-        .fetch_all(self)
+        .fetch_all(self.0)
         .await?;
         let read = rows.into_iter().map(|row| PendingSummary {
             consumer: row.consumer,
@@ -170,7 +170,7 @@ impl Database {
 
     /// In order, after a place.
     pub async fn parked_messages(
-        &self,
+        self,
         subscription: i64,
         after: At,
         limit: i64,
@@ -182,7 +182,7 @@ impl Database {
              WHERE k.subscription_id = $1 AND (k.partition, k.position) > ($2, $3) \
              ORDER BY k.partition, k.position LIMIT $4"
         );
-        let client = self.client().await?;
+        let client = self.0.client().await?;
         let statement = client.prepare_cached(&sql).await?;
         let rows = client.query(&statement, &[&subscription, &after.partition, &after.position, &limit]).await?;
         let read = |row: &Row| {
@@ -201,7 +201,7 @@ impl Database {
     }
 
     /// Delivers parked messages again: these, or all. Answers how many there were.
-    pub async fn replay_parked(&self, subscription: i64, which: Option<&[At]>) -> Result<i64, StoreError> {
+    pub async fn replay_parked(self, subscription: i64, which: Option<&[At]>) -> Result<i64, StoreError> {
         let partitions = which.map(|which| which.iter().map(|at| at.partition).collect::<Vec<_>>());
         let positions = which.map(|which| which.iter().map(|at| at.position).collect::<Vec<_>>());
         let count = sqlx::query_scalar!(
@@ -210,21 +210,21 @@ impl Database {
             partitions.as_deref(),
             positions.as_deref()
         );
-        Ok(count.fetch_one(self).await?)
+        Ok(count.fetch_one(self.0).await?)
     }
 
     /// Answers whether there was one.
-    pub async fn delete_parked(&self, subscription: i64, at: At) -> Result<bool, StoreError> {
+    pub async fn delete_parked(self, subscription: i64, at: At) -> Result<bool, StoreError> {
         let deleting = sqlx::query!(
             "DELETE FROM headwater.subscription_parked WHERE subscription_id = $1 AND partition = $2 AND position = $3",
             subscription,
             at.partition,
             at.position
         );
-        Ok(deleting.execute(self).await?.rows_affected() > 0)
+        Ok(deleting.execute(self.0).await?.rows_affected() > 0)
     }
 
-    pub async fn subscription_consumers(&self, subscription: i64) -> Result<Vec<ConsumerInfo>, StoreError> {
+    pub async fn consumers(self, subscription: i64) -> Result<Vec<ConsumerInfo>, StoreError> {
         let consumers = sqlx::query_as!(
             ConsumerInfo,
             r#"SELECT c.name, c.is_connected, c.joined_at AT TIME ZONE 'UTC' AS "joined_at!: Timestamp",
@@ -240,11 +240,11 @@ impl Database {
                WHERE c.subscription_id = $1 ORDER BY c.name"#,
             subscription
         );
-        Ok(consumers.fetch_all(self).await?)
+        Ok(consumers.fetch_all(self.0).await?)
     }
 
     /// Up to a settled position.
-    pub async fn subscription_lag(&self, subscription: i64, settled: i64) -> Result<Lag, StoreError> {
+    pub async fn lag(self, subscription: i64, settled: i64) -> Result<Lag, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT partition AS "partition!", committed AS "committed!", delivered AS "delivered!", consumer,
                epoch AS "epoch!", is_held_back AS "is_held_back!", undelivered AS "undelivered!",
@@ -253,7 +253,7 @@ impl Database {
             subscription,
             settled
         )
-        .fetch_all(self)
+        .fetch_all(self.0)
         .await?;
         // All rows say the same of it.
         let is_exact = rows.first().is_none_or(|row| row.is_exact);
@@ -274,26 +274,21 @@ impl Database {
 
     /// Counts some more of what a subscription has before it, looking at so many messages. Answers whether there is
     /// more to count.
-    pub async fn count_subscription(
-        &self,
-        subscription: i64,
-        settled: i64,
-        messages_max: i64,
-    ) -> Result<bool, StoreError> {
+    pub async fn count_lag(self, subscription: i64, settled: i64, messages_max: i64) -> Result<bool, StoreError> {
         let has_more = sqlx::query_scalar!(
             r#"SELECT headwater.subscription_count($1, $2, $3) AS "has_more!""#,
             subscription,
             settled,
             messages_max
         );
-        Ok(has_more.fetch_one(self).await?)
+        Ok(has_more.fetch_one(self.0).await?)
     }
 
     /// How many consumers each subscription has; those without any are left out.
-    pub async fn consumer_counts(&self) -> Result<HashMap<i64, i64>, StoreError> {
+    pub async fn consumer_counts(self) -> Result<HashMap<i64, i64>, StoreError> {
         let counts = sqlx::query!(
             r#"SELECT subscription_id, count(*) AS "count!" FROM headwater.subscription_consumers GROUP BY 1"#
         );
-        Ok(counts.fetch_all(self).await?.into_iter().map(|row| (row.subscription_id, row.count)).collect())
+        Ok(counts.fetch_all(self.0).await?.into_iter().map(|row| (row.subscription_id, row.count)).collect())
     }
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::acks::read_attempts;
 use super::{Standing, State};
 use crate::domain::delivery::Attempts;
-use crate::store::{Database, StoreError};
+use crate::store::{StoreError, Subscriptions};
 
 /// What a consumer finds.
 #[derive(Debug)]
@@ -56,10 +56,10 @@ pub struct Advance {
     pub positions: Vec<i64>,
 }
 
-impl Database {
+impl Subscriptions<'_> {
     /// `None`: there is no such subscription.
     pub async fn sync_partitions(
-        &self,
+        self,
         subscription: i64,
         consumer: &str,
         session: Option<Uuid>,
@@ -79,7 +79,7 @@ impl Database {
             session,
             grace_ms
         )
-        .fetch_all(self)
+        .fetch_all(self.0)
         .await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let mut sync = Sync {
@@ -112,7 +112,7 @@ impl Database {
     /// Answers the partitions that moved on, with how often each message was delivered by now. The others have changed
     /// since.
     pub async fn deliver(
-        &self,
+        self,
         subscription: i64,
         consumer: &str,
         advances: &[Advance],
@@ -136,6 +136,6 @@ impl Database {
             &positions,
             is_auto
         );
-        Ok(moved.fetch_all(self).await?.into_iter().map(|moved| (moved.partition, moved.counts)).collect())
+        Ok(moved.fetch_all(self.0).await?.into_iter().map(|moved| (moved.partition, moved.counts)).collect())
     }
 }

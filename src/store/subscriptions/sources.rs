@@ -8,7 +8,7 @@ use tokio_postgres::types::ToSql;
 use super::At;
 use crate::domain::message::Message;
 use crate::store::read::{COLUMNS, PageLimit, has_message, message_of};
-use crate::store::{Database, StoreError};
+use crate::store::{StoreError, Subscriptions};
 
 /// A place in a partition, and the message that stands there.
 pub type Linked = (At, Option<Message>);
@@ -16,11 +16,11 @@ pub type Linked = (At, Option<Message>);
 /// Of one partition at least this many are read at once, so that many partitions do not mean many reads.
 const PER_PARTITION_MIN: i64 = 16;
 
-impl Database {
+impl Subscriptions<'_> {
     /// What comes after these places in some partitions of an aggregated stream: each partition in its order. A link whose message is
     /// gone has none. Says too whether that is all there is.
     pub async fn partition_pages(
-        &self,
+        self,
         aggregated_stream: i64,
         cursors: &[At],
         page: PageLimit,
@@ -41,7 +41,7 @@ impl Database {
              LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
              ORDER BY a.global_position OFFSET 0) AS m"
         );
-        let client = self.client().await?;
+        let client = self.0.client().await?;
         let statement = client.prepare_cached(&sql).await?;
         let read = |row: &Row| {
             let at = At { partition: row.try_get(9)?, position: row.try_get(10)? };
@@ -60,33 +60,33 @@ impl Database {
 
     /// The messages at these global positions; those that are gone are left out. Bounded by whoever chose them (see
     /// `headwater.messages_that_fit`).
-    pub async fn messages_at(&self, global_positions: &[i64]) -> Result<HashMap<i64, Message>, StoreError> {
+    pub async fn messages_at(self, global_positions: &[i64]) -> Result<HashMap<i64, Message>, StoreError> {
         let sql =
             format!("SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.global_position = ANY ($1)");
-        let client = self.client().await?;
+        let client = self.0.client().await?;
         let statement = client.prepare_cached(&sql).await?;
         let rows = client.query(&statement, &[&global_positions]).await?;
         rows.iter().map(|row| message_of(row).map(|message| (message.global_position, message))).collect()
     }
 
     /// Sets cursors, which fences everything that was delivered before.
-    pub async fn seek_subscription(&self, subscription: i64, cursors: &[At]) -> Result<(), StoreError> {
+    pub async fn seek(self, subscription: i64, cursors: &[At]) -> Result<(), StoreError> {
         let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
         let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.position).collect();
         sqlx::query!("SELECT headwater.subscription_seek($1, $2, $3)", subscription, &partitions, &afters)
-            .fetch_one(self)
+            .fetch_one(self.0)
             .await?;
         Ok(())
     }
 
     /// Where the partitions of a subscription stand: the last message of each that was acked.
-    pub async fn subscription_cursors(&self, subscription: i64) -> Result<Vec<At>, StoreError> {
+    pub async fn cursors(self, subscription: i64) -> Result<Vec<At>, StoreError> {
         let cursors = sqlx::query_as!(
             At,
             r#"SELECT partition, headwater.subscription_low_water(known_positions, read_upto) AS "position!"
                FROM headwater.subscription_partitions WHERE subscription_id = $1 ORDER BY partition"#,
             subscription
         );
-        Ok(cursors.fetch_all(self).await?)
+        Ok(cursors.fetch_all(self.0).await?)
     }
 }
