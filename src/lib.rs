@@ -1,5 +1,8 @@
 //! Headwater: an event store that a browser can subscribe to.
 
+// A crate that nothing uses any more leaves Cargo.toml too.
+#![cfg_attr(not(test), warn(unused_crate_dependencies))]
+
 pub mod app;
 pub mod config;
 pub mod domain;

@@ -286,7 +286,7 @@ async fn append_that_the_service_leaves_unanswered_while_it_is_written_is_not_sa
         must_exist: false,
         messages: vec![NewMessage {
             id,
-            id_may_stand: true,
+            is_client_supplied_id: true,
             message_type: "T".into(),
             data: "{}".into(),
             metadata: None,

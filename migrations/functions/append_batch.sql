@@ -107,7 +107,7 @@ BEGIN
     INTO
       outcomes, standing_requests, standing_ids, standing_streams, standing_positions, standing_global_positions,
       standing_times
-    FROM headwater.judge_standing_ids(
+    FROM headwater.find_duplicate_ids(
       requests, message_requests, message_streams, ids, types, datas, metadatas
     ) AS j;
   END IF;

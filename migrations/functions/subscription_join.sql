@@ -57,7 +57,7 @@ BEGIN
         FROM headwater.subscription_partitions AS s
         WHERE s.subscription_id = _subscription AND s.consumer = _consumer
       );
-      PERFORM headwater.subscription_blame(_subscription, _own);
+      PERFORM headwater.subscription_record_failure(_subscription, _own);
       PERFORM headwater.subscription_hand_over(_subscription, _own, array_fill(_consumer, ARRAY[cardinality(_own)]));
       PERFORM headwater.subscription_assign(_subscription, _grace_ms);
     END IF;

@@ -33,7 +33,7 @@ BEGIN
     WHERE s.subscription_id = _subscription
     ORDER BY s.partition
     FOR UPDATE;
-    PERFORM headwater.subscription_blame(
+    PERFORM headwater.subscription_record_failure(
       _subscription,
       ARRAY(
         SELECT s.partition

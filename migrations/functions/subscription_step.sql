@@ -106,7 +106,7 @@ BEGIN
             coalesce(a.reason, CASE WHEN a.cause = 'exhausted' THEN p.last_error END), p.consumer, p.known_counts[_at]
           );
         END IF;
-        PERFORM headwater.subscription_leave_out(a.subscription_id, a.partition, a.position);
+        PERFORM headwater.subscription_skip(a.subscription_id, a.partition, a.position);
       END IF;
     END IF;
 

@@ -51,7 +51,7 @@ BEGIN
       PERFORM headwater.subscription_hand_over(_subscription, ARRAY[p.partition], ARRAY[p.wanted_by]);
       PERFORM pg_notify('headwater', 'changed ' || _subscription);
     ELSE
-      PERFORM headwater.subscription_blame(_subscription, ARRAY[p.partition]);
+      PERFORM headwater.subscription_record_failure(_subscription, ARRAY[p.partition]);
       UPDATE headwater.subscription_partitions AS s
       SET
         read_upto = headwater.subscription_low_water(s.known_positions, s.read_upto),

@@ -94,7 +94,7 @@ pub struct Aggregation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {
     /// It does not belong to the aggregated stream.
-    Elsewhere,
+    NotSelected,
     Partition(i32),
     /// It cannot be placed: `on_error` gives it this partition.
     Substituted(i32),
@@ -210,7 +210,7 @@ impl Aggregation {
             && self.streams.matches(&message.stream_name)
             && self.filter.as_ref().is_none_or(|filter| filter.passes(message));
         if !is_wanted {
-            return Placement::Elsewhere;
+            return Placement::NotSelected;
         }
         let partition_max = self.definition.partition_max();
         let reason = match self.partitioner.partition(message) {
@@ -265,9 +265,9 @@ mod tests {
         let stop = numbers(json!("stop"));
         let event = |data: &str| message("aggregate-me-1", "EventA", data);
         assert_eq!(stop.place(&event(r#"{"num": 176}"#)), Placement::Partition(2));
-        assert_eq!(stop.place(&event(r#"{"num": 5}"#)), Placement::Elsewhere);
-        assert_eq!(stop.place(&message("aggregate-me-1", "EventB", r#"{"num": 1}"#)), Placement::Elsewhere);
-        assert_eq!(stop.place(&message("other-1", "EventA", r#"{"num": 1}"#)), Placement::Elsewhere);
+        assert_eq!(stop.place(&event(r#"{"num": 5}"#)), Placement::NotSelected);
+        assert_eq!(stop.place(&message("aggregate-me-1", "EventB", r#"{"num": 1}"#)), Placement::NotSelected);
+        assert_eq!(stop.place(&message("other-1", "EventA", r#"{"num": 1}"#)), Placement::NotSelected);
         let Placement::Stop(reason) = stop.place(&event(r#"{"num": -7}"#)) else { panic!("it cannot be placed") };
         assert_eq!(reason, "the partition -1 is not from 0 to 2");
         assert_eq!(numbers(json!("skip")).place(&event(r#"{"num": -7}"#)), Placement::Skipped);

@@ -10,7 +10,7 @@ use super::time::Timestamp;
 pub struct NewMessage {
     pub id: Uuid,
     /// The id came from the caller (or from its idempotency key), so it may stand already.
-    pub id_may_stand: bool,
+    pub is_client_supplied_id: bool,
     pub message_type: String,
     /// JSON that passed [`json_text::check`](super::json_text::check); `null` where none was given. Never SQL's NULL:
     /// clients of Message DB parse what they read.
@@ -48,7 +48,7 @@ impl AppendRequest {
 
 /// Where a message stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Placed {
+pub struct WrittenMessage {
     pub id: Uuid,
     pub position: i64,
     pub global_position: i64,
@@ -62,7 +62,7 @@ pub struct Appended {
     pub version: i64,
     /// They stood already: the same request was done before.
     pub duplicate: bool,
-    pub messages: Vec<Placed>,
+    pub messages: Vec<WrittenMessage>,
 }
 
 /// Why nothing was written. The first three are answers, the others may pass.

@@ -29,7 +29,7 @@ pub enum OnExhausted {
 
 /// What a consumer asks for with a message that it could not work on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ask {
+pub enum NackAction {
     /// Again: after this delay, or after the policy's.
     Retry {
         delay_ms: Option<i64>,
@@ -49,7 +49,7 @@ pub struct Attempts {
 
 /// What becomes of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum DeliveryStep {
     Retry { delay_ms: i64 },
     Park,
     Skip,
@@ -68,15 +68,15 @@ pub enum Cause {
 
 impl Policy {
     /// A consumer has refused a message that was tried this often before.
-    pub fn on_nack(&self, ask: Ask, attempts: Attempts) -> (Step, Cause) {
+    pub fn on_nack(&self, ask: NackAction, attempts: Attempts) -> (DeliveryStep, Cause) {
         let failures = (attempts.failures + 1).max(attempts.deliveries);
         match ask {
-            Ask::Park => (Step::Park, Cause::Nacked),
-            Ask::Skip => (Step::Skip, Cause::Nacked),
-            Ask::Stop => (Step::Stop, Cause::Nacked),
-            Ask::Retry { .. } if failures >= self.max_deliveries => (self.exhausted(), Cause::Exhausted),
-            Ask::Retry { delay_ms } => {
-                (Step::Retry { delay_ms: delay_ms.unwrap_or_else(|| self.delay_ms(failures)) }, Cause::Nacked)
+            NackAction::Park => (DeliveryStep::Park, Cause::Nacked),
+            NackAction::Skip => (DeliveryStep::Skip, Cause::Nacked),
+            NackAction::Stop => (DeliveryStep::Stop, Cause::Nacked),
+            NackAction::Retry { .. } if failures >= self.max_deliveries => (self.exhausted(), Cause::Exhausted),
+            NackAction::Retry { delay_ms } => {
+                (DeliveryStep::Retry { delay_ms: delay_ms.unwrap_or_else(|| self.delay_ms(failures)) }, Cause::Nacked)
             }
         }
     }
@@ -87,11 +87,11 @@ impl Policy {
     }
 
     /// What becomes of a message that is not delivered any more.
-    pub fn exhausted(&self) -> Step {
+    pub fn exhausted(&self) -> DeliveryStep {
         match self.on_exhausted {
-            OnExhausted::Park => Step::Park,
-            OnExhausted::Skip => Step::Skip,
-            OnExhausted::Stop => Step::Stop,
+            OnExhausted::Park => DeliveryStep::Park,
+            OnExhausted::Skip => DeliveryStep::Skip,
+            OnExhausted::Stop => DeliveryStep::Stop,
         }
     }
 
@@ -102,25 +102,25 @@ impl Policy {
     }
 }
 
-impl Step {
+impl DeliveryStep {
     /// When the message may be delivered again; `None`: it is done with.
     pub fn returns_after_ms(self) -> Option<i64> {
         match self {
-            Step::Retry { delay_ms } => Some(delay_ms),
+            DeliveryStep::Retry { delay_ms } => Some(delay_ms),
             // It is what comes next, once the subscription goes on.
-            Step::Stop => Some(0),
-            Step::Park | Step::Skip => None,
+            DeliveryStep::Stop => Some(0),
+            DeliveryStep::Park | DeliveryStep::Skip => None,
         }
     }
 
     /// Whether it goes to the dead letters.
     pub fn parks(self) -> bool {
-        self == Step::Park
+        self == DeliveryStep::Park
     }
 
     /// Whether the whole subscription stops before it.
     pub fn stops(self) -> bool {
-        self == Step::Stop
+        self == DeliveryStep::Stop
     }
 }
 
@@ -151,26 +151,38 @@ mod tests {
     #[test]
     fn each_failure_waits_longer_until_the_last_step_of_the_backoff() {
         let policy = policy(10, &[1, 5, 30], OnExhausted::Park);
-        let delay = |deliveries| policy.on_nack(Ask::Retry { delay_ms: None }, failed(deliveries)).0.returns_after_ms();
+        let delay =
+            |deliveries| policy.on_nack(NackAction::Retry { delay_ms: None }, failed(deliveries)).0.returns_after_ms();
         let delays: Vec<i64> = (1..=5).filter_map(delay).collect();
         assert_eq!(delays, [1, 5, 30, 30, 30]);
-        assert_eq!(policy.on_nack(Ask::Retry { delay_ms: Some(7) }, failed(3)).0, Step::Retry { delay_ms: 7 });
+        assert_eq!(
+            policy.on_nack(NackAction::Retry { delay_ms: Some(7) }, failed(3)).0,
+            DeliveryStep::Retry { delay_ms: 7 }
+        );
     }
 
     #[test]
     fn without_a_backoff_it_comes_again_at_once() {
         let policy = policy(3, &[], OnExhausted::Park);
-        assert_eq!(policy.on_nack(Ask::Retry { delay_ms: None }, failed(1)).0, Step::Retry { delay_ms: 0 });
+        assert_eq!(
+            policy.on_nack(NackAction::Retry { delay_ms: None }, failed(1)).0,
+            DeliveryStep::Retry { delay_ms: 0 }
+        );
     }
 
     #[test]
     fn the_last_delivery_that_fails_ends_as_the_policy_says() {
-        for (end, step) in
-            [(OnExhausted::Park, Step::Park), (OnExhausted::Skip, Step::Skip), (OnExhausted::Stop, Step::Stop)]
-        {
+        for (end, step) in [
+            (OnExhausted::Park, DeliveryStep::Park),
+            (OnExhausted::Skip, DeliveryStep::Skip),
+            (OnExhausted::Stop, DeliveryStep::Stop),
+        ] {
             let policy = policy(3, &[1], end);
-            assert!(matches!(policy.on_nack(Ask::Retry { delay_ms: None }, failed(2)).0, Step::Retry { .. }));
-            assert_eq!(policy.on_nack(Ask::Retry { delay_ms: Some(9) }, failed(3)), (step, Cause::Exhausted));
+            assert!(matches!(
+                policy.on_nack(NackAction::Retry { delay_ms: None }, failed(2)).0,
+                DeliveryStep::Retry { .. }
+            ));
+            assert_eq!(policy.on_nack(NackAction::Retry { delay_ms: Some(9) }, failed(3)), (step, Cause::Exhausted));
         }
     }
 
@@ -178,7 +190,10 @@ mod tests {
     fn a_delivery_that_rode_along_counts_once_the_message_fails() {
         let policy = policy(3, &[], OnExhausted::Park);
         let rode_along = Attempts { failures: 0, deliveries: 3 };
-        assert_eq!(policy.on_nack(Ask::Retry { delay_ms: None }, rode_along), (Step::Park, Cause::Exhausted));
+        assert_eq!(
+            policy.on_nack(NackAction::Retry { delay_ms: None }, rode_along),
+            (DeliveryStep::Park, Cause::Exhausted)
+        );
         assert!(policy.is_exhausted(rode_along));
         assert!(!policy.is_exhausted(Attempts { failures: 2, deliveries: 2 }));
     }
@@ -189,7 +204,7 @@ mod tests {
         fn a_poisoned_message_ends(max in 1i64..50, backoff in prop::collection::vec(0i64..100, 0..5)) {
             let policy = policy(max, &backoff, OnExhausted::Park);
             let mut deliveries = 1;
-            while let (Step::Retry { delay_ms }, _) = policy.on_nack(Ask::Retry { delay_ms: None }, failed(deliveries)) {
+            while let (DeliveryStep::Retry { delay_ms }, _) = policy.on_nack(NackAction::Retry { delay_ms: None }, failed(deliveries)) {
                 prop_assert!(delay_ms >= 0);
                 deliveries += 1;
             }
@@ -201,9 +216,9 @@ mod tests {
         fn other_asks_do_not_count(failures in 0i64..1_000) {
             let policy = policy(3, &[], OnExhausted::Stop);
             let attempts = failed(failures);
-            prop_assert_eq!(policy.on_nack(Ask::Park, attempts), (Step::Park, Cause::Nacked));
-            prop_assert_eq!(policy.on_nack(Ask::Skip, attempts), (Step::Skip, Cause::Nacked));
-            prop_assert_eq!(policy.on_nack(Ask::Stop, attempts), (Step::Stop, Cause::Nacked));
+            prop_assert_eq!(policy.on_nack(NackAction::Park, attempts), (DeliveryStep::Park, Cause::Nacked));
+            prop_assert_eq!(policy.on_nack(NackAction::Skip, attempts), (DeliveryStep::Skip, Cause::Nacked));
+            prop_assert_eq!(policy.on_nack(NackAction::Stop, attempts), (DeliveryStep::Stop, Cause::Nacked));
         }
     }
 }

@@ -3,9 +3,9 @@
 pub mod aggregated_stream;
 pub mod append;
 pub mod browser;
-pub mod cursor;
 pub mod database_url;
 pub mod delivery;
+pub mod event_id;
 pub mod expression;
 pub mod filter;
 pub mod history;

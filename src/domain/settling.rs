@@ -30,7 +30,7 @@ pub enum Step {
     /// There is a hole: ask who holds the lock, then call [`Settling::on_holders`].
     AskHolders,
     /// Everybody who could fill a hole up to here is gone: read once more, then call [`Settling::on_decided`].
-    ReadAgain { upto: i64 },
+    ReadAgain { up_to: i64 },
     /// Ask for the holders again in a moment.
     Wait,
 }
@@ -46,7 +46,7 @@ pub struct Settling {
 struct Barrier {
     /// The highest position that had been seen when the holders were asked for: whoever took a number below it had
     /// taken its lock before.
-    upto: i64,
+    up_to: i64,
     /// `None` until they have been asked for.
     holders: Option<HashSet<Holder>>,
 }
@@ -76,7 +76,7 @@ impl Settling {
             return (run, Step::Clear);
         };
         if self.barrier.as_ref().is_none_or(|barrier| barrier.holders.is_none()) {
-            self.barrier = Some(Barrier { upto: last, holders: None });
+            self.barrier = Some(Barrier { up_to: last, holders: None });
         }
         (run, Step::AskHolders)
     }
@@ -87,13 +87,13 @@ impl Settling {
         self.advance(positions)
     }
 
-    /// Leaves the rows aside and wants everything up to `upto` decided at once: at start, or far behind.
-    pub fn jump_to(&mut self, upto: i64) -> Step {
-        if upto <= self.settled {
+    /// Leaves the rows aside and wants everything up to `up_to` decided at once: at start, or far behind.
+    pub fn jump_to(&mut self, up_to: i64) -> Step {
+        if up_to <= self.settled {
             return Step::Clear;
         }
         if self.barrier.as_ref().is_none_or(|barrier| barrier.holders.is_none()) {
-            self.barrier = Some(Barrier { upto, holders: None });
+            self.barrier = Some(Barrier { up_to, holders: None });
         }
         Step::AskHolders
     }
@@ -107,14 +107,14 @@ impl Settling {
         };
         let decided = waiting_for.is_empty();
         barrier.holders = Some(waiting_for);
-        if decided { Step::ReadAgain { upto: barrier.upto } } else { Step::Wait }
+        if decided { Step::ReadAgain { up_to: barrier.up_to } } else { Step::Wait }
     }
 
-    /// The positions up to `upto`, which is not beyond the barrier, have been read with a snapshot newer than the last
+    /// The positions up to `up_to`, which is not beyond the barrier, have been read with a snapshot newer than the last
     /// holder's end: they are final.
-    pub fn on_decided(&mut self, upto: i64) {
-        self.settled = self.settled.max(upto);
-        if self.barrier.as_ref().is_some_and(|barrier| barrier.upto <= self.settled) {
+    pub fn on_decided(&mut self, up_to: i64) {
+        self.settled = self.settled.max(up_to);
+        if self.barrier.as_ref().is_some_and(|barrier| barrier.up_to <= self.settled) {
             self.barrier = None;
         }
     }
@@ -127,7 +127,7 @@ impl Settling {
     fn advance(&mut self, positions: &[i64]) -> usize {
         let run = positions.iter().zip(self.settled + 1..).take_while(|(seen, next)| *seen == next).count();
         self.settled += run as i64;
-        if self.barrier.as_ref().is_some_and(|barrier| barrier.upto <= self.settled) {
+        if self.barrier.as_ref().is_some_and(|barrier| barrier.up_to <= self.settled) {
             self.barrier = None;
         }
         run
@@ -177,7 +177,7 @@ mod tests {
     fn a_hole_that_nobody_can_fill_stays_one() {
         let mut settling = Settling::at(0);
         settling.on_rows(&[2, 3]);
-        assert_eq!(settling.on_holders(HashSet::new()), Step::ReadAgain { upto: 3 });
+        assert_eq!(settling.on_holders(HashSet::new()), Step::ReadAgain { up_to: 3 });
         settling.on_decided(3);
         assert_eq!(settling.settled(), 3);
     }
@@ -188,7 +188,7 @@ mod tests {
         settling.on_rows(&[2]);
         settling.on_holders(HashSet::from([session(1)]));
         settling.on_rows(&[2, 5]);
-        assert_eq!(settling.on_holders(HashSet::from([session(2)])), Step::ReadAgain { upto: 2 });
+        assert_eq!(settling.on_holders(HashSet::from([session(2)])), Step::ReadAgain { up_to: 2 });
     }
 
     #[test]
@@ -198,7 +198,7 @@ mod tests {
         settling.on_holders(HashSet::from([session(1)]));
         assert_eq!(settling.on_holders(HashSet::from([prepared(1)])), Step::Wait);
         assert_eq!(settling.on_holders(HashSet::from([prepared(1), prepared(2)])), Step::Wait);
-        assert_eq!(settling.on_holders(HashSet::from([prepared(2)])), Step::ReadAgain { upto: 2 });
+        assert_eq!(settling.on_holders(HashSet::from([prepared(2)])), Step::ReadAgain { up_to: 2 });
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -291,9 +291,9 @@ mod tests {
                         asked_after_read = step == Step::AskHolders;
                     }
                     Act::Ask if asked_after_read => {
-                        if let Step::ReadAgain { upto } = settling.on_holders(model.holders()) {
-                            delivered.extend(model.committed.range(settling.settled() + 1..=upto));
-                            settling.on_decided(upto);
+                        if let Step::ReadAgain { up_to } = settling.on_holders(model.holders()) {
+                            delivered.extend(model.committed.range(settling.settled() + 1..=up_to));
+                            settling.on_decided(up_to);
                             asked_after_read = false;
                         }
                     }

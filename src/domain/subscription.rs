@@ -17,7 +17,7 @@ use super::stream_name::{Category, StreamName, cardinal_id, check_type};
 use super::time::Timestamp;
 
 /// The most partitions that a subscription divides its source into by itself.
-pub const PARTITIONS_MAX: i64 = 1_024;
+pub const SUBSCRIPTION_PARTITIONS_MAX: i64 = 1_024;
 /// The most messages that a consumer may have and not have acked.
 pub const MAX_IN_FLIGHT_MAX: i64 = 10_000;
 /// The most deliveries of one message that can be asked for.
@@ -186,8 +186,8 @@ impl Definition {
         if matches!(self.from, StartAt::Position(position) if position < 0) {
             violations.push(Violation::new("from", "must be 0 or more"));
         }
-        if !(1..=PARTITIONS_MAX).contains(&self.partitions) {
-            violations.push(Violation::new("partitions", format!("must be from 1 to {PARTITIONS_MAX}")));
+        if !(1..=SUBSCRIPTION_PARTITIONS_MAX).contains(&self.partitions) {
+            violations.push(Violation::new("partitions", format!("must be from 1 to {SUBSCRIPTION_PARTITIONS_MAX}")));
         }
         self.settings.check(&mut violations);
         violations

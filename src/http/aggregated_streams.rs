@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Json, Object, Path, Query};
 use super::pages::NoQuery;
-use super::parameters::Rules;
+use super::parameters::Validator;
 use super::problem::{Problem, ProblemKind};
 use super::{App, tags};
 use crate::domain::Violation;
@@ -153,8 +153,8 @@ pub async fn define(
 ) -> Result<(StatusCode, axum::Json<AggregatedStreamBody>), Problem> {
     aggregated_stream_name(&name)?;
     match app.aggregated.define(&name, &definition).await {
-        Ok(Defined::New(stream)) => Ok((StatusCode::CREATED, axum::Json(shown(stream, true)?))),
-        Ok(Defined::Same(stream)) => Ok((StatusCode::OK, axum::Json(shown(stream, true)?))),
+        Ok(Defined::New(stream)) => Ok((StatusCode::CREATED, axum::Json(to_body(stream, true)?))),
+        Ok(Defined::Same(stream)) => Ok((StatusCode::OK, axum::Json(to_body(stream, true)?))),
         Err(error) => Err(refused(&name, error)),
     }
 }
@@ -171,7 +171,7 @@ pub async fn read(
     Query(query): Query<AggregatedStreamQuery>,
 ) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
     aggregated_stream_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     if query.min_position.is_some_and(|position| position < 0) {
         rules.invalid("min_position", "must be 0 or more");
     }
@@ -179,12 +179,12 @@ pub async fn read(
         rules.invalid("wait", "must be given with min_position: there is nothing else to wait for");
     }
     let wait = rules.duration("wait", query.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
-    let wait = rules.keep(wait)?.unwrap_or_default();
+    let wait = rules.finish(wait)?.unwrap_or_default();
     let found = match query.min_position {
         Some(position) => app.aggregated.get_at(&name, position, wait).await?,
         None => app.aggregated.get(&name).await?,
     };
-    found.map_or_else(|| Err(unknown(&name)), |stream| shown(stream, true).map(axum::Json))
+    found.map_or_else(|| Err(unknown(&name)), |stream| to_body(stream, true).map(axum::Json))
 }
 
 /// List aggregated streams
@@ -196,18 +196,18 @@ pub async fn list(
     State(app): State<App>,
     Query(query): Query<NamesQuery>,
 ) -> Result<axum::Json<AggregatedStreamList>, Problem> {
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let limit = rules.limit(query.limit);
     let after = query.after.unwrap_or_default();
     if after.contains('\0') {
         rules.invalid("after", "must not contain NUL characters");
     }
-    rules.keep(())?;
+    rules.finish(())?;
     let mut found = app.aggregated.list(&after, limit + 1).await?;
     let has_more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| has_more).map(|last| last.stored.name.clone());
-    let aggregated_streams = found.into_iter().map(|stream| shown(stream, false)).collect::<Result<_, _>>()?;
+    let aggregated_streams = found.into_iter().map(|stream| to_body(stream, false)).collect::<Result<_, _>>()?;
     Ok(axum::Json(AggregatedStreamList { aggregated_streams, next }))
 }
 
@@ -285,7 +285,7 @@ pub async fn rebuild(
 
 async fn changed(app: &App, name: &str, is_there: bool) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
     let found = if is_there { app.aggregated.get(name).await? } else { None };
-    found.map_or_else(|| Err(unknown(name)), |stream| shown(stream, true).map(axum::Json))
+    found.map_or_else(|| Err(unknown(name)), |stream| to_body(stream, true).map(axum::Json))
 }
 
 pub(super) fn aggregated_stream_name(name: &str) -> Result<(), Problem> {
@@ -313,7 +313,7 @@ fn refused(name: &str, error: DefineError) -> Problem {
     }
 }
 
-fn shown(stream: AggregatedStream, with_partitions: bool) -> Result<AggregatedStreamBody, Problem> {
+fn to_body(stream: AggregatedStream, with_partitions: bool) -> Result<AggregatedStreamBody, Problem> {
     let definition = stream.definition()?;
     let settled_position = stream.settled_position;
     let partitions = stream.partitions.iter().map(|one| PartitionStatus {

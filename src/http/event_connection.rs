@@ -40,9 +40,9 @@ impl EventStreamAcceptor {
 }
 
 impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
-    type Stream = Begun;
+    type Stream = PrefixedStream;
     type Service = S;
-    type Future = Pin<Box<dyn Future<Output = io::Result<(Begun, S)>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(PrefixedStream, S)>> + Send>>;
 
     fn accept(&self, mut stream: TcpStream, service: S) -> Self::Future {
         let Self { router, header_timeout } = self.clone();
@@ -59,7 +59,7 @@ impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
                 }
                 // hyper says what there is to say of it, and would wait for ever for a first byte.
                 Err(_) if head.is_empty() => Err(io::ErrorKind::TimedOut.into()),
-                Ok(Ok(None)) | Err(_) => Ok((Begun { head: head.freeze(), stream }, service)),
+                Ok(Ok(None)) | Err(_) => Ok((PrefixedStream { head: head.freeze(), stream }, service)),
                 Ok(Err(error)) => Err(error),
             }
         })
@@ -170,12 +170,12 @@ fn head_of(parts: &axum::http::response::Parts, framing: &str) -> Vec<u8> {
 }
 
 /// A connection of which something was read already.
-pub struct Begun {
+pub struct PrefixedStream {
     head: Bytes,
     stream: TcpStream,
 }
 
-impl AsyncRead for Begun {
+impl AsyncRead for PrefixedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -190,7 +190,7 @@ impl AsyncRead for Begun {
     }
 }
 
-impl AsyncWrite for Begun {
+impl AsyncWrite for PrefixedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -13,11 +13,11 @@ use super::event_stream::respond;
 use super::events::{EventLine, SeveralEventLine};
 use super::extract::{Path, Query};
 use super::frames::{Frames, Wire};
-use super::parameters::{GivenFilter, Rules, category, stream_name};
+use super::parameters::{GivenFilter, Validator, category, stream_name};
 use super::problem::{Problem, ProblemKind, capitalised};
 use super::{App, tags};
 use crate::domain::Violation;
-use crate::domain::cursor::Cursor;
+use crate::domain::event_id::EventId;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
 use crate::service::event_streams::AdmissionError;
@@ -64,8 +64,8 @@ macro_rules! follow_query {
         }
 
         impl $name {
-            fn wish(&mut self) -> $crate::http::follow::Wish {
-                $crate::http::follow::Wish {
+            fn options(&mut self) -> $crate::http::follow::FollowOptions {
+                $crate::http::follow::FollowOptions {
                     from: self.from.take(),
                     last_event_id: self.last_event_id.take(),
                     filter: $crate::http::parameters::GivenFilter {
@@ -107,7 +107,7 @@ pub enum EventNames {
 }
 
 /// What every follower may ask for.
-pub(super) struct Wish {
+pub(super) struct FollowOptions {
     pub from: Option<String>,
     pub last_event_id: Option<String>,
     pub filter: GivenFilter,
@@ -130,7 +130,7 @@ pub async fn follow_stream(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = stream_name(name)?;
-    follow(app, Target::log(Source::stream(name.as_str())), query.wish(), &headers).await
+    follow(app, Target::log(Source::stream(name.as_str())), query.options(), &headers).await
 }
 
 /// Follow a category
@@ -148,7 +148,7 @@ pub async fn follow_category(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = category(name)?;
-    follow(app, Target::log(Source::category(name.as_str())), query.wish(), &headers).await
+    follow(app, Target::log(Source::category(name.as_str())), query.options(), &headers).await
 }
 
 /// Follow all messages
@@ -164,7 +164,7 @@ pub async fn follow_all(
     Query(mut query): Query<FollowQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    follow(app, Target::log(Source::all()), query.wish(), &headers).await
+    follow(app, Target::log(Source::all()), query.options(), &headers).await
 }
 
 /// Follow several streams, categories and aggregated streams on one connection
@@ -208,28 +208,33 @@ pub async fn follow_several(
         );
         return Err(Problem::invalid(vec![Violation::new("stream_name", rule)]));
     }
-    follow(app, Target { log, aggregated }, query.wish(), &headers).await
+    follow(app, Target { log, aggregated }, query.options(), &headers).await
 }
 
-pub(super) async fn follow(app: App, target: Target, wish: Wish, headers: &HeaderMap) -> Result<Response, Problem> {
-    let mut rules = Rules::default();
-    let filter = rules.filter(&wish.filter);
-    let heartbeat = heartbeat(&mut rules, wish.heartbeat.as_deref(), &app);
-    let start = start(&mut rules, &wish, headers, &target);
-    let events = app.follow(rules.keep(FollowRequest { target, start, filter, heartbeat })?).await?;
-    Ok(respond(events, Frames::new(Wire::accepted(headers), wish.event_names == EventNames::Type)))
+pub(super) async fn follow(
+    app: App,
+    target: Target,
+    options: FollowOptions,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let mut rules = Validator::default();
+    let filter = rules.filter(&options.filter);
+    let heartbeat = heartbeat(&mut rules, options.heartbeat.as_deref(), &app);
+    let start = start(&mut rules, &options, headers, &target);
+    let events = app.follow(rules.finish(FollowRequest { target, start, filter, heartbeat })?).await?;
+    Ok(respond(events, Frames::new(Wire::accepted(headers), options.event_names == EventNames::Type)))
 }
 
-pub(super) fn heartbeat(rules: &mut Rules, text: Option<&str>, app: &App) -> Duration {
+pub(super) fn heartbeat(rules: &mut Validator, text: Option<&str>, app: &App) -> Duration {
     rules.duration("heartbeat", text, HEARTBEAT_MIN, HEARTBEAT_MAX).unwrap_or(app.limits.heartbeat)
 }
 
 /// The first that is there: the header, the parameter, `from`.
-fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, target: &Target) -> Start {
+fn start(rules: &mut Validator, options: &FollowOptions, headers: &HeaderMap, target: &Target) -> Start {
     let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?"));
     // A browser that has seen no id yet sends an empty one, or none.
-    if let Some(cursor) = header.or(wish.last_event_id.as_deref()).filter(|cursor| !cursor.is_empty()) {
-        return match cursor.parse::<Cursor>() {
+    if let Some(cursor) = header.or(options.last_event_id.as_deref()).filter(|cursor| !cursor.is_empty()) {
+        return match cursor.parse::<EventId>() {
             Ok(cursor) if target.may_have(cursor) => Start::After(cursor),
             _ => {
                 rules.malformed(cursor_field(headers), "must be the id of an event of this source");
@@ -237,7 +242,7 @@ fn start(rules: &mut Rules, wish: &Wish, headers: &HeaderMap, target: &Target) -
             }
         };
     }
-    match wish.from.as_deref() {
+    match options.from.as_deref() {
         None | Some("end") => Start::End,
         Some("beginning") => Start::Beginning,
         Some(text) => match (text.parse::<i64>(), Timestamp::parse_rfc3339(text)) {

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, header};
 use bytes::BytesMut;
 use serde::Serialize;
 
-use crate::domain::cursor::Cursor;
+use crate::domain::event_id::EventId;
 use crate::domain::message::{Message, push_json_string};
 use crate::service::log::Entry;
 use crate::service::subscriptions::Delivery;
@@ -83,14 +83,14 @@ impl Frames {
     }
 
     /// Another event.
-    pub fn event(self, out: &mut BytesMut, name: &str, id: Option<Cursor>, data: &impl Serialize) {
+    pub fn event(self, out: &mut BytesMut, name: &str, id: Option<EventId>, data: &impl Serialize) {
         self.head(out, name, id);
         out.extend_from_slice(&serde_json::to_vec(data).unwrap_or_else(|_| b"null".to_vec()));
         self.end(out);
     }
 
     /// Moves the client's cursor on without an event.
-    pub fn progress(self, out: &mut BytesMut, id: Cursor) {
+    pub fn progress(self, out: &mut BytesMut, id: EventId) {
         // Writing to a BytesMut cannot fail.
         let _ = match self.wire {
             Wire::EventStream => write!(out, "id: {id}\n\n"),
@@ -109,7 +109,7 @@ impl Frames {
         if self.named_by_type { &message.message_type } else { "message" }
     }
 
-    fn head(self, out: &mut BytesMut, name: &str, id: Option<Cursor>) {
+    fn head(self, out: &mut BytesMut, name: &str, id: Option<EventId>) {
         match self.wire {
             Wire::EventStream => {
                 if let Some(id) = id {

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::extract::{Path, Query};
-use super::parameters::{Direction, GivenFilter, Rules, category, stream_name};
+use super::parameters::{Direction, GivenFilter, Validator, category, stream_name};
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::Violation;
@@ -114,7 +114,7 @@ macro_rules! page_query {
         }
 
         impl $name {
-            fn request(&mut self, rules: &mut Rules, app: &App, source: PageSource, backward: bool) -> PageRequest {
+            fn request(&mut self, rules: &mut Validator, app: &App, source: PageSource, backward: bool) -> PageRequest {
                 let filter = GivenFilter {
                     types: std::mem::take(&mut self.types),
                     filter: self.filter.take(),
@@ -182,13 +182,13 @@ pub async fn read_stream(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = stream_name(name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let backward = query.direction == Some(Direction::Backward);
     if backward && query.wait.is_some() {
         rules.invalid("wait", "must not be given with direction=backward: nothing new comes at the beginning");
     }
     let request = query.request(&mut rules, &app, PageSource::Stream(name.clone()), backward);
-    let request = rules.keep(request)?;
+    let request = rules.finish(request)?;
     if let Some(known) = headers.get(header::IF_NONE_MATCH)
         && request.wait.is_zero()
     {
@@ -217,7 +217,7 @@ pub async fn read_category(
     Query(mut query): Query<CategoryPageQuery>,
 ) -> Result<Response, Problem> {
     let name = category(name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let options = CategoryOptions {
         correlation: query.correlation.take(),
         group: consumer_group(&mut rules, query.consumer_group_member, query.consumer_group_size),
@@ -226,7 +226,7 @@ pub async fn read_category(
         rules.invalid("correlation", error.to_string());
     }
     let request = query.request(&mut rules, &app, PageSource::Category(name, options), false);
-    let page = app.reads.page(&rules.keep(request)?).await?;
+    let page = app.reads.page(&rules.finish(request)?).await?;
     Ok(json(page_body(&page, None)))
 }
 
@@ -238,9 +238,9 @@ pub async fn read_category(
     params(AllPageQuery), responses((status = 200, body = Page)),
 )]
 pub async fn read_all(State(app): State<App>, Query(mut query): Query<AllPageQuery>) -> Result<Response, Problem> {
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let request = query.request(&mut rules, &app, PageSource::All, false);
-    let page = app.reads.page(&rules.keep(request)?).await?;
+    let page = app.reads.page(&rules.finish(request)?).await?;
     Ok(json(page_body(&page, None)))
 }
 
@@ -312,7 +312,7 @@ pub async fn read_message(
 }
 
 /// Message DB's rules for the pair, in its order.
-fn consumer_group(rules: &mut Rules, member: Option<i64>, size: Option<i64>) -> Option<(i64, i64)> {
+fn consumer_group(rules: &mut Validator, member: Option<i64>, size: Option<i64>) -> Option<(i64, i64)> {
     match (member, size) {
         (None, None) => None,
         (Some(_), None) => {

@@ -19,12 +19,12 @@ pub const PAGE_LIMIT_DEFAULT: usize = 100;
 
 /// Collects what is wrong with a request, so that all of it is said at once.
 #[derive(Default)]
-pub struct Rules {
+pub struct Validator {
     malformed: Vec<Violation>,
     invalid: Vec<Violation>,
 }
 
-impl Rules {
+impl Validator {
     /// What cannot be read.
     pub fn malformed(&mut self, field: &str, message: impl Into<String>) {
         self.malformed.push(Violation::new(field, message));
@@ -36,7 +36,7 @@ impl Rules {
     }
 
     /// The value, unless anything was wrong.
-    pub fn keep<T>(self, value: T) -> Result<T, Problem> {
+    pub fn finish<T>(self, value: T) -> Result<T, Problem> {
         if !self.malformed.is_empty() {
             return Err(Problem::malformed(self.malformed));
         }

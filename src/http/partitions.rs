@@ -11,7 +11,7 @@ use super::events::AggregatedEventLine;
 use super::extract::{Path, Query};
 use super::follow::{EventNames, follow, follow_query};
 use super::pages::Message;
-use super::parameters::Rules;
+use super::parameters::Validator;
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::partitioner::PARTITIONS_MAX;
@@ -116,7 +116,7 @@ pub async fn read_partition(
     Path((name, partition)): Path<(String, String)>,
     Query(query): Query<PartitionPageQuery>,
 ) -> Result<Response, Problem> {
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let number = partition.parse::<i64>().ok();
     if number.is_none() {
         rules.malformed("partition", "must be an integer");
@@ -125,7 +125,7 @@ pub async fn read_partition(
     let from = rules.from(query.from).unwrap_or(0);
     let limit = rules.limit(query.limit);
     let wait = rules.duration("wait", query.wait.as_deref(), std::time::Duration::ZERO, app.limits.wait_max);
-    let wait = rules.keep(wait)?.unwrap_or_default();
+    let wait = rules.finish(wait)?.unwrap_or_default();
     let id = stream_id(&app, &name).await?;
     let read = app.aggregated.partition_page(id, partition, from, limit, wait).await?;
     let read = read.ok_or_else(|| unknown(&name))?;
@@ -146,7 +146,7 @@ pub async fn find_positions(
     Path(name): Path<String>,
     Query(query): Query<PositionsQuery>,
 ) -> Result<axum::Json<PartitionPositions>, Problem> {
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let time = rules.time("time", query.time.as_deref());
     if query.time.is_some() == query.global_position.is_some() {
         rules.invalid("time", "must be given, or global_position, but not both");
@@ -154,7 +154,7 @@ pub async fn find_positions(
     if query.global_position.is_some_and(|position| position < 0) {
         rules.invalid("global_position", "must be 0 or more");
     }
-    let time = rules.keep(time)?;
+    let time = rules.finish(time)?;
     let id = stream_id(&app, &name).await?;
     let positions = match (time, query.global_position) {
         (Some(time), _) => app.aggregated.positions_at_time(id, time).await?,
@@ -181,14 +181,14 @@ pub async fn follow_aggregated_stream(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     aggregated_stream_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let mut partitions: Vec<i32> =
         query.partition.iter().map(|partition| checked_partition(&mut rules, *partition)).collect();
     partitions.sort_unstable();
     partitions.dedup();
-    let partitions = rules.keep((!partitions.is_empty()).then(|| partitions.into()))?;
+    let partitions = rules.finish((!partitions.is_empty()).then(|| partitions.into()))?;
     let target = Target { log: None, aggregated: vec![AggregatedTarget { name, partitions }] };
-    follow(app, target, query.wish(), &headers).await
+    follow(app, target, query.options(), &headers).await
 }
 
 /// The number under which the partitions of an aggregated stream are read.
@@ -201,7 +201,7 @@ fn unknown(name: &str) -> Problem {
     Problem::not_found(format!("aggregated stream {name}"))
 }
 
-fn checked_partition(rules: &mut Rules, partition: i64) -> i32 {
+fn checked_partition(rules: &mut Validator, partition: i64) -> i32 {
     match i32::try_from(partition) {
         Ok(partition) if (0..PARTITIONS_MAX).contains(&i64::from(partition)) => partition,
         _ => {

@@ -6,7 +6,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::Query;
 use super::pages::NoQuery;
-use super::parameters::Rules;
+use super::parameters::Validator;
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::stream_name::{self, Category, STREAM_NAME_BYTES_MAX, check_type};
@@ -156,7 +156,7 @@ macro_rules! report_query {
         }
 
         impl $name {
-            fn names(self, rules: &mut Rules, of: Option<String>) -> NameQuery {
+            fn names(self, rules: &mut Validator, of: Option<String>) -> NameQuery {
                 NameQuery {
                     from: self.from.map(|from| text(rules, "from", from, usize::MAX)),
                     prefix: text(rules, "prefix", self.prefix.unwrap_or_default(), STREAM_NAME_BYTES_MAX),
@@ -194,10 +194,10 @@ pub async fn report_streams(
     State(app): State<App>,
     Query(mut query): Query<StreamsReportQuery>,
 ) -> Result<axum::Json<StreamsReport>, Problem> {
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let of = category(&mut rules, query.category.take());
     let names = query.names(&mut rules, of);
-    let page = app.reports.streams(&rules.keep(names)?).await?;
+    let page = app.reports.streams(&rules.finish(names)?).await?;
     Ok(axum::Json(StreamsReport {
         streams: page.lines.into_iter().map(ReportedStream::from).collect(),
         at_end: page.next.is_none(),
@@ -218,13 +218,13 @@ pub async fn report_categories(
     State(app): State<App>,
     Query(mut query): Query<CategoriesReportQuery>,
 ) -> Result<axum::Json<CategoriesReport>, Problem> {
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let of = query.r#type.take();
     if let Some(Err(error)) = of.as_deref().map(check_type) {
         rules.invalid("type", error.to_string());
     }
     let names = query.names(&mut rules, of);
-    let mut page = app.reports.counts(CountedBy::Category, &rules.keep(names)?).await?;
+    let mut page = app.reports.counts(CountedBy::Category, &rules.finish(names)?).await?;
     let all = page.message_count;
     let lines = std::mem::take(&mut page.lines).into_iter().map(|line| ReportedCategory {
         percent: percent(&line, all),
@@ -253,10 +253,10 @@ pub async fn report_types(
     State(app): State<App>,
     Query(mut query): Query<TypesReportQuery>,
 ) -> Result<axum::Json<TypesReport>, Problem> {
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let of = category(&mut rules, query.category.take());
     let names = query.names(&mut rules, of);
-    let mut page = app.reports.counts(CountedBy::Type, &rules.keep(names)?).await?;
+    let mut page = app.reports.counts(CountedBy::Type, &rules.finish(names)?).await?;
     let all = page.message_count;
     let lines = std::mem::take(&mut page.lines).into_iter().map(|line| ReportedType {
         percent: percent(&line, all),
@@ -339,7 +339,7 @@ fn percent(line: &CountLine, all: i64) -> f64 {
     (line.message_count as f64 * 10_000.0 / all.max(1) as f64).round() / 100.0
 }
 
-fn category(rules: &mut Rules, name: Option<String>) -> Option<String> {
+fn category(rules: &mut Validator, name: Option<String>) -> Option<String> {
     if let Some(Err(error)) = name.clone().map(Category::parse) {
         rules.invalid("category", error.to_string());
     }
@@ -347,7 +347,7 @@ fn category(rules: &mut Rules, name: Option<String>) -> Option<String> {
 }
 
 /// A text to search by. Names that SQL has written may hold other control characters, but no database holds this one.
-fn text(rules: &mut Rules, field: &str, given: String, bytes_max: usize) -> String {
+fn text(rules: &mut Validator, field: &str, given: String, bytes_max: usize) -> String {
     if given.contains('\0') {
         rules.invalid(field, "must not contain NUL characters");
     }

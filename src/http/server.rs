@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Limits;
 use super::event_connection::EventStreamAcceptor;
-use super::explained::ExplainedAcceptor;
+use super::problem_bodies::ExplainedAcceptor;
 
-/// What hyper takes before it refuses by itself (see `explained`): more than our own limits.
+/// What hyper takes before it refuses by itself (see `problem_bodies`): more than our own limits.
 const HYPER_HEADER_BYTES_MAX: usize = 512 << 10;
 /// With this many header lines hyper needs no memory for them; more has to be asked for.
 const HYPER_HEADERS_DEFAULT: usize = 100;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::extract::{Json, Object, Path, Query};
 use super::pages::NoQuery;
-use super::parameters::{Rules, stream_name};
+use super::parameters::{Validator, stream_name};
 use super::problem::{Outcome, Problem, ProblemKind, capitalised};
 use super::{App, tags};
 use crate::domain::Violation;
@@ -119,7 +119,7 @@ pub async fn append_messages(
 }
 
 fn result(stream_name: String, appended: Appended) -> AppendResult {
-    let shown = |placed: &crate::domain::append::Placed| AppendedMessage {
+    let shown = |placed: &crate::domain::append::WrittenMessage| AppendedMessage {
         id: placed.id,
         position: placed.position,
         global_position: placed.global_position,
@@ -134,7 +134,7 @@ fn result(stream_name: String, appended: Appended) -> AppendResult {
 }
 
 fn check(app: &App, stream_name: StreamName, headers: &HeaderMap, body: AppendBody) -> Result<AppendRequest, Problem> {
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     if body.expected_version.is_some_and(|version| version < -1) {
         rules.invalid("expected_version", "must be -1 or more");
     }
@@ -142,7 +142,7 @@ fn check(app: &App, stream_name: StreamName, headers: &HeaderMap, body: AppendBo
     let limit = app.limits.messages_per_append_max;
     if !(1..=limit).contains(&count) {
         rules.invalid("messages", format!("must be from 1 to {limit} messages, not {count}"));
-        return rules.keep(()).and(Err(Problem::new(ProblemKind::InternalError, "unreachable")));
+        return rules.finish(()).and(Err(Problem::new(ProblemKind::InternalError, "unreachable")));
     }
     let key = headers.get("idempotency-key").map(axum::http::HeaderValue::as_bytes);
     if key.is_some_and(|key| key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX) {
@@ -166,11 +166,11 @@ fn check(app: &App, stream_name: StreamName, headers: &HeaderMap, body: AppendBo
     }
     let request =
         AppendRequest { stream_name, expected_version: body.expected_version, must_exist: body.must_exist, messages };
-    rules.keep(request)
+    rules.finish(request)
 }
 
 fn check_message(
-    rules: &mut Rules,
+    rules: &mut Validator,
     at: usize,
     body: NewMessageBody,
     stream_name: &StreamName,
@@ -189,7 +189,7 @@ fn check_message(
     let id = body.id.or_else(|| key.map(|key| id_of_key(stream_name, key, at)));
     let text = |value: Option<Box<RawValue>>| value.map(|value| Box::<str>::from(value).into_string());
     NewMessage {
-        id_may_stand: id.is_some(),
+        is_client_supplied_id: id.is_some(),
         id: id.unwrap_or_else(Uuid::now_v7),
         message_type: body.r#type,
         data: text(body.data).unwrap_or_else(|| "null".into()),

@@ -11,7 +11,7 @@ use super::log::Entry;
 use super::subscriptions::{Change, Connection, Delivery};
 use super::tail::Tail;
 use super::tail::heartbeat::{Beat, Heartbeats};
-use crate::domain::cursor::Cursor;
+use crate::domain::event_id::EventId;
 use crate::domain::observation::Observation;
 use crate::telemetry::Observer;
 
@@ -23,7 +23,7 @@ pub enum Event {
     /// What has changed in what a consumer of a subscription holds, and messages for it.
     Delivered { changes: Vec<Change>, deliveries: Vec<Delivery> },
     /// The filter let nothing pass for a while; the cursor has moved on.
-    Moved(Cursor),
+    Moved(EventId),
     /// History is done; from here on messages come as they are settled.
     CaughtUp { position: i64 },
     /// Messages are read from the database again.
@@ -126,7 +126,7 @@ impl Source {
     }
 
     /// `None` where the service keeps the cursor, or while a page is being read.
-    fn cursor(&self) -> Option<Cursor> {
+    fn cursor(&self) -> Option<EventId> {
         match self {
             Source::Log(followed) => followed.cursor(),
             Source::Subscription(_) => None,
@@ -139,10 +139,10 @@ pub struct Events {
     admission: Admission,
     /// `None` after the last event: what it holds is given back at once.
     source: Option<Source>,
-    cursor: Option<Cursor>,
+    cursor: Option<EventId>,
     /// The cursor to begin with, where that lies beyond the end: a client that is cut before anything has come does
     /// better to come back with the `from` it came with, as an id from the future is refused.
-    not_an_id: Option<Cursor>,
+    not_an_id: Option<EventId>,
     heartbeat: Duration,
     beat: Option<Beat>,
     told_at: Instant,
@@ -160,7 +160,7 @@ impl Events {
     }
 
     /// The cursor after the last event, as far as a client can come back with it.
-    pub fn id(&self) -> Option<Cursor> {
+    pub fn id(&self) -> Option<EventId> {
         self.cursor.filter(|_| self.cursor != self.not_an_id)
     }
 

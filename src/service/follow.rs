@@ -13,7 +13,7 @@ use super::log::following::Following;
 use super::log::merged::{self, MergedFollower};
 use super::read::{PlaceError, Start};
 use super::subscriptions::{ConsumeRequest, SubscriptionError};
-use crate::domain::cursor::Cursor;
+use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::source::Source as LogSource;
 use crate::store::StoreError;
@@ -62,7 +62,7 @@ impl Target {
     }
 
     /// Whether an event of this target may have a cursor as its id.
-    pub fn may_have(&self, cursor: Cursor) -> bool {
+    pub fn may_have(&self, cursor: EventId) -> bool {
         let lowest = if self.cursor_log().single_stream().is_some() { -1 } else { 0 };
         let sources = self.aggregated.len() + usize::from(self.log.is_some());
         cursor.position >= lowest && (cursor.sources as usize) < sources
@@ -122,7 +122,7 @@ impl Service {
             Start::After(cursor) => cursor.sources,
             Start::At(_) | Start::Beginning | Start::End | Start::AtTime(_) => 0,
         };
-        let cursor = Cursor { position: place.after, sources, check: place.check };
+        let cursor = EventId { position: place.after, sources, check: place.check };
         let mut places = merged::places(cursor, aggregated.len() + usize::from(log.is_some()))
             .map(|after| Place::global(after, place.history));
         let mut next_place = || places.next().unwrap_or(place);
@@ -146,7 +146,7 @@ pub(super) struct Followed(Detached<Following, Next>);
 
 impl Followed {
     /// Passed to a later request, it goes on after the last event. `None` while a page is being read.
-    pub fn cursor(&self) -> Option<Cursor> {
+    pub fn cursor(&self) -> Option<EventId> {
         match &self.0 {
             Detached::Idle(following) => Some(following.cursor()),
             Detached::AtWork(_) | Detached::Lost => None,

@@ -9,7 +9,7 @@ use super::log::Place;
 use super::log::pages::{PageBounds, PageSizer};
 use super::long_poll::LongPoll;
 use super::tail::Tail;
-use crate::domain::cursor::{Check, Cursor};
+use crate::domain::event_id::{Check, EventId};
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::source::Source;
@@ -61,7 +61,7 @@ pub struct PageRead {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// After a cursor that an earlier answer gave.
-    After(Cursor),
+    After(EventId),
     /// At a position, inclusive: in the stream for one stream, global otherwise.
     At(i64),
     Beginning,
@@ -266,7 +266,7 @@ impl Reads {
 
 /// By what the message at a cursor is recognised, if the log is still the one that the cursor came from. A place where no
 /// message stands any more (trimmed, erased, a hole) says nothing.
-fn checked(cursor: Cursor, standing: Option<Uuid>, head: i64) -> Result<Option<Check>, PlaceError> {
+fn checked(cursor: EventId, standing: Option<Uuid>, head: i64) -> Result<Option<Check>, PlaceError> {
     let position = cursor.position;
     if position > head || cursor.names_another_than(standing) {
         return Err(PlaceError::HistoryChanged { position, head });

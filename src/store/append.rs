@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::outcome::Outcome;
 use super::{Connection, Database, Session, StoreError};
-use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, Placed};
+use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, WrittenMessage};
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::time::Timestamp;
 
@@ -18,7 +18,7 @@ const APPEND_BATCH: &str = "SELECT * FROM headwater.append_batch(\
     $1::text[], $2::bigint[], $3::boolean[], $4::int[], $5::int[], $6::int[], $7::text[], $8::uuid[], $9::text[], \
     $10::text[], $11::text[], $12::timestamp[], $13::boolean[], $14::uuid[], $15::boolean)";
 
-const JUDGE_STANDING_IDS: &str = "SELECT * FROM headwater.judge_standing_ids(\
+const FIND_DUPLICATE_IDS: &str = "SELECT * FROM headwater.find_duplicate_ids(\
     $1::int, $2::int[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[])";
 
 /// A session of its own for appends, with what is needed to find out what became of its last commits.
@@ -190,7 +190,7 @@ impl<'a> Columns<'a> {
                 columns.datas.push(&message.data);
                 columns.metadatas.push(message.metadata.as_deref());
                 columns.times.push(message.time);
-                if message.id_may_stand {
+                if message.is_client_supplied_id {
                     columns.ids_to_check.push(message.id);
                 }
             }
@@ -202,7 +202,7 @@ impl<'a> Columns<'a> {
 /// Where the messages of one request stand, or the one that stands in its way.
 struct Standing {
     stream_name: String,
-    placed: Placed,
+    placed: WrittenMessage,
 }
 
 impl Standing {
@@ -217,7 +217,7 @@ impl Standing {
 
 /// All messages of a request stand, in its order.
 fn standing_answer(standing: Vec<Standing>, duplicate: bool) -> Appended {
-    let messages: Vec<Placed> = standing.into_iter().map(|message| message.placed).collect();
+    let messages: Vec<WrittenMessage> = standing.into_iter().map(|message| message.placed).collect();
     Appended { version: messages.last().map_or(-1, |last| last.position), duplicate, messages }
 }
 
@@ -254,7 +254,7 @@ fn read_answer(row: &Row, requests: &[&AppendRequest], wanted: Option<&[bool]>) 
                     let nth = written.positions.len();
                     let Some(&global_position) = global_positions.get(nth) else { break };
                     let time = message.time.unwrap_or(written_at);
-                    messages.push(Placed { id: message.id, position, global_position, time });
+                    messages.push(WrittenMessage { id: message.id, position, global_position, time });
                     written.positions.push((global_position, message.id));
                     if wanted.is_some_and(|wanted| wanted[place]) {
                         written.messages.push(Arc::new(Message::new(MessageParts {
@@ -294,7 +294,7 @@ fn read_standing(row: &Row, requests: usize) -> Result<Vec<Vec<Standing>>, tokio
     for (at, stream_name) in streams.into_iter().enumerate() {
         standing[numbers[at] as usize - 1].push(Standing {
             stream_name,
-            placed: Placed {
+            placed: WrittenMessage {
                 id: ids[at],
                 position: positions[at],
                 global_position: global_positions[at],
@@ -348,7 +348,7 @@ impl Database {
         let columns = Columns::of(requests);
         let row = client
             .query_one(
-                JUDGE_STANDING_IDS,
+                FIND_DUPLICATE_IDS,
                 &[
                     &(requests.len() as i32),
                     &columns.message_requests,

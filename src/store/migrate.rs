@@ -13,7 +13,7 @@ pub use report::{Change, MigrationReport, Notice, Origin};
 pub use schema::{FUNCTIONS_VERSION, Function, MESSAGE_STORE_ROLE, Migration, Schema};
 
 use found::{Found, role_exists};
-use plan::{Plan, Step};
+use plan::{MigrationStep, Plan};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, raw_sql};
 use std::str::FromStr;
@@ -163,24 +163,24 @@ async fn lock(transaction: &mut PgConnection) -> Result<(), MigrateError> {
 
 async fn take(
     transaction: &mut PgConnection,
-    step: &Step<'_>,
+    step: &MigrationStep<'_>,
     schema: &Schema,
     report: &mut MigrationReport,
 ) -> Result<(), MigrateError> {
     let origin = report.origin;
     match step {
-        Step::Apply(migration) => {
+        MigrationStep::Apply(migration) => {
             let doing = format!("applying migration {} ({})", migration.version, migration.name);
             execute(transaction, &migration.sql, doing).await?;
             record(transaction, migration, "applied", origin).await?;
         }
-        Step::Skip(migration) => record(transaction, migration, "skipped", origin).await?,
-        Step::InstallFunctions { .. } => {
+        MigrationStep::Skip(migration) => record(transaction, migration, "skipped", origin).await?,
+        MigrationStep::InstallFunctions { .. } => {
             report.changes.push(step.change(schema, origin == Origin::Attached));
             return functions::install(transaction, schema, report).await;
         }
-        Step::GrantRole => return grant_role(transaction, schema, report).await,
-        Step::AddNotifyTrigger => {
+        MigrationStep::GrantRole => return grant_role(transaction, schema, report).await,
+        MigrationStep::AddNotifyTrigger => {
             execute(transaction, schema::NOTIFY_TRIGGER, "adding the trigger headwater_notify".to_owned()).await?;
         }
     }

@@ -75,7 +75,7 @@ pub struct RoundRows {
 pub struct PastRound<'a> {
     pub projection_id: i64,
     pub from: i64,
-    pub upto: i64,
+    pub up_to: i64,
     pub rows: &'a RoundRows,
 }
 
@@ -212,7 +212,7 @@ impl AggregatedStreams<'_> {
             epoch,
             round.projection_id,
             round.from,
-            round.upto,
+            round.up_to,
             &rows.partitions,
             &rows.positions,
             &rows.global_positions,

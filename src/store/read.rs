@@ -129,14 +129,14 @@ impl Messages<'_> {
     }
 
     /// All messages from a global position on, up to one that is settled.
-    pub async fn all_page(self, from: i64, upto: i64, limit: PageLimit, filter: &Filter) -> Result<Page, StoreError> {
+    pub async fn all_page(self, from: i64, up_to: i64, limit: PageLimit, filter: &Filter) -> Result<Page, StoreError> {
         let sql = format!(
             "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m \
              WHERE m.global_position >= $4 AND m.global_position <= $5 AND {FILTER} \
              ORDER BY m.global_position LIMIT $6"
         );
-        let page = self.page(&sql, filter, limit.bytes, &[&from, &upto, &limit.messages]).await?;
-        Ok(Page { head: upto, ..page })
+        let page = self.page(&sql, filter, limit.bytes, &[&from, &up_to, &limit.messages]).await?;
+        Ok(Page { head: up_to, ..page })
     }
 
     /// What comes after a follower's place, up to a settled position: for one stream after its position in the
@@ -145,20 +145,20 @@ impl Messages<'_> {
         self,
         source: &Source,
         after: i64,
-        upto: i64,
+        up_to: i64,
         limit: PageLimit,
         filter: &Filter,
     ) -> Result<FollowedPage, StoreError> {
         // Who selects by patterns looks at all messages, and passes over those that are not wanted.
         if source.topics().iter().any(|topic| matches!(topic, Topic::All | Topic::Selected(_))) {
-            return Ok(self.all_page(after.saturating_add(1), upto, limit, filter).await?.followed(limit));
+            return Ok(self.all_page(after.saturating_add(1), up_to, limit, filter).await?.followed(limit));
         }
         if let Some(stream_name) = source.single_stream() {
             let sql = format!(
                 "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.stream_name = $4 \
                  AND m.position > $5 AND m.global_position <= $6 AND {FILTER} ORDER BY m.position LIMIT $7"
             );
-            let parameters: [&(dyn ToSql + Sync); 4] = [&&**stream_name, &after, &upto, &limit.messages];
+            let parameters: [&(dyn ToSql + Sync); 4] = [&&**stream_name, &after, &up_to, &limit.messages];
             return Ok(self.page(&sql, filter, limit.bytes, &parameters).await?.followed(limit));
         }
         let (mut categories, mut streams) = (Vec::new(), Vec::new());
@@ -185,7 +185,7 @@ impl Messages<'_> {
              ORDER BY m.position LIMIT $8) AS m\
              ) AS m ORDER BY m.global_position LIMIT $8) AS m"
         );
-        let parameters: [&(dyn ToSql + Sync); 5] = [&categories, &streams, &after, &upto, &limit.messages];
+        let parameters: [&(dyn ToSql + Sync); 5] = [&categories, &streams, &after, &up_to, &limit.messages];
         Ok(self.page(&sql, filter, limit.bytes, &parameters).await?.followed(limit))
     }
 

@@ -77,7 +77,13 @@ impl Database {
 impl Session {
     /// What comes after a position, in order, as one snapshot shows it; `named`: with streams and sizes. Up to a position,
     /// or as far as one look goes: while the sequence has given many more, the nearest of them.
-    pub async fn look_after(&self, after: i64, upto: Option<i64>, limit: i64, named: bool) -> Result<Look, StoreError> {
+    pub async fn look_after(
+        &self,
+        after: i64,
+        up_to: Option<i64>,
+        limit: i64,
+        named: bool,
+    ) -> Result<Look, StoreError> {
         // pg_column_size() says how much is stored, and unpacks nothing.
         let row = if named {
             "stream_name, (pg_column_size(type) + coalesce(pg_column_size(data), 0) \
@@ -92,7 +98,7 @@ impl Session {
         );
         let far = after.saturating_add(LOOK_POSITIONS_MAX);
         let found = self
-            .query_typed(&sql, &[(&after, Type::INT8), (&limit, Type::INT8), (&upto, Type::INT8), (&far, Type::INT8)])
+            .query_typed(&sql, &[(&after, Type::INT8), (&limit, Type::INT8), (&up_to, Type::INT8), (&far, Type::INT8)])
             .await?;
         let (unflushed, given, cached) = match found.first() {
             Some(row) => (row.try_get::<_, Option<i64>>(3)?, row.try_get(4)?, row.try_get(5)?),
@@ -107,7 +113,7 @@ impl Session {
                 stored_bytes: stored_bytes as usize,
             });
         }
-        let is_to_the_end = upto.is_none() && given.is_none_or(|given| given <= far);
+        let is_to_the_end = up_to.is_none() && given.is_none_or(|given| given <= far);
         Ok(Look { rows, unflushed: unflushed.map(Unflushed), given, cached, is_to_the_end })
     }
 
@@ -149,11 +155,11 @@ impl Session {
     /// Waits until what was seen is on disk: what is lost in a crash must not have been shown to anybody, for its
     /// positions are given again.
     pub async fn until_flushed(&self, unflushed: Option<Unflushed>) -> Result<(), StoreError> {
-        let Some(Unflushed(upto)) = unflushed else { return Ok(()) };
+        let Some(Unflushed(up_to)) = unflushed else { return Ok(()) };
         for pause in FLUSH_POLLS {
             tokio::time::sleep(pause).await;
             let flushed = "SELECT pg_is_in_recovery() OR pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0') >= $1";
-            let rows = self.query_typed(flushed, &[(&upto, Type::INT8)]).await?;
+            let rows = self.query_typed(flushed, &[(&up_to, Type::INT8)]).await?;
             if rows.first().map_or(Ok(false), |row| row.try_get(0))? {
                 return Ok(());
             }

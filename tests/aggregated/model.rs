@@ -65,7 +65,7 @@ struct Defined {
 }
 
 /// What the model makes of one message.
-enum Placed {
+enum WrittenMessage {
     Elsewhere,
     In(i64),
     Odd,
@@ -110,7 +110,7 @@ impl Defined {
         })
     }
 
-    fn place(&self, prefix: &str, sent: &Sent) -> Placed {
+    fn place(&self, prefix: &str, sent: &Sent) -> WrittenMessage {
         let is_in_category = self.categories.contains(&sent.category);
         let is_matched =
             self.wildcard == Some(sent.category) && sent.id.is_some_and(|id| id.to_string().starts_with('1'));
@@ -119,7 +119,7 @@ impl Defined {
         let data = sent.data.as_ref().unwrap_or(&Value::Null);
         let passes = !self.filters_wanted || data.get("wanted") == Some(&json!(true));
         if !(is_in_category || is_matched || is_any) || !has_type || !passes {
-            return Placed::Elsewhere;
+            return WrittenMessage::Elsewhere;
         }
         let hashed = |text: &str, partitions: i64| Some(headwater::domain::partitioner::hashed(text, partitions));
         let modulo = |value: Option<&Value>, partitions: i64, missing: Option<i64>| match value {
@@ -139,7 +139,7 @@ impl Defined {
             Partitioner::CelSize => Some(TYPES[sent.message_type].chars().count() as i64),
         };
         let most = self.max_partition.unwrap_or(9_999);
-        partition.filter(|partition| (0..=most).contains(partition)).map_or(Placed::Odd, Placed::In)
+        partition.filter(|partition| (0..=most).contains(partition)).map_or(WrittenMessage::Odd, WrittenMessage::In)
     }
 
     /// The links, and where and whether it stops.
@@ -148,12 +148,12 @@ impl Defined {
         let mut found = Vec::new();
         for (global_position, sent) in written {
             let partition = match (self.place(prefix, sent), self.on_error) {
-                (Placed::Elsewhere, _) | (Placed::Odd, OnError::Skip) => continue,
-                (Placed::Odd, OnError::Stop) => {
+                (WrittenMessage::Elsewhere, _) | (WrittenMessage::Odd, OnError::Skip) => continue,
+                (WrittenMessage::Odd, OnError::Stop) => {
                     found.sort_unstable();
                     return (found, Some(*global_position));
                 }
-                (Placed::In(partition), _) | (Placed::Odd, OnError::Partition(partition)) => partition,
+                (WrittenMessage::In(partition), _) | (WrittenMessage::Odd, OnError::Partition(partition)) => partition,
             };
             let position: &mut i64 = next.entry(partition).or_default();
             found.push((partition as i32, *position, *global_position));

@@ -40,10 +40,10 @@ async fn closed(events: &mut Events, path: &str) {
 }
 
 /// The newest rows are deleted, and the sequence is set back to what is left.
-async fn set_back(sql: &Client, upto: i64) {
+async fn set_back(sql: &Client, up_to: i64) {
     sql.batch_execute(&format!(
-        "BEGIN; DELETE FROM message_store.messages WHERE global_position > {upto}; \
-         SELECT setval('message_store.messages_global_position_seq', {upto}); COMMIT"
+        "BEGIN; DELETE FROM message_store.messages WHERE global_position > {up_to}; \
+         SELECT setval('message_store.messages_global_position_seq', {up_to}); COMMIT"
     ))
     .await
     .unwrap();

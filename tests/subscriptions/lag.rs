@@ -61,11 +61,11 @@ async fn said(sql: &Client, subscription: i64, settled: i64, messages_max: i64) 
 }
 
 /// Asserts that the lag is exact, or at least not more than it is.
-async fn check(sql: &Client, subscription: i64, upto: i64, messages_max: i64, when: &str) {
+async fn check(sql: &Client, subscription: i64, up_to: i64, messages_max: i64, when: &str) {
     // Both see the same, whatever is projected meanwhile.
     sql.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.unwrap();
-    let (said, is_exact) = said(sql, subscription, upto, messages_max).await;
-    let counted = naive(sql, subscription, upto).await;
+    let (said, is_exact) = said(sql, subscription, up_to, messages_max).await;
+    let counted = naive(sql, subscription, up_to).await;
     sql.batch_execute("COMMIT").await.unwrap();
     if is_exact {
         assert_eq!(said, counted, "{when}");
@@ -147,9 +147,9 @@ async fn walk(seed: u64) {
             _ => {
                 // Not all that was counted need be settled for who asks by global positions.
                 let is_global = id <= 12;
-                let upto = if is_global && random.bool() { random.i64(0..=head) } else { head };
+                let up_to = if is_global && random.bool() { random.i64(0..=head) } else { head };
                 let when = format!("step {step} of seed {seed}, subscription {id}");
-                check(&sql, id, upto, random.i64(1..400), &when).await;
+                check(&sql, id, up_to, random.i64(1..400), &when).await;
             }
         }
     }

@@ -172,7 +172,7 @@ impl World {
         let (partition, epoch, read_upto, rewinds): (i32, i64, i64, i64) =
             (row.get(0), row.get(1), row.get(2), row.get(3));
         let positions: Vec<i64> = (read_upto + 1..=read_upto + self.random.i64(1..5)).collect();
-        let upto = positions[positions.len() - 1];
+        let up_to = positions[positions.len() - 1];
         // Now and then it has not heard of what has happened since it looked.
         let stale = i64::from(self.random.u8(..) < 25);
         let deliver = "SELECT partition FROM headwater.subscription_deliver($1, $2, ARRAY[$3::integer], ARRAY[$4::bigint], \
@@ -188,7 +188,7 @@ impl World {
                     &(epoch - stale),
                     &rewinds,
                     &read_upto,
-                    &upto,
+                    &up_to,
                     &(positions.len() as i32),
                     &positions,
                 ],

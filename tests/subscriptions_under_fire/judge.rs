@@ -62,15 +62,15 @@ impl Judge {
             self.seen.iter().map(|seen| (seen.stream.as_str(), seen.stream_position)).collect();
         let lost: Vec<_> = standing.values().filter(|(stream, at)| !seen.contains(&(stream.as_str(), *at))).collect();
         assert!(lost.is_empty(), "{} of {} never came: {lost:?}", lost.len(), standing.len());
-        let mut upto: HashMap<i64, i64> = HashMap::new();
+        let mut up_to: HashMap<i64, i64> = HashMap::new();
         let mut each = BTreeSet::new();
         for (partition, position, _) in self.acked.iter().chain(&self.unknown) {
-            let upto = upto.entry(*partition).or_default();
-            *upto = (*upto).max(*position);
+            let up_to = up_to.entry(*partition).or_default();
+            *up_to = (*up_to).max(*position);
             each.insert((*partition, *position));
         }
         let is_acked = |seen: &&Seen| match is_partitioned {
-            true => upto.get(&seen.partition).is_some_and(|upto| seen.position <= *upto),
+            true => up_to.get(&seen.partition).is_some_and(|up_to| seen.position <= *up_to),
             false => each.contains(&seen.place()),
         };
         let open: Vec<_> = self.seen.iter().filter(|seen| !is_acked(seen)).map(Seen::place).collect();

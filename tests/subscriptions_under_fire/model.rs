@@ -1,21 +1,21 @@
 //! The rules of a delivery against a plain account of them.
 
-use headwater::domain::delivery::{Ask, Attempts, Cause, OnExhausted, Policy, Step};
+use headwater::domain::delivery::{Attempts, Cause, DeliveryStep, NackAction, OnExhausted, Policy};
 use proptest::prelude::*;
 
 /// What happens to a message that was delivered.
 #[derive(Debug, Clone, Copy)]
 enum Fate {
-    Asked(Ask),
+    Asked(NackAction),
     /// Its time ran out, or its consumer is gone.
     Silence,
 }
 
 fn fates() -> impl Strategy<Value = Vec<Fate>> {
     let fate = prop_oneof![
-        6 => prop::option::of(0i64..1_000).prop_map(|delay_ms| Fate::Asked(Ask::Retry { delay_ms })),
+        6 => prop::option::of(0i64..1_000).prop_map(|delay_ms| Fate::Asked(NackAction::Retry { delay_ms })),
         3 => Just(Fate::Silence),
-        1 => prop::sample::select(vec![Ask::Park, Ask::Skip, Ask::Stop]).prop_map(Fate::Asked),
+        1 => prop::sample::select(vec![NackAction::Park, NackAction::Skip, NackAction::Stop]).prop_map(Fate::Asked),
     ];
     prop::collection::vec(fate, 1..60)
 }
@@ -27,11 +27,11 @@ fn policies() -> impl Strategy<Value = Policy> {
 }
 
 /// What it ends as, by the policy.
-fn end_of(policy: &Policy) -> Step {
+fn end_of(policy: &Policy) -> DeliveryStep {
     match policy.on_exhausted {
-        OnExhausted::Park => Step::Park,
-        OnExhausted::Skip => Step::Skip,
-        OnExhausted::Stop => Step::Stop,
+        OnExhausted::Park => DeliveryStep::Park,
+        OnExhausted::Skip => DeliveryStep::Skip,
+        OnExhausted::Stop => DeliveryStep::Stop,
     }
 }
 
@@ -55,19 +55,19 @@ proptest! {
             };
             let (step, cause) = policy.on_nack(ask, before);
             let expected = match ask {
-                Ask::Park => (Step::Park, Cause::Nacked),
-                Ask::Skip => (Step::Skip, Cause::Nacked),
-                Ask::Stop => (Step::Stop, Cause::Nacked),
-                Ask::Retry { .. } if is_last => (end_of(&policy), Cause::Exhausted),
-                Ask::Retry { delay_ms: Some(delay_ms) } => (Step::Retry { delay_ms }, Cause::Nacked),
-                Ask::Retry { delay_ms: None } => {
+                NackAction::Park => (DeliveryStep::Park, Cause::Nacked),
+                NackAction::Skip => (DeliveryStep::Skip, Cause::Nacked),
+                NackAction::Stop => (DeliveryStep::Stop, Cause::Nacked),
+                NackAction::Retry { .. } if is_last => (end_of(&policy), Cause::Exhausted),
+                NackAction::Retry { delay_ms: Some(delay_ms) } => (DeliveryStep::Retry { delay_ms }, Cause::Nacked),
+                NackAction::Retry { delay_ms: None } => {
                     let steps = policy.backoff_ms.len();
                     let at = (deliveries as usize - 1).min(steps.saturating_sub(1));
-                    (Step::Retry { delay_ms: policy.backoff_ms.get(at).copied().unwrap_or(0) }, Cause::Nacked)
+                    (DeliveryStep::Retry { delay_ms: policy.backoff_ms.get(at).copied().unwrap_or(0) }, Cause::Nacked)
                 }
             };
             prop_assert_eq!((step, cause), expected);
-            if !matches!(step, Step::Retry { .. }) {
+            if !matches!(step, DeliveryStep::Retry { .. }) {
                 break;
             }
         }

@@ -135,15 +135,15 @@ impl Model {
                 return taken;
             }
         }
-        let upto = (self.cursor + limit as i64).min(MESSAGES);
-        let new = (self.cursor..upto).map(|place| {
+        let up_to = (self.cursor + limit as i64).min(MESSAGES);
+        let new = (self.cursor..up_to).map(|place| {
             let consumer = Some(consumer);
             let row = Row { epoch: None, attempts: 1, deliveries: 1, consumer, was_delivered: true, is_due: false };
             assert!(self.rows.insert(place, row).is_none());
             (place, 1)
         });
         let new = new.collect();
-        self.cursor = self.cursor.max(upto);
+        self.cursor = self.cursor.max(up_to);
         new
     }
 

@@ -6,12 +6,12 @@ use utoipa::ToSchema;
 
 use super::body::duration_ms;
 use super::{consumer_name, entries, subscription_name};
-use crate::domain::delivery::Ask;
+use crate::domain::delivery::NackAction;
 use crate::domain::named::named_if_any;
 use crate::domain::subscription::{ACK_TIMEOUT_MS, BACKOFF_MS};
 use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::pages::NoQuery;
-use crate::http::parameters::Rules;
+use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
 use crate::service::subscriptions::{AckRequest, At, NackEntry};
@@ -63,8 +63,8 @@ pub struct NackBodyEntry {
     position: i64,
     epoch: i64,
     #[serde(default, deserialize_with = "named_if_any")]
-    #[schema(default = "retry", value_type = Option<NackAction>)]
-    action: Option<NackAction>,
+    #[schema(default = "retry", value_type = Option<ActionBody>)]
+    action: Option<ActionBody>,
     /// Of a retry: how long to wait; the subscription's `backoff` if it is not given.
     #[serde(default)]
     #[schema(example = "5s")]
@@ -78,7 +78,8 @@ pub struct NackBodyEntry {
 /// What is to become of a message that a consumer cannot work on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum NackAction {
+#[schema(as = NackAction)]
+pub enum ActionBody {
     /// Again, unless it was delivered as often as it may be.
     Retry,
     /// To the dead letters.
@@ -151,10 +152,10 @@ pub async fn ack_messages(
     Json(Object(body)): Json<Object<AckBody>>,
 ) -> Result<axum::Json<AckResult>, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     consumer_name(&mut rules, &body.consumer);
     entries(&mut rules, "acks", body.acks.len());
-    let request = rules.keep(AckRequest { consumer: body.consumer, entries: places(&body.acks) })?;
+    let request = rules.finish(AckRequest { consumer: body.consumer, entries: places(&body.acks) })?;
     let counts = app.subscriptions.acks.ack(&name, request).await?;
     Ok(axum::Json(AckResult { acked: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
@@ -178,11 +179,11 @@ pub async fn nack_messages(
     Json(Object(body)): Json<Object<NackBody>>,
 ) -> Result<axum::Json<NackResult>, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     consumer_name(&mut rules, &body.consumer);
     entries(&mut rules, "nacks", body.nacks.len());
     let nacks = body.nacks.into_iter().enumerate().map(|(at, Object(nack))| read_nack(&mut rules, at, nack)).collect();
-    let nacks: Vec<NackEntry> = rules.keep(nacks)?;
+    let nacks: Vec<NackEntry> = rules.finish(nacks)?;
     let counts = app.subscriptions.acks.nack(&name, &body.consumer, nacks).await?;
     Ok(axum::Json(NackResult { nacked: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
@@ -206,11 +207,11 @@ pub async fn extend_messages(
     Json(Object(body)): Json<Object<ExtensionBody>>,
 ) -> Result<axum::Json<ExtensionResult>, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     consumer_name(&mut rules, &body.consumer);
     entries(&mut rules, "extensions", body.extensions.len());
     let timeout = duration_ms(&mut rules, "ack_timeout", body.ack_timeout.as_deref(), ACK_TIMEOUT_MS);
-    let request = rules.keep(AckRequest { consumer: body.consumer, entries: places(&body.extensions) })?;
+    let request = rules.finish(AckRequest { consumer: body.consumer, entries: places(&body.extensions) })?;
     let counts = app.subscriptions.acks.extend(&name, request, timeout).await?;
     Ok(axum::Json(ExtensionResult { extended: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
@@ -221,10 +222,10 @@ fn places(entries: &[Object<DeliveryPlace>]) -> Vec<(At, i64)> {
     entries.iter().map(place).collect()
 }
 
-fn read_nack(rules: &mut Rules, at: usize, nack: NackBodyEntry) -> NackEntry {
-    let action = nack.action.unwrap_or(NackAction::Retry);
+fn read_nack(rules: &mut Validator, at: usize, nack: NackBodyEntry) -> NackEntry {
+    let action = nack.action.unwrap_or(ActionBody::Retry);
     let delay_ms = duration_ms(rules, &format!("nacks[{at}].delay"), nack.delay.as_deref(), BACKOFF_MS);
-    if nack.delay.is_some() && action != NackAction::Retry {
+    if nack.delay.is_some() && action != ActionBody::Retry {
         rules.invalid(&format!("nacks[{at}].delay"), "must be given with the action retry only");
     }
     if let Some(reason) = &nack.reason {
@@ -239,10 +240,10 @@ fn read_nack(rules: &mut Rules, at: usize, nack: NackBodyEntry) -> NackEntry {
         at: At { partition: nack.partition, position: nack.position },
         epoch: nack.epoch,
         ask: match action {
-            NackAction::Retry => Ask::Retry { delay_ms },
-            NackAction::Park => Ask::Park,
-            NackAction::Skip => Ask::Skip,
-            NackAction::Stop => Ask::Stop,
+            ActionBody::Retry => NackAction::Retry { delay_ms },
+            ActionBody::Park => NackAction::Park,
+            ActionBody::Skip => NackAction::Skip,
+            ActionBody::Stop => NackAction::Stop,
         },
         reason: nack.reason,
     }

@@ -14,7 +14,7 @@ use crate::domain::subscription::{
 };
 use crate::domain::time::Timestamp;
 use crate::http::extract::Object;
-use crate::http::parameters::Rules;
+use crate::http::parameters::Validator;
 
 /// How many partitions a source is divided into unless it is said. One stream is one partition.
 const PARTITIONS_DEFAULT: i64 = 16;
@@ -56,7 +56,7 @@ macro_rules! with_settings {
         }
 
         impl $name {
-            pub fn patch(&mut self, rules: &mut Rules) -> SettingsPatch {
+            pub fn patch(&mut self, rules: &mut Validator) -> SettingsPatch {
                 let backoff_ms = self.backoff.take().map(|steps| {
                     let step = |(at, step): (usize, &String)| {
                         duration_ms(rules, &format!("backoff[{at}]"), Some(step), BACKOFF_MS).unwrap_or_default()
@@ -164,7 +164,7 @@ impl FromBody {
 
 impl DefinitionBody {
     /// With every default filled in. Rules of what is read here are said to `rules`; the others are the domain's.
-    pub fn definition(mut self, rules: &mut Rules) -> Definition {
+    pub fn definition(mut self, rules: &mut Validator) -> Definition {
         let settings = Settings::default().patched(self.patch(rules));
         let source = self.source.0.source(rules);
         let is_stream = matches!(source, SubscriptionSource::Stream(_));
@@ -214,7 +214,7 @@ impl DefinitionBody {
 }
 
 impl SourceBody {
-    fn source(self, rules: &mut Rules) -> SubscriptionSource {
+    fn source(self, rules: &mut Validator) -> SubscriptionSource {
         let mut given: Vec<SubscriptionSource> = Vec::new();
         given.extend(self.stream_name.map(SubscriptionSource::Stream));
         given.extend(self.category.map(|name| SubscriptionSource::Categories(vec![name])));
@@ -242,7 +242,7 @@ impl SourceBody {
 }
 
 /// A duration within bounds, in milliseconds.
-pub fn duration_ms(rules: &mut Rules, field: &str, text: Option<&str>, bounds: RangeInclusive<i64>) -> Option<i64> {
+pub fn duration_ms(rules: &mut Validator, field: &str, text: Option<&str>, bounds: RangeInclusive<i64>) -> Option<i64> {
     let bound = |ms: &i64| Duration::from_millis(ms.unsigned_abs());
     let duration = rules.duration(field, text, bound(bounds.start()), bound(bounds.end()))?;
     // Within bounds, so it fits.
@@ -279,7 +279,7 @@ mod tests {
             "ack":"auto","ack_timeout":"1s","consumer_timeout":"2s","max_in_flight":9,"max_deliveries":3,"backoff":["1s"],
             "on_exhausted":"stop"}"#;
         let Object(body): Object<DefinitionBody> = serde_json::from_str(text).unwrap();
-        let definition = body.definition(&mut Rules::default());
+        let definition = body.definition(&mut Validator::default());
         let shown = serde_json::to_value(DefinitionBody::of(&definition)).unwrap();
         assert_eq!(shown, serde_json::from_str::<serde_json::Value>(text).unwrap());
     }

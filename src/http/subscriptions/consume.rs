@@ -16,7 +16,7 @@ use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::follow::heartbeat;
 use crate::http::frames::{Frames, Wire};
 use crate::http::pages::NoQuery;
-use crate::http::parameters::Rules;
+use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
 use crate::service::subscriptions::{ConsumeRequest, FetchRequest};
@@ -95,13 +95,13 @@ pub async fn follow_subscription(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     consumer_name(&mut rules, &query.consumer);
     if query.max_in_flight.is_some_and(|max| !(1..=MAX_IN_FLIGHT_MAX).contains(&max)) {
         rules.invalid("max_in_flight", format!("must be from 1 to {MAX_IN_FLIGHT_MAX}"));
     }
     let heartbeat = heartbeat(&mut rules, query.heartbeat.as_deref(), &app);
-    let request = rules.keep(ConsumeRequest {
+    let request = rules.finish(ConsumeRequest {
         subscription: name,
         consumer: query.consumer,
         in_flight_max: query.max_in_flight,
@@ -131,14 +131,14 @@ pub async fn fetch_messages(
     Json(Object(body)): Json<Object<FetchBody>>,
 ) -> Result<Response, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     consumer_name(&mut rules, &body.consumer);
     let messages_max = rules.limit(body.limit);
     if body.max_bytes == Some(0) {
         rules.invalid("max_bytes", "must be 1 or more");
     }
     let wait = rules.duration("wait", body.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
-    let wait = rules.keep(wait)?.unwrap_or_default();
+    let wait = rules.finish(wait)?.unwrap_or_default();
     let bytes_max = body.max_bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
     let request = FetchRequest {
         subscription: name,

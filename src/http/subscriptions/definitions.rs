@@ -14,7 +14,7 @@ use super::subscription_name;
 use crate::domain::subscription::Definition;
 use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::pages::NoQuery;
-use crate::http::parameters::Rules;
+use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
 use crate::service::subscriptions::{PartitionLag, Put, State as Running, Status, StoredSubscription};
@@ -187,14 +187,14 @@ pub async fn create_subscription(
     Json(Object(body)): Json<Object<DefinitionBody>>,
 ) -> Result<(StatusCode, axum::Json<SubscriptionBody>), Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let definition = body.definition(&mut rules);
-    let definition = rules.keep(definition)?;
+    let definition = rules.finish(definition)?;
     let status = match app.subscriptions.definitions.put(&name, &definition).await? {
         Put::New => StatusCode::CREATED,
         Put::Same => StatusCode::OK,
     };
-    Ok((status, axum::Json(shown(app.subscriptions.inspection.status(&name).await?))))
+    Ok((status, axum::Json(to_body(app.subscriptions.inspection.status(&name).await?))))
 }
 
 /// Read a subscription's definition and status
@@ -209,7 +209,7 @@ pub async fn read_subscription(
     Query(query): Query<StatusQuery>,
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     if query.min_position.is_some_and(|position| position < 0) {
         rules.invalid("min_position", "must be 0 or more");
     }
@@ -217,12 +217,12 @@ pub async fn read_subscription(
         rules.invalid("wait", "must be given with min_position: there is nothing else to wait for");
     }
     let wait = rules.duration("wait", query.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
-    let wait = rules.keep(wait)?.unwrap_or_default();
+    let wait = rules.finish(wait)?.unwrap_or_default();
     let status = match query.min_position {
         Some(position) => app.subscriptions.inspection.status_at(&name, position, wait).await?,
         None => app.subscriptions.inspection.status(&name).await?,
     };
-    Ok(axum::Json(shown(status)))
+    Ok(axum::Json(to_body(status)))
 }
 
 /// Change a subscription's settings
@@ -241,10 +241,10 @@ pub async fn change_subscription(
     Json(Object(mut body)): Json<Object<SettingsBody>>,
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let patch = body.patch(&mut rules);
-    app.subscriptions.definitions.patch(&name, rules.keep(patch)?).await?;
-    Ok(axum::Json(shown(app.subscriptions.inspection.status(&name).await?)))
+    app.subscriptions.definitions.patch(&name, rules.finish(patch)?).await?;
+    Ok(axum::Json(to_body(app.subscriptions.inspection.status(&name).await?)))
 }
 
 /// Delete a subscription
@@ -274,13 +274,13 @@ pub async fn list_subscriptions(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<SubscriptionList>, Problem> {
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let limit = rules.limit(query.limit);
     let after = query.after.unwrap_or_default();
     if after.contains('\0') {
         rules.invalid("after", "must not contain NUL characters");
     }
-    rules.keep(())?;
+    rules.finish(())?;
     let mut found = app.subscriptions.definitions.list(&after, limit + 1).await?;
     let has_more = found.len() > limit;
     found.truncate(limit);
@@ -313,7 +313,7 @@ fn brief(stored: StoredSubscription, definition: &Definition) -> SubscriptionBod
     }
 }
 
-pub(super) fn shown(status: Status) -> SubscriptionBody {
+pub(super) fn to_body(status: Status) -> SubscriptionBody {
     let mut body = brief(status.stored, &status.definition);
     let competing = if status.definition.is_partitioned() { &[] } else { &*status.consumers };
     let competing: Vec<String> = competing.iter().take(CONSUMERS_NAMED_MAX).map(|one| one.name.clone()).collect();

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::{FromBody, span};
-use super::definitions::{SubscriptionBody, shown};
+use super::definitions::{SubscriptionBody, to_body};
 use super::{consumer_name, entries, subscription_name};
 use crate::domain::subscription::StartAt;
 use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::pages::NoQuery;
-use crate::http::parameters::Rules;
+use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
 use crate::service::subscriptions::ConsumerInfo;
@@ -107,9 +107,9 @@ pub async fn remove_consumer(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<StatusCode, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     consumer_name(&mut rules, &consumer);
-    rules.keep(())?;
+    rules.finish(())?;
     match app.subscriptions.consumers.remove(&name, &consumer).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found(format!("consumer {consumer} of the subscription {name}"))),
@@ -132,7 +132,7 @@ pub async fn seek_subscription(
     Json(Object(body)): Json<Object<SeekBody>>,
 ) -> Result<axum::Json<SeekResult>, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let to = body.to.start();
     match to {
         None => rules.malformed("to", "must be beginning, end, a position of 0 or more, or an RFC 3339 time"),
@@ -142,7 +142,7 @@ pub async fn seek_subscription(
     if let Some(partitions) = &body.partitions {
         entries(&mut rules, "partitions", partitions.len());
     }
-    let to = rules.keep(to)?.unwrap_or(StartAt::Beginning);
+    let to = rules.finish(to)?.unwrap_or(StartAt::Beginning);
     let plans = app.subscriptions.definitions.seek(&name, to, body.partitions.as_deref(), body.dry_run).await?;
     let partitions = plans.into_iter().map(|plan| SoughtPartition {
         partition: plan.partition,
@@ -167,7 +167,7 @@ pub async fn pause_subscription(
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
     app.subscriptions.definitions.pause(&name).await?;
-    Ok(axum::Json(shown(app.subscriptions.inspection.status(&name).await?)))
+    Ok(axum::Json(to_body(app.subscriptions.inspection.status(&name).await?)))
 }
 
 /// Go on after a pause, or after a stop
@@ -185,7 +185,7 @@ pub async fn resume_subscription(
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
     app.subscriptions.definitions.resume(&name).await?;
-    Ok(axum::Json(shown(app.subscriptions.inspection.status(&name).await?)))
+    Ok(axum::Json(to_body(app.subscriptions.inspection.status(&name).await?)))
 }
 
 impl ConsumerBody {

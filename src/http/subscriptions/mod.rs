@@ -20,7 +20,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::frames::push_delivery;
-use super::parameters::Rules;
+use super::parameters::Validator;
 use super::problem::{Problem, ProblemKind, capitalised};
 use crate::domain::Violation;
 use crate::domain::named::check_name;
@@ -89,21 +89,21 @@ fn subscription_name(name: &str) -> Result<(), Problem> {
     check_name(name).map_err(|rule| Problem::invalid(vec![Violation::new("name", rule)]))
 }
 
-fn consumer_name(rules: &mut Rules, name: &str) {
+fn consumer_name(rules: &mut Validator, name: &str) {
     if let Err(rule) = check_name(name) {
         rules.invalid("consumer", rule);
     }
 }
 
 /// A number of entries within bounds.
-fn entries(rules: &mut Rules, field: &str, count: usize) {
+fn entries(rules: &mut Validator, field: &str, count: usize) {
     if !(1..=ENTRIES_MAX).contains(&count) {
         rules.invalid(field, format!("must have from 1 to {ENTRIES_MAX} entries, not {count}"));
     }
 }
 
 /// The place after which a list goes on: `partition:position`, as its `next` says.
-fn after(rules: &mut Rules, text: Option<&str>) -> At {
+fn after(rules: &mut Validator, text: Option<&str>) -> At {
     let Some(text) = text else { return At::FIRST };
     let (partition, position) = text.split_once(':').unwrap_or(("0", text));
     match (partition.parse(), position.parse()) {

@@ -11,7 +11,7 @@ use super::{PlaceBody, after, entries, next_of, subscription_name};
 use crate::domain::delivery::Cause;
 use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::pages::{Message, NoQuery};
-use crate::http::parameters::Rules;
+use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
 use crate::service::subscriptions::{At, ParkedMessage};
@@ -91,13 +91,13 @@ pub async fn list_parked(
     Query(query): Query<ParkedQuery>,
 ) -> Result<Response, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let limit = rules.limit(query.limit);
     let after = after(&mut rules, query.after.as_deref());
-    rules.keep(())?;
+    rules.finish(())?;
     let found = app.subscriptions.inspection.parked(&name, after, limit).await?;
     let next = found.last().filter(|_| found.len() == limit).map(|last| next_of(last.at));
-    let list = ParkedList { parked: found.into_iter().map(shown).collect(), next };
+    let list = ParkedList { parked: found.into_iter().map(to_body).collect(), next };
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], axum::Json(list)).into_response())
 }
 
@@ -117,14 +117,14 @@ pub async fn replay_parked(
     Json(Object(body)): Json<Object<ReplayBody>>,
 ) -> Result<axum::Json<ReplayResult>, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     if body.positions.is_some() == (body.all == Some(true)) || body.all == Some(false) {
         rules.invalid("positions", "must be given, or all must be true, but not both");
     }
     if let Some(positions) = &body.positions {
         entries(&mut rules, "positions", positions.len());
     }
-    rules.keep(())?;
+    rules.finish(())?;
     let which = body.positions.map(|places| places.iter().map(PlaceBody::at).collect::<Vec<_>>());
     let replayed = app.subscriptions.inspection.replay(&name, which.as_deref()).await?;
     Ok(axum::Json(ReplayResult { replayed }))
@@ -145,7 +145,7 @@ pub async fn delete_parked(
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<StatusCode, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     let (read_partition, read_position) = (partition.parse(), position.parse());
     if read_partition.is_err() {
         rules.malformed("partition", "must be a partition's number");
@@ -153,7 +153,7 @@ pub async fn delete_parked(
     if read_position.is_err() {
         rules.malformed("position", "must be a position");
     }
-    rules.keep(())?;
+    rules.finish(())?;
     let at = At { partition: read_partition.unwrap_or(-1), position: read_position.unwrap_or(-1) };
     match app.subscriptions.inspection.delete_parked(&name, at).await? {
         true => Ok(StatusCode::NO_CONTENT),
@@ -161,7 +161,7 @@ pub async fn delete_parked(
     }
 }
 
-fn shown(parked: ParkedMessage) -> ParkedBody {
+fn to_body(parked: ParkedMessage) -> ParkedBody {
     let deliveries = parked.delivery_count;
     let otherwise = match parked.cause.as_str() {
         "exhausted" => format!("delivered {deliveries} times without an ack"),

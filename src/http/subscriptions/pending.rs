@@ -10,7 +10,7 @@ use super::events::DeliveredMessage;
 use super::{PlaceBody, after, consumer_name, delivered, entries, next_of, subscription_name};
 use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::pages::NoQuery;
-use crate::http::parameters::Rules;
+use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
 use crate::service::subscriptions::{At, ClaimRequest, PendingDelivery};
@@ -134,17 +134,17 @@ pub async fn list_pending(
     Query(query): Query<PendingQuery>,
 ) -> Result<axum::Json<PendingList>, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     if let Some(consumer) = &query.consumer {
         consumer_name(&mut rules, consumer);
     }
     let limit = rules.limit(query.limit);
     let min_idle = duration_ms(&mut rules, "min_idle", query.min_idle.as_deref(), 0..=IDLE_MS_MAX).unwrap_or(0);
     let after = after(&mut rules, query.after.as_deref());
-    rules.keep(())?;
+    rules.finish(())?;
     let found = app.subscriptions.inspection.pending(&name, query.consumer.as_deref(), min_idle, after, limit).await?;
     let next = found.last().filter(|_| found.len() == limit).map(|last| next_of(last.at));
-    Ok(axum::Json(PendingList { pending: found.into_iter().map(shown).collect(), next }))
+    Ok(axum::Json(PendingList { pending: found.into_iter().map(to_body).collect(), next }))
 }
 
 /// Count what is pending
@@ -193,7 +193,7 @@ pub async fn claim_messages(
     Json(Object(body)): Json<Object<ClaimBody>>,
 ) -> Result<Response, Problem> {
     subscription_name(&name)?;
-    let mut rules = Rules::default();
+    let mut rules = Validator::default();
     consumer_name(&mut rules, &body.consumer);
     let limit = rules.limit(body.limit);
     let min_idle = duration_ms(&mut rules, "min_idle", body.min_idle.as_deref(), 0..=IDLE_MS_MAX).unwrap_or(0);
@@ -201,7 +201,7 @@ pub async fn claim_messages(
     if let Some(positions) = &body.positions {
         entries(&mut rules, "positions", positions.len());
     }
-    rules.keep(())?;
+    rules.finish(())?;
     let positions = body.positions.map(|places| places.iter().map(PlaceBody::at).collect::<Vec<_>>());
     let request = ClaimRequest {
         subscription: name,
@@ -217,7 +217,7 @@ pub async fn claim_messages(
     Ok(delivered(&taken.deliveries, &format!(",\"next\":{next}")))
 }
 
-fn shown(one: PendingDelivery) -> PendingBody {
+fn to_body(one: PendingDelivery) -> PendingBody {
     PendingBody {
         partition: one.at.partition,
         position: one.at.position,

@@ -40,7 +40,7 @@ pub enum Ended {
     /// It has come to where the live ones were, and stands there.
     Arrived(Projection, i64),
     /// It was stopped, paused, deleted, or another instance has taken over.
-    Elsewhere(i64),
+    Superseded(i64),
     /// The database failed.
     Failed(i64, StoreError),
 }
@@ -49,7 +49,7 @@ impl CatchUp {
     pub async fn run(mut self, mut projection: Projection, position: i64) -> Ended {
         match self.project(&mut projection, position).await {
             Ok(Some(position)) => Ended::Arrived(projection, position),
-            Ok(None) => Ended::Elsewhere(projection.id),
+            Ok(None) => Ended::Superseded(projection.id),
             Err(error) => Ended::Failed(projection.id, error),
         }
     }
@@ -94,10 +94,10 @@ impl CatchUp {
         if from >= *self.goal.borrow() { Ok(Some(from)) } else { self.project(projection, from).await }
     }
 
-    async fn write(&self, id: i64, from: i64, upto: i64, rows: &RoundRows) -> Result<bool, StoreError> {
+    async fn write(&self, id: i64, from: i64, up_to: i64, rows: &RoundRows) -> Result<bool, StoreError> {
         self.database
             .aggregated_streams()
-            .project_past(self.epoch, PastRound { projection_id: id, from, upto, rows })
+            .project_past(self.epoch, PastRound { projection_id: id, from, up_to, rows })
             .await
     }
 

@@ -21,7 +21,7 @@ use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
-pub use members::{FeedMember, ProgressWish};
+pub use members::{FeedMember, ProgressInterest};
 
 /// How often aggregated streams that are followed are looked at without a hint.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ struct Inner {
     /// There may be something new that another instance has projected.
     kick: Notify,
     /// Who waits for progress as such, not for messages: then it is told at once.
-    wishes: AtomicUsize,
+    progress_interests: AtomicUsize,
     wished: Notify,
     bytes_max: usize,
 }
@@ -62,7 +62,7 @@ struct Led {
 struct Feed {
     projection_id: i64,
     /// Everything up to this global position has been projected.
-    upto: i64,
+    up_to: i64,
     messages: Suffix<AggregatedMessage>,
     is_catching_up: bool,
     is_deleted: bool,
@@ -76,7 +76,7 @@ impl Feeds {
         let inner = Inner {
             state: Mutex::default(),
             kick: Notify::new(),
-            wishes: AtomicUsize::new(0),
+            progress_interests: AtomicUsize::new(0),
             wished: Notify::new(),
             bytes_max,
         };
@@ -100,14 +100,14 @@ impl Feeds {
         FeedMember { feeds: self.clone(), id, newest, progress }
     }
 
-    pub fn wish_for_progress(&self) -> ProgressWish {
-        self.inner.wishes.fetch_add(1, Ordering::SeqCst);
+    pub fn register_progress_interest(&self) -> ProgressInterest {
+        self.inner.progress_interests.fetch_add(1, Ordering::SeqCst);
         self.inner.wished.notify_one();
-        ProgressWish { feeds: self.clone() }
+        ProgressInterest { feeds: self.clone() }
     }
 
-    pub(super) fn is_progress_wished(&self) -> bool {
-        self.inner.wishes.load(Ordering::SeqCst) > 0
+    pub(super) fn is_progress_awaited(&self) -> bool {
+        self.inner.progress_interests.load(Ordering::SeqCst) > 0
     }
 
     /// Waits for the next wish.
@@ -122,16 +122,16 @@ impl Feeds {
     }
 
     /// Up to where this instance knows an aggregated stream to be projected.
-    pub fn upto(&self, id: i64) -> Option<i64> {
+    pub fn up_to(&self, id: i64) -> Option<i64> {
         let state = self.state();
         let led = state.led.as_ref().filter(|led| led.live.contains(&id)).map(|led| led.position);
-        led.max(state.feeds.get(&id).filter(|feed| feed.messages.is_known()).map(|feed| feed.upto))
+        led.max(state.feeds.get(&id).filter(|feed| feed.messages.is_known()).map(|feed| feed.up_to))
     }
 
     /// The same in one log.
     pub(super) fn upto_in(&self, history: u64, id: i64) -> Option<i64> {
         let is_of_it = self.state().history == history;
-        self.upto(id).filter(|_| is_of_it)
+        self.up_to(id).filter(|_| is_of_it)
     }
 
     /// This instance projects now: these aggregated streams are live, at this position.
@@ -159,31 +159,31 @@ impl Feeds {
     /// it, which are live no more.
     pub(super) fn projected(
         &self,
-        upto: i64,
+        up_to: i64,
         mut messages: HashMap<i64, Vec<AggregatedMessage>>,
         stopped: &HashMap<i64, i64>,
     ) {
         let mut state = self.state();
         let State { feeds, led: Some(led), .. } = &mut *state else { return };
-        let from = std::mem::replace(&mut led.position, upto);
+        let from = std::mem::replace(&mut led.position, up_to);
         for (id, feed) in feeds {
             if led.live.contains(id) {
                 // A follower that were moved past the stop would miss what comes there once it goes on.
-                let upto = stopped.get(id).copied().unwrap_or(upto);
-                feed.advance(from, messages.remove(id).unwrap_or_default(), upto, self.inner.bytes_max);
+                let up_to = stopped.get(id).copied().unwrap_or(up_to);
+                feed.advance(from, messages.remove(id).unwrap_or_default(), up_to, self.inner.bytes_max);
             }
         }
         led.live.retain(|id| !stopped.contains_key(id));
     }
 
     /// One that catches up has come this far; its messages are for its followers to read.
-    pub(super) fn caught_up_to(&self, id: i64, upto: i64) {
+    pub(super) fn caught_up_to(&self, id: i64, up_to: i64) {
         let mut state = self.state();
         // A rebuild may have taken its place since the step was written.
         let is_led = state.is_led(id);
         if let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) {
             feed.is_catching_up = true;
-            feed.begin_anew(upto);
+            feed.begin_anew(up_to);
         }
     }
 
@@ -211,7 +211,7 @@ impl Feeds {
         let Some(next) = feed.messages.read(place.after) else { return Read::Miss };
         let next = next.filter(|one| partitions.is_none_or(|some| some.contains(&one.partition)));
         let entry = |one: &AggregatedMessage| Entry::aggregated(name, one.clone());
-        let page = suffix::page(next, limit, feed.upto.max(place.after), entry);
+        let page = suffix::page(next, limit, feed.up_to.max(place.after), entry);
         // While history is being projected, its end has not been seen.
         Read::Page(Page { is_end: page.is_end && !feed.is_catching_up, ..page })
     }
@@ -295,12 +295,12 @@ impl Feeds {
                 feed.begin_anew(progress.projected_position);
                 return Ok(());
             }
-            if progress.projected_position <= feed.upto {
+            if progress.projected_position <= feed.up_to {
                 // What it is has changed perhaps, if not where it is.
                 feed.messages.wake();
                 return Ok(());
             }
-            feed.upto
+            feed.up_to
         };
         let history_number = tail.history_number();
         let Some(page) = in_time(database.aggregated_streams().page(id, None, from, READ_MAX)).await? else {
@@ -349,7 +349,7 @@ impl Feed {
     fn new(led: Option<i64>) -> Self {
         Self {
             projection_id: 0,
-            upto: led.unwrap_or(0),
+            up_to: led.unwrap_or(0),
             messages: led.map_or_else(Suffix::unknown, Suffix::after),
             is_catching_up: false,
             is_deleted: false,
@@ -359,27 +359,27 @@ impl Feed {
     }
 
     /// Takes in the messages between two positions.
-    fn advance(&mut self, from: i64, messages: Vec<AggregatedMessage>, upto: i64, bytes_max: usize) {
-        if !self.messages.is_known() || from > self.upto {
+    fn advance(&mut self, from: i64, messages: Vec<AggregatedMessage>, up_to: i64, bytes_max: usize) {
+        if !self.messages.is_known() || from > self.up_to {
             // What lies between is not known here.
             self.begin_anew(from);
         }
-        let known = self.upto;
+        let known = self.up_to;
         let mut is_new = false;
         for one in messages.into_iter().filter(|one| one.message.global_position > known) {
             is_new |= self.messages.push(one);
         }
         self.messages.keep(bytes_max);
-        self.upto = self.upto.max(upto);
+        self.up_to = self.up_to.max(up_to);
         if is_new {
             self.messages.wake();
         }
-        self.progress.send_replace(self.upto);
+        self.progress.send_replace(self.up_to);
     }
 
     /// Nothing before this position is here any more.
     fn begin_anew(&mut self, position: i64) {
-        self.upto = position;
+        self.up_to = position;
         self.messages.begin_after(position);
         self.progress.send_replace(position);
     }
@@ -393,6 +393,6 @@ impl Feed {
     fn delete(&mut self) {
         self.is_deleted = true;
         self.messages.wake();
-        self.progress.send_replace(self.upto);
+        self.progress.send_replace(self.up_to);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::feed::{FeedMember, Feeds, ProgressWish};
+use super::feed::{FeedMember, Feeds, ProgressInterest};
 use crate::service::log::{Entry, Page, Place, Read};
 use crate::service::tail::Tail;
 use crate::store::StoreError;
@@ -27,7 +27,7 @@ pub struct AggregatedLog {
     tail: Tail,
     histories: watch::Receiver<u64>,
     /// Steps forward are waited for, also those without a message.
-    progress: Option<ProgressWish>,
+    progress: Option<ProgressInterest>,
 }
 
 impl AggregatedLog {
@@ -37,7 +37,7 @@ impl AggregatedLog {
             member: feeds.join(source.id),
             tail: tail.clone(),
             histories: tail.histories(),
-            progress: with_progress.then(|| feeds.wish_for_progress()),
+            progress: with_progress.then(|| feeds.register_progress_interest()),
             source,
         }
     }

@@ -2,10 +2,10 @@
 
 mod catch_up;
 pub mod feed;
-mod leading;
 pub mod log;
 pub mod projector;
 mod round;
+mod term;
 
 use std::time::Duration;
 
@@ -144,7 +144,7 @@ impl AggregatedStreams {
     pub async fn get(&self, name: &str) -> Result<Option<AggregatedStream>, StoreError> {
         let Some(mut stored) = self.database.aggregated_streams().get(name).await? else { return Ok(None) };
         // Progress is known here before it is kept. What came with it is counted in what is read after this only.
-        let known = self.feeds.upto(stored.id).filter(|known| *known > stored.current.projected_position);
+        let known = self.feeds.up_to(stored.id).filter(|known| *known > stored.current.projected_position);
         if let Some(known) = known.filter(|_| stored.current.is_live) {
             let id = stored.id;
             let Some(again) = self.database.aggregated_streams().get(name).await? else { return Ok(None) };
@@ -165,7 +165,7 @@ impl AggregatedStreams {
         wait: Duration,
     ) -> Result<Option<AggregatedStream>, StoreError> {
         let poll = LongPoll::new(&self.tail, &self.draining, wait);
-        let _wish = self.feeds.wish_for_progress();
+        let _wish = self.feeds.register_progress_interest();
         let mut member: Option<FeedMember> = None;
         loop {
             let Some(stream) = self.get(name).await? else { return Ok(None) };
@@ -179,7 +179,7 @@ impl AggregatedStreams {
                 member = Some(self.feeds.join(id));
             }
             // It has gone on since the look; or it was held a little before what is known here, which lasts.
-            let is_known = self.feeds.upto(id).is_some_and(|upto| upto >= min_position);
+            let is_known = self.feeds.up_to(id).is_some_and(|up_to| up_to >= min_position);
             let pause = if is_known { LOOK_PAUSE } else { wait };
             let progressed = async {
                 match &mut member {

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::feed::Feeds;
-use super::leading::{Leading, Lost};
+use super::term::{LeadershipLost, ProjectorTerm};
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
 use crate::service::hints::Signals;
@@ -88,8 +88,8 @@ impl Projector {
             }
             let pause = match lost {
                 Ok(()) => return,
-                Err(Lost::Fenced) => FENCED_PAUSE,
-                Err(Lost::Store(error)) => {
+                Err(LeadershipLost::Fenced) => FENCED_PAUSE,
+                Err(LeadershipLost::Store(error)) => {
                     self.handle.is_alive.store(false, Ordering::SeqCst);
                     back_off.failed(&error)
                 }
@@ -102,7 +102,12 @@ impl Projector {
     }
 
     /// Takes over when it can, and projects until that is lost; ends well only when the service stops.
-    async fn stand_by(&self, stopping: &CancellationToken, led: &mut bool, back_off: &mut BackOff) -> Result<(), Lost> {
+    async fn stand_by(
+        &self,
+        stopping: &CancellationToken,
+        led: &mut bool,
+        back_off: &mut BackOff,
+    ) -> Result<(), LeadershipLost> {
         let session = self.database.projector_session().await?;
         loop {
             let lease = session.take_lease(self.holder, self.settings.lease).await?;
@@ -111,7 +116,7 @@ impl Projector {
             if let Some(lease) = lease {
                 *led = true;
                 self.observer.record(Observation::ProjectorLeads { leads: true, epoch: lease.epoch });
-                Leading::new(self, &session, lease).lead(stopping).await?;
+                ProjectorTerm::new(self, &session, lease).lead(stopping).await?;
                 // At a stop, another instance need not wait for the lease to end.
                 session.release_lease(lease.epoch).await?;
                 return Ok(());

@@ -72,7 +72,7 @@ impl Round {
         let (mut skipped, mut substituted) = (0, 0);
         for message in messages {
             let partition = match projection.aggregation.place(message) {
-                Placement::Elsewhere => continue,
+                Placement::NotSelected => continue,
                 Placement::Skipped => {
                     skipped += 1;
                     continue;

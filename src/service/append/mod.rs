@@ -1,8 +1,8 @@
 //! Group commit: requests that wait at the same moment share one transaction.
 
 mod appends;
-mod lanes;
-mod link;
+mod batch_writer;
+mod locked_categories;
 #[cfg(test)]
 mod simulation;
 
@@ -23,8 +23,8 @@ use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
 use crate::telemetry::Observer;
 use appends::Appends;
-use lanes::Lanes;
-use link::Link;
+use batch_writer::BatchWriter;
+use locked_categories::LockedCategories;
 
 /// The bounds of group commit.
 #[derive(Debug, Clone)]
@@ -59,9 +59,9 @@ const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
 /// The door to group commit. Cheap to clone.
 #[derive(Clone)]
 pub struct Append {
-    queue: mpsc::Sender<Waiting>,
+    queue: mpsc::Sender<PendingAppend>,
     /// Called when so many wait that a second batch is worth its while.
-    crowd: Arc<Notify>,
+    batch_ready: Arc<Notify>,
     queued_bytes: Arc<AtomicUsize>,
     queue_bytes_max: usize,
     draining: CancellationToken,
@@ -69,7 +69,7 @@ pub struct Append {
 }
 
 /// A request and whom to tell.
-struct Waiting {
+struct PendingAppend {
     request: AppendRequest,
     /// Taken by the answer.
     reply: Option<oneshot::Sender<Result<Appended, AppendError>>>,
@@ -78,7 +78,7 @@ struct Waiting {
     bytes: QueuedBytes,
 }
 
-impl Waiting {
+impl PendingAppend {
     fn outcome_unknown(&self) -> AppendError {
         AppendError::OutcomeUnknown { message_ids: self.request.messages.iter().map(|message| message.id).collect() }
     }
@@ -86,7 +86,7 @@ impl Waiting {
 
 /// An agent that ends in the middle of its work (the process stops, or it panics) leaves requests without an answer.
 /// They are told what is true then.
-impl Drop for Waiting {
+impl Drop for PendingAppend {
     fn drop(&mut self) {
         if let Some(reply) = self.reply.take() {
             let _ =
@@ -119,18 +119,18 @@ impl Append {
         let (queue, requests) = mpsc::channel(settings.queue_max);
         let append = Self {
             queue,
-            crowd: Arc::default(),
+            batch_ready: Arc::default(),
             queued_bytes: Arc::default(),
             queue_bytes_max: settings.queue_bytes_max,
             draining,
             observer: observer.clone(),
         };
-        let lanes = Lanes::new(settings.locked_categories_max);
+        let lanes = LockedCategories::new(settings.locked_categories_max);
         let lock_timeout = settings.lock_timeout.min(SHARED_LOCK_TIMEOUT);
         let shared = Shared { database: Arc::new(database), tail, observer, settings: Arc::new(settings) };
-        let link = Arc::new(Link::new(shared.clone(), lock_timeout));
-        let crowd = append.crowd.clone();
-        (append, Committer { requests, crowd, link, shared, lanes })
+        let writer = Arc::new(BatchWriter::new(shared.clone(), lock_timeout));
+        let batch_ready = append.batch_ready.clone();
+        (append, Committer { requests, batch_ready, writer, shared, lanes })
     }
 
     /// Writes the request's messages, all or none, and answers once that is durable.
@@ -143,13 +143,13 @@ impl Append {
         let bytes = QueuedBytes { bytes, queued: self.queued_bytes.clone() };
         let (reply, answer) = oneshot::channel();
         let fits = queued == 0 || queued + bytes.bytes <= self.queue_bytes_max;
-        let waiting = Waiting { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes };
+        let waiting = PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes };
         if !fits || self.queue.try_send(waiting).is_err() {
             self.observer.record(Observation::AppendOverloaded);
             return Err(AppendError::Overloaded);
         }
         if self.queued() >= CROWD_MIN {
-            self.crowd.notify_one();
+            self.batch_ready.notify_one();
         }
         // Everything that was taken is answered, at the latest when it is dropped.
         answer.await.unwrap_or(Err(AppendError::Draining))
@@ -171,19 +171,19 @@ struct Shared {
 }
 
 /// A batch on its way; gives back who has to wait for a lock.
-type Writing = Pin<Box<dyn Future<Output = Vec<Waiting>> + Send>>;
+type Writing = Pin<Box<dyn Future<Output = Vec<PendingAppend>> + Send>>;
 
 /// Waits for a batch to be written, and drives the connection in the same task. Waits for ever if there is none.
-async fn next_written(in_flight: &mut Vec<Writing>, link: &Link) -> Vec<Waiting> {
+async fn next_written(in_flight: &mut Vec<Writing>, writer: &BatchWriter) -> Vec<PendingAppend> {
     let at = poll_fn(|context| {
-        link.poll_drive(context);
+        writer.poll_drive(context);
         for (at, writing) in in_flight.iter_mut().enumerate() {
             if let Poll::Ready(locked) = writing.as_mut().poll(context) {
                 return Poll::Ready((at, locked));
             }
         }
         // What they have just sent goes out now.
-        link.poll_drive(context);
+        writer.poll_drive(context);
         Poll::Pending
     });
     let (at, locked) = at.await;
@@ -193,17 +193,17 @@ async fn next_written(in_flight: &mut Vec<Writing>, link: &Link) -> Vec<Waiting>
 
 /// The agent that takes what waits, and writes it.
 pub struct Committer {
-    requests: mpsc::Receiver<Waiting>,
-    crowd: Arc<Notify>,
-    link: Arc<Link>,
+    requests: mpsc::Receiver<PendingAppend>,
+    batch_ready: Arc<Notify>,
+    writer: Arc<BatchWriter>,
     shared: Shared,
-    lanes: Lanes,
+    lanes: LockedCategories,
 }
 
 impl Committer {
     /// Runs until the service stops; what waits then is still written.
     pub async fn run(mut self, stopping: CancellationToken) {
-        let mut deferred: VecDeque<Waiting> = VecDeque::new();
+        let mut deferred: VecDeque<PendingAppend> = VecDeque::new();
         let mut in_flight: Vec<Writing> = Vec::with_capacity(BATCHES_IN_FLIGHT_MAX);
         let mut is_closing = false;
         loop {
@@ -213,18 +213,18 @@ impl Committer {
                 let batch = self.take_batch(first, &mut deferred);
                 let batch = self.lanes.divert(batch, &self.shared).await;
                 if !batch.is_empty() {
-                    let link = self.link.clone();
-                    in_flight.push(Box::pin(async move { link.write(batch, false).await }));
+                    let writer = self.writer.clone();
+                    in_flight.push(Box::pin(async move { writer.write(batch, false).await }));
                 }
             }
             tokio::select! {
                 biased;
-                locked = next_written(&mut in_flight, &self.link) => self.lanes.take(locked, &self.shared).await,
+                locked = next_written(&mut in_flight, &self.writer) => self.lanes.take(locked, &self.shared).await,
                 waiting = self.requests.recv(), if in_flight.is_empty() => match waiting {
                     Some(waiting) => deferred.push_back(waiting),
                     None => break,
                 },
-                () = self.crowd.notified(), if in_flight.len() == 1 => {}
+                () = self.batch_ready.notified(), if in_flight.len() == 1 => {}
                 () = stopping.cancelled(), if !is_closing => {
                     // Nobody sends any more after this; the loop ends when the queue is empty.
                     is_closing = true;
@@ -243,7 +243,7 @@ impl Committer {
 
     /// What is there now, up to the limits; never waits for more. A request whose ids are in the batch already waits
     /// for the next one, where they are looked up.
-    fn take_batch(&mut self, first: Waiting, deferred: &mut VecDeque<Waiting>) -> Vec<Waiting> {
+    fn take_batch(&mut self, first: PendingAppend, deferred: &mut VecDeque<PendingAppend>) -> Vec<PendingAppend> {
         let settings = &self.shared.settings;
         let mut ids: HashSet<Uuid> = HashSet::new();
         let mut messages = 0;
@@ -252,7 +252,8 @@ impl Committer {
         let mut put_off = VecDeque::new();
         let mut next = Some(first);
         while let Some(waiting) = next.take() {
-            let own: Vec<Uuid> = waiting.request.messages.iter().filter(|m| m.id_may_stand).map(|m| m.id).collect();
+            let own: Vec<Uuid> =
+                waiting.request.messages.iter().filter(|m| m.is_client_supplied_id).map(|m| m.id).collect();
             if own.iter().any(|id| ids.contains(id)) {
                 put_off.push_back(waiting);
             } else {

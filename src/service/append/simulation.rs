@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::appends::{Appends, Opened, Resolved, Session};
 use super::{Append, AppendSettings};
-use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, NewMessage, Placed};
+use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, NewMessage, WrittenMessage};
 use crate::domain::stream_name::StreamName;
 use crate::domain::time::Timestamp;
 use crate::service::hints::Signals;
@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, PartialEq)]
 struct Stored {
     stream_name: String,
-    placed: Placed,
+    placed: WrittenMessage,
 }
 
 #[derive(Default)]
@@ -140,7 +140,8 @@ impl State {
             let mut stored = Vec::new();
             for (message, position) in request.messages.iter().zip(version + 1..) {
                 self.last += 1;
-                let placed = Placed { id: message.id, position, global_position: self.last, time: Timestamp(0) };
+                let placed =
+                    WrittenMessage { id: message.id, position, global_position: self.last, time: Timestamp(0) };
                 written.positions.push((self.last, message.id));
                 stored.push(Stored { stream_name: name.into(), placed });
             }
@@ -153,7 +154,7 @@ impl State {
 }
 
 fn appended(stored: Vec<Stored>, duplicate: bool) -> Appended {
-    let messages: Vec<Placed> = stored.into_iter().map(|one| one.placed).collect();
+    let messages: Vec<WrittenMessage> = stored.into_iter().map(|one| one.placed).collect();
     Appended { version: messages.last().map_or(-1, |last| last.position), duplicate, messages }
 }
 
@@ -292,7 +293,7 @@ async fn client(number: usize, seed: u64, append: Append, script: Script) {
         };
         let message = |random: &mut Rng| NewMessage {
             id: Uuid::from_u128(random.u128(..)),
-            id_may_stand: true,
+            is_client_supplied_id: true,
             message_type: if random.u8(0..30) == 0 { REFUSED } else { "T" }.into(),
             data: "null".into(),
             metadata: None,
@@ -313,7 +314,7 @@ async fn client(number: usize, seed: u64, append: Append, script: Script) {
             match answered.unwrap_or_else(|_| panic!("no answer: {what}")) {
                 Ok(appended) => {
                     assert!(!appended.duplicate || may_be_written, "said not to be written, and was: {what}");
-                    let placed: Vec<Placed> = stored.iter().map(|one| one.placed).collect();
+                    let placed: Vec<WrittenMessage> = stored.iter().map(|one| one.placed).collect();
                     assert_eq!(appended.messages, placed, "{what}");
                     assert!(stored.iter().all(|one| one.stream_name == stream), "{what}");
                     for one in placed {

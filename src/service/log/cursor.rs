@@ -2,7 +2,7 @@
 
 use super::pages::{PageBounds, PageSizer};
 use super::{Entry, Page, Place, Read};
-use crate::domain::cursor::Cursor as EventId;
+use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
 use crate::store::StoreError;
 use crate::store::read::PageLimit;

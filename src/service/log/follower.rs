@@ -2,7 +2,7 @@
 
 use super::cursor::{BATCH, Cursor, Next};
 use super::{Log, Place};
-use crate::domain::cursor::Cursor as EventId;
+use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;

@@ -3,7 +3,7 @@
 use super::cursor::Next;
 use super::follower::Follower;
 use super::merged::MergedFollower;
-use crate::domain::cursor::Cursor as EventId;
+use crate::domain::event_id::EventId;
 
 /// What one connection follows. Several logs are boxed: most connections have one, and there may be ten thousand.
 #[allow(clippy::large_enum_variant)] // nearly all connections have the large one

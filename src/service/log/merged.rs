@@ -7,7 +7,7 @@ use futures_util::future::select_all;
 use super::Entry;
 use super::cursor::{BATCH, Next};
 use super::follower::Follower;
-use crate::domain::cursor::Cursor as EventId;
+use crate::domain::event_id::EventId;
 
 /// Streams and categories as one source, and aggregated streams, each as one more. A message that several of them have
 /// comes once from each, in the order of the sources.

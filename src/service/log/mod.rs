@@ -14,7 +14,7 @@ pub mod suffix;
 use std::sync::Arc;
 
 use crate::domain::aggregated_stream::AggregatedMessage;
-use crate::domain::cursor::{Check, Cursor as EventId};
+use crate::domain::event_id::{Check, EventId};
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::service::aggregated::log::AggregatedLog;

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::cursor::{Cursor, Next};
 use super::{Entry, Page, Place, Read};
-use crate::domain::cursor::{Check, Cursor as EventId};
+use crate::domain::event_id::{Check, EventId};
 use crate::domain::filter::Filter;
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::source::Source;

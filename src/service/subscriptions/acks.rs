@@ -6,9 +6,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::catalog::Subscription;
-use super::presence::Presence;
+use super::lease_keeper::LeaseKeeper;
 use super::{Common, SubscriptionError};
-use crate::domain::delivery::{Ask, Policy};
+use crate::domain::delivery::{NackAction, Policy};
 use crate::domain::observation::Observation;
 use crate::store::StoreError;
 use crate::store::subscriptions::{AckEntry, AckOutcome, At, StepEntry};
@@ -28,7 +28,7 @@ pub struct AckRequest {
 pub struct NackEntry {
     pub at: At,
     pub epoch: i64,
-    pub ask: Ask,
+    pub ask: NackAction,
     pub reason: Option<String>,
 }
 
@@ -62,12 +62,12 @@ pub struct Fenced {
 /// What consumers say of their deliveries.
 pub struct Acks {
     common: Arc<Common>,
-    presence: Arc<Presence>,
-    queue: mpsc::Sender<Waiting>,
+    lease_keeper: Arc<LeaseKeeper>,
+    queue: mpsc::Sender<PendingAck>,
 }
 
 /// A request, and whom to tell.
-pub(super) struct Waiting {
+pub(super) struct PendingAck {
     work: Work,
     reply: oneshot::Sender<Result<Vec<AckOutcome>, StoreError>>,
 }
@@ -80,7 +80,7 @@ enum Work {
     },
     Nack {
         policy: Policy,
-        entries: Vec<(AckEntry, Ask, Option<String>)>,
+        entries: Vec<(AckEntry, NackAction, Option<String>)>,
     },
 }
 
@@ -95,16 +95,16 @@ impl Work {
 
 impl Acks {
     /// The acks, and the agent that commits them.
-    pub(super) fn new(common: Arc<Common>, presence: Arc<Presence>) -> (Self, AckCommitter) {
+    pub(super) fn new(common: Arc<Common>, lease_keeper: Arc<LeaseKeeper>) -> (Self, AckCommitter) {
         let (queue, requests) = mpsc::channel(common.settings.ack_queue_max);
         let committer = AckCommitter { common: common.clone(), requests };
-        (Self { common, presence, queue }, committer)
+        (Self { common, lease_keeper, queue }, committer)
     }
 
     /// Acks deliveries of one consumer.
     pub async fn ack(&self, name: &str, request: AckRequest) -> Result<AckCounts, SubscriptionError> {
         let subscription = self.common.catalog.find(name).await?;
-        let is_known_here = self.heard(&subscription, &request.consumer);
+        let is_known_here = self.touch(&subscription, &request.consumer);
         let entries = self.entries(&subscription, &request.consumer, &request.entries);
         let is_partitioned = subscription.definition.is_partitioned();
         let outcomes = self.submit(Work::Ack { is_partitioned, entries }).await?;
@@ -122,7 +122,7 @@ impl Acks {
         nacks: Vec<NackEntry>,
     ) -> Result<AckCounts, SubscriptionError> {
         let subscription = self.common.catalog.find(name).await?;
-        self.heard(&subscription, consumer);
+        self.touch(&subscription, consumer);
         let places: Vec<(At, i64)> = nacks.iter().map(|nack| (nack.at, nack.epoch)).collect();
         let entries = self.entries(&subscription, consumer, &places);
         let entries = entries.into_iter().zip(nacks).map(|(entry, nack)| (entry, nack.ask, nack.reason)).collect();
@@ -130,7 +130,7 @@ impl Acks {
         let counts = count(&places, &outcomes);
         if counts.done > 0 {
             // Others may be the next to get them.
-            self.common.hub.wake(subscription.id);
+            self.common.wakers.wake(subscription.id);
             self.common.signals.room(subscription.id);
         }
         counts.unless_fenced()
@@ -144,7 +144,7 @@ impl Acks {
         timeout_ms: Option<i64>,
     ) -> Result<AckCounts, SubscriptionError> {
         let subscription = self.common.catalog.find(name).await?;
-        self.heard(&subscription, &request.consumer);
+        self.touch(&subscription, &request.consumer);
         let entries = self.entries(&subscription, &request.consumer, &request.entries);
         let entries: Vec<&AckEntry> = entries.iter().collect();
         let timeout_ms = timeout_ms.unwrap_or(subscription.definition.settings.ack_timeout_ms);
@@ -152,15 +152,15 @@ impl Acks {
         let outcomes =
             database.subscriptions().extend(subscription.id, &request.consumer, &entries, timeout_ms).await?;
         // The times that the consumers here wait for have changed.
-        self.common.hub.wake(subscription.id);
+        self.common.wakers.wake(subscription.id);
         count(&request.entries, &outcomes).unless_fenced()
     }
 
     /// Who acks is there. Answers whether it comes for its messages here.
-    fn heard(&self, subscription: &Subscription, consumer: &str) -> bool {
-        let presence = &self.presence;
-        let is_known_here = presence.knows(subscription.id, consumer);
-        presence.heard(subscription.id, consumer, subscription.consumer_timeout());
+    fn touch(&self, subscription: &Subscription, consumer: &str) -> bool {
+        let lease_keeper = &self.lease_keeper;
+        let is_known_here = lease_keeper.knows(subscription.id, consumer);
+        lease_keeper.renew_soon(subscription.id, consumer, subscription.consumer_timeout());
         is_known_here
     }
 
@@ -179,7 +179,7 @@ impl Acks {
             return Err(SubscriptionError::Draining);
         }
         let (reply, answer) = oneshot::channel();
-        if self.queue.try_send(Waiting { work, reply }).is_err() {
+        if self.queue.try_send(PendingAck { work, reply }).is_err() {
             return Err(SubscriptionError::Overloaded);
         }
         // The agent answers everything it has taken; it is gone only when the service stops.
@@ -190,7 +190,7 @@ impl Acks {
         if acked == 0 {
             return;
         }
-        self.common.hub.wake(subscription.id);
+        self.common.wakers.wake(subscription.id);
         if !is_known_here {
             self.common.signals.room(subscription.id);
         }
@@ -219,7 +219,7 @@ fn count(entries: &[(At, i64)], outcomes: &[AckOutcome]) -> AckCounts {
 /// The agent that takes what waits, and commits it.
 pub(super) struct AckCommitter {
     common: Arc<Common>,
-    requests: mpsc::Receiver<Waiting>,
+    requests: mpsc::Receiver<PendingAck>,
 }
 
 impl AckCommitter {
@@ -247,23 +247,23 @@ impl AckCommitter {
     }
 
     /// At most one transaction for each kind.
-    async fn commit(&self, batch: Vec<Waiting>) {
+    async fn commit(&self, batch: Vec<PendingAck>) {
         let requests = batch.len();
-        let (mut upto, mut each, mut nacks) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut up_to, mut each, mut nacks) = (Vec::new(), Vec::new(), Vec::new());
         for waiting in batch {
             match &waiting.work {
-                Work::Ack { is_partitioned: true, .. } => upto.push(waiting),
+                Work::Ack { is_partitioned: true, .. } => up_to.push(waiting),
                 Work::Ack { is_partitioned: false, .. } => each.push(waiting),
                 Work::Nack { .. } => nacks.push(waiting),
             }
         }
         let began = std::time::Instant::now();
-        tokio::join!(self.ack(upto, true), self.ack(each, false), self.nack(nacks));
+        tokio::join!(self.ack(up_to, true), self.ack(each, false), self.nack(nacks));
         let observer = &self.common.observer;
         observer.record(Observation::AcksCommitted { requests, took: began.elapsed() });
     }
 
-    async fn ack(&self, batch: Vec<Waiting>, is_partitioned: bool) {
+    async fn ack(&self, batch: Vec<PendingAck>, is_partitioned: bool) {
         let entries: Vec<&AckEntry> = batch
             .iter()
             .filter_map(|waiting| match &waiting.work {
@@ -290,7 +290,7 @@ impl AckCommitter {
     }
 
     /// The rules decide what becomes of each, by how often it has failed.
-    async fn nack(&self, batch: Vec<Waiting>) {
+    async fn nack(&self, batch: Vec<PendingAck>) {
         if batch.is_empty() {
             return;
         }
@@ -304,9 +304,9 @@ impl AckCommitter {
         answer(batch, outcomes);
     }
 
-    async fn decide_and_step(&self, batch: &[Waiting]) -> Result<Vec<AckOutcome>, StoreError> {
+    async fn decide_and_step(&self, batch: &[PendingAck]) -> Result<Vec<AckOutcome>, StoreError> {
         let database = &self.common.database;
-        let nacks: Vec<(&Policy, &AckEntry, Ask, &Option<String>)> = batch
+        let nacks: Vec<(&Policy, &AckEntry, NackAction, &Option<String>)> = batch
             .iter()
             .filter_map(|waiting| match &waiting.work {
                 Work::Nack { policy, entries } => Some(entries.iter().map(move |(e, ask, why)| (policy, e, *ask, why))),
@@ -336,7 +336,7 @@ fn may_try_again<T>(outcome: &Result<T, StoreError>, attempts: &mut usize) -> bo
 }
 
 /// The outcomes of all entries, in order, go back to those they belong to.
-fn answer(batch: Vec<Waiting>, outcomes: Result<Vec<AckOutcome>, StoreError>) {
+fn answer(batch: Vec<PendingAck>, outcomes: Result<Vec<AckOutcome>, StoreError>) {
     let mut outcomes = outcomes.map(Vec::into_iter);
     for waiting in batch {
         let count = waiting.work.len();

@@ -1,9 +1,9 @@
 //! A round of a consumer that shares all messages with others: first what was delivered before, then what is new.
 
 use super::SubscriptionError;
-use super::consumer::{Consumer, Delivery, Round, Wish};
-use super::reading::{Open, Room};
-use crate::domain::delivery::{Cause, Step};
+use super::consumer::{Consumer, Delivery, DeliveryRequest, DeliveryRound};
+use super::reading::{Budget, PartitionReader};
+use crate::domain::delivery::{Cause, DeliveryStep};
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{AckEntry, At, Claim, Doubt, Look, StepEntry, Take};
 
@@ -14,7 +14,7 @@ const SILENT_MAX: i64 = 1_000;
 
 /// Messages that were taken again.
 #[derive(Default)]
-pub struct Again {
+pub struct Redelivery {
     /// By global position.
     pub deliveries: Vec<Delivery>,
     /// The place after which there may be more, where there is an order of places.
@@ -24,22 +24,25 @@ pub struct Again {
 }
 
 impl Consumer {
-    pub(super) async fn competing_round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
-        let mut round = Round::default();
+    pub(super) async fn competing_round(
+        &mut self,
+        request: DeliveryRequest,
+    ) -> Result<DeliveryRound, SubscriptionError> {
+        let mut round = DeliveryRound::default();
         let local = self.local.clone();
         let _turn = local.claiming.lock().await;
         for _ in 0..ATTEMPTS_MAX {
             // All that was asked for until here is answered, and nothing has come of it.
             self.doubts.clear();
             let settings = &self.subscription.definition.settings;
-            let credit_max = wish.in_flight_max.min(settings.max_in_flight);
+            let credit_max = request.in_flight_max.min(settings.max_in_flight);
             let (database, grace_ms) = (&self.consumers.common.database, self.consumers.common.grace_ms());
             let look = database
                 .subscriptions()
                 .look_at_deliveries(self.subscription.id, &self.name, self.session, credit_max, grace_ms)
                 .await?;
             let Some(look) = look else { return Ok(self.gone()) };
-            round.end = self.stands(look.generation, look.standing).await?;
+            round.end = self.is_member(look.generation, look.standing).await?;
             if round.end.is_some() {
                 return Ok(round);
             }
@@ -47,7 +50,7 @@ impl Consumer {
             if !self.may_deliver(look.state).await? {
                 return Ok(round);
             }
-            round.deliveries = self.give_again(Wish { in_flight_max: credit_max, ..wish }).await?;
+            round.deliveries = self.give_again(DeliveryRequest { in_flight_max: credit_max, ..request }).await?;
             if !round.deliveries.is_empty() {
                 return Ok(round);
             }
@@ -55,11 +58,11 @@ impl Consumer {
                 // What has come again and is not acked counts as in flight; the rest of the backlog waits for its turn.
                 let (id, database) = (self.subscription.id, &self.consumers.common.database);
                 let held = database.subscriptions().own_deliveries_upto(id, &self.name, after, credit_max).await?;
-                let Ok(messages @ 1..) = usize::try_from((credit_max - held).min(wish.messages as i64)) else {
+                let Ok(messages @ 1..) = usize::try_from((credit_max - held).min(request.messages as i64)) else {
                     round.wait_for_room();
                     return Ok(round);
                 };
-                let again = self.take_again(wish.limit(messages), Take::Own { after }, look.epoch).await?;
+                let again = self.take_again(request.limit(messages), Take::Own { after }, look.epoch).await?;
                 self.backlog_after = again.next;
                 round.deliveries = again.deliveries;
                 if !round.deliveries.is_empty() {
@@ -69,7 +72,7 @@ impl Consumer {
                     continue;
                 }
             }
-            if self.deliver_next_claim(wish, credit_max, &look, &mut round).await? {
+            if self.deliver_next_claim(request, credit_max, &look, &mut round).await? {
                 return Ok(round);
             }
         }
@@ -81,20 +84,20 @@ impl Consumer {
     /// Answers whether the round is done.
     async fn deliver_next_claim(
         &mut self,
-        wish: Wish,
+        request: DeliveryRequest,
         credit_max: i64,
         look: &Look,
-        round: &mut Round,
+        round: &mut DeliveryRound,
     ) -> Result<bool, SubscriptionError> {
         let is_auto = self.subscription.definition.settings.is_auto();
         let credit =
-            if is_auto { wish.messages as i64 } else { (credit_max - look.in_flight).min(wish.messages as i64) };
+            if is_auto { request.messages as i64 } else { (credit_max - look.in_flight).min(request.messages as i64) };
         let Ok(messages @ 1..) = usize::try_from(credit) else {
             round.wait_for_room();
             return Ok(true);
         };
         if look.has_due {
-            let again = self.take_again(wish.limit(messages), Take::Due, look.epoch).await?;
+            let again = self.take_again(request.limit(messages), Take::Due, look.epoch).await?;
             round.deliveries = again.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
@@ -108,12 +111,12 @@ impl Consumer {
             return Ok(round.is_caught_up);
         }
         let local = self.local.clone();
-        let open = look.cursors.iter().map(|at| Open::shared(*at, local.floor(at.partition, at.position)));
-        let mut open: Vec<Open> = open.collect();
+        let open = look.cursors.iter().map(|at| PartitionReader::shared(*at, local.floor(at.partition, at.position)));
+        let mut open: Vec<PartitionReader> = open.collect();
         // Nobody's partition comes last every time.
         fastrand::shuffle(&mut open);
-        let room = Room { messages, bytes: wish.bytes, is_first: true };
-        let at_end = self.pick(&mut open, room).await?;
+        let room = Budget { messages, bytes: request.bytes, is_first: true };
+        let at_end = self.select(&mut open, room).await?;
         let mut all_moved = true;
         self.doubts.push(Doubt::Taken { epoch: look.epoch }.into());
         for one in open {
@@ -130,7 +133,7 @@ impl Consumer {
     /// Moves a shared cursor on; what was claimed by that is delivered. Answers whether nobody was faster.
     async fn claim(
         &mut self,
-        one: Open,
+        one: PartitionReader,
         epoch: i64,
         deliveries: &mut Vec<Delivery>,
     ) -> Result<bool, SubscriptionError> {
@@ -192,7 +195,7 @@ impl Consumer {
         limit: PageLimit,
         take: Take<'_>,
         epoch: i64,
-    ) -> Result<Again, SubscriptionError> {
+    ) -> Result<Redelivery, SubscriptionError> {
         let doubt = match take {
             Take::Replays => Doubt::Replays,
             Take::Due | Take::Own { .. } | Take::Idle { .. } => Doubt::Taken { epoch },
@@ -222,7 +225,7 @@ impl Consumer {
                     });
                     continue;
                 }
-                (false, None) => Step::Skip,
+                (false, None) => DeliveryStep::Skip,
                 (true, _) => policy.exhausted(),
             };
             let entry = AckEntry { subscription: id, consumer: self.name.clone(), at: taken.at, epoch: taken.epoch };
@@ -235,6 +238,6 @@ impl Consumer {
             // They were delivered first while acks were asked for, or are replayed.
             self.ack_at_once(&deliveries).await?;
         }
-        Ok(Again { deliveries, next, has_ended: !steps.is_empty() })
+        Ok(Redelivery { deliveries, next, has_ended: !steps.is_empty() })
     }
 }

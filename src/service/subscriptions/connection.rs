@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::SubscriptionError;
-use super::consumer::{Consumer, End, Round, Wish};
+use super::consumer::{Consumer, DeliveryRequest, DeliveryRound, End};
 use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
 use crate::service::detached::Detached;
 use crate::service::event_streams::{Closing, Event};
@@ -16,15 +16,15 @@ const BUSY_PAUSE: Duration = Duration::from_millis(250);
 
 /// What is done next.
 enum NextStep {
-    Round,
+    DeliveryRound,
     /// Waits for a change, at most until then.
     Wait(Option<Instant>),
 }
 
 /// One connection of a consumer. What it has not acked is its credit.
 pub struct Connection {
-    consumer: Detached<Box<Consumer>, Result<Round, SubscriptionError>>,
-    wish: Wish,
+    consumer: Detached<Box<Consumer>, Result<DeliveryRound, SubscriptionError>>,
+    wish: DeliveryRequest,
     next_step: NextStep,
     is_caught_up: bool,
     /// The highest global position that was delivered.
@@ -37,8 +37,8 @@ impl Connection {
     pub(super) fn new(consumer: Consumer, in_flight_max: Option<i64>) -> Self {
         let consumer = Detached::Idle(Box::new(consumer));
         let in_flight_max = in_flight_max.unwrap_or(MAX_IN_FLIGHT_MAX);
-        let wish = Wish { messages: BATCH_MESSAGES_MAX, bytes: BATCH_BYTES_MAX, in_flight_max };
-        Self { consumer, wish, next_step: NextStep::Round, is_caught_up: false, position: 0, pending: None }
+        let wish = DeliveryRequest { messages: BATCH_MESSAGES_MAX, bytes: BATCH_BYTES_MAX, in_flight_max };
+        Self { consumer, wish, next_step: NextStep::DeliveryRound, is_caught_up: false, position: 0, pending: None }
     }
 
     /// What comes next, however long that takes; `None` at the end. May be given up at any point without a loss.
@@ -73,12 +73,12 @@ impl Connection {
         }
     }
 
-    fn take(&mut self, round: Round) -> Option<Event> {
-        let Round { changes, deliveries, is_caught_up, end, next } = round;
+    fn take(&mut self, round: DeliveryRound) -> Option<Event> {
+        let DeliveryRound { changes, deliveries, is_caught_up, end, next } = round;
         // There may be more where something came from.
         self.next_step = match deliveries.is_empty() {
             true => NextStep::Wait(next.map(|next| Instant::now() + next)),
-            false => NextStep::Round,
+            false => NextStep::DeliveryRound,
         };
         let last = deliveries.iter().map(|delivery| delivery.message.global_position).max();
         self.position = self.position.max(last.unwrap_or(0));

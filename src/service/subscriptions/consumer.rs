@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::catalog::Subscription;
 use super::consumers::Consumers;
-use super::hub::Local;
+use super::wakers::SubscriptionState;
 use super::{Common, SubscriptionError};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
@@ -17,7 +17,7 @@ use crate::service::back_off::BackOff;
 use crate::service::log::{Entry, Log, Place, Read};
 use crate::store::StoreError;
 use crate::store::read::PageLimit;
-use crate::store::subscriptions::{At, Doubt, Held, Joined, Standing, State, Sync};
+use crate::store::subscriptions::{Assignments, At, ConsumerStatus, Doubt, Held, Joined, State};
 
 /// Messages that are looked at to see whether they concern a consumer; more, and it takes a round.
 const WATCHED: PageLimit = PageLimit { messages: 256, bytes: 4 << 20 };
@@ -73,7 +73,7 @@ pub enum End {
 
 /// What a consumer gets at once.
 #[derive(Debug, Default)]
-pub struct Round {
+pub struct DeliveryRound {
     pub changes: Vec<Change>,
     pub deliveries: Vec<Delivery>,
     /// There is nothing more to be delivered at this moment.
@@ -86,7 +86,7 @@ pub struct Round {
 /// How long a consumer without room waits at most: that another instance has made some may go unsaid.
 const ROOM_POLL: Duration = Duration::from_secs(1);
 
-impl Round {
+impl DeliveryRound {
     pub(super) fn wait_for_room(&mut self) {
         self.next = Some(self.next.map_or(ROOM_POLL, |next| next.min(ROOM_POLL)));
     }
@@ -94,14 +94,14 @@ impl Round {
 
 /// How much a consumer takes at once.
 #[derive(Debug, Clone, Copy)]
-pub struct Wish {
+pub struct DeliveryRequest {
     pub messages: usize,
     pub bytes: usize,
     /// Messages that it may have and not have acked; the subscription's own bound holds too.
     pub in_flight_max: i64,
 }
 
-impl Wish {
+impl DeliveryRequest {
     /// At most so many messages of what it takes at once.
     pub(super) fn limit(self, messages: usize) -> PageLimit {
         PageLimit { messages: messages as i64, bytes: self.bytes }
@@ -115,7 +115,7 @@ pub struct Consumer {
     pub(super) name: String,
     /// Of who holds a connection open.
     pub(super) session: Option<Uuid>,
-    pub(super) local: Arc<Local>,
+    pub(super) local: Arc<SubscriptionState>,
     /// Of who comes back by a new connection: its own messages come first, after this place; `None`: it has had them.
     pub(super) backlog_after: Option<At>,
     /// Of who fetches: what it was given and has not acked comes first.
@@ -166,11 +166,11 @@ impl Consumer {
         name: &str,
         wants_given: bool,
     ) -> Result<Self, SubscriptionError> {
-        let is_fresh = consumers.presence.touch(subscription.id, name);
+        let is_fresh = consumers.lease_keeper.touch(subscription.id, name);
         let mut consumer = Self::new(consumers, subscription, name, None);
         consumer.wants_given = wants_given;
         if is_fresh {
-            consumers.presence.opened(consumer.subscription.id, name);
+            consumers.lease_keeper.opened(consumer.subscription.id, name);
             consumer.is_open = true;
         } else {
             consumer.join().await?;
@@ -179,8 +179,8 @@ impl Consumer {
     }
 
     fn new(consumers: &Arc<Consumers>, subscription: Arc<Subscription>, name: &str, session: Option<Uuid>) -> Self {
-        let Common { tail, hub, observer, .. } = &*consumers.common;
-        let local = hub.local(subscription.id);
+        let Common { tail, wakers, observer, .. } = &*consumers.common;
+        let local = wakers.local(subscription.id);
         // Joined before the first round, so that nothing falls between them.
         let source = match (&subscription.log, &subscription.aggregated) {
             (Some(log), _) => Some(Log::Messages(tail.join(log))),
@@ -190,7 +190,7 @@ impl Consumer {
         if session.is_none()
             && let Some(log) = &subscription.log
         {
-            local.linger(|| tail.join(log));
+            local.keep_alive(|| tail.join(log));
         }
         Self {
             consumers: consumers.clone(),
@@ -219,20 +219,20 @@ impl Consumer {
 
     /// What there is for it now, without waiting. What it says is told, and what it brings is delivered, once it is
     /// answered; a round that fails, or is given up, is in doubt.
-    pub async fn round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
+    pub async fn round(&mut self, request: DeliveryRequest) -> Result<DeliveryRound, SubscriptionError> {
         // What changes from here on is looked at in the next round.
         self.wake.borrow_and_update();
         self.watched = None;
         let history = self.consumers.common.tail.history();
         if history != self.history && self.session.is_some() {
-            return Ok(Round { end: Some(End::HistoryChanged), ..Round::default() });
+            return Ok(DeliveryRound { end: Some(End::HistoryChanged), ..DeliveryRound::default() });
         }
         self.history = history;
         self.local.is_in(history);
         self.consumers.doubts.take_back(self.subscription.id, &self.name, &mut self.doubts).await?;
         let mut round = match self.subscription.definition.is_partitioned() {
-            true => self.partitioned_round(wish).await?,
-            false => self.competing_round(wish).await?,
+            true => self.partitioned_round(request).await?,
+            false => self.competing_round(request).await?,
         };
         self.back_off.worked();
         self.doubts.clear();
@@ -270,14 +270,14 @@ impl Consumer {
         tokio::select! {
             () = published => {}
             _ = self.histories.changed() => {}
-            // The hub lives as long as the consumer.
+            // The wakers live as long as the consumer.
             _ = self.wake.changed() => {}
             () = due => {}
         }
     }
 
     /// From here on, only messages of the partitions that it holds are news.
-    pub(super) fn watch(&mut self, sync: &Sync) {
+    pub(super) fn watch(&mut self, sync: &Assignments) {
         let is_global = self.subscription.log.as_ref().is_some_and(|log| log.single_stream().is_none());
         let cursor = |held: &Held| self.local.floor(held.partition, held.read_upto);
         self.watched = sync.held.iter().map(cursor).max().filter(|_| is_global).map(|after| {
@@ -286,21 +286,21 @@ impl Consumer {
         });
     }
 
-    /// Up to `upto` there is nothing for the partition, in the log that was looked at.
-    pub(super) fn set_floor(&self, partition: i32, base: i64, upto: i64) {
+    /// Up to `up_to` there is nothing for the partition, in the log that was looked at.
+    pub(super) fn set_floor(&self, partition: i32, base: i64, up_to: i64) {
         if self.consumers.common.tail.history() == self.history {
-            self.local.set_floor(partition, base, upto);
+            self.local.set_floor(partition, base, up_to);
         }
     }
 
     fn close(&mut self) {
         if std::mem::take(&mut self.is_open) {
-            self.consumers.presence.closed(self.subscription.id, &self.name);
+            self.consumers.lease_keeper.closed(self.subscription.id, &self.name);
         }
     }
 
     pub(super) async fn join(&mut self) -> Result<(), SubscriptionError> {
-        let Consumers { common, presence, .. } = &*self.consumers;
+        let Consumers { common, lease_keeper, .. } = &*self.consumers;
         let max = common.settings.consumers_max;
         let session = self.session.unwrap_or_else(Uuid::new_v4);
         let (id, is_connected) = (self.subscription.id, self.session.is_some());
@@ -317,27 +317,27 @@ impl Consumer {
             }
             Joined::Full => return Err(SubscriptionError::TooManyConsumers { max }),
         }
-        presence.joined(id, &self.name, self.session, self.subscription.consumer_timeout());
-        presence.opened(id, &self.name);
+        lease_keeper.joined(id, &self.name, self.session, self.subscription.consumer_timeout());
+        lease_keeper.opened(id, &self.name);
         self.is_open = true;
         common.observer.record(Observation::ConsumerJoined { subscription: id, consumer: self.name.clone() });
         Ok(())
     }
 
     /// What a look at the subscription says of its consumer: whether it may go on.
-    pub(super) async fn stands(
+    pub(super) async fn is_member(
         &mut self,
         generation: i64,
-        standing: Standing,
+        standing: ConsumerStatus,
     ) -> Result<Option<End>, SubscriptionError> {
         match (standing, self.session) {
-            (Standing::Unknown, Some(_)) => return Ok(Some(End::Removed)),
-            (Standing::Replaced, Some(_)) => return Ok(Some(End::Replaced)),
-            (Standing::Unknown, None) => {
+            (ConsumerStatus::Unknown, Some(_)) => return Ok(Some(End::Removed)),
+            (ConsumerStatus::Replaced, Some(_)) => return Ok(Some(End::Replaced)),
+            (ConsumerStatus::Unknown, None) => {
                 self.close();
                 self.join().await?;
             }
-            (Standing::Replaced, None) | (Standing::Member, _) => {}
+            (ConsumerStatus::Replaced, None) | (ConsumerStatus::Member, _) => {}
         }
         if generation != self.subscription.generation {
             // It may have begun again because the log did: what is kept of that here is then of one that is gone.
@@ -363,9 +363,9 @@ impl Consumer {
     }
 
     /// The subscription is not there any more.
-    pub(super) fn gone(&self) -> Round {
+    pub(super) fn gone(&self) -> DeliveryRound {
         self.consumers.common.catalog.forget(self.subscription.id);
-        Round { end: Some(End::Deleted), ..Round::default() }
+        DeliveryRound { end: Some(End::Deleted), ..DeliveryRound::default() }
     }
 
     /// Notes what has changed in what it holds since the last look.
@@ -429,7 +429,7 @@ impl Drop for Consumer {
         // Before it leaves: whoever comes next is to find everything.
         self.consumers.doubts.left(self.subscription.id, &self.name, std::mem::take(&mut self.doubts));
         match self.session {
-            Some(session) => self.consumers.presence.left(self.subscription.id, &self.name, session),
+            Some(session) => self.consumers.lease_keeper.left(self.subscription.id, &self.name, session),
             None => self.close(),
         }
     }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::competing::Again;
+use super::competing::Redelivery;
 use super::connection::Connection;
-use super::consumer::{Consumer, Delivery, End, Wish};
+use super::consumer::{Consumer, Delivery, DeliveryRequest, End};
 use super::doubts::Doubts;
-use super::presence::Presence;
+use super::lease_keeper::LeaseKeeper;
 use super::{Common, SubscriptionError};
 use crate::domain::Violation;
 use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
@@ -60,7 +60,7 @@ pub struct ClaimRequest {
 pub struct Consumers {
     pub(super) common: Arc<Common>,
     pub(super) aggregated: AggregatedStreams,
-    pub(super) presence: Arc<Presence>,
+    pub(super) lease_keeper: Arc<LeaseKeeper>,
     pub(super) doubts: Arc<Doubts>,
 }
 
@@ -112,7 +112,11 @@ impl Consumers {
             Err(SubscriptionError::NotFound { .. }) => return Ok(Err(End::Deleted)),
             other => other?,
         };
-        let wish = Wish { messages: request.messages_max, bytes: request.bytes_max, in_flight_max: MAX_IN_FLIGHT_MAX };
+        let wish = DeliveryRequest {
+            messages: request.messages_max,
+            bytes: request.bytes_max,
+            in_flight_max: MAX_IN_FLIGHT_MAX,
+        };
         let mut is_fresh = false;
         loop {
             let round = consumer.round(wish).await?;
@@ -136,7 +140,7 @@ impl Consumers {
     }
 
     /// Takes over messages that others have left alone.
-    pub async fn claim(self: &Arc<Self>, request: &ClaimRequest) -> Result<Again, SubscriptionError> {
+    pub async fn claim(self: &Arc<Self>, request: &ClaimRequest) -> Result<Redelivery, SubscriptionError> {
         let subscription = self.common.catalog.find(&request.subscription).await?;
         if subscription.definition.is_partitioned() {
             let rule = "must be a competing subscription: a partition's messages go with its lease";
@@ -144,7 +148,7 @@ impl Consumers {
         }
         let mut claimant = Consumer::visit(self, subscription, &request.consumer, false).await?;
         if !claimant.may_deliver(State::Running).await? {
-            return Ok(Again::default());
+            return Ok(Redelivery::default());
         }
         let epoch = self.common.database.subscriptions().next_delivery_epoch().await?;
         let ClaimRequest { min_idle_ms, after, positions, .. } = request;
@@ -153,7 +157,7 @@ impl Consumers {
         let mut taken = claimant.take_again(limit, take, epoch).await?;
         claimant.doubts.clear();
         taken.deliveries.sort_by_key(|one| (one.partition, one.position));
-        self.common.hub.wake(claimant.subscription().id);
+        self.common.wakers.wake(claimant.subscription().id);
         Ok(taken)
     }
 
@@ -165,10 +169,10 @@ impl Consumers {
     /// Sends a consumer away; answers whether it was there.
     pub async fn remove(&self, name: &str, consumer: &str) -> Result<bool, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
-        self.presence.forget(id, consumer);
+        self.lease_keeper.forget(id, consumer);
         let was_there =
             self.common.database.subscriptions().remove_consumer(id, consumer, self.common.grace_ms()).await?;
-        self.common.hub.wake(id);
+        self.common.wakers.wake(id);
         Ok(was_there)
     }
 }

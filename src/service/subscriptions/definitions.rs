@@ -256,7 +256,7 @@ impl Definitions {
             let cursors: Vec<At> =
                 plans.iter().map(|plan| At { partition: plan.partition, position: plan.to }).collect();
             self.common.database.subscriptions().seek(stored.id, &cursors).await?;
-            self.common.hub.wake(stored.id);
+            self.common.wakers.wake(stored.id);
         }
         Ok(plans)
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer::{Consumer, Delivery, Wish};
-use super::hub::lock;
+use super::consumer::{Consumer, Delivery, DeliveryRequest};
+use super::wakers::lock;
 use super::{Common, SubscriptionError};
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
@@ -105,7 +105,7 @@ impl Doubts {
                 self.look_again(subscription, consumer, doubt);
             }
         }
-        self.common.hub.wake(subscription);
+        self.common.wakers.wake(subscription);
         let consumer = consumer.to_owned();
         self.common.observer.record(Observation::DeliveriesTakenBack { subscription, consumer });
         Ok(())
@@ -124,7 +124,7 @@ impl Doubts {
         }
         for (due, subscription, consumer, doubt) in self.come_due() {
             match self.common.database.subscriptions().take_back(subscription, &consumer, &doubt).await {
-                Ok(()) => self.common.hub.wake(subscription),
+                Ok(()) => self.common.wakers.wake(subscription),
                 Err(error) => {
                     result = Err(error);
                     lock(&self.late).push((due, subscription, consumer, doubt));
@@ -164,7 +164,7 @@ impl Doubts {
 impl Consumer {
     /// Who fetches begins with what it was given and has not acked: the same deliveries, under their epochs, because the
     /// answer that gave them may not have got to it. Nothing changes by that: it is no failure, and their time goes on.
-    pub(super) async fn give_again(&mut self, wish: Wish) -> Result<Vec<Delivery>, SubscriptionError> {
+    pub(super) async fn give_again(&mut self, wish: DeliveryRequest) -> Result<Vec<Delivery>, SubscriptionError> {
         if !std::mem::take(&mut self.wants_given) {
             return Ok(Vec::new());
         }

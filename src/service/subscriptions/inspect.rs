@@ -50,7 +50,7 @@ impl Inspection {
     pub async fn status_at(&self, name: &str, position: i64, wait: Duration) -> Result<Status, SubscriptionError> {
         let poll = LongPoll::new(&self.common.tail, &self.common.draining, wait);
         let subscription = self.common.catalog.find(name).await?;
-        let local = self.common.hub.local(subscription.id);
+        let local = self.common.wakers.local(subscription.id);
         let mut wake = local.waker();
         while !self.has_acked(&subscription, position).await? {
             let news = async {
@@ -123,7 +123,7 @@ impl Inspection {
     pub async fn replay(&self, name: &str, which: Option<&[At]>) -> Result<i64, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
         let count = self.common.database.subscriptions().replay_parked(id, which).await?;
-        self.common.hub.wake(id);
+        self.common.wakers.wake(id);
         Ok(count)
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::hub::lock;
+use super::wakers::lock;
 use super::{Common, SubscriptionError};
 use crate::store::StoreError;
 use crate::store::subscriptions::Lag;
@@ -68,10 +68,10 @@ impl Lags {
     }
 
     /// How far a subscription is behind, up to a settled position. What can be counted at once is.
-    pub(super) async fn lag(&self, id: i64, upto: i64) -> Result<Lag, StoreError> {
+    pub(super) async fn lag(&self, id: i64, up_to: i64) -> Result<Lag, StoreError> {
         let deadline = Instant::now() + LOOK_TIME_MAX;
         loop {
-            let lag = self.common.database.subscriptions().lag(id, upto).await?;
+            let lag = self.common.database.subscriptions().lag(id, up_to).await?;
             if lag.is_exact {
                 return Ok(lag);
             }
@@ -79,16 +79,16 @@ impl Lags {
                 self.wanted.notify_one();
                 return Ok(lag);
             }
-            self.count_step(id, upto).await?;
+            self.count_step(id, up_to).await?;
         }
     }
 
     /// Answers whether there is more to count.
-    async fn count_step(&self, id: i64, upto: i64) -> Result<bool, StoreError> {
+    async fn count_step(&self, id: i64, up_to: i64) -> Result<bool, StoreError> {
         let size = &self.step_messages;
         let messages = size.load(Ordering::Relaxed);
         let begun = Instant::now();
-        let is_more = self.common.database.subscriptions().count_lag(id, upto, messages).await?;
+        let is_more = self.common.database.subscriptions().count_lag(id, up_to, messages).await?;
         let took = begun.elapsed();
         let next = match took {
             _ if took > STEP_TIME.end => messages / 2,

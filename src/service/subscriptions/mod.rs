@@ -11,13 +11,13 @@ mod consumer;
 mod consumers;
 mod definitions;
 mod doubts;
-mod hub;
 mod inspect;
 mod lag;
+mod lease_keeper;
+mod lease_reaper;
 mod partitioned;
-mod presence;
 mod reading;
-mod rescuer;
+mod wakers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,9 +47,9 @@ pub use lag::{LagOfSubscription, Lags};
 
 use catalog::Catalog;
 use doubts::Doubts;
-use hub::Hub;
-use presence::Presence;
-use rescuer::Rescuer;
+use lease_keeper::LeaseKeeper;
+use lease_reaper::LeaseReaper;
+use wakers::Wakers;
 
 /// The bounds of subscriptions.
 #[derive(Debug, Clone)]
@@ -109,7 +109,7 @@ struct Common {
     database: Database,
     tail: Tail,
     catalog: Catalog,
-    hub: Hub,
+    wakers: Wakers,
     signals: Signals,
     observer: Observer,
     draining: CancellationToken,
@@ -129,7 +129,7 @@ impl Subscriptions {
     ) -> Self {
         let common = Arc::new(Common {
             catalog: Catalog::new(database.clone()),
-            hub: Hub::default(),
+            wakers: Wakers::default(),
             signals: tail.signals(),
             draining: lifecycle.draining().clone(),
             database,
@@ -137,19 +137,19 @@ impl Subscriptions {
             observer,
             settings,
         });
-        let presence = Arc::new(Presence::new(common.clone()));
+        let lease_keeper = Arc::new(LeaseKeeper::new(common.clone()));
         let doubts = Arc::new(Doubts::new(common.clone()));
         let lags = Arc::new(Lags::new(common.clone()));
-        let (acks, committer) = Acks::new(common.clone(), presence.clone());
+        let (acks, committer) = Acks::new(common.clone(), lease_keeper.clone());
         let stopping = lifecycle.stopping();
         lifecycle.spawn("ack committer", committer.run(stopping.clone()));
-        lifecycle.spawn("subscription leases", presence.clone().run(stopping.clone()));
+        lifecycle.spawn("subscription leases", lease_keeper.clone().run(stopping.clone()));
         lifecycle.spawn("subscription doubts", doubts.clone().run(stopping.clone()));
-        lifecycle.spawn("subscription rescuer", Rescuer::new(common.clone()).run(stopping.clone()));
+        lifecycle.spawn("lease reaper", LeaseReaper::new(common.clone()).run(stopping.clone()));
         lifecycle.spawn("subscription lag", lags.clone().run(stopping.clone()));
         Self {
             definitions: Arc::new(Definitions { common: common.clone(), aggregated: aggregated.clone(), reads }),
-            consumers: Arc::new(Consumers { common: common.clone(), aggregated, presence, doubts }),
+            consumers: Arc::new(Consumers { common: common.clone(), aggregated, lease_keeper, doubts }),
             acks: Arc::new(acks),
             inspection: Arc::new(Inspection { common: common.clone(), lags: lags.clone() }),
             lags,
@@ -164,13 +164,13 @@ impl Subscriptions {
 
     /// Consumers of these may have room again.
     pub fn have_room(&self, ids: &[i64]) {
-        ids.iter().for_each(|id| self.common.hub.wake(*id));
+        ids.iter().for_each(|id| self.common.wakers.wake(*id));
     }
 
     /// Anything may have been missed.
     pub fn may_have_changed(&self) {
         self.common.catalog.forget_all();
-        self.common.hub.wake_all();
+        self.common.wakers.wake_all();
     }
 }
 
@@ -182,7 +182,7 @@ impl Common {
     fn have_changed(&self, ids: &[i64]) {
         for id in ids {
             self.catalog.forget(*id);
-            self.hub.wake(*id);
+            self.wakers.wake(*id);
         }
     }
 

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::SubscriptionError;
-use super::consumer::{Consumer, Delivery, Round, Wish};
-use super::reading::{Open, Room};
+use super::consumer::{Consumer, Delivery, DeliveryRequest, DeliveryRound};
+use super::reading::{Budget, PartitionReader};
 use crate::domain::delivery::Cause;
-use crate::store::subscriptions::{AckEntry, Advance, At, Doubt, Held, StepEntry, Sync, Take};
+use crate::store::subscriptions::{AckEntry, Advance, Assignments, At, Doubt, Held, StepEntry, Take};
 
 /// Attempts of one round: each ends with something delivered, something passed over, or a partition that has changed.
 const ATTEMPTS_MAX: usize = 20;
@@ -17,8 +17,11 @@ const SILENT_MAX: i64 = 1_000;
 const SILENT_PER_PARTITION: i64 = 64;
 
 impl Consumer {
-    pub(super) async fn partitioned_round(&mut self, wish: Wish) -> Result<Round, SubscriptionError> {
-        let mut round = Round::default();
+    pub(super) async fn partitioned_round(
+        &mut self,
+        request: DeliveryRequest,
+    ) -> Result<DeliveryRound, SubscriptionError> {
+        let mut round = DeliveryRound::default();
         for _ in 0..ATTEMPTS_MAX {
             // All that was asked for until here is answered, and nothing has come of it.
             self.doubts.clear();
@@ -29,7 +32,7 @@ impl Consumer {
                 .sync_partitions(self.subscription.id, &self.name, self.session, grace_ms)
                 .await?;
             let Some(sync) = sync else { return Ok(self.gone()) };
-            round.end = self.stands(sync.generation, sync.standing).await?;
+            round.end = self.is_member(sync.generation, sync.standing).await?;
             if round.end.is_some() {
                 return Ok(round);
             }
@@ -40,14 +43,14 @@ impl Consumer {
             if !self.may_deliver(sync.state).await? {
                 return Ok(round);
             }
-            round.deliveries = self.give_again(wish).await?;
+            round.deliveries = self.give_again(request).await?;
             if !round.deliveries.is_empty() {
                 return Ok(round);
             }
             if self.end_exhausted(&sync.held).await? {
                 continue;
             }
-            if self.deliver_next(wish, &sync, &mut round).await? {
+            if self.deliver_next(request, &sync, &mut round).await? {
                 return Ok(round);
             }
         }
@@ -57,21 +60,26 @@ impl Consumer {
     }
 
     /// Answers whether the round is done.
-    async fn deliver_next(&mut self, wish: Wish, sync: &Sync, round: &mut Round) -> Result<bool, SubscriptionError> {
+    async fn deliver_next(
+        &mut self,
+        request: DeliveryRequest,
+        sync: &Assignments,
+        round: &mut DeliveryRound,
+    ) -> Result<bool, SubscriptionError> {
         let settings = &self.subscription.definition.settings;
         let in_flight = sync.replays_in_flight + sync.held.iter().map(|held| held.in_flight).sum::<i64>();
         // What was parked or skipped before its turn is remembered until its turn, so it counts too; but what it waits
         // for has to come, whatever the credit is by now.
         let remembered: i64 = sync.held.iter().map(|held| held.done.len() as i64).sum();
-        let credit = wish.in_flight_max.min(settings.max_in_flight) - in_flight - remembered;
+        let credit = request.in_flight_max.min(settings.max_in_flight) - in_flight - remembered;
         let credit = if in_flight == 0 { credit.max(1) } else { credit };
-        let messages = if settings.is_auto() { wish.messages as i64 } else { credit.min(wish.messages as i64) };
+        let messages = if settings.is_auto() { request.messages as i64 } else { credit.min(request.messages as i64) };
         let Ok(messages @ 1..) = usize::try_from(messages) else {
             round.wait_for_room();
             return Ok(true);
         };
         if sync.has_replays {
-            let again = self.take_again(wish.limit(messages), Take::Replays, 0).await?;
+            let again = self.take_again(request.limit(messages), Take::Replays, 0).await?;
             round.deliveries = again.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
@@ -81,19 +89,19 @@ impl Consumer {
             }
         }
         let local = self.local.clone();
-        let mut open: Vec<Open> = sync
+        let mut open: Vec<PartitionReader> = sync
             .held
             .iter()
             .filter(|held| !held.is_revoked && !held.is_held_back)
-            .map(|held| Open::of(held, local.floor(held.partition, held.read_upto)))
+            .map(|held| PartitionReader::of(held, local.floor(held.partition, held.read_upto)))
             .collect();
         if open.is_empty() {
             return Ok(true);
         }
-        let room = Room { messages, bytes: wish.bytes, is_first: true };
-        let at_end = self.pick(&mut open, room).await?;
+        let room = Budget { messages, bytes: request.bytes, is_first: true };
+        let at_end = self.select(&mut open, room).await?;
         // What failed before waits until nothing is in flight: another attempt would find the same.
-        let is_waiting = open.iter().all(Open::waits_for_acks);
+        let is_waiting = open.iter().all(PartitionReader::waits_for_acks);
         round.deliveries = self.deliver(&sync.held, open).await?;
         if !round.deliveries.is_empty() {
             return Ok(true);
@@ -106,7 +114,7 @@ impl Consumer {
     }
 
     /// Moves the partitions on in the database; what moved is delivered.
-    async fn deliver(&mut self, held: &[Held], open: Vec<Open>) -> Result<Vec<Delivery>, SubscriptionError> {
+    async fn deliver(&mut self, held: &[Held], open: Vec<PartitionReader>) -> Result<Vec<Delivery>, SubscriptionError> {
         let silent_max = SILENT_MAX.max(SILENT_PER_PARTITION * held.len() as i64);
         let by_partition: HashMap<i32, &Held> = held.iter().map(|held| (held.partition, held)).collect();
         let mut moving = Vec::new();

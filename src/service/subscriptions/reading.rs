@@ -16,7 +16,7 @@ use crate::store::subscriptions::{At, Held};
 const EXAMINED_MAX: usize = 10_000;
 
 /// A partition that messages may be delivered from.
-pub(super) struct Open {
+pub(super) struct PartitionReader {
     pub partition: i32,
     /// Where it stands in the database.
     pub expected: i64,
@@ -33,7 +33,7 @@ pub(super) struct Open {
     done: Vec<i64>,
 }
 
-impl Open {
+impl PartitionReader {
     pub fn of(held: &Held, cursor: i64) -> Self {
         Self {
             partition: held.partition,
@@ -64,7 +64,7 @@ impl Open {
     }
 
     /// Decides on the next message of this partition. Answers whether it is taken.
-    fn offer(&mut self, subscription: &Subscription, position: i64, message: &Arc<Message>) -> bool {
+    fn consider(&mut self, subscription: &Subscription, position: i64, message: &Arc<Message>) -> bool {
         if self.is_closed || position <= self.cursor {
             return false;
         }
@@ -92,21 +92,21 @@ impl Open {
         self.is_closed && self.taken.is_empty()
     }
 
-    fn move_on(&mut self, upto: i64) {
+    fn move_on(&mut self, up_to: i64) {
         if !self.is_closed {
-            self.cursor = self.cursor.max(upto);
+            self.cursor = self.cursor.max(up_to);
         }
     }
 }
 
 /// How much is still to be taken.
-pub(super) struct Room {
+pub(super) struct Budget {
     pub messages: usize,
     pub bytes: usize,
     pub is_first: bool,
 }
 
-impl Room {
+impl Budget {
     fn has(&self, message: &Message) -> bool {
         self.messages > 0 && (self.is_first || self.bytes >= message.json().len())
     }
@@ -130,14 +130,14 @@ struct Found {
 
 impl Consumer {
     /// Takes what comes next in these partitions, as far as there is room. Answers whether there is nothing more.
-    pub(super) async fn pick(&self, open: &mut [Open], mut room: Room) -> Result<bool, StoreError> {
+    pub(super) async fn select(&self, open: &mut [PartitionReader], mut budget: Budget) -> Result<bool, StoreError> {
         let by_partition: HashMap<i32, usize> = open.iter().enumerate().map(|(at, one)| (one.partition, at)).collect();
-        let wanted = room.messages;
+        let wanted = budget.messages;
         let mut examined = 0;
         while open.iter().any(|one| !one.is_closed) {
             let found = match (&self.source, &self.subscription.log, &self.subscription.aggregated) {
-                (Some(log), Some(source), _) => self.find_in_log(log, source, open, &room).await?,
-                (_, None, Some(aggregated)) => self.find_in_partitions(aggregated.id, open, &room).await?,
+                (Some(log), Some(source), _) => self.find_in_log(log, source, open, &budget).await?,
+                (_, None, Some(aggregated)) => self.find_in_partitions(aggregated.id, open, &budget).await?,
                 _ => return Ok(true),
             };
             let messages = found.messages.iter().filter_map(|(_, message)| message.as_ref());
@@ -147,15 +147,15 @@ impl Consumer {
             for (At { partition, position }, message) in found.messages {
                 let Some(&at) = by_partition.get(&partition) else { continue };
                 match message {
-                    Some(message) if !room.has(&message) => {
+                    Some(message) if !budget.has(&message) => {
                         if found.up_to.is_some() {
                             open.iter_mut().for_each(|one| one.move_on(position - 1));
                         }
                         return Ok(false);
                     }
                     Some(message) => {
-                        if open[at].offer(&self.subscription, position, &message) {
-                            room.take(&message);
+                        if open[at].consider(&self.subscription, position, &message) {
+                            budget.take(&message);
                         }
                     }
                     None => open[at].has_passed |= !open[at].is_closed,
@@ -168,7 +168,7 @@ impl Consumer {
             if found.is_end {
                 return Ok(true);
             }
-            let is_enough = room.messages <= wanted / 2;
+            let is_enough = budget.messages <= wanted / 2;
             if is_enough || examined >= EXAMINED_MAX {
                 return Ok(false);
             }
@@ -177,7 +177,13 @@ impl Consumer {
     }
 
     /// From the lowest place of all partitions on: from memory, or a page of the database.
-    async fn find_in_log(&self, log: &Log, source: &Source, open: &[Open], room: &Room) -> Result<Found, StoreError> {
+    async fn find_in_log(
+        &self,
+        log: &Log,
+        source: &Source,
+        open: &[PartitionReader],
+        budget: &Budget,
+    ) -> Result<Found, StoreError> {
         let Subscription { definition, types, .. } = &*self.subscription;
         let from = open.iter().filter(|one| !one.is_closed).map(|one| one.cursor).min().unwrap_or_default();
         let is_stream = source.single_stream().is_some();
@@ -189,7 +195,7 @@ impl Consumer {
         // As many as there is room for, if this consumer gets its share of what is read.
         let others = definition.partition_count().div_ceil(open.len().max(1));
         let most = self.local.page_limit();
-        let limit = PageLimit { messages: ((room.messages * others) as i64).clamp(1, most.messages), ..most };
+        let limit = PageLimit { messages: ((budget.messages * others) as i64).clamp(1, most.messages), ..most };
         let read = match log.newest(place, limit) {
             Read::Miss => log.page(place, limit, types).await?,
             read => read,
@@ -212,11 +218,16 @@ impl Consumer {
     }
 
     /// From the place of each partition of an aggregated stream on.
-    async fn find_in_partitions(&self, id: i64, open: &[Open], room: &Room) -> Result<Found, StoreError> {
-        let cursor = |one: &Open| At { partition: one.partition, position: one.cursor };
+    async fn find_in_partitions(
+        &self,
+        id: i64,
+        open: &[PartitionReader],
+        budget: &Budget,
+    ) -> Result<Found, StoreError> {
+        let cursor = |one: &PartitionReader| At { partition: one.partition, position: one.cursor };
         let cursors: Vec<At> = open.iter().filter(|one| !one.is_closed).map(cursor).collect();
         let most = self.local.page_limit();
-        let limit = PageLimit { messages: most.messages.min(room.messages.max(1) as i64), ..most };
+        let limit = PageLimit { messages: most.messages.min(budget.messages.max(1) as i64), ..most };
         let (links, is_end) = self.consumers.common.tail.pages().partitions(id, &cursors, limit).await?;
         let wanted =
             |message: Option<Message>| message.filter(|message| self.subscription.types.passes(message)).map(Arc::new);

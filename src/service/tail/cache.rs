@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::domain::cursor::Check;
+use crate::domain::event_id::Check;
 use crate::domain::message::Message;
 use crate::domain::source::{Source, Topic};
 use crate::service::log::suffix::{self, Suffix};

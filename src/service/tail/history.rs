@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::reader::Reader;
 use super::{Tail, lock};
-use crate::domain::cursor::Check;
+use crate::domain::event_id::Check;
 use crate::domain::history::{Change, Known, Landmark, Seen};
 use crate::domain::observation::Observation;
 use crate::domain::time::Timestamp;

@@ -61,7 +61,7 @@ struct Pending {
 }
 
 /// How a look at the database ended.
-enum Round {
+enum Looked {
     /// Everything that is visible is settled.
     Complete,
     /// Somebody holds a hole open; look again soon.
@@ -127,15 +127,15 @@ impl Reader {
                 self.tail.inner.done.send_replace(asked);
                 next_look = Instant::now()
                     + match round {
-                        Round::Complete => self.tail.inner.settings.poll_interval,
-                        Round::HeldBack => self.next_hole_poll(),
-                        Round::MoreToRead => Duration::ZERO,
+                        Looked::Complete => self.tail.inner.settings.poll_interval,
+                        Looked::HeldBack => self.next_hole_poll(),
+                        Looked::MoreToRead => Duration::ZERO,
                     };
                 self.keep_checkpoint(&session).await?;
                 self.oddities.look_behind(&session, self.settling.settled(), &self.tail.inner.observer).await?;
                 back_off.worked();
                 self.tail.reads(true);
-                if !matches!(round, Round::HeldBack) {
+                if !matches!(round, Looked::HeldBack) {
                     continue;
                 }
             }
@@ -242,14 +242,14 @@ impl Reader {
     }
 
     /// Reads what is new until there is nothing more, or a hole that somebody may still fill.
-    async fn look(&mut self, session: &Session) -> Result<Round, StoreError> {
+    async fn look(&mut self, session: &Session) -> Result<Looked, StoreError> {
         for _ in 0..READS_MAX {
             let opened = self.tail.cache().opened();
             // Sent together, and judged by the later one: rows of another log are not taken for news of this one.
             let (look, seen) = tokio::join!(self.read_new(session, None), self.look_at_history(session));
             let (look, seen) = (look?, seen?);
             if self.is_another_log(session, &seen).await? {
-                return Ok(Round::MoreToRead);
+                return Ok(Looked::MoreToRead);
             }
             let new = self.take_up(session, look).await?;
             let positions = positions(&new);
@@ -268,7 +268,7 @@ impl Reader {
                         // What was committed before this look and does not show has been deleted since.
                         self.pending.clear();
                         self.released();
-                        return Ok(Round::Complete);
+                        return Ok(Looked::Complete);
                     }
                 },
             };
@@ -277,22 +277,22 @@ impl Reader {
             }
             if step == Step::AskHolders {
                 match self.settling.on_holders(session.holders().await?) {
-                    Step::ReadAgain { upto } => self.decide(session, upto).await?,
+                    Step::ReadAgain { up_to } => self.decide(session, up_to).await?,
                     _ => {
                         self.held_back();
-                        return Ok(Round::HeldBack);
+                        return Ok(Looked::HeldBack);
                     }
                 }
             }
             self.released();
         }
-        Ok(Round::MoreToRead)
+        Ok(Looked::MoreToRead)
     }
 
     /// The rows after the settled position, up to another one or as far as one look goes.
-    async fn read_new(&self, session: &Session, upto: Option<i64>) -> Result<Look, StoreError> {
+    async fn read_new(&self, session: &Session, up_to: Option<i64>) -> Result<Look, StoreError> {
         let has_topics = self.tail.cache().has_topics();
-        session.look_after(self.settling.settled(), upto, ROWS_MAX, has_topics).await
+        session.look_after(self.settling.settled(), up_to, ROWS_MAX, has_topics).await
     }
 
     /// The rows of a look that may be settled, all of them on disk.
@@ -321,10 +321,10 @@ impl Reader {
     }
 
     /// Everybody who could fill a hole up to here is gone: what a new look shows is final.
-    async fn decide(&mut self, session: &Session, upto: i64) -> Result<(), StoreError> {
-        while self.settling.settled() < upto {
+    async fn decide(&mut self, session: &Session, up_to: i64) -> Result<(), StoreError> {
+        while self.settling.settled() < up_to {
             let opened = self.tail.cache().opened();
-            let look = self.read_new(session, Some(upto)).await?;
+            let look = self.read_new(session, Some(up_to)).await?;
             let new = self.take_up(session, look).await?;
             let positions = positions(&new);
             if positions.is_empty() {
@@ -333,7 +333,7 @@ impl Reader {
             }
             // A look that shows not all it could has shown all there is: a hole is one step.
             let last = positions.last().filter(|_| positions.len() == ROWS_MAX as usize);
-            self.settling.on_decided(last.copied().unwrap_or(upto));
+            self.settling.on_decided(last.copied().unwrap_or(up_to));
             self.fetch(session, new, positions.len(), opened).await?;
         }
         Ok(())

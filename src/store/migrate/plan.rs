@@ -4,7 +4,7 @@ use super::report::{Change, Notice, Origin};
 use super::schema::{Migration, Schema};
 use super::{MigrateError, MigrateOptions};
 
-pub(super) enum Step<'a> {
+pub(super) enum MigrationStep<'a> {
     Apply(&'a Migration),
     /// Recorded, not executed.
     Skip(&'a Migration),
@@ -18,7 +18,7 @@ pub(super) enum Step<'a> {
 
 pub(super) struct Plan<'a> {
     pub origin: Origin,
-    pub steps: Vec<Step<'a>>,
+    pub steps: Vec<MigrationStep<'a>>,
     pub notices: Vec<Notice>,
 }
 
@@ -33,7 +33,7 @@ impl<'a> Plan<'a> {
         plan.add_functions(found, schema);
         plan.add_role(found, schema);
         if options.notify_trigger && !found.notify_trigger {
-            plan.steps.push(Step::AddNotifyTrigger);
+            plan.steps.push(MigrationStep::AddNotifyTrigger);
         }
         plan.note_sequence(found);
         plan.note_replaced(found, schema);
@@ -90,7 +90,7 @@ impl<'a> Plan<'a> {
                 });
             }
             let skipped = self.is_attached() && migration.is_of_message_store();
-            self.steps.push(if skipped { Step::Skip(migration) } else { Step::Apply(migration) });
+            self.steps.push(if skipped { MigrationStep::Skip(migration) } else { MigrationStep::Apply(migration) });
         }
         Ok(())
     }
@@ -108,7 +108,7 @@ impl<'a> Plan<'a> {
         } else if found.newest_applied() <= schema.newest_version()
             && (database < binary || checksum != schema.functions_checksum(self.is_attached()))
         {
-            self.steps.push(Step::InstallFunctions { from_version: database });
+            self.steps.push(MigrationStep::InstallFunctions { from_version: database });
         }
     }
 
@@ -125,7 +125,7 @@ impl<'a> Plan<'a> {
                 let role = schema.role.to_string();
                 self.notices.push(Notice::RoleRefused { role, reason: reason.clone() });
             }
-            _ => self.steps.push(Step::GrantRole),
+            _ => self.steps.push(MigrationStep::GrantRole),
         }
     }
 
@@ -163,7 +163,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-impl Step<'_> {
+impl MigrationStep<'_> {
     pub(super) fn change(&self, schema: &Schema, attached: bool) -> Change {
         match self {
             Self::Apply(migration) => {

@@ -9,7 +9,13 @@ use std::fmt::Write as _;
 pub const FUNCTIONS_VERSION: i32 = 2;
 
 /// Functions of version 1 that later ones have not. From version 2 on the database has a list of its own.
-pub(super) const FORMER_FUNCTIONS: &[&str] = &["subscription_failures", "subscription_rewind"];
+pub(super) const FORMER_FUNCTIONS: &[&str] = &[
+    "judge_standing_ids",
+    "subscription_blame",
+    "subscription_failures",
+    "subscription_leave_out",
+    "subscription_rewind",
+];
 
 /// The role of Message DB's contract.
 pub const MESSAGE_STORE_ROLE: &str = "message_store";
@@ -147,7 +153,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "group_member",
     "insert_aggregated",
     "is_standing",
-    "judge_standing_ids",
+    "find_duplicate_ids",
     "log_end",
     "message_store/acquire_lock",
     "message_store/cardinal_id",
@@ -173,7 +179,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_ack_upto",
     "subscription_assign",
     "subscription_attempts",
-    "subscription_blame",
+    "subscription_record_failure",
     "subscription_changed",
     "subscription_claim",
     "subscription_count",
@@ -189,7 +195,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_hand_over",
     "subscription_join",
     "subscription_lag",
-    "subscription_leave_out",
+    "subscription_skip",
     "subscription_lock_deliveries",
     "subscription_look",
     "subscription_low_water",

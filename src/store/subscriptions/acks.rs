@@ -1,7 +1,7 @@
 //! Acks and other steps of deliveries, for many requests in one call.
 
 use super::At;
-use crate::domain::delivery::{Attempts, Cause, Step};
+use crate::domain::delivery::{Attempts, Cause, DeliveryStep};
 use crate::store::outcome::Outcome;
 use crate::store::{StoreError, Subscriptions};
 
@@ -18,7 +18,7 @@ pub struct AckEntry {
 #[derive(Debug)]
 pub struct StepEntry {
     pub entry: AckEntry,
-    pub step: Step,
+    pub step: DeliveryStep,
     pub cause: Cause,
     pub reason: Option<String>,
 }

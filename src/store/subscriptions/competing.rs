@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{At, Standing, State};
+use super::{At, ConsumerStatus, State};
 use crate::store::outcome::Outcome;
 use crate::store::read::PageLimit;
 use crate::store::{StoreError, Subscriptions};
@@ -12,7 +12,7 @@ use crate::store::{StoreError, Subscriptions};
 pub struct Look {
     pub generation: i64,
     pub state: State,
-    pub standing: Standing,
+    pub standing: ConsumerStatus,
     /// When the next delivery comes due.
     pub next_ms: Option<i64>,
     pub has_due: bool,
@@ -53,7 +53,7 @@ pub enum Take<'a> {
 
 /// A message that was taken again.
 #[derive(Debug, Clone, Copy)]
-pub struct Taken {
+pub struct Claimed {
     pub at: At,
     pub global_position: i64,
     pub epoch: i64,
@@ -91,7 +91,7 @@ impl Subscriptions<'_> {
         Ok(Some(Look {
             generation: first.generation,
             state: State::read(&first.state),
-            standing: Standing::read(&first.standing),
+            standing: ConsumerStatus::read(&first.standing),
             next_ms: first.next_ms,
             has_due: first.has_due,
             in_flight: first.in_flight,
@@ -128,7 +128,7 @@ impl Subscriptions<'_> {
         self,
         subscription: i64,
         consumer: &str,
-        upto: At,
+        up_to: At,
         most: i64,
     ) -> Result<i64, StoreError> {
         let count = sqlx::query_scalar!(
@@ -137,8 +137,8 @@ impl Subscriptions<'_> {
                LIMIT $5) AS own"#,
             subscription,
             consumer,
-            upto.partition,
-            upto.position,
+            up_to.partition,
+            up_to.position,
             most
         );
         Ok(count.fetch_one(self.0).await?)
@@ -152,7 +152,7 @@ impl Subscriptions<'_> {
         attempts_max: i64,
         take: Take<'_>,
         epoch: i64,
-    ) -> Result<Vec<Taken>, StoreError> {
+    ) -> Result<Vec<Claimed>, StoreError> {
         let attempts_max = attempts_max as i32;
         let mut own = false;
         let mut min_idle: Option<i64> = None;
@@ -214,8 +214,8 @@ struct TakenRow {
 }
 
 /// An UPDATE answers in no order.
-fn in_order(rows: Vec<TakenRow>) -> Vec<Taken> {
-    let read = |row: TakenRow| Taken {
+fn in_order(rows: Vec<TakenRow>) -> Vec<Claimed> {
+    let read = |row: TakenRow| Claimed {
         at: At { partition: row.partition, position: row.position },
         global_position: row.global_position,
         epoch: row.epoch,
@@ -223,7 +223,7 @@ fn in_order(rows: Vec<TakenRow>) -> Vec<Taken> {
         is_exhausted: row.is_exhausted,
         has_more: row.has_more,
     };
-    let mut taken: Vec<Taken> = rows.into_iter().map(read).collect();
+    let mut taken: Vec<Claimed> = rows.into_iter().map(read).collect();
     taken.sort_by_key(|taken| (taken.global_position, taken.at));
     taken
 }

@@ -10,17 +10,17 @@ mod partitioned;
 mod sources;
 
 pub use acks::{AckEntry, AckOutcome, StepEntry};
-pub use competing::{Claim, Look, Take, Taken};
+pub use competing::{Claim, Claimed, Look, Take};
 pub use consumers::{Joined, Leaving, Renewal};
 pub use definitions::{NewSubscription, State, StoredSubscription, Update};
 pub use doubts::{Doubt, Given};
 pub use inspect::{ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary};
-pub use partitioned::{Advance, Held, Sync};
+pub use partitioned::{Advance, Assignments, Held};
 pub use sources::Linked;
 
 /// Where something stands with a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum ConsumerStatus {
     Member,
     /// It is not there: it never came, was sent away, or its lease ran out.
     Unknown,
@@ -28,12 +28,12 @@ pub enum Standing {
     Replaced,
 }
 
-impl Standing {
+impl ConsumerStatus {
     fn read(text: &str) -> Self {
         match text {
-            "member" => Standing::Member,
-            "replaced" => Standing::Replaced,
-            _ => Standing::Unknown,
+            "member" => ConsumerStatus::Member,
+            "replaced" => ConsumerStatus::Replaced,
+            _ => ConsumerStatus::Unknown,
         }
     }
 }

@@ -3,16 +3,16 @@
 use uuid::Uuid;
 
 use super::acks::read_attempts;
-use super::{Standing, State};
+use super::{ConsumerStatus, State};
 use crate::domain::delivery::Attempts;
 use crate::store::{StoreError, Subscriptions};
 
 /// What a consumer finds.
 #[derive(Debug)]
-pub struct Sync {
+pub struct Assignments {
     pub generation: i64,
     pub state: State,
-    pub standing: Standing,
+    pub standing: ConsumerStatus,
     /// When it has to look again, whatever happens.
     pub next_ms: Option<i64>,
     /// Parked messages are to be delivered again.
@@ -64,7 +64,7 @@ impl Subscriptions<'_> {
         consumer: &str,
         session: Option<Uuid>,
         grace_ms: i64,
-    ) -> Result<Option<Sync>, StoreError> {
+    ) -> Result<Option<Assignments>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT generation AS "generation!", state AS "state!", standing AS "standing!", next_ms,
                has_replays AS "has_replays!", replays_in_flight AS "replays_in_flight!", partition,
@@ -82,10 +82,10 @@ impl Subscriptions<'_> {
         .fetch_all(self.0)
         .await?;
         let Some(first) = rows.first() else { return Ok(None) };
-        let mut sync = Sync {
+        let mut sync = Assignments {
             generation: first.generation,
             state: State::read(&first.state),
-            standing: Standing::read(&first.standing),
+            standing: ConsumerStatus::read(&first.standing),
             next_ms: first.next_ms,
             has_replays: first.has_replays,
             replays_in_flight: first.replays_in_flight,

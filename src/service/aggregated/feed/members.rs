@@ -15,7 +15,7 @@ pub struct FeedMember {
 }
 
 /// As long as this is held, progress is told at once, also where no message comes with it.
-pub struct ProgressWish {
+pub struct ProgressInterest {
     pub(super) feeds: Feeds,
 }
 
@@ -50,8 +50,8 @@ impl Drop for FeedMember {
     }
 }
 
-impl Drop for ProgressWish {
+impl Drop for ProgressInterest {
     fn drop(&mut self) {
-        self.feeds.inner.wishes.fetch_sub(1, Ordering::SeqCst);
+        self.feeds.inner.progress_interests.fetch_sub(1, Ordering::SeqCst);
     }
 }

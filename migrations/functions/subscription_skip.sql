@@ -1,6 +1,6 @@
 -- A message of a partition is done without an ack of its own: it is not delivered any more, also when the partition
 -- goes back to before it.
-CREATE OR REPLACE FUNCTION headwater.subscription_leave_out(_subscription bigint, _partition integer, _position bigint)
+CREATE OR REPLACE FUNCTION headwater.subscription_skip(_subscription bigint, _partition integer, _position bigint)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 AS $$

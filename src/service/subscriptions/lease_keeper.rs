@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Common;
-use super::hub::lock;
+use super::wakers::lock;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
@@ -25,7 +25,7 @@ const LEAVING_MAX: usize = 100;
 const RENEWALS_MAX: usize = 5_000;
 
 /// The consumers that this instance speaks for.
-pub(super) struct Presence {
+pub(super) struct LeaseKeeper {
     common: Arc<Common>,
     consumers: Mutex<HashMap<(i64, String), Entry>>,
     leaving: Mutex<Vec<Leaving>>,
@@ -62,7 +62,7 @@ impl Entry {
     }
 }
 
-impl Presence {
+impl LeaseKeeper {
     pub fn new(common: Arc<Common>) -> Self {
         Self { common, consumers: Mutex::default(), leaving: Mutex::default(), has_left: Notify::new() }
     }
@@ -102,7 +102,7 @@ impl Presence {
     }
 
     /// A consumer has acked: its lease is renewed soon, also if it came for its messages somewhere else.
-    pub fn heard(&self, subscription: i64, consumer: &str, timeout: Duration) {
+    pub fn renew_soon(&self, subscription: i64, consumer: &str, timeout: Duration) {
         let mut consumers = lock(&self.consumers);
         let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
             session: None,
@@ -223,7 +223,7 @@ impl Presence {
                 continue;
             }
             for one in some {
-                common.hub.wake(one.subscription);
+                common.wakers.wake(one.subscription);
                 let (subscription, consumer) = (one.subscription, one.consumer.clone());
                 common.observer.record(Observation::ConsumerLeft { subscription, consumer });
             }
@@ -243,7 +243,7 @@ impl Presence {
                 self.renewed(renewal, asked_at);
             } else {
                 self.forget(renewal.subscription, &renewal.consumer);
-                self.common.hub.wake(renewal.subscription);
+                self.common.wakers.wake(renewal.subscription);
             }
         }
         Ok(())

@@ -14,14 +14,14 @@ use crate::store::StoreError;
 /// How often expired leases are looked for.
 const EXPIRE_INTERVAL: Duration = Duration::from_millis(250);
 
-pub struct Rescuer {
+pub struct LeaseReaper {
     common: Arc<Common>,
     /// The generations that the consumers here have been woken for.
     generations: HashMap<i64, i64>,
     polled_at: Instant,
 }
 
-impl Rescuer {
+impl LeaseReaper {
     pub fn new(common: Arc<Common>) -> Self {
         Self { common, generations: HashMap::new(), polled_at: Instant::now() }
     }
@@ -29,7 +29,7 @@ impl Rescuer {
     /// Runs until the service stops. The database going away is waited out.
     pub async fn run(mut self, stopping: CancellationToken) {
         let mut pause = EXPIRE_INTERVAL;
-        let mut back_off = BackOff::new("subscription rescuer", self.common.observer.clone());
+        let mut back_off = BackOff::new("lease reaper", self.common.observer.clone());
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
@@ -49,7 +49,7 @@ impl Rescuer {
         let common = &self.common;
         let expired = common.database.subscriptions().expire_consumers(common.grace_ms()).await?;
         for (subscription, consumer) in expired {
-            common.hub.wake(subscription);
+            common.wakers.wake(subscription);
             common.observer.record(Observation::LeaseExpired { subscription, consumer });
         }
         if self.polled_at.elapsed() >= common.settings.poll_interval {
@@ -62,8 +62,8 @@ impl Rescuer {
     /// One statement for all who wait here.
     async fn poll(&mut self) -> Result<(), StoreError> {
         let common = &self.common;
-        common.hub.tidy();
-        let ids = common.hub.waited_for();
+        common.wakers.tidy();
+        let ids = common.wakers.waited_for();
         if ids.is_empty() {
             self.generations.clear();
             return Ok(());
@@ -78,7 +78,7 @@ impl Rescuer {
                 common.catalog.forget(id);
             }
             if is_news || has_due {
-                common.hub.wake(id);
+                common.wakers.wake(id);
             }
             self.generations.insert(id, generation);
         }

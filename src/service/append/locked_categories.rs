@@ -8,8 +8,8 @@ use futures_util::FutureExt;
 use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
-use super::link::{Link, answer, answer_each, answer_locked};
-use super::{AppendSettings, Shared, Waiting};
+use super::batch_writer::{BatchWriter, answer, answer_each, answer_locked};
+use super::{AppendSettings, PendingAppend, Shared};
 use crate::domain::append::AppendError;
 use crate::domain::observation::Observation;
 use crate::telemetry::{Observer, logging::panic_text};
@@ -17,24 +17,24 @@ use crate::telemetry::{Observer, logging::panic_text};
 /// Requests whose category is locked by another transaction wait in a lane of their own, so that a writer that idles
 /// in its transaction holds up nobody else.
 #[derive(Clone)]
-pub struct Lanes {
-    open: Arc<Mutex<HashMap<String, Vec<Waiting>>>>,
+pub struct LockedCategories {
+    open: Arc<Mutex<HashMap<String, Vec<PendingAppend>>>>,
     tasks: tokio_util::task::TaskTracker,
     /// A lane takes a place for one batch at a time. Another instance at work in the same categories locks each of
     /// them for a moment: there are more lanes than places then, and each has its turn.
     places: Arc<Semaphore>,
     /// One link a place at most, open while there are lanes.
-    links: Arc<std::sync::Mutex<Vec<Link>>>,
+    writers: Arc<std::sync::Mutex<Vec<BatchWriter>>>,
 }
 
-impl Lanes {
+impl LockedCategories {
     pub fn new(places: usize) -> Self {
         let places = Arc::new(Semaphore::new(places));
-        Self { open: Arc::default(), tasks: tokio_util::task::TaskTracker::new(), places, links: Arc::default() }
+        Self { open: Arc::default(), tasks: tokio_util::task::TaskTracker::new(), places, writers: Arc::default() }
     }
 
     /// Requests for a category that has a lane follow those that wait there.
-    pub async fn divert(&self, batch: Vec<Waiting>, shared: &Shared) -> Vec<Waiting> {
+    pub async fn divert(&self, batch: Vec<PendingAppend>, shared: &Shared) -> Vec<PendingAppend> {
         let mut open = self.open.lock().await;
         if open.is_empty() {
             return batch;
@@ -54,7 +54,7 @@ impl Lanes {
         rest
     }
 
-    pub async fn take(&self, locked: Vec<Waiting>, shared: &Shared) {
+    pub async fn take(&self, locked: Vec<PendingAppend>, shared: &Shared) {
         if locked.is_empty() {
             return;
         }
@@ -96,21 +96,21 @@ impl Lanes {
                     _ => {
                         open.remove(&category);
                         if open.is_empty() {
-                            self.idle_links().clear();
+                            self.idle_writers().clear();
                         }
                         return;
                     }
                 }
             };
-            let idle = self.idle_links().pop();
-            let link = idle.unwrap_or_else(|| Link::new(shared.clone(), shared.settings.lock_timeout));
-            link.write_alone(batch, true).await;
-            self.idle_links().push(link);
+            let idle = self.idle_writers().pop();
+            let writer = idle.unwrap_or_else(|| BatchWriter::new(shared.clone(), shared.settings.lock_timeout));
+            writer.write_alone(batch, true).await;
+            self.idle_writers().push(writer);
         }
     }
 
-    fn idle_links(&self) -> std::sync::MutexGuard<'_, Vec<Link>> {
-        self.links.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn idle_writers(&self) -> std::sync::MutexGuard<'_, Vec<BatchWriter>> {
+        self.writers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub async fn wait_until_empty(&self) {
@@ -120,10 +120,10 @@ impl Lanes {
 }
 
 /// The next batch of a lane: up to the limits, and no id twice.
-fn next_of_lane(lane: &mut Vec<Waiting>, settings: &AppendSettings) -> Vec<Waiting> {
+fn next_of_lane(lane: &mut Vec<PendingAppend>, settings: &AppendSettings) -> Vec<PendingAppend> {
     let mut ids: HashSet<Uuid> = HashSet::new();
     let mut messages = 0;
-    let fits = |waiting: &Waiting| {
+    let fits = |waiting: &PendingAppend| {
         messages += waiting.request.messages.len();
         (messages <= settings.batch_messages_max || ids.is_empty())
             && waiting.request.messages.iter().all(|message| ids.insert(message.id))
@@ -141,10 +141,10 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use tokio::sync::oneshot;
 
-    fn waiting(stream: &str) -> (Waiting, oneshot::Receiver<Result<Appended, AppendError>>) {
+    fn waiting(stream: &str) -> (PendingAppend, oneshot::Receiver<Result<Appended, AppendError>>) {
         let message = NewMessage {
             id: Uuid::from_u128(7),
-            id_may_stand: true,
+            is_client_supplied_id: true,
             message_type: "T".into(),
             data: "null".into(),
             metadata: None,
@@ -158,12 +158,12 @@ mod tests {
         };
         let (reply, answer) = oneshot::channel();
         let bytes = QueuedBytes { bytes: 0, queued: Arc::default() };
-        (Waiting { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes }, answer)
+        (PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes }, answer)
     }
 
     #[tokio::test]
     async fn lane_that_panics_is_closed_and_those_in_it_are_told_what_is_true() {
-        let (lanes, observer) = (Lanes::new(1), Observer::new());
+        let (lanes, observer) = (LockedCategories::new(1), Observer::new());
         let mut watcher = observer.watch();
         let (mut sent, sent_answer) = waiting("held-1");
         let (behind, behind_answer) = waiting("held-2");

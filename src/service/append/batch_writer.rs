@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::appends::Session;
-use super::{Shared, Waiting};
+use super::{PendingAppend, Shared};
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
@@ -27,7 +27,7 @@ const HOLDERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One connection for appends, made again when it is lost. Several batches may be under way on it: the server takes
 /// them one after the other, and finds the next one there when it is done with one.
-pub struct Link {
+pub struct BatchWriter {
     shared: Shared,
     lock_timeout: Duration,
     state: Mutex<State>,
@@ -44,7 +44,7 @@ struct State {
     back_off: BackOff,
 }
 
-impl Link {
+impl BatchWriter {
     pub fn new(shared: Shared, lock_timeout: Duration) -> Self {
         let back_off = BackOff::new("append", shared.observer.clone()).at_most(PAUSE_MAX);
         Self {
@@ -65,7 +65,7 @@ impl Link {
     }
 
     /// [`write`](Self::write), driving the connection meanwhile.
-    pub async fn write_alone(&self, batch: Vec<Waiting>, wait_for_locks: bool) -> Vec<Waiting> {
+    pub async fn write_alone(&self, batch: Vec<PendingAppend>, wait_for_locks: bool) -> Vec<PendingAppend> {
         let mut writing = pin!(self.write(batch, wait_for_locks));
         poll_fn(|context| {
             if let Poll::Ready(locked) = writing.as_mut().poll(context) {
@@ -78,15 +78,15 @@ impl Link {
     }
 
     /// Writes a batch and answers everyone in it, except for those it gives back: they have to wait for a lock.
-    pub async fn write(&self, batch: Vec<Waiting>, wait_for_locks: bool) -> Vec<Waiting> {
-        let mut open: VecDeque<Vec<Waiting>> = VecDeque::from([batch]);
+    pub async fn write(&self, batch: Vec<PendingAppend>, wait_for_locks: bool) -> Vec<PendingAppend> {
+        let mut open: VecDeque<Vec<PendingAppend>> = VecDeque::from([batch]);
         let mut locked = Vec::new();
         let mut sent_again = 0;
         while let Some(batch) = open.pop_front() {
             let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &waiting.request).collect();
             let wanted = self.shared.tail.wants(&requests);
-            let link = match self.connected().await {
-                Ok(link) => link,
+            let session = match self.connected().await {
+                Ok(session) => session,
                 Err(error) => {
                     let answer = not_written(&error);
                     self.pause(None, error);
@@ -95,7 +95,7 @@ impl Link {
                 }
             };
             batch.iter().for_each(|waiting| waiting.is_sent.store(true, Ordering::Relaxed));
-            let sent = self.send(&*link, &requests, wanted.messages(), wait_for_locks).await;
+            let sent = self.send(&*session, &requests, wanted.messages(), wait_for_locks).await;
             if !matches!(sent, Ok(_) | Err(BatchError::InDoubt(_))) {
                 // It was rolled back.
                 batch.iter().for_each(|waiting| waiting.is_sent.store(false, Ordering::Relaxed));
@@ -128,20 +128,20 @@ impl Link {
                 }
                 Err(BatchError::LockTimeout) => {
                     sent_again = 0;
-                    answer_locked(batch, &self.shared, Some(link.backend())).await;
+                    answer_locked(batch, &self.shared, Some(session.backend())).await;
                 }
                 Err(BatchError::NotWritten(error)) => {
                     let answer = not_written(&error);
                     if error.is_unavailable() {
-                        self.pause(Some(&link), error);
+                        self.pause(Some(&session), error);
                     } else {
                         lock(&self.state).back_off.failed(&error);
                     }
                     answer_each(batch, |_| answer.clone());
                 }
                 Err(BatchError::InDoubt(error)) => {
-                    self.lost(Some(&link), &StoreError::Unavailable(error));
-                    resolve_in_background(self.shared.clone(), batch, link.backend());
+                    self.lost(Some(&session), &StoreError::Unavailable(error));
+                    resolve_in_background(self.shared.clone(), batch, session.backend());
                 }
             }
         }
@@ -150,14 +150,14 @@ impl Link {
 
     async fn send(
         &self,
-        link: &dyn Session,
+        session: &dyn Session,
         requests: &[&AppendRequest],
         wanted: Option<&[bool]>,
         wait_for_locks: bool,
     ) -> Result<BatchAnswer, BatchError> {
         let limit = self.shared.settings.commit_timeout + self.lock_timeout;
         let begun = Instant::now();
-        let writing = link.append_batch(requests, wanted, wait_for_locks);
+        let writing = session.append_batch(requests, wanted, wait_for_locks);
         let result = match tokio::time::timeout(limit, writing).await {
             Ok(result) => result,
             Err(_) => Err(BatchError::InDoubt("the commit took too long".into())),
@@ -190,8 +190,8 @@ impl Link {
         .await;
         {
             let mut state = lock(&self.state);
-            if let Some(link) = state.open.as_ref().filter(|link| !link.is_closed()) {
-                return Ok(link.clone());
+            if let Some(session) = state.open.as_ref().filter(|session| !session.is_closed()) {
+                return Ok(session.clone());
             }
             state.open = None;
             if let Some((until, reason)) = &state.paused
@@ -200,18 +200,18 @@ impl Link {
                 return Err(reason.clone());
             }
         }
-        let (link, connection) = self.shared.database.open(self.lock_timeout).await?;
+        let (session, connection) = self.shared.database.open(self.lock_timeout).await?;
         *lock(&self.connection) = Some(connection);
         let mut state = lock(&self.state);
         state.paused = None;
-        state.open = Some(link.clone());
-        Ok(link)
+        state.open = Some(session.clone());
+        Ok(session)
     }
 
     /// A session was lost, or could not be made: gives the time to wait. `None`: another one was made since, and stays.
-    fn lost(&self, link: Option<&Arc<dyn Session>>, error: &StoreError) -> Option<Duration> {
+    fn lost(&self, session: Option<&Arc<dyn Session>>, error: &StoreError) -> Option<Duration> {
         let mut state = lock(&self.state);
-        if let (Some(lost), Some(open)) = (link, &state.open) {
+        if let (Some(lost), Some(open)) = (session, &state.open) {
             if !Arc::ptr_eq(lost, open) {
                 return None;
             }
@@ -225,7 +225,7 @@ impl Link {
     }
 
     /// The same where the database does not take writes now. That one connection was lost is no sign of that.
-    fn pause(&self, link: Option<&Arc<dyn Session>>, error: StoreError) {
+    fn pause(&self, session: Option<&Arc<dyn Session>>, error: StoreError) {
         {
             let state = lock(&self.state);
             // A request refused during the pause does not prolong it, or under load it would never end.
@@ -233,12 +233,12 @@ impl Link {
                 return;
             }
         }
-        if let Some(pause) = self.lost(link, &error) {
+        if let Some(pause) = self.lost(session, &error) {
             lock(&self.state).paused = Some((Instant::now() + pause, error));
         }
     }
 
-    fn answer_all(&self, batch: Vec<Waiting>, answers: Vec<Answer>) -> Vec<Waiting> {
+    fn answer_all(&self, batch: Vec<PendingAppend>, answers: Vec<Answer>) -> Vec<PendingAppend> {
         let (mut appended, mut duplicates, mut conflicts) = (0, 0, 0);
         let mut locked = Vec::new();
         for (waiting, outcome) in batch.into_iter().zip(answers) {
@@ -260,7 +260,7 @@ impl Link {
 }
 
 /// A commit whose answer was lost is looked up by its message ids; nobody waits for it but those it concerns.
-fn resolve_in_background(shared: Shared, batch: Vec<Waiting>, backend: Backend) {
+fn resolve_in_background(shared: Shared, batch: Vec<PendingAppend>, backend: Backend) {
     tokio::spawn(async move {
         let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &waiting.request).collect();
         let mut back_off = BackOff::new("commits in doubt", shared.observer.clone()).at_most(PAUSE_MAX);
@@ -284,7 +284,7 @@ fn resolve_in_background(shared: Shared, batch: Vec<Waiting>, backend: Backend) 
                     answer(waiting, found.unwrap_or(Err(AppendError::DatabaseUnavailable)));
                 }
             }
-            Err(_) => answer_each(batch, Waiting::outcome_unknown),
+            Err(_) => answer_each(batch, PendingAppend::outcome_unknown),
         }
     });
 }
@@ -294,14 +294,14 @@ fn not_written(error: &StoreError) -> AppendError {
     if error.is_unavailable() { AppendError::DatabaseUnavailable } else { AppendError::WriteRefused }
 }
 
-pub fn answer(mut waiting: Waiting, result: Result<Appended, AppendError>) {
+pub fn answer(mut waiting: PendingAppend, result: Result<Appended, AppendError>) {
     if let Some(reply) = waiting.reply.take() {
         // The caller may have gone; the messages stand all the same.
         let _ = reply.send(result);
     }
 }
 
-pub fn answer_each(batch: Vec<Waiting>, error: impl Fn(&Waiting) -> AppendError) {
+pub fn answer_each(batch: Vec<PendingAppend>, error: impl Fn(&PendingAppend) -> AppendError) {
     for waiting in batch {
         let error = error(&waiting);
         answer(waiting, Err(error));
@@ -309,7 +309,7 @@ pub fn answer_each(batch: Vec<Waiting>, error: impl Fn(&Waiting) -> AppendError)
 }
 
 /// Requests of one category that have waited for a lock as long as they may.
-pub async fn answer_locked(batch: Vec<Waiting>, shared: &Shared, waited: Option<Backend>) {
+pub async fn answer_locked(batch: Vec<PendingAppend>, shared: &Shared, waited: Option<Backend>) {
     let Some(first) = batch.first() else { return };
     let category = first.request.stream_name.category().to_owned();
     let looking = tokio::time::timeout(HOLDERS_TIMEOUT, shared.database.lock_holders(&category, waited.as_ref()));

@@ -1,6 +1,6 @@
 -- Counts a failure of the first message in flight of each of these partitions: its consumer is gone, or has not acked it
 -- in time. Who calls this holds their rows.
-CREATE OR REPLACE FUNCTION headwater.subscription_blame(_subscription bigint, _partitions integer[])
+CREATE OR REPLACE FUNCTION headwater.subscription_record_failure(_subscription bigint, _partitions integer[])
 RETURNS void
 LANGUAGE sql VOLATILE
 AS $$

@@ -41,19 +41,19 @@ const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 const PURGE_ROWS: i32 = 10_000;
 
 /// Why it does not project any more.
-pub enum Lost {
+pub enum LeadershipLost {
     Fenced,
     Store(StoreError),
 }
 
-impl From<StoreError> for Lost {
+impl From<StoreError> for LeadershipLost {
     fn from(error: StoreError) -> Self {
-        Lost::Store(error)
+        LeadershipLost::Store(error)
     }
 }
 
 /// The projector while it has the lease.
-pub struct Leading<'a> {
+pub struct ProjectorTerm<'a> {
     projector: &'a Projector,
     session: &'a Session,
     lease: Lease,
@@ -78,7 +78,7 @@ pub struct Leading<'a> {
     is_fresh: bool,
 }
 
-impl<'a> Leading<'a> {
+impl<'a> ProjectorTerm<'a> {
     pub fn new(projector: &'a Projector, session: &'a Session, lease: Lease) -> Self {
         Self {
             projector,
@@ -100,7 +100,7 @@ impl<'a> Leading<'a> {
         }
     }
 
-    pub async fn lead(mut self, stopping: &CancellationToken) -> Result<(), Lost> {
+    pub async fn lead(mut self, stopping: &CancellationToken) -> Result<(), LeadershipLost> {
         while !stopping.is_cancelled() {
             self.check_log()?;
             if self.reload_at.is_some_and(|at| Instant::now() >= at) {
@@ -122,12 +122,12 @@ impl<'a> Leading<'a> {
     }
 
     /// The log went back: what it knows is of one that is gone, so it takes the lease anew.
-    fn check_log(&self) -> Result<(), Lost> {
-        if self.projector.tail.history() == self.history { Ok(()) } else { Err(Lost::Fenced) }
+    fn check_log(&self) -> Result<(), LeadershipLost> {
+        if self.projector.tail.history() == self.history { Ok(()) } else { Err(LeadershipLost::Fenced) }
     }
 
     /// Reads which projections there are, and where they stand.
-    async fn reload(&mut self) -> Result<(), Lost> {
+    async fn reload(&mut self) -> Result<(), LeadershipLost> {
         self.reload_at = None;
         let stored = self.read_projections().await?;
         self.live.clear();
@@ -161,7 +161,7 @@ impl<'a> Leading<'a> {
 
     /// The projections that may go on. One that a newer version has defined, in words that this one does not know, is
     /// left to it: it stays where it is, because the live ones go on without it.
-    async fn read_projections(&mut self) -> Result<Vec<StoredProjection>, Lost> {
+    async fn read_projections(&mut self) -> Result<Vec<StoredProjection>, LeadershipLost> {
         loop {
             let (generation, stored) = self.session.projections().await?;
             self.lease.generation = generation;
@@ -178,7 +178,7 @@ impl<'a> Leading<'a> {
             };
             let lasting = self.projector.settings.lease;
             if self.session.project_live(self.lease, lasting, self.position, &rows).await? == RoundAnswer::Fenced {
-                return Err(Lost::Fenced);
+                return Err(LeadershipLost::Fenced);
             }
         }
     }
@@ -211,14 +211,14 @@ impl<'a> Leading<'a> {
     }
 
     /// Projects what there is, and says whether there was nothing.
-    async fn round(&mut self, stopping: &CancellationToken) -> Result<bool, Lost> {
-        let (messages, upto, idle) = self.gather(stopping).await?;
+    async fn round(&mut self, stopping: &CancellationToken) -> Result<bool, LeadershipLost> {
+        let (messages, up_to, idle) = self.gather(stopping).await?;
         let round = Round::of(self.live.values_mut(), &messages);
         if round.is_empty() {
-            self.moved_to(upto, round);
+            self.moved_to(up_to, round);
             return Ok(idle);
         }
-        if self.project(upto, &round).await? {
+        if self.project(up_to, &round).await? {
             self.projector
                 .observer
                 .record(Observation::Projected { messages: round.rows.projections.len(), live: true });
@@ -229,7 +229,7 @@ impl<'a> Leading<'a> {
                 }
             }
             let some_stopped = !round.stopped.is_empty();
-            self.moved_to(upto, round);
+            self.moved_to(up_to, round);
             self.projector.signals.projected();
             if some_stopped {
                 self.follow_anew();
@@ -267,14 +267,14 @@ impl<'a> Leading<'a> {
     }
 
     /// Writes a round. `false`: a definition or a state has changed, and it has to be made again.
-    async fn project(&mut self, upto: i64, round: &Round) -> Result<bool, Lost> {
+    async fn project(&mut self, up_to: i64, round: &Round) -> Result<bool, LeadershipLost> {
         let lasting = self.projector.settings.lease;
-        match self.session.project_live(self.lease, lasting, upto, &round.rows).await? {
+        match self.session.project_live(self.lease, lasting, up_to, &round.rows).await? {
             RoundAnswer::Projected => {
-                self.kept = (upto, Instant::now());
+                self.kept = (up_to, Instant::now());
                 Ok(true)
             }
-            RoundAnswer::Fenced => Err(Lost::Fenced),
+            RoundAnswer::Fenced => Err(LeadershipLost::Fenced),
             RoundAnswer::Changed | RoundAnswer::Stale => {
                 // The counts in memory have moved on without being written, and the follower too.
                 self.reload().await?;
@@ -283,17 +283,17 @@ impl<'a> Leading<'a> {
         }
     }
 
-    fn moved_to(&mut self, upto: i64, round: Round) {
-        if upto > self.position {
-            self.position = upto;
-            self.goal.send_replace(upto);
+    fn moved_to(&mut self, up_to: i64, round: Round) {
+        if up_to > self.position {
+            self.position = up_to;
+            self.goal.send_replace(up_to);
             let stopped = round.stopped.iter().map(|one| (one.aggregated_stream_id, one.position)).collect();
-            self.projector.feeds.projected(upto, round.messages, &stopped);
+            self.projector.feeds.projected(up_to, round.messages, &stopped);
         }
     }
 
     /// Keeps the lease, and progress without a message.
-    async fn keep(&mut self) -> Result<(), Lost> {
+    async fn keep(&mut self) -> Result<(), LeadershipLost> {
         let since = self.kept.1.elapsed();
         let is_due = self.position > self.kept.0 && !self.live.is_empty() && since >= self.progress_interval();
         if is_due || since >= self.projector.settings.lease / 3 {
@@ -322,10 +322,10 @@ impl<'a> Leading<'a> {
     }
 
     fn progress_interval(&self) -> Duration {
-        if self.projector.feeds.is_progress_wished() { WISHED_INTERVAL } else { PROGRESS_INTERVAL }
+        if self.projector.feeds.is_progress_awaited() { WISHED_INTERVAL } else { PROGRESS_INTERVAL }
     }
 
-    async fn wait(&mut self, stopping: &CancellationToken) -> Result<(), Lost> {
+    async fn wait(&mut self, stopping: &CancellationToken) -> Result<(), LeadershipLost> {
         let feeds = self.projector.feeds.clone();
         let interval = self.progress_interval();
         let changed = async {
@@ -347,7 +347,7 @@ impl<'a> Leading<'a> {
         Ok(())
     }
 
-    async fn joined(&mut self, ended: Result<Ended, JoinError>) -> Result<(), Lost> {
+    async fn joined(&mut self, ended: Result<Ended, JoinError>) -> Result<(), LeadershipLost> {
         match ended {
             Ok(ended) => self.ended(ended).await,
             // It panicked, which is logged; the next reload starts it again.
@@ -359,13 +359,13 @@ impl<'a> Leading<'a> {
         }
     }
 
-    async fn ended(&mut self, ended: Ended) -> Result<(), Lost> {
+    async fn ended(&mut self, ended: Ended) -> Result<(), LeadershipLost> {
         let (mut projection, position) = match ended {
             Ended::Arrived(projection, position) => {
                 self.back_off.worked();
                 (projection, position)
             }
-            Ended::Elsewhere(id) => {
+            Ended::Superseded(id) => {
                 self.past.remove(&id);
                 self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
                 return Ok(());
@@ -403,7 +403,7 @@ impl<'a> Leading<'a> {
                 }
                 self.projector.signals.projected();
             }
-            RoundAnswer::Fenced => return Err(Lost::Fenced),
+            RoundAnswer::Fenced => return Err(LeadershipLost::Fenced),
             RoundAnswer::Changed | RoundAnswer::Stale => self.reload_at = Some(Instant::now()),
         }
         Ok(())

@@ -4,7 +4,7 @@
 -- in the same order (the request was done before); 'id_reused': an id stands for something else, or only some of them
 -- stand.
 -- standing_*: for a duplicate its messages in order; for a reused id one message that stands in the way.
-CREATE OR REPLACE FUNCTION headwater.judge_standing_ids(
+CREATE OR REPLACE FUNCTION headwater.find_duplicate_ids(
   requests int,
   message_requests int[],
   message_streams text[],

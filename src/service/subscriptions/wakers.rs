@@ -12,7 +12,7 @@ use crate::service::tail::Membership;
 use crate::store::read::PageLimit;
 
 /// What the consumers of one subscription share on this instance.
-pub(super) struct Local {
+pub(super) struct SubscriptionState {
     pub id: i64,
     wake: watch::Sender<u64>,
     /// New messages of a competing subscription are claimed by one at a time: the others would only find the cursor
@@ -32,7 +32,7 @@ pub(super) struct Local {
 #[derive(Clone, Copy)]
 struct Floor {
     base: i64,
-    upto: i64,
+    up_to: i64,
 }
 
 /// What is read at once for its consumers.
@@ -40,7 +40,7 @@ const PAGES: PageBounds = PageBounds { first: 128, messages_max: 1_000, bytes_ma
 /// A topic is kept open this long after it was used.
 const LINGER: Duration = Duration::from_secs(30);
 
-impl Local {
+impl SubscriptionState {
     fn new(id: i64) -> Self {
         Self {
             id,
@@ -74,13 +74,13 @@ impl Local {
     /// A place at or after the cursor, up to which there is nothing for the partition.
     pub fn floor(&self, partition: i32, cursor: i64) -> i64 {
         match lock(&self.floors).get(&partition) {
-            Some(floor) if floor.base == cursor => floor.upto,
+            Some(floor) if floor.base == cursor => floor.up_to,
             _ => cursor,
         }
     }
 
-    pub fn set_floor(&self, partition: i32, base: i64, upto: i64) {
-        lock(&self.floors).insert(partition, Floor { base, upto });
+    pub fn set_floor(&self, partition: i32, base: i64, up_to: i64) {
+        lock(&self.floors).insert(partition, Floor { base, up_to });
     }
 
     /// The global position up to which nothing follows a position in the stream; 0 if that is not known.
@@ -103,7 +103,7 @@ impl Local {
     }
 
     /// Keeps the topic open for a while.
-    pub fn linger(&self, join: impl FnOnce() -> Membership) {
+    pub fn keep_alive(&self, join: impl FnOnce() -> Membership) {
         let mut lingering = lock(&self.lingering);
         match &mut *lingering {
             Some((_, used)) => *used = Instant::now(),
@@ -118,13 +118,13 @@ impl Local {
 
 /// All subscriptions that somebody consumes on this instance.
 #[derive(Default)]
-pub(super) struct Hub {
-    locals: Mutex<HashMap<i64, Arc<Local>>>,
+pub(super) struct Wakers {
+    locals: Mutex<HashMap<i64, Arc<SubscriptionState>>>,
 }
 
-impl Hub {
-    pub fn local(&self, id: i64) -> Arc<Local> {
-        lock(&self.locals).entry(id).or_insert_with(|| Arc::new(Local::new(id))).clone()
+impl Wakers {
+    pub fn local(&self, id: i64) -> Arc<SubscriptionState> {
+        lock(&self.locals).entry(id).or_insert_with(|| Arc::new(SubscriptionState::new(id))).clone()
     }
 
     pub fn wake(&self, id: i64) {

@@ -17,7 +17,7 @@ use super::wire::{AnnouncedLength, Lingering, Opening};
 use crate::domain::Violation;
 
 /// A connection whose bare errors are explained.
-pub struct Explained<S> {
+pub struct ProblemBodies<S> {
     stream: S,
     limits: Arc<Limits>,
     /// What is written in place of a bare error.
@@ -30,7 +30,7 @@ pub struct Explained<S> {
     lingering: Option<Lingering>,
 }
 
-impl<S> Explained<S> {
+impl<S> ProblemBodies<S> {
     pub fn new(stream: S, limits: Arc<Limits>) -> Self {
         let opening = Some(Opening::new(limits.request_timeout));
         let announced_length = AnnouncedLength::default();
@@ -64,7 +64,7 @@ where
     A: Accept<I, S>,
     A::Future: Send + 'static,
 {
-    type Stream = Explained<A::Stream>;
+    type Stream = ProblemBodies<A::Stream>;
     type Service = A::Service;
     type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
@@ -73,7 +73,7 @@ where
         let limits = self.limits.clone();
         Box::pin(async move {
             let (stream, service) = accepting.await?;
-            Ok((Explained::new(stream, limits), service))
+            Ok((ProblemBodies::new(stream, limits), service))
         })
     }
 }
@@ -118,7 +118,7 @@ fn explain(written: &[u8], limits: &Limits, announces_too_much: bool) -> Option<
     })
 }
 
-impl<S: AsyncWrite + Unpin> Explained<S> {
+impl<S: AsyncWrite + Unpin> ProblemBodies<S> {
     /// Writes what is left of an explanation.
     fn poll_explanation(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.explanation.has_remaining() {
@@ -132,7 +132,7 @@ impl<S: AsyncWrite + Unpin> Explained<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Explained<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for ProblemBodies<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -152,7 +152,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Explained<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Explained<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ProblemBodies<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_explanation(context))?;
         if self.explains(bytes) {
@@ -203,15 +203,16 @@ mod tests {
 
     async fn written(bytes: &[u8]) -> String {
         let (ours, mut theirs) = tokio::io::duplex(10_000);
-        let mut explained = Explained::new(ours, Arc::new(crate::app::limits(&crate::config::Settings::defaults())));
-        explained.write_all(bytes).await.unwrap();
+        let mut problem_bodies =
+            ProblemBodies::new(ours, Arc::new(crate::app::limits(&crate::config::Settings::defaults())));
+        problem_bodies.write_all(bytes).await.unwrap();
         let read = async {
             let mut out = String::new();
             theirs.read_to_string(&mut out).await.unwrap();
             drop(theirs);
             out
         };
-        let (shut, out) = tokio::join!(explained.shutdown(), read);
+        let (shut, out) = tokio::join!(problem_bodies.shutdown(), read);
         shut.unwrap();
         out
     }
