@@ -229,14 +229,14 @@ impl Observer {
             Observation::Projected { messages, live: false } => metrics.projected_past.increment(*messages as u64),
             Observation::ProjectionStopped { .. } => metrics.projections_stopped.increment(1),
             Observation::RequestAnswered { method, path, status, took } => {
-                self.count_request(method, path, *status, *took)
+                self.count_request(method, path, *status, *took);
             }
             Observation::ConsumerJoined { .. } | Observation::ConsumerLeft { .. } => {}
             Observation::SubscriptionStopped { .. } => {}
             Observation::LeaseExpired { .. } => metrics.leases_expired.increment(1),
             Observation::DeliveriesTakenBack { .. } => metrics.deliveries_taken_back.increment(1),
             Observation::SubscriptionDelivered { messages } => {
-                metrics.subscription_delivered.increment(*messages as u64)
+                metrics.subscription_delivered.increment(*messages as u64);
             }
             Observation::DeliveriesAcked { acked, fenced } => {
                 metrics.subscription_acked.increment(*acked as u64);

@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn categories_are_known_only_if_all_streams_are_in_them() {
         let streams = |wildcards: &[&str], categories: &[&str]| {
-            let owned = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+            let owned = |names: &[&str]| names.iter().map(std::string::ToString::to_string).collect::<Vec<_>>();
             Streams::new(&owned(wildcards), &owned(categories)).categories()
         };
         assert_eq!(streams(&[], &[]), None);

@@ -40,7 +40,8 @@ pub fn refused(trusted: &Trusted, request: &Request) -> Option<Problem> {
 /// Whom the request is meant for, by its target and by its `Host`: all that are there. Only HTTP/1.1 must say it.
 fn authorities(request: &Request) -> Result<Vec<&str>, Problem> {
     let malformed = |message| Err(Problem::malformed(vec![Violation::new("Host", message)]));
-    let mut authorities: Vec<_> = request.uri().authority().map(|authority| authority.as_str()).into_iter().collect();
+    let mut authorities: Vec<_> =
+        request.uri().authority().map(axum::http::uri::Authority::as_str).into_iter().collect();
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => match host.to_str() {
@@ -71,7 +72,7 @@ fn changes_something(request: &Request) -> bool {
 
 /// The page that the request comes from, if it is not one that may change something. Who is no browser says nothing.
 fn foreign_origin(trusted: &Trusted, headers: &HeaderMap, authorities: &[&str]) -> Option<String> {
-    let site = headers.get(SEC_FETCH_SITE).map(|site| site.as_bytes());
+    let site = headers.get(SEC_FETCH_SITE).map(axum::http::HeaderValue::as_bytes);
     // Right even behind a proxy that gives us another `Host` than the page was loaded by.
     if site == Some(b"same-origin") {
         return None;

@@ -76,7 +76,7 @@ impl Writer {
             }
             Event::Moved(cursor) => frames.progress(out, cursor),
             Event::CaughtUp { position } => {
-                frames.event(out, "caught-up", id, &CaughtUpEvent { position, time: now() })
+                frames.event(out, "caught-up", id, &CaughtUpEvent { position, time: now() });
             }
             Event::FellBehind { position } => {
                 frames.event(out, "fell-behind", id, &FellBehindEvent { position, time: now() });

@@ -329,7 +329,7 @@ impl From<HolderLine> for HeldBackBy {
             user_name: line.user_name,
             client_address: line.client_address,
             state: line.state,
-            transaction_started: line.transaction_started.map(|time| time.to_rfc3339()),
+            transaction_started: line.transaction_started.map(super::super::domain::time::Timestamp::to_rfc3339),
         }
     }
 }

@@ -82,7 +82,8 @@ pub async fn check_schema(
 async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateError {
     match error {
         MigrateError::Sql { step, source }
-            if source.as_database_error().and_then(|error| error.code()).as_deref() == Some(INSUFFICIENT_PRIVILEGE) =>
+            if source.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref()
+                == Some(INSUFFICIENT_PRIVILEGE) =>
         {
             match rights::advice(connection).await {
                 Ok(advice) => MigrateError::NotAllowed { step, reason: source.to_string(), advice },
@@ -151,7 +152,7 @@ async fn lock(transaction: &mut PgConnection) -> Result<(), MigrateError> {
         TABLE_LOCK_WAIT_MAX.as_millis(),
     );
     raw_sql(AssertSqlSafe(settings)).execute(transaction).await.map_err(|source| {
-        let code = source.as_database_error().and_then(|error| error.code());
+        let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code);
         if code.as_deref() == Some(LOCK_NOT_AVAILABLE) {
             MigrateError::Locked { waited: OTHER_INSTANCE_WAIT_MAX }
         } else {

@@ -22,7 +22,7 @@ pub(super) fn log(observation: &Observation) {
             FailureKind::Outage => tracing::warn!(by, %error, "the database is away"),
             FailureKind::Refused => tracing::error!(by, %error, "the database refused a statement of the service"),
             FailureKind::Bug => {
-                tracing::error!(by, %error, "an answer of the database cannot be read: a fault of ours")
+                tracing::error!(by, %error, "an answer of the database cannot be read: a fault of ours");
             }
         },
         Observation::DatabaseFound { by } => tracing::info!(by, "the database is back"),
@@ -33,7 +33,7 @@ pub(super) fn log(observation: &Observation) {
         }
         Observation::TailReads { reads: true } => tracing::info!("the end of the log is read"),
         Observation::SequenceCaches { numbers: 1 } => {
-            tracing::info!("the sequence of message_store.messages has CACHE 1")
+            tracing::info!("the sequence of message_store.messages has CACHE 1");
         }
         Observation::SequenceCaches { numbers } => tracing::error!(
             numbers,

@@ -288,14 +288,14 @@ async fn odd_names_are_names_and_impossible_ones_are_refused() {
             names(&app.get(&path).await.problem(422, "invalid"), "name", "");
         }
         for verb in ["pause", "resume", "rebuild"] {
-            let answer = call(app, reqwest::Method::POST, &format!("{path}/{verb}"), None).await;
+            let answer = call(app, Method::POST, &format!("{path}/{verb}"), None).await;
             names(&answer.problem(422, "invalid"), "name", "");
         }
     }
     let not_utf8 = "/v1/aggregated-streams/%FF";
     names(&app.get(not_utf8).await.problem(400, "malformed-request"), "name", "UTF-8");
     for verb in ["pause", "resume", "rebuild"] {
-        let answer = call(app, reqwest::Method::POST, &format!("{}/{verb}", path_of("nowhere")), None).await;
+        let answer = call(app, Method::POST, &format!("{}/{verb}", path_of("nowhere")), None).await;
         answer.problem(404, "not-found");
     }
     sql_forget(&guarded.sql).await;
@@ -369,14 +369,12 @@ async fn parameters_are_checked() {
     }
     let answer = Answer::of(request.send().await.unwrap()).await;
     names(&answer.problem(400, "malformed-request"), "Last-Event-ID", "");
-    for (method, path) in
-        [(reqwest::Method::PUT, format!("{base}?x=1")), (reqwest::Method::DELETE, format!("{base}?x=1"))]
-    {
+    for (method, path) in [(Method::PUT, format!("{base}?x=1")), (Method::DELETE, format!("{base}?x=1"))] {
         let answer = call(&guarded.app, method, &path, Some(&of_categories(&["n"]))).await;
         names(&answer.problem(400, "malformed-request"), "x", "is unknown");
     }
     for verb in ["pause", "resume", "rebuild"] {
-        let answer = call(&guarded.app, reqwest::Method::POST, &format!("{base}/{verb}?now=1"), None).await;
+        let answer = call(&guarded.app, Method::POST, &format!("{base}/{verb}?now=1"), None).await;
         names(&answer.problem(400, "malformed-request"), "now", "is unknown");
         guarded.app.get(&format!("{base}/{verb}")).await.problem(405, "method-not-allowed");
     }

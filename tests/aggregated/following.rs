@@ -68,7 +68,7 @@ async fn its_frames_its_lines_and_its_names_say_the_same() {
     assert_eq!(plain.headers["cache-control"], "no-store, no-transform");
     assert!(plain.next_block(PATIENCE).await.unwrap().retry.is_some(), "the first frame");
     let events = plain.blocks_until("caught-up").await;
-    let messages: Vec<Value> = events[..3].iter().map(|event| event.json()).collect();
+    let messages: Vec<Value> = events[..3].iter().map(super::super::support::events::Event::json).collect();
     let mut named = app.follow(&format!("{path}&event_names=type")).await;
     for (message, name) in messages.iter().zip(["Deposited", "Withdrawn", "Deposited"]) {
         let event = named.next_event().await;

@@ -269,7 +269,7 @@ async fn deleting_tells_followers_and_the_name_can_be_used_again() {
         assert_eq!(events.next("closing").await.json(), json!({ "reason": "deleted" }));
         assert!(events.next_block(PATIENCE).await.is_none(), "and ends");
     }
-    for method in [reqwest::Method::GET, reqwest::Method::DELETE] {
+    for method in [Method::GET, Method::DELETE] {
         call(&app, method, &path_of("numbers"), None).await.problem(404, "not-found");
     }
     for path in ["/partitions/0/messages", "/positions?global_position=1", "/events"] {

@@ -85,7 +85,7 @@ async fn followers_are_told_whatever_way_the_log_went_back() {
         match way {
             "truncated" => sql.batch_execute(TRUNCATE).await.unwrap(),
             "truncated and regrown" => {
-                sql.batch_execute(&format!("BEGIN; {TRUNCATE}; {REGROW}; COMMIT")).await.unwrap()
+                sql.batch_execute(&format!("BEGIN; {TRUNCATE}; {REGROW}; COMMIT")).await.unwrap();
             }
             "set back" => set_back(&sql, 4).await,
             "set back and regrown" => {

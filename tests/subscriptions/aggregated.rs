@@ -92,7 +92,8 @@ async fn a_backlog_in_several_partitions_comes_once() {
     // The last one written is not the last one by partition and position.
     let mut events = app.follow(&sub.path("/events?consumer=w1")).await;
     let blocks = events.blocks_until("caught-up").await;
-    let again: Vec<Value> = blocks.iter().filter(|block| block.is("message")).map(|block| block.json()).collect();
+    let again: Vec<Value> =
+        blocks.iter().filter(|block| block.is("message")).map(super::super::support::events::Event::json).collect();
     assert_eq!(numbers(&again), (0..8).collect::<Vec<_>>());
     assert!(again.iter().all(|message| message["delivery_count"] == 2));
     sub.acked("w1", &again).await;

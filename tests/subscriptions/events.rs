@@ -25,7 +25,9 @@ async fn what_is_assigned_is_delivered_and_then_it_is_caught_up() {
     let mut events = sub.connect("w1").await;
     assert_eq!(events.headers["content-type"], "text/event-stream");
     let blocks = events.blocks_until("caught-up").await;
-    let named = |name: &str| blocks.iter().filter(|block| block.is(name)).map(|block| block.json()).collect::<Vec<_>>();
+    let named = |name: &str| {
+        blocks.iter().filter(|block| block.is(name)).map(super::super::support::events::Event::json).collect::<Vec<_>>()
+    };
     assert_eq!(named("assigned"), [0, 1].map(|partition| json!({ "partition": partition, "epoch": 1, "position": 0 })));
     let messages = named("message");
     assert_eq!(messages.len(), 9);

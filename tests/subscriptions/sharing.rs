@@ -128,7 +128,7 @@ async fn fetching_consumers_share_too_and_lose_nothing() {
     let (_database, app) = filled(20, 200).await;
     let sub = Sub::new(&app, "s", json!({ "source": { "category": "a" }, "partitions": 8 })).await;
     let seen = std::sync::Mutex::new(std::collections::HashSet::new());
-    let deadline = Instant::now() + crate::support::app::PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     let consume = async |consumer: &str| {
         while seen.lock().unwrap().len() < 200 {
             assert!(Instant::now() < deadline, "{} of 200", seen.lock().unwrap().len());

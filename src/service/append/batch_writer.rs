@@ -119,12 +119,12 @@ impl BatchWriter {
                 }
                 Err(BatchError::Refused(message)) => {
                     sent_again = 0;
-                    answer_each(batch, |_| AppendError::Refused { message: message.clone() })
+                    answer_each(batch, |_| AppendError::Refused { message: message.clone() });
                 }
                 Err(BatchError::LockTimeout) if !wait_for_locks => locked.extend(batch),
                 Err(BatchError::SendAgain(reason)) => {
                     sent_again = 0;
-                    answer_each(batch, |_| AppendError::Contended { reason: reason.clone() })
+                    answer_each(batch, |_| AppendError::Contended { reason: reason.clone() });
                 }
                 Err(BatchError::LockTimeout) => {
                     sent_again = 0;

@@ -57,6 +57,6 @@ impl MigrateError {
     /// Whether PostgreSQL refused a statement for this SQLSTATE.
     pub(super) fn is_refused_with(&self, code: &str) -> bool {
         let Self::Sql { source, .. } = self else { return false };
-        source.as_database_error().and_then(|error| error.code()).as_deref() == Some(code)
+        source.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some(code)
     }
 }
