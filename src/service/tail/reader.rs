@@ -98,6 +98,10 @@ impl Reader {
             };
             let Err(error) = outcome else { return };
             let pause = back_off.failed(&error);
+            if error.is_unavailable() {
+                // What rests in the pool led to the same server. Whoever is told to come again finds the one that is there.
+                self.tail.inner.database.forget_connections();
+            }
             self.tail.reads(false);
             self.settling.forget_holders();
             // Nobody is to wait for a look that cannot be taken.
