@@ -190,6 +190,32 @@ async fn connection_that_falls_silent_while_it_is_set_up_holds_up_nobody_for_lon
     assert_eq!(app.get("/v1/streams/a-1/messages").await.json()["version"], -1);
 }
 
+/// PostgreSQL has answered, and still has the session: only this side is not reached by it.
+#[tokio::test]
+async fn a_statement_whose_answer_never_comes_is_given_up() {
+    let database = TestDatabase::migrated().await;
+    let proxy = FaultProxy::before(&database.url).await;
+    let silence = Duration::from_secs(1);
+    let app = TestApp::with(&proxy.url, |settings| settings.database_silence_timeout = silence).await;
+    app.write("a-1", "T", json!({})).await;
+    let holder = database.connect().await;
+    holder.batch_execute("BEGIN; LOCK TABLE message_store.messages IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let asking = tokio::spawn(app.http.get(format!("{}/v1/streams/a-1", app.url)).send());
+    let waits = format!("{} AND query LIKE '%min(position)%')", WAITS_FOR_LOCK.strip_suffix(')').unwrap());
+    until_true(&holder, &waits).await;
+    // While PostgreSQL is at work it is waited for, however long that takes.
+    tokio::time::sleep(3 * silence).await;
+    assert!(!asking.is_finished());
+    let links = proxy.links_that_sent("min(position)");
+    assert_eq!(links.len(), 1);
+    links[0].silence();
+    holder.batch_execute("COMMIT").await.unwrap();
+    let answer = tokio::time::timeout(Duration::from_secs(10), asking).await.expect("it is answered in time");
+    assert_eq!(answer.unwrap().unwrap().status(), 503);
+    assert_eq!(app.get("/v1/streams/a-1").await.status, 200);
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn whenever_a_connection_is_lost_each_append_is_answered_truly_and_stands_once_at_most() {
     let database = TestDatabase::migrated().await;

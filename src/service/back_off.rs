@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::domain::observation::{FailureKind, Observation};
 use crate::store::StoreError;
 use crate::telemetry::Observer;
@@ -47,6 +49,16 @@ impl BackOff {
         let pause = self.pause;
         self.pause = (pause * 2).min(self.pause_max);
         pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+
+    /// Takes what came of an attempt: after a failure, waits until the next one is due or the service stops.
+    pub async fn after(&mut self, outcome: Result<(), StoreError>, stopping: &CancellationToken) {
+        let Err(error) = outcome else { return self.worked() };
+        let pause = self.failed(&error);
+        tokio::select! {
+            () = stopping.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
     }
 
     /// The database has done as it was asked.

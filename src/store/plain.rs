@@ -74,26 +74,31 @@ impl Plain {
     }
 
     /// Does one thing. sqlx cannot be told when to give up a peer that says nothing: so after a while another session is
-    /// asked whether PostgreSQL still has this one.
+    /// asked whether PostgreSQL is still at it.
     async fn watched<'a, T>(
         &'a mut self,
         database: &Database,
         work: impl FnOnce(&'a mut PgConnection) -> BoxFuture<'a, Result<T, Error>>,
     ) -> Result<T, Error> {
+        let silence_timeout = database.settings().silence_timeout;
         let mut working = work(&mut self.connection);
+        let mut is_over = false;
         loop {
-            match tokio::time::timeout(database.settings().silence_timeout, &mut working).await {
+            match tokio::time::timeout(silence_timeout, &mut working).await {
                 Ok(outcome) => return outcome,
-                Err(_) if has_process(database, self.pid).await => {}
-                Err(_) => return Err(Error::Io(std::io::ErrorKind::TimedOut.into())),
+                // Its answer has had time to come.
+                Err(_) if is_over => return Err(Error::Io(std::io::ErrorKind::TimedOut.into())),
+                Err(_) => is_over = !is_at_work(database, self.pid).await,
             }
         }
     }
 }
 
-async fn has_process(database: &Database, pid: i32) -> bool {
+/// Whether PostgreSQL has a statement of this session. One that it has ended, or was never sent, leaves the session idle.
+async fn is_at_work(database: &Database, pid: i32) -> bool {
     let Ok(other) = database.control().await else { return false };
-    let found = other.query_typed("SELECT FROM pg_stat_activity WHERE pid = $1", &[(&pid, Type::INT4)]).await;
+    let sql = "SELECT FROM pg_stat_activity WHERE pid = $1 AND state IS DISTINCT FROM 'idle'";
+    let found = other.query_typed(sql, &[(&pid, Type::INT4)]).await;
     found.is_ok_and(|rows| !rows.is_empty())
 }
 

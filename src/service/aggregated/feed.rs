@@ -247,17 +247,8 @@ impl Feeds {
                 () = self.inner.kick.notified() => {}
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
-            match self.look(&database, &tail).await {
-                Ok(()) => back_off.worked(),
-                // Waited out: the next look goes on.
-                Err(error) => {
-                    let pause = back_off.failed(&error);
-                    tokio::select! {
-                        () = stopping.cancelled() => return,
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                }
-            }
+            // Waited out: the next look goes on.
+            back_off.after(self.look(&database, &tail).await, &stopping).await;
         }
     }
 

@@ -147,16 +147,7 @@ impl Doubts {
             if is_last {
                 return;
             }
-            match settled {
-                Ok(()) => back_off.worked(),
-                Err(error) => {
-                    let pause = back_off.failed(&error);
-                    tokio::select! {
-                        () = stopping.cancelled() => {}
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                }
-            }
+            back_off.after(settled, &stopping).await;
         }
     }
 }

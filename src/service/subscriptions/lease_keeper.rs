@@ -199,16 +199,7 @@ impl LeaseKeeper {
             if is_last {
                 return;
             }
-            match left.and(self.renew().await) {
-                Ok(()) => back_off.worked(),
-                Err(error) => {
-                    let pause = back_off.failed(&error);
-                    tokio::select! {
-                        () = stopping.cancelled() => {}
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                }
-            }
+            back_off.after(left.and(self.renew().await), &stopping).await;
         }
     }
 
