@@ -24,6 +24,38 @@ impl Stand {
         Self { postgres, directory }
     }
 
+    /// One whose PostgreSQL keeps statistics of its statements, where `pg_stat_statements` is installed.
+    pub async fn start_with_statistics() -> Self {
+        let mut stand = Self::start().await;
+        let client = connect(stand.postgres.url()).await;
+        let available = "SELECT 1 FROM pg_available_extensions WHERE name = 'pg_stat_statements'";
+        if client.query_opt(available, &[]).await.unwrap().is_none() {
+            return stand;
+        }
+        client.batch_execute("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'").await.unwrap();
+        stand.postgres.stop().await;
+        let settings = EmbeddedSettings { data_dir: Some(stand.directory.path().join("data")), ..Default::default() };
+        stand.postgres = EmbeddedPostgres::start(&settings).await.expect("PostgreSQL starts again");
+        connect(stand.postgres.url()).await.batch_execute("CREATE EXTENSION pg_stat_statements").await.unwrap();
+        stand
+    }
+
+    /// The longest that a statement in this database took since `forget_statements`, and its first words; `None`
+    /// without statistics.
+    pub async fn slowest_statement(&self, database: &str) -> Option<(Duration, String)> {
+        let client = connect(self.postgres.url()).await;
+        let statement = "SELECT s.max_exec_time, format('of %s, mean %s ms: %s', s.calls, round(s.mean_exec_time::numeric, 1), left(regexp_replace(s.query, '\\s+', ' ', 'g'), 60))
+            FROM pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
+            WHERE d.datname = $1 ORDER BY 1 DESC LIMIT 1";
+        let row = client.query_opt(statement, &[&database]).await.ok()??;
+        Some((Duration::from_secs_f64(row.get::<_, f64>(0) / 1_000.0), row.get(1)))
+    }
+
+    /// Forgets what statements took until now.
+    pub async fn forget_statements(&self) {
+        let _ = connect(self.postgres.url()).await.batch_execute("SELECT pg_stat_statements_reset()").await;
+    }
+
     pub async fn stop(self) {
         self.postgres.stop().await;
     }

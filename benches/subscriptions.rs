@@ -36,7 +36,9 @@ pub async fn run(stand: &Stand, report: &mut Report, span: Duration) {
         beside_pending(stand, report).await;
     }
     if report.wants("far behind") {
-        far_behind(stand, report).await;
+        let stand = Stand::start_with_statistics().await;
+        far_behind(&stand, report).await;
+        stand.stop().await;
     }
 }
 
@@ -211,6 +213,7 @@ async fn far_behind(stand: &Stand, report: &mut Report) {
     let service = stand.service("far_behind").await;
     fill(&connect(&service.database_url).await, FAR_BEHIND).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
+    stand.forget_statements().await;
     let definition = r#"{"source":{"category":"account"},"from":"beginning","mode":"partitioned","partitions":16}"#;
     define(&service, "far", definition).await;
     for n in 0..OTHERS {
@@ -242,6 +245,11 @@ async fn far_behind(stand: &Stand, report: &mut Report) {
         }
         report.row(row, times.show(), format!("first counted in {:.0} s", counted.as_secs_f64()), "p99 ≤ 50 ms");
     }
+    let slowest = match stand.slowest_statement("far_behind").await {
+        Some((time, text)) => (format!("{:.1} ms", time.as_secs_f64() * 1_000.0), text),
+        None => ("skipped".to_owned(), "no pg_stat_statements".to_owned()),
+    };
+    report.row("slowest statement, a subscription far behind", slowest.0, slowest.1, "≤ 20 ms");
     let metrics = http.text();
     let shown = metrics.lines().filter(|line| line.starts_with("headwater_subscription_committed_lag{")).count();
     assert_eq!(shown, OTHERS + 1, "every subscription is in the metrics");

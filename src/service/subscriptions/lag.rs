@@ -30,10 +30,10 @@ const LOOK_TIME_MAX: Duration = Duration::from_millis(20);
 /// How long the background goes on with one subscription before it turns to the next.
 const TURN_TIME_MAX: Duration = Duration::from_millis(500);
 /// Messages that one step looks at. There are more or fewer, so that a step takes about this long.
-const STEP_MESSAGES_FIRST: i64 = 1_000;
+const STEP_MESSAGES_FIRST: i64 = 250;
 const STEP_MESSAGES_MIN: i64 = 250;
 const STEP_MESSAGES_MAX: i64 = 4_000;
-const STEP_TIME: std::ops::Range<Duration> = Duration::from_millis(7)..Duration::from_millis(15);
+const STEP_TIME: std::ops::Range<Duration> = Duration::from_millis(4)..Duration::from_millis(9);
 
 /// How far a subscription is behind.
 #[derive(Debug, Clone)]
