@@ -9,6 +9,7 @@ pub mod domain;
 pub mod embedded_postgres;
 pub mod http;
 pub mod lifecycle;
+pub mod program;
 pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -16,8 +16,23 @@ const ROOMS: [(&str, &[&str]); 11] = [
     ("embedded_postgres", &[]),
     // What puts the house together knows every room.
     ("app", &["config", "domain", "embedded_postgres", "http", "lifecycle", "service", "store", "telemetry"]),
-    ("main", &["app", "config", "domain", "embedded_postgres", "http", "lifecycle", "service", "store", "telemetry"]),
-    ("lib", &["app", "config", "domain", "embedded_postgres", "http", "lifecycle", "service", "store", "telemetry"]),
+    ("program", &["app", "config", "http", "store", "telemetry"]),
+    ("main", &["program"]),
+    (
+        "lib",
+        &[
+            "app",
+            "config",
+            "domain",
+            "embedded_postgres",
+            "http",
+            "lifecycle",
+            "program",
+            "service",
+            "store",
+            "telemetry",
+        ],
+    ),
 ];
 
 /// All that `domain` may use of other crates.

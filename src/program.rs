@@ -1,0 +1,94 @@
+//! The program: what was asked for, done, and what came of it as an exit code.
+
+use std::process::ExitCode;
+
+use crate::app::{self, AppError, DatabaseInUse};
+use crate::config::{Cli, Command, OpenApiVersion, Settings};
+use crate::store::migrate::{self, MigrateOptions};
+use crate::{http, telemetry};
+
+/// Does what the command line asks for.
+///
+/// It is here and not in `main.rs`, because a future is compiled where somebody waits for it: a binary that did would
+/// compile most of the service once more.
+pub fn run() -> ExitCode {
+    let cli = Cli::read();
+    if let Err(error) = telemetry::logging::start_logging(&cli.settings.log, cli.settings.log_format) {
+        eprintln!("headwater: {error}");
+        return ExitCode::from(2);
+    }
+    raise_open_files();
+    // Where TLS asks for a provider without naming one, it gets the one that we carry.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let outcome = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => runtime.block_on(app::serve(cli.settings)).map(|()| ExitCode::SUCCESS),
+        Command::Migrate { check, notify_trigger } => {
+            runtime.block_on(migrate_schema(&cli.settings, check, MigrateOptions { notify_trigger }))
+        }
+        Command::Psql { arguments } => runtime.block_on(psql(&cli.settings, &arguments)),
+        Command::Openapi { version } => {
+            let version = match version {
+                OpenApiVersion::V3_1 => http::openapi::Version::V3_1,
+                OpenApiVersion::V3_2 => http::openapi::Version::V3_2,
+            };
+            app::print(&http::openapi::document_in(version)).map(|()| ExitCode::SUCCESS).map_err(AppError::Output)
+        }
+    };
+    outcome.unwrap_or_else(|error| failed(&error))
+}
+
+/// A follower is an open file, and the usual soft limit is far below what the hard one allows.
+fn raise_open_files() {
+    // SAFETY: the structure is filled by the first call before it is read.
+    let outcome = unsafe {
+        let mut limit = std::mem::zeroed::<libc::rlimit>();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit)
+        } else {
+            0
+        }
+    };
+    if outcome != 0 {
+        tracing::warn!("the limit of open files cannot be raised: {}", std::io::Error::last_os_error());
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> ExitCode {
+    tracing::error!("{error}");
+    ExitCode::FAILURE
+}
+
+async fn migrate_schema(settings: &Settings, check: bool, options: MigrateOptions) -> Result<ExitCode, AppError> {
+    let database = DatabaseInUse::join(settings).await?;
+    let report = match check {
+        true => migrate::check(database.url(), &options).await,
+        false => migrate::run(database.url(), &options).await,
+    };
+    database.stop().await;
+    let report = report?;
+    let lines: String = report.lines().iter().map(|line| format!("{line}\n")).collect();
+    app::print(&lines).map_err(AppError::Output)?;
+    Ok(if check && !report.is_up_to_date() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Functions of Message DB are called without their schema, as its users write them.
+const PSQL_OPTIONS: &str = "-c search_path=message_store,public";
+
+async fn psql(settings: &Settings, arguments: &[String]) -> Result<ExitCode, AppError> {
+    let database = DatabaseInUse::join(settings).await?;
+    let program = settings.postgres_bin_dir.as_ref().map_or_else(|| "psql".into(), |directory| directory.join("psql"));
+    let status = tokio::process::Command::new(&program)
+        .arg(database.url())
+        .args(arguments)
+        .env("PGOPTIONS", PSQL_OPTIONS)
+        .status()
+        .await;
+    database.stop().await;
+    let status = status.map_err(|error| AppError::Failed(format!("{} cannot be run: {error}", program.display())))?;
+    Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
