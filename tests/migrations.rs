@@ -1,5 +1,6 @@
 //! Installing and updating the schemas: once, in one piece, never backwards.
 mod attach;
+mod columns;
 mod former;
 mod functions;
 mod notifications;

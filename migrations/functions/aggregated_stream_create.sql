@@ -1,19 +1,19 @@
--- Defines an aggregated stream; its projection begins at the beginning. NULL if there is one of this name, or as many
--- as there may be.
-CREATE OR REPLACE FUNCTION headwater.aggregated_stream_create(_name text, _definition text, _most bigint)
+-- Defines an aggregated stream, whose projection begins at the beginning of the log. Answers its id; NULL if there is one
+-- of this name, or if there are `_aggregated_streams_max` already.
+CREATE OR REPLACE FUNCTION headwater.aggregated_stream_create(_name text, _definition text, _aggregated_streams_max bigint)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
   _id bigint;
 BEGIN
-  -- One at a time, and seen by the projector before its next round.
+  -- This row's lock lets one definition be made at a time; a raised generation is seen by the projector's next round.
   PERFORM pg_notify('headwater', 'defined');
   UPDATE headwater.projector SET generation = generation + 1;
 
   INSERT INTO headwater.aggregated_streams (name, definition)
   SELECT _name, _definition::jsonb
-  WHERE (SELECT count(*) FROM headwater.aggregated_streams) < _most
+  WHERE (SELECT count(*) FROM headwater.aggregated_streams) < _aggregated_streams_max
   ON CONFLICT (name) DO NOTHING
   RETURNING id INTO _id;
 

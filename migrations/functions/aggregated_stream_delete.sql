@@ -1,4 +1,4 @@
--- Deletes an aggregated stream at once; what its projections hold goes bit by bit. Outcomes: 'done', 'missing'.
+-- Deletes an aggregated stream at once; purge_projections deletes its links later. Outcomes: 'done', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.aggregated_stream_delete(_name text)
 RETURNS text
 LANGUAGE plpgsql VOLATILE
@@ -13,7 +13,7 @@ BEGIN
   UPDATE headwater.projections
   SET aggregated_stream_id = NULL, is_current = false, is_live = false
   WHERE aggregated_stream_id = _id;
-  -- Those who consume it look again.
+  -- Its subscriptions' consumers have to notice.
   PERFORM headwater.subscription_changed(s.id)
   FROM (
     SELECT s.id FROM headwater.subscriptions AS s WHERE s.aggregated_stream_id = _id ORDER BY s.id FOR UPDATE

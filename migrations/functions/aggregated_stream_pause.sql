@@ -1,4 +1,4 @@
--- Holds an aggregated stream's projections where they are. Once this is committed, nothing more is projected.
+-- Stops an aggregated stream's projections where they are. Once this is committed, nothing more is projected for them.
 -- Outcomes: 'done', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.aggregated_stream_pause(_name text)
 RETURNS text

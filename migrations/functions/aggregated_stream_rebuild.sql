@@ -1,5 +1,5 @@
--- Begins a second projection beside the one that readers see. One that is under way already goes on, unless it has
--- stopped: then it begins again. Outcomes: 'done', 'missing'.
+-- Begins a second projection beside the one that readers see. A second one that is under way already goes on, unless it
+-- has stopped: then another begins. Outcomes: 'done', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.aggregated_stream_rebuild(_name text)
 RETURNS text
 LANGUAGE plpgsql VOLATILE
@@ -19,8 +19,8 @@ BEGIN
   SET aggregated_stream_id = NULL
   WHERE aggregated_stream_id = _id AND NOT is_current AND error IS NOT NULL;
 
-  -- The lock on the stream's row keeps a second one from being made. ON CONFLICT would look into the index, where a
-  -- round that moves the projection under way on can wait for this transaction, and this one for that round.
+  -- The lock on the stream's row keeps two from being made at once. ON CONFLICT would not do: it looks into the index,
+  -- where this transaction can wait for a round that writes the projection under way, and that round for this one.
   IF NOT EXISTS (SELECT FROM headwater.projections WHERE aggregated_stream_id = _id AND NOT is_current) THEN
     INSERT INTO headwater.projections (aggregated_stream_id, is_current) VALUES (_id, false);
   END IF;

@@ -1,6 +1,7 @@
--- The log is another one than it was: what was kept by its positions is forgotten, begins again, or stops. `_known`: the
--- number of the history that the caller knew; where another one has been faster, nothing is left to do. `_is_anew`:
--- nothing of the old log is there any more. Answers the number of the history that is now.
+-- The log is another one than it was (a restored backup, a replica that had not received everything, a truncated table):
+-- what was kept by its positions is forgotten, begins again, or stops. `_known`: the number of the history that the caller
+-- knew; if another instance has been faster, nothing is left to do. `_is_anew`: nothing of the old log is left. Answers
+-- the number of the history that is now.
 CREATE OR REPLACE FUNCTION headwater.begin_history(_known bigint, _is_anew boolean)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -27,7 +28,7 @@ BEGIN
     sequence_file = NULL,
     updated_at = now();
 
-  -- Counted again by who looks.
+  -- The next report counts again.
   UPDATE headwater.counted_position SET position = 0;
   DELETE FROM headwater.message_counts;
 

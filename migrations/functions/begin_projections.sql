@@ -1,6 +1,6 @@
--- The log is another one: projections whose last message still stands go back to it and on from there. The others lose
--- what they hold, because their links mean other messages now. Where the whole log is new they begin again by
--- themselves; otherwise they stop, and who reads them decides.
+-- For begin_history: projections whose last message is still in the log go back to it and on from there. The others lose
+-- their links, because these mean other messages now. Where the whole log is new they begin again by themselves;
+-- otherwise they stop, until somebody asks for a rebuild.
 CREATE OR REPLACE FUNCTION headwater.begin_projections(_is_anew boolean)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -14,12 +14,12 @@ BEGIN
   FOR p IN
     SELECT j.* FROM headwater.projections AS j WHERE j.aggregated_stream_id IS NOT NULL ORDER BY j.id FOR UPDATE
   LOOP
-    IF NOT _is_anew AND headwater.is_standing(p.last_position, p.last_id) THEN
+    IF NOT _is_anew AND headwater.message_is_unchanged(p.last_position, p.last_id) THEN
       UPDATE headwater.projections AS j
       SET is_live = false, projected_position = least(coalesce(p.last_position, 0), headwater.log_end())
       WHERE j.id = p.id;
     ELSE
-      -- Deleted bit by bit.
+      -- purge_projections deletes its links.
       UPDATE headwater.projections AS j
       SET aggregated_stream_id = NULL, is_current = false, is_live = false
       WHERE j.id = p.id;

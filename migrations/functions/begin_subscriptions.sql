@@ -1,4 +1,4 @@
--- The log is another one: subscriptions whose last message still stands go on from it. The others stop, and say what to
+-- For begin_history: subscriptions whose last message is still in the log go on from it. The others stop, and say what to
 -- do; where the whole log is new they begin again at its beginning, with nothing in flight, pending or parked.
 CREATE OR REPLACE FUNCTION headwater.begin_subscriptions(_is_anew boolean)
 RETURNS void
@@ -6,7 +6,7 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
   _end bigint := headwater.log_end();
-  _standing uuid;
+  _id_now uuid;
   s headwater.subscriptions;
   p headwater.subscription_partitions;
   _is_global boolean;
@@ -24,29 +24,29 @@ BEGIN
         SET
           committed = CASE WHEN _is_global THEN 0 ELSE -1 END,
           delivered = CASE WHEN _is_global THEN 0 ELSE -1 END,
-          read_upto = CASE WHEN _is_global THEN 0 ELSE -1 END,
+          read_up_to = CASE WHEN _is_global THEN 0 ELSE -1 END,
           last_id = NULL,
-          rewinds = l.rewinds + 1,
-          known_positions = '{}',
-          known_counts = '{}',
-          known_failures = '{}',
-          known_times = '{}',
+          rewind_generation = l.rewind_generation + 1,
+          unacked_positions = '{}',
+          unacked_counts = '{}',
+          unacked_failures = '{}',
+          unacked_times = '{}',
           done_positions = '{}',
           last_error = NULL,
           ack_due_at = NULL,
           retry_at = NULL,
-          consumer = coalesce(l.wanted_by, l.consumer),
-          wanted_by = NULL,
+          consumer = coalesce(l.next_owner, l.consumer),
+          next_owner = NULL,
           revoke_at = NULL,
           epoch = l.epoch + 1
         WHERE l.subscription_id = s.id AND l.partition = p.partition;
         CONTINUE;
       END IF;
 
-      _standing := headwater.subscription_message_id(s.id, p.partition, p.delivered);
+      _id_now := headwater.subscription_message_id(s.id, p.partition, p.delivered);
 
-      IF p.last_id IS NOT NULL AND _standing IS DISTINCT FROM p.last_id
-        AND (_standing IS NOT NULL OR NOT _is_global OR p.delivered > _end)
+      IF p.last_id IS NOT NULL AND _id_now IS DISTINCT FROM p.last_id
+        AND (_id_now IS NOT NULL OR NOT _is_global OR p.delivered > _end)
       THEN
         _is_stopped := true;
         UPDATE headwater.subscriptions AS b
@@ -62,13 +62,13 @@ BEGIN
           )
         WHERE b.id = s.id;
       ELSIF _is_global THEN
-        -- What it has passed over since may be another message by now.
+        -- The positions passed over since the last delivery may have other messages by now.
         UPDATE headwater.subscription_partitions AS l
         SET
-          read_upto = least(l.read_upto, CASE WHEN p.last_id IS NULL THEN _end ELSE greatest(l.delivered, 0) END),
+          read_up_to = least(l.read_up_to, CASE WHEN p.last_id IS NULL THEN _end ELSE greatest(l.delivered, 0) END),
           delivered = least(l.delivered, _end),
           committed = least(l.committed, _end),
-          rewinds = l.rewinds + 1
+          rewind_generation = l.rewind_generation + 1
         WHERE l.subscription_id = s.id AND l.partition = p.partition;
       END IF;
     END LOOP;
@@ -88,7 +88,7 @@ BEGIN
     PERFORM headwater.subscription_changed(s.id);
   END LOOP;
 
-  -- What was counted for the lag is counted again. The first before the second: a session that counts holds it.
+  -- What was counted for lags is counted again. The first table before the second, as sessions that count lock them.
   DELETE FROM headwater.subscription_counts;
   DELETE FROM headwater.subscription_backlog;
 END;

@@ -1,6 +1,6 @@
--- Counts messages that no earlier call has counted, at most so many and up to a settled position. Returns the position
--- up to which all are counted then; NULL if another session is counting. Counts and position change in one
--- transaction, so a message is counted once; what a crash takes of it is counted again.
+-- Counts messages that no earlier call has counted, at most `_messages_max` and up to a settled position. Returns the
+-- position up to which all are counted then; NULL if another session is counting. Counts and position change in one
+-- transaction, so a message is counted once; if a crash undoes the transaction, the next call counts the same messages.
 CREATE OR REPLACE FUNCTION headwater.count_messages(_settled bigint, _messages_max bigint)
 RETURNS bigint
 LANGUAGE plpgsql
@@ -21,7 +21,7 @@ BEGIN
     RETURN counted;
   END IF;
 
-  -- By messages, not by positions: there may be large holes between them.
+  -- The limit is one of messages, not of positions: there may be large holes between them.
   SELECT max(m.global_position), count(*)
   INTO target, seen
   FROM (

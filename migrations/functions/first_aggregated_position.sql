@@ -1,5 +1,5 @@
 -- The position in a partition of its first message at or after a global position; the next free position if there is
--- none. Both ascend together without holes, so some twenty looks find the place.
+-- none. Both ascend together, and a partition's positions have no holes, so some twenty look-ups find the place.
 CREATE OR REPLACE FUNCTION headwater.first_aggregated_position(
   _projection_id bigint,
   _partition integer,

@@ -1,7 +1,7 @@
 -- The global position of the first message whose time is at or after the given one; the next one after the last
 -- message if there is none. There is no index on time, but times ascend with positions, up to the length of a
--- transaction: the search goes to a minute before, and reads on from there. A message whose writer gave it another
--- time than now does not count as out of order by more than that minute.
+-- transaction: a binary search finds a place a minute earlier, and messages are read from there. A message whose writer
+-- gave it a time that is out of order by more than that minute may be missed.
 CREATE OR REPLACE FUNCTION headwater.first_global_position_at(_time timestamp)
 RETURNS bigint
 LANGUAGE plpgsql STABLE

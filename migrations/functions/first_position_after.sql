@@ -1,6 +1,6 @@
 -- The position in a stream of its first message after a global position; the next free position if there is none.
--- There is no index on (stream_name, global_position), but both ascend together: some twenty looks at messages_stream
--- find the place, however long the stream is.
+-- There is no index on (stream_name, global_position), but both positions ascend together: some twenty look-ups in the
+-- index messages_stream find the place, however long the stream is.
 CREATE OR REPLACE FUNCTION headwater.first_position_after(_stream_name text, _global_position bigint)
 RETURNS bigint
 LANGUAGE plpgsql STABLE

@@ -1,6 +1,6 @@
 -- Which member of a consumer group of this size a stream belongs to: Message DB's rule, |hash_64(cardinal_id)| mod size.
--- NULL for a stream without an id, which belongs to no member. Written out, because Message DB's own cardinal_id
--- works only for a role whose search path has message_store.
+-- NULL for a stream without an id, which belongs to no member. The rule is written out, because Message DB's own
+-- cardinal_id works only for a role whose search path has message_store.
 CREATE OR REPLACE FUNCTION headwater.group_member(stream_name text, group_size bigint)
 RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -1,4 +1,5 @@
--- What a round writes: links, each partition's counters, and the counts of messages that could not be placed.
+-- For project_live and project_past: writes links, each partition's counters, and the counts of messages that could not be
+-- placed in a partition.
 CREATE OR REPLACE FUNCTION headwater.insert_aggregated(
   message_projections bigint[],
   message_partitions integer[],

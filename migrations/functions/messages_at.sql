@@ -1,6 +1,6 @@
--- Whole messages at global positions, in the order in which these are given, up to the first that does not fit into so
--- many bytes. `data` and `metadata` are printed once, and nothing after that message is unpacked: what is stored in
--- little room may be a hundred times as long.
+-- Whole messages at global positions, in the order in which these are given, up to the first that does not fit into
+-- `_bytes_max`. `data` and `metadata` are printed once, and nothing after that message is unpacked: a text may be a
+-- hundred times as long as its compressed row.
 CREATE OR REPLACE FUNCTION headwater.messages_at(_global_positions bigint[], _bytes_max bigint)
 RETURNS TABLE (
   id uuid,

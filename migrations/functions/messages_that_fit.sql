@@ -1,5 +1,5 @@
--- How many of the messages at these global positions fit into so many bytes, in the order in which these are given; the
--- first in any case. Nothing after that is unpacked. A message that is gone takes no room.
+-- How many of the messages at these global positions fit into `_bytes_max`, in the order in which these are given; the
+-- first in any case. Nothing after the last that fits and the next is unpacked. A message that is gone takes no bytes.
 CREATE OR REPLACE FUNCTION headwater.messages_that_fit(_global_positions bigint[], _bytes_max bigint)
 RETURNS integer
 LANGUAGE plpgsql STABLE

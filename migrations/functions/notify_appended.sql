@@ -1,5 +1,5 @@
--- For the trigger that `headwater migrate --notify-trigger` adds: a hint after each INSERT, whoever made it.
--- It runs with the writer's rights, so it touches nothing but the rows that were inserted.
+-- For the trigger that `headwater migrate --notify-trigger` adds: a signal after each INSERT, whichever program made it.
+-- The trigger runs with the writer's rights, so it touches nothing but the rows that were inserted.
 CREATE OR REPLACE FUNCTION headwater.notify_appended()
 RETURNS trigger
 LANGUAGE plpgsql VOLATILE
@@ -10,7 +10,7 @@ BEGIN
   IF current_setting('message_store.notify', true) IS DISTINCT FROM 'off' THEN
     SELECT max(appended.global_position) INTO _global_position FROM appended;
 
-    -- An INSERT of no rows has nothing to tell.
+    -- An INSERT of no rows is not signalled.
     IF _global_position IS NOT NULL THEN
       PERFORM pg_notify('headwater', _global_position::text);
     END IF;

@@ -1,5 +1,5 @@
--- One round of all live projections: links, counters and progress in one transaction, under the epoch of the lease,
--- which it prolongs. The messages up to _live_position have been looked at for all of them.
+-- One round of all live projections: writes links, counters and progress in one transaction, under the epoch of the
+-- lease, which the round prolongs. The messages up to _live_position have been looked at for all of them.
 --
 -- Outcomes: 'done'; 'fenced' if another instance has taken over; 'changed' if a definition or a state has changed
 -- since the generation that the round was made for. In the latter two cases nothing is written.
@@ -30,8 +30,8 @@ AS $$
 DECLARE
   is_held boolean;
 BEGIN
-  -- Links are made again from the messages if they are lost: the same ones at the same positions. So a round does not
-  -- wait for the disk; the next commit that does makes it durable as well.
+  -- Links that are lost are made again from the messages, the same ones at the same positions. So a round does not wait
+  -- for the disk; the next commit that does wait makes the round durable as well.
   PERFORM set_config('synchronous_commit', 'off', true);
 
   UPDATE headwater.projector

@@ -1,11 +1,11 @@
--- One round of one projection that catches up, from _from (which it must have reached, and nothing more) to _upto.
+-- One round of one projection that catches up, from _from (its projected position must be this one) to _up_to.
 -- Outcomes: 'done', 'stale': another instance projects by now, or the projection was paused, stopped, rebuilt or deleted
--- meanwhile. _error: why it stops at _upto, if it does.
+-- meanwhile. _error: why the projection stops at _up_to, if it does.
 CREATE OR REPLACE FUNCTION headwater.project_past(
   _epoch bigint,
   _projection_id bigint,
   _from bigint,
-  _upto bigint,
+  _up_to bigint,
   message_partitions integer[],
   message_positions bigint[],
   message_global_positions bigint[],
@@ -25,13 +25,13 @@ DECLARE
 BEGIN
   PERFORM set_config('synchronous_commit', 'off', true);
 
-  -- Whoever is late, after a lease that was lost, finds that the projection stands elsewhere.
+  -- A round that comes late, after its lease was lost, finds another projected position.
   SELECT p.id INTO _id
   FROM headwater.projections AS p
   WHERE p.id = _projection_id AND p.projected_position = _from AND NOT p.is_live AND p.error IS NULL
   FOR UPDATE;
 
-  -- Looked at after the lock was taken: a pause takes it, too.
+  -- Read after the lock was taken, because a pause takes it too.
   IF NOT FOUND OR NOT EXISTS (
     SELECT
     FROM headwater.projections AS p
@@ -52,7 +52,7 @@ BEGIN
   );
 
   UPDATE headwater.projections
-  SET projected_position = _upto, error = _error::jsonb
+  SET projected_position = _up_to, error = _error::jsonb
   WHERE id = _projection_id;
 
   RETURN 'done';

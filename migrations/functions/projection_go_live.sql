@@ -1,6 +1,6 @@
 -- A projection that has reached the position of the live ones becomes one of them. A rebuild takes the place of the
--- projection that readers saw until now, in the same step. Outcomes as those of project_live, and 'stale' if
--- the projection does not stand there, or may not go on.
+-- projection that readers saw until now, in the same step. Outcomes as those of project_live, and 'stale' if the
+-- projection is at another position, or may not go on.
 CREATE OR REPLACE FUNCTION headwater.projection_go_live(
   _epoch bigint,
   _generation bigint,

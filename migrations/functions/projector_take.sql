@@ -1,5 +1,5 @@
--- Takes the right to project, if nobody else has it: its lease is over by this server's clock, or its session is gone.
--- NULL otherwise. The session that takes it is the one that has to keep it.
+-- Takes the right to project if no other instance has it: the lease is over by PostgreSQL's clock, or its holder's session
+-- is gone. Answers NULLs otherwise. The session that calls this has to stay open: the lease ends with it.
 CREATE OR REPLACE FUNCTION headwater.projector_take(
   _holder uuid,
   _lease interval,
@@ -20,7 +20,7 @@ AS $$
     p.expires_at <= clock_timestamp()
     OR p.holder = _holder
     OR NOT EXISTS (
-      -- When a session began is hidden from other roles: then its number alone has to do.
+      -- The time at which a session began is hidden from other roles: its process id has to do then.
       SELECT
       FROM pg_stat_activity AS s
       WHERE s.pid = p.session_pid AND coalesce(s.backend_start, p.session_started) = p.session_started

@@ -1,4 +1,4 @@
--- Deletes some rows of a projection that nobody reads any more. Answers how many; 0 when there is nothing left.
+-- Deletes some rows of a projection that is not read any more. Answers how many; 0 if nothing is left.
 CREATE OR REPLACE FUNCTION headwater.purge_projections(_rows_max integer)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -27,7 +27,7 @@ BEGIN
     DELETE FROM headwater.projections WHERE id = _id;
   END IF;
 
-  -- The projection's own row counts, so that the next one gets its turn.
+  -- At least 1, for the projection's own row: 0 would say that no other projection is left.
   RETURN greatest(_deleted, 1);
 END;
 $$;

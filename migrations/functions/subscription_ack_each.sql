@@ -1,4 +1,4 @@
--- Acks of competing subscriptions, from many requests at once: each stands for one delivery, which its epoch names.
+-- Acks of competing subscriptions, from many requests at once: each is for one delivery, which its epoch names.
 -- Outcomes: 'done', 'fenced', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.subscription_ack_each(
   _subscriptions bigint[],
@@ -8,7 +8,7 @@ CREATE OR REPLACE FUNCTION headwater.subscription_ack_each(
 )
 RETURNS TABLE (number bigint, outcome text, current_epoch bigint)
 LANGUAGE sql VOLATILE
--- Each entry is one look at the primary key, however many rows there are, dead ones included.
+-- Each entry takes one look-up in the primary key, however many rows the table has, dead ones included.
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET enable_bitmapscan = off

@@ -1,5 +1,5 @@
--- Spreads the partitions evenly over the consumers. One that has messages in flight with a consumer that is alive goes
--- on when they are acked, or after a grace. Who calls this holds the row of the subscription.
+-- Spreads the partitions evenly over the consumers. A partition that has messages in flight with a consumer that is alive
+-- changes hands when they are acked, or after a grace. The caller holds the lock on the row of the subscription.
 CREATE OR REPLACE FUNCTION headwater.subscription_assign(_subscription bigint, _grace_ms bigint)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -9,11 +9,11 @@ DECLARE
   _free integer[];
   _kept integer[];
   _wanted integer[];
-  _wanted_by text[];
+  _next_owners text[];
   _given integer[];
   _given_to text[];
-  _homes integer[];
-  _homes_of text[];
+  _moved integer[];
+  _preferred_owners text[];
 BEGIN
   PERFORM FROM headwater.subscription_partitions AS s
   WHERE s.subscription_id = _subscription
@@ -25,13 +25,13 @@ BEGIN
       s.partition,
       l.consumer AS target,
       CASE
-        -- Nobody is there. The epoch stays, so that the last acks of who has just left are still good.
-        WHEN l.consumer IS NULL THEN CASE WHEN s.consumer IS NOT NULL OR s.wanted_by IS NOT NULL THEN 'free' END
-        WHEN l.consumer = s.consumer THEN CASE WHEN s.wanted_by IS NOT NULL THEN 'kept' END
-        WHEN c.name IS NOT NULL AND s.known_positions[1] <= s.read_upto THEN 'wanted'
+        -- No consumer is left. The epoch stays, so that the last acks of one that has just left still count.
+        WHEN l.consumer IS NULL THEN CASE WHEN s.consumer IS NOT NULL OR s.next_owner IS NOT NULL THEN 'free' END
+        WHEN l.consumer = s.consumer THEN CASE WHEN s.next_owner IS NOT NULL THEN 'kept' END
+        WHEN c.name IS NOT NULL AND s.unacked_positions[1] <= s.read_up_to THEN 'wanted'
         ELSE 'given'
       END AS fate,
-      c.name IS NOT NULL AND s.home IS DISTINCT FROM l.consumer AS is_moved
+      c.name IS NOT NULL AND s.preferred_owner IS DISTINCT FROM l.consumer AS is_moved
     FROM headwater.subscription_partitions AS s
     LEFT JOIN headwater.subscription_plan(_subscription) AS l ON l.partition = s.partition
     LEFT JOIN headwater.subscription_consumers AS c
@@ -47,28 +47,28 @@ BEGIN
     array_agg(p.target) FILTER (WHERE p.fate = 'given'),
     array_agg(p.partition) FILTER (WHERE p.fate IN ('wanted', 'given') AND p.is_moved),
     array_agg(p.target) FILTER (WHERE p.fate IN ('wanted', 'given') AND p.is_moved)
-  INTO _free, _kept, _wanted, _wanted_by, _given, _given_to, _homes, _homes_of
+  INTO _free, _kept, _wanted, _next_owners, _given, _given_to, _moved, _preferred_owners
   FROM planned AS p;
 
   UPDATE headwater.subscription_partitions AS s
-  SET consumer = NULL, wanted_by = NULL, revoke_at = NULL
+  SET consumer = NULL, next_owner = NULL, revoke_at = NULL
   WHERE s.subscription_id = _subscription AND s.partition = ANY (_free);
 
   UPDATE headwater.subscription_partitions AS s
-  SET wanted_by = NULL, revoke_at = NULL
+  SET next_owner = NULL, revoke_at = NULL
   WHERE s.subscription_id = _subscription AND s.partition = ANY (_kept);
 
   UPDATE headwater.subscription_partitions AS s
-  SET wanted_by = n.consumer, revoke_at = coalesce(s.revoke_at, _now + _grace_ms * interval '1 millisecond')
-  FROM unnest(_wanted, _wanted_by) AS n (partition, consumer)
+  SET next_owner = n.consumer, revoke_at = coalesce(s.revoke_at, _now + _grace_ms * interval '1 millisecond')
+  FROM unnest(_wanted, _next_owners) AS n (partition, consumer)
   WHERE s.subscription_id = _subscription AND s.partition = n.partition;
 
   PERFORM headwater.subscription_hand_over(_subscription, _given, _given_to);
 
-  -- What was taken from somebody who is there is at home with who has it next.
+  -- A partition that was taken from a consumer that is alive belongs with its next one from now on.
   UPDATE headwater.subscription_partitions AS s
-  SET home = n.home
-  FROM unnest(_homes, _homes_of) AS n (partition, home)
+  SET preferred_owner = n.preferred_owner
+  FROM unnest(_moved, _preferred_owners) AS n (partition, preferred_owner)
   WHERE s.subscription_id = _subscription AND s.partition = n.partition;
 END;
 $$;

@@ -1,5 +1,5 @@
--- How often each of these deliveries was tried before: as it failed, and as it was delivered, which decides what becomes
--- of it. NULL where there is no such delivery under that epoch.
+-- How often each of these deliveries has failed, and how often it was made: both decide what becomes of its message
+-- (domain/delivery.rs). NULL where there is no such delivery under that epoch.
 CREATE OR REPLACE FUNCTION headwater.subscription_attempts(
   _subscriptions bigint[],
   _partitions integer[],
@@ -17,6 +17,7 @@ AS $$
     AND d.epoch = l.epoch
   LEFT JOIN headwater.subscription_partitions AS p
     ON p.subscription_id = l.subscription_id AND p.partition = l.partition AND p.epoch = l.epoch
-  LEFT JOIN LATERAL unnest(p.known_positions, p.known_failures, p.known_counts) AS k (position, failures, deliveries)
-    ON k.position = l.position AND k.position <= p.read_upto
+  LEFT JOIN LATERAL unnest(p.unacked_positions, p.unacked_failures, p.unacked_counts)
+    AS k (position, failures, deliveries)
+    ON k.position = l.position AND k.position <= p.read_up_to
 $$;

@@ -1,4 +1,4 @@
--- Tells all consumers of a subscription, on every instance, to look again.
+-- Tells all consumers of a subscription, on every instance, that it has changed.
 CREATE OR REPLACE FUNCTION headwater.subscription_changed(_subscription bigint)
 RETURNS void
 LANGUAGE sql VOLATILE

@@ -1,12 +1,12 @@
--- New messages go to a consumer of a competing subscription: the shared cursor moves on, unless somebody else has moved
--- it. Their epoch was drawn before, so that they can be found should the answer be lost. Outcomes: 'done', 'stale': the
--- cursor had moved, or the subscription does not run.
+-- New messages go to a consumer of a competing subscription: the shared cursor moves on, unless another consumer has
+-- moved it. The epoch of these deliveries was drawn before the call, so that they can be found should its answer be lost.
+-- Outcomes: 'done', 'stale': the cursor had moved, or the subscription is not running.
 CREATE OR REPLACE FUNCTION headwater.subscription_claim(
   _subscription bigint,
   _consumer text,
   _partition integer,
   _expected bigint,
-  _read_upto bigint,
+  _read_up_to bigint,
   _positions bigint[],
   _global_positions bigint[],
   _is_auto boolean,
@@ -21,14 +21,14 @@ DECLARE
 BEGIN
   UPDATE headwater.subscription_partitions AS p
   SET
-    read_upto = _read_upto,
+    read_up_to = _read_up_to,
     last_id = coalesce(
       headwater.subscription_message_id(_subscription, _partition, _positions[cardinality(_positions)]), p.last_id
     ),
     delivered = coalesce(_positions[cardinality(_positions)], p.delivered),
     committed = CASE WHEN _is_auto THEN coalesce(_positions[cardinality(_positions)], p.committed) ELSE p.committed END
   FROM headwater.subscriptions AS s
-  WHERE p.subscription_id = _subscription AND p.partition = _partition AND p.read_upto = _expected
+  WHERE p.subscription_id = _subscription AND p.partition = _partition AND p.read_up_to = _expected
     AND s.id = _subscription AND s.state = 'running'
   RETURNING s.ack_timeout INTO _timeout;
 
@@ -44,7 +44,7 @@ BEGIN
     )
     SELECT _subscription, _partition, n.position, n.global_position, _consumer, _epoch, 1, 1, _now, _now + _timeout
     FROM unnest(_positions, _global_positions) AS n (position, global_position)
-    -- A message that is replayed may be there already.
+    -- A message that is being replayed has a row already.
     ON CONFLICT (subscription_id, partition, position) DO UPDATE
     SET
       consumer = excluded.consumer,

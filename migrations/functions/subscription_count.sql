@@ -1,6 +1,6 @@
--- Counts some more of what a subscription has before it: writes down where its messages stand, at most so many, and
--- forgets those that are acked. Answers whether there is more to do. Sessions that count for the same subscription take
--- turns. A partition whose cursor went back to before what was counted begins anew.
+-- Counts some more of the messages that a subscription has yet to deliver, at most `_messages_max`: writes down their
+-- positions, and deletes those of messages that are acked by now. Answers whether there is more to count. Sessions that
+-- count for the same subscription take turns. A partition whose cursor went back to before what was counted begins anew.
 CREATE OR REPLACE FUNCTION headwater.subscription_count(_subscription bigint, _settled bigint, _messages_max bigint)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE
@@ -22,10 +22,10 @@ BEGIN
   JOIN headwater.projections AS j ON j.aggregated_stream_id = s.aggregated_stream_id AND j.is_current
   WHERE s.id = _subscription;
 
-  INSERT INTO headwater.subscription_counts (subscription_id, partition, projection_id, counted_from, counted_upto)
+  INSERT INTO headwater.subscription_counts (subscription_id, partition, projection_id, counted_from, counted_up_to)
   SELECT p.subscription_id, p.partition, _projection, l.low, l.low
   FROM headwater.subscription_partitions AS p
-  CROSS JOIN LATERAL (SELECT headwater.subscription_low_water(p.known_positions, p.read_upto) AS low) AS l
+  CROSS JOIN LATERAL (SELECT headwater.subscription_acked_up_to(p.unacked_positions, p.read_up_to) AS low) AS l
   WHERE p.subscription_id = _subscription
   ORDER BY p.partition
   ON CONFLICT (subscription_id, partition) DO NOTHING;
@@ -41,15 +41,15 @@ BEGIN
   JOIN headwater.subscription_counts AS c ON c.subscription_id = p.subscription_id AND c.partition = p.partition
   WHERE p.subscription_id = _subscription
     AND (
-      headwater.subscription_low_water(p.known_positions, p.read_upto) < c.counted_from
+      headwater.subscription_acked_up_to(p.unacked_positions, p.read_up_to) < c.counted_from
       OR c.projection_id IS DISTINCT FROM _projection
     );
 
   IF _lost IS NOT NULL THEN
-    -- Nothing of it is counted while its rows go, which may take several calls.
+    -- Such a partition counts as not counted while its rows are deleted, which may take several calls.
     UPDATE headwater.subscription_counts AS c
-    SET counted_from = c.counted_upto
-    WHERE c.subscription_id = _subscription AND c.partition = ANY (_lost) AND c.counted_from < c.counted_upto;
+    SET counted_from = c.counted_up_to
+    WHERE c.subscription_id = _subscription AND c.partition = ANY (_lost) AND c.counted_from < c.counted_up_to;
 
     DELETE FROM headwater.subscription_backlog AS b
     WHERE b.ctid = ANY (ARRAY(
@@ -65,22 +65,22 @@ BEGIN
     END IF;
 
     UPDATE headwater.subscription_counts AS c
-    SET projection_id = _projection, counted_from = l.low, counted_upto = l.low
+    SET projection_id = _projection, counted_from = l.low, counted_up_to = l.low
     FROM headwater.subscription_partitions AS p
-    CROSS JOIN LATERAL (SELECT headwater.subscription_low_water(p.known_positions, p.read_upto) AS low) AS l
+    CROSS JOIN LATERAL (SELECT headwater.subscription_acked_up_to(p.unacked_positions, p.read_up_to) AS low) AS l
     WHERE c.subscription_id = _subscription AND c.partition = ANY (_lost)
       AND p.subscription_id = _subscription AND p.partition = c.partition;
   END IF;
 
-  SELECT array_agg(p.partition), array_agg(l.low), array_agg(greatest(l.low, c.counted_upto))
+  SELECT array_agg(p.partition), array_agg(l.low), array_agg(greatest(l.low, c.counted_up_to))
   INTO _partitions, _lows, _starts
   FROM headwater.subscription_partitions AS p
-  CROSS JOIN LATERAL (SELECT headwater.subscription_low_water(p.known_positions, p.read_upto) AS low) AS l
+  CROSS JOIN LATERAL (SELECT headwater.subscription_acked_up_to(p.unacked_positions, p.read_up_to) AS low) AS l
   JOIN headwater.subscription_counts AS c ON c.subscription_id = p.subscription_id AND c.partition = p.partition
   WHERE p.subscription_id = _subscription;
 
   IF _partitions IS NULL THEN
-    -- It was deleted meanwhile.
+    -- The subscription was deleted meanwhile.
     DELETE FROM headwater.subscription_counts AS c WHERE c.subscription_id = _subscription;
     DELETE FROM headwater.subscription_backlog AS b WHERE b.subscription_id = _subscription;
     RETURN false;
@@ -103,11 +103,11 @@ BEGIN
   ),
   moved AS (
     UPDATE headwater.subscription_counts AS c
-    SET counted_upto = w.reach, counted_from = greatest(c.counted_from, n.low)
+    SET counted_up_to = w.reach, counted_from = greatest(c.counted_from, n.low)
     FROM seen AS w
     JOIN unnest(_partitions, _lows) AS n (partition, low) ON n.partition = w.partition
     WHERE c.subscription_id = _subscription AND c.partition = w.partition
-      AND (c.counted_upto, c.counted_from) <> (w.reach, greatest(c.counted_from, n.low))
+      AND (c.counted_up_to, c.counted_from) <> (w.reach, greatest(c.counted_from, n.low))
   )
   SELECT bool_and(w.is_all) INTO _is_all FROM seen AS w;
 

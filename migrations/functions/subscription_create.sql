@@ -1,5 +1,5 @@
--- Makes a subscription with a cursor for each partition. NULL if there is one of that name, or there are as many as
--- there may be.
+-- Makes a subscription with a cursor for each partition. Answers its id; NULL if there is one of that name, or if there
+-- are `_subscriptions_max` already.
 CREATE OR REPLACE FUNCTION headwater.subscription_create(
   _name text,
   _definition jsonb,
@@ -10,7 +10,7 @@ CREATE OR REPLACE FUNCTION headwater.subscription_create(
   _first_position bigint,
   _partitions integer[],
   _cursors bigint[],
-  _most bigint
+  _subscriptions_max bigint
 )
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -18,7 +18,7 @@ AS $$
 DECLARE
   _id bigint;
 BEGIN
-  IF (SELECT count(*) FROM (SELECT FROM headwater.subscriptions LIMIT _most) AS s) >= _most THEN
+  IF (SELECT count(*) FROM (SELECT FROM headwater.subscriptions LIMIT _subscriptions_max) AS s) >= _subscriptions_max THEN
     RETURN NULL;
   END IF;
 
@@ -31,7 +31,7 @@ BEGIN
   ON CONFLICT (name) DO NOTHING
   RETURNING id INTO _id;
 
-  INSERT INTO headwater.subscription_partitions (subscription_id, partition, committed, delivered, read_upto)
+  INSERT INTO headwater.subscription_partitions (subscription_id, partition, committed, delivered, read_up_to)
   SELECT _id, p.partition, p.cursor, p.cursor, p.cursor
   FROM unnest(_partitions, _cursors) AS p (partition, cursor)
   WHERE _id IS NOT NULL;

@@ -1,4 +1,4 @@
--- Deletes a subscription with all that belongs to it. Answers its id, NULL if there was none.
+-- Deletes a subscription with all that belongs to it. Answers its id; NULL if there was none.
 CREATE OR REPLACE FUNCTION headwater.subscription_delete(_name text)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -7,15 +7,15 @@ DECLARE
   _id bigint;
 BEGIN
   DELETE FROM headwater.subscriptions WHERE name = _name RETURNING id INTO _id;
-  -- The cursors before the deliveries: who claims holds a cursor, so that after it nothing is added. All in their order,
-  -- as those who ack take them.
+  -- The partitions before the deliveries: a claim holds the row of a partition while it adds deliveries, so none are added
+  -- after this. In their order, as acks lock them.
   PERFORM FROM headwater.subscription_partitions WHERE subscription_id = _id ORDER BY partition FOR UPDATE;
   DELETE FROM headwater.subscription_partitions WHERE subscription_id = _id;
   PERFORM headwater.subscription_lock_deliveries(_id, NULL);
   DELETE FROM headwater.subscription_deliveries WHERE subscription_id = _id;
   DELETE FROM headwater.subscription_parked WHERE subscription_id = _id;
   DELETE FROM headwater.subscription_consumers WHERE subscription_id = _id;
-  -- Who counts for it holds the first of these.
+  -- A session that counts for this subscription holds rows of the first of these tables.
   DELETE FROM headwater.subscription_counts WHERE subscription_id = _id;
   DELETE FROM headwater.subscription_backlog WHERE subscription_id = _id;
 

@@ -1,18 +1,18 @@
--- Messages of some partitions go to their consumer. A partition that has changed since the consumer looked is left out;
+-- Messages of some partitions go to their consumer. A partition that has changed since the consumer looked is skipped;
 -- the answer has the others, with how often each of their messages was delivered by now.
 --
--- What is delivered and not acked is kept in four arrays side by side: element n of known_positions, known_counts,
--- known_failures and known_times is one message, in order of position, and `unnest` of all four makes rows of them. They
--- are not one array of rows, because then each element is as long as a row: twice the bytes in a row that every delivery
--- and every ack writes anew, and 2.7 times as long to append to and to cut.
+-- What is delivered and not acked is kept in four arrays side by side: element n of unacked_positions, unacked_counts,
+-- unacked_failures and unacked_times is one message, in order of position, and `unnest` of all four makes rows of them.
+-- One array of a composite type would have twice the bytes, in a row that every delivery and every ack writes anew, and
+-- would take 2.7 times as long to append to and to cut.
 CREATE OR REPLACE FUNCTION headwater.subscription_deliver(
   _subscription bigint,
   _consumer text,
   _partitions integer[],
   _epochs bigint[],
-  _rewinds bigint[],
+  _rewind_generations bigint[],
   _expected bigint[],
-  _read_upto bigint[],
+  _read_up_to bigint[],
   _message_counts integer[],
   _positions bigint[],
   _is_auto boolean
@@ -44,8 +44,9 @@ BEGIN
     WHERE s.subscription_id = _subscription AND s.partition = _partitions[i]
     FOR UPDATE;
 
-    CONTINUE WHEN p.consumer IS DISTINCT FROM _consumer OR p.epoch <> _epochs[i] OR p.rewinds <> _rewinds[i]
-      OR p.read_upto <> _expected[i] OR p.wanted_by IS NOT NULL OR p.retry_at > _now;
+    CONTINUE WHEN p.consumer IS DISTINCT FROM _consumer OR p.epoch <> _epochs[i]
+      OR p.rewind_generation <> _rewind_generations[i] OR p.read_up_to <> _expected[i] OR p.next_owner IS NOT NULL
+      OR p.retry_at > _now;
 
     _counts := array_fill(1, ARRAY[cardinality(_new)]);
 
@@ -53,26 +54,26 @@ BEGIN
       NULL;
     ELSIF _is_auto THEN
       p.committed := _new[cardinality(_new)];
-      -- What was delivered while acks were asked for.
+      -- Messages may be left that were delivered while the subscription still asked for acks.
       SELECT
         coalesce(array_agg(k.position ORDER BY k.position), '{}'),
         coalesce(array_agg(k.count ORDER BY k.position), '{}'),
         coalesce(array_agg(k.failures ORDER BY k.position), '{}'),
         coalesce(array_agg(k.time ORDER BY k.position), '{}')
-      INTO p.known_positions, p.known_counts, p.known_failures, p.known_times
-      FROM unnest(p.known_positions, p.known_counts, p.known_failures, p.known_times)
+      INTO p.unacked_positions, p.unacked_counts, p.unacked_failures, p.unacked_times
+      FROM unnest(p.unacked_positions, p.unacked_counts, p.unacked_failures, p.unacked_times)
         AS k (position, count, failures, time)
       WHERE NOT k.position = ANY (_new);
     ELSE
-      IF NOT p.known_positions[1] <= p.read_upto OR cardinality(p.known_positions) = 0 THEN
+      IF NOT p.unacked_positions[1] <= p.read_up_to OR cardinality(p.unacked_positions) = 0 THEN
         p.ack_due_at := _now + _timeout;
       END IF;
 
-      IF cardinality(p.known_positions) = 0 OR p.known_positions[cardinality(p.known_positions)] < _new[1] THEN
-        p.known_positions := p.known_positions || _new;
-        p.known_counts := p.known_counts || _counts;
-        p.known_failures := p.known_failures || array_fill(0, ARRAY[cardinality(_new)]);
-        p.known_times := p.known_times || array_fill(_now, ARRAY[cardinality(_new)]);
+      IF cardinality(p.unacked_positions) = 0 OR p.unacked_positions[cardinality(p.unacked_positions)] < _new[1] THEN
+        p.unacked_positions := p.unacked_positions || _new;
+        p.unacked_counts := p.unacked_counts || _counts;
+        p.unacked_failures := p.unacked_failures || array_fill(0, ARRAY[cardinality(_new)]);
+        p.unacked_times := p.unacked_times || array_fill(_now, ARRAY[cardinality(_new)]);
       ELSE
         SELECT
           array_agg(coalesce(k.position, n.position) ORDER BY coalesce(k.position, n.position)),
@@ -80,8 +81,8 @@ BEGIN
           array_agg(coalesce(k.failures, 0) ORDER BY coalesce(k.position, n.position)),
           array_agg(CASE WHEN n.position IS NULL THEN k.time ELSE _now END ORDER BY coalesce(k.position, n.position)),
           array_agg(coalesce(k.count, 0) + 1 ORDER BY n.position) FILTER (WHERE n.position IS NOT NULL)
-        INTO p.known_positions, p.known_counts, p.known_failures, p.known_times, _counts
-        FROM unnest(p.known_positions, p.known_counts, p.known_failures, p.known_times)
+        INTO p.unacked_positions, p.unacked_counts, p.unacked_failures, p.unacked_times, _counts
+        FROM unnest(p.unacked_positions, p.unacked_counts, p.unacked_failures, p.unacked_times)
           AS k (position, count, failures, time)
         FULL JOIN unnest(_new) AS n (position) ON n.position = k.position;
       END IF;
@@ -94,11 +95,11 @@ BEGIN
       last_id = coalesce(
         headwater.subscription_message_id(_subscription, _partitions[i], _new[cardinality(_new)]), s.last_id
       ),
-      read_upto = _read_upto[i],
-      known_positions = p.known_positions,
-      known_counts = p.known_counts,
-      known_failures = p.known_failures,
-      known_times = p.known_times,
+      read_up_to = _read_up_to[i],
+      unacked_positions = p.unacked_positions,
+      unacked_counts = p.unacked_counts,
+      unacked_failures = p.unacked_failures,
+      unacked_times = p.unacked_times,
       ack_due_at = p.ack_due_at,
       retry_at = NULL
     WHERE s.subscription_id = _subscription AND s.partition = _partitions[i];

@@ -1,4 +1,4 @@
--- Sends away the consumers whose leases have run out, by PostgreSQL's clock. Answers who went.
+-- Removes the consumers whose leases have run out, by PostgreSQL's clock, and answers which they were.
 CREATE OR REPLACE FUNCTION headwater.subscription_expire(_grace_ms bigint)
 RETURNS TABLE (subscription_id bigint, consumer text)
 LANGUAGE sql VOLATILE

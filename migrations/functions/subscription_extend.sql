@@ -1,5 +1,4 @@
--- More time for deliveries: they count as failed only then. Outcomes: 'done', 'fenced',
--- 'missing'.
+-- Gives deliveries more time: they count as failed `_timeout_ms` from now. Outcomes: 'done', 'fenced', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.subscription_extend(
   _subscription bigint,
   _consumer text,
@@ -52,10 +51,11 @@ BEGIN
     ELSIF p.epoch <> a.epoch OR p.consumer <> _consumer THEN
       outcome := 'fenced';
       current_epoch := p.epoch;
-    ELSIF a.position > p.read_upto OR NOT a.position = ANY (p.known_positions) THEN
+    ELSIF a.position > p.read_up_to OR NOT a.position = ANY (p.unacked_positions) THEN
       outcome := 'missing';
     ELSE
-      -- Who works on any message of a partition works on its first one too, or has done so.
+      -- One time is kept for a partition, that of its first message in flight: a consumer that works on any of its
+      -- messages has the first one in work too, or done.
       UPDATE headwater.subscription_partitions AS s
       SET ack_due_at = _due
       WHERE s.subscription_id = _subscription AND s.partition = a.partition;

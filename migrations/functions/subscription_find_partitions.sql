@@ -1,4 +1,4 @@
--- Adds the partitions of an aggregated stream that have appeared since. They begin where the subscription says.
+-- Adds the partitions of its aggregated stream that a subscription does not have yet. They begin at its first_position.
 CREATE OR REPLACE FUNCTION headwater.subscription_find_partitions(_subscription bigint, _grace_ms bigint)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -22,7 +22,7 @@ BEGIN
 
   SELECT * INTO _subscribed FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
 
-  INSERT INTO headwater.subscription_partitions (subscription_id, partition, committed, delivered, read_upto)
+  INSERT INTO headwater.subscription_partitions (subscription_id, partition, committed, delivered, read_up_to)
   SELECT
     _subscription, a.partition, _subscribed.first_position - 1, _subscribed.first_position - 1,
     _subscribed.first_position - 1

@@ -1,6 +1,6 @@
--- Deliveries whose answer was lost are due again at once, and do not count as tried: those under an epoch that was drawn
--- for them, or (NULL) all that a consumer has. `_positions`: of a claim that acks as it delivers, and so has left no
--- deliveries: they are made, if the cursor has passed them.
+-- Deliveries whose answer was lost are due again at once, and do not count as attempts: those under `_epoch`, which was
+-- drawn for them, or (NULL) all that the consumer has. `_positions` are those of a claim that acks as it delivers, and so
+-- has left no rows of deliveries: they get rows here, if the cursor has passed them.
 CREATE OR REPLACE FUNCTION headwater.subscription_give_back(
   _subscription bigint,
   _consumer text,
@@ -17,7 +17,7 @@ BEGIN
     PERFORM
     FROM headwater.subscription_partitions AS p
     WHERE p.subscription_id = _subscription AND p.partition = _partition
-      AND p.read_upto >= _positions[cardinality(_positions)]
+      AND p.read_up_to >= _positions[cardinality(_positions)]
     FOR UPDATE;
 
     INSERT INTO headwater.subscription_deliveries
@@ -44,7 +44,7 @@ BEGIN
   WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > clock_timestamp()
     AND (_epoch IS NULL OR d.epoch = _epoch);
 
-  -- Whoever has room may have them.
+  -- Any consumer that has room may have them.
   PERFORM pg_notify('headwater', 'room ' || _subscription);
 END;
 $$;

@@ -1,5 +1,5 @@
--- What a consumer was given and has not acked, in order: the same deliveries, to be given once more, as many as fit into so
--- many bytes. Nothing changes by that; only the count says that they were given before.
+-- What a consumer was given and has not acked, in order, as many as fit into `_bytes_max`: the same deliveries, to be
+-- given once more. No row changes by that; the answered counts are one higher than those that are kept.
 CREATE OR REPLACE FUNCTION headwater.subscription_given(
   _subscription bigint,
   _consumer text,
@@ -27,11 +27,11 @@ AS $$
     FROM (
       SELECT p.partition, k.position, NULL::bigint AS global_position, p.epoch, k.count
       FROM headwater.subscription_partitions AS p
-      CROSS JOIN LATERAL unnest(p.known_positions, p.known_counts) AS k (position, count)
+      CROSS JOIN LATERAL unnest(p.unacked_positions, p.unacked_counts) AS k (position, count)
       WHERE p.subscription_id = _subscription AND p.consumer = _consumer
-        AND p.known_positions[1] <= p.read_upto AND k.position <= p.read_upto
+        AND p.unacked_positions[1] <= p.read_up_to AND k.position <= p.read_up_to
       UNION ALL
-      -- Competing ones, and parked messages that are replayed. What is due by now is anybody's.
+      -- Competing deliveries, and parked messages that are replayed. Those that are due by now may go to any consumer.
       SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count
       FROM headwater.subscription_deliveries AS d
       WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > clock_timestamp()

@@ -1,4 +1,4 @@
--- Where the message stands that a subscription delivers at a position of a partition.
+-- The global position of the message that a subscription delivers at a position of a partition.
 CREATE OR REPLACE FUNCTION headwater.subscription_global_position(
   _subscription bigint,
   _partition integer,

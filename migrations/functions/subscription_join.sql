@@ -1,12 +1,12 @@
--- A consumer comes, or comes back. `_is_connected`: it holds a connection open, whose end is noticed; then whatever an
--- earlier connection of the same name had in flight is delivered again. Outcomes: 'done', 'full', 'missing': there is no
--- such subscription.
+-- A consumer joins, or comes back. `_is_connected`: the consumer holds a connection open, whose end is noticed; what an
+-- earlier connection of the same name had in flight is then delivered again. Outcomes: 'done'; 'full': there are
+-- `_consumers_max` already; 'missing': there is no such subscription.
 CREATE OR REPLACE FUNCTION headwater.subscription_join(
   _subscription bigint,
   _consumer text,
   _session uuid,
   _is_connected boolean,
-  _most bigint,
+  _consumers_max bigint,
   _grace_ms bigint
 )
 RETURNS text
@@ -16,7 +16,7 @@ DECLARE
   _subscribed headwater.subscriptions;
   _own integer[];
 BEGIN
-  -- Most of the time it is known, and comes for more.
+  -- Nearly always the consumer has a lease and comes for more messages.
   IF NOT _is_connected THEN
     UPDATE headwater.subscription_consumers AS c
     SET expires_at = greatest(c.expires_at, clock_timestamp() + s.consumer_timeout)
@@ -35,7 +35,7 @@ BEGIN
     RETURN 'missing';
   END IF;
 
-  -- A lease that has run out is over, though nobody has taken it away yet: others may have its partitions.
+  -- A lease that has run out is over, though its row is not deleted yet: others may have been planned its partitions.
   PERFORM headwater.subscription_remove(_subscription, _consumer, NULL, true, _grace_ms);
 
   UPDATE headwater.subscription_consumers AS c
@@ -47,7 +47,7 @@ BEGIN
 
   IF FOUND THEN
     IF _is_connected AND _subscribed.is_partitioned THEN
-      -- All of them, because they are assigned below: partitions are locked in their order, as acks do.
+      -- All of them, because they are assigned below: partitions are locked in their order, as acks lock them.
       PERFORM FROM headwater.subscription_partitions AS s
       WHERE s.subscription_id = _subscription
       ORDER BY s.partition
@@ -69,7 +69,7 @@ BEGIN
     RETURN 'done';
   END IF;
 
-  IF (SELECT count(*) FROM headwater.subscription_consumers AS c WHERE c.subscription_id = _subscription) >= _most THEN
+  IF (SELECT count(*) FROM headwater.subscription_consumers AS c WHERE c.subscription_id = _subscription) >= _consumers_max THEN
     RETURN 'full';
   END IF;
 

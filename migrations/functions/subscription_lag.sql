@@ -1,7 +1,8 @@
--- How far each partition of a subscription is behind: messages of its source that were not delivered yet, those in
--- flight, and since when the oldest of them is. `types` count, an expression does not: who it leaves out is known when it
--- is looked at. Positions tell where that is enough; elsewhere it is what subscription_count has written down, and what
--- came after it. Of the latter so many messages are looked at; if there are more, the lag is at least what is answered.
+-- How far each partition of a subscription is behind: how many messages of its source were not delivered yet, how many
+-- are in flight, and for how long the oldest of those is. `types` are taken into account, an expression is not: which
+-- messages it skips is known only once they have been read. Where a difference of positions is the number, that is
+-- answered. Elsewhere it is what subscription_count has written down, and what came after that: of the latter at most
+-- `_messages_max` are looked at, and if there are more, the lag is at least what is answered (is_exact is false).
 CREATE OR REPLACE FUNCTION headwater.subscription_lag(
   _subscription bigint,
   _settled bigint,
@@ -11,7 +12,7 @@ RETURNS TABLE (
   "partition" integer,
   committed bigint,
   delivered bigint,
-  low_water bigint,
+  acked_up_to bigint,
   consumer text,
   epoch bigint,
   is_held_back boolean,
@@ -42,13 +43,13 @@ BEGIN
   WHERE j.aggregated_stream_id = s.aggregated_stream_id AND j.is_current;
 
   IF s.aggregated_stream_id IS NOT NULL AND NOT _has_types THEN
-    SELECT jsonb_object_agg(p.partition, greatest(a.message_count - 1 - p.read_upto, 0))
+    SELECT jsonb_object_agg(p.partition, greatest(a.message_count - 1 - p.read_up_to, 0))
     INTO _behind
     FROM headwater.subscription_partitions AS p
     JOIN headwater.aggregated_partitions AS a ON a.projection_id = _projection AND a.partition = p.partition
     WHERE p.subscription_id = _subscription;
   ELSIF _stream_name IS NOT NULL AND NOT _has_types THEN
-    SELECT jsonb_object_agg(p.partition, greatest(e.last - greatest(p.read_upto, e.first - 1), 0))
+    SELECT jsonb_object_agg(p.partition, greatest(e.last - greatest(p.read_up_to, e.first - 1), 0))
     INTO _behind
     FROM headwater.subscription_partitions AS p
     CROSS JOIN (
@@ -75,21 +76,22 @@ BEGIN
   ELSE
     SELECT
       array_agg(p.partition),
-      array_agg(CASE WHEN c.partition IS NULL THEN p.read_upto ELSE greatest(c.counted_upto, p.read_upto) END),
+      array_agg(CASE WHEN c.partition IS NULL THEN p.read_up_to ELSE greatest(c.counted_up_to, p.read_up_to) END),
       array_agg(CASE
-        WHEN p.read_upto < least(c.counted_upto, e.upto)
-          THEN headwater.subscription_number(_subscription, p.partition, least(c.counted_upto, e.upto))
-            - headwater.subscription_number(_subscription, p.partition, p.read_upto)
+        WHEN p.read_up_to < least(c.counted_up_to, e.up_to)
+          THEN headwater.subscription_number(_subscription, p.partition, least(c.counted_up_to, e.up_to))
+            - headwater.subscription_number(_subscription, p.partition, p.read_up_to)
         ELSE 0
       END)
     INTO _partitions, _starts, _counted
     FROM headwater.subscription_partitions AS p
-    -- Who counted may have seen more settled than who asks. That says nothing of positions that are not global ones.
+    -- An instance that counted may have seen more settled than the one that asks now. Global positions only are compared
+    -- with the settled one.
     CROSS JOIN (
-      SELECT CASE WHEN s.aggregated_stream_id IS NULL AND _stream_name IS NULL THEN _settled END AS upto
+      SELECT CASE WHEN s.aggregated_stream_id IS NULL AND _stream_name IS NULL THEN _settled END AS up_to
     ) AS e
     LEFT JOIN headwater.subscription_counts AS c
-      ON c.subscription_id = p.subscription_id AND c.partition = p.partition AND c.counted_from <= p.read_upto
+      ON c.subscription_id = p.subscription_id AND c.partition = p.partition AND c.counted_from <= p.read_up_to
       AND c.projection_id IS NOT DISTINCT FROM _projection
     WHERE p.subscription_id = _subscription;
 
@@ -104,22 +106,22 @@ BEGIN
     p.partition,
     CASE WHEN s.is_partitioned THEN p.committed ELSE least(d.first - 1, p.delivered) END,
     p.delivered,
-    least(headwater.subscription_low_water(p.known_positions, p.read_upto), d.first - 1),
+    least(headwater.subscription_acked_up_to(p.unacked_positions, p.read_up_to), d.first - 1),
     p.consumer,
     p.epoch,
     coalesce(p.retry_at > clock_timestamp(), false),
     greatest(
       coalesce((_behind ->> p.partition::text)::bigint, 0)
-        - (SELECT count(*) FROM unnest(p.done_positions) AS n (position) WHERE n.position > p.read_upto),
+        - (SELECT count(*) FROM unnest(p.done_positions) AS n (position) WHERE n.position > p.read_up_to),
       0
     ),
-    d.count + (SELECT count(*) FROM unnest(p.known_positions) AS k (position) WHERE k.position <= p.read_upto),
+    d.count + (SELECT count(*) FROM unnest(p.unacked_positions) AS k (position) WHERE k.position <= p.read_up_to),
     (extract(epoch FROM clock_timestamp() - least(
       d.oldest,
       (
         SELECT min(k.time)
-        FROM unnest(p.known_positions, p.known_times) AS k (position, time)
-        WHERE k.position <= p.read_upto
+        FROM unnest(p.unacked_positions, p.unacked_times) AS k (position, time)
+        WHERE k.position <= p.read_up_to
       )
     )) * 1000)::bigint,
     _is_exact

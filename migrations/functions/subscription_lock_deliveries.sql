@@ -1,4 +1,4 @@
--- Locks the deliveries of a subscription, or of one of its consumers, in the order in which acks take them.
+-- Locks the deliveries of a subscription, or of one of its consumers, in the order in which acks lock them.
 CREATE OR REPLACE FUNCTION headwater.subscription_lock_deliveries(_subscription bigint, _consumer text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE

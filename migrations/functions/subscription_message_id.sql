@@ -1,4 +1,4 @@
--- The id of the message that a subscription delivers at a position of a partition; NULL if none stands there.
+-- The id of the message that a subscription delivers at a position of a partition; NULL if there is none.
 CREATE OR REPLACE FUNCTION headwater.subscription_message_id(_subscription bigint, _partition integer, _position bigint)
 RETURNS uuid
 LANGUAGE sql STABLE

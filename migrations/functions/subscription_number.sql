@@ -1,4 +1,5 @@
--- How many messages of a partition are counted up to a position. Only the difference of two such numbers means anything.
+-- The number that counting gave to a place in a partition: the difference of two such numbers is how many messages are
+-- between two places. One number alone means nothing.
 CREATE OR REPLACE FUNCTION headwater.subscription_number(_subscription bigint, _partition integer, _position bigint)
 RETURNS bigint
 LANGUAGE sql STABLE

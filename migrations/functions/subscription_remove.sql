@@ -1,5 +1,5 @@
--- A consumer goes: by itself (`_session`), because its lease ran out (`_only_expired`), or because it is sent away.
--- What it had in flight goes back to the others. Outcomes: 'done', 'missing'.
+-- A consumer leaves by itself (`_session`), because its lease ran out (`_only_expired`), or because somebody removes it.
+-- What it had in flight goes to the others. Outcomes: 'done', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.subscription_remove(
   _subscription bigint,
   _consumer text,
@@ -28,7 +28,7 @@ BEGIN
   END IF;
 
   IF _is_partitioned THEN
-    -- All of them, because they are assigned below: partitions are locked in their order, as acks do.
+    -- All of them, because they are assigned below: partitions are locked in their order, as acks lock them.
     PERFORM FROM headwater.subscription_partitions AS s
     WHERE s.subscription_id = _subscription
     ORDER BY s.partition
@@ -44,8 +44,7 @@ BEGIN
     PERFORM headwater.subscription_assign(_subscription, _grace_ms);
   END IF;
 
-  -- Who comes for messages now and then may still be at work on them when its lease runs out: its messages have a time
-  -- of their own.
+  -- A consumer that fetches may still be at work on its messages when its lease runs out: they are due in their own time.
   IF _gone.is_connected OR NOT _only_expired THEN
     PERFORM headwater.subscription_lock_deliveries(_subscription, _consumer);
     UPDATE headwater.subscription_deliveries AS d

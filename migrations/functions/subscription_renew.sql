@@ -1,6 +1,6 @@
--- Renews the leases of all consumers that an instance speaks for, in one statement. Answers those that are still there,
--- by their place in the list. `_sessions`: NULL for who holds no connection open. `_idle_ms`: how long they have not been
--- heard of, from when on their leases count.
+-- Renews the leases of all consumers that an instance speaks for, in one statement. Answers which of them are still
+-- members, by their place in the list. `_sessions`: NULL for a consumer that holds no connection open. `_idle_ms`: how
+-- long ago each was last active, from when on its lease counts.
 CREATE OR REPLACE FUNCTION headwater.subscription_renew(
   _subscriptions bigint[],
   _consumers text[],
@@ -22,7 +22,7 @@ AS $$
     JOIN headwater.subscription_consumers AS c ON c.subscription_id = l.subscription_id AND c.name = l.name
     JOIN headwater.subscriptions AS s ON s.id = l.subscription_id
     WHERE (l.session IS NULL OR c.session = l.session)
-      -- What has run out is over: its partitions may be planned for others already.
+      -- A lease that has run out is over: its partitions may be planned for others already.
       AND c.expires_at > clock_timestamp()
     ORDER BY c.subscription_id, c.name
     FOR UPDATE OF c

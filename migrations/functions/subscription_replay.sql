@@ -1,5 +1,5 @@
--- Parked messages are delivered again, some or all, with a count that begins anew. Answers how many. One that the
--- cursor has not come to yet comes in its turn; the others out of turn.
+-- Parked messages are delivered again, some or all, and their deliveries are counted anew. Answers how many there were.
+-- One that the cursor has not come to yet is delivered in its turn; the others are delivered out of turn.
 CREATE OR REPLACE FUNCTION headwater.subscription_replay(
   _subscription bigint,
   _partitions integer[],
@@ -13,7 +13,7 @@ DECLARE
   k headwater.subscription_parked;
 BEGIN
   PERFORM FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
-  -- The partitions in their order, and before what is in them, as everywhere.
+  -- Partitions are locked in their order, and before what is in them, as everywhere.
   PERFORM FROM headwater.subscription_partitions AS p
   WHERE p.subscription_id = _subscription AND (_partitions IS NULL OR p.partition = ANY (_partitions))
   ORDER BY p.partition
@@ -32,7 +32,7 @@ BEGIN
 
     UPDATE headwater.subscription_partitions AS p
     SET done_positions = array_remove(p.done_positions, k.position)
-    WHERE p.subscription_id = _subscription AND p.partition = k.partition AND p.read_upto < k.position;
+    WHERE p.subscription_id = _subscription AND p.partition = k.partition AND p.read_up_to < k.position;
     CONTINUE WHEN FOUND;
 
     INSERT INTO headwater.subscription_deliveries AS d

@@ -1,4 +1,4 @@
--- Sets cursors: what comes next is what stands after them. Acks of what was delivered before are fenced.
+-- Sets cursors: what is delivered next is the message after each. Acks of what was delivered before are fenced.
 CREATE OR REPLACE FUNCTION headwater.subscription_seek(_subscription bigint, _partitions integer[], _cursors bigint[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -15,19 +15,19 @@ BEGIN
   SET
     committed = n.cursor,
     delivered = n.cursor,
-    read_upto = n.cursor,
+    read_up_to = n.cursor,
     last_id = NULL,
-    rewinds = p.rewinds + 1,
-    known_positions = '{}',
-    known_counts = '{}',
-    known_failures = '{}',
-    known_times = '{}',
+    rewind_generation = p.rewind_generation + 1,
+    unacked_positions = '{}',
+    unacked_counts = '{}',
+    unacked_failures = '{}',
+    unacked_times = '{}',
     done_positions = '{}',
     last_error = NULL,
     ack_due_at = NULL,
     retry_at = NULL,
-    consumer = coalesce(p.wanted_by, p.consumer),
-    wanted_by = NULL,
+    consumer = coalesce(p.next_owner, p.consumer),
+    next_owner = NULL,
     revoke_at = NULL,
     epoch = p.epoch + 1
   FROM unnest(_partitions, _cursors) AS n (partition, cursor)

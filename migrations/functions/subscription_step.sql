@@ -1,6 +1,7 @@
--- Does what was decided of deliveries that have failed. `_return_after_ms`: such a message is delivered again after that
--- time, NULL: it is done with. `_parks`: it goes to the dead letters. `_stops`: the whole subscription stops before it.
--- `_causes`: 'nacked': its consumer has just refused it, which is one failure more; 'exhausted': it has failed too often. Outcomes: 'done', 'fenced', 'missing'.
+-- Carries out what domain/delivery.rs decided of deliveries that have failed. `_return_after_ms`: the message is delivered
+-- again after that time; NULL: it is done. `_parks`: it goes to the dead letters. `_stops`: the whole subscription stops
+-- before it. `_causes`: 'nacked': its consumer has just refused it, which is one failure more; 'exhausted': it has failed
+-- too often. Outcomes: 'done', 'fenced', 'missing'.
 CREATE OR REPLACE FUNCTION headwater.subscription_step(
   _subscriptions bigint[],
   _consumers text[],
@@ -24,7 +25,7 @@ DECLARE
   p record;
   _at integer;
 BEGIN
-  -- The subscription before its partitions, as everywhere.
+  -- A subscription is locked before its partitions, as everywhere.
   PERFORM FROM headwater.subscriptions AS s
   WHERE s.id = ANY (_subscriptions) AND true = ANY (_stops)
   ORDER BY s.id
@@ -83,27 +84,27 @@ BEGIN
       outcome := 'fenced';
       current_epoch := p.epoch;
     ELSE
-      _at := array_position(p.known_positions, a.position);
+      _at := array_position(p.unacked_positions, a.position);
 
-      IF _at IS NULL OR (a.position > p.read_upto AND a.cause = 'nacked') THEN
+      IF _at IS NULL OR (a.position > p.read_up_to AND a.cause = 'nacked') THEN
         outcome := 'missing';
       ELSIF a.return_after_ms IS NOT NULL THEN
-        p.known_failures[_at] := p.known_failures[_at] + (a.cause = 'nacked')::integer;
+        p.unacked_failures[_at] := p.unacked_failures[_at] + (a.cause = 'nacked')::integer;
         UPDATE headwater.subscription_partitions AS s
         SET
-          known_failures = p.known_failures,
-          read_upto = least(s.read_upto, a.position - 1),
-          rewinds = s.rewinds + 1,
+          unacked_failures = p.unacked_failures,
+          read_up_to = least(s.read_up_to, a.position - 1),
+          rewind_generation = s.rewind_generation + 1,
           last_error = coalesce(a.reason, s.last_error),
           retry_at = _now + a.return_after_ms * interval '1 millisecond',
-          ack_due_at = CASE WHEN s.known_positions[1] < a.position THEN s.ack_due_at END
+          ack_due_at = CASE WHEN s.unacked_positions[1] < a.position THEN s.ack_due_at END
         WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition;
       ELSE
         IF a.parks THEN
           PERFORM headwater.subscription_park(
             a.subscription_id, a.partition, a.position,
             headwater.subscription_global_position(a.subscription_id, a.partition, a.position), a.cause,
-            coalesce(a.reason, CASE WHEN a.cause = 'exhausted' THEN p.last_error END), p.consumer, p.known_counts[_at]
+            coalesce(a.reason, CASE WHEN a.cause = 'exhausted' THEN p.last_error END), p.consumer, p.unacked_counts[_at]
           );
         END IF;
         PERFORM headwater.subscription_skip(a.subscription_id, a.partition, a.position);

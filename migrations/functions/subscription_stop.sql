@@ -1,5 +1,5 @@
--- Stops a subscription that runs and cannot go on, before no message in particular. Outcomes: 'done', 'stale':
--- it does not run.
+-- Stops a subscription that cannot go on, for a reason that is not one message. Outcomes: 'done', 'stale': it was not
+-- running.
 CREATE OR REPLACE FUNCTION headwater.subscription_stop(_subscription bigint, _cause text, _reason text)
 RETURNS text
 LANGUAGE plpgsql VOLATILE

@@ -1,6 +1,6 @@
--- What a consumer of a partitioned subscription holds at this moment, after everything that has come due for it was
--- done: partitions change hands, and what was not acked in time goes back. One row at least, while the subscription is
--- there.
+-- Does what has come due for a consumer of a partitioned subscription (partitions change hands, and what was not acked in
+-- time goes back), and answers what it holds then: a row for each partition, one row without a partition if it has none;
+-- no row if there is no such subscription.
 CREATE OR REPLACE FUNCTION headwater.subscription_sync(
   _subscription bigint,
   _consumer text,
@@ -10,21 +10,21 @@ CREATE OR REPLACE FUNCTION headwater.subscription_sync(
 RETURNS TABLE (
   generation bigint,
   state text,
-  standing text,
+  consumer_status text,
   next_ms bigint,
   has_replays boolean,
   replays_in_flight bigint,
   "partition" integer,
   epoch bigint,
   committed bigint,
-  read_upto bigint,
-  rewinds bigint,
+  read_up_to bigint,
+  rewind_generation bigint,
   in_flight bigint,
   is_revoked boolean,
   is_held_back boolean,
-  suspect bigint,
-  suspect_failures integer,
-  suspect_deliveries integer,
+  failed_head bigint,
+  failed_head_failures integer,
+  failed_head_deliveries integer,
   done_positions bigint[]
 )
 LANGUAGE plpgsql VOLATILE
@@ -37,25 +37,25 @@ BEGIN
   PERFORM headwater.subscription_find_partitions(_subscription, _grace_ms);
 
   FOR p IN
-    SELECT s.partition, s.revoke_at, s.wanted_by
+    SELECT s.partition, s.revoke_at, s.next_owner
     FROM headwater.subscription_partitions AS s
     WHERE s.subscription_id = _subscription
       AND (
-        s.revoke_at <= _now AND (s.consumer = _consumer OR s.wanted_by = _consumer)
+        s.revoke_at <= _now AND (s.consumer = _consumer OR s.next_owner = _consumer)
         OR s.ack_due_at <= _now AND s.consumer = _consumer
       )
     ORDER BY s.partition
     FOR UPDATE
   LOOP
     IF p.revoke_at <= _now THEN
-      PERFORM headwater.subscription_hand_over(_subscription, ARRAY[p.partition], ARRAY[p.wanted_by]);
+      PERFORM headwater.subscription_hand_over(_subscription, ARRAY[p.partition], ARRAY[p.next_owner]);
       PERFORM pg_notify('headwater', 'changed ' || _subscription);
     ELSE
       PERFORM headwater.subscription_record_failure(_subscription, ARRAY[p.partition]);
       UPDATE headwater.subscription_partitions AS s
       SET
-        read_upto = headwater.subscription_low_water(s.known_positions, s.read_upto),
-        rewinds = s.rewinds + 1,
+        read_up_to = headwater.subscription_acked_up_to(s.unacked_positions, s.read_up_to),
+        rewind_generation = s.rewind_generation + 1,
         ack_due_at = NULL
       WHERE s.subscription_id = _subscription AND s.partition = p.partition;
     END IF;
@@ -66,9 +66,9 @@ BEGIN
     SELECT
       s.*,
       CASE
-        WHEN cardinality(s.known_positions) = 0 THEN 0
-        WHEN s.known_positions[cardinality(s.known_positions)] <= s.read_upto THEN cardinality(s.known_positions)
-        ELSE (SELECT count(*) FROM unnest(s.known_positions) AS k (position) WHERE k.position <= s.read_upto)
+        WHEN cardinality(s.unacked_positions) = 0 THEN 0
+        WHEN s.unacked_positions[cardinality(s.unacked_positions)] <= s.read_up_to THEN cardinality(s.unacked_positions)
+        ELSE (SELECT count(*) FROM unnest(s.unacked_positions) AS k (position) WHERE k.position <= s.read_up_to)
       END AS flying
     FROM headwater.subscription_partitions AS s
     WHERE s.subscription_id = _subscription AND s.consumer = _consumer
@@ -85,7 +85,7 @@ BEGIN
           CASE WHEN w.consumer = _consumer THEN least(w.ack_due_at, CASE WHEN w.retry_at > _now THEN w.retry_at END) END
             AS due_at
         FROM headwater.subscription_partitions AS w
-        WHERE w.subscription_id = _subscription AND (w.consumer = _consumer OR w.wanted_by = _consumer)
+        WHERE w.subscription_id = _subscription AND (w.consumer = _consumer OR w.next_owner = _consumer)
       ) AS t
     ),
     EXISTS (
@@ -101,13 +101,13 @@ BEGIN
     m.partition,
     m.epoch,
     m.committed,
-    m.read_upto,
-    m.rewinds,
+    m.read_up_to,
+    m.rewind_generation,
     m.flying,
-    m.wanted_by IS NOT NULL,
+    m.next_owner IS NOT NULL,
     coalesce(m.retry_at > _now, false)
-      -- What has failed before is alone on its way.
-      OR m.flying > 0 AND 0 < ANY (m.known_failures[1:m.flying]),
+      -- A message that has failed before is in flight alone.
+      OR m.flying > 0 AND 0 < ANY (m.unacked_failures[1:m.flying]),
     f.position,
     f.failures,
     f.deliveries,
@@ -115,14 +115,14 @@ BEGIN
   FROM headwater.subscriptions AS b
   LEFT JOIN headwater.subscription_consumers AS c ON c.subscription_id = b.id AND c.name = _consumer
   LEFT JOIN mine AS m ON true
-  -- The next message that has failed before: it is delivered alone.
+  -- The next message that has failed before is delivered alone.
   LEFT JOIN LATERAL (
     SELECT k.position, k.failures, k.deliveries
-    FROM unnest(m.known_positions, m.known_failures, m.known_counts) AS k (position, failures, deliveries)
-    WHERE k.position > m.read_upto AND k.failures > 0
+    FROM unnest(m.unacked_positions, m.unacked_failures, m.unacked_counts) AS k (position, failures, deliveries)
+    WHERE k.position > m.read_up_to AND k.failures > 0
     ORDER BY k.position
     LIMIT 1
-  ) AS f ON cardinality(m.known_positions) > m.flying
+  ) AS f ON cardinality(m.unacked_positions) > m.flying
   WHERE b.id = _subscription;
 END;
 $$;

@@ -1,7 +1,8 @@
 -- Messages that were delivered before go to a consumer: those that are due (`_own` false, `_min_idle_ms` NULL), the
--- consumer's own, or what others have left alone for so long. Those that were tried too often stay where they are, and
--- are answered as exhausted. `_epoch`: drawn before, so that they can be found should the answer be lost. `_bytes_max`: of
--- their messages together, but for the first; `has_more` says whether that, or `_limit`, has left some.
+-- consumer's own, or those that their consumers have had for `_min_idle_ms`. Those that were tried too often stay where
+-- they are, and are answered as exhausted. `_epoch` was drawn before the call, so that these deliveries can be found
+-- should its answer be lost. `_bytes_max` bounds their messages together, though the first is always taken; `has_more`
+-- says whether that, or `_limit`, has left some.
 CREATE OR REPLACE FUNCTION headwater.subscription_take(
   _subscription bigint,
   _consumer text,
@@ -27,7 +28,7 @@ RETURNS TABLE (
   has_more boolean
 )
 LANGUAGE plpgsql VOLATILE
--- The list may be long, and its statistics old: an index has it in the order that is asked for.
+-- The table may be large, and its statistics old: an index has its rows in the order that is asked for.
 SET enable_bitmapscan = off
 SET enable_sort = off
 AS $$
@@ -102,7 +103,7 @@ BEGIN
   _has_more := _fit < cardinality(_rows) OR cardinality(_rows) >= _limit;
   _rows := _rows[1 : _fit];
 
-  -- Who asks for its own has lost them: they have failed, though their time is not over.
+  -- A consumer that asks for its own deliveries has lost them: they have failed, though their time is not over.
   RETURN QUERY
   SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, true, _has_more
   FROM headwater.subscription_deliveries AS d

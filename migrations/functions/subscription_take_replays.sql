@@ -1,5 +1,5 @@
 -- Parked messages of a partitioned subscription that are replayed go to the consumer that holds their partition.
--- `_bytes_max` and `has_more`: as of subscription_take.
+-- `_bytes_max` and `has_more` are as in subscription_take.
 CREATE OR REPLACE FUNCTION headwater.subscription_take_replays(
   _subscription bigint,
   _consumer text,
@@ -41,7 +41,7 @@ BEGIN
     FROM headwater.subscription_deliveries AS d
     JOIN headwater.subscription_partitions AS p
       ON p.subscription_id = d.subscription_id AND p.partition = d.partition
-    WHERE d.subscription_id = _subscription AND d.due_at <= _now AND p.consumer = _consumer AND p.wanted_by IS NULL
+    WHERE d.subscription_id = _subscription AND d.due_at <= _now AND p.consumer = _consumer AND p.next_owner IS NULL
     ORDER BY d.due_at
     LIMIT _limit
     FOR UPDATE OF d SKIP LOCKED

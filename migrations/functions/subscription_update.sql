@@ -1,5 +1,5 @@
 -- Changes the settings or the state of a subscription, as far as they are given; resuming forgets why it had stopped.
--- Answers its id, NULL if there is none.
+-- Answers its id; NULL if there is none.
 CREATE OR REPLACE FUNCTION headwater.subscription_update(
   _name text,
   _definition jsonb,
@@ -30,19 +30,20 @@ BEGIN
     generation = s.generation + 1
   WHERE s.id = _id;
 
-  -- What stopped it is tried again, as often as any other: its counts begin anew, as with what is replayed.
+  -- The message that stopped the subscription is tried again as often as any other: its deliveries are counted anew, as
+  -- those of a replayed one.
   IF _state = 'running' AND _before = 'stopped' THEN
     PERFORM FROM headwater.subscription_partitions AS p WHERE p.subscription_id = _id ORDER BY p.partition FOR UPDATE;
     UPDATE headwater.subscription_partitions AS p
     SET
-      known_counts = ARRAY(
+      unacked_counts = ARRAY(
         SELECT CASE WHEN k.failures > 0 AND greatest(k.failures, k.count) >= _deliveries_max THEN 0 ELSE k.count END
-        FROM unnest(p.known_positions, p.known_counts, p.known_failures) AS k (position, count, failures)
+        FROM unnest(p.unacked_positions, p.unacked_counts, p.unacked_failures) AS k (position, count, failures)
         ORDER BY k.position
       ),
-      known_failures = array_fill(0, ARRAY[cardinality(p.known_failures)]),
+      unacked_failures = array_fill(0, ARRAY[cardinality(p.unacked_failures)]),
       retry_at = NULL
-    WHERE p.subscription_id = _id AND cardinality(p.known_failures) > 0;
+    WHERE p.subscription_id = _id AND cardinality(p.unacked_failures) > 0;
     PERFORM headwater.subscription_lock_deliveries(_id, NULL);
     UPDATE headwater.subscription_deliveries AS d
     SET attempts = 0, delivery_count = 0

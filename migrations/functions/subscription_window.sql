@@ -1,5 +1,6 @@
--- The positions of wanted messages that follow a place in each of these partitions, up to a settled position. It looks
--- at no more messages than it may: `reach` says how far that was, and `is_all` whether there is nothing after it.
+-- The positions of messages of the subscription's types that follow a place in each of these partitions, up to a settled
+-- position. At most `_messages_max` messages are looked at: `reach` says up to where, and `is_all` whether there is
+-- nothing after that.
 CREATE OR REPLACE FUNCTION headwater.subscription_window(
   _subscription bigint,
   _settled bigint,
@@ -33,7 +34,7 @@ BEGIN
   _count := CASE WHEN s.is_partitioned THEN (s.definition ->> 'partitions')::bigint ELSE 1 END;
 
   IF s.aggregated_stream_id IS NOT NULL THEN
-    -- Each partition has its own positions. Those of them that are behind share what may be looked at.
+    -- Each partition has positions of its own. Those that are behind share the number of messages that may be looked at.
     SELECT greatest(_messages_max / greatest(count(*), 1), least(16, _messages_max))
     INTO _each
     FROM unnest(_partitions, _afters) AS n (partition, after)
@@ -76,7 +77,7 @@ BEGIN
   END IF;
 
   IF _source ? 'stream_name' THEN
-    -- One partition has them all.
+    -- One partition has all messages of the stream.
     SELECT n.after INTO _after
     FROM unnest(_partitions, _afters) AS n (partition, after)
     WHERE n.partition = headwater.subscription_partition(_source ->> 'stream_name', _count);
@@ -108,7 +109,7 @@ BEGIN
 
   _categories := ARRAY(SELECT DISTINCT jsonb_array_elements_text(_source -> 'categories'));
   SELECT min(a) INTO _after FROM unnest(_afters) AS a;
-  -- Who asks may not know yet that the log went back.
+  -- The caller may not know yet that the log went back.
   SELECT least(_settled, coalesce(max(m.global_position), 0)) INTO _settled FROM message_store.messages AS m;
 
   IF _after >= _settled THEN
@@ -142,7 +143,7 @@ BEGIN
       ORDER BY message_store.category(m.stream_name), m.global_position
       LIMIT 1
     ) AS m;
-    -- So many positions have at most so many messages.
+    -- A range of that many positions has at most as many messages.
     _reach := _first + _messages_max - 1;
   END IF;
 
@@ -150,7 +151,7 @@ BEGIN
 
   RETURN QUERY
   WITH found AS (
-    -- The walk in a category's index is ended by the limit: bounds of the second column do not end it.
+    -- The walk along a category's index is ended by the limit: bounds of the second column do not end it.
     SELECT m.global_position, m.stream_name, m.type
     FROM (
       SELECT m.global_position, m.stream_name, m.type
@@ -171,7 +172,7 @@ BEGIN
     FROM message_store.messages AS m
     WHERE _source ? 'all' AND m.global_position > _after AND m.global_position <= _reach
   ),
-  -- Once for each message, not for each pair that a join compares.
+  -- MATERIALIZED: the partition is computed once for each message, not for each pair that a join compares.
   placed AS MATERIALIZED (
     SELECT
       f.global_position,

@@ -213,7 +213,7 @@ impl AggregatedStreams<'_> {
              a.position AS link_position FROM headwater.projections AS p LEFT JOIN headwater.aggregated_partitions AS c \
              ON c.projection_id = p.id AND c.partition = $2 LEFT JOIN LATERAL (\
              SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = p.id AND a.partition = $2 \
-             AND a.position >= $3 AND headwater.is_standing(p.last_position, p.last_id) ORDER BY a.position LIMIT $4) AS a ON true \
+             AND a.position >= $3 AND headwater.message_is_unchanged(p.last_position, p.last_id) ORDER BY a.position LIMIT $4) AS a ON true \
              LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
              WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.position OFFSET 0) AS m"
         );
@@ -248,7 +248,7 @@ impl AggregatedStreams<'_> {
              coalesce((SELECT history FROM headwater.settled_position), 0) AS history_number \
              FROM ({CURRENT} AND p.aggregated_stream_id = $1) AS c LEFT JOIN LATERAL (\
              SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = c.id \
-             AND headwater.is_standing(c.last_position, c.last_id) AND a.global_position > $3 AND ($2::int[] IS NULL OR a.partition = ANY ($2)) \
+             AND headwater.message_is_unchanged(c.last_position, c.last_id) AND a.global_position > $3 AND ($2::int[] IS NULL OR a.partition = ANY ($2)) \
              ORDER BY a.global_position LIMIT $4) AS a ON true \
              LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
              ORDER BY a.global_position OFFSET 0) AS m"

@@ -16,9 +16,9 @@ pub struct Partition {
     pub number: i32,
     pub consumer: Option<String>,
     /// It is about to go to this one.
-    pub wanted_by: Option<String>,
+    pub next_owner: Option<String>,
     /// Who gets it back on returning.
-    pub home: Option<String>,
+    pub preferred_owner: Option<String>,
 }
 
 pub type Plan = BTreeMap<i32, String>;
@@ -27,11 +27,11 @@ impl Partition {
     /// Who has it as far as the rule is concerned.
     fn owner<'a>(&'a self, alive: &BTreeSet<String>) -> Option<&'a String> {
         let is_alive = |name: &&'a String| alive.contains(*name);
-        self.wanted_by.as_ref().filter(is_alive).or(self.consumer.as_ref().filter(is_alive))
+        self.next_owner.as_ref().filter(is_alive).or(self.consumer.as_ref().filter(is_alive))
     }
 }
 
-/// The rule: an even spread over those who are alive, with as few moves as possible; a partition goes home to the
+/// The rule: an even spread over those who are alive, with as few moves as possible; a partition goes back to the
 /// consumer it was taken from, when that one comes back.
 pub fn plan(alive: &BTreeSet<String>, partitions: &[Partition]) -> Plan {
     let held = |name: &String| partitions.iter().filter(|one| one.owner(alive) == Some(name)).count();
@@ -52,18 +52,22 @@ pub fn plan(alive: &BTreeSet<String>, partitions: &[Partition]) -> Plan {
     // Everybody keeps what it has, first what is its own, last what somebody else who is there would like to have back.
     let mut kept: Vec<&Partition> = partitions.iter().collect();
     kept.sort_by_key(|one| {
-        let is_at_home = one.home.as_ref() == one.owner(alive);
-        (!is_at_home, one.home.as_ref().is_some_and(|home| alive.contains(home)), one.number)
+        let is_preferred = one.preferred_owner.as_ref() == one.owner(alive);
+        (
+            !is_preferred,
+            one.preferred_owner.as_ref().is_some_and(|preferred_owner| alive.contains(preferred_owner)),
+            one.number,
+        )
     });
     for partition in kept {
         if let Some(owner) = partition.owner(alive) {
             give(partition, owner, &mut plan);
         }
     }
-    // The others go home, if there is room.
+    // The others go to their preferred owners, if those have room.
     for partition in partitions {
-        if let (false, Some(home)) = (plan.contains_key(&partition.number), &partition.home) {
-            give(partition, home, &mut plan);
+        if let (false, Some(preferred_owner)) = (plan.contains_key(&partition.number), &partition.preferred_owner) {
+            give(partition, preferred_owner, &mut plan);
         }
     }
     // The rest fills up what room there is, in turns.
@@ -79,7 +83,12 @@ fn partitions() -> impl Strategy<Value = Vec<Partition>> {
     prop::collection::vec((name(), name(), name()), 0..60).prop_map(|all| {
         (0..)
             .zip(all)
-            .map(|(number, (consumer, wanted_by, home))| Partition { number, consumer, wanted_by, home })
+            .map(|(number, (consumer, next_owner, preferred_owner))| Partition {
+                number,
+                consumer,
+                next_owner,
+                preferred_owner,
+            })
             .collect()
     })
 }
@@ -97,8 +106,8 @@ fn carried_out(partitions: &[Partition], alive: &BTreeSet<String>, plan: &Plan) 
     let moved = |one: &Partition| {
         let target = plan.get(&one.number);
         let is_taken = one.owner(alive).is_some() && one.owner(alive) != target;
-        let home = if is_taken { target.cloned() } else { one.home.clone().or(target.cloned()) };
-        Partition { number: one.number, consumer: target.cloned(), wanted_by: None, home }
+        let preferred_owner = if is_taken { target.cloned() } else { one.preferred_owner.clone().or(target.cloned()) };
+        Partition { number: one.number, consumer: target.cloned(), next_owner: None, preferred_owner }
     };
     partitions.iter().map(moved).collect()
 }
@@ -155,7 +164,7 @@ async fn shuffle(sql: &Client, id: i64, random: &mut Rng) -> (BTreeSet<String>, 
     let alive: BTreeSet<String> = names.iter().filter(|_| random.u8(..) > 60).cloned().collect();
     let count = random.i32(0..40);
     let mut name = || (random.u8(..) > 50).then(|| format!("w{}", random.usize(0..7)));
-    let draw = |number| Partition { number, consumer: name(), wanted_by: name(), home: name() };
+    let draw = |number| Partition { number, consumer: name(), next_owner: name(), preferred_owner: name() };
     let partitions: Vec<Partition> = (0..count).map(draw).collect();
     sql.execute("DELETE FROM headwater.subscription_consumers WHERE subscription_id = $1", &[&id]).await.unwrap();
     sql.execute("DELETE FROM headwater.subscription_partitions WHERE subscription_id = $1", &[&id]).await.unwrap();
@@ -166,9 +175,9 @@ async fn shuffle(sql: &Client, id: i64, random: &mut Rng) -> (BTreeSet<String>, 
     }
     for one in &partitions {
         let insert = "INSERT INTO headwater.subscription_partitions \
-            (subscription_id, partition, committed, delivered, read_upto, consumer, wanted_by, home) \
+            (subscription_id, partition, committed, delivered, read_up_to, consumer, next_owner, preferred_owner) \
             VALUES ($1, $2, 0, 0, 0, $3, $4, $5)";
-        sql.execute(insert, &[&id, &one.number, &one.consumer, &one.wanted_by, &one.home]).await.unwrap();
+        sql.execute(insert, &[&id, &one.number, &one.consumer, &one.next_owner, &one.preferred_owner]).await.unwrap();
     }
     (alive, partitions)
 }

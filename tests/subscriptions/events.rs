@@ -200,7 +200,7 @@ async fn a_heartbeat_comes_when_it_is_quiet() {
 async fn a_stream_ends_when_waiting_cannot_help() {
     for (mode, function) in [
         ("partitioned", "headwater.subscription_sync(bigint, text, uuid, bigint)"),
-        ("competing", "headwater.subscription_look(bigint, text, uuid, bigint, bigint)"),
+        ("competing", "headwater.subscription_claimable(bigint, text, uuid, bigint, bigint)"),
     ] {
         let (database, app) = filled(1, 3).await;
         let sub = Sub::new(&app, "s", json!({ "source": { "category": "a" }, "mode": mode })).await;

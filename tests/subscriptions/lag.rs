@@ -33,8 +33,8 @@ const NAIVE: &str = "SELECT p.partition, count(m.global_position) FROM headwater
     AND p.partition = CASE WHEN s.is_partitioned \
     THEN headwater.subscription_partition(m.stream_name, (s.definition ->> 'partitions')::bigint) ELSE 0 END \
     AND CASE WHEN s.definition -> 'source' ? 'stream_name' \
-    THEN m.stream_name = s.definition -> 'source' ->> 'stream_name' AND m.position > p.read_upto \
-    ELSE m.global_position > p.read_upto AND (s.definition -> 'source' ? 'all' \
+    THEN m.stream_name = s.definition -> 'source' ->> 'stream_name' AND m.position > p.read_up_to \
+    ELSE m.global_position > p.read_up_to AND (s.definition -> 'source' ? 'all' \
     OR s.definition -> 'source' -> 'categories' ? message_store.category(m.stream_name)) END \
     WHERE s.id = $1 AND s.aggregated_stream_id IS NULL GROUP BY p.partition \
     UNION ALL \
@@ -42,7 +42,7 @@ const NAIVE: &str = "SELECT p.partition, count(m.global_position) FROM headwater
     JOIN headwater.subscription_partitions AS p ON p.subscription_id = s.id \
     JOIN headwater.projections AS j ON j.aggregated_stream_id = s.aggregated_stream_id AND j.is_current \
     LEFT JOIN headwater.aggregated_messages AS l ON l.projection_id = j.id AND l.partition = p.partition \
-    AND l.position > p.read_upto \
+    AND l.position > p.read_up_to \
     LEFT JOIN message_store.messages AS m ON m.global_position = l.global_position \
     AND (s.definition -> 'types' = '[]' OR s.definition -> 'types' ? m.type) \
     WHERE s.id = $1 AND $2 = $2 GROUP BY p.partition ORDER BY 1";
@@ -116,7 +116,7 @@ async fn subscribe_all(app: &TestApp, sql: &Client) -> Vec<i64> {
 async fn move_cursors(sql: &Client, subscription: i64, head: i64, random: &mut fastrand::Rng) {
     // Aggregated partitions and single streams have fewer positions than the log.
     let most = [head + 5, head / 5, head / 20][random.usize(..3)];
-    let moved = "UPDATE headwater.subscription_partitions SET read_upto = $3, known_positions = $4 \
+    let moved = "UPDATE headwater.subscription_partitions SET read_up_to = $3, unacked_positions = $4 \
         WHERE subscription_id = $1 AND partition % $2 = 0";
     let (every, to) = (random.i32(1..4), random.i64(-1..most));
     let in_flight: Vec<i64> = (0..random.i64(..3)).map(|n| to - 2 + n).filter(|at| *at >= 0).collect();

@@ -22,8 +22,8 @@ struct Row {
     rule: Partition,
     epoch: i64,
     committed: i64,
-    read_upto: i64,
-    rewinds: i64,
+    read_up_to: i64,
+    rewind_generation: i64,
     in_flight: Vec<i64>,
 }
 
@@ -56,14 +56,19 @@ impl World {
     }
 
     async fn rows(&self) -> Vec<Row> {
-        let select = "SELECT partition, consumer, wanted_by, home, epoch, committed, read_upto, rewinds, known_positions \
+        let select = "SELECT partition, consumer, next_owner, preferred_owner, epoch, committed, read_up_to, rewind_generation, unacked_positions \
             FROM headwater.subscription_partitions WHERE subscription_id = $1 ORDER BY partition";
         let read = |row: &tokio_postgres::Row| Row {
-            rule: Partition { number: row.get(0), consumer: row.get(1), wanted_by: row.get(2), home: row.get(3) },
+            rule: Partition {
+                number: row.get(0),
+                consumer: row.get(1),
+                next_owner: row.get(2),
+                preferred_owner: row.get(3),
+            },
             epoch: row.get(4),
             committed: row.get(5),
-            read_upto: row.get(6),
-            rewinds: row.get(7),
+            read_up_to: row.get(6),
+            rewind_generation: row.get(7),
             in_flight: row.get(8),
         };
         self.sql.query(select, &[&self.id]).await.unwrap().iter().map(read).collect()
@@ -141,7 +146,7 @@ impl World {
         let alive = self.alive().await;
         let rows = self.rows().await;
         let targets = rows.iter().filter_map(|row| {
-            let target = row.rule.wanted_by.clone().or(row.rule.consumer.clone())?;
+            let target = row.rule.next_owner.clone().or(row.rule.consumer.clone())?;
             Some((row.rule.number, target))
         });
         let partitions: Vec<Partition> = before.iter().map(|row| row.rule.clone()).collect();
@@ -165,13 +170,13 @@ impl World {
     /// Looks at what it holds, and takes some messages of one of its partitions.
     async fn consume(&mut self) {
         let consumer = self.any_consumer();
-        let sync = "SELECT partition, epoch, read_upto, rewinds \
+        let sync = "SELECT partition, epoch, read_up_to, rewind_generation \
             FROM headwater.subscription_sync($1, $2, NULL, $3) WHERE partition IS NOT NULL ORDER BY partition";
         let held = self.sql.query(sync, &[&self.id, &consumer, &GRACE_MS]).await.unwrap();
         let Some(row) = (!held.is_empty()).then(|| &held[self.random.usize(0..held.len())]) else { return };
-        let (partition, epoch, read_upto, rewinds): (i32, i64, i64, i64) =
+        let (partition, epoch, read_up_to, rewind_generation): (i32, i64, i64, i64) =
             (row.get(0), row.get(1), row.get(2), row.get(3));
-        let positions: Vec<i64> = (read_upto + 1..=read_upto + self.random.i64(1..5)).collect();
+        let positions: Vec<i64> = (read_up_to + 1..=read_up_to + self.random.i64(1..5)).collect();
         let up_to = positions[positions.len() - 1];
         // Now and then it has not heard of what has happened since it looked.
         let stale = i64::from(self.random.u8(..) < 25);
@@ -186,8 +191,8 @@ impl World {
                     &consumer,
                     &partition,
                     &(epoch - stale),
-                    &rewinds,
-                    &read_upto,
+                    &rewind_generation,
+                    &read_up_to,
                     &up_to,
                     &(positions.len() as i32),
                     &positions,
@@ -209,7 +214,7 @@ impl World {
         }
         let lease = self.leases[self.random.usize(0..self.leases.len())].clone();
         let row = before.iter().find(|row| row.rule.number == lease.partition).unwrap();
-        let ack = "SELECT outcome, current_epoch FROM headwater.subscription_ack_upto(ARRAY[$1::bigint], ARRAY[$2::text], \
+        let ack = "SELECT outcome, current_epoch FROM headwater.subscription_ack_up_to(ARRAY[$1::bigint], ARRAY[$2::text], \
             ARRAY[$3::integer], ARRAY[$4::bigint], ARRAY[$5::bigint])";
         let answer = self
             .sql
@@ -220,7 +225,7 @@ impl World {
         let is_held = row.epoch == lease.epoch && row.rule.consumer.as_ref().is_none_or(|name| *name == lease.consumer);
         let expected = match is_held {
             false => "fenced",
-            true if lease.position > row.read_upto => "missing",
+            true if lease.position > row.read_up_to => "missing",
             true => "done",
         };
         assert_eq!(outcome, expected, "{lease:?} {row:?}");
@@ -242,13 +247,13 @@ impl World {
             assert!(is.is_none() || is == was || row.epoch > before.epoch, "{what}");
             assert_eq!(row.committed, self.acked[&row.rule.number], "{what}");
             // What is delivered and not acked is in flight, or comes again: nothing between the two is lost.
-            let next = row.in_flight.first().copied().unwrap_or(row.read_upto + 1);
-            assert_eq!(next.min(row.read_upto + 1), row.committed + 1, "{what}");
+            let next = row.in_flight.first().copied().unwrap_or(row.read_up_to + 1);
+            assert_eq!(next.min(row.read_up_to + 1), row.committed + 1, "{what}");
             if row.epoch > before.epoch {
                 // In the same step its holder may have been given some already.
                 let is_of_it = |lease: &&Lease| lease.partition == row.rule.number && lease.epoch == row.epoch;
                 let given = self.leases.iter().filter(is_of_it).count() as i64;
-                assert_eq!(row.read_upto - given, row.committed, "a new lease begins behind what was acked: {what}");
+                assert_eq!(row.read_up_to - given, row.committed, "a new lease begins behind what was acked: {what}");
             }
         }
     }
@@ -263,7 +268,7 @@ impl World {
         self.sql.query_one(join, &[&self.id, &GRACE_MS]).await.unwrap();
         for row in self.rows().await {
             assert_eq!(row.rule.consumer.as_deref(), Some("last"));
-            assert_eq!((row.committed, row.read_upto), (self.acked[&row.rule.number], self.acked[&row.rule.number]));
+            assert_eq!((row.committed, row.read_up_to), (self.acked[&row.rule.number], self.acked[&row.rule.number]));
         }
     }
 }

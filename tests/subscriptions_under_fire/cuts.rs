@@ -18,7 +18,7 @@ use crate::support::writers::Writers;
 
 async fn committed_lag(sql: &tokio_postgres::Client, name: &str) -> i64 {
     let pending = "SELECT (SELECT count(*) FROM headwater.subscription_deliveries AS d WHERE d.subscription_id = s.id) \
-        + (SELECT coalesce(sum(cardinality(p.known_positions)), 0) FROM headwater.subscription_partitions AS p \
+        + (SELECT coalesce(sum(cardinality(p.unacked_positions)), 0) FROM headwater.subscription_partitions AS p \
            WHERE p.subscription_id = s.id) \
         FROM headwater.subscriptions AS s WHERE s.name = $1";
     sql.query_one(&format!("SELECT ({pending})::bigint"), &[&name]).await.unwrap().get(0)

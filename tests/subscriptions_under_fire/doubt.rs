@@ -19,7 +19,8 @@ const LOSSES: usize = 4;
 /// Whatever hands something out, or says who has what.
 const PARTITIONED: [&str; 4] =
     ["subscription_deliver(", "subscription_sync(", "subscription_join(", "subscription_take_replays("];
-const COMPETING: [&str; 4] = ["subscription_claim(", "subscription_look(", "subscription_join(", "subscription_take("];
+const COMPETING: [&str; 4] =
+    ["subscription_claim(", "subscription_claimable(", "subscription_join(", "subscription_take("];
 /// How long the random cuts go on, in seconds; minutes on wish.
 const CUTS_SECONDS: &str = "HEADWATER_TEST_CUTS_SECONDS";
 const CUTS_SECONDS_DEFAULT: u64 = 6;

@@ -220,7 +220,7 @@ async fn renew(sql: &tokio_postgres::Client, id: i64, consumer: &str, session: O
 
 /// Who holds partitions, or is about to.
 async fn holders(sql: &tokio_postgres::Client, id: i64) -> Vec<String> {
-    let holders = "SELECT DISTINCT coalesce(wanted_by, consumer) FROM headwater.subscription_partitions \
+    let holders = "SELECT DISTINCT coalesce(next_owner, consumer) FROM headwater.subscription_partitions \
         WHERE subscription_id = $1";
     sql.query(holders, &[&id]).await.unwrap().iter().filter_map(|row| row.get(0)).collect()
 }
@@ -242,7 +242,7 @@ async fn a_filter_that_passes_nothing_moves_on() {
             let status = group.status().await;
             assert_eq!((&status["committed_lag"], &status["delivered_lag"]), (&json!(0), &json!(0)), "{status}");
             let behind = "SELECT count(*) FROM headwater.subscription_partitions AS p \
-                JOIN headwater.subscriptions AS s ON s.id = p.subscription_id WHERE s.name = $1 AND p.read_upto < 8000";
+                JOIN headwater.subscriptions AS s ON s.id = p.subscription_id WHERE s.name = $1 AND p.read_up_to < 8000";
             let sql = database.connect().await;
             let behind: i64 = sql.query_one(behind, &[&group.name]).await.unwrap().get(0);
             assert_eq!(behind, 0, "{mode} {name}: another instance would read all of it again");

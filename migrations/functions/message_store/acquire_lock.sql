@@ -1,4 +1,5 @@
--- Writers of one category go one after the other, until commit. NULL takes no lock (pg_advisory_xact_lock is strict).
+-- Lets writers of one category go one after the other: the lock is held until commit. NULL takes no lock
+-- (pg_advisory_xact_lock is strict).
 CREATE OR REPLACE FUNCTION message_store.acquire_lock(stream_name varchar)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE

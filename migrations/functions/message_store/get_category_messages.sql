@@ -10,8 +10,8 @@ CREATE OR REPLACE FUNCTION message_store.get_category_messages(
 )
 RETURNS SETOF message_store.message
 LANGUAGE plpgsql VOLATILE
--- The reads below come in the order of the index messages_category. A guess that few messages fit (a consumer group's
--- share, a correlation, a condition) must not lead to reading the rest of the store and sorting it, nor a page to starting processes.
+-- The reads below follow the order of the index messages_category. A planner that guesses that few messages fit (a consumer
+-- group's share, a correlation, a condition) must not read the rest of the store and sort it, nor start processes for a page.
 SET enable_sort = off
 SET max_parallel_workers_per_gather = 0
 AS $$
@@ -47,9 +47,9 @@ BEGIN
       _group_error, consumer_group_member, consumer_group_size;
   END IF;
 
-  -- A range that only the category itself fits, and its place in ORDER BY, stand for an equality: only the index
-  -- messages_category gives that order. With an equality the planner may walk the primary key instead, and passes over
-  -- every message of other categories to find the few of a rare one.
+  -- A range that only the category itself fits, and the category in ORDER BY, instead of an equality: only the index
+  -- messages_category gives that order. With an equality the planner may walk the primary key, and pass over every message
+  -- of other categories to find the few of a rare one.
   _command := '
     SELECT
       id::varchar,
@@ -67,7 +67,7 @@ BEGIN
       global_position >= $2';
 
   IF get_category_messages.correlation IS NOT NULL THEN
-    -- In the index too: messages of other correlations are passed over without a look at the table.
+    -- The index has this expression too: messages of other correlations are passed over without reading the table.
     _command := _command || ' AND
       message_store.category(metadata ->> ''correlationStreamName'') = $4';
   END IF;
@@ -82,7 +82,7 @@ BEGIN
       RAISE EXCEPTION 'Retrieval with SQL condition is not activated';
     END IF;
 
-    -- The condition is SQL of the caller's, put in as it is: only who may write SQL anyway reaches it.
+    -- The condition is SQL of the caller's, put in as it is: only programs that may run any SQL can pass one.
     _command := _command || ' AND
       (' || get_category_messages.condition || ')';
   END IF;

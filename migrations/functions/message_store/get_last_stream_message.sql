@@ -35,7 +35,7 @@ BEGIN
   IF current_setting('message_store.debug_get', true) = 'on'
     OR current_setting('message_store.debug', true) = 'on'
   THEN
-    -- The name is Message DB's.
+    -- Message DB prints this name.
     RAISE NOTICE '» get_last_message';
     RAISE NOTICE 'stream_name ($1): %', get_last_stream_message.stream_name;
     RAISE NOTICE 'type ($2): %', get_last_stream_message.type;

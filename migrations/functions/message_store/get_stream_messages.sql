@@ -38,7 +38,7 @@ BEGIN
       RAISE EXCEPTION 'Retrieval with SQL condition is not activated';
     END IF;
 
-    -- The condition is SQL of the caller's, put in as it is: only who may write SQL anyway reaches it.
+    -- The condition is SQL of the caller's, put in as it is: only programs that may run any SQL can pass one.
     _command := _command || ' AND
       (' || get_stream_messages.condition || ')';
   END IF;

@@ -1,4 +1,4 @@
--- True without a '-', so for '' and NULL too. The argument is used once, so the planner can put the body in place of the call.
+-- True without a '-', so for '' and NULL too. The argument is used once, so that the planner can inline the function.
 CREATE OR REPLACE FUNCTION message_store.is_category(stream_name varchar)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -17,7 +17,7 @@ DECLARE
   _global_position bigint;
   _notify text := NULLIF(current_setting('message_store.notify', true), '');
 BEGIN
-  -- A statement of its own: the one below takes its snapshot after the wait, and so sees what was committed meanwhile.
+  -- Locks in a statement of its own: the next one takes its snapshot after the wait, and sees what was committed meanwhile.
   PERFORM message_store.acquire_lock(write_message.stream_name);
 
   SELECT max(messages.position)
@@ -33,7 +33,7 @@ BEGIN
   END IF;
 
   _next_position := _stream_version + 1;
-  -- Before the INSERT, so that a text which is no uuid uses up no global position.
+  -- Cast before the INSERT, so that a text which is no uuid uses up no global position.
   _id := write_message.id::uuid;
 
   INSERT INTO message_store.messages (id, stream_name, position, type, data, metadata)
@@ -61,8 +61,8 @@ BEGIN
     RAISE NOTICE '_next_position: %', _next_position;
   END IF;
 
-  -- A hint for those who follow. It makes commits go one by one, so a bulk load may turn it off. PostgreSQL prepares no
-  -- transaction that has notified: where transactions may be prepared, nobody is told who has not asked for it.
+  -- A signal for followers. Commits that notify go one by one, so a bulk load may turn it off. PostgreSQL cannot prepare a
+  -- transaction that has notified: where transactions may be prepared, only those notify that ask for it.
   IF _notify <> 'off' OR (_notify IS NULL AND current_setting('max_prepared_transactions') = '0') THEN
     PERFORM pg_notify('headwater', _global_position::text);
   END IF;

@@ -13,22 +13,22 @@ use crate::domain::observation::Observation;
 use crate::store::StoreError;
 use crate::store::subscriptions::{AckEntry, AckOutcome, At, StepEntry};
 
-/// Entries in one transaction (one request alone may have more).
+/// How many entries share a transaction (one request alone may have more).
 const ENTRIES_MAX: usize = 10_000;
-/// A transaction that another one's doing rolled back is tried again this often.
+/// Attempts at a transaction that PostgreSQL rolls back because of another one.
 const ATTEMPTS_MAX: usize = 3;
 
-/// What a consumer says of deliveries: all of one kind.
+/// Deliveries that a consumer acks, or wants more time for.
 pub struct AckRequest {
     pub consumer: String,
     pub entries: Vec<(At, i64)>,
 }
 
-/// A delivery that is not acked, and what the consumer asks for.
+/// A delivery that a consumer refuses, and what it asks for instead.
 pub struct NackEntry {
     pub at: At,
     pub epoch: i64,
-    pub ask: NackAction,
+    pub action: NackAction,
     pub reason: Option<String>,
 }
 
@@ -42,7 +42,7 @@ pub struct AckCounts {
 }
 
 impl AckCounts {
-    /// A request of which nothing was done because of a fence has failed; otherwise the counts say it.
+    /// A request of which nothing was done because of a fence has failed; otherwise the counts tell what was fenced.
     fn unless_fenced(self) -> Result<Self, SubscriptionError> {
         match self.first_fenced {
             Some(first) if self.done == 0 => Err(SubscriptionError::Fenced { first, counts: self }),
@@ -51,7 +51,7 @@ impl AckCounts {
     }
 }
 
-/// An entry under a lease, or of a delivery, that has been lost.
+/// An entry whose lease or delivery the consumer has lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fenced {
     pub partition: i32,
@@ -59,21 +59,21 @@ pub struct Fenced {
     pub current_epoch: i64,
 }
 
-/// What consumers say of their deliveries.
+/// Takes acks, nacks and extensions of deliveries.
 pub struct Acks {
     common: Arc<Common>,
     lease_keeper: Arc<LeaseKeeper>,
     queue: mpsc::Sender<PendingAck>,
 }
 
-/// A request, and whom to tell.
+/// A request that waits, and where its outcomes go.
 pub(super) struct PendingAck {
     work: Work,
     reply: oneshot::Sender<Result<Vec<AckOutcome>, StoreError>>,
 }
 
 enum Work {
-    /// Of a partitioned subscription, or of a competing one.
+    /// All entries are of a partitioned subscription, or all of competing ones.
     Ack {
         is_partitioned: bool,
         entries: Vec<AckEntry>,
@@ -125,18 +125,18 @@ impl Acks {
         self.touch(&subscription, consumer);
         let places: Vec<(At, i64)> = nacks.iter().map(|nack| (nack.at, nack.epoch)).collect();
         let entries = self.entries(&subscription, consumer, &places);
-        let entries = entries.into_iter().zip(nacks).map(|(entry, nack)| (entry, nack.ask, nack.reason)).collect();
+        let entries = entries.into_iter().zip(nacks).map(|(entry, nack)| (entry, nack.action, nack.reason)).collect();
         let outcomes = self.submit(Work::Nack { policy: subscription.policy.clone(), entries }).await?;
         let counts = count(&places, &outcomes);
         if counts.done > 0 {
-            // Others may be the next to get them.
+            // Other consumers may get these messages next.
             self.common.wakers.wake(subscription.id);
             self.common.signals.room(subscription.id);
         }
         counts.unless_fenced()
     }
 
-    /// Gives one consumer more time for deliveries: so much from now on, or the subscription's own time.
+    /// Gives one consumer more time for deliveries: `timeout_ms` from now on, or else the subscription's `ack_timeout`.
     pub async fn extend(
         &self,
         name: &str,
@@ -156,7 +156,7 @@ impl Acks {
         count(&request.entries, &outcomes).unless_fenced()
     }
 
-    /// Who acks is there. Answers whether it comes for its messages here.
+    /// A consumer that acks is alive: its lease is renewed. Answers whether it takes its messages on this instance.
     fn touch(&self, subscription: &Subscription, consumer: &str) -> bool {
         let lease_keeper = &self.lease_keeper;
         let is_known_here = lease_keeper.knows(subscription.id, consumer);
@@ -182,7 +182,7 @@ impl Acks {
         if self.queue.try_send(PendingAck { work, reply }).is_err() {
             return Err(SubscriptionError::Overloaded);
         }
-        // The agent answers everything it has taken; it is gone only when the service stops.
+        // The committer answers everything it has taken, and ends only when the service stops.
         Ok(answer.await.map_err(|_| SubscriptionError::Draining)??)
     }
 
@@ -216,14 +216,14 @@ fn count(entries: &[(At, i64)], outcomes: &[AckOutcome]) -> AckCounts {
     counts
 }
 
-/// The agent that takes what waits, and commits it.
+/// The agent that commits the requests that wait.
 pub(super) struct AckCommitter {
     common: Arc<Common>,
     requests: mpsc::Receiver<PendingAck>,
 }
 
 impl AckCommitter {
-    /// Runs until the service stops; what waits then is still committed.
+    /// Runs until the service stops; requests that wait then are still committed.
     pub async fn run(mut self, stopping: CancellationToken) {
         loop {
             let first = tokio::select! {
@@ -279,7 +279,7 @@ impl AckCommitter {
         let mut attempts = 0;
         let outcomes = loop {
             let outcomes = match is_partitioned {
-                true => database.subscriptions().ack_upto(&entries).await,
+                true => database.subscriptions().ack_up_to(&entries).await,
                 false => database.subscriptions().ack_each(&entries).await,
             };
             if !may_try_again(&outcomes, &mut attempts) {
@@ -289,7 +289,7 @@ impl AckCommitter {
         answer(batch, outcomes);
     }
 
-    /// The rules decide what becomes of each, by how often it has failed.
+    /// Lets the policy decide what becomes of each delivery, by how often it has failed, and carries that out.
     async fn nack(&self, batch: Vec<PendingAck>) {
         if batch.is_empty() {
             return;
@@ -309,7 +309,9 @@ impl AckCommitter {
         let nacks: Vec<(&Policy, &AckEntry, NackAction, &Option<String>)> = batch
             .iter()
             .filter_map(|waiting| match &waiting.work {
-                Work::Nack { policy, entries } => Some(entries.iter().map(move |(e, ask, why)| (policy, e, *ask, why))),
+                Work::Nack { policy, entries } => {
+                    Some(entries.iter().map(move |(e, action, why)| (policy, e, *action, why)))
+                }
                 Work::Ack { .. } => None,
             })
             .flatten()
@@ -319,9 +321,9 @@ impl AckCommitter {
         let steps: Vec<StepEntry> = nacks
             .into_iter()
             .zip(attempts)
-            .map(|((policy, entry, ask, reason), attempts)| {
-                // Where there is no such delivery, the step says what is there instead.
-                let (step, cause) = policy.on_nack(ask, attempts.unwrap_or_default());
+            .map(|((policy, entry, action, reason), attempts)| {
+                // If there is no such delivery, the outcome of the step says why.
+                let (step, cause) = policy.on_nack(action, attempts.unwrap_or_default());
                 StepEntry { entry: entry.clone(), step, cause, reason: reason.clone() }
             })
             .collect();
@@ -329,13 +331,13 @@ impl AckCommitter {
     }
 }
 
-/// Deadlocks and the like are another transaction's doing.
+/// Codes of class 40 (deadlocks, serialization failures) are caused by another transaction.
 fn may_try_again<T>(outcome: &Result<T, StoreError>, attempts: &mut usize) -> bool {
     *attempts += 1;
     *attempts < ATTEMPTS_MAX && matches!(outcome, Err(StoreError::Refused { code, .. }) if code.starts_with("40"))
 }
 
-/// The outcomes of all entries, in order, go back to those they belong to.
+/// Hands the outcomes of all entries, which are in order, to the requests that they belong to.
 fn answer(batch: Vec<PendingAck>, outcomes: Result<Vec<AckOutcome>, StoreError>) {
     let mut outcomes = outcomes.map(Vec::into_iter);
     for waiting in batch {
@@ -344,7 +346,7 @@ fn answer(batch: Vec<PendingAck>, outcomes: Result<Vec<AckOutcome>, StoreError>)
             Ok(all) => Ok(all.by_ref().take(count).collect()),
             Err(error) => Err(error.clone()),
         };
-        // The caller may have gone; what was committed stands all the same.
+        // The caller may have gone; what was committed stays so.
         let _ = waiting.reply.send(own);
     }
 }

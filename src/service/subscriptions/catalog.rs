@@ -1,4 +1,4 @@
-//! Subscriptions as this instance knows them: definitions do not change often, and are not read for every request.
+//! Definitions of subscriptions, kept in memory: they rarely change, and are not read for every request.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use crate::service::aggregated::log::AggregatedSource;
 use crate::store::subscriptions::StoredSubscription;
 use crate::store::{Database, StoreError};
 
-/// A subscription that is ready for messages.
+/// A subscription with all that delivering its messages takes.
 pub struct Subscription {
     pub id: i64,
     pub name: String,
@@ -23,11 +23,11 @@ pub struct Subscription {
     pub generation: i64,
     /// The aggregated stream that it consumes has been deleted.
     pub is_source_gone: bool,
-    /// What is read for it; an aggregated stream is read by its partitions.
+    /// The log that it consumes; `None` for an aggregated stream, which is read partition by partition.
     pub(super) log: Option<Source>,
     pub(super) types: Filter,
     pub(super) expression: Option<Arc<Expression>>,
-    /// Why nothing of it can be delivered: its filter does not compile any more.
+    /// Why nothing can be delivered, if its filter does not compile any more.
     pub(super) unusable: Option<String>,
     pub(super) policy: Policy,
 }
@@ -69,13 +69,14 @@ pub(super) fn unusable_filter(error: &ExpressionError) -> String {
     format!("the filter cannot be used by this version: it {error}")
 }
 
-/// A definition as it stands in the database: written by a service like this one.
+/// A definition as the database has it. A service wrote the text, so one that cannot be read is a bug.
 pub(super) fn read_definition(stored: &StoredSubscription) -> Result<Definition, StoreError> {
     serde_json::from_str(&stored.definition).map_err(|error| {
         StoreError::Bug(format!("the definition of the subscription {} cannot be read: {error}", stored.name))
     })
 }
 
+/// The definitions that were read, by name.
 pub(super) struct Catalog {
     database: Database,
     known: Mutex<HashMap<String, Arc<Subscription>>>,
@@ -86,7 +87,7 @@ impl Catalog {
         Self { database, known: Mutex::default() }
     }
 
-    /// As it stands in the database.
+    /// A subscription as the database has it now.
     pub async fn stored(&self, name: &str) -> Result<(StoredSubscription, Definition), SubscriptionError> {
         let stored = self.database.subscriptions().get(name).await?;
         let stored = stored.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
@@ -94,12 +95,12 @@ impl Catalog {
         Ok((stored, definition))
     }
 
-    /// The number of a subscription, not as it was known last: whoever looks at it is to see that it is gone.
+    /// The id of a subscription, read from the database: reports and changes must notice that it was deleted.
     pub async fn id(&self, name: &str) -> Result<i64, SubscriptionError> {
         Ok(self.reload(name).await?.id)
     }
 
-    /// As it was known last.
+    /// A subscription as it was read last; what is outdated is noticed when messages are delivered.
     pub async fn find(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
         let known = self.known().get(name).cloned();
         match known {
@@ -108,7 +109,7 @@ impl Catalog {
         }
     }
 
-    /// As it stands now.
+    /// Reads a subscription anew.
     pub async fn reload(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
         let Some(stored) = self.database.subscriptions().get(name).await? else {
             self.known().remove(name);
@@ -119,7 +120,7 @@ impl Catalog {
         Ok(subscription)
     }
 
-    /// As it was at this generation, or later.
+    /// A subscription as it was at this generation, or later.
     pub async fn at(&self, name: &str, generation: i64) -> Result<Arc<Subscription>, SubscriptionError> {
         let known = self.known().get(name).filter(|known| known.generation >= generation).cloned();
         match known {
@@ -137,7 +138,7 @@ impl Catalog {
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Subscription>>> {
-        // Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
+        // A panic leaves nothing half done in here, so a poisoned lock is as good as any.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

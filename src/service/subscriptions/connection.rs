@@ -1,4 +1,4 @@
-//! A consumer that holds a connection open: it takes rounds, and waits between them for news.
+//! The event stream of a consumer: takes rounds, and waits between them until there may be something new.
 
 use std::time::{Duration, Instant};
 
@@ -8,23 +8,23 @@ use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
 use crate::service::detached::Detached;
 use crate::service::event_streams::{Closing, Event};
 
-/// Messages that leave in one write.
+/// How much one round takes: its messages leave in one write.
 const BATCH_MESSAGES_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 1 << 20;
-/// After a round for which there was no room.
+/// The pause after a round that found no free place among consumers or requests.
 const BUSY_PAUSE: Duration = Duration::from_millis(250);
 
 /// What is done next.
 enum NextStep {
     DeliveryRound,
-    /// Waits for a change, at most until then.
+    /// Wait for a change, at most until then.
     Wait(Option<Instant>),
 }
 
-/// One connection of a consumer. What it has not acked is its credit.
+/// One connection of a consumer. Messages in flight are limited by credit: acks give credit back.
 pub struct Connection {
     consumer: Detached<Box<Consumer>, Result<DeliveryRound, SubscriptionError>>,
-    wish: DeliveryRequest,
+    request: DeliveryRequest,
     next_step: NextStep,
     is_caught_up: bool,
     /// The highest global position that was delivered.
@@ -37,11 +37,11 @@ impl Connection {
     pub(super) fn new(consumer: Consumer, in_flight_max: Option<i64>) -> Self {
         let consumer = Detached::Idle(Box::new(consumer));
         let in_flight_max = in_flight_max.unwrap_or(MAX_IN_FLIGHT_MAX);
-        let wish = DeliveryRequest { messages: BATCH_MESSAGES_MAX, bytes: BATCH_BYTES_MAX, in_flight_max };
-        Self { consumer, wish, next_step: NextStep::DeliveryRound, is_caught_up: false, position: 0, pending: None }
+        let request = DeliveryRequest { messages: BATCH_MESSAGES_MAX, bytes: BATCH_BYTES_MAX, in_flight_max };
+        Self { consumer, request, next_step: NextStep::DeliveryRound, is_caught_up: false, position: 0, pending: None }
     }
 
-    /// What comes next, however long that takes; `None` at the end. May be given up at any point without a loss.
+    /// What comes next, however long that takes; `None` at the end. Cancel safe: dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.pending.take() {
@@ -53,9 +53,9 @@ impl Connection {
                         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
                         consumer.changed(left).await;
                     }
-                    let wish = self.wish;
+                    let request = self.request;
                     self.consumer.begin(move |mut consumer| async move {
-                        let round = consumer.round(wish).await;
+                        let round = consumer.round(request).await;
                         (consumer, round)
                     });
                 }
@@ -75,7 +75,7 @@ impl Connection {
 
     fn take(&mut self, round: DeliveryRound) -> Option<Event> {
         let DeliveryRound { changes, deliveries, is_caught_up, end, next } = round;
-        // There may be more where something came from.
+        // After messages there may be more.
         self.next_step = match deliveries.is_empty() {
             true => NextStep::Wait(next.map(|next| Instant::now() + next)),
             false => NextStep::DeliveryRound,
@@ -99,7 +99,7 @@ impl Connection {
             (SubscriptionError::Draining, _) => return Some(Event::Closing(Closing::Draining)),
             (SubscriptionError::Store(error), Detached::Idle(consumer)) => consumer.wait_after(error),
             (SubscriptionError::TooManyConsumers { .. } | SubscriptionError::Overloaded, _) => Some(BUSY_PAUSE),
-            // Said of other requests.
+            // A round does not fail in these ways, but other requests do.
             (
                 SubscriptionError::Store(_)
                 | SubscriptionError::Differs { .. }

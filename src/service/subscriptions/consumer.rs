@@ -1,4 +1,4 @@
-//! A consumer of a subscription. Event streams and fetches are two faces of it: both take rounds, and wait between them.
+//! A consumer of a subscription. An event stream and a fetch both drive one: they take rounds, and wait between them.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use crate::store::StoreError;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{Assignments, At, ConsumerStatus, Doubt, Held, Joined, State};
 
-/// Messages that are looked at to see whether they concern a consumer; more, and it takes a round.
+/// How many new messages are looked at to see whether they concern a waiting consumer; if there are more, it takes a
+/// round.
 const WATCHED: PageLimit = PageLimit { messages: 256, bytes: 4 << 20 };
 
 /// A message on its way to a consumer.
@@ -50,28 +51,28 @@ pub enum Change {
 /// Why a partition is taken from a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RevokeReason {
-    /// It goes to another consumer.
+    /// The partition goes to another consumer.
     Rebalance,
-    /// It was sought or taken back.
+    /// The partition's cursor was set, or what was delivered was taken back.
     Reset,
 }
 
-/// Why there is nothing more for a consumer.
+/// Why a consumer gets nothing more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// The subscription is gone.
+    /// The subscription was deleted.
     Deleted,
-    /// The aggregated stream that it consumes is gone.
+    /// The aggregated stream that the subscription consumes was deleted.
     SourceDeleted,
-    /// The consumer was sent away, or its lease ran out.
+    /// The consumer was removed, or its lease ran out.
     Removed,
-    /// Another connection has come with its name.
+    /// Another connection has joined under the consumer's name.
     Replaced,
     /// The log is another one than it consumed.
     HistoryChanged,
 }
 
-/// What a consumer gets at once.
+/// What a consumer gets from one round.
 #[derive(Debug, Default)]
 pub struct DeliveryRound {
     pub changes: Vec<Change>,
@@ -79,11 +80,11 @@ pub struct DeliveryRound {
     /// There is nothing more to be delivered at this moment.
     pub is_caught_up: bool,
     pub end: Option<End>,
-    /// When it has to look again, whatever happens.
+    /// How long until the next round is due, if nothing wakes the consumer before.
     pub next: Option<Duration>,
 }
 
-/// How long a consumer without room waits at most: that another instance has made some may go unsaid.
+/// How long a consumer without credit waits at most: the signal that another instance has committed its acks may be lost.
 const ROOM_POLL: Duration = Duration::from_secs(1);
 
 impl DeliveryRound {
@@ -92,49 +93,50 @@ impl DeliveryRound {
     }
 }
 
-/// How much a consumer takes at once.
+/// How much a consumer takes in one round.
 #[derive(Debug, Clone, Copy)]
 pub struct DeliveryRequest {
     pub messages: usize,
     pub bytes: usize,
-    /// Messages that it may have and not have acked; the subscription's own bound holds too.
+    /// How many messages it may have without having acked them; the subscription's own limit holds too.
     pub in_flight_max: i64,
 }
 
 impl DeliveryRequest {
-    /// At most so many messages of what it takes at once.
+    /// A limit of that many messages, and of the bytes that were asked for.
     pub(super) fn limit(self, messages: usize) -> PageLimit {
         PageLimit { messages: messages as i64, bytes: self.bytes }
     }
 }
 
-/// A consumer that is waiting for messages here.
+/// A consumer that takes messages on this instance: for as long as its event stream is open, or for one fetch.
 pub struct Consumer {
     pub(super) consumers: Arc<Consumers>,
     pub(super) subscription: Arc<Subscription>,
     pub(super) name: String,
-    /// Of who holds a connection open.
+    /// Names the connection of a consumer that holds one open; `None` for one that fetches.
     pub(super) session: Option<Uuid>,
-    pub(super) local: Arc<SubscriptionState>,
-    /// Of who comes back by a new connection: its own messages come first, after this place; `None`: it has had them.
+    pub(super) shared: Arc<SubscriptionState>,
+    /// After a new connection of a competing consumer: its own messages come first, from this place on; `None`: it has
+    /// had them.
     pub(super) backlog_after: Option<At>,
-    /// Of who fetches: what it was given and has not acked comes first.
+    /// Whether a fetch begins with what the consumer was given and has not acked.
     pub(super) wants_given: bool,
-    /// What it may have been given by calls whose answers it has not got.
+    /// What the consumer may have been given by calls whose answers did not arrive.
     pub(super) doubts: Vec<Arc<Doubt>>,
-    /// The partitions that it knows to hold, by their epochs; `true`: it knows that they are about to go.
+    /// The partitions that the consumer was told it holds, with their epochs; `true`: it was told that they will go.
     known: HashMap<i32, (i64, bool)>,
-    /// Changes that it knows as soon as a round gets to it.
-    untold: Vec<Change>,
+    /// Changes to tell the consumer with its next round.
+    unreported: Vec<Change>,
     wake: watch::Receiver<u64>,
-    /// What it consumes; `None`: that is gone.
+    /// What the subscription consumes; `None`: it was deleted.
     pub(super) source: Option<Log>,
-    /// Its request, or its connection, keeps its lease.
+    /// The lease keeper counts this request or connection, and renews the lease.
     is_open: bool,
-    /// After a round that has come to the end: what would be news.
+    /// After a round that has come to the end of the log: which messages would be news.
     watched: Option<Watched>,
     back_off: BackOff,
-    /// The log that its messages are of.
+    /// The history of the log that the last round was of.
     pub(super) history: u64,
     histories: watch::Receiver<u64>,
 }
@@ -146,7 +148,7 @@ struct Watched {
 }
 
 impl Consumer {
-    /// A consumer that holds a connection open: it is a member until the connection ends. Its own messages come first.
+    /// A consumer that holds a connection open, and is a member until that ends. Its own messages come first.
     pub(super) async fn connect(
         consumers: &Arc<Consumers>,
         subscription: Arc<Subscription>,
@@ -158,8 +160,8 @@ impl Consumer {
         Ok(consumer)
     }
 
-    /// A consumer that comes for messages now and then: it is a member until it has not come for too long. Unless it wants
-    /// new messages only, what it was given and has not acked comes first: an answer may not have got to it.
+    /// A consumer that fetches, and is a member for `consumer_timeout` after that. `wants_given`: what it was given and has
+    /// not acked comes first, because the answer that gave it may not have arrived.
     pub(super) async fn visit(
         consumers: &Arc<Consumers>,
         subscription: Arc<Subscription>,
@@ -180,8 +182,8 @@ impl Consumer {
 
     fn new(consumers: &Arc<Consumers>, subscription: Arc<Subscription>, name: &str, session: Option<Uuid>) -> Self {
         let Common { tail, wakers, observer, .. } = &*consumers.common;
-        let local = wakers.local(subscription.id);
-        // Joined before the first round, so that nothing falls between them.
+        let shared = wakers.shared(subscription.id);
+        // The topic is joined before the first round, so that no message falls between the two.
         let source = match (&subscription.log, &subscription.aggregated) {
             (Some(log), _) => Some(Log::Messages(tail.join(log))),
             (None, Some(aggregated)) => Some(consumers.aggregated.log(aggregated.clone(), false)),
@@ -190,19 +192,19 @@ impl Consumer {
         if session.is_none()
             && let Some(log) = &subscription.log
         {
-            local.keep_alive(|| tail.join(log));
+            shared.keep_alive(|| tail.join(log));
         }
         Self {
             consumers: consumers.clone(),
             name: name.to_owned(),
             session,
-            wake: local.waker(),
-            local,
+            wake: shared.waker(),
+            shared,
             backlog_after: None,
             wants_given: false,
             doubts: consumers.doubts.of(subscription.id, name),
             known: HashMap::new(),
-            untold: Vec::new(),
+            unreported: Vec::new(),
             source,
             is_open: false,
             watched: None,
@@ -217,10 +219,10 @@ impl Consumer {
         &self.subscription
     }
 
-    /// What there is for it now, without waiting. What it says is told, and what it brings is delivered, once it is
-    /// answered; a round that fails, or is given up, is in doubt.
+    /// What there is for the consumer now, without waiting. Only a round that answers counts as delivered: of one that
+    /// fails or is dropped, what it may have delivered is in doubt.
     pub async fn round(&mut self, request: DeliveryRequest) -> Result<DeliveryRound, SubscriptionError> {
-        // What changes from here on is looked at in the next round.
+        // A wake-up from here on leads to another round.
         self.wake.borrow_and_update();
         self.watched = None;
         let history = self.consumers.common.tail.history();
@@ -228,7 +230,7 @@ impl Consumer {
             return Ok(DeliveryRound { end: Some(End::HistoryChanged), ..DeliveryRound::default() });
         }
         self.history = history;
-        self.local.is_in(history);
+        self.shared.is_in(history);
         self.consumers.doubts.take_back(self.subscription.id, &self.name, &mut self.doubts).await?;
         let mut round = match self.subscription.definition.is_partitioned() {
             true => self.partitioned_round(request).await?,
@@ -236,7 +238,7 @@ impl Consumer {
         };
         self.back_off.worked();
         self.doubts.clear();
-        round.changes = std::mem::take(&mut self.untold);
+        round.changes = std::mem::take(&mut self.unreported);
         if !round.deliveries.is_empty() {
             let messages = round.deliveries.len();
             self.consumers.common.observer.record(Observation::SubscriptionDelivered { messages });
@@ -244,13 +246,13 @@ impl Consumer {
         Ok(round)
     }
 
-    /// After a round that the database has not answered: how long to wait for the next one. `None`: waiting cannot help.
+    /// How long to wait after a round that failed in the database. `None`: waiting cannot help.
     pub fn wait_after(&mut self, error: &StoreError) -> Option<Duration> {
         let pause = self.back_off.failed(error);
         error.may_pass().then_some(pause)
     }
 
-    /// Waits until there may be something new, or `next` is over.
+    /// Waits until there may be something new, or `next` has passed.
     pub async fn changed(&mut self, next: Option<Duration>) {
         let due = async {
             match next {
@@ -270,26 +272,26 @@ impl Consumer {
         tokio::select! {
             () = published => {}
             _ = self.histories.changed() => {}
-            // The wakers live as long as the consumer.
+            // The consumer holds the state that has the sender, so this does not fail.
             _ = self.wake.changed() => {}
             () = due => {}
         }
     }
 
-    /// From here on, only messages of the partitions that it holds are news.
+    /// From here on, only messages of the partitions that the consumer holds are news.
     pub(super) fn watch(&mut self, sync: &Assignments) {
         let is_global = self.subscription.log.as_ref().is_some_and(|log| log.single_stream().is_none());
-        let cursor = |held: &Held| self.local.floor(held.partition, held.read_upto);
+        let cursor = |held: &Held| self.shared.floor(held.partition, held.read_up_to);
         self.watched = sync.held.iter().map(cursor).max().filter(|_| is_global).map(|after| {
             let partitions = sync.held.iter().map(|held| held.partition).collect();
             Watched { partitions, after: Place::global(after, self.history) }
         });
     }
 
-    /// Up to `up_to` there is nothing for the partition, in the log that was looked at.
+    /// Notes that between its cursor `base` and `up_to` there is nothing for the partition, unless the log has changed.
     pub(super) fn set_floor(&self, partition: i32, base: i64, up_to: i64) {
         if self.consumers.common.tail.history() == self.history {
-            self.local.set_floor(partition, base, up_to);
+            self.shared.set_floor(partition, base, up_to);
         }
     }
 
@@ -324,13 +326,13 @@ impl Consumer {
         Ok(())
     }
 
-    /// What a look at the subscription says of its consumer: whether it may go on.
+    /// Whether the consumer may go on, by what the database has just said of it and of the subscription.
     pub(super) async fn is_member(
         &mut self,
         generation: i64,
-        standing: ConsumerStatus,
+        status: ConsumerStatus,
     ) -> Result<Option<End>, SubscriptionError> {
-        match (standing, self.session) {
+        match (status, self.session) {
             (ConsumerStatus::Unknown, Some(_)) => return Ok(Some(End::Removed)),
             (ConsumerStatus::Replaced, Some(_)) => return Ok(Some(End::Replaced)),
             (ConsumerStatus::Unknown, None) => {
@@ -340,7 +342,7 @@ impl Consumer {
             (ConsumerStatus::Replaced, None) | (ConsumerStatus::Member, _) => {}
         }
         if generation != self.subscription.generation {
-            // It may have begun again because the log did: what is kept of that here is then of one that is gone.
+            // The subscription may have begun again because the log did: the tail then notices the new history as well.
             self.consumers.common.tail.refresh().await;
             let reloaded = self.consumers.common.catalog.at(&self.subscription.name, generation).await?;
             if reloaded.id != self.subscription.id {
@@ -351,8 +353,8 @@ impl Consumer {
         Ok(self.subscription.is_source_gone.then_some(End::SourceDeleted))
     }
 
-    /// Whether messages may be delivered. Where the filter cannot be had, the subscription stops: without it, everything
-    /// would be.
+    /// Whether messages may be delivered. A subscription whose filter does not compile stops: without the filter, every
+    /// message would be delivered.
     pub(super) async fn may_deliver(&self, state: State) -> Result<bool, StoreError> {
         let is_running = state == State::Running;
         if let (true, Some(reason)) = (is_running, &self.subscription.unusable) {
@@ -362,15 +364,15 @@ impl Consumer {
         Ok(is_running)
     }
 
-    /// The subscription is not there any more.
+    /// The round of a consumer whose subscription was deleted.
     pub(super) fn gone(&self) -> DeliveryRound {
         self.consumers.common.catalog.forget(self.subscription.id);
         DeliveryRound { end: Some(End::Deleted), ..DeliveryRound::default() }
     }
 
-    /// Notes what has changed in what it holds since the last look.
+    /// Notes how the partitions that the consumer holds differ from those it was told of.
     pub(super) fn note_changes(&mut self, held: &[Held]) {
-        let changes = &mut self.untold;
+        let changes = &mut self.unreported;
         let mut lost: Vec<i32> = self.known.keys().copied().collect();
         lost.retain(|partition| !held.iter().any(|held| held.partition == *partition));
         lost.sort_unstable();
@@ -390,26 +392,26 @@ impl Consumer {
             if before.is_none_or(|(epoch, _)| epoch != one.epoch) {
                 changes.push(Change::Assigned { partition, epoch: one.epoch, position: one.committed });
             }
-            let was_told = before.is_some_and(|(epoch, is_revoked)| epoch == one.epoch && is_revoked);
-            if one.is_revoked && !was_told {
+            let was_reported = before.is_some_and(|(epoch, is_revoked)| epoch == one.epoch && is_revoked);
+            if one.is_revoked && !was_reported {
                 changes.push(Change::Revoked { partition, reason: RevokeReason::Rebalance });
             }
-            if !one.is_revoked && was_told {
-                // It stays after all.
+            if !one.is_revoked && was_reported {
+                // The partition stays after all.
                 changes.push(Change::Assigned { partition, epoch: one.epoch, position: one.committed });
             }
             self.known.insert(partition, (one.epoch, one.is_revoked));
         }
     }
 
-    /// How long until it has to look again.
+    /// When the next round is due.
     pub(super) fn next(next_ms: Option<i64>) -> Option<Duration> {
-        // A little later, so that what is due then is due by PostgreSQL's clock too.
+        // A little later, so that it is due by PostgreSQL's clock too.
         next_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs() + 2))
     }
 }
 
-/// Whether the newest messages concern a consumer, as far as that can be said without a look at the database.
+/// Whether the newest messages concern a consumer, as far as memory tells; if it does not tell, they may.
 fn is_news(log: &Log, subscription: &Subscription, watched: &mut Option<Watched>) -> bool {
     let Some(watched) = watched else { return true };
     let Read::Page(page) = log.newest(watched.after, WATCHED) else { return true };
@@ -426,7 +428,7 @@ fn is_news(log: &Log, subscription: &Subscription, watched: &mut Option<Watched>
 
 impl Drop for Consumer {
     fn drop(&mut self) {
-        // Before it leaves: whoever comes next is to find everything.
+        // Before the consumer leaves: one that joins under its name has to find the doubts.
         self.consumers.doubts.left(self.subscription.id, &self.name, std::mem::take(&mut self.doubts));
         match self.session {
             Some(session) => self.consumers.lease_keeper.left(self.subscription.id, &self.name, session),

@@ -1,4 +1,4 @@
-//! The consumers of subscriptions that come to this instance: by an open connection, or now and then.
+//! The consumers that use this instance: some hold an event stream open, others fetch now and then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,19 +16,19 @@ use crate::service::long_poll::LongPoll;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{At, ConsumerInfo, State, Take};
 
-/// A consumer that learns of its end comes again at once, this often.
+/// How often a fetch joins again at once when it learns that its consumer was removed.
 const REJOINS_MAX: usize = 3;
 
-/// A wish for messages.
+/// A consumer asks for messages once.
 #[derive(Debug)]
 pub struct FetchRequest {
     pub subscription: String,
     pub consumer: String,
     pub messages_max: usize,
     pub bytes_max: usize,
-    /// How long it waits for a message.
+    /// How long to wait for a first message.
     pub wait: Duration,
-    /// What the consumer was given and has not acked comes first.
+    /// Whether messages that the consumer was given before and has not acked come first.
     pub backlog: bool,
 }
 
@@ -37,26 +37,26 @@ pub struct FetchRequest {
 pub struct ConsumeRequest {
     pub subscription: String,
     pub consumer: String,
-    /// Messages that it may have and not have acked; the subscription's own bound holds too.
+    /// How many messages it may have without having acked them; the subscription's own limit holds too.
     pub in_flight_max: Option<i64>,
     pub heartbeat: Duration,
 }
 
-/// A consumer that takes over what others have left alone (competing).
+/// A consumer of a competing subscription takes over messages that other consumers have not acked.
 #[derive(Debug)]
 pub struct ClaimRequest {
     pub subscription: String,
     pub consumer: String,
-    /// For so long.
+    /// How long ago they were delivered, at least.
     pub min_idle_ms: i64,
     pub after: At,
-    /// Only these; `None`: all.
+    /// Only messages at these places; `None`: all.
     pub positions: Option<Vec<At>>,
     pub messages_max: usize,
     pub bytes_max: usize,
 }
 
-/// All consumers that come here.
+/// All consumers that use this instance.
 pub struct Consumers {
     pub(super) common: Arc<Common>,
     pub(super) aggregated: AggregatedStreams,
@@ -75,7 +75,7 @@ impl Consumers {
         Ok(Connection::new(consumer, request.in_flight_max))
     }
 
-    /// The first messages that come for a consumer; none when the time is over.
+    /// The first messages that there are for a consumer; none if the time is over before.
     pub async fn fetch(self: &Arc<Self>, request: &FetchRequest) -> Result<Vec<Delivery>, SubscriptionError> {
         if self.common.draining.is_cancelled() {
             return Err(SubscriptionError::Draining);
@@ -100,7 +100,7 @@ impl Consumers {
         }
     }
 
-    /// The messages, or why there can be none for the consumer as it joined.
+    /// Fetches once joined: the messages, or why the membership has ended.
     async fn fetch_as_member(
         self: &Arc<Self>,
         request: &FetchRequest,
@@ -108,22 +108,22 @@ impl Consumers {
     ) -> Result<Result<Vec<Delivery>, End>, SubscriptionError> {
         let subscription = self.common.catalog.find(&request.subscription).await?;
         let mut consumer = match Consumer::visit(self, subscription, &request.consumer, request.backlog).await {
-            // It was known here, but is another one by now.
+            // The subscription was in the catalog, but was deleted and perhaps made again.
             Err(SubscriptionError::NotFound { .. }) => return Ok(Err(End::Deleted)),
             other => other?,
         };
-        let wish = DeliveryRequest {
+        let request = DeliveryRequest {
             messages: request.messages_max,
             bytes: request.bytes_max,
             in_flight_max: MAX_IN_FLIGHT_MAX,
         };
         let mut is_fresh = false;
         loop {
-            let round = consumer.round(wish).await?;
+            let round = consumer.round(request).await?;
             if let Some(end) = round.end {
                 return Ok(Err(end));
             }
-            // What is committed by now counts, also what nobody was told of.
+            // Everything that is committed by now is to be found, so the tail looks once more.
             if round.deliveries.is_empty() && !std::mem::replace(&mut is_fresh, true) {
                 self.common.tail.refresh().await;
                 continue;
@@ -131,7 +131,7 @@ impl Consumers {
             if !round.deliveries.is_empty() {
                 return Ok(Ok(round.deliveries));
             }
-            // A round that was cut short goes on, whatever the time.
+            // A round that was cut short goes on, even if the time is over.
             let goes_on = round.next == Some(Duration::ZERO) || poll.wait_for(consumer.changed(round.next)).await;
             if !goes_on {
                 return Ok(Ok(Vec::new()));
@@ -139,7 +139,7 @@ impl Consumers {
         }
     }
 
-    /// Takes over messages that others have left alone.
+    /// Takes over messages that other consumers have not acked.
     pub async fn claim(self: &Arc<Self>, request: &ClaimRequest) -> Result<Redelivery, SubscriptionError> {
         let subscription = self.common.catalog.find(&request.subscription).await?;
         if subscription.definition.is_partitioned() {
@@ -166,7 +166,7 @@ impl Consumers {
         Ok(self.common.database.subscriptions().consumers(id).await?)
     }
 
-    /// Sends a consumer away; answers whether it was there.
+    /// Removes a consumer; answers whether there was one.
     pub async fn remove(&self, name: &str, consumer: &str) -> Result<bool, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
         self.lease_keeper.forget(id, consumer);

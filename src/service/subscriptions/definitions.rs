@@ -1,4 +1,4 @@
-//! Making, changing, deleting and finding subscriptions, and where they begin.
+//! Makes, changes, deletes and finds subscriptions, and computes where they begin.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,18 +14,18 @@ use crate::service::read::{PlaceError, Reads, Start};
 use crate::store::StoreError;
 use crate::store::subscriptions::{At, NewSubscription, State, StoredSubscription, Update};
 
-/// Attempts to make a subscription that others make and delete at the same moment.
+/// Attempts to make a subscription that other requests make and delete at the same moment.
 const PUT_ATTEMPTS: usize = 5;
 
-/// What came of a definition.
+/// What came of putting a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
     New,
-    /// It was there like this already.
+    /// There was one with the same definition already.
     Same,
 }
 
-/// Where a partition stands, and where a seek takes it: everything up to there counts as acked.
+/// A partition's cursor before and after a seek: everything up to `to` counts as acked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeekPlan {
     pub partition: i32,
@@ -36,12 +36,13 @@ pub struct SeekPlan {
 /// The cursors of a new subscription.
 struct Beginning {
     aggregated_stream_id: Option<i64>,
-    /// Everything up to these was read.
+    /// For each partition the position before its first message.
     cursors: Vec<At>,
     first_position: i64,
 }
 
-/// The longest that an end waits for the projector of its source. One that is paused or stopped is not waited for.
+/// The longest that finding the end of an aggregated stream waits for its projection. A projection that is paused or
+/// stopped is not waited for.
 const PROJECTION_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Which subscriptions there are, how they are defined, and where they begin.
@@ -52,13 +53,13 @@ pub struct Definitions {
 }
 
 impl Definitions {
-    /// Makes a subscription. Doing it again changes nothing.
+    /// Makes a subscription. A second call with the same definition changes nothing.
     pub async fn put(&self, name: &str, definition: &Definition) -> Result<Put, SubscriptionError> {
         let violations = definition.check();
         if !violations.is_empty() {
             return Err(SubscriptionError::Invalid(violations));
         }
-        let most = self.common.settings.subscriptions_max;
+        let max = self.common.settings.subscriptions_max;
         for _ in 0..PUT_ATTEMPTS {
             if let Some(stored) = self.common.database.subscriptions().get(name).await? {
                 let fields = read_definition(&stored)?.differences(definition);
@@ -67,14 +68,14 @@ impl Definitions {
                     false => Err(SubscriptionError::Differs { name: name.into(), fields }),
                 };
             }
-            if self.create(name, definition, most).await? {
+            if self.create(name, definition, max).await? {
                 return Ok(Put::New);
             }
         }
-        Err(SubscriptionError::TooManySubscriptions { max: most })
+        Err(SubscriptionError::TooManySubscriptions { max })
     }
 
-    async fn create(&self, name: &str, definition: &Definition, most: usize) -> Result<bool, SubscriptionError> {
+    async fn create(&self, name: &str, definition: &Definition, max: usize) -> Result<bool, SubscriptionError> {
         let beginning = self.beginning(definition).await?;
         let partitions: Vec<i32> = beginning.cursors.iter().map(|cursor| cursor.partition).collect();
         let cursors: Vec<i64> = beginning.cursors.iter().map(|cursor| cursor.position).collect();
@@ -92,7 +93,7 @@ impl Definitions {
                 first_position: beginning.first_position,
                 partitions: &partitions,
                 cursors: &cursors,
-                most: most as i64,
+                subscriptions_max: max as i64,
             })
             .await?;
         Ok(id.is_some())
@@ -117,7 +118,7 @@ impl Definitions {
         Ok(Beginning { aggregated_stream_id: Some(id), cursors, first_position })
     }
 
-    /// The same for all partitions of a log.
+    /// Where to begin in a log, the same for all partitions.
     async fn log_cursor(&self, definition: &Definition, to: StartAt) -> Result<i64, SubscriptionError> {
         let Some(log) = definition.log() else { return Ok(definition.before_all()) };
         let start = match to {
@@ -129,13 +130,13 @@ impl Definitions {
         match self.reads.place(&log, start).await {
             Ok(place) => Ok(place.position()),
             Err(PlaceError::Store(error)) => Err(error.into()),
-            // Said of cursors only.
+            // This is said of cursors, and none is given here.
             Err(PlaceError::HistoryChanged { head, .. }) => Ok(head),
         }
     }
 
-    /// Of the partitions that have messages. An end, or a time, is one of the log: what is in the log already is to be
-    /// in its partition before it is said where that is.
+    /// Where to begin in each partition that has messages. An end, or a time, is meant as one of the whole log, so what is
+    /// in the log already has to be projected before the positions are read.
     async fn aggregated_cursors(&self, id: i64, name: &str, to: StartAt) -> Result<Vec<At>, StoreError> {
         if matches!(to, StartAt::End | StartAt::Time(_)) {
             self.aggregated.project_what_is_settled(name, PROJECTION_WAIT_MAX).await?;
@@ -160,7 +161,7 @@ impl Definitions {
         Ok(cursors.collect())
     }
 
-    /// Changes settings; what is not given stays.
+    /// Changes settings; those that are not given stay.
     pub async fn patch(&self, name: &str, patch: SettingsPatch) -> Result<(), SubscriptionError> {
         let mut definition = self.common.catalog.stored(name).await?.1;
         definition.settings = definition.settings.patched(patch);
@@ -185,7 +186,7 @@ impl Definitions {
         self.update(name, Update { state: Some(State::Paused), ..Update::default() }).await
     }
 
-    /// Goes on, also after a stop.
+    /// Lets a subscription go on that was paused or has stopped.
     pub async fn resume(&self, name: &str) -> Result<(), SubscriptionError> {
         self.update(name, Update { state: Some(State::Running), ..Update::default() }).await
     }
@@ -204,7 +205,7 @@ impl Definitions {
         Ok(())
     }
 
-    /// By name, after a name.
+    /// Subscriptions in order of name, after a name.
     pub async fn list(
         &self,
         after: &str,
@@ -218,7 +219,7 @@ impl Definitions {
         with_definition.collect()
     }
 
-    /// Where a seek takes the partitions, or some of them. Unless it is only asked for, it is done.
+    /// Sets the cursors of all partitions, or of some; a dry run only answers where they would go.
     pub async fn seek(
         &self,
         name: &str,
@@ -227,9 +228,9 @@ impl Definitions {
         is_dry_run: bool,
     ) -> Result<Vec<SeekPlan>, SubscriptionError> {
         let (stored, definition) = self.common.catalog.stored(name).await?;
-        let standing = self.common.database.subscriptions().cursors(stored.id).await?;
+        let cursors = self.common.database.subscriptions().cursors(stored.id).await?;
         for (at, partition) in partitions.unwrap_or_default().iter().enumerate() {
-            if !standing.iter().any(|cursor| cursor.partition == *partition) {
+            if !cursors.iter().any(|cursor| cursor.partition == *partition) {
                 let violation = Violation::new(format!("partitions[{at}]"), "must be a partition of the subscription");
                 return Err(SubscriptionError::Invalid(vec![violation]));
             }
@@ -241,10 +242,10 @@ impl Definitions {
             }
             _ => {
                 let after = self.log_cursor(&definition, to).await?;
-                standing.iter().map(|cursor| (cursor.partition, after)).collect()
+                cursors.iter().map(|cursor| (cursor.partition, after)).collect()
             }
         };
-        let plans: Vec<SeekPlan> = standing
+        let plans: Vec<SeekPlan> = cursors
             .into_iter()
             .filter(|cursor| partitions.is_none_or(|wanted| wanted.contains(&cursor.partition)))
             .filter_map(|cursor| {
@@ -261,7 +262,7 @@ impl Definitions {
         Ok(plans)
     }
 
-    /// It is another one by now, or gone: those who wait for it look again, here and elsewhere.
+    /// A subscription was changed or deleted: its consumers take a round, here and on other instances.
     fn changed(&self, id: i64) {
         self.common.have_changed(&[id]);
         self.common.signals.changed(id);
@@ -269,6 +270,6 @@ impl Definitions {
 }
 
 fn text_of(definition: &Definition) -> String {
-    // A definition is of texts, numbers and lists.
+    // A definition has texts, numbers and lists only, so that this cannot fail.
     serde_json::to_string(definition).unwrap_or_default()
 }

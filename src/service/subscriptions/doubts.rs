@@ -1,5 +1,5 @@
-//! In doubt is not done: PostgreSQL may have handed something out though its answer was lost. Whoever asked knows nothing
-//! of it, so that it is taken back before anything else is handed out.
+//! Deliveries in doubt: PostgreSQL may have committed a delivery whose answer was lost. Its consumer has received nothing,
+//! so the delivery is taken back before the consumer gets anything else.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -17,20 +17,20 @@ use crate::store::StoreError;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::Doubt;
 
-/// Consumers that have gone, whose doubts are kept. Those of others are left to the times of their acks.
+/// How many consumers' doubts are kept. Deliveries of further ones come again when they are not acked in time.
 const CONSUMERS_MAX: usize = 10_000;
-/// A statement that was on its way when its connection broke may still be carried out: what it hands out then is taken
+/// A statement that was on its way when its connection broke may still be carried out: what it delivers then is taken
 /// back after this time.
 const LATE: Duration = Duration::from_secs(5);
-/// How often it is looked whether that time is over.
+/// How often the agent looks whether that time is over.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// By subscription and consumer.
 type ByConsumer = HashMap<(i64, String), Vec<Arc<Doubt>>>;
-/// When it is looked for again, the subscription, the consumer, and what it may have been given.
+/// When to take back once more, the subscription, the consumer, and what it may have been given.
 type Late = (Instant, i64, String, Arc<Doubt>);
 
-/// Doubts of who is not there any more: a fetch that has failed, or was given up.
+/// Doubts of consumers that are not here any more, because their fetch has failed or was dropped.
 pub(super) struct Doubts {
     common: Arc<Common>,
     waiting: Mutex<ByConsumer>,
@@ -43,7 +43,7 @@ impl Doubts {
         Self { common, waiting: Mutex::default(), late: Mutex::default(), has_come: Notify::new() }
     }
 
-    /// A consumer has gone with its doubts.
+    /// A consumer has gone and leaves its doubts.
     pub fn left(&self, subscription: i64, consumer: &str, doubts: Vec<Arc<Doubt>>) {
         if doubts.is_empty() {
             return;
@@ -55,7 +55,7 @@ impl Doubts {
         }
     }
 
-    /// What a consumer that comes again has left.
+    /// Hands the doubts that a consumer has left to the consumer that joins under its name.
     pub fn of(&self, subscription: i64, consumer: &str) -> Vec<Arc<Doubt>> {
         let mut waiting = lock(&self.waiting);
         if waiting.is_empty() {
@@ -74,11 +74,11 @@ impl Doubts {
         }
     }
 
-    /// Deliveries of their own are nobody's business but their epoch's, so that they can appear late; a partition that has
-    /// gone back refuses what comes late.
+    /// Notes to take back once more what may appear late. Only deliveries under an epoch of their own can: a partition that
+    /// was taken back refuses the late call.
     fn look_again(&self, subscription: i64, consumer: &str, doubt: Arc<Doubt>) {
         let mut late = lock(&self.late);
-        if matches!(*doubt, Doubt::Taken { .. }) && late.len() < CONSUMERS_MAX {
+        if matches!(*doubt, Doubt::UnderEpoch { .. }) && late.len() < CONSUMERS_MAX {
             late.push((Instant::now() + LATE, subscription, consumer.to_owned(), doubt));
         }
     }
@@ -88,7 +88,7 @@ impl Doubts {
         lock(&self.late).extract_if(.., |(due, ..)| *due <= now).collect()
     }
 
-    /// Takes back what a consumer may have been given. Should that fail, the rest stays in doubt.
+    /// Takes back what a consumer may have been given. If that fails, the rest stays in doubt.
     pub async fn take_back(
         &self,
         subscription: i64,
@@ -98,7 +98,7 @@ impl Doubts {
         if doubts.is_empty() {
             return Ok(());
         }
-        // The last first, so that each finds what it has left.
+        // The last first, so that each finds the state that it has left.
         while let Some(doubt) = doubts.last() {
             self.common.database.subscriptions().take_back(subscription, consumer, doubt).await?;
             if let Some(doubt) = doubts.pop() {
@@ -111,10 +111,10 @@ impl Doubts {
         Ok(())
     }
 
-    /// Takes back what has come due; what fails waits for the next time.
+    /// Takes back what was left and what has come due; what fails is tried next time.
     async fn settle(&self) -> Result<(), StoreError> {
-        // They stay where a consumer that comes again finds them, until they are settled: it must not go on before that.
-        // Both may take back the same: the second finds nothing left to do.
+        // The doubts stay in the map until they are settled, so that a consumer that comes again finds them: it must not go
+        // on before. Both may take back the same; the second finds nothing left to do.
         let waiting = lock(&self.waiting).clone();
         let mut result = Ok(());
         for ((subscription, consumer), mut doubts) in waiting {
@@ -134,7 +134,7 @@ impl Doubts {
         result
     }
 
-    /// Takes back what nobody else does, until the service stops.
+    /// Takes back what consumers have left, until the service stops.
     pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
         let mut back_off = BackOff::new("subscription doubts", self.common.observer.clone());
         loop {
@@ -153,15 +153,15 @@ impl Doubts {
 }
 
 impl Consumer {
-    /// Who fetches begins with what it was given and has not acked: the same deliveries, under their epochs, because the
-    /// answer that gave them may not have got to it. Nothing changes by that: it is no failure, and their time goes on.
-    pub(super) async fn give_again(&mut self, wish: DeliveryRequest) -> Result<Vec<Delivery>, SubscriptionError> {
+    /// A fetch begins with what its consumer was given and has not acked: the same deliveries, under their epochs, because
+    /// the answer that gave them may not have arrived. That is no failure, and the time to ack them goes on.
+    pub(super) async fn give_again(&mut self, request: DeliveryRequest) -> Result<Vec<Delivery>, SubscriptionError> {
         if !std::mem::take(&mut self.wants_given) {
             return Ok(Vec::new());
         }
         let database = &self.consumers.common.database;
-        let most = self.subscription.definition.settings.max_in_flight.min(wish.in_flight_max);
-        let limit = PageLimit { messages: most.min(wish.messages as i64), bytes: wish.bytes };
+        let max = self.subscription.definition.settings.max_in_flight.min(request.in_flight_max);
+        let limit = PageLimit { messages: max.min(request.messages as i64), bytes: request.bytes };
         let given = database.subscriptions().given(self.subscription.id, &self.name, limit).await?;
         if given.is_empty() {
             return Ok(Vec::new());
@@ -170,7 +170,7 @@ impl Consumer {
         let mut messages = database.subscriptions().messages_at(&wanted).await?;
         let mut deliveries = Vec::with_capacity(given.len());
         for given in given {
-            // It may be gone: then its time runs out.
+            // The message may have been deleted: its delivery ends when its time runs out.
             let Some(message) = messages.remove(&given.global_position) else { continue };
             deliveries.push(Delivery {
                 partition: given.at.partition,

@@ -1,4 +1,4 @@
-//! What there is to see of a subscription: how far it is, who consumes it, what is pending and what is parked.
+//! What reports show of a subscription: how far it is behind, its consumers, what is pending and what is parked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::store::subscriptions::{
     At, ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription,
 };
 
-/// Between two looks of who waits for a position to be acked.
+/// The pause between two looks whether a position is acked.
 const LOOK_PAUSE: Duration = Duration::from_millis(25);
 
-/// A subscription as it stands.
+/// A subscription as it is now.
 #[derive(Debug)]
 pub struct Status {
     pub stored: StoredSubscription,
@@ -25,7 +25,7 @@ pub struct Status {
     pub lag: Lag,
 }
 
-/// What there is to see of subscriptions, and the dead letters among it.
+/// Reports on subscriptions, and what is done with dead letters.
 pub struct Inspection {
     pub(super) common: Arc<Common>,
     pub(super) lags: Arc<Lags>,
@@ -35,23 +35,23 @@ impl Inspection {
     pub async fn status(&self, name: &str) -> Result<Status, SubscriptionError> {
         let (mut stored, definition) = self.common.catalog.stored(name).await?;
         if let (State::Running, Err(error)) = (stored.state, definition.expression()) {
-            // As its first consumer would do it.
+            // A consumer's next round would stop the subscription; the status should not say that it runs until then.
             self.common.stop_for_filter(stored.id, &unusable_filter(&error)).await?;
             stored = self.common.catalog.stored(name).await?.0;
         }
-        // What is committed by now counts, also what nobody was told of.
+        // Everything that is committed by now counts, so the tail looks once more.
         let settled = self.common.tail.refresh().await;
         let lag = self.lags.lag(stored.id, settled).await?;
         let consumers = self.common.database.subscriptions().consumers(stored.id).await?;
         Ok(Status { stored, definition, consumers, lag })
     }
 
-    /// Waits until everything up to a position is acked, at most that long; then as [`status`](Self::status).
+    /// Waits for at most `wait` until everything up to a position is acked, then answers as [`status`](Self::status).
     pub async fn status_at(&self, name: &str, position: i64, wait: Duration) -> Result<Status, SubscriptionError> {
         let poll = LongPoll::new(&self.common.tail, &self.common.draining, wait);
         let subscription = self.common.catalog.find(name).await?;
-        let local = self.common.wakers.local(subscription.id);
-        let mut wake = local.waker();
+        let shared = self.common.wakers.shared(subscription.id);
+        let mut wake = shared.waker();
         while !self.has_acked(&subscription, position).await? {
             let news = async {
                 tokio::select! {
@@ -66,11 +66,11 @@ impl Inspection {
         self.status(name).await
     }
 
-    /// Whether everything up to a position is acked. Of an aggregated stream: in every partition that has that position,
-    /// and there is one.
+    /// Whether everything up to a position is acked; of an aggregated stream: in every partition that has that position,
+    /// if any has.
     async fn has_acked(&self, subscription: &Subscription, position: i64) -> Result<bool, StoreError> {
         let settled = self.common.tail.refresh().await;
-        let acked = |one: &PartitionLag| one.low_water >= position;
+        let acked = |one: &PartitionLag| one.acked_up_to >= position;
         if let Some(id) = subscription.aggregated.as_ref().map(|aggregated| aggregated.id) {
             let counts = self.common.database.aggregated_streams().partitions(id).await?;
             let partitions = self.common.database.subscriptions().lag(subscription.id, settled).await?.partitions;
@@ -80,7 +80,7 @@ impl Inspection {
                 && having.all(|one| partitions.iter().any(|lag| lag.partition == one.partition && acked(lag))));
         }
         if matches!(subscription.definition.source, SubscriptionSource::Stream(_)) {
-            // All its messages are in one partition.
+            // All messages of a stream are in one partition.
             let partitions = self.common.database.subscriptions().lag(subscription.id, settled).await?.partitions;
             return Ok(partitions.iter().any(acked));
         }
@@ -90,7 +90,7 @@ impl Inspection {
             && lag.partitions.iter().all(|one| one.undelivered == 0 && (one.in_flight == 0 || acked(one))))
     }
 
-    /// In order, after a place.
+    /// Pending deliveries in order of place, after a place.
     pub async fn pending(
         &self,
         name: &str,
@@ -113,13 +113,13 @@ impl Inspection {
         Ok(self.common.database.subscriptions().pending_summary(id).await?)
     }
 
-    /// In order, after a place.
+    /// Dead letters in order of place, after a place.
     pub async fn parked(&self, name: &str, after: At, limit: usize) -> Result<Vec<ParkedMessage>, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
         Ok(self.common.database.subscriptions().parked_messages(id, after, limit as i64).await?)
     }
 
-    /// Delivers parked messages again: these, or all. Answers how many there were.
+    /// Lets parked messages be delivered again: `which`, or all. Answers how many there were.
     pub async fn replay(&self, name: &str, which: Option<&[At]>) -> Result<i64, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
         let count = self.common.database.subscriptions().replay_parked(id, which).await?;
@@ -127,7 +127,7 @@ impl Inspection {
         Ok(count)
     }
 
-    /// Answers whether there was one.
+    /// Deletes a dead letter. Answers whether there was one.
     pub async fn delete_parked(&self, name: &str, at: At) -> Result<bool, SubscriptionError> {
         let id = self.common.catalog.id(name).await?;
         Ok(self.common.database.subscriptions().delete_parked(id, at).await?)

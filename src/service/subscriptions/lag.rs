@@ -1,4 +1,4 @@
-//! How far subscriptions are behind, at a cost that does not grow with it: what is far behind is counted in steps.
+//! How far subscriptions are behind, at a cost that does not grow with the lag: what is far behind is counted in steps.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -13,23 +13,23 @@ use super::{Common, SubscriptionError};
 use crate::store::StoreError;
 use crate::store::subscriptions::Lag;
 
-/// Subscriptions whose lag is among the metrics, the first by name.
+/// How many subscriptions' lags are among the metrics, the first by name.
 pub const MEASURED_MAX: usize = 1_000;
 /// How often all are measured while somebody reads the metrics, and otherwise.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 const IDLE_INTERVAL: Duration = Duration::from_secs(30);
-/// The metrics are read by somebody until this long after they were read last.
+/// The metrics count as being read for this long after they were read last.
 const WATCHED_FOR: Duration = Duration::from_secs(60);
-/// The longest that who reads the metrics waits for a first measurement, or for one that is not old.
+/// The longest that reading the metrics waits for a first measurement, or for one that is not old.
 const FIRST_WAIT_MAX: Duration = Duration::from_secs(5);
 const FRESH_WAIT_MAX: Duration = Duration::from_millis(25);
-/// Measured longer ago, it is not shown any more.
+/// A measurement that is older than this is not shown any more.
 const SHOWN_FOR: Duration = Duration::from_secs(90);
-/// How long who looks at a lag goes on counting. What is left then is counted in the background.
+/// How long a request for a lag counts. What is left then is counted in the background.
 const LOOK_TIME_MAX: Duration = Duration::from_millis(20);
-/// How long the background goes on with one subscription before it turns to the next.
+/// How long the background task counts for one subscription before it turns to the next.
 const TURN_TIME_MAX: Duration = Duration::from_millis(500);
-/// Messages that one step looks at. There are more or fewer, so that a step takes about this long.
+/// How many messages one step of counting looks at: adapted between these bounds, so that a step takes `STEP_TIME`.
 const STEP_MESSAGES_FIRST: i64 = 250;
 const STEP_MESSAGES_MIN: i64 = 250;
 const STEP_MESSAGES_MAX: i64 = 4_000;
@@ -39,11 +39,11 @@ const STEP_TIME: std::ops::Range<Duration> = Duration::from_millis(4)..Duration:
 #[derive(Debug, Clone)]
 pub struct LagOfSubscription {
     pub name: String,
-    /// Messages not acked.
+    /// How many messages were not acked.
     pub committed: i64,
-    /// Messages not delivered.
+    /// How many messages were not delivered.
     pub delivered: i64,
-    /// Otherwise both are what was counted until now, at least 1, and it is still being counted.
+    /// Otherwise both numbers are what was counted until now, at least 1: the rest is still being counted.
     pub is_exact: bool,
     pub oldest_unacked_ms: i64,
     pub consumers: i64,
@@ -52,7 +52,7 @@ pub struct LagOfSubscription {
 /// When the last measurement began, and what it gave.
 type Measured = Option<(Instant, Vec<LagOfSubscription>)>;
 
-/// How far all subscriptions are behind, as far as that is known.
+/// Measures how far subscriptions are behind.
 pub struct Lags {
     common: Arc<Common>,
     measured: watch::Sender<Measured>,
@@ -67,7 +67,7 @@ impl Lags {
         Self { common, measured, read_at: Mutex::default(), wanted: Notify::new(), step_messages }
     }
 
-    /// How far a subscription is behind, up to a settled position. What can be counted at once is.
+    /// How far a subscription is behind a settled position. Counts for [`LOOK_TIME_MAX`] if that is needed.
     pub(super) async fn lag(&self, id: i64, up_to: i64) -> Result<Lag, StoreError> {
         let deadline = Instant::now() + LOOK_TIME_MAX;
         loop {
@@ -83,7 +83,7 @@ impl Lags {
         }
     }
 
-    /// Answers whether there is more to count.
+    /// Counts one step. Answers whether there is more to count.
     async fn count_step(&self, id: i64, up_to: i64) -> Result<bool, StoreError> {
         let size = &self.step_messages;
         let messages = size.load(Ordering::Relaxed);
@@ -99,7 +99,7 @@ impl Lags {
         Ok(is_more)
     }
 
-    /// How many there are, and their lags as they were measured last, for the metrics.
+    /// For the metrics: how many subscriptions there are, and their lags as they were measured last.
     pub async fn measure(&self) -> Result<(i64, Vec<LagOfSubscription>), SubscriptionError> {
         let count = self.common.database.subscriptions().count().await?;
         let mut measured = self.measured.subscribe();
@@ -112,26 +112,26 @@ impl Lags {
         if !is_fresh(&measured.borrow()) {
             self.wanted.notify_one();
             let wait = if has_all(&measured.borrow()) { FRESH_WAIT_MAX } else { FIRST_WAIT_MAX };
-            // What is known is shown, if this takes too long.
+            // If this takes too long, the last measurement is shown.
             let _ = tokio::time::timeout(wait, measured.wait_for(is_fresh)).await;
         }
         let shown = measured.borrow().as_ref().filter(|(at, _)| at.elapsed() < SHOWN_FOR).map(|(_, lags)| lags.clone());
         Ok((count, shown.unwrap_or_default()))
     }
 
-    /// Runs until the service stops. While the database is away, what is known gets old.
+    /// Runs until the service stops. While the database is away, the last measurement gets old.
     pub(super) async fn run(self: Arc<Self>, stopping: CancellationToken) {
         loop {
             let begun = Instant::now();
             let is_done = tokio::select! {
                 () = stopping.cancelled() => return,
-                // What could not be measured is tried again after the pause.
+                // After a failure, measuring is tried again after the pause.
                 done = self.round() => done.unwrap_or(true),
             };
             if !is_done {
                 continue;
             }
-            // It takes a quarter of the time at most.
+            // Measuring takes a quarter of the time at most.
             let rest = begun.elapsed() * 3;
             let pause = if self.is_watched() { MEASURE_INTERVAL } else { IDLE_INTERVAL };
             tokio::select! {
@@ -148,7 +148,7 @@ impl Lags {
         lock(&self.read_at).is_some_and(|at| at.elapsed() < WATCHED_FOR)
     }
 
-    /// Each subscription has its turn. Answers whether all is counted.
+    /// Measures each subscription in its turn. Answers whether everything is counted.
     async fn round(&self) -> Result<bool, StoreError> {
         let begun = Instant::now();
         let settled = self.common.tail.settled();
@@ -171,7 +171,7 @@ impl Lags {
         Ok(is_done)
     }
 
-    /// Counts for a while, resting as long as each step took, so that others have PostgreSQL too.
+    /// Counts for a while, resting as long as each step took, so that PostgreSQL has time for others.
     async fn turn(&self, id: i64, settled: i64) -> Result<Lag, StoreError> {
         let deadline = Instant::now() + TURN_TIME_MAX;
         loop {

@@ -1,4 +1,5 @@
-//! The consumers that this instance speaks for: their leases are renewed together, and who is gone is given up.
+//! Keeps the leases of the consumers that use this instance: renews them together, and gives up those of consumers that
+//! have left.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,13 +16,14 @@ use crate::service::back_off::BackOff;
 use crate::store::StoreError;
 use crate::store::subscriptions::{Leaving, Renewal};
 
-/// How often it is looked whose lease is to be renewed.
+/// How often the keeper looks which leases to renew.
 const TICK: Duration = Duration::from_millis(100);
-/// Who came for messages not longer ago than this is taken to come here. Not longer than who has no room waits to look.
+/// A consumer that fetched here within this time is taken to fetch here still. Not longer than a consumer without credit
+/// waits for its next round.
 const LATELY: Duration = Duration::from_secs(1);
-/// Consumers that leave in one transaction: nobody waits for the others' locks for long.
+/// How many consumers leave in one transaction, so that it does not hold their locks for long.
 const LEAVING_MAX: usize = 100;
-/// Leases renewed in one statement.
+/// How many leases are renewed in one statement.
 const RENEWALS_MAX: usize = 5_000;
 
 /// The consumers that this instance speaks for.
@@ -33,15 +35,15 @@ pub(super) struct LeaseKeeper {
 }
 
 struct Entry {
-    /// Of who holds a connection open.
+    /// Names the connection of a consumer that holds one open.
     session: Option<Uuid>,
-    /// Requests that are waiting, and connections.
+    /// How many requests of it are waiting, and connections open.
     open: usize,
-    /// When it came for its messages here last.
+    /// When it last took messages on this instance.
     came_at: Option<Instant>,
-    /// It has been heard of since the last renewal.
+    /// It was active since the last renewal.
     is_touched: bool,
-    heard_at: Instant,
+    touched_at: Instant,
     renewed_at: Instant,
     timeout: Duration,
 }
@@ -51,12 +53,12 @@ impl Entry {
         self.open > 0 || self.is_touched
     }
 
-    /// How long it has not been heard of: its lease counts from there, however late it is renewed.
+    /// How long ago the consumer was last active: its lease counts from there, however late it is renewed.
     fn idle(&self) -> Duration {
-        if self.open > 0 { Duration::ZERO } else { self.heard_at.elapsed() }
+        if self.open > 0 { Duration::ZERO } else { self.touched_at.elapsed() }
     }
 
-    /// The part of its lease that is over.
+    /// The part of its lease that has passed, from 0 to 1 and more.
     fn used(&self) -> f64 {
         self.renewed_at.elapsed().as_secs_f64() / self.timeout.as_secs_f64()
     }
@@ -75,7 +77,7 @@ impl LeaseKeeper {
             open: 0,
             came_at: None,
             is_touched: false,
-            heard_at: Instant::now(),
+            touched_at: Instant::now(),
             renewed_at: Instant::now(),
             timeout,
         });
@@ -83,25 +85,25 @@ impl LeaseKeeper {
             entry.session = session;
         }
         entry.timeout = timeout;
-        entry.heard_at = Instant::now();
-        entry.came_at = Some(entry.heard_at);
-        entry.renewed_at = entry.heard_at;
+        entry.touched_at = Instant::now();
+        entry.came_at = Some(entry.touched_at);
+        entry.renewed_at = entry.touched_at;
     }
 
-    /// A consumer has been heard of. Answers whether its lease was renewed not long ago, so that nothing is to be done.
+    /// A consumer comes for messages. Answers whether its lease was renewed so lately that it need not join again.
     pub fn touch(&self, subscription: i64, consumer: &str) -> bool {
         match lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
             Some(entry) => {
                 entry.is_touched = true;
-                entry.heard_at = Instant::now();
-                entry.came_at = Some(entry.heard_at);
+                entry.touched_at = Instant::now();
+                entry.came_at = Some(entry.touched_at);
                 entry.used() < 0.5
             }
             None => false,
         }
     }
 
-    /// A consumer has acked: its lease is renewed soon, also if it came for its messages somewhere else.
+    /// A consumer has acked: its lease is renewed soon, even if it takes its messages on another instance.
     pub fn renew_soon(&self, subscription: i64, consumer: &str, timeout: Duration) {
         let mut consumers = lock(&self.consumers);
         let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
@@ -109,16 +111,16 @@ impl LeaseKeeper {
             open: 0,
             came_at: None,
             is_touched: true,
-            heard_at: Instant::now(),
+            touched_at: Instant::now(),
             renewed_at: Instant::now().checked_sub(timeout / 2).unwrap_or_else(Instant::now),
             timeout,
         });
         entry.is_touched = true;
-        entry.heard_at = Instant::now();
+        entry.touched_at = Instant::now();
     }
 
-    /// Whether a consumer comes for its messages here: it waits, or came not long ago. One that has come here once may
-    /// wait elsewhere by now.
+    /// Whether a consumer takes its messages here: it waits, or came lately. One that came here once may wait on another
+    /// instance by now.
     pub fn knows(&self, subscription: i64, consumer: &str) -> bool {
         let came_lately = |entry: &Entry| entry.came_at.is_some_and(|came_at| came_at.elapsed() < LATELY);
         let consumers = lock(&self.consumers);
@@ -126,7 +128,7 @@ impl LeaseKeeper {
         entry.is_some_and(|entry| entry.open > 0 || came_lately(entry))
     }
 
-    /// It waits here: its lease is renewed until [`closed`](Self::closed).
+    /// A consumer waits here: its lease is renewed until [`closed`](Self::closed).
     pub fn opened(&self, subscription: i64, consumer: &str) {
         if let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
             entry.open += 1;
@@ -137,11 +139,11 @@ impl LeaseKeeper {
         if let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
             entry.open = entry.open.saturating_sub(1);
             entry.is_touched = true;
-            entry.heard_at = Instant::now();
+            entry.touched_at = Instant::now();
         }
     }
 
-    /// A connection has ended: its consumer goes.
+    /// A connection has ended: its consumer is to be removed.
     pub fn left(&self, subscription: i64, consumer: &str, session: Uuid) {
         let key = (subscription, consumer.to_owned());
         let mut consumers = lock(&self.consumers);
@@ -152,12 +154,12 @@ impl LeaseKeeper {
         self.has_left.notify_one();
     }
 
-    /// It is not there any more.
+    /// A consumer was removed: its lease is not renewed any more.
     pub fn forget(&self, subscription: i64, consumer: &str) {
         lock(&self.consumers).remove(&(subscription, consumer.to_owned()));
     }
 
-    /// The leases to renew now: if one is due, those that soon will be go with it.
+    /// The leases to renew now: if one is due, also those that soon will be.
     fn due(&self) -> Vec<Renewal> {
         let mut consumers = lock(&self.consumers);
         consumers.retain(|_, entry| entry.is_wanted() || entry.used() < 1.0);
@@ -179,12 +181,12 @@ impl LeaseKeeper {
         if let Some(entry) = lock(&self.consumers).get_mut(&key) {
             let idle = Duration::from_millis(renewal.idle_ms.unsigned_abs());
             entry.renewed_at = asked_at.checked_sub(idle).unwrap_or(asked_at);
-            // It may have been heard of since.
-            entry.is_touched = entry.heard_at > asked_at;
+            // The consumer may have been active since.
+            entry.is_touched = entry.touched_at > asked_at;
         }
     }
 
-    /// Renews leases and gives up those of who has left, until the service stops; then the last ones go.
+    /// Renews leases and gives up those of consumers that have left, until the service stops.
     pub async fn run(self: Arc<Self>, stopping: CancellationToken) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -203,7 +205,7 @@ impl LeaseKeeper {
         }
     }
 
-    /// Should it fail, their leases run out.
+    /// Removes the consumers that have left. If that fails, their leases run out.
     async fn give_up(&self) -> Result<(), StoreError> {
         let common = &self.common;
         let leaving = std::mem::take(&mut *lock(&self.leaving));

@@ -1,4 +1,4 @@
-//! Notices what nobody says: leases that have run out, deliveries that have come due, and hints that were lost.
+//! Notices what is not signalled: leases that have run out, deliveries that have come due, and signals that were lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
 
-/// How often expired leases are looked for.
+/// How often the reaper looks for expired leases.
 const EXPIRE_INTERVAL: Duration = Duration::from_millis(250);
 
 pub struct LeaseReaper {
     common: Arc<Common>,
-    /// The generations that the consumers here have been woken for.
+    /// The generations of subscriptions for which the consumers here were woken.
     generations: HashMap<i64, i64>,
     polled_at: Instant,
 }
@@ -26,7 +26,7 @@ impl LeaseReaper {
         Self { common, generations: HashMap::new(), polled_at: Instant::now() }
     }
 
-    /// Runs until the service stops. The database going away is waited out.
+    /// Runs until the service stops. While the database is away, the reaper waits for it.
     pub async fn run(mut self, stopping: CancellationToken) {
         let mut pause = EXPIRE_INTERVAL;
         let mut back_off = BackOff::new("lease reaper", self.common.observer.clone());
@@ -59,7 +59,7 @@ impl LeaseReaper {
         Ok(())
     }
 
-    /// One statement for all who wait here.
+    /// Asks about the subscriptions of all consumers that wait here, in one statement.
     async fn poll(&mut self) -> Result<(), StoreError> {
         let common = &self.common;
         common.wakers.tidy();
@@ -71,7 +71,7 @@ impl LeaseReaper {
         let found = common.database.subscriptions().poll(&ids).await?;
         let before = std::mem::take(&mut self.generations);
         for (id, (generation, has_due)) in ids.into_iter().zip(found) {
-            // One that is gone has no generation, and those who wait for it are to see that.
+            // A subscription that was deleted has no generation: its consumers are woken to notice that.
             let generation = generation.unwrap_or(-1);
             let is_news = before.get(&id).is_some_and(|seen| *seen != generation) || generation == -1;
             if is_news {

@@ -1,7 +1,7 @@
 //! Subscriptions: messages that are delivered until somebody has acked them.
 //!
-//! All state is in PostgreSQL, so any request may reach any instance. What is kept here only saves looks at it: who
-//! waits, whose leases are to be renewed, and up to where there is nothing for a partition.
+//! All state is in PostgreSQL, so any request may reach any instance. What an instance keeps in memory only saves
+//! queries: which consumers wait here, which leases are to be renewed, and up to where there is nothing for a partition.
 
 mod acks;
 mod catalog;
@@ -55,13 +55,13 @@ use wakers::Wakers;
 #[derive(Debug, Clone)]
 pub struct SubscriptionSettings {
     pub subscriptions_max: usize,
-    /// Of one subscription.
+    /// How many consumers one subscription may have.
     pub consumers_max: usize,
     /// How long a partition that is to change hands waits for the acks of what is in flight.
     pub revoke_grace: Duration,
-    /// Requests with acks that may wait.
+    /// How many requests with acks may wait.
     pub ack_queue_max: usize,
-    /// How often it is made sure that no hint was missed.
+    /// How often each subscription with waiting consumers is polled, in case a signal was lost.
     pub poll_interval: Duration,
 }
 
@@ -93,7 +93,7 @@ pub enum SubscriptionError {
     Store(#[from] StoreError),
 }
 
-/// All that is done with subscriptions: a thing for each concept. Cheap to clone.
+/// Everything about subscriptions, a field for each concept. Cheap to clone.
 #[derive(Clone)]
 pub struct Subscriptions {
     pub definitions: Arc<Definitions>,
@@ -104,7 +104,7 @@ pub struct Subscriptions {
     common: Arc<Common>,
 }
 
-/// What each of them rests on.
+/// What each of these fields uses.
 struct Common {
     database: Database,
     tail: Tail,
@@ -117,7 +117,7 @@ struct Common {
 }
 
 impl Subscriptions {
-    /// Starts the agents of subscriptions, too.
+    /// Starts the agents of subscriptions as well.
     pub fn start(
         database: Database,
         tail: Tail,
@@ -157,17 +157,17 @@ impl Subscriptions {
         }
     }
 
-    /// Another instance, or the database, has changed these.
+    /// Another instance, or the database, has changed these subscriptions.
     pub fn have_changed(&self, ids: &[i64]) {
         self.common.have_changed(ids);
     }
 
-    /// Consumers of these may have room again.
+    /// Consumers of these subscriptions may have credit again.
     pub fn have_room(&self, ids: &[i64]) {
         ids.iter().for_each(|id| self.common.wakers.wake(*id));
     }
 
-    /// Anything may have been missed.
+    /// Signals may have been lost: nothing that is known is trusted any more.
     pub fn may_have_changed(&self) {
         self.common.catalog.forget_all();
         self.common.wakers.wake_all();
@@ -186,7 +186,7 @@ impl Common {
         }
     }
 
-    /// Stops a subscription whose filter cannot be had.
+    /// Stops a subscription whose filter does not compile.
     async fn stop_for_filter(&self, id: i64, reason: &str) -> Result<(), StoreError> {
         if self.database.subscriptions().stop(id, "filter", reason).await? {
             let reason = reason.to_owned();

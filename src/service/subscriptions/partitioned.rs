@@ -1,4 +1,4 @@
-//! A round of a consumer that holds partitions: each partition's messages in its order.
+//! A round of a consumer of a partitioned subscription: each of its partitions' messages in order.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use super::reading::{Budget, PartitionReader};
 use crate::domain::delivery::Cause;
 use crate::store::subscriptions::{AckEntry, Advance, Assignments, At, Doubt, Held, StepEntry, Take};
 
-/// Attempts of one round: each ends with something delivered, something passed over, or a partition that has changed.
+/// Attempts in one round: each ends with something delivered, something passed over, or a partition that has changed.
 const ATTEMPTS_MAX: usize = 20;
-/// A partition without messages of its own moves on in the database only now and then: after so many positions, and so
-/// many for each partition.
+/// A partition to which nothing is delivered moves on in the database only after this many positions, or after that many
+/// for each partition that the consumer holds, if that is more.
 const SILENT_MAX: i64 = 1_000;
 const SILENT_PER_PARTITION: i64 = 64;
 
@@ -23,7 +23,7 @@ impl Consumer {
     ) -> Result<DeliveryRound, SubscriptionError> {
         let mut round = DeliveryRound::default();
         for _ in 0..ATTEMPTS_MAX {
-            // All that was asked for until here is answered, and nothing has come of it.
+            // Every call until here was answered, and has delivered nothing.
             self.doubts.clear();
             let database = &self.consumers.common.database;
             let grace_ms = self.consumers.common.grace_ms();
@@ -32,7 +32,7 @@ impl Consumer {
                 .sync_partitions(self.subscription.id, &self.name, self.session, grace_ms)
                 .await?;
             let Some(sync) = sync else { return Ok(self.gone()) };
-            round.end = self.is_member(sync.generation, sync.standing).await?;
+            round.end = self.is_member(sync.generation, sync.status).await?;
             if round.end.is_some() {
                 return Ok(round);
             }
@@ -54,12 +54,12 @@ impl Consumer {
                 return Ok(round);
             }
         }
-        // Not at the end: the next round goes on.
+        // There may be more: the next round goes on at once.
         round.next = Some(std::time::Duration::ZERO);
         Ok(round)
     }
 
-    /// Answers whether the round is done.
+    /// Delivers replays, or what comes next. Answers whether the round is done.
     async fn deliver_next(
         &mut self,
         request: DeliveryRequest,
@@ -68,8 +68,8 @@ impl Consumer {
     ) -> Result<bool, SubscriptionError> {
         let settings = &self.subscription.definition.settings;
         let in_flight = sync.replays_in_flight + sync.held.iter().map(|held| held.in_flight).sum::<i64>();
-        // What was parked or skipped before its turn is remembered until its turn, so it counts too; but what it waits
-        // for has to come, whatever the credit is by now.
+        // Messages that were parked or skipped before their turn are remembered until then, so they count too. But the
+        // message before them has to be delivered, whatever that leaves of the credit.
         let remembered: i64 = sync.held.iter().map(|held| held.done.len() as i64).sum();
         let credit = request.in_flight_max.min(settings.max_in_flight) - in_flight - remembered;
         let credit = if in_flight == 0 { credit.max(1) } else { credit };
@@ -79,30 +79,30 @@ impl Consumer {
             return Ok(true);
         };
         if sync.has_replays {
-            let again = self.take_again(request.limit(messages), Take::Replays, 0).await?;
-            round.deliveries = again.deliveries;
+            let redelivery = self.take_again(request.limit(messages), Take::Replays, 0).await?;
+            round.deliveries = redelivery.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);
             }
-            if again.has_ended {
+            if redelivery.has_ended {
                 return Ok(false);
             }
         }
-        let local = self.local.clone();
-        let mut open: Vec<PartitionReader> = sync
+        let shared = self.shared.clone();
+        let mut readers: Vec<PartitionReader> = sync
             .held
             .iter()
             .filter(|held| !held.is_revoked && !held.is_held_back)
-            .map(|held| PartitionReader::of(held, local.floor(held.partition, held.read_upto)))
+            .map(|held| PartitionReader::of(held, shared.floor(held.partition, held.read_up_to)))
             .collect();
-        if open.is_empty() {
+        if readers.is_empty() {
             return Ok(true);
         }
-        let room = Budget { messages, bytes: request.bytes, is_first: true };
-        let at_end = self.select(&mut open, room).await?;
-        // What failed before waits until nothing is in flight: another attempt would find the same.
-        let is_waiting = open.iter().all(PartitionReader::waits_for_acks);
-        round.deliveries = self.deliver(&sync.held, open).await?;
+        let budget = Budget { messages, bytes: request.bytes, is_first: true };
+        let at_end = self.select(&mut readers, budget).await?;
+        // A message that failed before waits until nothing is in flight: another attempt would find the same.
+        let is_waiting = readers.iter().all(PartitionReader::waits_for_acks);
+        round.deliveries = self.deliver(&sync.held, readers).await?;
         if !round.deliveries.is_empty() {
             return Ok(true);
         }
@@ -113,12 +113,16 @@ impl Consumer {
         Ok(at_end || is_waiting)
     }
 
-    /// Moves the partitions on in the database; what moved is delivered.
-    async fn deliver(&mut self, held: &[Held], open: Vec<PartitionReader>) -> Result<Vec<Delivery>, SubscriptionError> {
+    /// Moves the partitions on in the database. Messages of those that moved are delivered.
+    async fn deliver(
+        &mut self,
+        held: &[Held],
+        readers: Vec<PartitionReader>,
+    ) -> Result<Vec<Delivery>, SubscriptionError> {
         let silent_max = SILENT_MAX.max(SILENT_PER_PARTITION * held.len() as i64);
         let by_partition: HashMap<i32, &Held> = held.iter().map(|held| (held.partition, held)).collect();
         let mut moving = Vec::new();
-        for one in open {
+        for one in readers {
             let is_worth_it = !one.taken.is_empty() || one.has_passed || one.cursor - one.expected > silent_max;
             if is_worth_it && one.cursor > one.expected {
                 moving.push(one);
@@ -136,15 +140,15 @@ impl Consumer {
                 Some(Advance {
                     partition: one.partition,
                     epoch: held.epoch,
-                    rewinds: held.rewinds,
+                    rewind_generation: held.rewind_generation,
                     expected: one.expected,
-                    read_upto: one.cursor,
+                    read_up_to: one.cursor,
                     committed: held.committed,
                     positions: one.taken.iter().map(|(position, _)| *position).collect(),
                 })
             })
             .collect();
-        // As everybody locks them.
+        // In the order in which every statement locks them.
         advances.sort_by_key(|advance| advance.partition);
         let advances: Arc<[Advance]> = advances.into();
         let is_auto = self.subscription.definition.settings.is_auto();
@@ -171,11 +175,11 @@ impl Consumer {
         Ok(deliveries)
     }
 
-    /// Messages that were delivered as often as they may be end as the policy says. Answers whether there were any.
+    /// Carries out the policy for messages that were delivered as often as they may be. Answers whether there were any.
     async fn end_exhausted(&self, held: &[Held]) -> Result<bool, SubscriptionError> {
         let policy = &self.subscription.policy;
         let exhausted = held.iter().filter_map(|held| {
-            let (position, attempts) = held.suspect?;
+            let (position, attempts) = held.failed_head?;
             policy.is_exhausted(attempts).then(|| StepEntry {
                 entry: AckEntry {
                     subscription: self.subscription.id,

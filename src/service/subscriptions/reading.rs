@@ -1,4 +1,4 @@
-//! What comes next in the source of a subscription: from the tail, or from the partitions of an aggregated stream.
+//! Reads what comes next in the source of a subscription: from the tail, or from the partitions of an aggregated stream.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use crate::store::StoreError;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{At, Held};
 
-/// Messages that one round may look at without delivering any.
+/// How many messages one round may look at without delivering any.
 const EXAMINED_MAX: usize = 10_000;
 
 /// A partition that messages may be delivered from.
 pub(super) struct PartitionReader {
     pub partition: i32,
-    /// Where it stands in the database.
+    /// Its cursor in the database.
     pub expected: i64,
     /// Everything up to here was looked at.
     pub cursor: i64,
     pub taken: Vec<(i64, Arc<Message>)>,
-    /// Messages were passed over for good, so that its place is worth keeping.
+    /// Messages were passed over for good, so that its place is worth keeping in the database.
     pub has_passed: bool,
-    /// Nothing more is taken from it in this round.
+    /// Nothing more is taken from this partition in this round.
     is_closed: bool,
     in_flight: i64,
-    /// The next message that has failed before: it goes alone.
-    suspect: Option<i64>,
+    /// The next message that has failed before: it is delivered alone.
+    failed_head: Option<i64>,
     done: Vec<i64>,
 }
 
@@ -37,13 +37,13 @@ impl PartitionReader {
     pub fn of(held: &Held, cursor: i64) -> Self {
         Self {
             partition: held.partition,
-            expected: held.read_upto,
+            expected: held.read_up_to,
             cursor,
             taken: Vec::new(),
             has_passed: false,
             is_closed: false,
             in_flight: held.in_flight,
-            suspect: held.suspect.map(|(position, _)| position),
+            failed_head: held.failed_head.map(|(position, _)| position),
             done: held.done.clone(),
         }
     }
@@ -58,12 +58,12 @@ impl PartitionReader {
             has_passed: false,
             is_closed: false,
             in_flight: 0,
-            suspect: None,
+            failed_head: None,
             done: Vec::new(),
         }
     }
 
-    /// Decides on the next message of this partition. Answers whether it is taken.
+    /// Decides whether to take the next message of this partition.
     fn consider(&mut self, subscription: &Subscription, position: i64, message: &Arc<Message>) -> bool {
         if self.is_closed || position <= self.cursor {
             return false;
@@ -74,7 +74,7 @@ impl PartitionReader {
             self.has_passed = true;
             return false;
         }
-        if self.suspect == Some(position) {
+        if self.failed_head == Some(position) {
             self.is_closed = true;
             let is_alone = self.in_flight == 0 && self.taken.is_empty();
             self.cursor = if is_alone { position } else { position - 1 };
@@ -87,7 +87,7 @@ impl PartitionReader {
         true
     }
 
-    /// Its next message has failed before, and goes alone once all before it are acked.
+    /// Its next message has failed before, and is delivered alone once all before it are acked.
     pub fn waits_for_acks(&self) -> bool {
         self.is_closed && self.taken.is_empty()
     }
@@ -99,7 +99,7 @@ impl PartitionReader {
     }
 }
 
-/// How much is still to be taken.
+/// How much more may be taken. The first message is taken whatever its size.
 pub(super) struct Budget {
     pub messages: usize,
     pub bytes: usize,
@@ -121,49 +121,50 @@ impl Budget {
 /// What comes next in the source of a subscription.
 #[derive(Default)]
 struct Found {
-    /// In the order of the log; `None`: of another type, or its message is gone.
+    /// In the order of the log; `None`: the message is of another type, or was deleted.
     messages: Vec<(At, Option<Arc<Message>>)>,
-    /// All partitions have been seen up to here, where they have one order.
+    /// The position up to which all partitions were read, if they share one order.
     up_to: Option<i64>,
     is_end: bool,
 }
 
 impl Consumer {
-    /// Takes what comes next in these partitions, as far as there is room. Answers whether there is nothing more.
-    pub(super) async fn select(&self, open: &mut [PartitionReader], mut budget: Budget) -> Result<bool, StoreError> {
-        let by_partition: HashMap<i32, usize> = open.iter().enumerate().map(|(at, one)| (one.partition, at)).collect();
+    /// Takes what comes next in these partitions, as far as the budget allows. Answers whether there is nothing more.
+    pub(super) async fn select(&self, readers: &mut [PartitionReader], mut budget: Budget) -> Result<bool, StoreError> {
+        let by_partition: HashMap<i32, usize> =
+            readers.iter().enumerate().map(|(at, one)| (one.partition, at)).collect();
         let wanted = budget.messages;
         let mut examined = 0;
-        while open.iter().any(|one| !one.is_closed) {
+        while readers.iter().any(|one| !one.is_closed) {
             let found = match (&self.source, &self.subscription.log, &self.subscription.aggregated) {
-                (Some(log), Some(source), _) => self.find_in_log(log, source, open, &budget).await?,
-                (_, None, Some(aggregated)) => self.find_in_partitions(aggregated.id, open, &budget).await?,
+                (Some(log), Some(source), _) => self.find_in_log(log, source, readers, &budget).await?,
+                (_, None, Some(aggregated)) => self.find_in_partitions(aggregated.id, readers, &budget).await?,
                 _ => return Ok(true),
             };
             let messages = found.messages.iter().filter_map(|(_, message)| message.as_ref());
             let bytes = messages.map(|message| message.memory_bytes()).sum();
-            self.local.saw_page(found.messages.len(), bytes);
+            self.shared.saw_page(found.messages.len(), bytes);
             examined += found.messages.len();
             for (At { partition, position }, message) in found.messages {
                 let Some(&at) = by_partition.get(&partition) else { continue };
                 match message {
                     Some(message) if !budget.has(&message) => {
                         if found.up_to.is_some() {
-                            open.iter_mut().for_each(|one| one.move_on(position - 1));
+                            readers.iter_mut().for_each(|one| one.move_on(position - 1));
                         }
                         return Ok(false);
                     }
                     Some(message) => {
-                        if open[at].consider(&self.subscription, position, &message) {
+                        if readers[at].consider(&self.subscription, position, &message) {
                             budget.take(&message);
                         }
                     }
-                    None => open[at].has_passed |= !open[at].is_closed,
+                    None => readers[at].has_passed |= !readers[at].is_closed,
                 }
-                open[at].move_on(position);
+                readers[at].move_on(position);
             }
             if let Some(up_to) = found.up_to {
-                open.iter_mut().for_each(|one| one.move_on(up_to));
+                readers.iter_mut().for_each(|one| one.move_on(up_to));
             }
             if found.is_end {
                 return Ok(true);
@@ -176,36 +177,36 @@ impl Consumer {
         Ok(false)
     }
 
-    /// From the lowest place of all partitions on: from memory, or a page of the database.
+    /// Reads from the lowest place of all partitions on: memory, or a page of the database.
     async fn find_in_log(
         &self,
         log: &Log,
         source: &Source,
-        open: &[PartitionReader],
+        readers: &[PartitionReader],
         budget: &Budget,
     ) -> Result<Found, StoreError> {
         let Subscription { definition, types, .. } = &*self.subscription;
-        let from = open.iter().filter(|one| !one.is_closed).map(|one| one.cursor).min().unwrap_or_default();
+        let from = readers.iter().filter(|one| !one.is_closed).map(|one| one.cursor).min().unwrap_or_default();
         let is_stream = source.single_stream().is_some();
         let after = Place::global(from, self.history);
         let place = match is_stream {
-            true => Place { after: self.local.stream_seen(from), stream_after: Some(from), ..after },
+            true => Place { after: self.shared.stream_seen(from), stream_after: Some(from), ..after },
             false => after,
         };
-        // As many as there is room for, if this consumer gets its share of what is read.
-        let others = definition.partition_count().div_ceil(open.len().max(1));
-        let most = self.local.page_limit();
-        let limit = PageLimit { messages: ((budget.messages * others) as i64).clamp(1, most.messages), ..most };
+        // As many as fill the budget if this consumer holds its share of the partitions.
+        let others = definition.partition_count().div_ceil(readers.len().max(1));
+        let limit = self.shared.page_limit();
+        let limit = PageLimit { messages: ((budget.messages * others) as i64).clamp(1, limit.messages), ..limit };
         let read = match log.newest(place, limit) {
             Read::Miss => log.page(place, limit, types).await?,
             read => read,
         };
-        // There is nothing more of a log that is gone.
+        // A log that was deleted has nothing more.
         let Read::Page(page) = read else { return Ok(Found { is_end: true, ..Found::default() }) };
         let mut up_to = page.up_to;
         if is_stream {
             let last = page.entries.last().map_or(from, |last| last.message.position);
-            self.local.set_stream_seen(last, page.up_to);
+            self.shared.set_stream_seen(last, page.up_to);
             up_to = last;
         }
         let messages = page.entries.into_iter().map(|entry| entry.message).filter(|message| types.passes(message));
@@ -217,17 +218,17 @@ impl Consumer {
         Ok(Found { messages, up_to: Some(up_to), is_end: page.is_end })
     }
 
-    /// From the place of each partition of an aggregated stream on.
+    /// Reads from the place of each partition of an aggregated stream on.
     async fn find_in_partitions(
         &self,
         id: i64,
-        open: &[PartitionReader],
+        readers: &[PartitionReader],
         budget: &Budget,
     ) -> Result<Found, StoreError> {
         let cursor = |one: &PartitionReader| At { partition: one.partition, position: one.cursor };
-        let cursors: Vec<At> = open.iter().filter(|one| !one.is_closed).map(cursor).collect();
-        let most = self.local.page_limit();
-        let limit = PageLimit { messages: most.messages.min(budget.messages.max(1) as i64), ..most };
+        let cursors: Vec<At> = readers.iter().filter(|one| !one.is_closed).map(cursor).collect();
+        let limit = self.shared.page_limit();
+        let limit = PageLimit { messages: limit.messages.min(budget.messages.max(1) as i64), ..limit };
         let (links, is_end) = self.consumers.common.tail.pages().partitions(id, &cursors, limit).await?;
         let wanted =
             |message: Option<Message>| message.filter(|message| self.subscription.types.passes(message)).map(Arc::new);

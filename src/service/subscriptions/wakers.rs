@@ -1,4 +1,4 @@
-//! Who waits on this instance, by subscription, and what they share.
+//! Wakes the consumers that wait on this instance, by subscription, and keeps what they share.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,30 +15,31 @@ use crate::store::read::PageLimit;
 pub(super) struct SubscriptionState {
     pub id: i64,
     wake: watch::Sender<u64>,
-    /// New messages of a competing subscription are claimed by one at a time: the others would only find the cursor
-    /// moved.
+    /// New messages of a competing subscription are claimed by one consumer at a time: the others would only find the
+    /// cursor moved.
     pub claiming: tokio::sync::Mutex<()>,
-    /// Up to where there is nothing for a partition, with the cursor from which that was seen.
+    /// The places up to which there is nothing for a partition.
     floors: Mutex<HashMap<i32, Floor>>,
-    /// For one stream: a position in it, and the global position up to which nothing follows it.
+    /// For a single stream: a position in it, and the global position up to which no message of it follows.
     stream_seen: Mutex<(i64, i64)>,
     pages: Mutex<PageSizer>,
-    /// The log that these places are of.
+    /// The history of the log that these places are of.
     history: AtomicU64,
-    /// Keeps the source's topic open between the requests of who comes again and again.
-    lingering: Mutex<Option<(Membership, Instant)>>,
+    /// Keeps the source's topic open between the fetches of a consumer.
+    kept_alive: Mutex<Option<(Membership, Instant)>>,
 }
 
+/// Between a partition's cursor `base` and `up_to` there is nothing to deliver.
 #[derive(Clone, Copy)]
 struct Floor {
     base: i64,
     up_to: i64,
 }
 
-/// What is read at once for its consumers.
+/// The bounds of a page that is read for a subscription's consumers.
 const PAGES: PageBounds = PageBounds { first: 128, messages_max: 1_000, bytes_max: 2 << 20 };
 /// A topic is kept open this long after it was used.
-const LINGER: Duration = Duration::from_secs(30);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 impl SubscriptionState {
     fn new(id: i64) -> Self {
@@ -50,11 +51,11 @@ impl SubscriptionState {
             stream_seen: Mutex::new((i64::MIN, 0)),
             pages: Mutex::new(PageSizer::new(PAGES)),
             history: AtomicU64::new(0),
-            lingering: Mutex::default(),
+            kept_alive: Mutex::default(),
         }
     }
 
-    /// Places of a log that is gone are forgotten.
+    /// Forgets places of another history than this one.
     pub fn is_in(&self, history: u64) {
         if self.history.swap(history, Ordering::SeqCst) != history {
             lock(&self.floors).clear();
@@ -62,7 +63,7 @@ impl SubscriptionState {
         }
     }
 
-    /// Everybody who waits looks again.
+    /// Lets every consumer that waits take a round.
     pub fn wake(&self) {
         self.wake.send_modify(|turn| *turn += 1);
     }
@@ -71,7 +72,7 @@ impl SubscriptionState {
         self.wake.subscribe()
     }
 
-    /// A place at or after the cursor, up to which there is nothing for the partition.
+    /// The place at or after the cursor up to which there is nothing for the partition.
     pub fn floor(&self, partition: i32, cursor: i64) -> i64 {
         match lock(&self.floors).get(&partition) {
             Some(floor) if floor.base == cursor => floor.up_to,
@@ -83,7 +84,7 @@ impl SubscriptionState {
         lock(&self.floors).insert(partition, Floor { base, up_to });
     }
 
-    /// The global position up to which nothing follows a position in the stream; 0 if that is not known.
+    /// The global position up to which no message follows a position in the stream; 0 if that is not known.
     pub fn stream_seen(&self, position: i64) -> i64 {
         let seen = *lock(&self.stream_seen);
         if seen.0 == position { seen.1 } else { 0 }
@@ -104,10 +105,10 @@ impl SubscriptionState {
 
     /// Keeps the topic open for a while.
     pub fn keep_alive(&self, join: impl FnOnce() -> Membership) {
-        let mut lingering = lock(&self.lingering);
-        match &mut *lingering {
+        let mut kept_alive = lock(&self.kept_alive);
+        match &mut *kept_alive {
             Some((_, used)) => *used = Instant::now(),
-            None => *lingering = Some((join(), Instant::now())),
+            None => *kept_alive = Some((join(), Instant::now())),
         }
     }
 
@@ -116,50 +117,50 @@ impl SubscriptionState {
     }
 }
 
-/// All subscriptions that somebody consumes on this instance.
+/// The state of all subscriptions that have consumers on this instance.
 #[derive(Default)]
 pub(super) struct Wakers {
-    locals: Mutex<HashMap<i64, Arc<SubscriptionState>>>,
+    states: Mutex<HashMap<i64, Arc<SubscriptionState>>>,
 }
 
 impl Wakers {
-    pub fn local(&self, id: i64) -> Arc<SubscriptionState> {
-        lock(&self.locals).entry(id).or_insert_with(|| Arc::new(SubscriptionState::new(id))).clone()
+    pub fn shared(&self, id: i64) -> Arc<SubscriptionState> {
+        lock(&self.states).entry(id).or_insert_with(|| Arc::new(SubscriptionState::new(id))).clone()
     }
 
     pub fn wake(&self, id: i64) {
-        let local = lock(&self.locals).get(&id).cloned();
-        if let Some(local) = local {
-            local.wake();
+        let state = lock(&self.states).get(&id).cloned();
+        if let Some(state) = state {
+            state.wake();
         }
     }
 
     pub fn wake_all(&self) {
-        for local in lock(&self.locals).values() {
-            local.wake();
+        for state in lock(&self.states).values() {
+            state.wake();
         }
     }
 
-    /// The subscriptions for which somebody waits here.
+    /// The subscriptions that have waiting consumers here.
     pub fn waited_for(&self) -> Vec<i64> {
-        lock(&self.locals).values().filter(|local| local.is_waited_for()).map(|local| local.id).collect()
+        lock(&self.states).values().filter(|state| state.is_waited_for()).map(|state| state.id).collect()
     }
 
-    /// Forgets what nobody has used for a while.
+    /// Forgets subscriptions that have had no consumer here for a while.
     pub fn tidy(&self) {
-        lock(&self.locals).retain(|_, local| {
-            let mut lingering = lock(&local.lingering);
-            if lingering.as_ref().is_some_and(|(_, used)| used.elapsed() > LINGER) {
-                *lingering = None;
+        lock(&self.states).retain(|_, state| {
+            let mut kept_alive = lock(&state.kept_alive);
+            if kept_alive.as_ref().is_some_and(|(_, used)| used.elapsed() > KEEP_ALIVE) {
+                *kept_alive = None;
             }
-            let is_kept = lingering.is_some();
-            drop(lingering);
-            is_kept || Arc::strong_count(local) > 1
+            let is_kept = kept_alive.is_some();
+            drop(kept_alive);
+            is_kept || Arc::strong_count(state) > 1
         });
     }
 }
 
-/// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
+/// A panic leaves nothing half done in here, so a poisoned lock is as good as any.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

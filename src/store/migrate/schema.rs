@@ -10,10 +10,14 @@ pub const FUNCTIONS_VERSION: i32 = 2;
 
 /// Functions of version 1 that later ones have not. From version 2 on the database has a list of its own.
 pub(super) const FORMER_FUNCTIONS: &[&str] = &[
+    "is_standing",
     "judge_standing_ids",
+    "subscription_ack_upto",
     "subscription_blame",
     "subscription_failures",
     "subscription_leave_out",
+    "subscription_look",
+    "subscription_low_water",
     "subscription_rewind",
 ];
 
@@ -134,6 +138,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0006_history",
     "0007_functions",
     "0008_subscription_lag",
+    "0009_subscription_words",
 ];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
@@ -153,8 +158,8 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "first_position_after",
     "group_member",
     "insert_aggregated",
-    "is_standing",
     "log_end",
+    "message_is_unchanged",
     "message_store/acquire_lock",
     "message_store/cardinal_id",
     "message_store/get_category_messages",
@@ -176,11 +181,12 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "projector_take",
     "purge_projections",
     "subscription_ack_each",
-    "subscription_ack_upto",
+    "subscription_ack_up_to",
     "subscription_assign",
     "subscription_attempts",
     "subscription_changed",
     "subscription_claim",
+    "subscription_claimable",
     "subscription_count",
     "subscription_create",
     "subscription_delete",
@@ -195,8 +201,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_join",
     "subscription_lag",
     "subscription_lock_deliveries",
-    "subscription_look",
-    "subscription_low_water",
+    "subscription_acked_up_to",
     "subscription_message_id",
     "subscription_number",
     "subscription_park",

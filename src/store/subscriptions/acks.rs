@@ -5,7 +5,7 @@ use crate::domain::delivery::{Attempts, Cause, DeliveryStep};
 use crate::store::outcome::Outcome;
 use crate::store::{StoreError, Subscriptions};
 
-/// One ack, or what else is said of one delivery.
+/// A delivery that a request acks, refuses, or asks more time for.
 #[derive(Debug, Clone)]
 pub struct AckEntry {
     pub subscription: i64,
@@ -14,7 +14,7 @@ pub struct AckEntry {
     pub epoch: i64,
 }
 
-/// What becomes of one delivery.
+/// What was decided of one delivery that has failed.
 #[derive(Debug)]
 pub struct StepEntry {
     pub entry: AckEntry,
@@ -23,7 +23,7 @@ pub struct StepEntry {
     pub reason: Option<String>,
 }
 
-/// What came of it.
+/// What came of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckOutcome {
     Done,
@@ -66,12 +66,12 @@ impl<'a> Columns<'a> {
 
 impl Subscriptions<'_> {
     /// Acks of partitioned subscriptions; an outcome for each, in order.
-    pub async fn ack_upto(self, entries: &[&AckEntry]) -> Result<Vec<AckOutcome>, StoreError> {
+    pub async fn ack_up_to(self, entries: &[&AckEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(entries.iter().copied());
         let rows = sqlx::query_as!(
             OutcomeRow,
             r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch
-               FROM headwater.subscription_ack_upto($1, $2, $3, $4, $5)"#,
+               FROM headwater.subscription_ack_up_to($1, $2, $3, $4, $5)"#,
             &columns.subscriptions,
             &columns.consumers as _,
             &columns.partitions,
@@ -109,7 +109,7 @@ impl Subscriptions<'_> {
         Ok(rows.fetch_all(self.0).await?.into_iter().map(|row| read_attempts(row.failures, row.deliveries)).collect())
     }
 
-    /// Applies what was decided; an outcome for each, in order.
+    /// Carries out what was decided; an outcome for each, in order.
     pub async fn step(self, steps: &[StepEntry]) -> Result<Vec<AckOutcome>, StoreError> {
         let columns = Columns::of(steps.iter().map(|step| &step.entry));
         let returns: Vec<Option<i64>> = steps.iter().map(|step| step.step.returns_after_ms()).collect();
@@ -160,18 +160,18 @@ impl Subscriptions<'_> {
 }
 
 struct OutcomeRow {
-    /// From 1.
+    /// The entry's place in the list, from 1.
     number: i64,
     outcome: Outcome,
     current_epoch: Option<i64>,
 }
 
-/// Both are there, or neither.
+/// Both numbers are NULL where there is no such delivery.
 pub(super) fn read_attempts(failures: Option<i32>, deliveries: Option<i32>) -> Option<Attempts> {
     Some(Attempts { failures: failures?.into(), deliveries: deliveries?.into() })
 }
 
-/// Rows come in whatever order.
+/// The outcomes in the order of their entries; rows come in any order.
 fn outcomes(rows: Vec<OutcomeRow>, count: usize) -> Result<Vec<AckOutcome>, StoreError> {
     let mut outcomes = vec![AckOutcome::Missing; count];
     for row in rows {

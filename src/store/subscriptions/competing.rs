@@ -1,4 +1,4 @@
-//! Deliveries of competing subscriptions: new messages are claimed, others are taken again.
+//! Deliveries of competing subscriptions: new messages are claimed, delivered ones are taken again.
 
 use uuid::Uuid;
 
@@ -7,19 +7,19 @@ use crate::store::outcome::Outcome;
 use crate::store::read::PageLimit;
 use crate::store::{StoreError, Subscriptions};
 
-/// What a consumer finds.
+/// What a consumer of a competing subscription may have at one moment.
 #[derive(Debug)]
-pub struct Look {
+pub struct Claimable {
     pub generation: i64,
     pub state: State,
-    pub standing: ConsumerStatus,
-    /// When the next delivery comes due.
+    pub status: ConsumerStatus,
+    /// How long until the next delivery comes due.
     pub next_ms: Option<i64>,
     pub has_due: bool,
     pub in_flight: i64,
-    /// For what is delivered upon this look.
+    /// The epoch for what is delivered because of this answer.
     pub epoch: i64,
-    /// Where each shared cursor stands; of an aggregated stream those that have something new.
+    /// The shared cursors; of an aggregated stream those of partitions that have something new.
     pub cursors: Vec<At>,
 }
 
@@ -28,13 +28,13 @@ pub struct Claim<'a> {
     pub subscription: i64,
     pub consumer: &'a str,
     pub partition: i32,
-    /// Where the cursor stood when that was decided.
+    /// The cursor as it was when this was decided.
     pub expected: i64,
-    pub read_upto: i64,
+    pub read_up_to: i64,
     pub positions: &'a [i64],
     pub global_positions: &'a [i64],
     pub is_auto: bool,
-    /// Drawn before.
+    /// The epoch of these deliveries, which was drawn before.
     pub epoch: i64,
 }
 
@@ -45,9 +45,9 @@ pub enum Take<'a> {
     Due,
     /// The consumer's own, after a place.
     Own { after: At },
-    /// Those that were left alone for so long, after a place; of some positions, or of all.
+    /// Those that their consumers have had for this long, after a place; at some positions, or all.
     Idle { min_idle_ms: i64, after: At, positions: Option<&'a [At]> },
-    /// Parked ones of a partitioned subscription, that are replayed.
+    /// Parked messages of a partitioned subscription that are replayed.
     Replays,
 }
 
@@ -58,26 +58,26 @@ pub struct Claimed {
     pub global_position: i64,
     pub epoch: i64,
     pub delivery_count: i64,
-    /// It was tried too often: it stays where it is, for who decides what becomes of it.
+    /// The message was tried too often and was not taken: its policy decides what becomes of it.
     pub is_exhausted: bool,
-    /// Others were left, because there are many or they are large.
+    /// Other messages were left, because of a limit.
     pub has_more: bool,
 }
 
 impl Subscriptions<'_> {
-    /// `None`: there is no such subscription.
-    pub async fn look_at_deliveries(
+    /// What a consumer may have; `None`: there is no such subscription.
+    pub async fn claimable(
         self,
         subscription: i64,
         consumer: &str,
         session: Option<Uuid>,
         in_flight_max: i64,
         grace_ms: i64,
-    ) -> Result<Option<Look>, StoreError> {
+    ) -> Result<Option<Claimable>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT generation AS "generation!", state AS "state!", standing AS "standing!", next_ms,
-               has_due AS "has_due!", in_flight AS "in_flight!", epoch AS "epoch!", partition, read_upto
-               FROM headwater.subscription_look($1, $2, $3, $4, $5)"#,
+            r#"SELECT generation AS "generation!", state AS "state!", consumer_status AS "consumer_status!", next_ms,
+               has_due AS "has_due!", in_flight AS "in_flight!", epoch AS "epoch!", partition, read_up_to
+               FROM headwater.subscription_claimable($1, $2, $3, $4, $5)"#,
             subscription,
             consumer,
             session,
@@ -88,25 +88,25 @@ impl Subscriptions<'_> {
         .await?;
         let Some(first) = rows.first() else { return Ok(None) };
         let cursor = |(partition, position)| At { partition, position };
-        Ok(Some(Look {
+        Ok(Some(Claimable {
             generation: first.generation,
             state: State::read(&first.state),
-            standing: ConsumerStatus::read(&first.standing),
+            status: ConsumerStatus::read(&first.consumer_status),
             next_ms: first.next_ms,
             has_due: first.has_due,
             in_flight: first.in_flight,
             epoch: first.epoch,
-            cursors: rows.iter().filter_map(|row| row.partition.zip(row.read_upto)).map(cursor).collect(),
+            cursors: rows.iter().filter_map(|row| row.partition.zip(row.read_up_to)).map(cursor).collect(),
         }))
     }
 
-    /// An epoch for deliveries that have no look before them.
+    /// An epoch for deliveries that are made without asking what is claimable.
     pub async fn next_delivery_epoch(self) -> Result<i64, StoreError> {
         let epoch = sqlx::query_scalar!(r#"SELECT nextval('headwater.subscription_epochs') AS "epoch!""#);
         Ok(epoch.fetch_one(self.0).await?)
     }
 
-    /// Answers whether they are the consumer's: not if the cursor had moved, or the subscription does not run.
+    /// Answers whether the consumer got the messages: not if the cursor had moved, or the subscription is not running.
     pub async fn claim(self, claim: &Claim<'_>) -> Result<bool, StoreError> {
         let outcome = sqlx::query_scalar!(
             r#"SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8, $9) AS "outcome!: Outcome""#,
@@ -114,7 +114,7 @@ impl Subscriptions<'_> {
             claim.consumer,
             claim.partition,
             claim.expected,
-            claim.read_upto,
+            claim.read_up_to,
             claim.positions,
             claim.global_positions,
             claim.is_auto,
@@ -123,13 +123,13 @@ impl Subscriptions<'_> {
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    /// How many of a consumer's deliveries there are up to a place, counted to `most`.
-    pub async fn own_deliveries_upto(
+    /// How many of a consumer's deliveries there are up to a place; `max` if there are more.
+    pub async fn own_deliveries_up_to(
         self,
         subscription: i64,
         consumer: &str,
         up_to: At,
-        most: i64,
+        max: i64,
     ) -> Result<i64, StoreError> {
         let count = sqlx::query_scalar!(
             r#"SELECT count(*) AS "count!" FROM (SELECT FROM headwater.subscription_deliveries AS d
@@ -139,7 +139,7 @@ impl Subscriptions<'_> {
             consumer,
             up_to.partition,
             up_to.position,
-            most
+            max
         );
         Ok(count.fetch_one(self.0).await?)
     }
@@ -166,7 +166,7 @@ impl Subscriptions<'_> {
             }
             Take::Replays => {
                 let replays = sqlx::query_as!(
-                    TakenRow,
+                    RedeliveryRow,
                     r#"SELECT partition AS "partition!", position AS "position!", global_position AS "global_position!",
                        epoch AS "epoch!", delivery_count AS "delivery_count!", is_exhausted AS "is_exhausted!", has_more AS "has_more!"
                        FROM headwater.subscription_take_replays($1, $2, $3, $4, $5)"#,
@@ -182,7 +182,7 @@ impl Subscriptions<'_> {
         let partitions = wanted.map(|wanted| wanted.iter().map(|at| at.partition).collect::<Vec<_>>());
         let positions = wanted.map(|wanted| wanted.iter().map(|at| at.position).collect::<Vec<_>>());
         let taken = sqlx::query_as!(
-            TakenRow,
+            RedeliveryRow,
             r#"SELECT partition AS "partition!", position AS "position!", global_position AS "global_position!",
                epoch AS "epoch!", delivery_count AS "delivery_count!", is_exhausted AS "is_exhausted!", has_more AS "has_more!"
                FROM headwater.subscription_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
@@ -203,7 +203,7 @@ impl Subscriptions<'_> {
     }
 }
 
-struct TakenRow {
+struct RedeliveryRow {
     partition: i32,
     position: i64,
     global_position: i64,
@@ -213,9 +213,9 @@ struct TakenRow {
     has_more: bool,
 }
 
-/// An UPDATE answers in no order.
-fn in_order(rows: Vec<TakenRow>) -> Vec<Claimed> {
-    let read = |row: TakenRow| Claimed {
+/// Sorts what an UPDATE answered in no order.
+fn in_order(rows: Vec<RedeliveryRow>) -> Vec<Claimed> {
+    let read = |row: RedeliveryRow| Claimed {
         at: At { partition: row.partition, position: row.position },
         global_position: row.global_position,
         epoch: row.epoch,

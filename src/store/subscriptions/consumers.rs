@@ -1,4 +1,4 @@
-//! Consumers: they join, their leases are renewed together, and they go.
+//! Consumers: they join, their leases are renewed together, and they leave.
 
 use uuid::Uuid;
 
@@ -9,19 +9,19 @@ use crate::store::{StoreError, Subscriptions};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Joined {
     Yes,
-    /// The subscription is not there.
+    /// There is no such subscription.
     Gone,
-    /// It has as many consumers as it may.
+    /// The subscription has as many consumers as it may.
     Full,
 }
 
-/// A lease to be renewed. `session`: of who holds a connection open.
+/// A lease to be renewed. `session`: of a consumer that holds a connection open.
 #[derive(Debug, Clone)]
 pub struct Renewal {
     pub subscription: i64,
     pub consumer: String,
     pub session: Option<Uuid>,
-    /// How long it has not been heard of.
+    /// How long ago the consumer was last active.
     pub idle_ms: i64,
 }
 
@@ -40,7 +40,7 @@ impl Subscriptions<'_> {
         consumer: &str,
         session: Uuid,
         is_connected: bool,
-        most: i64,
+        consumers_max: i64,
         grace_ms: i64,
     ) -> Result<Joined, StoreError> {
         let outcome = sqlx::query_scalar!(
@@ -49,7 +49,7 @@ impl Subscriptions<'_> {
             consumer,
             session,
             is_connected,
-            most,
+            consumers_max,
             grace_ms
         );
         match outcome.fetch_one(self.0).await? {
@@ -60,7 +60,7 @@ impl Subscriptions<'_> {
         }
     }
 
-    /// Renews all of them in one statement. Answers for each whether it is still there.
+    /// Renews leases in one statement. Answers for each whether its consumer is still a member.
     pub async fn renew(self, renewals: &[Renewal]) -> Result<Vec<bool>, StoreError> {
         let subscriptions: Vec<i64> = renewals.iter().map(|renewal| renewal.subscription).collect();
         let consumers: Vec<&str> = renewals.iter().map(|renewal| renewal.consumer.as_str()).collect();
@@ -82,12 +82,12 @@ impl Subscriptions<'_> {
         Ok(renewed)
     }
 
-    /// Connections that have ended: their consumers go.
+    /// Removes the consumers whose connections have ended.
     pub async fn leave(self, leaving: &[Leaving], grace_ms: i64) -> Result<(), StoreError> {
         let subscriptions: Vec<i64> = leaving.iter().map(|one| one.subscription).collect();
         let consumers: Vec<&str> = leaving.iter().map(|one| one.consumer.as_str()).collect();
         let sessions: Vec<Uuid> = leaving.iter().map(|one| one.session).collect();
-        // In the order in which everybody locks them.
+        // In the order in which every statement locks them.
         sqlx::query!(
             r#"SELECT headwater.subscription_remove(l.id, l.name, l.session, false, $4) FROM (
                SELECT * FROM unnest($1::bigint[], $2::text[], $3::uuid[]) AS l (id, name, session)
@@ -102,7 +102,7 @@ impl Subscriptions<'_> {
         Ok(())
     }
 
-    /// Sends a consumer away. Answers whether it was there.
+    /// Removes a consumer. Answers whether there was one.
     pub async fn remove_consumer(self, subscription: i64, consumer: &str, grace_ms: i64) -> Result<bool, StoreError> {
         let outcome = sqlx::query_scalar!(
             r#"SELECT headwater.subscription_remove($1, $2, NULL, false, $3) AS "outcome!: Outcome""#,
@@ -113,7 +113,7 @@ impl Subscriptions<'_> {
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    /// Sends away whose lease has run out. Answers the subscriptions that have changed by that, with how many went.
+    /// Removes the consumers whose leases have run out. Answers which they were, each with its subscription.
     pub async fn expire_consumers(self, grace_ms: i64) -> Result<Vec<(i64, String)>, StoreError> {
         let gone = sqlx::query!(
             r#"SELECT subscription_id AS "subscription!", consumer AS "consumer!" FROM headwater.subscription_expire($1)"#,
@@ -122,7 +122,7 @@ impl Subscriptions<'_> {
         Ok(gone.fetch_all(self.0).await?.into_iter().map(|gone| (gone.subscription, gone.consumer)).collect())
     }
 
-    /// For each subscription: its generation, `None` if it is gone, and whether anything has come due in it.
+    /// For each subscription: its generation, `None` if there is none, and whether a delivery has come due.
     pub async fn poll(self, ids: &[i64]) -> Result<Vec<(Option<i64>, bool)>, StoreError> {
         let polled = sqlx::query!(
             r#"SELECT generation, has_due AS "has_due!" FROM headwater.subscription_poll($1) ORDER BY number"#,

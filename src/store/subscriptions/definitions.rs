@@ -12,15 +12,15 @@ pub struct NewSubscription<'a> {
     pub aggregated_stream_id: Option<i64>,
     pub ack_timeout_ms: i64,
     pub consumer_timeout_ms: i64,
-    /// Where partitions begin that appear later.
+    /// The position at which partitions begin that appear later.
     pub first_position: i64,
     pub partitions: &'a [i32],
     pub cursors: &'a [i64],
-    /// Subscriptions there may be.
-    pub most: i64,
+    /// How many subscriptions there may be.
+    pub subscriptions_max: i64,
 }
 
-/// A subscription as it stands.
+/// A subscription as the database has it.
 #[derive(Debug, Clone)]
 pub struct StoredSubscription {
     pub id: i64,
@@ -36,11 +36,13 @@ pub struct StoredSubscription {
     pub is_source_gone: bool,
 }
 
+/// Whether a subscription delivers messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Running,
+    /// A request has paused it.
     Paused,
-    /// It stopped before a message.
+    /// The subscription stopped by itself: its policy said so of a message, or it cannot go on.
     Stopped,
 }
 
@@ -85,7 +87,7 @@ struct StoredRow {
 }
 
 impl Subscriptions<'_> {
-    /// Stops a subscription that runs, before no message in particular. Answers whether it ran.
+    /// Stops a subscription that cannot go on, for a reason that is not one message. Answers whether it was running.
     pub async fn stop(self, subscription: i64, cause: &str, reason: &str) -> Result<bool, StoreError> {
         let outcome = sqlx::query_scalar!(
             r#"SELECT headwater.subscription_stop($1, $2, $3) AS "outcome!: Outcome""#,
@@ -96,7 +98,7 @@ impl Subscriptions<'_> {
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    /// Its id; `None` if there is one of that name, or there are as many as there may be.
+    /// Makes a subscription and answers its id; `None` if there is one of that name, or there are as many as there may be.
     pub async fn create(self, new: NewSubscription<'_>) -> Result<Option<i64>, StoreError> {
         let id = sqlx::query_scalar!(
             "SELECT headwater.subscription_create($1, $2::text::jsonb, $3, $4, $5, $6, $7, $8, $9, $10)",
@@ -109,7 +111,7 @@ impl Subscriptions<'_> {
             new.first_position,
             new.partitions,
             new.cursors,
-            new.most
+            new.subscriptions_max
         );
         Ok(id.fetch_one(self.0).await?)
     }
@@ -126,7 +128,7 @@ impl Subscriptions<'_> {
         Ok(row.fetch_optional(self.0).await?.map(StoredSubscription::from))
     }
 
-    /// By name, after a name.
+    /// Subscriptions in order of name, after a name.
     pub async fn list(self, after: &str, limit: i64) -> Result<Vec<StoredSubscription>, StoreError> {
         let rows = sqlx::query_as!(
             StoredRow,
@@ -140,7 +142,7 @@ impl Subscriptions<'_> {
         Ok(rows.fetch_all(self.0).await?.into_iter().map(StoredSubscription::from).collect())
     }
 
-    /// The id of what was changed.
+    /// Changes a subscription and answers its id; `None` if there is none.
     pub async fn update(self, name: &str, update: Update<'_>) -> Result<Option<i64>, StoreError> {
         let id = sqlx::query_scalar!(
             "SELECT headwater.subscription_update($1, $2::text::jsonb, $3, $4, $5)",
@@ -153,7 +155,7 @@ impl Subscriptions<'_> {
         Ok(id.fetch_one(self.0).await?)
     }
 
-    /// The id of what was deleted.
+    /// Deletes a subscription and answers its id; `None` if there was none.
     pub async fn delete(self, name: &str) -> Result<Option<i64>, StoreError> {
         let id = sqlx::query_scalar!("SELECT headwater.subscription_delete($1)", name);
         Ok(id.fetch_one(self.0).await?)

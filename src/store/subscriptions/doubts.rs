@@ -1,4 +1,4 @@
-//! Answers that were lost: what they may have handed out is taken back, and what was given is given once more.
+//! Answers that were lost: what they may have delivered is taken back, and what was given is given once more.
 
 use std::sync::Arc;
 
@@ -6,16 +6,16 @@ use super::{Advance, At};
 use crate::store::read::PageLimit;
 use crate::store::{StoreError, Subscriptions};
 
-/// What a consumer may have been given by a call whose answer has not been taken in.
+/// What a consumer may have been given by a call whose answer did not arrive.
 #[derive(Debug, Clone)]
 pub enum Doubt {
     /// Messages of its partitions.
     Delivered { advances: Arc<[Advance]>, is_auto: bool },
     /// Deliveries under an epoch of their own.
-    Taken { epoch: i64 },
-    /// New messages under an epoch that need no ack: they have left no deliveries.
-    ClaimedAtOnce { partition: i32, positions: Vec<i64>, global_positions: Vec<i64> },
-    /// Parked messages of its partitions that are replayed.
+    UnderEpoch { epoch: i64 },
+    /// New messages that need no ack: there are no rows of their deliveries.
+    ClaimedWithoutAck { partition: i32, positions: Vec<i64>, global_positions: Vec<i64> },
+    /// Parked messages of the consumer's partitions that are replayed.
     Replays,
 }
 
@@ -29,15 +29,15 @@ pub struct Given {
 }
 
 impl Subscriptions<'_> {
-    /// Takes back what may have been handed out. Doing it again changes nothing.
+    /// Takes back what may have been delivered. A second call changes nothing.
     pub async fn take_back(self, subscription: i64, consumer: &str, doubt: &Doubt) -> Result<(), StoreError> {
         let none: (&[i64], &[i64]) = (&[], &[]);
         match doubt {
             Doubt::Delivered { advances, is_auto } => self.take_back_advances(subscription, advances, *is_auto).await,
-            Doubt::Taken { epoch } => self.give_back(subscription, consumer, Some(*epoch), 0, none).await,
+            Doubt::UnderEpoch { epoch } => self.give_back(subscription, consumer, Some(*epoch), 0, none).await,
             Doubt::Replays => self.give_back(subscription, consumer, None, 0, none).await,
-            Doubt::ClaimedAtOnce { partition, positions, global_positions } => {
-                // An epoch that nothing has.
+            Doubt::ClaimedWithoutAck { partition, positions, global_positions } => {
+                // No delivery has this epoch: those that have rows stay.
                 let claimed: (&[i64], &[i64]) = (positions, global_positions);
                 self.give_back(subscription, consumer, Some(-1), *partition, claimed).await
             }
@@ -57,9 +57,9 @@ impl Subscriptions<'_> {
             subscription,
             &partitions,
             &column(|advance| advance.epoch),
-            &column(|advance| advance.rewinds),
+            &column(|advance| advance.rewind_generation),
             &column(|advance| advance.expected),
-            &column(|advance| advance.read_upto),
+            &column(|advance| advance.read_up_to),
             &column(|advance| advance.committed),
             is_auto
         )
@@ -104,7 +104,7 @@ impl Subscriptions<'_> {
         .await?;
         let mut given = Vec::with_capacity(rows.len());
         for row in rows {
-            // Its message may be gone.
+            // The message may have been deleted.
             let Some(global_position) = row.global_position else { continue };
             given.push(Given {
                 at: At { partition: row.partition, position: row.position },

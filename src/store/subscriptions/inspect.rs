@@ -1,4 +1,4 @@
-//! What there is to see of a subscription: pending deliveries, dead letters, consumers, and how far it is behind.
+//! What reports show of a subscription: pending deliveries, dead letters, consumers, and how far it is behind.
 
 use std::collections::HashMap;
 
@@ -10,19 +10,19 @@ use crate::domain::time::Timestamp;
 use crate::store::read::{COLUMNS, message_of};
 use crate::store::{StoreError, Subscriptions};
 
-/// Delivered, and not acked.
+/// A message that was delivered and not acked.
 #[derive(Debug)]
 pub struct PendingDelivery {
     pub at: At,
     pub epoch: i64,
-    /// `None`: it waits to be delivered again.
+    /// `None`: the message waits to be delivered again.
     pub consumer: Option<String>,
     pub idle_ms: i64,
     pub delivery_count: i64,
     pub last_error: Option<String>,
 }
 
-/// Pending deliveries of one consumer, counted.
+/// How many pending deliveries one consumer has, and which.
 #[derive(Debug)]
 pub struct PendingSummary {
     pub consumer: Option<String>,
@@ -54,16 +54,16 @@ pub struct ConsumerInfo {
     pub in_flight: i64,
 }
 
-/// How far a subscription is.
+/// How far a subscription is behind.
 #[derive(Debug)]
 pub struct Lag {
     pub partitions: Vec<PartitionLag>,
-    /// Otherwise what was not delivered is what was counted until now: the rest is still being counted.
+    /// Otherwise `undelivered` is what was counted until now: the rest is still being counted.
     pub is_exact: bool,
 }
 
 impl Lag {
-    /// Messages not delivered. Never 0 while it is not known to be: who waits for that would take it for the end.
+    /// Messages not delivered. At least 1 while the number is not exact: a client that waits for 0 would stop too early.
     pub fn delivered(&self) -> i64 {
         self.partitions.iter().map(|one| one.undelivered).sum::<i64>().max(i64::from(!self.is_exact))
     }
@@ -74,7 +74,7 @@ impl Lag {
     }
 }
 
-/// How far a partition is.
+/// How far a partition is behind.
 #[derive(Debug)]
 pub struct PartitionLag {
     pub partition: i32,
@@ -87,12 +87,12 @@ pub struct PartitionLag {
     pub undelivered: i64,
     pub in_flight: i64,
     pub oldest_unacked_ms: Option<i64>,
-    /// Everything up to here is acked.
-    pub low_water: i64,
+    /// The position up to which everything is acked.
+    pub acked_up_to: i64,
 }
 
 impl Subscriptions<'_> {
-    /// In order, after a place.
+    /// Pending deliveries in order of place, after a place.
     pub async fn pending_deliveries(
         self,
         subscription: i64,
@@ -101,7 +101,8 @@ impl Subscriptions<'_> {
         after: At,
         limit: i64,
     ) -> Result<Vec<PendingDelivery>, StoreError> {
-        // An index leads to one consumer's. PostgreSQL plans anew each time while that is so much cheaper.
+        // With a consumer there is an index to use: PostgreSQL plans this statement anew each time, as long as that is
+        // much cheaper than a plan for both cases.
         let rows = sqlx::query!(
             r#"SELECT partition AS "partition!", position AS "position!", epoch AS "epoch!", consumer,
                (extract(epoch FROM clock_timestamp() - at) * 1000)::bigint AS "idle_ms!", count AS "count!", last_error
@@ -115,9 +116,9 @@ impl Subscriptions<'_> {
                UNION ALL
                SELECT x.partition, k.position, x.epoch, x.consumer, k.at, k.count, NULL
                FROM headwater.subscription_partitions AS x
-               CROSS JOIN LATERAL unnest(x.known_positions, x.known_counts, x.known_times) AS k (position, count, at)
+               CROSS JOIN LATERAL unnest(x.unacked_positions, x.unacked_counts, x.unacked_times) AS k (position, count, at)
                WHERE x.subscription_id = $1 AND ($2::text IS NULL OR x.consumer = $2)
-               AND (x.partition, k.position) > ($4, $5) AND k.position <= x.read_upto
+               AND (x.partition, k.position) > ($4, $5) AND k.position <= x.read_up_to
                AND k.at <= clock_timestamp() - $3::float8 * interval '1 millisecond'
                ) AS p ORDER BY partition, position LIMIT $6"#,
             subscription,
@@ -140,7 +141,7 @@ impl Subscriptions<'_> {
         Ok(read.collect())
     }
 
-    /// By consumer; those that wait for their next delivery last.
+    /// Pending deliveries by consumer; last those that no consumer has, because they wait to be delivered again.
     pub async fn pending_summary(self, subscription: i64) -> Result<Vec<PendingSummary>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT consumer, count(*) AS "count!",
@@ -152,8 +153,8 @@ impl Subscriptions<'_> {
                SELECT partition, position, consumer, delivered_at AS at FROM headwater.subscription_deliveries
                WHERE subscription_id = $1 AND delivered_at IS NOT NULL
                UNION ALL SELECT x.partition, k.position, x.consumer, k.at FROM headwater.subscription_partitions AS x
-               CROSS JOIN LATERAL unnest(x.known_positions, x.known_times) AS k (position, at)
-               WHERE x.subscription_id = $1 AND k.position <= x.read_upto) AS p GROUP BY consumer ORDER BY consumer"#,
+               CROSS JOIN LATERAL unnest(x.unacked_positions, x.unacked_times) AS k (position, at)
+               WHERE x.subscription_id = $1 AND k.position <= x.read_up_to) AS p GROUP BY consumer ORDER BY consumer"#,
             subscription
         )
         .fetch_all(self.0)
@@ -168,7 +169,7 @@ impl Subscriptions<'_> {
         Ok(read.collect())
     }
 
-    /// In order, after a place.
+    /// Dead letters in order of place, after a place.
     pub async fn parked_messages(
         self,
         subscription: i64,
@@ -200,7 +201,7 @@ impl Subscriptions<'_> {
         rows.iter().map(read).collect()
     }
 
-    /// Delivers parked messages again: these, or all. Answers how many there were.
+    /// Lets parked messages be delivered again: `which`, or all. Answers how many there were.
     pub async fn replay_parked(self, subscription: i64, which: Option<&[At]>) -> Result<i64, StoreError> {
         let partitions = which.map(|which| which.iter().map(|at| at.partition).collect::<Vec<_>>());
         let positions = which.map(|which| which.iter().map(|at| at.position).collect::<Vec<_>>());
@@ -213,7 +214,7 @@ impl Subscriptions<'_> {
         Ok(count.fetch_one(self.0).await?)
     }
 
-    /// Answers whether there was one.
+    /// Deletes a dead letter. Answers whether there was one.
     pub async fn delete_parked(self, subscription: i64, at: At) -> Result<bool, StoreError> {
         let deleting = sqlx::query!(
             "DELETE FROM headwater.subscription_parked WHERE subscription_id = $1 AND partition = $2 AND position = $3",
@@ -232,7 +233,7 @@ impl Subscriptions<'_> {
                coalesce(p.partitions, '{}') AS "partitions!", coalesce(p.in_flight, 0)::bigint + d.count AS "in_flight!"
                FROM headwater.subscription_consumers AS c LEFT JOIN LATERAL (
                SELECT array_agg(p.partition ORDER BY p.partition) AS partitions, sum((
-               SELECT count(*) FROM unnest(p.known_positions) AS k (position) WHERE k.position <= p.read_upto
+               SELECT count(*) FROM unnest(p.unacked_positions) AS k (position) WHERE k.position <= p.read_up_to
                )) AS in_flight FROM headwater.subscription_partitions AS p
                WHERE p.subscription_id = $1 AND p.consumer = c.name) AS p ON true
                CROSS JOIN LATERAL (SELECT count(*) AS count FROM headwater.subscription_deliveries AS d
@@ -243,19 +244,19 @@ impl Subscriptions<'_> {
         Ok(consumers.fetch_all(self.0).await?)
     }
 
-    /// Up to a settled position.
+    /// How far a subscription is behind a settled position.
     pub async fn lag(self, subscription: i64, settled: i64) -> Result<Lag, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT partition AS "partition!", committed AS "committed!", delivered AS "delivered!", consumer,
                epoch AS "epoch!", is_held_back AS "is_held_back!", undelivered AS "undelivered!",
-               in_flight AS "in_flight!", oldest_ms, low_water AS "low_water!", is_exact AS "is_exact!"
+               in_flight AS "in_flight!", oldest_ms, acked_up_to AS "acked_up_to!", is_exact AS "is_exact!"
                FROM headwater.subscription_lag($1, $2) ORDER BY partition"#,
             subscription,
             settled
         )
         .fetch_all(self.0)
         .await?;
-        // All rows say the same of it.
+        // All rows have the same is_exact.
         let is_exact = rows.first().is_none_or(|row| row.is_exact);
         let partitions = rows.into_iter().map(|row| PartitionLag {
             partition: row.partition,
@@ -267,13 +268,13 @@ impl Subscriptions<'_> {
             undelivered: row.undelivered,
             in_flight: row.in_flight,
             oldest_unacked_ms: row.oldest_ms,
-            low_water: row.low_water,
+            acked_up_to: row.acked_up_to,
         });
         Ok(Lag { partitions: partitions.collect(), is_exact })
     }
 
-    /// Counts some more of what a subscription has before it, looking at so many messages. Answers whether there is
-    /// more to count.
+    /// Counts more of the messages that a subscription has yet to deliver, looking at `messages_max` of them. Answers
+    /// whether there is more to count.
     pub async fn count_lag(self, subscription: i64, settled: i64, messages_max: i64) -> Result<bool, StoreError> {
         let has_more = sqlx::query_scalar!(
             r#"SELECT headwater.subscription_count($1, $2, $3) AS "has_more!""#,
@@ -284,7 +285,7 @@ impl Subscriptions<'_> {
         Ok(has_more.fetch_one(self.0).await?)
     }
 
-    /// How many consumers each subscription has; those without any are left out.
+    /// How many consumers each subscription has that has any.
     pub async fn consumer_counts(self) -> Result<HashMap<i64, i64>, StoreError> {
         let counts = sqlx::query!(
             r#"SELECT subscription_id, count(*) AS "count!" FROM headwater.subscription_consumers GROUP BY 1"#

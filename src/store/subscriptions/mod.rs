@@ -10,7 +10,7 @@ mod partitioned;
 mod sources;
 
 pub use acks::{AckEntry, AckOutcome, StepEntry};
-pub use competing::{Claim, Claimed, Look, Take};
+pub use competing::{Claim, Claimable, Claimed, Take};
 pub use consumers::{Joined, Leaving, Renewal};
 pub use definitions::{NewSubscription, State, StoredSubscription, Update};
 pub use doubts::{Doubt, Given};
@@ -18,13 +18,13 @@ pub use inspect::{ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDeliver
 pub use partitioned::{Advance, Assignments, Held};
 pub use sources::Linked;
 
-/// Where something stands with a consumer.
+/// Whether a consumer is a member of its subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsumerStatus {
     Member,
-    /// It is not there: it never came, was sent away, or its lease ran out.
+    /// There is no consumer of that name: it never joined, was removed, or its lease ran out.
     Unknown,
-    /// Another connection has come with its name.
+    /// Another connection has joined under its name.
     Replaced,
 }
 
@@ -46,6 +46,6 @@ pub struct At {
 }
 
 impl At {
-    /// Before all others.
+    /// The place before all others.
     pub const FIRST: At = At { partition: -1, position: -1 };
 }

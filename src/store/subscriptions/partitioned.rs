@@ -1,4 +1,4 @@
-//! Deliveries of partitioned subscriptions: what a consumer holds, and messages that go to it.
+//! Deliveries of partitioned subscriptions: which partitions a consumer holds, and messages that go to it.
 
 use uuid::Uuid;
 
@@ -7,37 +7,37 @@ use super::{ConsumerStatus, State};
 use crate::domain::delivery::Attempts;
 use crate::store::{StoreError, Subscriptions};
 
-/// What a consumer finds.
+/// What a consumer of a partitioned subscription holds at one moment.
 #[derive(Debug)]
 pub struct Assignments {
     pub generation: i64,
     pub state: State,
-    pub standing: ConsumerStatus,
-    /// When it has to look again, whatever happens.
+    pub status: ConsumerStatus,
+    /// How long until something comes due for the consumer.
     pub next_ms: Option<i64>,
     /// Parked messages are to be delivered again.
     pub has_replays: bool,
-    /// Those of them that it has and has not acked.
+    /// Replayed messages that the consumer has and has not acked.
     pub replays_in_flight: i64,
     pub held: Vec<Held>,
 }
 
-/// A partition that it holds.
+/// A partition that a consumer holds.
 #[derive(Debug, Clone)]
 pub struct Held {
     pub partition: i32,
     pub epoch: i64,
     pub committed: i64,
-    pub read_upto: i64,
-    pub rewinds: i64,
+    pub read_up_to: i64,
+    pub rewind_generation: i64,
     pub in_flight: i64,
-    /// It is about to go to another consumer: nothing new is delivered.
+    /// The partition is about to go to another consumer: nothing new is delivered.
     pub is_revoked: bool,
-    /// A message in retry holds back all that comes after it.
+    /// A message that has failed is in flight or waits for its retry, and all that comes after waits for it.
     pub is_held_back: bool,
     /// The next message that has failed before, and how often it was tried.
-    pub suspect: Option<(i64, Attempts)>,
-    /// Messages that are not to be delivered any more.
+    pub failed_head: Option<(i64, Attempts)>,
+    /// Messages after the committed one that were parked or skipped, and are not delivered any more.
     pub done: Vec<i64>,
 }
 
@@ -46,18 +46,18 @@ pub struct Held {
 pub struct Advance {
     pub partition: i32,
     pub epoch: i64,
-    pub rewinds: i64,
-    /// Where it stood when that was decided.
+    pub rewind_generation: i64,
+    /// `read_up_to` as it was when this was decided.
     pub expected: i64,
-    pub read_upto: i64,
-    /// What was acked then.
+    pub read_up_to: i64,
+    /// The committed position as it was then.
     pub committed: i64,
-    /// Of the messages that go to the consumer.
+    /// The messages that go to the consumer.
     pub positions: Vec<i64>,
 }
 
 impl Subscriptions<'_> {
-    /// `None`: there is no such subscription.
+    /// Does what has come due for a consumer, and answers what it holds then; `None`: there is no such subscription.
     pub async fn sync_partitions(
         self,
         subscription: i64,
@@ -66,13 +66,13 @@ impl Subscriptions<'_> {
         grace_ms: i64,
     ) -> Result<Option<Assignments>, StoreError> {
         let rows = sqlx::query!(
-            r#"SELECT generation AS "generation!", state AS "state!", standing AS "standing!", next_ms,
+            r#"SELECT generation AS "generation!", state AS "state!", consumer_status AS "consumer_status!", next_ms,
                has_replays AS "has_replays!", replays_in_flight AS "replays_in_flight!", partition,
                coalesce(epoch, 0) AS "epoch!", coalesce(committed, 0) AS "committed!",
-               coalesce(read_upto, 0) AS "read_upto!", coalesce(rewinds, 0) AS "rewinds!",
+               coalesce(read_up_to, 0) AS "read_up_to!", coalesce(rewind_generation, 0) AS "rewind_generation!",
                coalesce(in_flight, 0) AS "in_flight!", coalesce(is_revoked, false) AS "is_revoked!",
-               coalesce(is_held_back, false) AS "is_held_back!", suspect, suspect_failures, suspect_deliveries,
-               coalesce(done_positions, '{}') AS "done!"
+               coalesce(is_held_back, false) AS "is_held_back!", failed_head, failed_head_failures,
+               failed_head_deliveries, coalesce(done_positions, '{}') AS "done!"
                FROM headwater.subscription_sync($1, $2, $3, $4)"#,
             subscription,
             consumer,
@@ -85,7 +85,7 @@ impl Subscriptions<'_> {
         let mut sync = Assignments {
             generation: first.generation,
             state: State::read(&first.state),
-            standing: ConsumerStatus::read(&first.standing),
+            status: ConsumerStatus::read(&first.consumer_status),
             next_ms: first.next_ms,
             has_replays: first.has_replays,
             replays_in_flight: first.replays_in_flight,
@@ -97,20 +97,20 @@ impl Subscriptions<'_> {
                 partition,
                 epoch: row.epoch,
                 committed: row.committed,
-                read_upto: row.read_upto,
-                rewinds: row.rewinds,
+                read_up_to: row.read_up_to,
+                rewind_generation: row.rewind_generation,
                 in_flight: row.in_flight,
                 is_revoked: row.is_revoked,
                 is_held_back: row.is_held_back,
-                suspect: row.suspect.zip(read_attempts(row.suspect_failures, row.suspect_deliveries)),
+                failed_head: row.failed_head.zip(read_attempts(row.failed_head_failures, row.failed_head_deliveries)),
                 done: row.done,
             });
         }
         Ok(Some(sync))
     }
 
-    /// Answers the partitions that moved on, with how often each message was delivered by now. The others have changed
-    /// since.
+    /// Delivers messages. Answers the partitions that moved on, with how often each message was delivered by now; the
+    /// others have changed since the consumer looked.
     pub async fn deliver(
         self,
         subscription: i64,
@@ -129,9 +129,9 @@ impl Subscriptions<'_> {
             consumer,
             &partitions,
             &column(|advance| advance.epoch),
-            &column(|advance| advance.rewinds),
+            &column(|advance| advance.rewind_generation),
             &column(|advance| advance.expected),
-            &column(|advance| advance.read_upto),
+            &column(|advance| advance.read_up_to),
             &counts,
             &positions,
             is_auto

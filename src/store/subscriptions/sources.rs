@@ -10,15 +10,15 @@ use crate::domain::message::Message;
 use crate::store::read::{COLUMNS, PageLimit, has_message, message_of};
 use crate::store::{StoreError, Subscriptions};
 
-/// A place in a partition, and the message that stands there.
+/// A place in a partition, and its message; `None` if that was deleted.
 pub type Linked = (At, Option<Message>);
 
-/// Of one partition at least this many are read at once, so that many partitions do not mean many reads.
+/// At least this many messages of one partition are read at once, so that many partitions do not mean many reads.
 const PER_PARTITION_MIN: i64 = 16;
 
 impl Subscriptions<'_> {
-    /// What comes after these places in some partitions of an aggregated stream: each partition in its order. A link whose message is
-    /// gone has none. Says too whether that is all there is.
+    /// What comes after these places in some partitions of an aggregated stream, each partition in its order, and whether
+    /// that is all there is.
     pub async fn partition_pages(
         self,
         aggregated_stream: i64,
@@ -58,7 +58,7 @@ impl Subscriptions<'_> {
         Ok((links, is_all))
     }
 
-    /// The messages at these global positions; those that are gone are left out. Bounded by whoever chose them (see
+    /// The messages at these global positions, without those that were deleted. The caller has bounded their bytes (see
     /// `headwater.messages_that_fit`).
     pub async fn messages_at(self, global_positions: &[i64]) -> Result<HashMap<i64, Message>, StoreError> {
         let sql =
@@ -79,11 +79,11 @@ impl Subscriptions<'_> {
         Ok(())
     }
 
-    /// Where the partitions of a subscription stand: the last message of each that was acked.
+    /// The partitions' cursors: the position up to which everything in each is acked.
     pub async fn cursors(self, subscription: i64) -> Result<Vec<At>, StoreError> {
         let cursors = sqlx::query_as!(
             At,
-            r#"SELECT partition, headwater.subscription_low_water(known_positions, read_upto) AS "position!"
+            r#"SELECT partition, headwater.subscription_acked_up_to(unacked_positions, read_up_to) AS "position!"
                FROM headwater.subscription_partitions WHERE subscription_id = $1 ORDER BY partition"#,
             subscription
         );

@@ -1,6 +1,6 @@
--- Acks of partitioned subscriptions, from many requests at once. An ack stands for everything in its partition up to
--- its position; it moves forward only, and under the epoch of the lease only. Outcomes: 'done', 'fenced', 'missing'.
-CREATE OR REPLACE FUNCTION headwater.subscription_ack_upto(
+-- Acks of partitioned subscriptions, from many requests at once. An ack is for everything in its partition up to its
+-- position. Acks move forward only, and count under the epoch of the lease only. Outcomes: 'done', 'fenced', 'missing'.
+CREATE OR REPLACE FUNCTION headwater.subscription_ack_up_to(
   _subscriptions bigint[],
   _consumers text[],
   _partitions integer[],
@@ -13,7 +13,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
   _now timestamptz := clock_timestamp();
-  _upto bigint;
+  _up_to bigint;
   _acked integer;
   _is_there boolean;
   _replays boolean;
@@ -31,8 +31,8 @@ BEGIN
     ORDER BY l.subscription_id, l.partition, l.position, l.number
   LOOP
     IF a.is_first THEN
-      _upto := NULL;
-      SELECT s.*, b.ack_timeout, headwater.subscription_low_water(s.known_positions, s.read_upto) AS low_water
+      _up_to := NULL;
+      SELECT s.*, b.ack_timeout, headwater.subscription_acked_up_to(s.unacked_positions, s.read_up_to) AS acked_up_to
       INTO p
       FROM headwater.subscription_partitions AS s
       JOIN headwater.subscriptions AS b ON b.id = s.subscription_id
@@ -61,42 +61,42 @@ BEGIN
           AND d.epoch = a.epoch;
       END IF;
       IF NOT _replays OR NOT FOUND THEN
-        IF a.position > p.read_upto THEN
+        IF a.position > p.read_up_to THEN
           outcome := 'missing';
-        ELSIF a.position > p.low_water THEN
-          _upto := a.position;
+        ELSIF a.position > p.acked_up_to THEN
+          _up_to := a.position;
         END IF;
       END IF;
     END IF;
 
     RETURN NEXT;
 
-    IF a.is_last AND _upto IS NOT NULL THEN
-      SELECT count(*) INTO _acked FROM unnest(p.known_positions) AS k (position) WHERE k.position <= _upto;
+    IF a.is_last AND _up_to IS NOT NULL THEN
+      SELECT count(*) INTO _acked FROM unnest(p.unacked_positions) AS k (position) WHERE k.position <= _up_to;
 
       UPDATE headwater.subscription_partitions AS s
       SET
-        committed = greatest(s.committed, s.known_positions[_acked]),
-        known_positions = s.known_positions[_acked + 1 :],
-        known_counts = s.known_counts[_acked + 1 :],
-        known_failures = s.known_failures[_acked + 1 :],
-        known_times = s.known_times[_acked + 1 :],
+        committed = greatest(s.committed, s.unacked_positions[_acked]),
+        unacked_positions = s.unacked_positions[_acked + 1 :],
+        unacked_counts = s.unacked_counts[_acked + 1 :],
+        unacked_failures = s.unacked_failures[_acked + 1 :],
+        unacked_times = s.unacked_times[_acked + 1 :],
         done_positions = CASE
           WHEN cardinality(s.done_positions) > 0 THEN ARRAY(
             SELECT d.position
             FROM unnest(s.done_positions) AS d (position)
-            WHERE d.position > headwater.subscription_low_water(s.known_positions[_acked + 1 :], s.read_upto)
+            WHERE d.position > headwater.subscription_acked_up_to(s.unacked_positions[_acked + 1 :], s.read_up_to)
             ORDER BY d.position
           )
           ELSE s.done_positions
         END,
-        -- The next one's time begins now.
-        ack_due_at = CASE WHEN s.known_positions[_acked + 1] <= s.read_upto THEN _now + p.ack_timeout END
+        -- The time to ack the next message begins now.
+        ack_due_at = CASE WHEN s.unacked_positions[_acked + 1] <= s.read_up_to THEN _now + p.ack_timeout END
       WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition;
 
-      -- Nothing is in flight any more: it need not wait for the end of its grace.
-      IF p.wanted_by IS NOT NULL AND NOT coalesce(p.known_positions[_acked + 1] <= p.read_upto, false) THEN
-        PERFORM headwater.subscription_hand_over(a.subscription_id, ARRAY[a.partition], ARRAY[p.wanted_by]);
+      -- Nothing is in flight any more: the partition need not wait for the end of its grace.
+      IF p.next_owner IS NOT NULL AND NOT coalesce(p.unacked_positions[_acked + 1] <= p.read_up_to, false) THEN
+        PERFORM headwater.subscription_hand_over(a.subscription_id, ARRAY[a.partition], ARRAY[p.next_owner]);
         PERFORM pg_notify('headwater', 'changed ' || a.subscription_id);
       END IF;
     END IF;

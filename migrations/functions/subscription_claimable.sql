@@ -1,7 +1,7 @@
--- What a consumer of a competing subscription may have at this moment. One row at least, while the subscription is
--- there; otherwise one for each cursor that may have something new (of an aggregated stream: those that have). `epoch`
--- is drawn for what is delivered upon this look.
-CREATE OR REPLACE FUNCTION headwater.subscription_look(
+-- What a consumer of a competing subscription may have at this moment: a row for each cursor that may have something new
+-- (of an aggregated stream: that has), and one row without a cursor if there is none; no row if there is no such
+-- subscription. `epoch` is drawn for what is delivered because of this answer.
+CREATE OR REPLACE FUNCTION headwater.subscription_claimable(
   _subscription bigint,
   _consumer text,
   _session uuid,
@@ -11,13 +11,13 @@ CREATE OR REPLACE FUNCTION headwater.subscription_look(
 RETURNS TABLE (
   generation bigint,
   state text,
-  standing text,
+  consumer_status text,
   next_ms bigint,
   has_due boolean,
   in_flight bigint,
   epoch bigint,
   "partition" integer,
-  read_upto bigint
+  read_up_to bigint
 )
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -38,7 +38,7 @@ BEGIN
     f.count,
     _epoch,
     p.partition,
-    p.read_upto
+    p.read_up_to
   FROM headwater.subscriptions AS b
   LEFT JOIN headwater.subscription_consumers AS c ON c.subscription_id = b.id AND c.name = _consumer
   LEFT JOIN LATERAL (
@@ -65,7 +65,7 @@ BEGIN
       OR EXISTS (
         SELECT
         FROM headwater.aggregated_partitions AS a
-        WHERE a.projection_id = j.id AND a.partition = p.partition AND a.message_count - 1 > p.read_upto
+        WHERE a.projection_id = j.id AND a.partition = p.partition AND a.message_count - 1 > p.read_up_to
       )
     )
   WHERE b.id = _subscription;
