@@ -1,4 +1,4 @@
-//! Aggregated streams: how one is defined, and where a message goes in it.
+//! Definitions of aggregated streams: which messages one has, and to which partition each goes.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::partitioner::{Compiled, PARTITIONS_MAX, Partitioner};
 use super::selection::Streams;
 use super::stream_name::{Category, STREAM_NAME_BYTES_MAX, check_type};
 
-/// The most wildcards, and the most categories, of one definition.
+/// The most wildcards, and the most categories, in one definition.
 pub const NAMES_MAX: usize = 100;
 
 /// Which messages an aggregated stream has, and how they are divided.
@@ -22,8 +22,8 @@ pub const NAMES_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 #[schema(as = AggregatedStreamDefinition)]
 pub struct Definition {
-    /// Streams by pattern: `%` is any run of characters, everything else stands for itself. With `categories`; neither
-    /// of them: every stream.
+    /// Streams by pattern: `%` matches any run of characters, every other character matches itself. Streams of
+    /// `categories` are added; without both, every stream is selected.
     #[serde(default)]
     #[schema(default = json!([]), example = json!(["aggregate-me-%"]), max_items = 100)]
     pub stream_wildcards: Vec<String>,
@@ -39,11 +39,13 @@ pub struct Definition {
     #[serde(default)]
     #[schema(max_length = 1000)]
     pub filter: Option<String>,
+    /// Gives each selected message its partition.
     pub partitioner: Partitioner,
     /// The highest partition that a message may go to.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 9999, default = 9999)]
     pub max_partition: Option<i64>,
+    /// What becomes of a message that the partitioner cannot place. Default: `stop`.
     #[serde(default)]
     #[schema(default = json!("stop"))]
     pub on_error: OnError,
@@ -53,24 +55,27 @@ pub struct Definition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be stop, skip or an object of a partition")]
 pub enum OnError {
+    /// The message goes to no partition.
     Action(OnErrorAction),
+    /// The message goes to a partition for such messages.
     Partition(FallbackPartition),
 }
 
-/// What becomes of it without a partition.
+/// What becomes of a message that gets no partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnErrorAction {
-    /// Nothing goes on before it can be placed.
+    /// The aggregated stream stops before it, until it can be placed.
     Stop,
-    /// It is left out, and counted.
+    /// It is skipped, and counted.
     Skip,
 }
 
-/// It goes to this partition, and is counted.
+/// The partition for messages that the partitioner cannot place. They are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FallbackPartition {
+    /// From 0 to `max_partition`.
     #[schema(minimum = 0, maximum = 9999)]
     pub partition: i64,
 }
@@ -90,26 +95,29 @@ pub struct Aggregation {
     partitioner: Compiled,
 }
 
-/// Where a message goes.
+/// What the definition says of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {
-    /// It does not belong to the aggregated stream.
+    /// The message does not belong to the aggregated stream.
     NotSelected,
+    /// The partition that the partitioner gave, from 0 to `max_partition`.
     Partition(i32),
-    /// It cannot be placed: `on_error` gives it this partition.
+    /// The message cannot be placed, and `on_error` gives it this partition.
     Substituted(i32),
-    /// It cannot be placed: `on_error` leaves it out.
+    /// The message cannot be placed, and `on_error` skips it.
     Skipped,
-    /// It cannot be placed: nothing goes on before it can, for this reason.
+    /// The message cannot be placed, and the aggregated stream stops before it, for this reason.
     Stop(String),
 }
 
 /// A message in its partition.
 #[derive(Debug, Clone)]
 pub struct AggregatedMessage {
+    /// From 0 to `max_partition`.
     pub partition: i32,
     /// Counts from 0 in the partition, without holes.
     pub position: i64,
+    /// The message, shared with everything else that has it in memory.
     pub message: Arc<Message>,
 }
 
@@ -168,9 +176,9 @@ impl Definition {
             ("categories", &self.categories, NAMES_MAX),
             ("types", &self.types, FILTER_TYPES_MAX),
         ];
-        for (field, names, most) in lists {
-            if names.len() > most {
-                refuse(field.into(), format!("must name at most {most}"));
+        for (field, names, max) in lists {
+            if names.len() > max {
+                refuse(field.into(), format!("must name at most {max}"));
             }
         }
         for (at, pattern) in self.stream_wildcards.iter().enumerate() {
@@ -195,15 +203,17 @@ impl Definition {
 }
 
 impl Aggregation {
+    /// The definition that was compiled.
     pub fn definition(&self) -> &Definition {
         &self.definition
     }
 
+    /// Which streams the messages are taken from.
     pub fn streams(&self) -> &Streams {
         &self.streams
     }
 
-    /// Where this message goes. The same for the same message, whoever asks and whenever.
+    /// Where this message goes. The answer depends on the message and the definition alone.
     pub fn place(&self, message: &Message) -> Placement {
         let types = &self.definition.types;
         let is_wanted = (types.is_empty() || types.iter().any(|wanted| **wanted == *message.message_type))
@@ -214,7 +224,7 @@ impl Aggregation {
         }
         let partition_max = self.definition.partition_max();
         let reason = match self.partitioner.partition(message) {
-            // Within the bounds it fits: they end far below 2^31.
+            // The bounds end far below 2^31, so it fits.
             Ok(partition) if (0..=partition_max).contains(&partition) => return Placement::Partition(partition as i32),
             Ok(partition) => format!("the partition {partition} is not from 0 to {partition_max}"),
             Err(reason) => reason,

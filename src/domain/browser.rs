@@ -1,4 +1,4 @@
-//! Whom a browser may speak for: the origins of pages, and the names that it knows the service by.
+//! Which requests of browsers are trusted: by the origin of the page, and by the name that the request calls the service.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,27 +8,27 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin(String);
 
-/// A name that a service is called by: `headwater.internal`. In lower case, without a dot at its end.
+/// A name of a service: `headwater.internal`. In lower case, without a dot at its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostName(String);
 
-/// What a browser's word counts for.
+/// The origins and names that are trusted.
 #[derive(Debug, Clone, Default)]
 pub struct Trusted {
-    /// Pages of these origins may call the service, beside its own.
+    /// Pages of these origins may call the service, beside its own pages.
     pub origins: Vec<Origin>,
-    /// Names of the service, beside those that always stand for an address of its own.
+    /// Names of the service, beside addresses and `localhost`.
     pub hosts: Vec<HostName>,
     /// Whether the service itself speaks TLS, so that its own pages are `https` pages.
     pub speaks_tls: bool,
 }
 
 impl Trusted {
-    /// Whether a request that names this authority (`Host: localhost:8080`) is meant for us.
+    /// Whether a request to this authority (`Host: localhost:8080`) calls the service by a name of its own.
     ///
     /// A page that was loaded from a foreign name can have that name point at our address afterwards (DNS rebinding)
-    /// and is of the same origin then. That needs a name: an address stands for itself, and nobody else gives answers
-    /// about `localhost`.
+    /// and is of the same origin then. That takes a name: an address cannot be made to point elsewhere, and no name server
+    /// answers for `localhost`.
     pub fn takes_host(&self, authority: &str) -> bool {
         let Some((host, _)) = split_authority(authority) else { return false };
         if is_address(host) {
@@ -47,7 +47,7 @@ impl Trusted {
     fn is_own(&self, origin: &str, authority: &str) -> bool {
         let (scheme, default_port) = match origin.split_once("://") {
             Some((scheme @ "https", _)) => (scheme, 443),
-            // Without TLS of ours, a proxy before us may speak it or not; what counts is the name.
+            // If the service does not speak TLS, a proxy before it may or may not: only the name is compared.
             Some((scheme @ "http", _)) if !self.speaks_tls => (scheme, 80),
             _ => return false,
         };
@@ -60,6 +60,7 @@ impl Trusted {
 }
 
 impl Origin {
+    /// The origin as it is compared: in lower case, without a port that the scheme has anyway.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,6 +1,6 @@
-//! Which texts name a PostgreSQL to use.
+//! Which URLs of a PostgreSQL can be used.
 
-/// What speaks against a URL before it is tried. The URL itself is not repeated: it may hold a password.
+/// Checks a URL before a connection is tried. The error does not repeat the URL, which may have a password.
 pub fn check(url: &str) -> Result<(), &'static str> {
     let Some(rest) = ["postgresql://", "postgres://"].iter().find_map(|scheme| url.strip_prefix(scheme)) else {
         return Err("must begin with postgresql://, as in postgresql://user@localhost/database");
@@ -10,7 +10,7 @@ pub fn check(url: &str) -> Result<(), &'static str> {
     let hosts = authority.rsplit('@').next().unwrap_or_default();
     let in_query = query.split('&').filter_map(|pair| pair.split_once('='));
     let mut named = in_query.filter(|(name, _)| ["host", "hostaddr", "port"].contains(name)).map(|(_, value)| value);
-    // In a query, %2C is a comma too; in the host it belongs to the path of a socket.
+    // In a query, %2C is a comma too; in the authority it is part of the path of a socket.
     if hosts.contains(',') || named.any(|value| value.contains(',') || value.to_ascii_uppercase().contains("%2C")) {
         return Err("must name one host: several are not supported yet. Name the address that leads to the primary");
     }

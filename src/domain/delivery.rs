@@ -10,9 +10,11 @@ use utoipa::ToSchema;
 /// How often and how soon a message is delivered again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
+    /// 1 or more.
     pub max_deliveries: i64,
-    /// The delay after the first failure, the second, and so on; the last one stands for all after it.
+    /// The delay after the first failure, the second, and so on; the last one counts for all further failures.
     pub backoff_ms: Vec<i64>,
+    /// What becomes of a message after `max_deliveries`.
     pub on_exhausted: OnExhausted,
 }
 
@@ -20,39 +22,53 @@ pub struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExhausted {
-    /// It goes to the dead letters.
+    /// The message goes to the dead letters.
     Park,
+    /// The message is not delivered any more.
     Skip,
-    /// The whole subscription stops before it.
+    /// The whole subscription stops before the message.
     Stop,
 }
 
 /// What a consumer asks for with a message that it could not work on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NackAction {
-    /// Again: after this delay, or after the policy's.
+    /// Deliver it again, unless it was delivered as often as it may be.
     Retry {
+        /// In milliseconds; `None`: the policy's.
         delay_ms: Option<i64>,
     },
+    /// Put it among the dead letters.
     Park,
+    /// Do not deliver it any more.
     Skip,
+    /// Stop the whole subscription before it.
     Stop,
 }
 
-/// How often a message was tried: as it failed, and as it was delivered. One that rode along behind a message that failed
-/// was delivered without failing; should it fail later, it has used up that delivery.
+/// How often a message was tried. A message that was delivered behind one that failed was delivered without failing; if it
+/// fails later, that delivery counts too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Attempts {
+    /// How often it failed: it was refused, not acked in time, or its consumer was gone.
     pub failures: i64,
+    /// How often it was delivered.
     pub deliveries: i64,
 }
 
 /// What becomes of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeliveryStep {
-    Retry { delay_ms: i64 },
+    /// The message is delivered again.
+    Retry {
+        /// In milliseconds.
+        delay_ms: i64,
+    },
+    /// It goes to the dead letters.
     Park,
+    /// It is not delivered any more.
     Skip,
+    /// The whole subscription stops before it.
     Stop,
 }
 
@@ -60,17 +76,17 @@ pub enum DeliveryStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(as = FailureCause, rename_all = "snake_case")]
 pub enum Cause {
-    /// A consumer asked for it.
+    /// A consumer refused it.
     Nacked,
     /// It was delivered as often as it may be.
     Exhausted,
 }
 
 impl Policy {
-    /// A consumer has refused a message that was tried this often before.
-    pub fn on_nack(&self, ask: NackAction, attempts: Attempts) -> (DeliveryStep, Cause) {
+    /// Decides what becomes of a message that a consumer refuses. `attempts`: without this refusal.
+    pub fn on_nack(&self, action: NackAction, attempts: Attempts) -> (DeliveryStep, Cause) {
         let failures = (attempts.failures + 1).max(attempts.deliveries);
-        match ask {
+        match action {
             NackAction::Park => (DeliveryStep::Park, Cause::Nacked),
             NackAction::Skip => (DeliveryStep::Skip, Cause::Nacked),
             NackAction::Stop => (DeliveryStep::Stop, Cause::Nacked),
@@ -95,7 +111,7 @@ impl Policy {
         }
     }
 
-    /// How long it waits after that many failures.
+    /// How long a message waits after that many failures.
     fn delay_ms(&self, failures: i64) -> i64 {
         let step = usize::try_from(failures - 1).unwrap_or(0);
         self.backoff_ms.get(step).or(self.backoff_ms.last()).copied().unwrap_or(0)
@@ -103,28 +119,29 @@ impl Policy {
 }
 
 impl DeliveryStep {
-    /// When the message may be delivered again; `None`: it is done with.
+    /// When the message may be delivered again, in milliseconds from now; `None`: never.
     pub fn returns_after_ms(self) -> Option<i64> {
         match self {
             DeliveryStep::Retry { delay_ms } => Some(delay_ms),
-            // It is what comes next, once the subscription goes on.
+            // Once the subscription goes on, this message is delivered next.
             DeliveryStep::Stop => Some(0),
             DeliveryStep::Park | DeliveryStep::Skip => None,
         }
     }
 
-    /// Whether it goes to the dead letters.
+    /// Whether the message goes to the dead letters.
     pub fn parks(self) -> bool {
         self == DeliveryStep::Park
     }
 
-    /// Whether the whole subscription stops before it.
+    /// Whether the whole subscription stops before the message.
     pub fn stops(self) -> bool {
         self == DeliveryStep::Stop
     }
 }
 
 impl Cause {
+    /// The name in the database and on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Cause::Nacked => "nacked",
@@ -143,7 +160,7 @@ mod tests {
         Policy { max_deliveries, backoff_ms: backoff_ms.to_vec(), on_exhausted }
     }
 
-    /// It failed each time that it was delivered, but for the last time.
+    /// A message that failed each time that it was delivered, and is about to fail again.
     fn failed(deliveries: i64) -> Attempts {
         Attempts { failures: deliveries - 1, deliveries }
     }

@@ -1,16 +1,17 @@
-//! The id of an event: where a follower stands in the log, and which message stands there.
+//! The id of an event: a follower's place in the log, and which message is there.
 
 use std::fmt;
 use std::str::FromStr;
 
 use uuid::Uuid;
 
-/// By what a message is recognised in a cursor: the last eight hex digits of its id. In a log that went back, and has
-/// grown past the cursor again, another message stands at the same position.
+/// What a cursor keeps of a message's id to recognise the message: the last eight hex digits. A log that went back and has
+/// grown past the cursor again has another message at the same position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Check(u32);
 
 impl Check {
+    /// The check of the message with this id.
     pub fn of(message_id: Uuid) -> Self {
         Self(message_id.as_u128() as u32)
     }
@@ -22,9 +23,10 @@ impl fmt::Display for Check {
     }
 }
 
-/// A position, how much of it was seen where several sources have the same message, and the message that stands there.
+/// A position, how much of it was seen if several sources have the same message, and a check of that message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventId {
+    /// A position in the stream for a single stream, otherwise a global position.
     pub position: i64,
     /// 0: everything up to the position has been seen. Otherwise: at the position itself, only the first so many of
     /// the sources.
@@ -39,9 +41,9 @@ impl EventId {
         Self { position, sources: 0, check: Some(Check::of(message_id)) }
     }
 
-    /// Of who has seen everything up to a place, and as the last message there is to see the one of `last`. Where it is
-    /// not known which message stands at the place, the cursor is the one of that message: whoever comes back with it
-    /// passes over the same nothing once more, and is recognised.
+    /// The id for a follower that has seen everything up to a place, `last` being the last message among that. If it is
+    /// not known which message is at the place, the id is `last`: a client that comes back with it passes over the same
+    /// messages of others once more, and its log can be recognised.
     pub fn of_place(place: i64, check: Option<Check>, last: Option<EventId>) -> Self {
         match (check, last) {
             (None, Some(last)) => last,
@@ -49,9 +51,9 @@ impl EventId {
         }
     }
 
-    /// Whether another message than the one it names stands there by now.
-    pub fn names_another_than(self, standing: Option<Uuid>) -> bool {
-        matches!((self.check, standing), (Some(check), Some(id)) if check != Check::of(id))
+    /// Whether the message that was found at the position is another one than the cursor was made at.
+    pub fn names_another_than(self, found: Option<Uuid>) -> bool {
+        matches!((self.check, found), (Some(check), Some(id)) if check != Check::of(id))
     }
 }
 
@@ -61,8 +63,7 @@ impl From<i64> for EventId {
     }
 }
 
-/// `1017~5f3a09c1`, or `1017` where no message is named; `1017.1~5f3a09c1` where one of several sources has been seen
-/// at 1017.
+/// `1017~5f3a09c1`, or `1017` without a check; `1017.1~5f3a09c1` if at 1017 the first of several sources has been seen.
 impl fmt::Display for EventId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.position)?;

@@ -21,38 +21,63 @@ pub const EXPRESSION_DEPTH_MAX: usize = 100;
 /// request.
 pub const EXPRESSION_OPEN_MAX: usize = 24;
 
-/// What an expression may name.
+/// The variables that an expression may use.
 const VARIABLES: [&str; 8] =
     ["type", "data", "metadata", "stream_name", "category", "position", "global_position", "time"];
-/// The functions it may call, operators aside.
+/// The functions that an expression may call, beside operators.
 const FUNCTIONS: [&str; 11] =
     ["size", "contains", "startsWith", "endsWith", "int", "uint", "double", "string", "bool", "bytes", "dyn"];
 
 /// Why an expression is refused when it is given.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExpressionError {
+    /// The text has nothing but white space.
     #[error("must not be empty")]
     Empty,
+    /// It is longer than [`EXPRESSION_BYTES_MAX`].
     #[error("must be at most {EXPRESSION_BYTES_MAX} bytes, not {bytes}")]
-    TooLong { bytes: usize },
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// A string literal in it has U+0000.
     #[error("must not contain the character U+0000: PostgreSQL cannot store it")]
     NulCharacter,
+    /// Its syntax tree is deeper than [`EXPRESSION_DEPTH_MAX`].
     #[error("must not nest deeper than {EXPRESSION_DEPTH_MAX} levels")]
     TooDeep,
+    /// More than [`EXPRESSION_OPEN_MAX`] brackets and conditions are open at one place.
     #[error("must not have more than {EXPRESSION_OPEN_MAX} brackets and conditions within each other")]
     TooManyOpen,
+    /// The parser refuses it.
     #[error("is not CEL: line {line}, column {column}: {message}")]
-    Syntax { line: isize, column: isize, message: String },
+    Syntax {
+        /// Where, from 1.
+        line: isize,
+        /// Where, from 1.
+        column: isize,
+        /// What the parser says.
+        message: String,
+    },
+    /// It has a macro that loops over a list.
     #[error("must not loop: all, exists, exists_one, map and filter are refused, because nothing bounds their work")]
     Comprehension,
+    /// It uses a name that is not one of the message's fields.
     #[error(
         "uses the unknown name `{name}`; the known names are type, data, metadata, stream_name, category, position, global_position and time"
     )]
-    UnknownVariable { name: String },
+    UnknownVariable {
+        /// The name that is not a variable.
+        name: String,
+    },
+    /// It calls a function that is not on the list.
     #[error(
         "calls the unknown function `{name}`; the known functions are size, contains, startsWith, endsWith, int, uint, double, string, bool, bytes, dyn and has"
     )]
-    UnknownFunction { name: String },
+    UnknownFunction {
+        /// The name that is not a function.
+        name: String,
+    },
 }
 
 /// A compiled expression. Cheap to share; evaluated on any thread.
@@ -69,6 +94,7 @@ pub struct MessageValues {
 }
 
 impl Expression {
+    /// Compiles an expression, or says which rule its text breaks.
     pub fn compile(source: &str) -> Result<Self, ExpressionError> {
         if source.trim().is_empty() {
             return Err(ExpressionError::Empty);
@@ -79,7 +105,7 @@ impl Expression {
         nesting::check(source)?;
         let program = parse(source)?;
         check_depth(program.expression())?;
-        // In a string it is CEL.
+        // CEL allows NUL in a string literal.
         if source.contains('\0') {
             return Err(ExpressionError::NulCharacter);
         }
@@ -100,6 +126,7 @@ impl Expression {
         Ok(Self { source: source.into(), program, uses })
     }
 
+    /// The text that was compiled.
     pub fn source(&self) -> &str {
         &self.source
     }
@@ -141,7 +168,7 @@ fn variable(message: &Message, name: &str) -> Value {
 }
 
 impl MessageValues {
-    /// What cannot be read (deeper than 128 levels) is null.
+    /// Reads `data` and `metadata`. JSON that is nested deeper than serde_json reads (128 levels) is null.
     pub fn read(message: &Message) -> Self {
         Self { data: read_json(message.data()), metadata: read_json(message.metadata()) }
     }
@@ -155,7 +182,7 @@ fn read_json(text: &str) -> Value {
 fn parse(source: &str) -> Result<Program, ExpressionError> {
     Program::compile(source).map_err(|errors| {
         let first = errors.errors.first();
-        // The parser's own bound comes after ours, and says so in its own words.
+        // The parser has a limit of its own, with a message of its own.
         if first.is_some_and(|error| error.msg.contains("Recursion limit")) {
             return ExpressionError::TooDeep;
         }

@@ -14,6 +14,7 @@ pub const FILTER_TYPES_MAX: usize = 100;
 pub struct Filter {
     /// The message's type must be one of these; empty: any.
     pub types: Arc<[String]>,
+    /// The expression must be true for the message.
     pub expression: Option<Arc<Expression>>,
     /// The message's time must be this or later.
     pub from_time: Option<Timestamp>,
@@ -22,6 +23,7 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether a message fits all that is given.
     pub fn passes(&self, message: &Message) -> bool {
         (self.types.is_empty() || self.types.iter().any(|wanted| **wanted == *message.message_type))
             && self.from_time.is_none_or(|from| message.time >= from)
@@ -29,6 +31,7 @@ impl Filter {
             && self.expression.as_ref().is_none_or(|expression| expression.passes(message))
     }
 
+    /// Whether every message passes.
     pub fn is_empty(&self) -> bool {
         self.types.is_empty() && self.expression.is_none() && self.from_time.is_none() && self.to_time.is_none()
     }

@@ -1,80 +1,87 @@
-//! Whether the log is still the one that was read. It goes back when a backup is restored, when a replica takes over that
-//! had not received everything, or when a test truncates the table: then positions that were seen are given to other
-//! messages.
+//! Decides whether the log is still the one that was read. A log goes back when a backup is restored, when a replica takes
+//! over that had not received everything, or when a test truncates the table: positions that were seen are then given to
+//! other messages.
 
 use uuid::Uuid;
 
 /// A message by which a place in the log is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Landmark {
+    /// Its global position.
     pub position: i64,
+    /// The message's id: another message at the same position has another one.
     pub id: Uuid,
 }
 
 /// What is known of the log that was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
-    /// Counts the histories of this database; every instance that notices a change may be the one that raises it.
+    /// Counts the histories of this database; the instance that notices a change first raises it.
     pub number: i64,
     /// The last settled message that is known.
     pub checkpoint: Option<Landmark>,
     /// The oldest message there was.
     pub first: Option<Landmark>,
+    /// Where the log was.
     pub ground: Ground,
 }
 
-/// What the log stands on.
+/// Where the log is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ground {
-    /// The server's system identifier and timeline, the database, and when the server was started. `None`: it does not
-    /// say.
+    /// The server's system identifier and timeline, the database, and when the server was started. `None`: the server does
+    /// not tell.
     pub server: Option<String>,
     /// The file of the sequence that gives out positions. `TRUNCATE … RESTART IDENTITY` makes a new one.
     pub sequence_file: Option<i64>,
 }
 
-/// What one look shows.
+/// What one look at the log shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// As in [`Known`].
     pub number: i64,
-    /// The id of the message at the checkpoint's place.
+    /// The id of the message at the checkpoint's position; `None`: there is none.
     pub at_checkpoint: Option<Uuid>,
+    /// The oldest message; `None`: the log is empty.
     pub first: Option<Landmark>,
     /// The newest message at or below the settled position.
     pub newest: Option<Landmark>,
-    /// The highest position of a message, 0 if there is none; no more than the settled one where the sequence has given
-    /// that.
+    /// The highest position of a message, 0 if there is none. It may be the settled position instead of a higher one, if
+    /// the sequence has given that.
     pub head: i64,
     /// The last position that the sequence gave out; `None`: there is no sequence.
     pub given: Option<i64>,
+    /// Where the log is.
     pub ground: Ground,
 }
 
-/// Another log stands where this one stood.
+/// The log is another one than it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
+    /// What gave it away.
     pub reason: Reason,
-    /// Nothing of the log that was read is there any more: it was truncated.
+    /// Nothing of the former log is left, because it was truncated.
     pub is_anew: bool,
 }
 
-/// By what it was noticed.
+/// By what a change was noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
-    /// The checkpoint's place has another message.
+    /// There is another message at the checkpoint's position.
     OtherMessage,
     /// Positions that were settled are given out again.
     WentBack,
     /// The sequence was made anew, and the checkpoint's message is gone.
     OtherSequence,
-    /// It is another server, or one that was promoted or started anew, and the checkpoint's message is gone.
+    /// The server is another one, or was promoted or started anew, and the checkpoint's message is gone.
     OtherServer,
-    /// Another instance has noticed it.
+    /// Another instance has noticed a change.
     Told,
 }
 
 impl Reason {
-    /// The name under which it is told.
+    /// The name in the log and in `/readyz`.
     pub fn name(self) -> &'static str {
         match self {
             Reason::OtherMessage => "other_message",
@@ -87,19 +94,19 @@ impl Reason {
 }
 
 impl Known {
-    /// What a look at the log makes known, when it is begun with.
+    /// What a first look makes known.
     pub fn of(seen: &Seen) -> Self {
         Self { number: seen.number, checkpoint: seen.newest, first: seen.first, ground: seen.ground.clone() }
     }
 
-    /// Judges by what a look shows, after everything up to `settled` was settled.
+    /// Judges by what a look shows, when everything up to `settled` was settled.
     ///
-    /// The checkpoint's message, where it was, proves that the log is the same up to there, whatever server it stands
-    /// on. Where its place is empty it may have been deleted, which is no other history as long as its position is not
-    /// given out again.
+    /// The checkpoint's message at its position proves that the log is the same up to there, whatever server has it. If
+    /// there is no message at that position, it may have been deleted, which makes no other history as long as its
+    /// position is not given out again.
     pub fn judge(&self, settled: i64, seen: &Seen) -> Option<Change> {
         let is_there = match (self.checkpoint, seen.at_checkpoint) {
-            (Some(known), Some(standing)) if known.id != standing => {
+            (Some(known), Some(found)) if known.id != found => {
                 return Some(self.change(Reason::OtherMessage, seen));
             }
             (Some(known), Some(_)) if known.position >= settled => return self.told(seen),
@@ -121,7 +128,7 @@ impl Known {
         self.told(seen)
     }
 
-    /// The log is the same: what a look has shown is known from here on.
+    /// The log is the same: notes what a look has shown.
     pub fn take_in(&mut self, seen: &Seen) {
         *self = Self::of(seen);
     }
@@ -135,7 +142,7 @@ impl Known {
         let is_anew = match (self.first, seen.first) {
             (_, None) => true,
             _ if is_same_server && differ(&self.ground.sequence_file, &seen.ground.sequence_file) => true,
-            // It begins again where it began, with another message.
+            // The log begins where it began, with another message.
             (Some(known), Some(first)) => first.position <= known.position && first.id != known.id,
             (None, Some(_)) => false,
         };
@@ -143,7 +150,7 @@ impl Known {
     }
 }
 
-/// What is not known differs from nothing.
+/// Whether both are known and differ.
 fn differ<T: PartialEq>(one: &Option<T>, other: &Option<T>) -> bool {
     matches!((one, other), (Some(one), Some(other)) if one != other)
 }

@@ -1,4 +1,4 @@
-//! What PostgreSQL's `jsonb` refuses although it is JSON, found before it can spoil a batch.
+//! Finds what PostgreSQL's `jsonb` refuses although it is JSON, before that can fail a whole batch.
 
 /// The deepest nesting of arrays and objects. PostgreSQL's own bound depends on its stack; readers in most languages
 /// give up long before.
@@ -10,14 +10,30 @@ pub const JSON_NUMBER_DIGITS_MAX: usize = 1_000;
 /// Why a JSON text cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonTextError {
+    /// A string has U+0000, which PostgreSQL's texts cannot hold.
     #[error("must not contain the character U+0000 (at byte {at}): PostgreSQL cannot store it")]
-    NulCharacter { at: usize },
+    NulCharacter {
+        /// Byte of the text, from 0.
+        at: usize,
+    },
+    /// A `\u` escape is half of a pair, and so no character.
     #[error("must not contain half of a surrogate pair (at byte {at})")]
-    LoneSurrogate { at: usize },
+    LoneSurrogate {
+        /// Byte of the text, from 0.
+        at: usize,
+    },
+    /// Deeper than [`JSON_DEPTH_MAX`].
     #[error("must not nest deeper than {JSON_DEPTH_MAX} levels (at byte {at})")]
-    TooDeep { at: usize },
+    TooDeep {
+        /// Byte of the text, from 0.
+        at: usize,
+    },
+    /// More digits than [`JSON_NUMBER_DIGITS_MAX`].
     #[error("must not hold a number of more than {JSON_NUMBER_DIGITS_MAX} digits, its exponent counted (at byte {at})")]
-    NumberTooLong { at: usize },
+    NumberTooLong {
+        /// Byte of the text, from 0.
+        at: usize,
+    },
 }
 
 /// Checks a text that is known to be JSON (serde_json has read it) against what `jsonb` refuses.

@@ -1,4 +1,4 @@
-//! A message as it stands in the store, with its JSON text made once and shared by all who read it.
+//! A stored message, with its JSON text made once and shared by all readers.
 
 use std::ops::Range;
 use std::sync::OnceLock;
@@ -13,13 +13,17 @@ use super::time::Timestamp;
 /// A stored message. Its JSON is written once, around `data` and `metadata` exactly as PostgreSQL printed them.
 #[derive(Debug)]
 pub struct Message {
+    /// The stream that it is in.
     pub stream_name: Box<str>,
+    /// The type that its writer gave it.
     pub message_type: Box<str>,
     /// Counts from 0 in its stream.
     pub position: i64,
     /// Counts from 1 over the whole store, with holes.
     pub global_position: i64,
+    /// When it was written, or the time that its writer gave it.
     pub time: Timestamp,
+    /// Unique in the whole store.
     pub id: Uuid,
     json: Bytes,
     data: Range<usize>,
@@ -30,18 +34,26 @@ pub struct Message {
 
 /// The columns of a message, borrowed from a row or from the request that wrote it.
 pub struct MessageParts<'a> {
+    /// As in [`Message`].
     pub id: Uuid,
+    /// As in [`Message`].
     pub stream_name: &'a str,
+    /// As in [`Message`].
     pub message_type: &'a str,
+    /// As in [`Message`].
     pub position: i64,
+    /// As in [`Message`].
     pub global_position: i64,
     /// jsonb as PostgreSQL prints it; `None` is SQL's NULL, which reads as `null`.
     pub data: Option<&'a str>,
+    /// The same for `metadata`.
     pub metadata: Option<&'a str>,
+    /// As in [`Message`].
     pub time: Timestamp,
 }
 
 impl Message {
+    /// Writes the message's JSON.
     pub fn new(parts: MessageParts<'_>) -> Self {
         let data = parts.data.unwrap_or("null");
         let metadata = parts.metadata.unwrap_or("null");
@@ -93,6 +105,7 @@ impl Message {
         self.slice(&self.metadata)
     }
 
+    /// The category of its stream.
     pub fn category(&self) -> &str {
         category(&self.stream_name)
     }
@@ -102,7 +115,7 @@ impl Message {
         self.values.get_or_init(|| MessageValues::read(self))
     }
 
-    /// Roughly what this message holds in memory, in bytes.
+    /// Roughly what this message takes in memory, in bytes.
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.json.len() + self.stream_name.len() + self.message_type.len()
     }

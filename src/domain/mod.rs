@@ -1,4 +1,5 @@
 //! Pure rules: no runtime, no SQL, no HTTP.
+#![warn(missing_docs)]
 
 pub mod aggregated_stream;
 pub mod append;
@@ -22,7 +23,7 @@ pub mod stream_name;
 pub mod subscription;
 pub mod time;
 
-/// One field that breaks one rule, as a problem document names it.
+/// A field that breaks a rule, as a problem document names both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// The field as the caller wrote it: `messages[3].type`, `from`, `Last-Event-ID`.
@@ -32,6 +33,7 @@ pub struct Violation {
 }
 
 impl Violation {
+    /// A violation of `field`; `message` is the rule, as in `must be 0 or more`.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { field: field.into(), message: message.into() }
     }

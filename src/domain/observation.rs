@@ -1,172 +1,261 @@
-//! All that is noteworthy, as facts. One place makes metrics and log lines of it (`telemetry`).
+//! Everything that is worth a metric or a log line, as facts. `telemetry` makes both of them.
 
 use std::time::Duration;
 
 use super::append::LockHolder;
 
-/// Something that happened.
+/// Something that happened. `by` names the agent or request, durations are those of the whole step.
 #[derive(Debug, Clone)]
 pub enum Observation {
+    /// A group commit was answered by the database.
     BatchCommitted {
+        /// How many requests shared it.
         requests: usize,
+        /// How many messages it wrote.
         messages: usize,
+        /// From sending the statement to its answer.
         took: Duration,
     },
+    /// A group commit was not done.
     BatchFailed {
+        /// How many requests shared it.
         requests: usize,
+        /// What the database said, or how it was lost.
         error: String,
     },
-    /// Requests of a batch answered, by what came of them.
+    /// Requests of a batch were answered.
     AppendsAnswered {
+        /// Requests whose messages were written.
         appended: usize,
+        /// Requests whose messages had been written before.
         duplicates: usize,
+        /// Requests with a wrong expected version, or an id that was used already.
         conflicts: usize,
     },
+    /// A request found the append queue full.
     AppendOverloaded,
-    /// Requests that waited too long for a lock of another transaction.
+    /// Requests waited too long for a lock of another transaction.
     AppendsLocked {
+        /// How many.
         requests: usize,
+        /// The category whose lock they waited for.
         category: String,
+        /// The transactions that held the lock at the end.
         holders: Vec<LockHolder>,
     },
-    /// A lane of appends panicked. Those that waited in it have been told.
+    /// A lane of appends panicked. The requests that waited in it were answered.
     LaneFailed {
+        /// The category of the lane.
         category: String,
+        /// The message of the panic.
         reason: String,
     },
-    /// A commit's answer was lost and has been looked up by message ids.
+    /// A commit's answer was lost, and its message ids were looked up.
     CommitResolved {
+        /// Requests that turned out to be written.
         written: usize,
+        /// Requests that turned out not to be.
         not_written: usize,
     },
-    /// The database did not do as it was asked. `is_news`: it is the first time since this one was answered.
+    /// The database did not do as it was asked.
     StoreFailed {
+        /// Who asked.
         by: String,
+        /// How it failed.
         kind: FailureKind,
+        /// What the database said, or how it was lost.
         error: String,
+        /// It is the first time since this one was last answered.
         is_news: bool,
     },
-    /// It is there again for one who had lost it.
+    /// The database answers one again that had lost it.
     DatabaseFound {
+        /// Who asked.
         by: &'static str,
     },
+    /// The connection that listens for signals is there.
     ListenerUp,
+    /// The connection that listens for signals was lost.
     ListenerDown {
+        /// How.
         error: String,
     },
+    /// The settled position, or the end of the log, has moved.
     Settled {
+        /// The position up to which nothing can appear any more.
         settled: i64,
+        /// The highest position of a message.
         head: i64,
     },
-    /// The end of the log can be read, or cannot: then nothing new reaches those who follow.
+    /// The tail can read the end of the log, or cannot: then followers get nothing new.
     TailReads {
+        /// Whether it can.
         reads: bool,
     },
-    /// Sessions take so many positions from the sequence at once, and write them in any order.
+    /// Sessions take several positions from the sequence at once, and write them in any order.
     SequenceCaches {
+        /// How many at once.
         numbers: i64,
     },
-    /// A row was numbered by hand, beyond what the sequence has given; or (`None`) there is no such row any more.
+    /// A row was numbered by hand, beyond what the sequence has given.
     PositionsAhead {
+        /// Its position; `None`: there is no such row any more.
         at: Option<i64>,
+        /// The last position that the sequence gave.
         given: i64,
     },
-    /// Messages were inserted at positions of their own, or changed, where everybody who follows has been already.
+    /// Messages were inserted at positions of their own, or changed, that followers have passed already.
     WrittenBehind {
+        /// How many.
         messages: i64,
+        /// The lowest of their positions.
         first: i64,
+        /// The settled position then.
         settled: i64,
     },
     /// A writer's open transaction keeps the settled position back.
     HeldBack {
+        /// For how long.
         seconds: f64,
+        /// The settled position.
         at: i64,
+        /// The processes of PostgreSQL that may still fill a hole after it.
         pids: Vec<i32>,
+        /// It has taken so long that it is worth a warning.
         warn: bool,
     },
-    /// Nothing keeps it back any more.
+    /// Nothing keeps the settled position back any more.
     Released {
+        /// For how long it was kept back.
         seconds: f64,
+        /// Whether there was a warning.
         warned: bool,
     },
-    /// Another log stands where this one stood: readers begin again at its end.
+    /// The log is another one than it was: readers begin again at its end.
     HistoryChanged {
+        /// The name of a [`Reason`](super::history::Reason).
         reason: &'static str,
+        /// Nothing of the former log is left.
         is_anew: bool,
+        /// The settled position of the former log.
         settled: i64,
+        /// The highest position of a message in the new one.
         head: i64,
     },
+    /// A follower has joined the tail.
     FollowerJoined,
+    /// A follower has left the tail.
     FollowerLeft,
+    /// A follower was refused, because there are as many as may be.
     FollowerRefused,
+    /// A follower reads from the database, because its place is not in memory any more.
     FellBehind,
+    /// Messages were handed to connections of followers.
     Delivered {
+        /// How many.
         messages: usize,
     },
+    /// A place was looked for in memory.
     CacheRead {
+        /// Whether it was there.
         hit: bool,
     },
+    /// What is kept in memory of the log.
     CacheSize {
+        /// Its size.
         bytes: usize,
+        /// How many messages.
         messages: usize,
     },
-    /// This instance projects, or does not any more.
+    /// This instance has begun to project, or has ceased to.
     ProjectorLeads {
+        /// Whether it projects.
         leads: bool,
+        /// The epoch of its lease.
         epoch: i64,
     },
-    /// Links written by a round, of the live projections or of one that catches up.
+    /// A round has written links.
     Projected {
+        /// How many.
         messages: usize,
+        /// Of the live projections; otherwise of one that catches up.
         live: bool,
     },
     /// A projection cannot go on.
     ProjectionStopped {
+        /// The aggregated stream.
         name: String,
+        /// Why.
         reason: String,
     },
     /// A subscription cannot go on.
     SubscriptionStopped {
+        /// The id of the subscription, as in the following facts.
         subscription: i64,
+        /// Why.
         reason: String,
     },
-    /// A consumer of a subscription has come; leases of these that run out are expired.
+    /// A consumer has joined a subscription.
     ConsumerJoined {
+        /// The id of the subscription.
         subscription: i64,
+        /// Its name.
         consumer: String,
     },
+    /// A consumer's connection has ended.
     ConsumerLeft {
+        /// The id of the subscription.
         subscription: i64,
+        /// Its name.
         consumer: String,
     },
+    /// A consumer's lease has run out.
     LeaseExpired {
+        /// The id of the subscription.
         subscription: i64,
+        /// Its name.
         consumer: String,
     },
-    /// An answer of the database was lost: what it may have handed to a consumer was taken back.
+    /// An answer of the database was lost: what it may have delivered was taken back.
     DeliveriesTakenBack {
+        /// The id of the subscription.
         subscription: i64,
+        /// The consumer that may have been meant to have it.
         consumer: String,
     },
-    /// Messages handed to consumers of subscriptions.
+    /// A round of a consumer has delivered messages.
     SubscriptionDelivered {
+        /// How many.
         messages: usize,
     },
+    /// A request with acks was answered.
     DeliveriesAcked {
+        /// Entries that counted.
         acked: usize,
+        /// Entries under a lease or delivery that was lost.
         fenced: usize,
     },
+    /// Acks of requests that waited together were committed.
     AcksCommitted {
+        /// How many requests.
         requests: usize,
+        /// How long that took.
         took: Duration,
     },
+    /// A request was answered.
     RequestAnswered {
+        /// `GET`, `POST` …
         method: &'static str,
+        /// The route, as in the OpenAPI document.
         path: String,
+        /// The status of the answer.
         status: u16,
+        /// From its headers to those of the answer.
         took: Duration,
     },
+    /// A task has panicked.
     Panicked {
+        /// The message of the panic.
         message: String,
     },
 }
@@ -174,17 +263,19 @@ pub enum Observation {
 /// How the database failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// It is away, and may come back by itself.
+    /// The database is away, and may come back by itself.
     Outage,
-    /// It answered no.
+    /// The database refused.
     Refused,
-    /// Its answer cannot be read, or what it was asked had not the right form: a fault of the service.
+    /// The answer cannot be read, or the request had not the right form: a fault of the service.
     Bug,
 }
 
 impl FailureKind {
+    /// Every kind, for the metrics.
     pub const ALL: [FailureKind; 3] = [FailureKind::Outage, FailureKind::Refused, FailureKind::Bug];
 
+    /// The name in the metrics and in the log.
     pub fn name(self) -> &'static str {
         match self {
             FailureKind::Outage => "outage",

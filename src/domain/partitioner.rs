@@ -1,4 +1,4 @@
-//! Which partition of an aggregated stream a message belongs to. A new kind of partitioner is added here alone.
+//! Gives each message its partition of an aggregated stream. A new kind of partitioner is added here alone.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -25,9 +25,13 @@ pub const POINTER_BYTES_MAX: usize = 1_000;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged, try_from = "written::Written")]
 pub enum Partitioner {
+    /// Everything goes to partition 0.
     Constant(ConstantPartitioner),
+    /// By the hash of a name.
     Hash(HashPartitioner),
+    /// By a value in the message.
     Value(ValuePartitioner),
+    /// By an expression.
     Cel(CelPartitioner),
 }
 
@@ -35,13 +39,16 @@ pub enum Partitioner {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConstantPartitioner {
+    #[allow(missing_docs)] // a description would take the constant's schema apart
     #[schema(inline)]
     pub kind: ConstantKind,
 }
 
+/// Always `constant`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConstantKind {
+    /// `constant`.
     Constant,
 }
 
@@ -49,7 +56,9 @@ pub enum ConstantKind {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HashPartitioner {
+    /// Which name is hashed.
     pub kind: HashedName,
+    /// From 1 to `max_partition` + 1.
     #[schema(minimum = 1, maximum = 10000)]
     pub partitions: i64,
 }
@@ -58,10 +67,13 @@ pub struct HashPartitioner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HashedName {
+    /// The stream's whole name.
     Stream,
     /// As Message DB's consumer groups do.
     CardinalId,
+    /// The stream's category.
     Category,
+    /// The message's type.
     Type,
 }
 
@@ -69,11 +81,14 @@ pub enum HashedName {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ValuePartitioner {
+    /// Which part of the message has the value.
     pub kind: ValueIn,
     /// Where the value is: a JSON pointer (RFC 6901).
     #[schema(example = "/customer/id", max_length = 1000)]
     pub pointer: String,
+    /// How the value becomes a partition.
     pub method: PartitionMethod,
+    /// From 1 to `max_partition` + 1.
     #[schema(minimum = 1, maximum = 10000)]
     pub partitions: i64,
     /// The partition of messages that have no such value, or null there; without it they cannot be placed.
@@ -85,7 +100,9 @@ pub struct ValuePartitioner {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ValueIn {
+    /// In `data`.
     Data,
+    /// In `metadata`.
     Metadata,
 }
 
@@ -103,6 +120,7 @@ pub enum PartitionMethod {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CelPartitioner {
+    #[allow(missing_docs)] // a description would take the constant's schema apart
     #[schema(inline)]
     pub kind: CelKind,
     /// Over `type, data, metadata, stream_name, category, position, global_position, time`.
@@ -110,9 +128,11 @@ pub struct CelPartitioner {
     pub expression: String,
 }
 
+/// Always `cel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CelKind {
+    /// `cel`.
     Cel,
 }
 
@@ -120,9 +140,9 @@ pub enum CelKind {
 #[derive(Debug)]
 pub struct Compiled {
     partitioner: Partitioner,
-    /// For `cel`.
+    /// Of a `cel` partitioner.
     expression: Option<Expression>,
-    /// For a value.
+    /// The steps of a value's pointer.
     path: Vec<String>,
 }
 
@@ -131,9 +151,9 @@ impl Partitioner {
     pub fn compile(&self, partition_max: i64, violations: &mut Vec<Violation>) -> Compiled {
         let mut refuse = |field: &str, rule: String| violations.push(Violation::new(field, rule));
         if let Some(partitions) = self.partitions() {
-            let most = partition_max + 1;
-            if !(1..=most).contains(&partitions) {
-                refuse("partitioner.partitions", format!("must be from 1 to {most}"));
+            let partitions_max = partition_max + 1;
+            if !(1..=partitions_max).contains(&partitions) {
+                refuse("partitioner.partitions", format!("must be from 1 to {partitions_max}"));
             }
         }
         let mut path = Vec::new();
@@ -174,7 +194,7 @@ impl Compiled {
                 let stream_name = &*message.stream_name;
                 let name = match hash.kind {
                     HashedName::Stream => stream_name,
-                    // A bare category has no id; its name stands for it.
+                    // A bare category has no id: its name is taken instead.
                     HashedName::CardinalId => cardinal_id(stream_name).unwrap_or(stream_name),
                     HashedName::Category => message.category(),
                     HashedName::Type => &message.message_type,
@@ -219,17 +239,17 @@ pub fn hashed(text: &str, partitions: i64) -> i64 {
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);
     let remainder = i64::from_be_bytes(first).unsigned_abs() % partitions.unsigned_abs().max(1);
-    // Less than `partitions`, which is one itself.
+    // Less than `partitions`, so it fits into an i64.
     remainder as i64
 }
 
-/// The remainder of any JSON integer, however long, never negative. `None` for what is no integer.
+/// The remainder of a JSON integer of any length, never negative. `None` for a number that is no integer.
 fn remainder(number: &str, partitions: i64) -> Option<i64> {
     let (is_negative, digits) = match number.strip_prefix('-') {
         Some(digits) => (true, digits),
         None => (false, number),
     };
-    // jsonb keeps the zeros of 3.0 and writes exponents out.
+    // jsonb keeps the zeros of 3.0 and prints numbers without exponents.
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     if whole.is_empty() || !whole.bytes().all(|byte| byte.is_ascii_digit()) || fraction.bytes().any(|byte| byte != b'0')
     {
@@ -242,7 +262,7 @@ fn remainder(number: &str, partitions: i64) -> Option<i64> {
     i64::try_from(signed.rem_euclid(i128::from(partitions))).ok()
 }
 
-/// The text of the value at a path, exactly as it stands in the JSON text.
+/// The value at a path, exactly as the JSON text has it.
 fn find<'a>(json: &'a str, path: &[String]) -> Option<&'a str> {
     let mut at = json;
     for step in path {

@@ -6,31 +6,33 @@ use std::sync::Arc;
 
 use super::stream_name::category;
 
-/// A pattern for stream names: `%` is any run of characters (none, too), everything else stands for itself.
+/// A pattern for stream names: `%` matches any run of characters, also none; every other character matches itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wildcard {
-    /// What stands between the `%`; one piece where there is none.
+    /// The texts between the `%`; one if there is no `%`.
     pieces: Vec<Box<str>>,
 }
 
 impl Wildcard {
+    /// Reads a pattern; every text is one.
     pub fn new(pattern: &str) -> Self {
         Self { pieces: pattern.split('%').map(Into::into).collect() }
     }
 
+    /// Whether the pattern fits the whole name.
     pub fn matches(&self, name: &str) -> bool {
         let Some((first, rest)) = self.pieces.split_first() else { return false };
         let Some((last, middle)) = rest.split_last() else { return name == &**first };
         let Some(mut rest) = name.strip_prefix(&**first) else { return false };
         for piece in middle {
-            // The first place where it fits leaves the most for those that follow.
+            // The first place where a piece fits leaves most for those that follow.
             let Some(at) = rest.find(&**piece) else { return false };
             rest = &rest[at + piece.len()..];
         }
         rest.ends_with(&**last)
     }
 
-    /// The one category that all its streams belong to, if the pattern says so.
+    /// The category that all its streams belong to, if the pattern fixes it.
     pub fn category(&self) -> Option<&str> {
         let first = self.pieces.first()?;
         (first.contains('-') || self.pieces.len() == 1).then(|| category(first))
@@ -40,7 +42,7 @@ impl Wildcard {
 /// Streams by their names.
 #[derive(Debug, Clone, Default)]
 pub struct Streams {
-    /// Every stream, whatever else is named.
+    /// Every stream, whatever the other fields name.
     everything: bool,
     categories: HashSet<Box<str>>,
     wildcards: Vec<Wildcard>,
@@ -56,6 +58,7 @@ impl Streams {
         }
     }
 
+    /// Whether a stream of this name is one of them.
     pub fn matches(&self, stream_name: &str) -> bool {
         self.everything
             || (!self.categories.is_empty() && self.categories.contains(category(stream_name)))
@@ -86,8 +89,8 @@ impl Streams {
     }
 }
 
-/// What several aggregated streams take together, so that one look at a message serves all of them. Two are the same
-/// only if one is a copy of the other.
+/// What several aggregated streams select together, so that a message is looked at once for all of them. Two values are
+/// equal only if one is a copy of the other.
 #[derive(Debug, Clone)]
 pub struct Selections(Arc<Sets>);
 
@@ -99,7 +102,7 @@ struct Sets {
 }
 
 impl Selections {
-    /// Each with the types that it wants; none: any.
+    /// Of aggregated streams, each with the types that it selects; none: any.
     pub fn new<'a>(selections: impl IntoIterator<Item = (&'a Streams, &'a [String])>) -> Self {
         let mut sets = Sets { is_empty: true, ..Sets::default() };
         for (streams, types) in selections {
@@ -114,11 +117,12 @@ impl Selections {
         Self(Arc::new(sets))
     }
 
+    /// Whether it was made of no aggregated stream, and so takes nothing.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty
     }
 
-    /// Whether any of them may take a message of this stream; of this type, where it is known.
+    /// Whether any of them may select a message of this stream and type. `None`: the type is not known, so any may be it.
     pub fn take(&self, stream_name: &str, message_type: Option<&str>) -> bool {
         let sets = &*self.0;
         sets.of_any_type.matches(stream_name)

@@ -1,13 +1,13 @@
-//! The rule of the settled position: up to where nothing can still appear.
+//! The rule of the settled position: up to there, nothing can appear any more.
 //!
 //! Global positions come from a sequence, and transactions commit in another order than they took their numbers. A
 //! row's transaction holds `RowExclusiveLock` on the table from before it takes its number until after its commit is
-//! visible. So, when a hole shows, only those who hold that lock *now* can still fill it: once each of them is gone,
-//! what a new look does not show was rolled back and stays a hole for ever.
+//! visible. So when there is a hole, only the transactions that hold that lock *now* can still fill it: once each of them
+//! has ended, a position that a new look does not show was rolled back and stays a hole for ever.
 
 use std::collections::HashSet;
 
-/// Who may still fill a hole.
+/// A transaction that may still fill a hole.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Holder {
     /// PostgreSQL's virtual transaction id (`3/45`); `-1/<xid>` for a prepared transaction.
@@ -22,15 +22,18 @@ impl Holder {
     }
 }
 
-/// What to do next.
+/// What the reader has to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// There is no hole: all that was seen is settled.
     Clear,
-    /// There is a hole: ask who holds the lock, then call [`Settling::on_holders`].
+    /// There is a hole: ask which transactions hold the lock, then call [`Settling::on_holders`].
     AskHolders,
-    /// Everybody who could fill a hole up to here is gone: read once more, then call [`Settling::on_decided`].
-    ReadAgain { up_to: i64 },
+    /// Every transaction that could fill a hole has ended: read once more, then call [`Settling::on_decided`].
+    ReadAgain {
+        /// Holes up to this position are meant.
+        up_to: i64,
+    },
     /// Ask for the holders again in a moment.
     Wait,
 }
@@ -44,10 +47,10 @@ pub struct Settling {
 
 #[derive(Debug, Clone)]
 struct Barrier {
-    /// The highest position that had been seen when the holders were asked for: whoever took a number below it had
-    /// taken its lock before.
+    /// The highest position that had been seen when the holders were asked for: a transaction that took a lower number
+    /// had taken its lock before.
     up_to: i64,
-    /// `None` until they have been asked for.
+    /// `None` until they were asked for.
     holders: Option<HashSet<Holder>>,
 }
 
@@ -57,12 +60,12 @@ impl Settling {
         Self { settled, barrier: None }
     }
 
-    /// The highest position below which nothing can still appear.
+    /// The position up to which nothing can appear any more.
     pub fn settled(&self) -> i64 {
         self.settled
     }
 
-    /// Who may still fill a hole, as last asked.
+    /// The transactions that may still fill a hole, as last asked.
     pub fn holders(&self) -> impl Iterator<Item = &Holder> {
         self.barrier.iter().filter_map(|barrier| barrier.holders.as_ref()).flatten()
     }
@@ -81,13 +84,13 @@ impl Settling {
         (run, Step::AskHolders)
     }
 
-    /// Positions that this service itself has committed, in order. Returns how many of them are settled at once,
-    /// because nothing lies between; the others wait until they are read.
+    /// Positions that this service itself has committed, in order. Returns how many of them are settled at once, because
+    /// no hole is before them; the others wait until they are read.
     pub fn on_committed(&mut self, positions: &[i64]) -> usize {
         self.advance(positions)
     }
 
-    /// Leaves the rows aside and wants everything up to `up_to` decided at once: at start, or far behind.
+    /// Has everything up to `up_to` decided at once, without a look at the rows: at start, or far behind.
     pub fn jump_to(&mut self, up_to: i64) -> Step {
         if up_to <= self.settled {
             return Step::Clear;
@@ -98,7 +101,7 @@ impl Settling {
         Step::AskHolders
     }
 
-    /// Who holds the lock, asked *after* the rows were read.
+    /// The transactions that hold the lock, asked for *after* the rows were read.
     pub fn on_holders(&mut self, current: HashSet<Holder>) -> Step {
         let Some(barrier) = &mut self.barrier else { return Step::Clear };
         let waiting_for = match barrier.holders.take() {
@@ -119,7 +122,7 @@ impl Settling {
         }
     }
 
-    /// The database was lost: what was known of the holders is void.
+    /// The connection was lost: what was known of the holders is void.
     pub fn forget_holders(&mut self) {
         self.barrier = None;
     }
@@ -134,8 +137,8 @@ impl Settling {
     }
 }
 
-/// A session that prepares its transaction goes on holding the lock under another name. So where a session is gone, a
-/// prepared transaction that was not there before may be it; where none is gone, it cannot be.
+/// A session that prepares its transaction holds the lock under another name from then on. So if a session is gone, a
+/// prepared transaction that was not there before may be its transaction; if none is gone, it cannot be.
 fn still_there(before: HashSet<Holder>, current: HashSet<Holder>) -> HashSet<Holder> {
     let a_session_is_gone = before.iter().any(|holder| !holder.is_prepared() && !current.contains(holder));
     current
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_before_a_hole_is_settled_at_once() {
+    fn what_is_before_a_hole_is_settled_at_once() {
         let mut settling = Settling::at(0);
         assert_eq!(settling.on_rows(&[1, 2, 4]), (2, Step::AskHolders));
         assert_eq!(settling.on_holders(HashSet::from([session(1)])), Step::Wait);
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn who_came_after_the_hole_was_seen_is_not_waited_for() {
+    fn a_transaction_that_came_after_the_hole_was_seen_is_not_waited_for() {
         let mut settling = Settling::at(0);
         settling.on_rows(&[2]);
         settling.on_holders(HashSet::from([session(1)]));

@@ -1,25 +1,26 @@
-//! What instances and SQL tell each other: hints at what is new, on one channel. None is needed for anything to be right;
-//! they only save waiting for the next look.
+//! What instances and SQL functions tell each other on one channel of notifications. Nothing depends on their arrival:
+//! they only save waiting for the next poll.
 
-/// A hint. What it is about is read from the tables, never from the hint.
+/// A notification that something has changed. What has changed is read from the tables, never from the signal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Signal {
-    /// There are messages up to this global position. Message DB's writers send the number alone.
+    /// There are messages up to this global position. `write_message` sends the number alone.
     Appended(i64),
     /// Aggregated streams have new messages, or have come further.
     Projected,
     /// An aggregated stream was defined or deleted, or its state has changed.
     Defined,
-    /// These subscriptions, or who holds what of them, have changed.
+    /// These subscriptions, or what their consumers hold, have changed.
     Changed(Vec<i64>),
-    /// Consumers of these subscriptions may have room again.
+    /// Consumers of these subscriptions may have credit again.
     Room(Vec<i64>),
 }
 
 impl Signal {
-    /// Ids in one signal: PostgreSQL takes payloads of less than 8,000 bytes.
+    /// The most ids in one signal: PostgreSQL takes payloads of less than 8,000 bytes.
     pub const IDS_MAX: usize = 300;
 
+    /// The payload of the notification.
     pub fn encode(&self) -> String {
         match self {
             Signal::Appended(global_position) => global_position.to_string(),
@@ -30,7 +31,7 @@ impl Signal {
         }
     }
 
-    /// `None`: nothing that this version knows. Somebody wanted to tell something all the same.
+    /// Reads a payload. `None`: this version does not know it, so anything may have changed.
     pub fn decode(payload: &str) -> Option<Self> {
         match payload.split_once(' ') {
             None if payload == "projected" => Some(Signal::Projected),

@@ -1,4 +1,4 @@
-//! What is read or followed: everything, a category, a stream, or several of them.
+//! Which logs are read or followed: the whole log, a category, a stream, or several of them.
 
 use std::sync::Arc;
 
@@ -8,14 +8,18 @@ use super::selection::Selections;
 /// One log that can be followed, and the name under which its followers are woken.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Topic {
+    /// Every message.
     All,
+    /// The messages of all streams of a category.
     Category(Arc<str>),
+    /// The messages of one stream.
     Stream(Arc<str>),
     /// What aggregated streams select.
     Selected(Selections),
 }
 
 impl Topic {
+    /// Whether a message is in this log.
     pub fn has(&self, message: &Message) -> bool {
         match self {
             Topic::All => true,
@@ -29,34 +33,37 @@ impl Topic {
 /// The most topics on one connection.
 pub const SOURCE_TOPICS_MAX: usize = 100;
 
-/// What one follower follows. Never empty, without doubles.
+/// What one follower follows: from 1 to [`SOURCE_TOPICS_MAX`] topics, none of them twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     topics: Arc<[Topic]>,
-    /// A cursor is a global position, even if there is only one stream.
+    /// Cursors are global positions, even if there is only one stream.
     is_global: bool,
 }
 
 impl Source {
+    /// The whole log.
     pub fn all() -> Self {
         Self { topics: Arc::new([Topic::All]), is_global: true }
     }
 
+    /// One stream, by its own positions.
     pub fn stream(name: &str) -> Self {
         Self { topics: Arc::new([Topic::Stream(name.into())]), is_global: false }
     }
 
+    /// One category, by global positions.
     pub fn category(name: &str) -> Self {
         Self { topics: Arc::new([Topic::Category(name.into())]), is_global: true }
     }
 
-    /// What these select, and perhaps more: a message that none of them takes is to be passed over.
+    /// What aggregated streams select, and perhaps more: the reader has to pass over messages that none of them takes.
     pub fn selected(selections: Selections) -> Self {
         Self { topics: Arc::new([Topic::Selected(selections)]), is_global: true }
     }
 
     /// Several at once, in global order; `None` if there are none or more than [`SOURCE_TOPICS_MAX`]. A stream whose
-    /// category is followed too is left out, so no message can come twice.
+    /// category is followed too is not listed, so that no message comes twice.
     pub fn several(streams: &[String], categories: &[String]) -> Option<Self> {
         let mut topics: Vec<Topic> = Vec::new();
         let category_topics = categories.iter().map(|name| Topic::Category(name.as_str().into()));
@@ -72,11 +79,12 @@ impl Source {
         (1..=SOURCE_TOPICS_MAX).contains(&topics.len()).then(|| Self { topics: topics.into(), is_global: true })
     }
 
+    /// What a follower of it joins.
     pub fn topics(&self) -> &[Topic] {
         &self.topics
     }
 
-    /// The stream, where one stream is followed by its own positions: a cursor is a position in it.
+    /// The stream, if one stream is followed by its own positions: cursors are positions in it then.
     pub fn single_stream(&self) -> Option<&Arc<str>> {
         match &*self.topics {
             [Topic::Stream(name)] if !self.is_global => Some(name),

@@ -1,4 +1,4 @@
-//! Names of streams, categories and message types, and the rules they keep at the door.
+//! Names of streams, categories and message types, and the rules for those that clients send.
 
 use std::fmt;
 
@@ -11,12 +11,26 @@ pub const TYPE_BYTES_MAX: usize = 1_000;
 /// A rule that a name breaks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
+    /// The name has no character.
     #[error("must not be empty")]
     Empty,
+    /// It is too long for an index.
     #[error("must be at most {max} bytes of UTF-8, not {bytes}")]
-    TooLong { bytes: usize, max: usize },
+    TooLong {
+        /// Its length in UTF-8.
+        bytes: usize,
+        /// The longest that is allowed.
+        max: usize,
+    },
+    /// A control character would break the frame of an event, or a log line.
     #[error("must not contain control characters (U+{code:04X} at byte {at})")]
-    ControlCharacter { code: u32, at: usize },
+    ControlCharacter {
+        /// The character's code point.
+        code: u32,
+        /// Byte of the name, from 0.
+        at: usize,
+    },
+    /// It has a `-`, which only names of streams may have.
     #[error("must be a category: a name without `-`")]
     NotACategory,
 }
@@ -26,12 +40,14 @@ pub enum NameError {
 pub struct StreamName(String);
 
 impl StreamName {
+    /// Takes a name of 1 to [`STREAM_NAME_BYTES_MAX`] bytes without control characters.
     pub fn parse(raw: impl Into<String>) -> Result<Self, NameError> {
         let raw = raw.into();
         check(&raw, STREAM_NAME_BYTES_MAX)?;
         Ok(Self(raw))
     }
 
+    /// The name as it was given.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -47,6 +63,7 @@ impl StreamName {
 pub struct Category(String);
 
 impl Category {
+    /// Takes a stream name without `-`.
     pub fn parse(raw: impl Into<String>) -> Result<Self, NameError> {
         let raw = raw.into();
         check(&raw, STREAM_NAME_BYTES_MAX)?;
@@ -56,6 +73,7 @@ impl Category {
         Ok(Self(raw))
     }
 
+    /// The name as it was given.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,4 +1,4 @@
-//! Subscriptions: what one consumes, how it divides and delivers, and which of that may change.
+//! Definitions of subscriptions: what one consumes, how it divides and delivers, and which of that may change.
 
 use std::sync::Arc;
 
@@ -18,66 +18,91 @@ use super::time::Timestamp;
 
 /// The most partitions that a subscription divides its source into by itself.
 pub const SUBSCRIPTION_PARTITIONS_MAX: i64 = 1_024;
-/// The most messages that a consumer may have and not have acked.
+/// The most messages that a consumer may have without having acked them.
 pub const MAX_IN_FLIGHT_MAX: i64 = 10_000;
 /// The most deliveries of one message that can be asked for.
 pub const MAX_DELIVERIES_MAX: i64 = 1_000_000;
 /// The most steps of a backoff.
 pub const BACKOFF_STEPS_MAX: usize = 20;
-/// Bounds of durations, in milliseconds.
+/// Bounds of `ack_timeout`, in milliseconds: a tenth of a second to a day.
 pub const ACK_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 100..=86_400_000;
+/// Bounds of `consumer_timeout`, in milliseconds: half a second to an hour.
 pub const CONSUMER_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 500..=3_600_000;
+/// Bounds of a step of `backoff`, in milliseconds: nothing to a day.
 pub const BACKOFF_MS: std::ops::RangeInclusive<i64> = 0..=86_400_000;
 
-/// What a subscription is, with every default filled in.
+/// The definition of a subscription, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Definition {
+    /// What it consumes.
     pub source: SubscriptionSource,
+    /// Where it begins.
     pub from: StartAt,
     /// Only messages of these types; empty: any.
     pub types: Vec<String>,
     /// Only messages for which this CEL expression is true.
     pub filter: Option<String>,
+    /// How its messages are shared among consumers.
     pub mode: Mode,
-    /// How many partitions a source without its own is divided into.
+    /// How many partitions the source is divided into, from 1 to [`SUBSCRIPTION_PARTITIONS_MAX`]. An aggregated stream has
+    /// its own instead.
     pub partitions: i64,
+    /// What may be changed later.
     #[serde(flatten)]
     pub settings: Settings,
 }
 
-/// What may be changed later.
+/// The part of a definition that may be changed later.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
+    /// What counts as acked.
     pub ack: AckMode,
+    /// Within [`ACK_TIMEOUT_MS`]. A message that is not acked by then has failed.
     pub ack_timeout_ms: i64,
+    /// Within [`CONSUMER_TIMEOUT_MS`]. How long a lease lasts after its consumer was last active.
     pub consumer_timeout_ms: i64,
-    /// A consumer's credit: messages that it has and has not acked.
+    /// A consumer's credit, from 1 to [`MAX_IN_FLIGHT_MAX`]: how many messages it may have without having acked them.
     pub max_in_flight: i64,
+    /// From 1 to [`MAX_DELIVERIES_MAX`]. So often a message is delivered before `on_exhausted` ends it.
     pub max_deliveries: i64,
+    /// At most [`BACKOFF_STEPS_MAX`] delays within [`BACKOFF_MS`]: after the first failure, the second, and so on.
     pub backoff_ms: Vec<i64>,
+    /// What becomes of a message after `max_deliveries`.
     pub on_exhausted: OnExhausted,
 }
 
 /// Settings of which some are given.
 #[derive(Debug, Clone, Default)]
 pub struct SettingsPatch {
+    /// As in [`Settings`], like all fields.
     pub ack: Option<AckMode>,
+    /// In milliseconds.
     pub ack_timeout_ms: Option<i64>,
+    /// In milliseconds.
     pub consumer_timeout_ms: Option<i64>,
+    /// A consumer's credit.
     pub max_in_flight: Option<i64>,
+    /// Deliveries of one message.
     pub max_deliveries: Option<i64>,
+    /// In milliseconds.
     pub backoff_ms: Option<Vec<i64>>,
+    /// What becomes of a message after `max_deliveries`.
     pub on_exhausted: Option<OnExhausted>,
 }
 
+/// What a subscription consumes; the names are those of the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SubscriptionSource {
+    /// One stream, by its own positions.
     #[serde(rename = "stream_name")]
     Stream(String),
+    /// From 1 to [`SOURCE_TOPICS_MAX`] categories, by global positions.
     #[serde(rename = "categories")]
     Categories(Vec<String>),
+    /// The whole log; always true.
     #[serde(rename = "all")]
     All(bool),
+    /// An aggregated stream, each partition by its own positions.
     #[serde(rename = "aggregated_stream")]
     Aggregated(String),
 }
@@ -86,11 +111,13 @@ pub enum SubscriptionSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StartAt {
+    /// Before the first message.
     Beginning,
+    /// After the last message that is settled when the subscription is made.
     End,
-    /// Inclusive.
+    /// At this position, inclusive.
     Position(i64),
-    /// In microseconds since the Unix epoch.
+    /// At the first message of this time or later, in microseconds since the Unix epoch.
     Time(i64),
 }
 
@@ -99,9 +126,9 @@ pub enum StartAt {
 #[serde(rename_all = "snake_case")]
 #[schema(as = SubscriptionMode)]
 pub enum Mode {
-    /// A partition is held by one consumer at a time, in order; an ack stands for everything up to its position.
+    /// A partition is held by one consumer at a time, in order; an ack is for everything up to its position.
     Partitioned,
-    /// Any consumer gets any message; each is acked alone.
+    /// Any consumer gets any message; each message is acked alone.
     Competing,
 }
 
@@ -109,6 +136,7 @@ pub enum Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AckMode {
+    /// What its consumer has acked.
     Explicit,
     /// Delivered is acked.
     Auto,
@@ -129,6 +157,7 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// These settings, with those replaced that the patch gives.
     pub fn patched(&self, patch: SettingsPatch) -> Self {
         Self {
             ack: patch.ack.unwrap_or(self.ack),
@@ -141,6 +170,7 @@ impl Settings {
         }
     }
 
+    /// What becomes of deliveries that fail, by these settings.
     pub fn policy(&self) -> Policy {
         Policy {
             max_deliveries: self.max_deliveries,
@@ -149,6 +179,7 @@ impl Settings {
         }
     }
 
+    /// Whether delivered counts as acked.
     pub fn is_auto(&self) -> bool {
         self.ack == AckMode::Auto
     }
@@ -168,7 +199,7 @@ impl Settings {
 }
 
 impl Definition {
-    /// Checks every rule but those of durations, which are read with their bounds.
+    /// Checks every rule except the bounds of durations, which are checked when these are read.
     pub fn check(&self) -> Vec<Violation> {
         let mut violations = Vec::new();
         self.check_source(&mut violations);
@@ -221,7 +252,7 @@ impl Definition {
         }
     }
 
-    /// The fields in which two definitions differ. The order of names means nothing.
+    /// The fields in which two definitions differ. The order of names makes no difference.
     pub fn differences(&self, other: &Definition) -> Vec<String> {
         let divides = self.divides_its_source();
         differing_fields(&self.canonical(divides), &other.canonical(divides))
@@ -233,13 +264,14 @@ impl Definition {
         if let SubscriptionSource::Categories(names) = &mut canonical.source {
             sort_names(names);
         }
-        // Then the number means nothing, whatever was given.
+        // A number of partitions means nothing then, so any two are equal.
         if !divides_its_source {
             canonical.partitions = 1;
         }
         canonical
     }
 
+    /// Whether each partition is held by one consumer at a time.
     pub fn is_partitioned(&self) -> bool {
         self.mode == Mode::Partitioned
     }
@@ -249,7 +281,7 @@ impl Definition {
         self.is_partitioned() && !matches!(self.source, SubscriptionSource::Aggregated(_))
     }
 
-    /// What is read for it; `None` for an aggregated stream, which is read by its partitions.
+    /// The log that it consumes; `None` for an aggregated stream, which is read partition by partition.
     pub fn log(&self) -> Option<Source> {
         match &self.source {
             SubscriptionSource::Stream(name) => Some(Source::stream(name)),
@@ -259,17 +291,18 @@ impl Definition {
         }
     }
 
-    /// The types alone, which the database can judge; the expression is judged here.
+    /// A filter of the types alone, which the database can judge; an expression can only be judged by the service.
     pub fn types_filter(&self) -> Filter {
         Filter { types: self.types.clone().into(), ..Filter::default() }
     }
 
-    /// Compiled again. It was checked when it was given, by the version that was there then.
+    /// Compiles the filter. It was checked when it was given, but perhaps by an older version.
     pub fn expression(&self) -> Result<Option<Arc<Expression>>, ExpressionError> {
         Ok(self.filter.as_deref().map(Expression::compile).transpose()?.map(Arc::new))
     }
 
-    /// The partition of a message of a source that brings none. The same as `headwater.subscription_partition`.
+    /// The partition of a message, unless the source is an aggregated stream. `headwater.subscription_partition` has the
+    /// same rule.
     pub fn partition_of(&self, message: &Message) -> i32 {
         if self.mode == Mode::Competing || self.partitions == 1 {
             return 0;
@@ -278,7 +311,7 @@ impl Definition {
         hashed(cardinal_id(name).unwrap_or(name), self.partitions) as i32
     }
 
-    /// How many partitions a source that brings none is divided into.
+    /// How many partitions the source is divided into, unless it is an aggregated stream.
     pub fn partition_count(&self) -> usize {
         match self.mode {
             Mode::Partitioned => usize::try_from(self.partitions).unwrap_or(1),
@@ -286,7 +319,7 @@ impl Definition {
         }
     }
 
-    /// A message's position as this subscription counts.
+    /// A message's position as this subscription counts it: in its stream, or global.
     pub fn position_of(&self, message: &Message) -> i64 {
         match self.source {
             SubscriptionSource::Stream(_) => message.position,
@@ -304,6 +337,7 @@ impl Definition {
 }
 
 impl StartAt {
+    /// The time, where it is one.
     pub fn time(self) -> Option<Timestamp> {
         match self {
             StartAt::Time(micros) => Some(Timestamp(micros)),

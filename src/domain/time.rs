@@ -5,12 +5,13 @@ use chrono::{DateTime, Datelike, NaiveDateTime, TimeZone, Timelike, Utc};
 /// Microseconds between the Unix epoch and PostgreSQL's (2000-01-01).
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
-/// A point in time in UTC, in microseconds since the Unix epoch. What PostgreSQL calls `infinity` is its largest
-/// value, so that no row can fail to be read.
+/// A point in time in UTC, in microseconds since the Unix epoch. PostgreSQL's `infinity` is the largest value, so that
+/// every row can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
+    /// By the clock of this machine.
     pub fn now() -> Self {
         Self(Utc::now().timestamp_micros())
     }
@@ -25,12 +26,13 @@ impl Timestamp {
         self.0.saturating_sub(POSTGRES_EPOCH_MICROS)
     }
 
-    /// Reads RFC 3339; finer than a microsecond is cut off. Years 0001 to 9999.
+    /// Reads RFC 3339, for years from 0001 to 9999. Digits after the microseconds are cut off.
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let time = DateTime::parse_from_rfc3339(text).ok()?.with_timezone(&Utc);
         (1..=9999).contains(&time.year()).then(|| Self(time.timestamp_micros()))
     }
 
+    /// `2026-11-20T12:00:00.123456Z`: always UTC, always with six digits.
     pub fn to_rfc3339(self) -> String {
         let mut text = String::with_capacity(27);
         self.write_rfc3339(&mut text);

@@ -1,4 +1,4 @@
-//! Aggregated streams: defining, looking at, pausing, rebuilding and deleting them.
+//! Aggregated streams over HTTP: defines, reads, pauses, rebuilds and deletes them.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct AggregatedStreamBody {
     pub status: AggregatedStreamStatus,
 }
 
-/// How far an aggregated stream is.
+/// How far an aggregated stream has been projected.
 #[derive(Serialize, ToSchema)]
 pub struct AggregatedStreamStatus {
     pub state: ProjectionState,
@@ -40,11 +40,11 @@ pub struct AggregatedStreamStatus {
     pub projected_position: i64,
     /// `settled_position` less `projected_position`, in positions.
     pub lag: i64,
-    /// Messages that could not be placed and were left out.
+    /// Messages that could not be placed and were skipped.
     pub skipped: i64,
     /// Messages that could not be placed and went to the partition of `on_error`.
     pub substituted: i64,
-    /// The projection that is to take the place of this one, while it is made.
+    /// The projection that will replace this one, while it is made.
     #[schema(required = true)]
     pub rebuild: Option<RebuildStatus>,
     /// The partitions that have messages, in order. Not given in a list.
@@ -53,7 +53,7 @@ pub struct AggregatedStreamStatus {
     pub partitions: Option<Vec<PartitionStatus>>,
 }
 
-/// How far a rebuild is.
+/// How far a rebuild has come.
 #[derive(Serialize, ToSchema)]
 pub struct RebuildStatus {
     pub state: ProjectionState,
@@ -66,16 +66,16 @@ pub struct RebuildStatus {
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProjectionState {
-    /// It projects history.
+    /// It projects what was in the log before.
     CatchingUp,
     /// It projects messages as they come.
     Live,
-    /// It stands before a message that it cannot place.
+    /// It has stopped before a message that it cannot place.
     Stopped,
     Paused,
 }
 
-/// The message that a projection stands before, and why.
+/// The message before which a projection has stopped, and why.
 #[derive(ToSchema)]
 #[allow(dead_code)] // described only: the database keeps it
 pub struct ProjectionError {
@@ -110,8 +110,8 @@ pub struct AggregatedStreamList {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct AggregatedStreamQuery {
-    /// Waits until everything up to this global position is projected; with `wait`. If it is not by then, the status
-    /// says so.
+    /// Waits until everything up to this global position is projected, for as long as `wait` says. The status shows
+    /// whether it was.
     #[param(minimum = 0)]
     min_position: Option<i64>,
     /// How long to wait for `min_position`, such as `5s`.
@@ -125,22 +125,22 @@ pub struct AggregatedStreamQuery {
 pub struct NamesQuery {
     /// Only names after this one.
     after: Option<String>,
-    /// Names at most.
+    /// How many aggregated streams at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
 }
 
 /// Define an aggregated stream
 ///
-/// All the messages there are go into its partitions, then those that come. A definition never changes: delete the
-/// stream to define another one of its name.
+/// All messages that exist are put into its partitions, then those that come. A definition never changes: delete the
+/// aggregated stream to define another one under its name.
 #[utoipa::path(
     put, path = "/v1/aggregated-streams/{name}", operation_id = "defineAggregatedStream", tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "1 to 200 bytes without control characters")),
     request_body = Definition,
     responses(
         (status = 201, description = "Defined", body = AggregatedStreamBody),
-        (status = 200, description = "It was defined like this already", body = AggregatedStreamBody),
+        (status = 200, description = "It existed already, with the same definition", body = AggregatedStreamBody),
         (status = 409, description = "definition-differs", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "unsupported-media-type", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
     ),
@@ -213,7 +213,7 @@ pub async fn list(
 
 /// Delete an aggregated stream
 ///
-/// Its followers are told with the event `closing`. The messages themselves stay in their streams.
+/// Its followers get the event `closing`. The messages themselves stay in their streams.
 #[utoipa::path(
     delete, path = "/v1/aggregated-streams/{name}", operation_id = "deleteAggregatedStream", tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "Name of an aggregated stream")),
@@ -230,7 +230,7 @@ pub async fn delete(
 
 /// Pause an aggregated stream
 ///
-/// Once this is answered nothing more is projected, until it is resumed. Readers keep what there is.
+/// After the answer nothing more is projected until it is resumed. What was projected can be read.
 #[utoipa::path(
     post, path = "/v1/aggregated-streams/{name}/pause", operation_id = "pauseAggregatedStream", tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "Name of an aggregated stream")),
@@ -262,11 +262,11 @@ pub async fn resume(
     changed(&app, &name, is_there).await
 }
 
-/// Project an aggregated stream again, from nothing
+/// Rebuild an aggregated stream from the beginning of the log
 ///
-/// Readers go on with what there is until the new projection has caught up; then they read that one, from the same
-/// global position. Positions in partitions differ from the old ones only where messages were deleted or changed, or
-/// where the partitioner can place today what it could not place before.
+/// Readers see the old projection until the new one has caught up; then they see that one, from the same global position
+/// on. Positions in partitions differ from the old ones only if messages were deleted or changed, or if the partitioner
+/// can place messages that it could not place before.
 #[utoipa::path(
     post, path = "/v1/aggregated-streams/{name}/rebuild", operation_id = "rebuildAggregatedStream",
     tag = tags::AGGREGATE,
@@ -331,7 +331,7 @@ fn to_body(stream: AggregatedStream, with_partitions: bool) -> Result<Aggregated
         (false, None) if is_live => ProjectionState::Live,
         (false, None) => ProjectionState::CatchingUp,
     };
-    // It is JSON in the database already.
+    // The database has it as JSON already.
     let raw = |error: Option<String>| error.and_then(|error| RawValue::from_string(error).ok());
     let current = stored.current;
     Ok(AggregatedStreamBody {

@@ -1,4 +1,4 @@
-//! What a body must be, judged by the headers before any of it is read.
+//! Checks what the headers say of a body, before any of it is read.
 
 use axum::body::HttpBody;
 use axum::extract::{MatchedPath, Request};
@@ -8,7 +8,7 @@ use super::Limits;
 use super::problem::{Problem, ProblemKind};
 use crate::domain::Violation;
 
-/// Why a request is refused for what it says of its body.
+/// Why a request is refused because of what its headers say of its body.
 pub fn refused(limits: &Limits, request: &Request) -> Option<Problem> {
     let headers = request.headers();
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -25,7 +25,7 @@ pub fn refused(limits: &Limits, request: &Request) -> Option<Problem> {
     if is_ignored || request.body().is_end_stream() {
         return None;
     }
-    // A path that takes no body would ignore this one, and a page of another origin can send nothing but text and forms.
+    // Checked for paths that take no body too: a page of another origin can send nothing but text and forms.
     let coding = headers.get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity");
     match coding {
         Some(coding) => Some(unsupported(format!(
@@ -35,7 +35,7 @@ pub fn refused(limits: &Limits, request: &Request) -> Option<Problem> {
     }
 }
 
-/// The body is called JSON.
+/// Checks that `Content-Type` says JSON.
 pub fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
     let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = media_type.split(';').next().unwrap_or_default().trim();
@@ -44,7 +44,7 @@ pub fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
     is_json.then_some(()).ok_or_else(|| unsupported("The body must be JSON.".to_owned()))
 }
 
-/// The body has more bytes than are taken.
+/// The problem of a body with more than `limit` bytes.
 pub fn too_large(limit: usize) -> Problem {
     Problem::new(ProblemKind::BodyTooLarge, format!("The body has more than {limit} bytes.")).with("limit", limit)
 }

@@ -1,4 +1,5 @@
-//! The browser beside the service is not trusted: which requests are refused for where they come from.
+//! Browsers run pages of anybody: refuses requests because of the page that they come from, or the name that they call the
+//! service by.
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, Method, Version, header};
@@ -7,12 +8,12 @@ use super::problem::{Problem, ProblemKind};
 use crate::domain::Violation;
 use crate::domain::browser::Trusted;
 
-/// What a browser itself says of where a request comes from; no page can write it.
+/// Tells which kind of page a request comes from. Browsers set this header; no page can.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// To read it is to take part in it: partitions and messages go to who opens it.
+/// Opening this event stream changes something: partitions and messages go to the consumer that opens it.
 const SUBSCRIPTION_EVENTS: &str = "/v1/subscriptions/{name}/events";
 
-/// Why a request is refused for the names it carries, before anything else is done with it.
+/// Why a request is refused because of its host or origin. Checked before anything else is done with the request.
 pub fn refused(trusted: &Trusted, request: &Request) -> Option<Problem> {
     let authorities = match authorities(request) {
         Ok(authorities) => authorities,
@@ -37,7 +38,7 @@ pub fn refused(trusted: &Trusted, request: &Request) -> Option<Problem> {
     )
 }
 
-/// Whom the request is meant for, by its target and by its `Host`: all that are there. Only HTTP/1.1 must say it.
+/// The authorities that a request names, in its target and in `Host`. HTTP/1.1 must name one, older versions need not.
 fn authorities(request: &Request) -> Result<Vec<&str>, Problem> {
     let malformed = |message| Err(Problem::malformed(vec![Violation::new("Host", message)]));
     let mut authorities: Vec<_> =
@@ -70,16 +71,17 @@ fn changes_something(request: &Request) -> bool {
         || request.extensions().get::<MatchedPath>().is_some_and(|path| path.as_str() == SUBSCRIPTION_EVENTS)
 }
 
-/// The page that the request comes from, if it is not one that may change something. Who is no browser says nothing.
+/// The origin of the page that the request comes from, unless that page may change something. Other programs than browsers
+/// name no origin.
 fn foreign_origin(trusted: &Trusted, headers: &HeaderMap, authorities: &[&str]) -> Option<String> {
     let site = headers.get(SEC_FETCH_SITE).map(axum::http::HeaderValue::as_bytes);
-    // Right even behind a proxy that gives us another `Host` than the page was loaded by.
+    // This also holds behind a proxy that changes `Host`.
     if site == Some(b"same-origin") {
         return None;
     }
     let mut origins = headers.get_all(header::ORIGIN).iter().peekable();
     if origins.peek().is_none() {
-        // An image, a link or a form of another page: browsers tell no origin with some of them.
+        // An image, a link or a form of another page: with some of these browsers send no origin.
         let is_foreign = site.is_some_and(|site| site != b"none");
         return is_foreign.then(|| "A page of another origin".to_owned());
     }

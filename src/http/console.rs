@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::extract::Path;
 use super::problem::Problem;
 
-/// It loads nothing from anywhere else, and nobody else shows it in a frame.
+/// The console loads nothing from other origins, and no other page shows it in a frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -71,13 +71,13 @@ const FILES: &[(&str, &[u8])] = files![
     "views.css",
 ];
 
-/// A file as it is sent.
+/// A file in the forms in which it is sent.
 struct File {
     path: &'static str,
     content_type: &'static str,
     plain: &'static [u8],
     gzip: Bytes,
-    /// Of the plain file; the compressed one has its own.
+    /// The ETag of the plain file; the compressed one has its own.
     tag: String,
 }
 
@@ -114,7 +114,7 @@ fn answer(path: &str, headers: &HeaderMap) -> Result<Response, Problem> {
     let is_known = known.flat_map(|tags| tags.split(',')).any(|one| one.trim().trim_start_matches("W/") == tag);
     let common = [
         (header::ETAG, tag),
-        // Asked for again each time, and mostly answered with 304: a new version shows at once.
+        // Browsers ask again each time, and mostly get a 304: so a new version is shown at once.
         (header::CACHE_CONTROL, "no-cache".to_owned()),
         (header::VARY, "accept-encoding".to_owned()),
         (header::CONTENT_SECURITY_POLICY, POLICY.to_owned()),
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use std::path::Path as FilePath;
 
-    /// What a browser loads, compressed, at most.
+    /// The most that a browser loads for the whole console, compressed.
     const COMPRESSED_BYTES_MAX: usize = 300_000;
 
     fn files_below(folder: &FilePath, prefix: &str) -> Vec<String> {

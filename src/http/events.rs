@@ -1,4 +1,4 @@
-//! What an event stream says beside its messages.
+//! The events of an event stream beside its messages.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -6,12 +6,12 @@ use utoipa::ToSchema;
 use super::pages::Message;
 use super::partitions::AggregatedMessage;
 
-/// Data of `caught-up`: history has been sent, the stream is live.
+/// Data of `caught-up`: what was in the log has been sent, from now on messages are live.
 #[derive(Serialize, ToSchema)]
 pub struct CaughtUpEvent {
     /// The cursor.
     pub position: i64,
-    /// When it was so.
+    /// When the event was made.
     #[schema(format = DateTime)]
     pub time: String,
 }
@@ -21,7 +21,7 @@ pub struct CaughtUpEvent {
 pub struct FellBehindEvent {
     /// The cursor.
     pub position: i64,
-    /// When it was so.
+    /// When the event was made.
     #[schema(format = DateTime)]
     pub time: String,
 }
@@ -31,13 +31,13 @@ pub struct FellBehindEvent {
 pub struct HeartbeatEvent {
     /// The highest global position seen.
     pub head: i64,
-    /// The highest global position below which nothing can still appear: followers get messages up to here.
+    /// The global position up to which nothing can appear any more: followers get messages up to here.
     pub settled: i64,
     /// `head` less `settled`.
     pub lag: i64,
 }
 
-/// Data of `closing`: the server ends the stream after it.
+/// Data of `closing`: the server ends the event stream after this event.
 #[derive(Serialize, ToSchema)]
 pub struct ClosingEvent {
     pub reason: ClosingReason,
@@ -47,40 +47,41 @@ pub struct ClosingEvent {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClosingReason {
-    /// The service stops: come back, to another instance or to this one.
+    /// The service stops: connect again, to another instance or to this one.
     Draining,
-    /// What was followed has been deleted.
+    /// What was followed was deleted.
     Deleted,
-    /// The consumer was sent away, or its lease ran out: come back to join again.
+    /// The consumer was removed, or its lease ran out: connect again to join again.
     Removed,
-    /// The log is not the one any more that was followed: restored, taken over by a replica that had not received
-    /// everything, or truncated. Begin anew.
+    /// The log is another one than the one that was followed: a backup was restored, a replica was promoted that had not
+    /// received everything, or the log was truncated. Begin anew.
     HistoryChanged,
-    /// Another connection has come with the consumer's name.
+    /// Another connection has joined under the consumer's name.
     Replaced,
-    /// The database refuses to give what follows, or it cannot be read; the service's log says more.
+    /// The database refuses to read what comes next, or its answer cannot be read; the service's log has the details.
     #[serde(rename = "internal-error")]
     InternalError,
 }
 
-/// The enum of what an event stream says: its messages, and what all of them say beside. Its name ends with `EventLine`.
+/// The enum of an event stream's events: its messages, and those that all event streams have. Its name ends with
+/// `EventLine`.
 macro_rules! event_lines {
     ($(#[$meta:meta])* $name:ident { $($(#[$message_meta:meta])* $message:ident($data:ty),)+ }) => {
         $(#[$meta])*
         #[derive(Serialize, ToSchema)]
         #[serde(tag = "event", content = "data", rename_all = "kebab-case")]
-        #[allow(dead_code)] // described only: lines are put together from parts that stand already
+        #[allow(dead_code)] // described only: lines are put together from texts that are JSON already
         pub enum $name {
             $($(#[$message_meta])* $message($data),)+
-            /// History has been sent: what comes now is live.
+            /// What was in the log has been sent: from now on messages are live.
             CaughtUp(CaughtUpEvent),
             /// Messages are read from the database again, until the next `caught-up`.
             FellBehind(FellBehindEvent),
-            /// Nothing else has come for a while.
+            /// Nothing else was sent for a while.
             Heartbeat(HeartbeatEvent),
-            /// The server ends the stream after it.
+            /// The server ends the event stream after this event.
             Closing(ClosingEvent),
-            /// The cursor has moved on over messages that the filter leaves out.
+            /// The cursor has moved on over messages that the filter skips.
             Progress,
         }
     };

@@ -1,4 +1,4 @@
-//! The request's path, query and body; whatever is wrong with them becomes a problem document.
+//! Reads the request's path, query and body; what is wrong with them becomes a problem document.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -57,7 +57,7 @@ impl<R: axum::response::IntoResponse> RejectionStatus for R {
     }
 }
 
-/// Reads the body once more to find out which field it is: only what is wrong pays for that.
+/// Reads a wrong body once more to find the field that is wrong. Right bodies are read once.
 fn malformed_json<T: DeserializeOwned>(body: &[u8]) -> Problem {
     let deserializer = &mut serde_json::Deserializer::from_slice(body);
     let violation = match serde_path_to_error::deserialize::<_, T>(deserializer) {
@@ -67,7 +67,7 @@ fn malformed_json<T: DeserializeOwned>(body: &[u8]) -> Problem {
     Problem::malformed(vec![violation])
 }
 
-/// A JSON object and nothing else: what is derived for a struct takes an array of its fields' values too.
+/// A JSON object and nothing else: what serde derives for a struct takes an array of its fields' values too.
 #[derive(Default, Serialize)]
 #[serde(transparent)]
 pub struct Object<T>(pub T);
@@ -92,7 +92,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// The query's parameters. A parameter may be given several times where its field is a list.
+/// The query's parameters. A parameter may be given several times if its field is a list.
 pub struct Query<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
@@ -110,7 +110,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     }
 }
 
-/// A parameter whose percent signs give no UTF-8 would be read with replacement characters in it.
+/// Finds a parameter whose percent-encoded bytes are not UTF-8: it would be read with replacement characters.
 fn badly_encoded(query: &str) -> Option<Violation> {
     query.split('&').find_map(|pair| {
         let name = pair.split('=').next().unwrap_or_default();

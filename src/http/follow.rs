@@ -1,4 +1,4 @@
-//! Following: server-sent events and their NDJSON twin.
+//! Following: event streams as server-sent events, or as NDJSON.
 
 use std::time::Duration;
 
@@ -37,10 +37,10 @@ macro_rules! follow_query {
             /// Where to begin: `beginning`, `end`, a position (inclusive) or an RFC 3339 time.
             #[param(default = "end", example = "beginning")]
             from: Option<String>,
-            /// The id of the last event that was received, as text (`1017~5f3a09c1`: a position, and by what the message
-            /// there is recognised); goes before `from`. A log that is another one by now is answered with
-            /// `history-changed`. The header `Last-Event-ID`, which
-            /// clients of server-sent events send by themselves, goes before both.
+            /// The id of the last event that was received, as text (`1017~5f3a09c1`: a position, and a check of the
+            /// message there). It takes precedence over `from`; the header `Last-Event-ID`, which clients of server-sent
+            /// events send by themselves, takes precedence over both. If the log has changed since, the answer is
+            /// `history-changed`.
             last_event_id: Option<String>,
             /// Only messages of these types, separated by commas.
             #[serde(default)]
@@ -55,7 +55,7 @@ macro_rules! follow_query {
             /// Only messages from before this time (RFC 3339).
             #[param(format = DateTime)]
             to_time: Option<String>,
-            /// How long it may be quiet before a heartbeat, such as `5s`.
+            /// How long the event stream may be quiet before a heartbeat, such as `5s`.
             #[param(example = "15s")]
             heartbeat: Option<String>,
             /// `type`: the event's name is the message's type, instead of `message`.
@@ -98,7 +98,7 @@ follow_query!(FollowSeveralQuery {
     aggregated_stream: Vec<String>,
 });
 
-/// What the event of a message is called.
+/// How the event of a message is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum EventNames {
@@ -106,7 +106,7 @@ pub enum EventNames {
     Type,
 }
 
-/// What every follower may ask for.
+/// The options of every request to follow.
 pub(super) struct FollowOptions {
     pub from: Option<String>,
     pub last_event_id: Option<String>,
@@ -169,8 +169,8 @@ pub async fn follow_all(
 
 /// Follow several streams, categories and aggregated streams on one connection
 ///
-/// In global order: what one of them has not come to yet holds back what the others have after it. A message that
-/// several of them have comes once from each.
+/// In global order: messages wait until all of them have come to their position. A message that several of them have is
+/// sent once for each.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "followSeveral", tag = tags::FOLLOW,
     params(FollowSeveralQuery),
@@ -229,7 +229,7 @@ pub(super) fn heartbeat(rules: &mut Validator, text: Option<&str>, app: &App) ->
     rules.duration("heartbeat", text, HEARTBEAT_MIN, HEARTBEAT_MAX).unwrap_or(app.limits.heartbeat)
 }
 
-/// The first that is there: the header, the parameter, `from`.
+/// Where to begin: by the header, else by the parameter, else by `from`.
 fn start(rules: &mut Validator, options: &FollowOptions, headers: &HeaderMap, target: &Target) -> Start {
     let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?"));
     // A browser that has seen no id yet sends an empty one, or none.
@@ -256,7 +256,7 @@ fn start(rules: &mut Validator, options: &FollowOptions, headers: &HeaderMap, ta
     }
 }
 
-/// Where the cursor was taken from: the header goes before the parameter.
+/// Where the cursor was given: the header takes precedence over the parameter.
 fn cursor_field(headers: &HeaderMap) -> &'static str {
     if headers.contains_key(LAST_EVENT_ID) { "Last-Event-ID" } else { "last_event_id" }
 }

@@ -1,4 +1,4 @@
-//! The wire of event streams: frames of server-sent events, and lines of JSON.
+//! The wire format of event streams: frames of server-sent events, or lines of JSON.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::domain::message::{Message, push_json_string};
 use crate::service::log::Entry;
 use crate::service::subscriptions::Delivery;
 
-/// How events are written.
+/// The format in which events are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wire {
     /// `text/event-stream`, as browsers read it.
@@ -22,7 +22,7 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// What the client asks for.
+    /// The format that the client accepts.
     pub fn accepted(headers: &HeaderMap) -> Self {
         let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         match accepted.into_iter().any(|accept| accept.contains("application/x-ndjson")) {
@@ -55,8 +55,8 @@ impl Frames {
         self.wire.media_type()
     }
 
-    /// A message of a log, whose JSON text is put in as it is: it has no raw newline, so it is one line. That of an
-    /// aggregated stream comes with its place there around it.
+    /// A message of a log. Its JSON text is put in as it is: it has no raw newline, so it is one line. A message of an
+    /// aggregated stream is put into an object with its partition and position.
     pub fn entry(self, out: &mut BytesMut, entry: &Entry) {
         let message = &*entry.message;
         out.reserve(message.json().len() + message.message_type.len() + 160);
@@ -74,7 +74,8 @@ impl Frames {
         self.end(out);
     }
 
-    /// A message of a subscription, with its place there around it. There is no id: the service keeps the cursor.
+    /// A message of a subscription, in an object with its partition, position and epoch. The event has no id, because the
+    /// service keeps the cursor.
     pub fn delivery(self, out: &mut BytesMut, delivery: &Delivery) {
         out.reserve(delivery.message.json().len() + 200);
         self.head(out, "message", None);
@@ -98,7 +99,7 @@ impl Frames {
         };
     }
 
-    /// How long a client is to wait before it connects again; NDJSON has no word for it.
+    /// How long a client is to wait before it connects again. NDJSON has no such line.
     pub fn retry(self, out: &mut BytesMut, delay: Duration) {
         if self.wire == Wire::EventStream {
             let _ = write!(out, "retry: {}\n\n", delay.as_millis());
@@ -116,7 +117,7 @@ impl Frames {
                     let _ = writeln!(out, "id: {id}");
                 }
                 out.extend_from_slice(b"event: ");
-                // A type written in SQL may hold a line break, which would end the field.
+                // A type that was written in SQL may have a line break, which would end the field.
                 if name.contains(['\r', '\n']) {
                     out.extend_from_slice(name.replace(['\r', '\n'], " ").as_bytes());
                 } else {

@@ -1,4 +1,4 @@
-//! The bounds of every request, and what becomes of one that panics.
+//! The limits of every request, and the answer to one that panics.
 
 use std::any::Any;
 use std::time::{Duration, Instant};
@@ -17,7 +17,8 @@ use crate::domain::browser::Origin;
 use crate::domain::observation::{FailureKind, Observation};
 use crate::telemetry::{Observer, logging::panic_text};
 
-/// Refuses what is too large, of another type or from nobody who may ask, ends what takes too long, and counts what was answered.
+/// Refuses requests that are too large, of another type, or from a page that may not ask; ends those that take too long;
+/// and counts the answers.
 pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let method = method_label(request.method());
@@ -49,7 +50,7 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
     let status = response.status().as_u16();
     if let Some(StoreFailure(error)) = response.extensions().get() {
         let (by, kind) = (format!("{method} {path}"), error.kind());
-        // That the database is away, its agents say.
+        // That the database is away is logged by the agents that use it.
         let is_news = kind != FailureKind::Outage;
         app.observer.record(Observation::StoreFailed { by, kind, error: error.to_string(), is_news });
     }
@@ -91,7 +92,7 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// A panic is a fault of ours: it is logged, counted, and answered as one.
+/// Turns a panic into an answer: a fault of the service, which is logged and counted.
 pub fn catch_panics(observer: Observer) -> CatchPanicLayer<impl Fn(Box<dyn Any + Send>) -> Response + Clone> {
     CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| {
         observer.record(Observation::Panicked { message: panic_text(&*panic) });
@@ -99,7 +100,7 @@ pub fn catch_panics(observer: Observer) -> CatchPanicLayer<impl Fn(Box<dyn Any +
     })
 }
 
-/// Pages of these origins may call the service; without any, none may.
+/// Lets pages of these origins call the service; without any, no page of another origin may.
 pub fn cors(origins: &[Origin]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
@@ -119,7 +120,7 @@ pub fn cors(origins: &[Origin]) -> Option<CorsLayer> {
     Some(layer)
 }
 
-/// What is JSON is not to be taken for a page.
+/// Keeps browsers from taking JSON for a page.
 pub async fn no_sniffing(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

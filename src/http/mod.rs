@@ -44,27 +44,27 @@ mod streams;
 mod subscriptions;
 mod wire;
 
-/// The bounds of requests.
+/// The limits of requests.
 #[derive(Debug, Clone)]
 pub struct Limits {
     pub body_bytes_max: usize,
     pub message_bytes_max: usize,
-    /// Bytes of messages in one answer.
+    /// How many bytes of messages one answer may have.
     pub page_bytes_max: usize,
     pub messages_per_append_max: usize,
     pub headers_max: usize,
     pub header_bytes_max: usize,
     pub url_bytes_max: usize,
     pub request_timeout: Duration,
-    /// How long an append may take on top: it gets a definite answer, rather than none.
+    /// How much longer an append may take: it waits until it is known whether its messages were written.
     pub append_timeout: Duration,
     pub wait_max: Duration,
     pub heartbeat: Duration,
-    /// Whom a browser may speak for.
+    /// Which pages may call the service, and by which names.
     pub trusted: Trusted,
 }
 
-/// What handlers need. Every request and every open event stream has one, so it is one pointer.
+/// The state of handlers. Every request and every open event stream has one, so it is one pointer.
 #[derive(Clone)]
 pub struct App(Arc<Shared>);
 
@@ -132,7 +132,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(operations::read_problem_page))
 }
 
-/// The OpenAPI document, and pages to read it by. What is not among them is unknown like any other path.
+/// The OpenAPI document, and a page to read it. Other paths below it are unknown like any other.
 fn documentation(document: utoipa::openapi::OpenApi) -> Router<App> {
     let with_item_schemas = Json(openapi::finish(document.clone(), Version::V3_2));
     let document = openapi::finish(document, Version::V3_1);
@@ -162,7 +162,7 @@ pub fn router(service: Service, limits: Limits) -> Router {
         .method_not_allowed_fallback(operations::unknown_method)
         .layer(DefaultBodyLimit::max(limits.body_bytes_max))
         .layer(limits::catch_panics(app.observer.clone()))
-        // Around the panics, so that they are counted among the requests.
+        // Outside the layer that catches panics, so that they are counted among the requests.
         .layer(from_fn_with_state(app.clone(), limits::bound));
     let router = match cors {
         Some(cors) => router.layer(cors),

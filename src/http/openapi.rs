@@ -1,4 +1,4 @@
-//! The OpenAPI document: what the routes say of themselves, and what holds for all of them.
+//! The OpenAPI document: what the routes declare, completed by rules that hold for all of them.
 
 mod event_streams;
 mod names;
@@ -28,7 +28,7 @@ use super::problem::{ProblemDocument, ProblemKind};
         (name = "read", description = "Read messages in pages"),
         (name = "follow", description = "Follow messages as they come: server-sent events, or lines of JSON"),
         (name = "aggregate", description = "Messages of many streams, divided into partitions"),
-        (name = "subscribe", description = "Messages delivered until somebody has acked them"),
+        (name = "subscribe", description = "Messages delivered until a consumer has acked them"),
         (name = "reports", description = "What is in the store: categories, streams, types, the settled position"),
         (name = "operations", description = "Health and metrics"),
     ),
@@ -39,13 +39,13 @@ pub struct Document;
 /// The version of OpenAPI that a document is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// What generators of clients read.
+    /// The version that generators of clients read.
     V3_1,
-    /// Says what each event of an event stream is, too.
+    /// Also describes each event of an event stream.
     V3_2,
 }
 
-/// The problems that any operation under `/v1` may answer.
+/// The problems that every operation under `/v1` may answer.
 const COMMON: [ProblemKind; 9] = [
     ProblemKind::MalformedRequest,
     ProblemKind::Forbidden,
@@ -58,10 +58,10 @@ const COMMON: [ProblemKind; 9] = [
     ProblemKind::DatabaseUnavailable,
 ];
 
-/// Those that one with a body may answer, too.
+/// The problems that operations with a body may answer too.
 const OF_BODIES: [ProblemKind; 2] = [ProblemKind::BodyTooLarge, ProblemKind::UnsupportedMediaType];
 
-/// Completes what the routes say of themselves, by rules that hold for all of them.
+/// Completes what the routes declare, by rules that hold for all of them.
 pub fn finish(document: utoipa::openapi::OpenApi, version: Version) -> Value {
     let document = serde_json::to_value(with_common_problems(document));
     let mut document = document.unwrap_or_else(|error| unreachable!("the document is plain data: {error}"));
@@ -106,7 +106,7 @@ fn problems_like(kind: ProblemKind) -> String {
     same_status.map(|kind| kind.slug()).collect::<Vec<_>>().join(", ")
 }
 
-/// An answer must have a description; where the code gives none, its schema or its operation says what it is.
+/// Gives every answer a description: if the code has none, that of its schema or its operation.
 fn describe_answers(document: &mut Value) {
     let schemas = document["components"]["schemas"].clone();
     for operation in operations(document) {
@@ -118,14 +118,14 @@ fn describe_answers(document: &mut Value) {
             }
             let contents = response["content"].as_object();
             let schema = contents.and_then(|contents| contents.values().next()).map(|content| &content["schema"]);
-            let told = schema.and_then(schema_name).map(|name| schemas[name]["description"].clone());
-            let description = told.filter(Value::is_string).unwrap_or_else(|| summary.clone());
+            let of_schema = schema.and_then(schema_name).map(|name| schemas[name]["description"].clone());
+            let description = of_schema.filter(Value::is_string).unwrap_or_else(|| summary.clone());
             response["description"] = description;
         }
     }
 }
 
-/// A parameter is there or not; it is never null, which has no form in a query or a header.
+/// Takes null out of parameters: one may be absent, but a query or a header cannot have null.
 fn never_null_parameters(document: &mut Value) {
     for operation in operations(document) {
         let Some(parameters) = operation.get_mut("parameters").and_then(Value::as_array_mut) else { continue };
@@ -145,8 +145,8 @@ fn never_null_parameters(document: &mut Value) {
     }
 }
 
-/// What a change does not name stays as it is. Generated clients send a default that the document names, and so would
-/// set back what nobody asked for.
+/// Takes defaults out of the bodies of changes, where a field that is absent stays as it is. Generated clients send the
+/// defaults of the document, and would reset such fields.
 fn no_defaults_in_changes(document: &mut Value) {
     let paths = document["paths"].as_object().into_iter().flat_map(|paths| paths.values());
     let bodies = paths.filter_map(|path| path["patch"]["requestBody"]["content"].as_object());
@@ -171,7 +171,7 @@ fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
         .map(|(_, operation)| operation)
 }
 
-/// The name of the schema that is referred to.
+/// The name of the schema to which a reference points.
 fn schema_name(schema: &Value) -> Option<&str> {
     schema["$ref"].as_str()?.strip_prefix("#/components/schemas/")
 }

@@ -13,40 +13,41 @@ use super::{App, subscriptions, tags};
 use crate::service::tail::HistoryChanged;
 
 /// A method that is longer is not repeated in the answer.
-const METHOD_SAID_MAX: usize = 20;
+const METHOD_SHOWN_MAX: usize = 20;
 
 /// Whether the service can do its work.
 #[derive(Serialize, ToSchema)]
 pub struct Ready {
-    /// The database can be reached.
+    /// True: the database can be reached.
     database: bool,
-    /// Our schemas are in it, our role may read and write messages, and it takes writes.
+    /// True: the database has the service's schemas, lets the service's role read and write messages, and takes writes.
     migrations: bool,
-    /// The shared connection listens for hints; without it messages of others come up to a second late.
+    /// True: the connection that listens for signals is open. Without it, messages of other writers reach followers up to a
+    /// second late.
     listener: bool,
-    /// This instance projects aggregated streams, or stands by to.
+    /// True: this instance projects aggregated streams, or is ready to take over.
     projector: bool,
-    /// The end of the log can be read; without it nothing new reaches those who follow.
+    /// True: the end of the log can be read. Without it, followers get nothing new.
     tail: bool,
-    /// The last time that the log was found to be another one than before (restored from a backup, taken over by a
-    /// replica that had not received everything, truncated), since this instance runs. The service works on.
+    /// The last time that this instance found the log to be another one than before: a backup was restored, a replica was
+    /// promoted that had not received everything, or the log was truncated. The service works on.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     history_changed: Option<HistoryChangedBody>,
 }
 
-/// When the log was found to be another one, and by what.
+/// When the log was found to be another one, and how.
 #[derive(Serialize, ToSchema)]
 #[schema(as = HistoryChanged)]
 pub struct HistoryChangedBody {
     #[schema(format = DateTime)]
     since: String,
-    /// `other_message`, `went_back`, `other_sequence`, `other_server`, or `told` (by another instance).
+    /// `other_message`, `went_back`, `other_sequence`, `other_server`, or `told` (another instance found it).
     #[schema(example = "went_back")]
     reason: &'static str,
-    /// Up to where the log had been settled.
+    /// The settled position of the former log.
     settled: i64,
-    /// Where the new one ended.
+    /// The last position of the new log.
     head: i64,
 }
 
@@ -57,7 +58,7 @@ impl HistoryChangedBody {
     }
 }
 
-/// Is the process alive
+/// Check whether the process is alive
 #[utoipa::path(
     get, path = "/livez", operation_id = "isAlive", tag = tags::OPERATIONS,
     responses((status = 200, description = "It is", body = String, content_type = "text/plain")),
@@ -66,7 +67,7 @@ pub async fn is_alive() -> &'static str {
     "ok\n"
 }
 
-/// Can the service do its work
+/// Check whether the service can do its work
 #[utoipa::path(
     get, path = "/readyz", operation_id = "isReady", tag = tags::OPERATIONS,
     responses((status = 200, description = "It can", body = Ready)),
@@ -92,7 +93,7 @@ pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Probl
     Ok(axum::Json(ready))
 }
 
-/// Metrics in Prometheus' text form
+/// Read metrics in Prometheus' text format
 #[utoipa::path(
     get, path = "/metrics", operation_id = "readMetrics", tag = tags::OPERATIONS,
     responses((status = 200, body = String, content_type = "text/plain")),
@@ -102,7 +103,7 @@ pub async fn read_metrics(State(app): State<App>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-/// What a problem means and what to do about it
+/// Read what a problem means and what to do about it
 #[utoipa::path(
     get, path = "/problems/{problem}", operation_id = "readProblemPage", tag = tags::OPERATIONS,
     params(("problem" = String, Path, description = "The last part of a problem document's `type`")),
@@ -128,11 +129,11 @@ pub async fn unknown_path(uri: axum::http::Uri) -> Problem {
 /// A known path with another method.
 pub async fn unknown_method(method: axum::http::Method) -> Problem {
     let method = method.as_str();
-    let method = if method.len() <= METHOD_SAID_MAX { method } else { "given" };
+    let method = if method.len() <= METHOD_SHOWN_MAX { method } else { "given" };
     Problem::new(ProblemKind::MethodNotAllowed, format!("Method {method} is not allowed for this path."))
 }
 
-/// No answer, for pages that browsers ask for by themselves.
+/// Answers the request for an icon, which browsers send by themselves, with none.
 pub async fn no_icon() -> StatusCode {
     StatusCode::NO_CONTENT
 }

@@ -1,4 +1,4 @@
-//! Reading: pages of streams, categories and the whole log, and single messages.
+//! Reading over HTTP: pages of streams, categories and the whole log, and single messages.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -17,7 +17,7 @@ use crate::domain::message::Message as StoredMessage;
 use crate::domain::stream_name::{Category, check_type};
 use crate::service::read::{CategoryOptions, PageRead, PageRequest, PageSource};
 
-/// A message as it stands in the store.
+/// A stored message.
 #[derive(Serialize, ToSchema)]
 pub struct Message {
     pub id: Uuid,
@@ -46,12 +46,12 @@ pub struct Message {
 #[derive(Serialize, ToSchema)]
 pub struct StreamPage {
     pub messages: Vec<Message>,
-    /// What to pass as `from` to go on; null where nothing can follow (backward, at the beginning).
+    /// What to pass as `from` to go on; null if nothing can follow (backward, at the beginning).
     #[schema(required = true)]
     pub next: Option<i64>,
-    /// Nothing followed when this was read.
+    /// True: nothing followed when this page was read.
     pub at_end: bool,
-    /// The position of the stream's last message, -1 for an empty stream: what to append with.
+    /// The position of the stream's last message, -1 for an empty stream: the `expected_version` of a next append.
     #[schema(minimum = -1)]
     pub version: i64,
 }
@@ -62,11 +62,11 @@ pub struct Page {
     pub messages: Vec<Message>,
     /// What to pass as `from` to go on.
     pub next: i64,
-    /// Nothing followed when this was read.
+    /// True: nothing followed when this page was read.
     pub at_end: bool,
 }
 
-/// What is known of a stream.
+/// A summary of a stream.
 #[derive(Serialize, ToSchema)]
 pub struct StreamSummary {
     pub stream_name: String,
@@ -91,7 +91,7 @@ macro_rules! page_query {
             /// The first position to read, inclusive.
             #[param(minimum = 0)]
             from: Option<i64>,
-            /// Messages at most.
+            /// How many messages at most.
             #[param(minimum = 1, maximum = 1000, default = 100)]
             limit: Option<u64>,
             /// Only messages of these types, separated by commas.
@@ -168,7 +168,7 @@ pub struct NoQuery {}
 
 /// Read a stream
 ///
-/// By position. A stream that does not exist is an empty page with version -1.
+/// In order of position. A stream that does not exist is an empty page with version -1.
 #[utoipa::path(
     get, path = "/v1/streams/{stream_name}/messages", operation_id = "readStream", tag = tags::READ,
     params(("stream_name" = String, Path, description = "Name of a stream"), StreamPageQuery,
@@ -205,7 +205,7 @@ pub async fn read_stream(
 
 /// Read a category
 ///
-/// By global position, all streams whose name begins with the category.
+/// In order of global position, from all streams of the category.
 #[utoipa::path(
     get, path = "/v1/categories/{category}/messages", operation_id = "readCategory", tag = tags::READ,
     params(("category" = String, Path, description = "Name of a category: without `-`"), CategoryPageQuery),
@@ -232,7 +232,7 @@ pub async fn read_category(
 
 /// Read all messages
 ///
-/// By global position, up to where nothing can still appear.
+/// In order of global position, up to the settled one: after that, messages may still appear.
 #[utoipa::path(
     get, path = "/v1/all/messages", operation_id = "readAll", tag = tags::READ,
     params(AllPageQuery), responses((status = 200, body = Page)),
@@ -265,7 +265,7 @@ pub async fn read_last_message(
     }
 }
 
-/// Read what is known of a stream
+/// Read a summary of a stream
 #[utoipa::path(
     get, path = "/v1/streams/{stream_name}", operation_id = "readStreamSummary", tag = tags::READ,
     params(("stream_name" = String, Path, description = "Name of a stream")),
@@ -311,7 +311,7 @@ pub async fn read_message(
     }
 }
 
-/// Message DB's rules for the pair, in its order.
+/// Message DB's rules for a consumer group's member and size, in the order in which Message DB checks them.
 fn consumer_group(rules: &mut Validator, member: Option<i64>, size: Option<i64>) -> Option<(i64, i64)> {
     match (member, size) {
         (None, None) => None,
@@ -335,7 +335,7 @@ fn consumer_group(rules: &mut Validator, member: Option<i64>, size: Option<i64>)
     }
 }
 
-/// Messages are put in as they are: their JSON is never parsed and printed again.
+/// The body of a page. The JSON of messages is put in as it is, never parsed and printed again.
 fn page_body(page: &PageRead, version: Option<i64>) -> Bytes {
     let size: usize = page.messages.iter().map(|message: &StoredMessage| message.json().len() + 1).sum();
     let mut body = Vec::with_capacity(size + 80);
@@ -359,7 +359,7 @@ fn json(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
-/// A stream changes only by messages at its end, so its version stands for all its pages.
+/// The ETag of all pages of a stream: a stream changes only by messages at its end, so its version is enough.
 fn entity_tag(version: i64) -> String {
     format!("\"{version}\"")
 }

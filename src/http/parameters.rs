@@ -13,11 +13,11 @@ use crate::domain::filter::{FILTER_TYPES_MAX, Filter};
 use crate::domain::stream_name::{Category, StreamName, check_type};
 use crate::domain::time::Timestamp;
 
-/// The most messages of a page, and how many there are unless asked otherwise.
+/// The most messages that a page can have, and how many it has by default.
 pub const PAGE_LIMIT_MAX: usize = 1_000;
 pub const PAGE_LIMIT_DEFAULT: usize = 100;
 
-/// Collects what is wrong with a request, so that all of it is said at once.
+/// Collects what is wrong with a request, so that one answer names all of it.
 #[derive(Default)]
 pub struct Validator {
     malformed: Vec<Violation>,
@@ -25,12 +25,12 @@ pub struct Validator {
 }
 
 impl Validator {
-    /// What cannot be read.
+    /// Notes a field that cannot be read.
     pub fn malformed(&mut self, field: &str, message: impl Into<String>) {
         self.malformed.push(Violation::new(field, message));
     }
 
-    /// What can be read, but is against a rule.
+    /// Notes a field that can be read, but breaks a rule.
     pub fn invalid(&mut self, field: &str, message: impl Into<String>) {
         self.invalid.push(Violation::new(field, message));
     }

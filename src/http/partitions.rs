@@ -1,4 +1,4 @@
-//! Reading aggregated streams: pages of a partition, positions, and following.
+//! Reading aggregated streams over HTTP: pages of a partition, positions, and following.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -51,7 +51,7 @@ pub struct PartitionPage {
     pub messages: Vec<PartitionMessage>,
     /// What to pass as `from` to go on.
     pub next: i64,
-    /// Nothing followed when this was read.
+    /// True: nothing followed when this page was read.
     pub at_end: bool,
 }
 
@@ -61,7 +61,7 @@ pub struct PartitionPositions {
     pub positions: Vec<PartitionPosition>,
 }
 
-/// The first position of a partition at or after a place in the log; where nothing is, the position that comes next.
+/// The first position of a partition at or after a place in the log; if nothing is there yet, the next position.
 #[derive(Serialize, ToSchema)]
 pub struct PartitionPosition {
     pub partition: i32,
@@ -75,7 +75,7 @@ pub struct PartitionPageQuery {
     /// The first position of the partition to read, inclusive.
     #[param(minimum = 0, default = 0)]
     from: Option<i64>,
-    /// Messages at most.
+    /// How many messages at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
     /// How long an empty page waits for a message, such as `30s`.
@@ -103,7 +103,7 @@ follow_query!(FollowAggregatedQuery {
 
 /// Read a partition of an aggregated stream
 ///
-/// By position in the partition. A partition without messages is an empty page.
+/// In order of position in the partition. A partition without messages is an empty page.
 #[utoipa::path(
     get, path = "/v1/aggregated-streams/{name}/partitions/{partition}/messages", operation_id = "readPartition",
     tag = tags::AGGREGATE,
@@ -160,13 +160,14 @@ pub async fn find_positions(
         (Some(time), _) => app.aggregated.positions_at_time(id, time).await?,
         (None, position) => app.aggregated.positions_at(id, position.unwrap_or(0)).await?,
     };
-    let shown = |(partition, position)| PartitionPosition { partition, position };
-    Ok(axum::Json(PartitionPositions { positions: positions.into_iter().map(shown).collect() }))
+    let to_body = |(partition, position)| PartitionPosition { partition, position };
+    Ok(axum::Json(PartitionPositions { positions: positions.into_iter().map(to_body).collect() }))
 }
 
 /// Follow an aggregated stream
 ///
-/// In global order, whichever partitions are asked for. Ids, and a position given as `from`, are global positions.
+/// In global order, whichever partitions are followed. Ids of events, and a position given as `from`, are global
+/// positions.
 #[utoipa::path(
     get, path = "/v1/aggregated-streams/{name}/events", operation_id = "followAggregatedStream", tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "Name of an aggregated stream"), FollowAggregatedQuery),
@@ -191,7 +192,7 @@ pub async fn follow_aggregated_stream(
     follow(app, target, query.options(), &headers).await
 }
 
-/// The number under which the partitions of an aggregated stream are read.
+/// The id by which the store knows an aggregated stream.
 async fn stream_id(app: &App, name: &str) -> Result<i64, Problem> {
     aggregated_stream_name(name)?;
     app.aggregated.id(name).await?.ok_or_else(|| unknown(name))
@@ -211,7 +212,7 @@ fn checked_partition(rules: &mut Validator, partition: i64) -> i32 {
     }
 }
 
-/// Messages are put in as they are: their JSON is never parsed and printed again.
+/// The body of a page. The JSON of messages is put in as it is, never parsed and printed again.
 fn page_body(read: &PartitionRead) -> Vec<u8> {
     let messages = &read.page.messages;
     let size: usize = messages.iter().map(|one| one.message.json().len() + 60).sum();

@@ -1,7 +1,7 @@
-//! What serde says of a request that cannot be read, in plain words for whoever sent it: the field and its rule.
+//! Puts serde's errors into plain words for the client: the field, and the rule that it breaks.
 //!
-//! serde gives the path, the place in the text and what kind of error it is; which rule was broken stands in its text
-//! only. A text that is not known here becomes [`WRONG_FORM`], so that no name of a Rust type leaves the service.
+//! serde gives the path, the place in the text and the kind of the error; only its text has the rule that was broken. A
+//! text that is not known here becomes [`WRONG_FORM`], so that no name of a Rust type leaves the service.
 
 use serde_json::error::Category;
 use serde_path_to_error::{Error, Path};
@@ -44,8 +44,8 @@ pub fn of_query(error: Error<serde_html_form::de::Error>, query: &str) -> Violat
     Violation::new(field, message)
 }
 
-/// The field that an error is about. One that is missing, unknown or there twice is named in the text only, or there
-/// too: the path may end at the object around it.
+/// The field that an error is about. A field that is missing, unknown or given twice is named in the text; the path may
+/// end at the object around it.
 fn field(path: &Path, text: &str, whole: &str) -> String {
     let path = path.to_string();
     let around = if path == "." || path == "?" { "" } else { &path };
@@ -58,7 +58,7 @@ fn field(path: &Path, text: &str, whole: &str) -> String {
     }
 }
 
-/// The field that a text names. What follows its name is serde's, whatever the name holds.
+/// The field that a text names. The name may have any text in it, so its end is looked for from the right.
 fn named(text: &str) -> Option<&str> {
     let rest = text.strip_prefix("unknown field `").map(|rest| {
         let end = rest.rfind("`, expected ").or_else(|| rest.rfind("`, there are no fields"));
@@ -68,7 +68,7 @@ fn named(text: &str) -> Option<&str> {
     rest.or_else(|| until_end("missing field `")).or_else(|| until_end("duplicate field `"))
 }
 
-/// Why a text is no JSON, where that helps more than its place.
+/// Why a text is no JSON, if that helps more than the place alone.
 fn reason(text: &str) -> &'static str {
     match text {
         "number out of range" => "a number is out of range, ",
@@ -79,18 +79,18 @@ fn reason(text: &str) -> &'static str {
 }
 
 fn rule(text: &str) -> String {
-    // The last one: what was given comes before it, and may hold the same words.
-    let (said, wanted) = text.rsplit_once(", expected ").unwrap_or((text, ""));
-    let begins = |start: &str| said.starts_with(start);
-    match said {
-        // Rules of the house's own, which serde only hands on.
+    // From the right: the value that was given comes before, and may have the same words in it.
+    let (found, wanted) = text.rsplit_once(", expected ").unwrap_or((text, ""));
+    let begins = |start: &str| found.starts_with(start);
+    match found {
+        // Rules of this service, which serde only passes on.
         _ if text.starts_with("must ") => text.to_owned(),
         _ if begins("missing field ") => "is missing".to_owned(),
         _ if begins("duplicate field ") => "is given twice".to_owned(),
         _ if begins("unknown field ") && wanted.is_empty() => "is unknown".to_owned(),
         _ if begins("unknown field ") => format!("is unknown; must be {}", names(wanted)),
         _ if begins("unknown variant ") => format!("must be {}", names(wanted)),
-        _ if begins("invalid type: ") || begins("invalid value: ") || begins("invalid length ") => shape(said, wanted),
+        _ if begins("invalid type: ") || begins("invalid value: ") || begins("invalid length ") => shape(found, wanted),
         "invalid digit found in string" | "cannot parse integer from empty string" => WHOLE_NUMBER.to_owned(),
         "number too large to fit in target type" => "is too large a number".to_owned(),
         "number too small to fit in target type" => "is too small a number".to_owned(),
@@ -99,7 +99,7 @@ fn rule(text: &str) -> String {
     }
 }
 
-/// The names in a list of serde's: each stands between backticks.
+/// The names in serde's list, where each is between backticks.
 fn names(wanted: &str) -> String {
     let names: Vec<&str> = wanted.split('`').skip(1).step_by(2).collect();
     match wanted.strip_prefix("one of ") {
@@ -108,8 +108,8 @@ fn names(wanted: &str) -> String {
     }
 }
 
-fn shape(said: &str, wanted: &str) -> String {
-    let (least, most): (i128, i128) = match wanted {
+fn shape(found: &str, wanted: &str) -> String {
+    let (min, max): (i128, i128) = match wanted {
         "i64" => (i64::MIN.into(), i64::MAX.into()),
         "i32" => (i32::MIN.into(), i32::MAX.into()),
         "u64" => (0, u64::MAX.into()),
@@ -122,11 +122,11 @@ fn shape(said: &str, wanted: &str) -> String {
         _ if wanted.contains("UUID") => return "must be a UUID".to_owned(),
         _ => return WRONG_FORM.to_owned(),
     };
-    let is_number = said.contains(": integer `") || said.contains(": floating point `");
-    let given = said.split('`').nth(1).filter(|_| is_number).and_then(|given| given.parse::<f64>().ok());
+    let is_number = found.contains(": integer `") || found.contains(": floating point `");
+    let given = found.split('`').nth(1).filter(|_| is_number).and_then(|given| given.parse::<f64>().ok());
     match given {
-        Some(given) if given < least as f64 || given >= most as f64 => {
-            format!("{WHOLE_NUMBER} from {least} to {most}")
+        Some(given) if given < min as f64 || given >= max as f64 => {
+            format!("{WHOLE_NUMBER} from {min} to {max}")
         }
         Some(given) if given.fract() == 0.0 => format!("{WHOLE_NUMBER}, written without a point or an exponent"),
         _ => WHOLE_NUMBER.to_owned(),

@@ -1,4 +1,4 @@
-//! Every error that leaves the service is one of these: an RFC 9457 problem document.
+//! Problem documents (RFC 9457): the form of every error that leaves the service.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub struct Problem {
     failure: Option<Arc<ServiceError>>,
 }
 
-/// Goes with an answer on its way out, and is left behind there: what the database said.
+/// An extension of an answer that is taken off before it leaves the service: what the database said.
 #[derive(Clone)]
 pub struct StoreFailure(pub Arc<ServiceError>);
 
@@ -49,10 +49,10 @@ pub struct ProblemDocument {
     /// For `wrong-expected-version`.
     #[schema(required = false, nullable = false)]
     pub stream_name: Option<String>,
-    /// For `wrong-expected-version`; null where only `must_exist` was asked for.
+    /// For `wrong-expected-version`; null if only `must_exist` was asked for.
     #[schema(required = false)]
     pub expected_version: Option<i64>,
-    /// For `wrong-expected-version`: the version to decide by.
+    /// For `wrong-expected-version`: the version that the stream has.
     #[schema(required = false, nullable = false)]
     pub current_version: Option<i64>,
     /// For `definition-differs`: the fields that differ.
@@ -75,7 +75,7 @@ pub struct ProblemDocument {
     /// For `fenced`: the epoch that the partition, or the delivery, has now.
     #[schema(required = false)]
     pub current_epoch: Option<i64>,
-    /// For what is too large: the limit, in bytes or lines.
+    /// For requests that are too large: the limit, in bytes or header lines.
     #[schema(required = false, nullable = false)]
     pub limit: Option<u64>,
     /// For `unsupported-media-type`.
@@ -147,7 +147,7 @@ impl Problem {
         Self::new(ProblemKind::NotFound, format!("{} not found.", capitalised(&what))).with("what", what)
     }
 
-    /// Not found, with the reason.
+    /// A problem `not-found` with its reason.
     pub fn gone(what: impl Into<String>, reason: &str) -> Self {
         let what = what.into();
         Self::new(ProblemKind::NotFound, format!("{} not found: {reason}.", capitalised(&what))).with("what", what)

@@ -1,5 +1,5 @@
-//! hyper answers by itself, and without a word, what it cannot read: this makes problem documents of those answers, and
-//! sees to it that they can be read.
+//! hyper answers requests that it cannot read by itself, with an empty body: this makes problem documents of those answers,
+//! and keeps the connection open until the client has read them.
 
 use std::io;
 use std::pin::Pin;
@@ -22,10 +22,10 @@ pub struct ProblemBodies<S> {
     limits: Arc<Limits>,
     /// What is written in place of a bare error.
     explanation: Bytes,
-    /// Until it is clear what the client speaks.
+    /// Until it is clear which version of HTTP the client speaks.
     opening: Option<Opening>,
     announced_length: AnnouncedLength,
-    /// The last answer was a refusal.
+    /// Whether the last answer was a refusal.
     refused: bool,
     lingering: Option<Lingering>,
 }
@@ -37,7 +37,7 @@ impl<S> ProblemBodies<S> {
         Self { stream, limits, explanation: Bytes::new(), opening, announced_length, refused: false, lingering: None }
     }
 
-    /// Looks at what is about to be written; true: something else is written in its place.
+    /// Looks at what is about to be written. True: an explanation is written instead.
     fn explains(&mut self, written: &[u8]) -> bool {
         if let Some(status) = written.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.first()) {
             self.refused = matches!(status, b'4' | b'5');
@@ -90,13 +90,13 @@ fn as_http1(problem: Problem) -> Bytes {
     ))
 }
 
-/// The problem that a bare answer of hyper stands for; `None` for every other write.
+/// The problem for a bare answer of hyper; `None` for every other write.
 fn explain(written: &[u8], limits: &Limits, announces_too_much: bool) -> Option<Problem> {
     let status = written.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
     if !status.starts_with(b"4") {
         return None;
     }
-    // Our own answers have a type; hyper's have nothing.
+    // Answers of the service have a Content-Type; hyper's have none.
     let head = written.to_ascii_lowercase();
     let has = |text: &[u8]| head.windows(text.len()).any(|window| window == text);
     if has(b"content-type") || !has(b"content-length: 0\r\n") {

@@ -53,7 +53,7 @@ impl ProblemKind {
         Self::Draining,
     ];
 
-    /// Its name, status, title, and what to do about it.
+    /// Its name, its status, its title, and what to do about it.
     pub(super) fn facts(self) -> (&'static str, StatusCode, &'static str, &'static str) {
         match self {
             Self::MalformedRequest => (
@@ -206,7 +206,7 @@ impl ProblemKind {
         self.facts().2
     }
 
-    /// What it means and what to do, in one or two sentences.
+    /// What the problem means and what to do about it, in a few sentences.
     pub fn advice(self) -> &'static str {
         self.facts().3
     }

@@ -1,4 +1,4 @@
-//! Reports: which categories, streams and types there are, how many messages they hold, and what is settled.
+//! Reports over HTTP: which categories, streams and types there are, how many messages they have, and what is settled.
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub struct ReportedStream {
     /// The position of its last message.
     pub version: i64,
     pub first_position: i64,
-    /// By its first and last position.
+    /// Computed from its first and last position.
     pub message_count: i64,
     pub last_global_position: i64,
     #[schema(format = DateTime)]
@@ -31,8 +31,8 @@ pub struct ReportedStream {
 #[derive(Serialize, ToSchema)]
 pub struct StreamsReport {
     pub streams: Vec<ReportedStream>,
-    /// What to pass as `from` to go on; null at the end. A page may hold fewer streams than asked for, or none, and
-    /// still have a next one: a search looks at so many names a request.
+    /// What to pass as `from` to go on; null at the end. A page may have fewer streams than `limit`, or none, and still
+    /// have a next page: a search looks at a limited number of names for each request.
     pub next: Option<String>,
     pub at_end: bool,
 }
@@ -41,11 +41,11 @@ pub struct StreamsReport {
 #[derive(Serialize, ToSchema)]
 pub struct ReportedCategory {
     pub category: String,
-    /// Messages written, up to `counted_position`.
+    /// How many messages were written up to `counted_position`.
     pub message_count: i64,
-    /// Of all messages counted.
+    /// Their share of all messages counted.
     pub percent: f64,
-    /// Streams begun, up to `counted_position`.
+    /// How many streams were begun up to `counted_position`.
     pub stream_count: i64,
     pub last_global_position: i64,
     #[schema(format = DateTime)]
@@ -67,9 +67,9 @@ pub struct CategoriesReport {
 #[derive(Serialize, ToSchema)]
 pub struct ReportedType {
     pub r#type: String,
-    /// Messages written, up to `counted_position`.
+    /// How many messages were written up to `counted_position`.
     pub message_count: i64,
-    /// Of all messages counted.
+    /// Their share of all messages counted.
     pub percent: f64,
     pub last_global_position: i64,
     #[schema(format = DateTime)]
@@ -87,14 +87,14 @@ pub struct TypesReport {
     pub counted: Counted,
 }
 
-/// How far the counting is: each request counts for a while.
+/// How far counting has come: each request counts for a while.
 #[derive(Serialize, ToSchema)]
 pub struct Counted {
     /// Every message up to here has been counted.
     pub counted_position: i64,
     /// The highest position that could be counted now.
     pub settled_position: i64,
-    /// Messages counted in all.
+    /// How many messages were counted in all.
     pub message_count: i64,
 }
 
@@ -103,29 +103,29 @@ pub struct Counted {
 pub struct SettledReport {
     /// The highest global position seen.
     pub head: i64,
-    /// The highest global position below which nothing can still appear: followers get messages up to here.
+    /// The global position up to which nothing can appear any more: followers get messages up to here.
     pub settled: i64,
     /// `head` less `settled`.
     pub lag: i64,
-    /// What keeps it back now; null for nothing.
+    /// What keeps the settled position back now; null if nothing does.
     pub held_back: Option<HeldBack>,
 }
 
-/// Open transactions keep the settled position back.
+/// Open transactions that keep the settled position back.
 #[derive(Serialize, ToSchema)]
 pub struct HeldBack {
     /// The first global position that may still appear.
     pub position: i64,
-    /// For how long.
+    /// For how long they have kept it back.
     #[schema(example = 1.5)]
     pub seconds: f64,
     pub holders: Vec<HeldBackBy>,
 }
 
-/// A transaction that may still write there. What the database does not show to the service's role is null.
+/// A transaction that may still write at that position. Fields that the database hides from the service's role are null.
 #[derive(Serialize, ToSchema)]
 pub struct HeldBackBy {
-    /// Of its session in PostgreSQL; null for a prepared transaction.
+    /// The process id of its session in PostgreSQL; null for a prepared transaction.
     pub pid: Option<i32>,
     /// The name of a prepared transaction.
     pub prepared_as: Option<String>,
@@ -149,7 +149,7 @@ macro_rules! report_query {
             prefix: Option<String>,
             /// Only names that contain this, whatever the case of A to Z.
             contains: Option<String>,
-            /// Names at most.
+            /// How many names at most.
             #[param(minimum = 1, maximum = 1000, default = 100)]
             limit: Option<u64>,
             $($(#[$meta])* $field: Option<String>,)*
@@ -184,8 +184,9 @@ report_query!(TypesReportQuery {
 
 /// List streams
 ///
-/// By name, in the database's order. Reads the ends of the streams in the index, not their messages: about 20
-/// microseconds for each stream listed or passed over by a search, which looks at 10,000 names a request at most.
+/// In order of name, as the database sorts. Reads the first and last positions of streams from an index, not their
+/// messages: about 20 microseconds for each stream that is listed, or passed over by a search. A request looks at 10,000
+/// names at most.
 #[utoipa::path(
     get, path = "/v1/reports/streams", operation_id = "reportStreams", tag = tags::REPORTS,
     params(StreamsReportQuery), responses((status = 200, body = StreamsReport)),
@@ -207,9 +208,9 @@ pub async fn report_streams(
 
 /// List categories
 ///
-/// By name, in the order of code points. Counts are kept in the database and brought up to date by each request, for a
-/// quarter of a second at most: on a large store the first requests answer with a `counted_position` that is still
-/// behind. Messages that are deleted later stay in the counts.
+/// In order of name, by code points. Counts are kept in the database, and each request brings them up to date for a quarter
+/// of a second at most: on a large store the first requests answer with a `counted_position` that is still behind. Messages
+/// that are deleted later stay in the counts.
 #[utoipa::path(
     get, path = "/v1/reports/categories", operation_id = "reportCategories", tag = tags::REPORTS,
     params(CategoriesReportQuery), responses((status = 200, body = CategoriesReport)),
@@ -244,7 +245,7 @@ pub async fn report_categories(
 
 /// List message types
 ///
-/// By name, in the order of code points; counted as categories are.
+/// In order of name, by code points. Messages are counted as for categories.
 #[utoipa::path(
     get, path = "/v1/reports/types", operation_id = "reportTypes", tag = tags::REPORTS,
     params(TypesReportQuery), responses((status = 200, body = TypesReport)),
@@ -273,7 +274,7 @@ pub async fn report_types(
     }))
 }
 
-/// Read the settled position and who holds it back
+/// Read the settled position and what holds it back
 #[utoipa::path(
     get, path = "/v1/reports/settled", operation_id = "reportSettled", tag = tags::REPORTS,
     responses((status = 200, body = SettledReport)),
@@ -334,7 +335,7 @@ impl From<HolderLine> for HeldBackBy {
     }
 }
 
-/// Of all, to two places, as Message DB's views have it.
+/// A share in percent to two places, as in Message DB's views.
 fn percent(line: &CountLine, all: i64) -> f64 {
     (line.message_count as f64 * 10_000.0 / all.max(1) as f64).round() / 100.0
 }
@@ -346,7 +347,7 @@ fn category(rules: &mut Validator, name: Option<String>) -> Option<String> {
     name
 }
 
-/// A text to search by. Names that SQL has written may hold other control characters, but no database holds this one.
+/// Checks a text to search by. Names that were written in SQL may have control characters, but PostgreSQL cannot store NUL.
 fn text(rules: &mut Validator, field: &str, given: String, bytes_max: usize) -> String {
     if given.contains('\0') {
         rules.invalid(field, "must not contain NUL characters");

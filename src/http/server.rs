@@ -18,13 +18,13 @@ use super::Limits;
 use super::event_connection::EventStreamAcceptor;
 use super::problem_bodies::ExplainedAcceptor;
 
-/// What hyper takes before it refuses by itself (see `problem_bodies`): more than our own limits.
+/// The size of headers at which hyper refuses by itself (see `problem_bodies`): more than the service's own limits.
 const HYPER_HEADER_BYTES_MAX: usize = 512 << 10;
-/// With this many header lines hyper needs no memory for them; more has to be asked for.
+/// Up to this many header lines hyper allocates nothing for them; a higher limit has to be set.
 const HYPER_HEADERS_DEFAULT: usize = 100;
-/// Event streams on one HTTP/2 connection: a browser with many tabs opens one connection for all of them.
+/// The most event streams on one HTTP/2 connection: a browser opens one connection for all its tabs.
 const HTTP2_STREAMS_MAX: u32 = 1_000;
-/// A quiet HTTP/2 connection is asked whether it is still there.
+/// How often a quiet HTTP/2 connection is asked whether its client is still there.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 

@@ -30,7 +30,7 @@ const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1_000;
 #[serde(deny_unknown_fields)]
 #[schema(as = AppendRequest)]
 pub struct AppendBody {
-    /// The stream must be at this version: -1 for an empty stream, absent or null for any.
+    /// The stream must be at this version: -1 means an empty stream, absent or null any version.
     #[serde(default)]
     #[schema(minimum = -1, example = 3)]
     expected_version: Option<i64>,
@@ -47,7 +47,7 @@ pub struct AppendBody {
 #[serde(deny_unknown_fields)]
 #[schema(as = NewMessage)]
 pub struct NewMessageBody {
-    /// Made by the service if absent. A message sent again with its id is recognised.
+    /// Made by the service if absent. A message that is sent again with its id is recognised.
     #[serde(default)]
     id: Option<Uuid>,
     r#type: String,
@@ -65,18 +65,18 @@ pub struct NewMessageBody {
     time: Option<String>,
 }
 
-/// Where the messages stand.
+/// What came of an append.
 #[derive(Serialize, ToSchema)]
 pub struct AppendResult {
     stream_name: String,
-    /// The position of the last of these messages: what to append the next ones with.
+    /// The position of the last of these messages: the `expected_version` of a next append.
     version: i64,
-    /// They stood already: this is the first answer again.
+    /// True: the messages had been written before, and this is the first answer again.
     duplicate: bool,
     messages: Vec<AppendedMessage>,
 }
 
-/// Where a message stands.
+/// The place of an appended message.
 #[derive(Serialize, ToSchema)]
 pub struct AppendedMessage {
     id: Uuid,
@@ -97,7 +97,7 @@ pub struct AppendedMessage {
     request_body = AppendBody,
     responses(
         (status = 201, description = "Written, durably", body = AppendResult),
-        (status = 200, description = "Stood already: the first result again", body = AppendResult),
+        (status = 200, description = "Written before: the first result again", body = AppendResult),
         (status = 409, description = "wrong-expected-version or message-id-reused", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "body-too-large or message-too-large", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "unsupported-media-type", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
@@ -119,7 +119,7 @@ pub async fn append_messages(
 }
 
 fn result(stream_name: String, appended: Appended) -> AppendResult {
-    let shown = |placed: &crate::domain::append::WrittenMessage| AppendedMessage {
+    let to_body = |placed: &crate::domain::append::WrittenMessage| AppendedMessage {
         id: placed.id,
         position: placed.position,
         global_position: placed.global_position,
@@ -129,7 +129,7 @@ fn result(stream_name: String, appended: Appended) -> AppendResult {
         stream_name,
         version: appended.version,
         duplicate: appended.duplicate,
-        messages: appended.messages.iter().map(shown).collect(),
+        messages: appended.messages.iter().map(to_body).collect(),
     }
 }
 
@@ -198,7 +198,7 @@ fn check_message(
     }
 }
 
-/// The id of a request's message without one: the same for the same stream, key and place.
+/// The id of a message that has none, made from the stream, the idempotency key and its place in the request.
 fn id_of_key(stream_name: &StreamName, key: &[u8], at: usize) -> Uuid {
     let mut name = stream_name.as_str().as_bytes().to_vec();
     name.push(0);

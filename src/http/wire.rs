@@ -1,4 +1,4 @@
-//! What is kept in mind of a connection's bytes, where hyper neither says nor does it.
+//! What is kept of a connection's bytes for `problem_bodies`, because hyper does not tell or do it.
 
 use std::io;
 use std::pin::Pin;
@@ -8,16 +8,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A connection on which a request was refused is read on until the client has read the answer and goes, but for no
-/// longer than this.
+/// A connection on which a request was refused is read until the client closes it, but for no longer than this.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
 const LINGER_BYTES_MAX: usize = 64 << 20;
-/// How HTTP/2 begins.
+/// The first bytes of an HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// hyper keeps the two highest numbers for itself.
+/// The largest `Content-Length` that hyper takes: it uses the two highest numbers itself.
 const LENGTH_MAX: u64 = u64::MAX - 2;
 
-/// The beginning of a connection: hyper waits without end until it knows which HTTP it is.
+/// The beginning of a connection: hyper would wait without end for the bytes that tell the version of HTTP.
 pub struct Opening {
     preface_bytes: usize,
     patience: Pin<Box<Sleep>>,
@@ -28,12 +27,12 @@ impl Opening {
         Self { preface_bytes: 0, patience: Box::pin(sleep(patience)) }
     }
 
-    /// The time is over, and nothing is clear.
+    /// Whether the time is over before the version is clear.
     pub fn is_over(&mut self, context: &mut Context<'_>) -> bool {
         self.patience.as_mut().poll(context).is_ready()
     }
 
-    /// Takes in what came; true: it is clear by now which HTTP it is.
+    /// Takes in what came. True: the version of HTTP is clear.
     pub fn is_clear(&mut self, bytes: &[u8]) -> bool {
         let expected = &PREFACE[self.preface_bytes..];
         let is_preface = bytes.iter().zip(expected).all(|(byte, expected)| byte == expected);
@@ -42,7 +41,7 @@ impl Opening {
     }
 }
 
-/// Looks out for a `Content-Length` that is more than hyper counts: what it answers to that does not say so.
+/// Looks for a `Content-Length` that is larger than hyper takes: hyper's answer does not tell.
 #[derive(Default)]
 pub struct AnnouncedLength {
     /// How much of [`Self::FIELD`] has been seen.
@@ -85,7 +84,7 @@ impl AnnouncedLength {
     }
 }
 
-/// What a client still sends after it was refused is read and thrown away: closed at once, the connection would be
+/// Reads and drops what a client still sends after it was refused. If the connection were closed at once, it would be
 /// reset, and a client that writes its whole body first would never read the answer.
 pub struct Lingering {
     bytes_left: usize,
@@ -97,7 +96,7 @@ impl Lingering {
         Self { bytes_left: LINGER_BYTES_MAX, patience: Box::pin(sleep(LINGER_TIME_MAX)) }
     }
 
-    /// Ready when the client has gone, or has had enough time.
+    /// Ready when the client has closed the connection, or has had enough time.
     pub fn poll(&mut self, context: &mut Context<'_>, mut stream: impl AsyncRead + Unpin) -> Poll<io::Result<()>> {
         let mut thrown_away = [0; 8 << 10];
         while self.bytes_left > 0 && self.patience.as_mut().poll(context).is_pending() {

@@ -1,18 +1,18 @@
-//! How deep an expression nests, from its text alone: before a parser that recurses has seen it.
+//! Bounds how deep an expression nests, from its text alone: before a parser that recurses sees it.
 
 use super::{EXPRESSION_DEPTH_MAX, EXPRESSION_OPEN_MAX, ExpressionError};
 
 /// What is open at a place of the text.
 #[derive(Default)]
 struct Level {
-    /// Conditions of this level: each stands in the last branch of the one before it.
+    /// Conditions (`a ? b : c`) of this level: each is in the last branch of the one before it.
     conditions: usize,
-    /// Operators, selections and brackets since the last operand of `&&`, `||`, a condition or a list began: each takes
-    /// what stands before it (or after it, for a sign) as its operand.
+    /// Operators, selections and brackets since the last operand of `&&`, `||`, a condition or a list began: each has the
+    /// text before it (or after it, for a sign) as its operand.
     links: usize,
 }
 
-/// Refuses what nests too deep. What is in strings and comments does not count.
+/// Refuses an expression that nests too deep. Brackets in strings and comments do not count.
 pub(super) fn check(source: &str) -> Result<(), ExpressionError> {
     let mut levels = vec![Level::default()];
     let source = source.as_bytes();
@@ -30,7 +30,7 @@ pub(super) fn check(source: &str) -> Result<(), ExpressionError> {
                 level.links += 1;
                 levels.push(Level::default());
             }
-            // Brackets that do not fit are for the parser to name.
+            // The parser says so of brackets that do not match.
             b')' | b']' | b'}' if outer > 0 => drop(levels.pop()),
             b'?' => {
                 level.conditions += 1;
@@ -46,7 +46,7 @@ pub(super) fn check(source: &str) -> Result<(), ExpressionError> {
         if open > EXPRESSION_OPEN_MAX {
             return Err(ExpressionError::TooManyOpen);
         }
-        // An operator may have two characters; what the tree has is counted again when there is one.
+        // An operator may have two characters, so this is a loose bound; the depth of the tree is checked after parsing.
         if levels.iter().map(|level| level.links).sum::<usize>() > 2 * EXPRESSION_DEPTH_MAX {
             return Err(ExpressionError::TooDeep);
         }
@@ -61,7 +61,7 @@ fn is_raw(before: &[u8]) -> bool {
     matches!(prefix.to_ascii_lowercase().as_slice(), b"r" | b"br" | b"rb")
 }
 
-/// Bytes of the string at the beginning, with its quotes; all that is left if it does not end.
+/// How long the string literal at the beginning is, with its quotes; if it does not end, the whole text.
 fn string_length(text: &[u8], is_raw: bool) -> usize {
     let quote = text[0];
     let closing: &[u8] = if text.starts_with(&[quote; 3]) { &[quote; 3] } else { &[quote] };
@@ -107,7 +107,7 @@ mod tests {
         std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work).unwrap().join().unwrap();
     }
 
-    /// So many of each kind of nesting, as far as there is room.
+    /// Each kind of nesting, as deep as asked for and as an expression's length allows.
     fn nested(deep: usize) -> Vec<String> {
         let around = |open: &str, inner: &str, close: &str| {
             let deep = deep.min((EXPRESSION_BYTES_MAX - inner.len()) / (open.len() + close.len()));

@@ -1,4 +1,4 @@
-//! A partitioner as it is written.
+//! A partitioner as a request or the database has it in JSON.
 
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::domain::named::{named, named_if_any};
 
-/// It is read with the fields of every kind, so that what is wrong with one of them is said of that one.
+/// The fields of all kinds, so that an error names the field that is missing, unknown or wrong for its kind.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Written {

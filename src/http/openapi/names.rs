@@ -1,10 +1,10 @@
-//! Names for what has none in the code: the variants of enums with fields, which generators would number.
+//! Gives names to schemas that have none in the code: variants of enums with fields, which generators would number.
 
 use serde_json::{Map, Value, json};
 
 use super::{reference, schema_name};
 
-/// Makes a constant of every enum of one value that has no name: generators would make a type of it.
+/// Makes a constant of every enum that has one value and no name of its own: generators would make a type of it.
 pub fn make_constants(document: &mut Value) {
     let Some(schemas) = document["components"]["schemas"].as_object_mut() else { return };
     // A schema with a name may have more values one day.
@@ -28,7 +28,7 @@ fn make_constants_in(part: &mut Value) {
     }
 }
 
-/// Makes a schema of its own of every variant that has a tag, and says which tag is which.
+/// Gives every variant that has a tag a schema of its own, and lists which tag means which.
 ///
 /// `Partitioner` with `kind: "cel"` becomes `CelPartitioner`.
 pub fn name_variants(document: &mut Value) {
@@ -54,7 +54,7 @@ pub fn name_variants(document: &mut Value) {
     schemas.sort_keys();
 }
 
-/// What a variant of `parent` is called.
+/// The name for a variant of `parent`.
 pub fn variant_name(parent: &str, tag: &str) -> String {
     let words = tag.split(['-', '_', ' ']).map(|word| {
         let mut letters = word.chars();

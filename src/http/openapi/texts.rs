@@ -1,11 +1,11 @@
-//! Texts that keep the same rules wherever they are sent: names, expressions, durations.
+//! Schemas of texts that have the same rules wherever they are sent: names, expressions, durations.
 
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::{operations, reference};
 
-/// What is sent under these names is such a text; in a list, each of its items.
+/// The fields that have such a text, or a list of them, and its schema.
 const SENT: [(&str, &str); 10] = [
     ("aggregated_stream", "Name"),
     ("categories", "Category"),
@@ -19,7 +19,7 @@ const SENT: [(&str, &str); 10] = [
     ("types", "MessageType"),
 ];
 
-/// These are durations wherever they stand.
+/// Fields of these names are durations everywhere.
 const DURATIONS: [&str; 11] = [
     "ack_timeout",
     "backoff",
@@ -77,7 +77,7 @@ pub struct CelExpressionText(#[allow(dead_code)] String);
 #[schema(as = Duration, value_type = String, example = "30s", pattern = "^(0|[0-9]{1,9}(ms|s|m|h))$")]
 pub struct DurationText(#[allow(dead_code)] String);
 
-/// Gives these texts their schema. What is answered may break the rules of names: other programs write messages too.
+/// Gives these texts their schema in requests. Names in answers may break the rules: other programs write messages too.
 pub fn name_texts(document: &mut Value) {
     let texts = document["components"]["schemas"].clone();
     for operation in operations(document) {
@@ -89,7 +89,7 @@ pub fn name_texts(document: &mut Value) {
     }
     let schemas = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut);
     for schema in schemas.into_iter().flat_map(|schemas| schemas.values_mut()) {
-        // Only what is sent refuses what it does not know.
+        // Only schemas of requests refuse unknown fields.
         let is_sent = schema["additionalProperties"] == json!(false);
         for (name, property) in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten() {
             name_text(text_of(name, is_sent), property, &texts);
@@ -112,13 +112,13 @@ fn name_text(text: Option<&str>, schema: &mut Value, texts: &Value) {
     } else if schema["type"] == "string" {
         let mut named = reference(text);
         for key in ["description", "default"] {
-            if let Some(said) = schema.get(key) {
-                named[key] = said.clone();
+            if let Some(value) = schema.get(key) {
+                named[key] = value.clone();
             }
         }
         *schema = named;
     } else if is(schema, "string") {
-        // Generators make a type of their own of a text or null, so the rules stand here once more.
+        // Generators make a new type of `text or null`, so the rules are repeated here.
         for (key, rule) in texts[text].as_object().into_iter().flatten() {
             if ["pattern", "minLength", "maxLength"].contains(&key.as_str()) {
                 schema[key] = rule.clone();

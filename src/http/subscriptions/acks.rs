@@ -1,4 +1,4 @@
-//! What a consumer says of what it was given: acks, nacks, and that it is still at work.
+//! What consumers answer to deliveries: acks, nacks, and that they need more time.
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -19,12 +19,12 @@ use crate::service::subscriptions::{AckRequest, At, NackEntry};
 /// The longest reason, in bytes.
 const REASON_BYTES_MAX: usize = 10_000;
 
-/// A delivery, as its message named it.
+/// A delivery, as the delivered message names it.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = DeliveryPlace)]
 pub struct DeliveryPlace {
-    /// 0 where it is not given: competing subscriptions have no other, unless their source is an aggregated stream.
+    /// 0 if it is not given: competing subscriptions have no other, unless their source is an aggregated stream.
     #[serde(default)]
     partition: i32,
     position: i64,
@@ -38,7 +38,7 @@ pub struct DeliveryPlace {
 pub struct AckBody {
     #[schema(example = "w1")]
     consumer: String,
-    /// Partitioned: each stands for everything in its partition up to its position. Competing: each for one message.
+    /// Partitioned: each acks everything in its partition up to its position. Competing: each acks one message.
     #[schema(min_items = 1, max_items = 1000, value_type = Vec<DeliveryPlace>)]
     acks: Vec<Object<DeliveryPlace>>,
 }
@@ -47,13 +47,13 @@ pub struct AckBody {
 #[derive(Serialize, ToSchema)]
 pub struct AckResult {
     pub acked: usize,
-    /// Under an epoch that is over: the lease, or the delivery, has been lost.
+    /// Acks under an epoch that is over: the lease or the delivery has been lost.
     pub fenced: usize,
-    /// Of deliveries that are not there: acked before, or never made.
+    /// Acks of deliveries that do not exist: acked before, or never made.
     pub missing: usize,
 }
 
-/// A message that a consumer cannot work on, and what it asks for.
+/// A message that a consumer cannot process, and what it asks for.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Nack)]
@@ -65,7 +65,7 @@ pub struct NackBodyEntry {
     #[serde(default, deserialize_with = "named_if_any")]
     #[schema(default = "retry", value_type = Option<ActionBody>)]
     action: Option<ActionBody>,
-    /// Of a retry: how long to wait; the subscription's `backoff` if it is not given.
+    /// How long a retry waits; the subscription's `backoff` if it is not given.
     #[serde(default)]
     #[schema(example = "5s")]
     delay: Option<String>,
@@ -75,18 +75,18 @@ pub struct NackBodyEntry {
     reason: Option<String>,
 }
 
-/// What is to become of a message that a consumer cannot work on.
+/// What is to become of a message that a consumer cannot process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = NackAction)]
 pub enum ActionBody {
-    /// Again, unless it was delivered as often as it may be.
+    /// Deliver it again, unless it was delivered as often as it may be.
     Retry,
-    /// To the dead letters.
+    /// Put it among the dead letters.
     Park,
-    /// Never again.
+    /// Do not deliver it again.
     Skip,
-    /// The whole subscription stops before it.
+    /// Stop the whole subscription before it.
     Stop,
 }
 
@@ -109,7 +109,7 @@ pub struct NackResult {
     pub missing: usize,
 }
 
-/// Deliveries that a consumer is still at work on.
+/// Deliveries that a consumer is still processing.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ExtensionRequest)]
@@ -118,7 +118,7 @@ pub struct ExtensionBody {
     consumer: String,
     #[schema(min_items = 1, max_items = 1000, value_type = Vec<DeliveryPlace>)]
     extensions: Vec<Object<DeliveryPlace>>,
-    /// They may take this long from now; the subscription's own time if it is not given.
+    /// How long they may take from now on; the subscription's `ack_timeout` if it is not given.
     #[serde(default)]
     #[schema(example = "60s")]
     ack_timeout: Option<String>,
@@ -134,8 +134,8 @@ pub struct ExtensionResult {
 
 /// Ack messages
 ///
-/// Sent again without harm. If all of it is fenced, because the leases or deliveries have been lost, the answer is the
-/// problem `fenced`.
+/// A request may be sent again without harm. If all acks are fenced, because their leases or deliveries have been lost,
+/// the answer is the problem `fenced`.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{name}/acks", operation_id = "ackMessages", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),
@@ -190,7 +190,8 @@ pub async fn nack_messages(
 
 /// Ask for more time
 ///
-/// The messages count as failed only when that time is over. In a partitioned subscription it holds for the partition.
+/// The messages count as failed only when that time is over. In a partitioned subscription the time is one for the whole
+/// partition.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{name}/extensions", operation_id = "extendMessages", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),
@@ -239,7 +240,7 @@ fn read_nack(rules: &mut Validator, at: usize, nack: NackBodyEntry) -> NackEntry
     NackEntry {
         at: At { partition: nack.partition, position: nack.position },
         epoch: nack.epoch,
-        ask: match action {
+        action: match action {
             ActionBody::Retry => NackAction::Retry { delay_ms },
             ActionBody::Park => NackAction::Park,
             ActionBody::Skip => NackAction::Skip,

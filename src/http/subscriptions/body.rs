@@ -16,7 +16,7 @@ use crate::domain::time::Timestamp;
 use crate::http::extract::Object;
 use crate::http::parameters::Validator;
 
-/// How many partitions a source is divided into unless it is said. One stream is one partition.
+/// How many partitions a source is divided into by default. A single stream is one partition.
 const PARTITIONS_DEFAULT: i64 = 16;
 
 macro_rules! with_settings {
@@ -29,24 +29,24 @@ macro_rules! with_settings {
             #[serde(default, deserialize_with = "named_if_any")]
             #[schema(default = "explicit", value_type = Option<AckMode>)]
             ack: Option<AckMode>,
-            /// A message that is not acked by then is delivered again.
+            /// A message that is not acked within this time has failed, and is delivered again.
             #[serde(default)]
             #[schema(default = "30s", example = "30s")]
             ack_timeout: Option<String>,
-            /// A consumer that is not heard of for so long is gone.
+            /// A consumer without an open event stream that makes no request for this long is removed.
             #[serde(default)]
             #[schema(default = "10s", example = "10s")]
             consumer_timeout: Option<String>,
-            /// Messages that a consumer may have and not have acked.
+            /// How many messages a consumer may have without having acked them.
             #[serde(default)]
             #[schema(minimum = 1, maximum = 10000, default = 100)]
             max_in_flight: Option<i64>,
-            /// After so many deliveries that failed, `on_exhausted` says what becomes of a message.
+            /// After this many deliveries that failed, `on_exhausted` says what becomes of a message.
             #[serde(default)]
             #[schema(minimum = 1, maximum = 1000000, default = 5)]
             max_deliveries: Option<i64>,
-            /// How long a message waits after its first failure, its second, and so on; the last one stands for all
-            /// after it.
+            /// How long a message waits after its first failure, its second, and so on; the last step counts for all
+            /// further failures.
             #[serde(default)]
             #[schema(max_items = 20, default = json!(["1s", "5s", "30s"]), example = json!(["1s", "5s", "30s"]))]
             backoff: Option<Vec<String>>,
@@ -84,8 +84,8 @@ with_settings!(
     DefinitionBody {
         #[schema(value_type = SourceBody)]
         source: Object<SourceBody>,
-        /// Where it begins: `beginning`, `end`, a position (inclusive) or an RFC 3339 time. It counts once, when the
-        /// subscription is made.
+        /// Where the subscription begins: `beginning`, `end`, a position (inclusive) or an RFC 3339 time. Used once, when
+        /// the subscription is created.
         #[serde(default)]
         from: Option<FromBody>,
         /// Only messages of these types.
@@ -108,12 +108,12 @@ with_settings!(
 );
 
 with_settings!(
-    /// What of a subscription may be changed. What is not given stays.
+    /// The settings of a subscription that may be changed. Those that are not given stay.
     #[schema(as = SubscriptionSettings)]
     SettingsBody {}
 );
 
-/// What is consumed: exactly one of these.
+/// What is consumed: exactly one of the fields.
 #[derive(Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = SubscriptionSource)]
@@ -127,7 +127,7 @@ pub struct SourceBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(required = false, max_items = 100)]
     categories: Option<Vec<String>>,
-    /// True: every message there is.
+    /// True: every message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     all: Option<bool>,
@@ -147,7 +147,7 @@ pub enum FromBody {
 }
 
 impl FromBody {
-    /// `None` if it is none of these.
+    /// Reads a start; `None` if the text is none.
     pub fn start(&self) -> Option<StartAt> {
         match self {
             FromBody::Position(position) => Some(StartAt::Position(*position)),
@@ -163,7 +163,7 @@ impl FromBody {
 }
 
 impl DefinitionBody {
-    /// With every default filled in. Rules of what is read here are said to `rules`; the others are the domain's.
+    /// The definition with every default filled in. Adds to `rules` what cannot be read; other rules are the domain's.
     pub fn definition(mut self, rules: &mut Validator) -> Definition {
         let settings = Settings::default().patched(self.patch(rules));
         let source = self.source.0.source(rules);
@@ -241,11 +241,11 @@ impl SourceBody {
     }
 }
 
-/// A duration within bounds, in milliseconds.
+/// Reads a duration within bounds, in milliseconds.
 pub fn duration_ms(rules: &mut Validator, field: &str, text: Option<&str>, bounds: RangeInclusive<i64>) -> Option<i64> {
     let bound = |ms: &i64| Duration::from_millis(ms.unsigned_abs());
     let duration = rules.duration(field, text, bound(bounds.start()), bound(bounds.end()))?;
-    // Within bounds, so it fits.
+    // The bounds fit, so the duration does.
     Some(duration.as_millis() as i64)
 }
 

@@ -1,4 +1,4 @@
-//! Consuming: an event stream, and the same by long poll.
+//! Consuming: by an event stream, or by long poll.
 
 use std::time::Duration;
 
@@ -28,15 +28,15 @@ pub struct ConsumeQuery {
     /// The consumer's name: one that comes back with it gets its partitions back.
     #[param(example = "w1")]
     consumer: String,
-    /// Messages that it may have and not have acked; the subscription's own bound holds too.
+    /// How many messages it may have without having acked them; the subscription's own `max_in_flight` holds too.
     #[param(minimum = 1, maximum = 10000)]
     max_in_flight: Option<i64>,
-    /// How long it may be quiet before a heartbeat, such as `5s`.
+    /// How long the event stream may be quiet before a heartbeat, such as `5s`.
     #[param(example = "15s")]
     heartbeat: Option<String>,
 }
 
-/// A wish for messages.
+/// A request for messages.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = FetchRequest)]
@@ -44,21 +44,21 @@ pub struct FetchBody {
     /// The consumer's name: one that comes back with it gets its partitions back.
     #[schema(example = "w1")]
     consumer: String,
-    /// Messages at most.
+    /// How many messages at most.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
-    /// Bytes of messages at most; one message comes all the same.
+    /// How many bytes of messages at most. The first message is delivered even if it is larger.
     #[serde(default)]
     #[schema(minimum = 1)]
     max_bytes: Option<u64>,
-    /// How long to wait for a message, such as `30s`.
+    /// How long to wait for a first message, such as `30s`.
     #[serde(default)]
     #[schema(example = "30s")]
     wait: Option<String>,
     /// What the consumer was given and has not acked comes first, and by itself: the same deliveries, under the same
-    /// epochs. So nothing is lost if an answer does not arrive. False: only what it was not given before, for who has
-    /// several fetches at work at once.
+    /// epochs. So nothing is lost if an answer does not arrive. False: only messages that it was not given before, for a
+    /// consumer that makes several fetches at once.
     #[serde(default = "yes")]
     #[schema(default = true)]
     backlog: bool,
@@ -70,15 +70,15 @@ fn yes() -> bool {
 
 /// What a fetch answers.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code)] // described only: it is put together from parts that stand already
+#[allow(dead_code)] // described only: the answer is put together from texts that are JSON already
 pub struct FetchResult {
     pub messages: Vec<DeliveredMessage>,
 }
 
 /// Consume a subscription as an event stream
 ///
-/// Joins the consumers of the subscription, and leaves them when the connection ends. No more messages than
-/// `max_in_flight` are delivered and not acked; acks go by `ackMessages`, to any instance.
+/// The consumer joins the subscription, and leaves when the connection ends. It gets no more messages while
+/// `max_in_flight` of them are not acked; acks go by `ackMessages`, to any instance.
 #[utoipa::path(
     get, path = "/v1/subscriptions/{name}/events", operation_id = "followSubscription", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription"), ConsumeQuery),
@@ -114,7 +114,7 @@ pub async fn follow_subscription(
 /// Fetch messages of a subscription
 ///
 /// The same as the event stream, by long poll. The consumer joins with its first request, and is a member until it has
-/// not been heard of for `consumer_timeout`.
+/// made no request for `consumer_timeout`.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{name}/fetch", operation_id = "fetchMessages", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),

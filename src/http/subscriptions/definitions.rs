@@ -1,4 +1,4 @@
-//! Making, reading, changing and deleting subscriptions.
+//! Creates, reads, changes and deletes subscriptions.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::http::problem::Problem;
 use crate::http::{App, tags};
 use crate::service::subscriptions::{PartitionLag, Put, State as Running, Status, StoredSubscription};
 
-/// Consumers that a partition of a competing subscription names; there may be many of both.
+/// How many consumers a partition of a competing subscription names: there may be many partitions, each with all of them.
 const CONSUMERS_NAMED_MAX: usize = 10;
 
 /// A subscription.
@@ -31,7 +31,7 @@ pub struct SubscriptionBody {
     pub status: SubscriptionStatus,
 }
 
-/// How a subscription stands.
+/// The status of a subscription.
 #[derive(Serialize, ToSchema)]
 pub struct SubscriptionStatus {
     pub state: SubscriptionState,
@@ -46,7 +46,8 @@ pub struct SubscriptionStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub delivered_lag: Option<i64>,
-    /// False while both lags are what was counted until now, at least 1: of what is far behind, the rest is being counted.
+    /// False while both lags are what was counted until now, at least 1: if a subscription is far behind, the rest is
+    /// counted in the background.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub lag_exact: Option<bool>,
@@ -68,9 +69,9 @@ pub struct SubscriptionStatus {
 pub enum SubscriptionState {
     Running,
     Paused,
-    /// It does not go on by itself: `stopped` says why, and before which message.
+    /// The subscription has stopped until it is resumed: `stopped` says why, and before which message.
     Stopped,
-    /// The aggregated stream that it consumes has been deleted.
+    /// The aggregated stream that it consumes was deleted.
     SourceDeleted,
 }
 
@@ -78,15 +79,15 @@ pub enum SubscriptionState {
 #[derive(ToSchema)]
 #[allow(dead_code)] // described only: the database keeps it
 pub struct StopReason {
-    /// Null if it stopped before no message in particular.
+    /// Null if the reason is not one message.
     #[schema(required = true)]
     pub partition: Option<i32>,
-    /// Null if it stopped before no message in particular.
+    /// Null if the reason is not one message.
     #[schema(required = true)]
     pub position: Option<i64>,
     #[schema(value_type = StopCause)]
     pub cause: String,
-    /// What the consumer said last, or what is the matter.
+    /// The reason that the consumer gave last, or what is wrong.
     pub reason: Option<String>,
     #[schema(format = DateTime)]
     pub time: String,
@@ -97,17 +98,18 @@ pub struct StopReason {
 #[schema(rename_all = "snake_case")]
 #[allow(dead_code)] // described only: the database keeps it
 pub enum StopCause {
-    /// A consumer asked for it.
+    /// A consumer refused a message with the action `stop`.
     Nacked,
     /// A message was delivered as often as it may be.
     Exhausted,
-    /// The filter does not compile any more: without it, everything would be delivered.
+    /// The filter does not compile in this version; without it, everything would be delivered.
     Filter,
-    /// The log is another one by now, and the last message that was delivered is not in it.
+    /// The log has changed (a backup was restored, or a replica took over), and the last message that was delivered is
+    /// not in it.
     HistoryChanged,
 }
 
-/// How far a partition is.
+/// How far a partition is behind.
 #[derive(Serialize, ToSchema)]
 #[schema(as = SubscriptionPartition)]
 pub struct PartitionBody {
@@ -122,15 +124,16 @@ pub struct PartitionBody {
     pub delivered_lag: i64,
     /// Messages delivered and not acked.
     pub in_flight: i64,
-    /// How long the oldest of them has not been acked.
+    /// How long the oldest message in flight has not been acked.
     #[schema(example = "1200ms")]
     pub oldest_unacked_age: Option<String>,
-    /// Who holds it (partitioned).
+    /// The consumer that holds it (partitioned).
     pub consumer: Option<String>,
-    /// Who takes from it: its holder; in a competing subscription all consumers, of whom ten are named here at most.
+    /// The consumers that take from it: its holder, or in a competing subscription all consumers, of which at most ten are
+    /// named here.
     pub consumers: Vec<String>,
     pub epoch: i64,
-    /// A message in retry holds it back.
+    /// True while the partition waits for a message that has failed.
     pub held_back: bool,
 }
 
@@ -161,21 +164,21 @@ pub struct StatusQuery {
 pub struct ListQuery {
     /// Only names after this one.
     after: Option<String>,
-    /// Names at most.
+    /// How many subscriptions at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
 }
 
 /// Create a subscription
 ///
-/// Doing it again with the same definition changes nothing.
+/// A second request with the same definition changes nothing.
 #[utoipa::path(
     put, path = "/v1/subscriptions/{name}", operation_id = "createSubscription", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "1 to 200 bytes without control characters")),
     request_body = DefinitionBody,
     responses(
         (status = 201, description = "Created", body = SubscriptionBody),
-        (status = 200, description = "It was there like this already", body = SubscriptionBody),
+        (status = 200, description = "It existed already, with the same definition", body = SubscriptionBody),
         (status = 409, description = "definition-differs", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "unsupported-media-type", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
     ),
@@ -227,7 +230,7 @@ pub async fn read_subscription(
 
 /// Change a subscription's settings
 ///
-/// Consumers that are connected go on with the new ones.
+/// Connected consumers go on with the new settings.
 #[utoipa::path(
     patch, path = "/v1/subscriptions/{name}", operation_id = "changeSubscription", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),
@@ -249,11 +252,11 @@ pub async fn change_subscription(
 
 /// Delete a subscription
 ///
-/// With all that belongs to it: its cursors, what is pending, and its dead letters.
+/// Its cursors, pending messages and dead letters are deleted with it.
 #[utoipa::path(
     delete, path = "/v1/subscriptions/{name}", operation_id = "deleteSubscription", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),
-    responses((status = 204, description = "It is gone")),
+    responses((status = 204, description = "Deleted")),
 )]
 pub async fn delete_subscription(
     State(app): State<App>,
@@ -301,7 +304,7 @@ fn brief(stored: StoredSubscription, definition: &Definition) -> SubscriptionBod
         definition: DefinitionBody::of(definition),
         status: SubscriptionStatus {
             state,
-            // It is JSON in the database already.
+            // The database has it as JSON already.
             stopped: stored.stopped.and_then(|reason| RawValue::from_string(reason).ok()),
             committed_lag: None,
             delivered_lag: None,

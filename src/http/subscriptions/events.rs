@@ -1,4 +1,4 @@
-//! What an event stream of a subscription says.
+//! The events of a subscription's event stream.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -9,17 +9,17 @@ use crate::service::subscriptions::RevokeReason;
 
 /// Data of `message`, and an entry of what a fetch answers.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code)] // described only: it is put together from parts that stand already
+#[allow(dead_code)] // described only: it is put together from texts that are JSON already
 pub struct DeliveredMessage {
     #[schema(example = 2, minimum = 0)]
     pub partition: i32,
-    /// As the subscription counts: in the aggregated stream's partition, in the one stream, otherwise globally.
+    /// As the subscription counts: in the partition of an aggregated stream, in a single stream, or else globally.
     #[schema(example = 40, minimum = 0)]
     pub position: i64,
-    /// To be given with the ack.
+    /// An ack has to name it.
     #[schema(example = 3)]
     pub epoch: i64,
-    /// How often it has been delivered, this time counted.
+    /// How often the message was delivered, this delivery included.
     #[schema(example = 1, minimum = 1)]
     pub delivery_count: i64,
     pub message: Message,
@@ -30,11 +30,11 @@ pub struct DeliveredMessage {
 pub struct AssignedEvent {
     pub partition: i32,
     pub epoch: i64,
-    /// The last message that was acked; what comes next is what follows it.
+    /// The last message that was acked. The next one is delivered next.
     pub position: i64,
 }
 
-/// Data of `revoked`: nothing more of the partition comes under the epoch it was assigned with.
+/// Data of `revoked`: no more messages of the partition are delivered under the epoch that it was assigned with.
 #[derive(Serialize, ToSchema)]
 pub struct RevokedEvent {
     pub partition: i32,
@@ -45,9 +45,9 @@ pub struct RevokedEvent {
 #[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RevokedReason {
-    /// It goes to another consumer. What is acked within a short grace still counts.
+    /// The partition goes to another consumer. Acks within a short grace still count.
     Rebalance,
-    /// It was sought or taken back; it is assigned again with a new epoch.
+    /// The partition's cursor was set, or deliveries were taken back. The partition is assigned again with a new epoch.
     Reset,
 }
 
@@ -60,21 +60,21 @@ impl From<RevokeReason> for RevokedReason {
     }
 }
 
-/// A line of a subscription, as one consumer has it. The service keeps the cursor, so its `id` is always null.
+/// A line of a subscription's event stream. The service keeps the cursor, so `id` is always null.
 #[derive(Serialize, ToSchema)]
 #[serde(tag = "event", content = "data", rename_all = "kebab-case")]
 #[allow(dead_code)] // described only
 pub enum SubscriptionEventLine {
     /// The consumer holds a partition from now on.
     Assigned(AssignedEvent),
-    /// A message to work on.
+    /// A message to process.
     Message(Box<DeliveredMessage>),
     /// The consumer does not hold a partition any more.
     Revoked(RevokedEvent),
-    /// History has been sent: what comes now is live.
+    /// What was there has been delivered: from now on messages are live.
     CaughtUp(CaughtUpEvent),
-    /// Nothing else has come for a while.
+    /// Nothing else was sent for a while.
     Heartbeat(HeartbeatEvent),
-    /// The server ends the stream after it.
+    /// The server ends the event stream after this event.
     Closing(ClosingEvent),
 }

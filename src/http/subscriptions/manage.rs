@@ -1,4 +1,4 @@
-//! Who consumes, where the cursors stand, and whether anything is delivered.
+//! Manages consumers, cursors, and whether a subscription delivers.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -22,16 +22,16 @@ use crate::service::subscriptions::ConsumerInfo;
 pub struct ConsumerBody {
     #[schema(example = "w1")]
     pub consumer: String,
-    /// It holds an event stream open; otherwise it fetches.
+    /// True: the consumer holds an event stream open; false: it fetches.
     pub connected: bool,
     #[schema(format = DateTime)]
     pub joined_at: String,
-    /// When it is gone, unless it is heard of before.
+    /// How long its lease lasts unless it makes a request before.
     #[schema(example = "8200ms")]
     pub expires_in: String,
     /// The partitions that it holds (partitioned).
     pub partitions: Vec<i32>,
-    /// Messages that it has and has not acked.
+    /// How many messages it has that it has not acked.
     pub in_flight: i64,
 }
 
@@ -52,7 +52,7 @@ pub struct SeekBody {
     #[serde(default)]
     #[schema(max_items = 1000)]
     partitions: Option<Vec<i32>>,
-    /// Only says what would be done.
+    /// True: only answer what would be done.
     #[serde(default)]
     #[schema(default = false)]
     dry_run: bool,
@@ -91,15 +91,15 @@ pub async fn list_consumers(
     Ok(axum::Json(ConsumerList { consumers: consumers.into_iter().map(ConsumerBody::of).collect() }))
 }
 
-/// Send a consumer away
+/// Remove a consumer
 ///
-/// What it has goes back to the others at once. Its event stream gets `closing`; it may come back.
+/// Its partitions and unacked messages go to the others at once. Its event stream gets `closing`; it may join again.
 #[utoipa::path(
     delete, path = "/v1/subscriptions/{name}/consumers/{consumer}", operation_id = "removeConsumer",
     tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription"),
         ("consumer" = String, Path, description = "Name of a consumer")),
-    responses((status = 204, description = "It is gone")),
+    responses((status = 204, description = "Removed")),
 )]
 pub async fn remove_consumer(
     State(app): State<App>,
@@ -118,7 +118,7 @@ pub async fn remove_consumer(
 
 /// Set cursors
 ///
-/// What was delivered before is fenced; consumers go on from the new place.
+/// Acks of what was delivered before are fenced; consumers go on from the new place.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{name}/seek", operation_id = "seekSubscription", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),
@@ -152,9 +152,9 @@ pub async fn seek_subscription(
     Ok(axum::Json(SeekResult { dry_run: body.dry_run, partitions: partitions.collect() }))
 }
 
-/// Deliver nothing for now
+/// Pause a subscription
 ///
-/// Consumers stay, and what they have may be acked.
+/// Nothing is delivered until it is resumed. Consumers stay, and what they have may be acked.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{name}/pause", operation_id = "pauseSubscription", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),
@@ -170,9 +170,9 @@ pub async fn pause_subscription(
     Ok(axum::Json(to_body(app.subscriptions.inspection.status(&name).await?)))
 }
 
-/// Go on after a pause, or after a stop
+/// Resume a subscription that is paused or has stopped
 ///
-/// The message that it stopped before is delivered again, as often as any other.
+/// The message before which it stopped is delivered again, as often as any other.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{name}/resume", operation_id = "resumeSubscription", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),

@@ -1,19 +1,21 @@
-//! The lag of subscriptions in Prometheus' text form, as it was measured last.
+//! The lags of subscriptions in Prometheus' text format, as they were measured last.
 
 use std::fmt::Write;
 
 use crate::http::App;
 use crate::service::subscriptions::LagOfSubscription;
 
-/// One metric of every measured subscription: its name, what it says, and its value.
+/// A metric of every measured subscription: name, help text, and how to get its value.
 type Gauge = (&'static str, &'static str, fn(&LagOfSubscription) -> f64);
 
 const GAUGES: [Gauge; 5] = [
-    ("headwater_subscription_committed_lag", "Messages of the source not acked.", |lag| lag.committed as f64),
-    ("headwater_subscription_delivered_lag", "Messages of the source not delivered.", |lag| lag.delivered as f64),
+    ("headwater_subscription_committed_lag", "Messages of the source that were not acked.", |lag| lag.committed as f64),
+    ("headwater_subscription_delivered_lag", "Messages of the source that were not delivered.", |lag| {
+        lag.delivered as f64
+    }),
     (
         "headwater_subscription_lag_exact",
-        "1; 0 while the lags are at least what is said, because the rest is still being counted.",
+        "1, or 0 while the lags are lower bounds, because the rest is still being counted.",
         |lag| f64::from(u8::from(lag.is_exact)),
     ),
     ("headwater_subscription_oldest_unacked_age", "Seconds for which the oldest delivery has not been acked.", |lag| {
@@ -22,7 +24,7 @@ const GAUGES: [Gauge; 5] = [
     ("headwater_subscription_consumers", "Consumers of a subscription.", |lag| lag.consumers as f64),
 ];
 
-/// Nothing while the database is away.
+/// The lags as lines; empty while the database is away.
 pub async fn metrics(app: &App) -> String {
     let Ok((count, lags)) = app.subscriptions.lags.measure().await else { return String::new() };
     let mut text =
@@ -38,7 +40,7 @@ pub async fn metrics(app: &App) -> String {
     text
 }
 
-/// A label's value.
+/// Escapes a label's value.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }

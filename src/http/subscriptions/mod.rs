@@ -1,4 +1,4 @@
-//! Subscriptions: making them, consuming, acking, and looking at what they hold.
+//! Subscriptions over HTTP: definitions, consuming, acks, and reports.
 
 mod acks;
 mod body;
@@ -60,7 +60,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// The most acks, nacks, extensions or positions of one request.
 const ENTRIES_MAX: usize = 1_000;
 
-/// A place in a partition, or a position alone where there is only partition 0.
+/// A place in a partition, or a position alone if there is only partition 0.
 #[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be a position, or an object of a partition and a position")]
 enum PlaceBody {
@@ -95,7 +95,7 @@ fn consumer_name(rules: &mut Validator, name: &str) {
     }
 }
 
-/// A number of entries within bounds.
+/// Checks the number of entries in a list.
 fn entries(rules: &mut Validator, field: &str, count: usize) {
     if !(1..=ENTRIES_MAX).contains(&count) {
         rules.invalid(field, format!("must have from 1 to {ENTRIES_MAX} entries, not {count}"));
@@ -163,7 +163,7 @@ impl From<SubscriptionError> for Problem {
     }
 }
 
-/// Deliveries as an answer, put together from parts that are JSON already; `more`: the fields after them.
+/// An answer with deliveries, put together from texts that are JSON already; `more`: the fields after `messages`.
 fn delivered(deliveries: &[Delivery], more: &str) -> Response {
     let mut out = BytesMut::from(&b"{\"messages\":["[..]);
     for (at, delivery) in deliveries.iter().enumerate() {

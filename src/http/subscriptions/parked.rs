@@ -22,19 +22,19 @@ use crate::service::subscriptions::{At, ParkedMessage};
 pub struct ParkedBody {
     pub partition: i32,
     pub position: i64,
-    /// What a consumer said of it last; else what was the matter.
+    /// The reason that a consumer gave last for refusing it; else why it was parked.
     pub reason: String,
     #[schema(value_type = Cause)]
     pub cause: String,
-    /// What a consumer said of it last.
+    /// The reason that a consumer gave last for refusing it.
     pub last_error: Option<String>,
     /// How often it was delivered.
     pub deliveries: i64,
-    /// Who had it last.
+    /// The consumer that had it last.
     pub consumer: Option<String>,
     #[schema(format = DateTime)]
     pub parked_at: String,
-    /// Null if it has been deleted since.
+    /// Null if the message was deleted since.
     #[schema(value_type = Option<Message>)]
     pub message: Option<Box<RawValue>>,
 }
@@ -54,7 +54,7 @@ pub struct ParkedList {
 pub struct ParkedQuery {
     /// What an earlier answer gave as `next`.
     after: Option<String>,
-    /// Messages at most.
+    /// How many messages at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
 }
@@ -72,7 +72,7 @@ pub struct ReplayBody {
     all: Option<bool>,
 }
 
-/// What comes again.
+/// What came of a replay.
 #[derive(Serialize, ToSchema)]
 pub struct ReplayResult {
     /// Messages that will be delivered again.
@@ -103,7 +103,8 @@ pub async fn list_parked(
 
 /// Deliver dead letters again
 ///
-/// Their counts begin anew. In a partitioned subscription they come out of turn where their partition has gone on.
+/// Their deliveries are counted anew. In a partitioned subscription they are delivered out of turn if their partition has
+/// gone on.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{name}/parked/replay", operation_id = "replayParked", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),
@@ -137,7 +138,7 @@ pub async fn replay_parked(
     params(("name" = String, Path, description = "Name of a subscription"),
         ("partition" = i32, Path, description = "Its partition"),
         ("position" = i64, Path, description = "Its position")),
-    responses((status = 204, description = "It is gone")),
+    responses((status = 204, description = "Deleted")),
 )]
 pub async fn delete_parked(
     State(app): State<App>,
@@ -176,7 +177,7 @@ fn to_body(parked: ParkedMessage) -> ParkedBody {
         deliveries,
         consumer: parked.consumer,
         parked_at: parked.parked_at.to_rfc3339(),
-        // It is JSON already.
+        // The message has its JSON already.
         message: parked
             .message
             .and_then(|message| String::from_utf8(message.json().to_vec()).ok())

@@ -1,4 +1,4 @@
-//! What was delivered and not acked: who has it, how long, how often; and taking it over.
+//! Messages that were delivered and not acked: which consumer has them, for how long; and taking them over.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -15,7 +15,7 @@ use crate::http::problem::Problem;
 use crate::http::{App, tags};
 use crate::service::subscriptions::{At, ClaimRequest, PendingDelivery};
 
-/// The longest that a message can be asked to have been left alone, in milliseconds.
+/// The longest `min_idle`, in milliseconds: a year.
 const IDLE_MS_MAX: i64 = 365 * 86_400_000;
 
 /// A message that was delivered and not acked.
@@ -25,13 +25,13 @@ pub struct PendingBody {
     pub partition: i32,
     pub position: i64,
     pub epoch: i64,
-    /// Null while it waits for its next delivery.
+    /// Null while the message waits for its next delivery.
     pub consumer: Option<String>,
-    /// How long ago it was delivered last.
+    /// How long ago the message was delivered last.
     #[schema(example = "1200ms")]
     pub idle: String,
     pub delivery_count: i64,
-    /// What a consumer said of it last.
+    /// The reason that a consumer gave last for refusing it.
     pub last_error: Option<String>,
 }
 
@@ -44,7 +44,7 @@ pub struct PendingList {
     pub next: Option<String>,
 }
 
-/// Pending messages counted.
+/// How many messages are pending.
 #[derive(Serialize, ToSchema)]
 #[schema(as = PendingSummary)]
 pub struct SummaryBody {
@@ -54,10 +54,10 @@ pub struct SummaryBody {
     pub consumers: Vec<ConsumerPending>,
 }
 
-/// Pending messages of one consumer counted.
+/// How many messages of one consumer are pending.
 #[derive(Serialize, ToSchema)]
 pub struct ConsumerPending {
-    /// Null: those that wait for their next delivery.
+    /// Null for messages that wait for their next delivery.
     pub consumer: Option<String>,
     pub count: i64,
     pub oldest_idle: String,
@@ -65,7 +65,7 @@ pub struct ConsumerPending {
     pub last: PendingPlace,
 }
 
-/// Where a pending message is.
+/// The place of a pending message.
 #[derive(Serialize, ToSchema)]
 pub struct PendingPlace {
     pub partition: i32,
@@ -76,34 +76,34 @@ pub struct PendingPlace {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PendingQuery {
-    /// Only of this consumer.
+    /// Only messages of this consumer.
     consumer: Option<String>,
-    /// Only those that were left alone for so long, such as `1m`.
+    /// Only messages that were delivered at least this long ago, such as `1m`.
     #[param(example = "30s")]
     min_idle: Option<String>,
     /// What an earlier answer gave as `next`.
     after: Option<String>,
-    /// Messages at most.
+    /// How many messages at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
 }
 
-/// A wish to take over what others have left.
+/// A request to take over messages that other consumers have not acked.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = ClaimRequest)]
 pub struct ClaimBody {
     #[schema(example = "w1")]
     consumer: String,
-    /// Only messages that were left alone for so long.
+    /// Only messages that were delivered at least this long ago.
     #[serde(default)]
     #[schema(default = "0s", example = "60s")]
     min_idle: Option<String>,
-    /// Messages at most.
+    /// How many messages at most.
     #[serde(default)]
     #[schema(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
-    /// Only these; without them, all from `after` on.
+    /// Only messages at these places; without them, all after `after`.
     #[serde(default)]
     #[schema(max_items = 1000)]
     positions: Option<Vec<PlaceBody>>,
@@ -114,7 +114,7 @@ pub struct ClaimBody {
 
 /// What was taken over.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code)] // described only: it is put together from parts that stand already
+#[allow(dead_code)] // described only: the answer is put together from texts that are JSON already
 pub struct ClaimResult {
     pub messages: Vec<DeliveredMessage>,
     /// What to pass as `after` to go on; null at the end.
