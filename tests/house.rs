@@ -1,6 +1,7 @@
 //! The house's own rules: who may use whom, how long a file is, and what is generated from the code.
 
 mod clients;
+mod documents;
 mod layers;
 mod openapi;
 mod settings;
