@@ -54,10 +54,9 @@ pub struct Definition {
 /// What becomes of a message that the partitioner cannot place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be stop, skip or an object of a partition")]
+#[allow(missing_docs)] // each variant is described by its type
 pub enum OnError {
-    /// The message goes to no partition.
     Action(OnErrorAction),
-    /// The message goes to a partition for such messages.
     Partition(FallbackPartition),
 }
 

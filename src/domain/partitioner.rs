@@ -24,14 +24,11 @@ pub const POINTER_BYTES_MAX: usize = 1_000;
 /// Gives each message its partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged, try_from = "written::Written")]
+#[allow(missing_docs)] // each variant is described by its type
 pub enum Partitioner {
-    /// Everything goes to partition 0.
     Constant(ConstantPartitioner),
-    /// By the hash of a name.
     Hash(HashPartitioner),
-    /// By a value in the message.
     Value(ValuePartitioner),
-    /// By an expression.
     Cel(CelPartitioner),
 }
 
