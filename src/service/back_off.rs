@@ -1,4 +1,4 @@
-//! How an agent waits for a database that does not do as it is asked: longer each time, and without many words.
+//! How an agent waits after a failure of the database: longer each time, and with one line in the log for each kind.
 
 use std::time::Duration;
 
@@ -8,50 +8,50 @@ use crate::domain::observation::{FailureKind, Observation};
 use crate::store::StoreError;
 use crate::telemetry::Observer;
 
-/// The pause after the first failure, and the longest. Each is between the half and the whole of it, so that those who
-/// failed together do not come back together.
+/// The pause after the first failure, and the longest one. Each is between half of it and the whole, so that agents that
+/// failed together do not try again together.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// One agent's attempts since it was last answered.
+/// The failures of one agent since it last succeeded.
 pub struct BackOff {
     by: &'static str,
     observer: Observer,
     pause: Duration,
     pause_max: Duration,
-    /// What was said: not again before something else fails, or all is well in between.
-    said: Option<FailureKind>,
+    /// The kind of failure that was reported: it is not reported again before another kind, or a success.
+    reported: Option<FailureKind>,
 }
 
 impl BackOff {
     /// `by`: the agent, as the log names it.
     pub fn new(by: &'static str, observer: Observer) -> Self {
-        Self { by, observer, pause: PAUSE_FIRST, pause_max: PAUSE_MAX, said: None }
+        Self { by, observer, pause: PAUSE_FIRST, pause_max: PAUSE_MAX, reported: None }
     }
 
-    /// With a shorter longest pause, where requests wait for the next attempt.
+    /// Shortens the longest pause, for agents for whose next attempt requests wait.
     pub fn at_most(self, pause_max: Duration) -> Self {
         Self { pause_max, ..self }
     }
 
     /// Whether the last attempt has failed.
     pub fn has_failed(&self) -> bool {
-        self.said.is_some()
+        self.reported.is_some()
     }
 
-    /// Counts a failure, and says it if it is the first of its kind. Gives the time to wait before the next attempt.
+    /// Counts a failure, reports it if it is the first of its kind, and returns how long to wait before the next attempt.
     ///
-    /// Waiting is of use for what [`may_pass`](StoreError::may_pass); an agent that cannot end waits for the rest too.
+    /// Waiting helps after an error that [`may_pass`](StoreError::may_pass); an agent that cannot end waits after others too.
     pub fn failed(&mut self, error: &StoreError) -> Duration {
         let kind = error.kind();
-        let is_news = self.said.replace(kind) != Some(kind);
+        let is_news = self.reported.replace(kind) != Some(kind);
         self.observer.record(Observation::StoreFailed { by: self.by.into(), kind, error: error.to_string(), is_news });
         let pause = self.pause;
         self.pause = (pause * 2).min(self.pause_max);
         pause.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// Takes what came of an attempt: after a failure, waits until the next one is due or the service stops.
+    /// Takes the outcome of an attempt: after a failure, waits until the next attempt is due or the service stops.
     pub async fn after(&mut self, outcome: Result<(), StoreError>, stopping: &CancellationToken) {
         let Err(error) = outcome else { return self.worked() };
         let pause = self.failed(&error);
@@ -61,10 +61,10 @@ impl BackOff {
         }
     }
 
-    /// The database has done as it was asked.
+    /// The last attempt has succeeded.
     pub fn worked(&mut self) {
         self.pause = PAUSE_FIRST;
-        if self.said.take() == Some(FailureKind::Outage) {
+        if self.reported.take() == Some(FailureKind::Outage) {
             self.observer.record(Observation::DatabaseFound { by: self.by });
         }
     }
@@ -102,16 +102,16 @@ mod tests {
         back_off.failed(&away);
         back_off.worked();
         back_off.worked();
-        let mut said = Vec::new();
+        let mut reported = Vec::new();
         while let Ok(observation) = watcher.try_recv() {
-            said.push(match observation {
+            reported.push(match observation {
                 Observation::StoreFailed { kind, is_news, .. } => (kind.name(), is_news),
                 Observation::DatabaseFound { .. } => ("found", true),
                 other => panic!("{other:?}"),
             });
         }
         let expected = [("outage", true), ("outage", false), ("refused", true), ("refused", false), ("outage", true)];
-        assert_eq!(said, [expected.as_slice(), &[("found", true)]].concat());
+        assert_eq!(reported, [expected.as_slice(), &[("found", true)]].concat());
         let metrics = observer.render();
         assert!(metrics.contains("headwater_store_errors_total{kind=\"outage\"} 3"), "{metrics}");
         assert!(metrics.contains("headwater_store_errors_total{kind=\"refused\"} 2"), "{metrics}");

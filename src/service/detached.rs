@@ -1,11 +1,11 @@
-//! Work that goes on in a task of its own, though nobody asks for it.
+//! Work in a task of its own, which goes on while its connection asks for nothing.
 
 use tokio_util::task::AbortOnDropHandle;
 
-/// A worker, or the task in which it is at work.
+/// A worker, or the task in which it works.
 ///
-/// A task of its own, because a connection asks for nothing while its client does not read: work that is half done
-/// would hold up others until then. It ends with the connection.
+/// A connection asks for nothing while its client does not read. Work that stopped halfway then would hold a lock or a turn
+/// that others wait for, so it is done in a task, which ends with the connection.
 pub enum Detached<W, R> {
     Idle(W),
     AtWork(AbortOnDropHandle<(W, R)>),
@@ -29,7 +29,7 @@ where
         }
     }
 
-    /// Waits for what comes of the work; `None` if it panicked. May be given up at any point without a loss.
+    /// Waits for the result of the work; `None` if it panicked. Cancel safe: dropping the future loses nothing.
     pub async fn done(&mut self) -> Option<R> {
         let Self::AtWork(task) = self else { return None };
         match task.await {

@@ -1,4 +1,4 @@
-//! Signals between instances: one connection that listens for all, and one voice that tells the others.
+//! Signals between instances: one connection listens for the whole instance, and one agent sends.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -19,14 +19,14 @@ use crate::domain::signal::Signal;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
-/// The times of listener and notifier.
+/// The intervals of listener and notifier.
 #[derive(Debug, Clone)]
 pub struct HintSettings {
     /// How often the listening session is asked whether it is still there.
     pub heartbeat_interval: Duration,
-    /// How long it may take to answer.
+    /// How long its answer may take.
     pub heartbeat_timeout: Duration,
-    /// Other instances are told at most this often.
+    /// Signals are sent at most this often.
     pub notify_interval: Duration,
 }
 
@@ -85,7 +85,7 @@ impl Listener {
         back_off.worked();
         self.is_live.store(true, Ordering::SeqCst);
         self.observer.record(Observation::ListenerUp);
-        // Listen before the first look, so no message falls between them.
+        // It listens before the first look, so that no message falls between the two.
         self.look_everywhere();
         loop {
             tokio::select! {
@@ -113,7 +113,7 @@ impl Listener {
         }
     }
 
-    /// Anything may have been missed.
+    /// Signals may have been missed: everything is looked at.
     fn look_everywhere(&self) {
         self.tail.hint();
         self.feeds.kick();
@@ -121,7 +121,7 @@ impl Listener {
     }
 }
 
-/// What this instance has to tell the others: for whoever commits something. Cheap to clone.
+/// Where a commit notes the signals that are to be sent. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Signals {
     inner: Arc<Inner>,
@@ -129,13 +129,13 @@ pub struct Signals {
 
 #[derive(Default)]
 struct Inner {
-    untold: Mutex<Untold>,
+    unsent: Mutex<Unsent>,
     wake: Notify,
 }
 
-/// What is to be told next. Bounded: the subscriptions there are, and a little.
+/// The signals to be sent next, bounded by the number of subscriptions.
 #[derive(Default)]
-struct Untold {
+struct Unsent {
     appended: Option<i64>,
     is_projected: bool,
     changed: BTreeSet<i64>,
@@ -145,40 +145,40 @@ struct Untold {
 impl Signals {
     /// This instance has committed messages up to a global position.
     pub fn appended(&self, global_position: i64) {
-        self.untold().appended = Some(global_position);
+        self.unsent().appended = Some(global_position);
         self.inner.wake.notify_one();
     }
 
-    /// It has written a round of the projector.
+    /// This instance has written a round of the projector.
     pub fn projected(&self) {
-        self.untold().is_projected = true;
+        self.unsent().is_projected = true;
         self.inner.wake.notify_one();
     }
 
-    /// It has changed a subscription.
+    /// This instance has changed a subscription.
     pub fn changed(&self, subscription: i64) {
-        self.untold().changed.insert(subscription);
+        self.unsent().changed.insert(subscription);
         self.inner.wake.notify_one();
     }
 
-    /// Consumers of this subscription on other instances may have room again.
+    /// Consumers of this subscription on other instances may have credit again.
     pub fn room(&self, subscription: i64) {
-        self.untold().with_room.insert(subscription);
+        self.unsent().with_room.insert(subscription);
         self.inner.wake.notify_one();
     }
 
     fn take(&self) -> Vec<Signal> {
-        let untold = std::mem::take(&mut *self.untold());
-        let appended = untold.appended.map(Signal::Appended);
-        let projected = untold.is_projected.then_some(Signal::Projected);
-        let changed = in_parts(untold.changed).map(Signal::Changed);
-        let room = in_parts(untold.with_room).map(Signal::Room);
+        let unsent = std::mem::take(&mut *self.unsent());
+        let appended = unsent.appended.map(Signal::Appended);
+        let projected = unsent.is_projected.then_some(Signal::Projected);
+        let changed = in_parts(unsent.changed).map(Signal::Changed);
+        let room = in_parts(unsent.with_room).map(Signal::Room);
         appended.into_iter().chain(projected).chain(changed).chain(room).collect()
     }
 
-    /// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
-    fn untold(&self) -> MutexGuard<'_, Untold> {
-        self.inner.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A panic leaves nothing half done in here, so a poisoned lock is as good as any.
+    fn unsent(&self) -> MutexGuard<'_, Unsent> {
+        self.inner.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -187,8 +187,8 @@ fn in_parts(ids: BTreeSet<i64>) -> impl Iterator<Item = Vec<i64>> {
     ids.chunks(Signal::IDS_MAX).map(<[i64]>::to_vec).collect::<Vec<_>>().into_iter()
 }
 
-/// Tells the other instances what this one has committed: after the commit, and for many commits at once. A
-/// notification inside the appends' own transactions would make all commits of the database go one by one.
+/// Sends signals after commits, for many commits at once. A notification inside the appends' own transactions would make
+/// all commits of the database go one by one.
 pub struct Notifier {
     pub database: Database,
     pub signals: Signals,
@@ -196,7 +196,7 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Runs until the service stops. Signals that cannot be sent are left out: the others look by themselves.
+    /// Runs until the service stops. Signals that cannot be sent are dropped: the other instances poll as well.
     pub async fn run(self, stopping: CancellationToken) {
         loop {
             tokio::select! {

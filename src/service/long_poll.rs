@@ -1,4 +1,4 @@
-//! A request that waits for something, at most so long.
+//! A request that waits for something until a deadline.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::tail::Tail;
 pub struct LongPoll<'a> {
     deadline: Instant,
     tail: &'a Tail,
-    /// The log that there was when it began.
+    /// The history of the log when the request began.
     history: u64,
     draining: &'a CancellationToken,
 }
@@ -26,20 +26,20 @@ impl<'a> LongPoll<'a> {
         Instant::now() >= self.deadline
     }
 
-    /// Waits for a change. `false`: there was none in time.
+    /// Waits for a change. `false`: there was none before the deadline, or the service stops.
     pub async fn wait_for(&self, change: impl Future<Output = ()>) -> bool {
         if self.is_over() {
             return false;
         }
         tokio::select! {
             () = change => true,
-            // What came at the last moment is looked for once more.
+            // Something may have come at the last moment, so the caller looks once more.
             () = tokio::time::sleep_until(self.deadline) => true,
             () = self.draining.cancelled() => false,
         }
     }
 
-    /// The same for what waits at a position of the log that there was when it began.
+    /// The same for a request that waits at a position of a log: an error if the log has changed since the request began.
     pub async fn wait_in_log(&self, change: impl Future<Output = ()>, position: i64) -> Result<bool, PlaceError> {
         let mut histories = self.tail.histories();
         tokio::select! {

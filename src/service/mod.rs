@@ -1,4 +1,4 @@
-//! What the product does, without a word of HTTP or SQL.
+//! What the product does, without HTTP and SQL.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,25 +34,25 @@ use reports::Reports;
 use subscriptions::{SubscriptionSettings, Subscriptions};
 use tail::{Tail, TailSettings};
 
-/// The bounds of everything that runs.
+/// The settings of all agents.
 #[derive(Debug, Clone)]
 pub struct ServiceSettings {
     pub append: AppendSettings,
     pub tail: TailSettings,
     pub hints: HintSettings,
     pub projector: ProjectorSettings,
-    /// Bytes of the newest messages kept for the followers of one aggregated stream.
+    /// How many bytes of the newest messages are kept for the followers of one aggregated stream.
     pub aggregated_cache_bytes_max: usize,
-    /// Aggregated streams in all.
+    /// How many aggregated streams there may be.
     pub aggregated_streams_max: usize,
     pub subscriptions: SubscriptionSettings,
-    /// Open event streams in all.
+    /// How many event streams may be open.
     pub followers_max: usize,
-    /// Bytes of messages in one page.
+    /// How many bytes of messages one page may have.
     pub page_bytes_max: usize,
 }
 
-/// Everything that HTTP asks for. Cheap to clone.
+/// Everything that HTTP uses. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
     pub append: Append,
@@ -162,7 +162,7 @@ pub struct Health {
     observer: Observer,
 }
 
-/// What a look at the service's health found.
+/// What a check of the service's health found.
 #[derive(Debug, Clone, Copy)]
 pub struct Readiness {
     pub database: bool,
@@ -172,7 +172,7 @@ pub struct Readiness {
     pub tail: bool,
 }
 
-/// The longest that a look at the database may take.
+/// The longest that this check waits for the database.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Health {
@@ -188,7 +188,7 @@ impl Health {
         }
     }
 
-    /// The metrics in Prometheus' text form.
+    /// The metrics in Prometheus' text format.
     pub fn metrics(&self) -> String {
         self.observer.measure_pools(self.database.pool_use(), self.append.queued());
         self.observer.render()

@@ -1,4 +1,4 @@
-//! Pages, single messages, and where a follower begins.
+//! Reads pages and single messages, and finds the place where a follower begins.
 
 use std::time::Duration;
 
@@ -19,12 +19,12 @@ pub use crate::store::read::CategoryOptions;
 use crate::store::read::{Page, PageLimit, StreamSummary};
 use crate::store::{Database, StoreError};
 
-/// Messages that one request may look at for the sake of an expression. Beyond, the page ends and says where to go on.
+/// How many messages one request may look at for an expression. After these the page ends, and names where to go on.
 const EXAMINED_MAX: usize = 10_000;
-/// What is read at once where an expression decides: what it drops is in memory until it was looked at.
+/// The bounds of one read for an expression, which looks at messages in memory.
 const EXAMINED_AT_ONCE: PageBounds = PageBounds { first: 500, messages_max: 500, bytes_max: 4 << 20 };
 
-/// What pages are read of.
+/// The log that a page is read of.
 #[derive(Debug, Clone)]
 pub enum PageSource {
     All,
@@ -32,13 +32,13 @@ pub enum PageSource {
     Stream(StreamName),
 }
 
-/// How a page is wanted.
+/// A request for a page.
 #[derive(Debug, Clone)]
 pub struct PageRequest {
     pub source: PageSource,
     /// Inclusive. `None`: the beginning, or (backward) the end.
     pub from: Option<i64>,
-    /// Streams only.
+    /// Towards the beginning; for streams only.
     pub backward: bool,
     pub limit: usize,
     pub filter: Filter,
@@ -46,7 +46,7 @@ pub struct PageRequest {
     pub wait: Duration,
 }
 
-/// A page as it is answered.
+/// A page, and where to go on.
 #[derive(Debug)]
 pub struct PageRead {
     pub messages: Vec<Message>,
@@ -57,12 +57,12 @@ pub struct PageRead {
     pub version: i64,
 }
 
-/// Where a follower wants to begin.
+/// Where a follower begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// After a cursor that an earlier answer gave.
+    /// After a cursor, which is the id of an earlier event.
     After(EventId),
-    /// At a position, inclusive: in the stream for one stream, global otherwise.
+    /// At a position, inclusive: in the stream for a single stream, otherwise global.
     At(i64),
     Beginning,
     End,
@@ -72,7 +72,8 @@ pub enum Start {
 /// Why a place cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    /// A cursor names a message that is another one by now, or lies beyond the end; or the log went back meanwhile.
+    /// Another message is at the cursor's position than the cursor names, or the cursor is beyond the end; or the log went
+    /// back meanwhile.
     #[error(
         "the history of the log has changed: position {position} is one of an earlier log, and the log ends at {head} now"
     )]
@@ -81,13 +82,13 @@ pub enum PlaceError {
     Store(#[from] StoreError),
 }
 
-/// All reading. Cheap to clone.
+/// Reads of the log. Cheap to clone.
 #[derive(Clone)]
 pub struct Reads {
     database: Database,
     tail: Tail,
     draining: CancellationToken,
-    /// A page ends early when its messages have this many bytes.
+    /// A page ends when its messages have this many bytes.
     page_bytes_max: usize,
 }
 
@@ -98,7 +99,7 @@ impl Reads {
 
     /// A page; if it would be empty, waits for a message as long as the request says.
     pub async fn page(&self, request: &PageRequest) -> Result<PageRead, PlaceError> {
-        // Joined before the first look, so no message falls between them.
+        // The topic is joined before the first look, so that no message falls between the two.
         let mut log = (!request.wait.is_zero()).then(|| self.tail.join(&request.source.source()));
         let poll = LongPoll::new(&self.tail, &self.draining, request.wait);
         let mut request = request.clone();
@@ -112,15 +113,15 @@ impl Reads {
             if is_over {
                 return Ok(page);
             }
-            // What did not pass the filter need not be looked at again.
+            // Messages that did not pass the filter need not be looked at again.
             request.from = page.next.or(request.from);
         }
     }
 
-    /// A page of what is there now.
+    /// Reads a page of what is there now, without waiting.
     async fn read_page(&self, request: &PageRequest) -> Result<PageRead, StoreError> {
         let expression = request.filter.expression.as_ref();
-        // One more than is asked for, to know whether anything follows.
+        // One more than was asked for, to know whether anything follows.
         let wanted = request.limit + 1;
         let mut pages = PageSizer::new(EXAMINED_AT_ONCE);
         let mut from = request.from;
@@ -164,7 +165,7 @@ impl Reads {
                 self.database.messages().category_page(name.as_str(), from.unwrap_or(0), limit, filter, options).await
             }
             PageSource::All => {
-                // Only what is settled, as a later page could not come back for what appears before it.
+                // Only settled messages: a later page could not come back for one that appears before them.
                 let settled = self.tail.refresh().await;
                 self.database.messages().all_page(from.unwrap_or(0), settled, limit, filter).await
             }
@@ -194,7 +195,7 @@ impl Reads {
 
     /// The place in a source where a follower begins.
     pub async fn place(&self, source: &Source, start: Start) -> Result<Place, PlaceError> {
-        // What is committed by now counts as history, also what nobody was told of.
+        // Everything that is committed by now is to be found, so the tail looks once more.
         self.tail.refresh().await;
         let begin = Place::global(0, self.tail.history());
         match source.single_stream() {
@@ -206,9 +207,9 @@ impl Reads {
     async fn place_in_log(&self, start: Start, begin: Place) -> Result<Place, PlaceError> {
         let (after, check) = match start {
             Start::After(cursor) => {
-                let standing = self.database.messages().id_at(cursor.position).await?;
+                let found = self.database.messages().id_at(cursor.position).await?;
                 let end = self.end_at_least(cursor.position).await?;
-                (cursor.position, checked(cursor, standing, end)?)
+                (cursor.position, checked(cursor, found, end)?)
             }
             Start::At(position) => (position.saturating_sub(1).max(0), None),
             Start::Beginning => (0, None),
@@ -217,7 +218,7 @@ impl Reads {
                 (after, self.database.messages().id_at(after).await?.map(Check::of))
             }
             Start::AtTime(time) => {
-                // What is not settled may still appear before the first message that is visible now.
+                // A message that is not settled may still appear before the first one that is visible now.
                 let settled = self.tail.refresh().await;
                 (settled.min(self.database.messages().first_global_position_at(time).await? - 1), None)
             }
@@ -225,7 +226,7 @@ impl Reads {
         Ok(Place { after, check, ..begin })
     }
 
-    /// Whether a place lies beyond the end of its source: nobody can come back with it as a cursor yet.
+    /// Whether a place is beyond the end of its source, so that it cannot be a client's cursor yet.
     pub async fn is_beyond_end(&self, source: &Source, place: Place) -> Result<bool, StoreError> {
         match (source.single_stream(), place.stream_after) {
             (Some(name), Some(after)) => Ok(after > self.database.messages().stream_version(name, None).await?),
@@ -233,13 +234,13 @@ impl Reads {
         }
     }
 
-    /// In a stream, a cursor is a position in it; what lies before in the log is found by reading.
+    /// The place in a single stream, whose cursors are positions in it. The global position before it is found by reading.
     async fn place_in_stream(&self, name: &str, start: Start, begin: Place) -> Result<Place, PlaceError> {
         let (after, stream_after, check) = match start {
             Start::After(cursor) => {
-                let standing = self.database.messages().id_in_stream(name, cursor.position).await?;
+                let found = self.database.messages().id_in_stream(name, cursor.position).await?;
                 let end = self.database.messages().stream_version(name, None).await?;
-                (0, cursor.position, checked(cursor, standing, end)?)
+                (0, cursor.position, checked(cursor, found, end)?)
             }
             Start::At(position) => (0, position.saturating_sub(1).max(-1), None),
             Start::Beginning => (0, -1, None),
@@ -256,22 +257,22 @@ impl Reads {
         Ok(Place { after, stream_after: Some(stream_after), check, ..begin })
     }
 
-    /// The end of the log, looked up only where what is known here does not reach the cursor: another instance may
-    /// have given it out.
+    /// The end of the log. It is looked up only if the settled position known here is before the cursor, which another
+    /// instance may have given out.
     async fn end_at_least(&self, cursor: i64) -> Result<i64, StoreError> {
         let settled = self.tail.settled();
         if cursor <= settled { Ok(settled) } else { self.database.messages().last_position_given().await }
     }
 }
 
-/// By what the message at a cursor is recognised, if the log is still the one that the cursor came from. A place where no
-/// message stands any more (trimmed, erased, a hole) says nothing.
-fn checked(cursor: EventId, standing: Option<Uuid>, head: i64) -> Result<Option<Check>, PlaceError> {
+/// The check of the message at a cursor, if the log is still the one that the cursor came from. A position without a message
+/// (trimmed, erased, a hole) proves nothing.
+fn checked(cursor: EventId, found: Option<Uuid>, head: i64) -> Result<Option<Check>, PlaceError> {
     let position = cursor.position;
-    if position > head || cursor.names_another_than(standing) {
+    if position > head || cursor.names_another_than(found) {
         return Err(PlaceError::HistoryChanged { position, head });
     }
-    Ok(standing.map(Check::of))
+    Ok(found.map(Check::of))
 }
 
 impl PageSource {
@@ -293,7 +294,7 @@ impl PageRequest {
     }
 }
 
-/// Cuts a page to its limit; it was read with one message more, to know whether it is the last.
+/// Cuts a page to its limit. It was read with one message more, to know whether it is the last page.
 fn finish(request: &PageRequest, mut page: Page) -> PageRead {
     let at_end = page.messages.len() <= request.limit;
     page.messages.truncate(request.limit);
@@ -301,7 +302,7 @@ fn finish(request: &PageRequest, mut page: Page) -> PageRead {
     let next = match (request.backward, at_end) {
         (true, true) => None,
         (true, false) => last.map(|last| last - 1).filter(|next| *next >= 0),
-        // Nothing that passes lies between the last message and the head of the same snapshot.
+        // No message that passes is between the last one and the head of the same snapshot.
         (false, true) => {
             let after_last = last.map_or(0, |last| last.saturating_add(1));
             Some(page.head.saturating_add(1).max(request.from.unwrap_or(0)).max(after_last))

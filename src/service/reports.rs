@@ -1,4 +1,4 @@
-//! What is in the store, at a cost that does not grow with it: categories, streams, types, and the settled position.
+//! Reports on categories, streams, types and the settled position, at a cost that does not grow with the store.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,25 +11,25 @@ pub use crate::store::reports::{CountLine, CountedBy, HolderLine, StreamLine};
 use crate::store::reports::{CountQuery, Counts, NameRange};
 use crate::store::{Database, StoreError};
 
-/// Names of streams that one request may look at for the sake of a search. Beyond, the page ends and says where to go
-/// on. Each costs a descent into an index, 10 to 20 microseconds.
+/// How many names of streams one request may look at for a search. After these the page ends, and names where to go on.
+/// Each costs a descent into an index, 10 to 20 microseconds.
 const NAMES_EXAMINED_MAX: usize = 10_000;
-/// Names read at once where a search decides.
+/// How many names are read at once for a search.
 const NAMES_AT_ONCE: usize = 500;
-/// Messages counted in one transaction.
+/// How many messages are counted in one transaction.
 const COUNTED_AT_ONCE: i64 = 20_000;
-/// How long one request may go on counting. What is left is counted by those after it.
+/// How long one request may count. Later requests count the rest.
 const COUNTING_TIME_MAX: Duration = Duration::from_millis(250);
 
-/// Which names are wanted, in which page.
+/// Which names to report.
 #[derive(Debug, Clone, Default)]
 pub struct NameQuery {
     /// Inclusive.
     pub from: Option<String>,
     pub prefix: String,
-    /// Whatever the case of A to Z.
+    /// A text in the name; the case of A to Z makes no difference.
     pub contains: String,
-    /// Streams of one category; types in one category; categories with one type.
+    /// Only streams of this category, types in this category, or categories with this type.
     pub of: Option<String>,
     pub limit: usize,
 }
@@ -41,7 +41,7 @@ impl NameQuery {
             && (self.contains.is_empty() || name.to_ascii_lowercase().contains(&self.contains.to_ascii_lowercase()))
     }
 
-    /// With this text begins every name that can pass, whether or not all that begin so do.
+    /// A text with which every name begins that can pass.
     fn common_prefix(&self) -> &str {
         self.of.as_deref().filter(|category| category.len() >= self.prefix.len()).unwrap_or(&self.prefix)
     }
@@ -60,13 +60,13 @@ pub struct StreamsPage {
 pub struct CountsPage {
     pub lines: Vec<CountLine>,
     pub next: Option<String>,
-    /// Everything up to here is in the counts.
+    /// Every message up to this position is in the counts.
     pub counted_position: i64,
     pub settled_position: i64,
     pub message_count: i64,
 }
 
-/// The settled position, and who holds it back.
+/// The settled position, and what holds it back.
 #[derive(Debug)]
 pub struct SettledReport {
     pub head: i64,
@@ -94,7 +94,7 @@ impl Reports {
         Self { database, tail, in_code_point_order: Arc::default() }
     }
 
-    /// Streams by name, in the database's order.
+    /// Streams in order of name, as the database sorts.
     pub async fn streams(&self, query: &NameQuery) -> Result<StreamsPage, StoreError> {
         let mut range = self.range(query).await?;
         let mut found = Vec::new();
@@ -129,13 +129,13 @@ impl Reports {
         }
     }
 
-    /// Where names that can pass may stand.
+    /// The range in which names that can pass may be.
     async fn range(&self, query: &NameQuery) -> Result<NameRange, StoreError> {
         let prefix = query.common_prefix();
         let in_code_point_order =
             *self.in_code_point_order.get_or_try_init(|| self.database.reports().is_in_code_point_order()).await?;
         let mut range = NameRange::default();
-        // In other orders, too, what is longer comes later, as long as no two letters are one in it.
+        // In other orders too a longer name comes later, as long as they do not take two letters for one.
         if in_code_point_order || prefix.is_ascii() {
             range.from = prefix.to_owned();
         }
@@ -152,7 +152,7 @@ impl Reports {
         Ok(range)
     }
 
-    /// Categories or types by name. Counts what is new first, for a while.
+    /// Categories or types in order of name. First counts new messages, for a while.
     pub async fn counts(&self, by: CountedBy, query: &NameQuery) -> Result<CountsPage, StoreError> {
         let settled_position = self.tail.refresh().await;
         let deadline = Instant::now() + COUNTING_TIME_MAX;
@@ -174,7 +174,7 @@ impl Reports {
         Ok(CountsPage { lines, next, counted_position, settled_position, message_count })
     }
 
-    /// The settled position, and who holds it back.
+    /// The settled position, and what holds it back.
     pub async fn settled(&self) -> Result<SettledReport, StoreError> {
         let settled = self.tail.refresh().await;
         let held_back = match self.tail.held_back() {
@@ -189,11 +189,11 @@ impl Reports {
     }
 }
 
-/// The first text after all that begin with a prefix, in the order of code points; `None` if there is none.
+/// The first text after all texts that begin with a prefix, in the order of code points; `None` if there is none.
 fn first_after_prefix(prefix: &str) -> Option<String> {
     let mut kept = prefix.to_owned();
     while let Some(last) = kept.pop() {
-        // Past the gap of the surrogates; after the last code point the one before it decides.
+        // Surrogates are passed over. If the last character has no successor, the one before it gets one.
         let next = (last as u32 + 1..=char::MAX as u32).find_map(char::from_u32);
         if let Some(next) = next {
             kept.push(next);

@@ -1,4 +1,4 @@
-//! Aggregated streams as they are defined and read: definitions, status, pages of partitions, positions.
+//! Aggregated streams: definitions, status, pages of partitions, positions.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{AggregatedStreams, StoreError};
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::time::Timestamp;
 
-/// An aggregated stream as it stands in one snapshot.
+/// An aggregated stream as one snapshot has it.
 #[derive(Debug)]
 pub struct StoredAggregatedStream {
     pub id: i64,
@@ -24,7 +24,7 @@ pub struct StoredAggregatedStream {
     pub rebuild: Option<ProjectionState>,
 }
 
-/// How far a projection is.
+/// How far a projection has come.
 #[derive(Debug, Clone)]
 pub struct ProjectionState {
     pub is_live: bool,
@@ -36,7 +36,7 @@ pub struct ProjectionState {
     pub substituted: i64,
 }
 
-/// What is known of a partition that has messages.
+/// The counters of a partition that has messages.
 #[derive(Debug, Clone)]
 pub struct PartitionState {
     pub partition: i32,
@@ -48,9 +48,9 @@ pub struct PartitionState {
 /// A page of a partition.
 #[derive(Debug)]
 pub struct PartitionPage {
-    /// Messages of the whole partition in the same snapshot.
+    /// How many messages the whole partition has in the same snapshot.
     pub message_count: i64,
-    /// The last position that was looked at. A link whose message is gone (deleted in SQL) is passed over.
+    /// The last position that was looked at. A link whose message was deleted in SQL is passed over.
     pub last_position: Option<i64>,
     pub messages: Vec<AggregatedMessage>,
 }
@@ -62,14 +62,14 @@ pub struct AggregatedPage {
     pub history_number: i64,
     pub projection_id: i64,
     pub projected_position: i64,
-    /// History is still being projected.
+    /// The projection has not caught up with the log yet.
     pub is_catching_up: bool,
     /// The global position of the last link that was looked at, if there may be more after it.
     pub more_after: Option<i64>,
     pub messages: Vec<AggregatedMessage>,
 }
 
-/// How far an aggregated stream is, for who follows it.
+/// How far an aggregated stream has been projected, for its followers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
     pub aggregated_stream_id: i64,
@@ -82,7 +82,7 @@ pub struct Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
     Yes,
-    /// There is one of this name, or there are as many as there may be.
+    /// There is one of this name, or there are as many as may be.
     No,
 }
 
@@ -111,34 +111,34 @@ struct StateRow {
 }
 
 impl AggregatedStreams<'_> {
-    /// Defines an aggregated stream, unless there is one of that name or there are `most` already.
-    pub async fn create(self, name: &str, definition: &str, most: i64) -> Result<Created, StoreError> {
-        let id = sqlx::query_scalar!("SELECT headwater.aggregated_stream_create($1, $2, $3)", name, definition, most);
+    /// Defines an aggregated stream, unless there is one of that name or there are `max` already.
+    pub async fn create(self, name: &str, definition: &str, max: i64) -> Result<Created, StoreError> {
+        let id = sqlx::query_scalar!("SELECT headwater.aggregated_stream_create($1, $2, $3)", name, definition, max);
         Ok(if id.fetch_one(self.0).await?.is_some() { Created::Yes } else { Created::No })
     }
 
-    /// Says whether there is such a stream.
+    /// Answers whether there is such a stream.
     pub async fn delete(self, name: &str) -> Result<bool, StoreError> {
         let outcome =
             sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_delete($1) AS "outcome!: Outcome""#, name);
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    /// Says whether there is such a stream.
+    /// Answers whether there is such a stream.
     pub async fn pause(self, name: &str) -> Result<bool, StoreError> {
         let outcome =
             sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_pause($1) AS "outcome!: Outcome""#, name);
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    /// Says whether there is such a stream.
+    /// Answers whether there is such a stream.
     pub async fn resume(self, name: &str) -> Result<bool, StoreError> {
         let outcome =
             sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_resume($1) AS "outcome!: Outcome""#, name);
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    /// Says whether there is such a stream.
+    /// Answers whether there is such a stream.
     pub async fn rebuild(self, name: &str) -> Result<bool, StoreError> {
         let outcome =
             sqlx::query_scalar!(r#"SELECT headwater.aggregated_stream_rebuild($1) AS "outcome!: Outcome""#, name);
@@ -167,7 +167,7 @@ impl AggregatedStreams<'_> {
         Ok(row.fetch_optional(self.0).await?.map(StoredAggregatedStream::from))
     }
 
-    /// By name, after a name.
+    /// Aggregated streams in order of name, after a name.
     pub async fn list(self, after: &str, limit: i64) -> Result<Vec<StoredAggregatedStream>, StoreError> {
         let rows = sqlx::query_as!(
             StateRow,
@@ -277,7 +277,7 @@ impl AggregatedStreams<'_> {
         }))
     }
 
-    /// How far these aggregated streams are; those that are gone are left out.
+    /// How far these aggregated streams have been projected, without those that were deleted.
     pub async fn progress(self, ids: &[i64]) -> Result<Vec<Progress>, StoreError> {
         let progress = sqlx::query_as!(
             Progress,

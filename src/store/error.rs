@@ -1,4 +1,4 @@
-//! What can go wrong with the database, in three kinds: who asks again may be answered after the first only.
+//! Errors of the database, in three kinds. Only after the first kind the same statement may work later by itself.
 
 use tokio_postgres::error::SqlState;
 
@@ -7,13 +7,13 @@ use crate::domain::observation::FailureKind;
 /// Why the database did not do as it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// It cannot be reached, is starting or stopping, has no connection left, or is no primary. It may come back.
+    /// The database cannot be reached, is starting or stopping, has no connection left, or is no primary. It may come back.
     #[error("the database cannot be reached: {0}")]
     Unavailable(String),
-    /// It answered that it does not do this: a right is missing, a rule is broken, its disk is full.
+    /// The database refused: a right is missing, a rule is broken, its disk is full.
     #[error("the database answered: {message} (SQLSTATE {code})")]
     Refused { code: String, message: String },
-    /// What it answered, or what it was asked, is not of the form that this version of the service knows.
+    /// The answer, or the statement, does not have the form that this version of the service knows.
     #[error("what the database answered cannot be read: {0}")]
     Bug(String),
 }
@@ -31,9 +31,9 @@ impl StoreError {
         self.kind() == FailureKind::Outage
     }
 
-    /// Whether the same statement may succeed later, with nothing done to the database or the service: an outage, what
-    /// other transactions did (class 40, a lock), a lack of memory, room or connections (class 53), a statement that was
-    /// cancelled or took too long.
+    /// Whether the same statement may succeed later without anybody's help: after an outage, a conflict with another
+    /// transaction (class 40, a lock), a lack of memory, disk or connections (class 53), or if the statement was cancelled
+    /// or took too long.
     pub fn may_pass(&self) -> bool {
         match self {
             StoreError::Unavailable(_) => true,
@@ -44,7 +44,7 @@ impl StoreError {
         }
     }
 
-    /// Something took longer than it may.
+    /// The error of a step that took longer than it may.
     pub(super) fn too_slow(what: &str) -> Self {
         StoreError::Unavailable(format!("{what} took too long"))
     }
@@ -75,18 +75,18 @@ impl From<sqlx::Error> for StoreError {
             Error::Io(_) | Error::Tls(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => {
                 StoreError::Unavailable(source_text(&error))
             }
-            // What kept a statement from having a connection.
+            // A statement got no connection: the reason is inside.
             Error::Configuration(reason) if reason.is::<StoreError>() => {
                 reason.downcast_ref().cloned().unwrap_or_else(|| StoreError::Bug(source_text(&error)))
             }
-            // What is left is about rows, columns, types and parameters.
+            // The other errors are about rows, columns, types and parameters.
             _ => StoreError::Bug(source_text(&error)),
         }
     }
 }
 
-/// Whether an error of the driver is about the form of what was sent or came, not about the connection. The driver
-/// keeps the kinds of its errors to itself, so this goes by how it names them.
+/// Whether an error of the driver is about the form of a statement or an answer, not about the connection. The driver does
+/// not publish the kinds of its errors, so this goes by their texts.
 fn is_about_form(text: &str) -> bool {
     const ABOUT_FORM: [&str; 7] = [
         "error serializing parameter",
@@ -101,8 +101,8 @@ fn is_about_form(text: &str) -> bool {
     is_count || ABOUT_FORM.iter().any(|about| text.starts_with(about))
 }
 
-/// States in which the server, not the statement, is the matter: connection exceptions (08), too many connections
-/// (53300), an operator's intervention (57P0x), and a server that is a replica by now (25006).
+/// Codes that are about the server, not the statement: connection exceptions (08), too many connections (53300), an
+/// operator's intervention (57P0x), and a server that is a replica by now (25006).
 fn is_outage(state: &SqlState) -> bool {
     let code = state.code();
     code.starts_with("08") || code.starts_with("57P0") || code == "53300" || code == "25006"

@@ -1,5 +1,5 @@
-//! Whether this server says who holds its locks, and until when. The rule of the settled position rests on it: an engine
-//! that shows other modes, or hides short transactions, would settle every hole at once.
+//! Checks that this server shows its locks as the rule of the settled position needs: with an engine that shows other
+//! modes, or hides short transactions, every hole would be settled at once.
 
 use super::{Database, StoreError};
 use crate::domain::settling::Holder;
@@ -16,12 +16,12 @@ pub enum GapRuleError {
     Unknown(#[from] StoreError),
 }
 
-/// As every INSERT takes it, and without using up a position. It waits for nobody long.
+/// Takes the lock as every INSERT does, without using up a position, and without waiting long.
 const TAKE_LOCK: &str = "BEGIN; SET LOCAL lock_timeout = '2s'; \
     INSERT INTO message_store.messages (stream_name, position, type) SELECT 'headwater', 0, 'GapRule' WHERE false";
 
 impl Database {
-    /// One session takes the lock; another must see it, and see it gone afterwards.
+    /// One session takes the lock; another one must see that, and must see it released.
     pub async fn check_gap_rule(&self) -> Result<(), GapRuleError> {
         let Some(fault) = self.look_at_locks().await? else { return Ok(()) };
         let version = sqlx::query_scalar!(r#"SELECT version() AS "version!""#).fetch_one(self).await;
@@ -39,7 +39,7 @@ impl Database {
     }
 }
 
-/// What is wrong with what was seen of a session's lock while it was held, and after.
+/// What is wrong with how a session's lock was shown while it was held, and afterwards.
 fn fault(pid: i32, during: &[Holder], after: &[Holder]) -> Option<&'static str> {
     let of_session = |holders: &[Holder]| -> Vec<Holder> {
         holders.iter().filter(|holder| holder.pid == Some(pid)).cloned().collect()
@@ -55,7 +55,7 @@ fn fault(pid: i32, during: &[Holder], after: &[Holder]) -> Option<&'static str> 
     }
 }
 
-/// `3/45`: a session and its count of transactions.
+/// Whether the text is like `3/45`: a session, and its count of transactions.
 fn is_virtual_transaction(text: &str) -> bool {
     let parts = text.split_once('/').map(|(session, count)| (session.parse::<i64>(), count.parse::<i64>()));
     matches!(parts, Some((Ok(_), Ok(1..))))

@@ -1,4 +1,4 @@
-//! Which message stands where: by that a log that went back is told from the one that was read.
+//! Reads what the log is recognised by: which messages are at which positions, and on which server.
 
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::{Messages, Session, StoreError};
 use crate::domain::history::{Ground, Known, Landmark, Seen};
 
-/// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one. Nothing in it looks
-/// through what a large transaction has inserted and not committed: the end of the log is looked for only where the
-/// sequence has not given what is settled, and its beginning once something is.
+/// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one. The statement never
+/// passes over rows that a large transaction has inserted and not committed: it looks for the end of the log only if the
+/// sequence has not given the settled position, and for its beginning only once something is settled.
 const LOOK: &str = "SELECT pg_is_in_recovery(), k.history, m.id, f.global_position, f.id, n.global_position, n.id, \
     CASE WHEN pg_sequence_last_value(s.oid) >= $2 THEN $2 \
     ELSE coalesce((SELECT max(global_position) FROM message_store.messages), 0) END, \
@@ -23,8 +23,8 @@ const LOOK: &str = "SELECT pg_is_in_recovery(), k.history, m.id, f.global_positi
     LEFT JOIN LATERAL (SELECT global_position, id FROM message_store.messages WHERE global_position <= $2 \
     ORDER BY global_position DESC LIMIT 1) AS n ON true";
 
-/// Who promotes a server gives it a new timeline, whose number is in the names of its files. A copy of a server that is
-/// started in its place has both in common with it, so when it was started counts, too.
+/// Identifies a server. Promotion gives a new timeline, whose number is in the names of its files. A copy of a server has
+/// the same identifier and timeline, so the time at which it was started is part of this too.
 const SERVER: &str = "SELECT concat_ws('/', (SELECT system_identifier FROM pg_control_system()), \
     substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), \
     (SELECT oid FROM pg_database WHERE datname = current_database()), \
@@ -39,7 +39,8 @@ const KEEP: &str = "UPDATE headwater.settled_position SET position = $1, message
 
 /// What the reader of the tail recognises the log by.
 impl Session {
-    /// What the log is recognised by, as one snapshot shows it. `server` is of this connection's server.
+    /// What the log is recognised by, as one snapshot shows it. `server`: as [`server`](Self::server) answered on this
+    /// connection.
     pub async fn look_at_history(
         &self,
         checkpoint: i64,
@@ -62,7 +63,7 @@ impl Session {
         })
     }
 
-    /// Which server this is; `None` where it does not say.
+    /// Which server this is; `None`: the server does not tell.
     pub async fn server(&self) -> Result<Option<String>, StoreError> {
         match self.query_typed(SERVER, &[]).await {
             Ok(rows) => rows.first().map_or(Ok(None), |row| Ok(row.try_get(0)?)),
@@ -71,7 +72,7 @@ impl Session {
         }
     }
 
-    /// What was kept: a position that was settled once, and by what its log is recognised.
+    /// The checkpoint: a position that was settled once, and what its log is recognised by.
     pub async fn kept_checkpoint(&self) -> Result<(i64, Known), StoreError> {
         let rows = self.query_typed(KEPT, &[]).await?;
         let Some(row) = rows.first() else { return Ok((0, Known::default())) };
@@ -84,8 +85,7 @@ impl Session {
         Ok((row.try_get(0)?, known))
     }
 
-    /// Keeps a settled position for the next start, and what is known of its log. It may be lost in a crash, so its
-    /// commit waits for no disk.
+    /// Writes a checkpoint for the next start. A crash may lose it without harm, so the commit does not wait for the disk.
     pub async fn keep_checkpoint(&self, settled: i64, known: &Known) -> Result<(), StoreError> {
         let (checkpoint, first) = (known.checkpoint, known.first);
         let sql = format!(
@@ -105,7 +105,7 @@ impl Session {
         Ok(())
     }
 
-    /// The log is another one: what was kept by its positions begins again. Answers the number of the new history.
+    /// Resets what is kept by positions, because the log is another one. Answers the number of the new history.
     pub async fn begin_history(&self, known: i64, is_anew: bool) -> Result<i64, StoreError> {
         let sql = "SELECT headwater.begin_history($1, $2)";
         let rows = self.query_typed(sql, &[(&known, Type::INT8), (&is_anew, Type::BOOL)]).await?;

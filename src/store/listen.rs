@@ -1,4 +1,4 @@
-//! Signals between instances: the one LISTEN connection of each, and what it tells the others.
+//! Signals between instances: each listens on one connection, and sends notifications.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -12,17 +12,18 @@ use crate::domain::signal::Signal;
 
 /// The channel of all signals, which `write_message` and the trigger use too.
 const CHANNEL: &str = "headwater";
-/// Signals that wait to be taken; they are only hints, so what does not fit is dropped.
+/// How many signals may wait to be taken. Further ones are dropped: signals may be lost.
 const SIGNALS_MAX: usize = 64;
-/// Signals that cannot be sent in this time are left out, and so is their connection.
+/// Signals that cannot be sent within this time are dropped, and their connection is closed.
 const NOTIFY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a listening session hears: `None` for words that this version does not know; at last why it hears no more.
+/// What a listening session hears: a signal, `None` for one that this version does not know, and at the end why it hears
+/// nothing more.
 pub type Heard = Result<Option<Signal>, String>;
 
 impl Database {
-    /// A session that listens, and what it hears. What was sent before is not heard: read from the last position now.
-    /// `limit`: of each statement.
+    /// A session that listens, and what it hears. Signals that were sent before are not heard, so the caller has to look
+    /// at the tables now. `limit`: the time limit of each statement.
     pub async fn listen(&self, limit: Duration) -> Result<(Session, mpsc::Receiver<Heard>), StoreError> {
         let (sender, heard) = mpsc::channel(SIGNALS_MAX);
         let driver = |mut connection: Pin<Box<Connection>>| async move {
@@ -43,7 +44,7 @@ impl Database {
         Ok((session, heard))
     }
 
-    /// Tells the other instances, after what is told of was committed.
+    /// Sends signals to the other instances. What they are about must be committed before.
     pub async fn notify(&self, signals: &[Signal]) -> Result<(), StoreError> {
         let payloads: Vec<String> = signals.iter().map(Signal::encode).collect();
         let notifying =

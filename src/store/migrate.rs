@@ -23,14 +23,14 @@ use std::time::Duration;
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long to wait for another instance that migrates.
 const OTHER_INSTANCE_WAIT_MAX: Duration = Duration::from_secs(300);
-/// How long to wait for a lock on a table. Whoever writes queues up behind such a wait, so it is short.
+/// How long to wait for a lock on a table. Writers queue up behind such a wait, so it is short.
 const TABLE_LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
 /// The lock of all instances, of the kind with two keys: Message DB's locks on categories are of the other kind.
 const MIGRATION_LOCK: (i32, i32) = (0x4865_6164, 0x7761_7465);
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-/// What an operator may wish for.
+/// The options of a migration.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct MigrateOptions {
     /// A trigger on `message_store.messages` that notifies after every INSERT, for writers that do not notify themselves.
@@ -50,7 +50,7 @@ pub async fn check(url: &str, options: &MigrateOptions) -> Result<MigrationRepor
 /// [`run`] with another schema than the embedded one.
 pub async fn run_schema(url: &str, options: &MigrateOptions, schema: &Schema) -> Result<MigrationReport, MigrateError> {
     let mut connection = connect(url).await?;
-    // Nearly every start finds nothing to do. It waits for nobody then, and works on a standby too.
+    // Nearly every start finds nothing to do: it then waits for no lock, and works on a standby too.
     let found = Found::read(&mut connection, &schema.role).await?;
     let plan = Plan::of(&found, schema, options)?;
     let report = if plan.steps.is_empty() {
@@ -78,7 +78,7 @@ pub async fn check_schema(
     Ok(MigrationReport { only_checked: true, ..report(&plan, plan.changes(schema)) })
 }
 
-/// Says who may do what this role may not.
+/// Adds to a refusal which role may do what this role may not.
 async fn explain(error: MigrateError, connection: &mut PgConnection) -> MigrateError {
     match error {
         MigrateError::Sql { step, source }
@@ -107,7 +107,7 @@ async fn connect(url: &str) -> Result<PgConnection, MigrateError> {
     }
 }
 
-/// All that was to be done is done and committed by now: a connection that ends badly is no failure.
+/// Closes the connection. Everything is committed by now, so a connection that ends badly is no failure.
 async fn close(connection: PgConnection) {
     if let Err(error) = connection.close().await {
         tracing::debug!(%error, "the migration's connection did not close in order");
@@ -119,7 +119,7 @@ async fn migrate(
     options: &MigrateOptions,
     schema: &Schema,
 ) -> Result<MigrationReport, MigrateError> {
-    // Whatever the database's default: each statement after the wait must see what the instance before us committed.
+    // Whatever the database's default is: each statement after the wait must see what the other instance committed.
     let mut transaction = connection
         .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
         .await
@@ -138,7 +138,7 @@ async fn migrate(
 
 /// Settings of this transaction alone, then the lock.
 async fn lock(transaction: &mut PgConnection) -> Result<(), MigrateError> {
-    // An empty search path: a name that is not qualified fails here, and not only for somebody with another path.
+    // With an empty search path a name that is not qualified fails here, and not only for roles with another path.
     let settings = format!(
         "SET LOCAL search_path = '';
          SET LOCAL statement_timeout = 0;
@@ -195,7 +195,7 @@ async fn execute(transaction: &mut PgConnection, sql: &str, step: String) -> Res
     Ok(())
 }
 
-/// Whose `message_store` it is goes down with the first migration: nobody may decide it anew later.
+/// Records a migration. The first one also records whose `message_store` it is, so that no later version decides anew.
 async fn record(
     transaction: &mut PgConnection,
     migration: &Migration,
@@ -222,8 +222,8 @@ async fn record(
     Ok(())
 }
 
-/// A managed database may refuse roles and rights for its own reasons. Headwater works without them, so a refusal is
-/// noted, and not asked for again before the role exists.
+/// Creates the role and grants its rights. A managed database may refuse that for its own reasons, and Headwater works
+/// without the role, so a refusal is recorded, and the role is not created again at the next start.
 async fn grant_role(
     transaction: &mut PgConnection,
     schema: &Schema,
@@ -260,7 +260,7 @@ async fn grant_role(
     Ok(())
 }
 
-/// Returns why the database refused it, which undoes nothing else of the transaction.
+/// Executes a statement and returns why the database refused it, if it did; the rest of the transaction is kept.
 async fn attempt(transaction: &mut PgConnection, sql: &str) -> Result<Option<String>, MigrateError> {
     let mut savepoint = transaction.begin().await.map_err(MigrateError::at("setting a savepoint"))?;
     match raw_sql(AssertSqlSafe(sql)).execute(&mut *savepoint).await {

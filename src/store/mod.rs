@@ -1,4 +1,4 @@
-//! The only SQL and the only database drivers: connections, and what can go wrong with them.
+//! The only room with SQL and database drivers.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -33,20 +33,20 @@ use pool::Pool;
 pub use pool::PoolUse;
 pub use session::Session;
 
-/// How the database is reached.
+/// How to reach the database.
 #[derive(Debug, Clone)]
 pub struct DatabaseSettings {
     /// As libpq reads it; several hosts may be named.
     pub url: String,
-    /// Connections for reads and appends at most, in all.
+    /// The most connections in the pool.
     pub connections_max: usize,
     /// The longest that connecting, or waiting for a free connection, may take.
     pub connect_timeout: Duration,
-    /// A connection whose peer says nothing for this long, though something was sent to it, is given up.
+    /// A connection whose peer sends nothing for this long, although something was sent to it, is given up.
     pub silence_timeout: Duration,
 }
 
-/// As PostgreSQL shows our connections, unless the URL has a name for them.
+/// The application name of connections, unless the URL has one.
 const APPLICATION_NAME: &str = "headwater";
 
 /// The database in use: the pool and what is needed to open connections.
@@ -59,11 +59,11 @@ pub struct Database {
     settings: Arc<DatabaseSettings>,
 }
 
-/// What is read of the log: pages, single messages and positions.
+/// Reads of the log: pages, single messages and positions.
 #[derive(Clone, Copy)]
 pub struct Messages<'a>(&'a Database);
 
-/// What there is in the store, by names and counts.
+/// Reports on what is in the store: names and counts.
 #[derive(Clone, Copy)]
 pub struct Reports<'a>(&'a Database);
 
@@ -114,14 +114,13 @@ impl Database {
         let connecting = self.config.connect(self.tls.clone());
         match tokio::time::timeout(self.settings.connect_timeout, connecting).await {
             Ok(Ok(pair)) => Ok(pair),
-            // Whatever it says to those who come in: nobody is served.
+            // Whatever the server says to new connections: it serves none.
             Ok(Err(error)) => Err(StoreError::Unavailable(source_text(&error))),
             Err(_) => Err(StoreError::too_slow("connecting")),
         }
     }
 
-    /// The first statements of a session. A server that takes a connection and then says nothing must not keep those
-    /// who asked for it waiting for ever.
+    /// Bounds the first statements of a session: a server may take a connection and then never answer.
     async fn in_time<T>(
         &self,
         statements: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -132,7 +131,7 @@ impl Database {
         }
     }
 
-    /// Forgets the connections that are open: they lead to a server that is no primary any more, or is gone.
+    /// Closes idle connections and does not use busy ones again: they lead to a server that is no primary any more, or gone.
     pub fn forget_connections(&self) {
         self.pool.forget();
     }
@@ -184,14 +183,14 @@ impl<M: tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>> MakeStream 
     type Stream = M::Stream;
 }
 
-/// Set on every connection of ours. Every statement of ours is led by an index; a plan made while the table was empty
-/// would otherwise stay a sequential scan until statistics come. Its high cost estimate must not wake the JIT compiler.
-/// Appends notify after their commit, not in it.
+/// The settings of every connection. Every statement uses an index; without `enable_seqscan = off` a plan that was made
+/// while the table was empty would stay a sequential scan until there are statistics. The high cost that PostgreSQL then
+/// estimates must not start the JIT compiler. The service notifies after its commits, not in `write_message`.
 ///
-/// Then what a server, database or role may have set otherwise for its own programs. Who waited for a lock must see what
-/// was committed meanwhile, so read committed. Plans are chosen by PostgreSQL. What we do has limits of its own: another
-/// one would end an append that waits for a lock, or a connection that has nothing to do. A 201 is sent only after the
-/// commit is durable. `default_transaction_read_only` stays as it is: who sets it means it.
+/// The rest undoes what a server, database or role may have set for other programs. Read committed, because a statement
+/// that waited for a lock must see what was committed meanwhile. Plans are chosen by PostgreSQL. No time limits but the
+/// service's own: others would end an append that waits for a lock, or an idle connection. Commits wait for the disk,
+/// because a 201 says that they did. `default_transaction_read_only` stays, because it was set on purpose.
 pub(crate) const SESSION_SETTINGS: &str = "SET enable_seqscan = off; SET jit = off; SET client_min_messages = warning; \
     SET message_store.notify = off; SET default_transaction_isolation = 'read committed'; \
     SET default_transaction_deferrable = off; SET plan_cache_mode = auto; \

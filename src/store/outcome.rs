@@ -1,4 +1,4 @@
-//! What came of a step that SQL does or does not do: one list of words for all functions of `headwater`.
+//! What a function of schema `headwater` answers of the step that it was asked to do: one list of words for all of them.
 
 use sqlx::error::BoxDynError;
 use sqlx::postgres::{PgTypeInfo, PgValueRef, Postgres};
@@ -9,21 +9,21 @@ use super::StoreError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     Done,
-    /// There is no such thing, or no longer.
+    /// What the step is about does not exist.
     Missing,
-    /// There are as many as there may be.
+    /// There are as many as may be.
     Full,
-    /// Another one has the lease, or the delivery, by now.
+    /// The lease or the delivery belongs to another holder by now.
     Fenced,
     /// A definition or a state has changed since the caller looked.
     Changed,
-    /// What the caller went by is not so any more: a cursor has moved, a projection is elsewhere, something has stopped.
+    /// What the caller assumed is not so any more: a cursor has moved, a projection is elsewhere, something has stopped.
     Stale,
-    /// An append that was done before.
+    /// The append was done before.
     Duplicate,
-    /// A stream has another version than the append expects.
+    /// The stream has another version than the append expects.
     WrongVersion,
-    /// A message's id is used for something else.
+    /// A message's id belongs to another message.
     IdReused,
     /// Another transaction holds the lock of a category.
     Locked,
@@ -46,12 +46,12 @@ impl Outcome {
         })
     }
 
-    /// Of a step that is done or is not, for one reason.
+    /// For a step that can fail in one way only.
     pub(super) fn is_done(self) -> bool {
         self == Self::Done
     }
 
-    /// A function has answered what it does not answer.
+    /// The error for an outcome that the function does not have.
     pub(super) fn unexpected(self) -> StoreError {
         StoreError::Bug(format!("the outcome {self:?} was not expected here"))
     }

@@ -19,10 +19,10 @@ use super::session::{CANCEL_AGAIN, CANCEL_TIMEOUT};
 use super::{Database, SESSION_SETTINGS, StoreError, source_text};
 use crate::domain::time::Timestamp;
 
-/// A connection that was idle this long is asked whether it is still there: sqlx sees its end only when it is used.
+/// A connection that was idle for this long is checked before it is lent: sqlx notices its end only when it is used.
 const IDLE_TRUSTED: Duration = Duration::from_millis(500);
 
-/// A connection of sqlx. Whoever waits for its statement drives it.
+/// A connection of sqlx. The task that waits for a statement drives the connection.
 pub(super) struct Plain {
     pub connection: PgConnection,
     pid: i32,
@@ -33,7 +33,7 @@ impl Plain {
     pub async fn open(database: &Database) -> Result<Self, StoreError> {
         let opening = async {
             let connecting = PgConnection::connect_with(&database.plain_options).await;
-            // Whatever it says to those who come in: nobody is served.
+            // Whatever the server says to new connections: it serves none.
             let mut connection = connecting.map_err(|error| StoreError::Unavailable(source_text(&error)))?;
             sqlx::raw_sql(SESSION_SETTINGS).execute(&mut connection).await?;
             let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
@@ -45,7 +45,7 @@ impl Plain {
         }
     }
 
-    /// Whether it can be lent: it was in use a moment ago, or answers.
+    /// Whether the connection can be lent: it was in use a moment ago, or answers.
     pub async fn is_alive(&mut self, within: Duration) -> bool {
         let is_fresh = self.idle_since.elapsed() < IDLE_TRUSTED;
         is_fresh || matches!(tokio::time::timeout(within, self.connection.ping()).await, Ok(Ok(())))
@@ -55,12 +55,12 @@ impl Plain {
         self.idle_since = Instant::now();
     }
 
-    /// Has PostgreSQL end what was given up, so that it does not go on for nobody. The connection is of no more use: a
-    /// cancellation that comes late would hit its next statement.
+    /// Has PostgreSQL end a statement whose caller is gone. The connection is closed: a cancellation that comes late would
+    /// hit its next statement.
     pub async fn cancel(mut self, database: &Database) {
         let ending = async {
             let Ok(other) = database.control().await else { return };
-            // Answered once what was sent before has ended.
+            // The ping is answered once the statement before it has ended.
             let mut ended = pin!(self.connection.ping());
             loop {
                 // PostgreSQL forgets a cancellation that comes before the statement has begun.
@@ -73,8 +73,8 @@ impl Plain {
         let _ = tokio::time::timeout(CANCEL_TIMEOUT, ending).await;
     }
 
-    /// Does one thing. sqlx cannot be told when to give up a peer that says nothing: so after a while another session is
-    /// asked whether PostgreSQL is still at it.
+    /// Executes something. sqlx has no time limit for a silent peer, so after a while another session asks PostgreSQL
+    /// whether the statement is still being executed.
     async fn watched<'a, T>(
         &'a mut self,
         database: &Database,
@@ -86,7 +86,7 @@ impl Plain {
         loop {
             match tokio::time::timeout(silence_timeout, &mut working).await {
                 Ok(outcome) => return outcome,
-                // Its answer has had time to come.
+                // The answer has had time to arrive.
                 Err(_) if is_over => return Err(Error::Io(std::io::ErrorKind::TimedOut.into())),
                 Err(_) => is_over = !is_at_work(database, self.pid).await,
             }
@@ -94,7 +94,8 @@ impl Plain {
     }
 }
 
-/// Whether PostgreSQL has a statement of this session. One that it has ended, or was never sent, leaves the session idle.
+/// Whether PostgreSQL executes a statement of this session. If the statement has ended or never arrived, the session is
+/// idle.
 async fn is_at_work(database: &Database, pid: i32) -> bool {
     let Ok(other) = database.control().await else { return false };
     let sql = "SELECT FROM pg_stat_activity WHERE pid = $1 AND state IS DISTINCT FROM 'idle'";
@@ -113,7 +114,8 @@ impl Database {
     }
 }
 
-/// Rows are collected before they are given out: what may be large is read by [`Session::query_bounded`](super::Session::query_bounded).
+/// Rows are collected before they are given out: large results are read by
+/// [`Session::query_bounded`](super::Session::query_bounded) instead.
 impl<'c> Executor<'c> for &'c Database {
     type Database = Postgres;
 

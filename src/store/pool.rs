@@ -12,10 +12,10 @@ use super::plain::Plain;
 use super::session::Session;
 use super::{Database, StoreError};
 
-/// Of each statement that looks at another session, or ends what it does.
+/// The time limit of a statement that looks at another session, or ends a statement of it.
 const CONTROL_LIMIT: (Duration, &str) = (Duration::from_secs(2), "a look at another session");
 
-/// Connections that nobody uses at the moment, and places for those in use.
+/// Idle connections, and places for those in use.
 pub(super) struct Pool {
     idle: Mutex<Idle>,
     places: Arc<Semaphore>,
@@ -57,8 +57,8 @@ struct Place {
 }
 
 impl Place {
-    /// Runs while the place is kept, so that there are never more cancellations than connections, nor more connections
-    /// than the pool may have.
+    /// Runs `ending` and keeps the place until it is done, so that there are never more cancellations than connections, nor
+    /// more connections than the pool may have.
     fn keep_while(self, ending: impl Future<Output = ()> + Send + 'static) {
         // Without a runtime nothing can be sent; the connection ends with the process.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
@@ -68,7 +68,7 @@ impl Place {
         });
     }
 
-    /// Puts back what is idle, unless all were forgotten since.
+    /// Puts a connection back, unless all connections were forgotten since it was lent.
     fn rest(&self, put: impl FnOnce(&mut Idle)) {
         let pool = &self.database.pool;
         let mut idle = pool.idle();
@@ -86,7 +86,7 @@ pub struct Lent {
     place: Option<Place>,
 }
 
-/// The same of sqlx. It goes back when its user says that it is [done](Self::done).
+/// A connection of sqlx that is lent. It goes back when its user says that it is [done](Self::done).
 pub(super) struct LentPlain {
     plain: Option<Plain>,
     place: Option<Place>,
@@ -104,7 +104,7 @@ impl Pool {
         })
     }
 
-    /// Those in use go when they come back.
+    /// Forgets all connections; those in use are closed when they come back.
     pub fn forget(&self) {
         let mut idle = self.idle();
         self.forgotten.fetch_add(1, Ordering::SeqCst);
@@ -125,7 +125,7 @@ impl Pool {
         self.max.saturating_sub(self.places.available_permits())
     }
 
-    /// An idle one, or room for a new one: where there is none, one of the other kind goes.
+    /// Takes an idle connection. If there is none, an idle one of the other kind makes room for a new one.
     fn take<T>(&self, take: impl Fn(&mut Idle) -> Option<T>, make_room: impl Fn(&mut Idle)) -> Option<T> {
         let mut idle = self.idle();
         let taken = take(&mut idle);
@@ -135,14 +135,14 @@ impl Pool {
         taken
     }
 
-    /// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
+    /// A panic leaves nothing half done in here, so a poisoned lock is as good as any.
     fn idle(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Database {
-    /// A session for what is read row by row, or needs several statements on one connection.
+    /// A session, for reads row by row and for several statements on one connection.
     pub async fn client(&self) -> Result<Lent, StoreError> {
         let place = self.place().await?;
         let take = |idle: &mut Idle| std::iter::from_fn(|| idle.sessions.pop()).find(|session| !session.is_closed());
@@ -172,7 +172,7 @@ impl Database {
         lending.await.map_err(|error: StoreError| sqlx::Error::Configuration(error.into()))
     }
 
-    /// The session that looks at others and ends what they do; all who need it share it.
+    /// The session that looks at other sessions and ends their statements. All users share it.
     pub(super) async fn control(&self) -> Result<Arc<Session>, StoreError> {
         let mut control = self.pool.control.lock().await;
         if let Some(session) = control.upgrade().filter(|session| !session.is_closed()) {
@@ -228,7 +228,7 @@ impl LentPlain {
         self.plain.as_mut().ok_or(sqlx::Error::WorkerCrashed)
     }
 
-    /// The statement has ended like this. A connection that did not survive it does not go back.
+    /// Ends the loan with the outcome of the statement. A connection that was lost does not go back.
     pub fn done<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         use sqlx::Error::{Database, Io, Protocol, Tls, WorkerCrashed};
         let is_over = match &outcome {
@@ -255,7 +255,7 @@ impl Drop for LentPlain {
     }
 }
 
-/// Counted while it is there.
+/// Counts a task that waits for a connection, for as long as this exists.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {

@@ -1,4 +1,4 @@
-//! What the projector asks of the database: the lease, the projections there are, and the rounds that it writes.
+//! The projector's statements: its lease, the projections, and the rounds that it writes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,11 +19,11 @@ const LIMIT: (Duration, &str) = (Duration::from_secs(10), "a statement of the pr
 pub struct Lease {
     pub epoch: i64,
     pub generation: i64,
-    /// All live projections stand at this global position.
+    /// All live projections have come to this global position.
     pub live_position: i64,
 }
 
-/// A projection as it stands, with what is needed to go on.
+/// A projection, with everything that is needed to go on.
 #[derive(Debug)]
 pub struct StoredProjection {
     pub id: i64,
@@ -33,11 +33,11 @@ pub struct StoredProjection {
     pub is_current: bool,
     pub is_live: bool,
     pub projected_position: i64,
-    /// Messages in each partition that has any.
+    /// How many messages each partition has that has any.
     pub message_counts: HashMap<i32, i64>,
 }
 
-/// What became of a round.
+/// What came of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RoundAnswer {
     Projected,
@@ -45,7 +45,7 @@ pub enum RoundAnswer {
     Fenced,
     /// A definition or a state has changed since the round was made.
     Changed,
-    /// The projection does not stand where it was thought to.
+    /// The projection is at another position than the caller assumed, or may not go on.
     Stale,
 }
 
@@ -66,11 +66,11 @@ pub struct RoundRows {
     pub substituted: Vec<i64>,
     pub stopped_projections: Vec<i64>,
     pub stopped_positions: Vec<i64>,
-    /// JSON. `None`: it is not live any more, and may go on by itself from its position.
+    /// JSON. `None`: the projection leaves the live ones without an error, and catches up again.
     pub stopped_errors: Vec<Option<String>>,
 }
 
-/// The same for one projection alone.
+/// A round of one projection that catches up.
 #[derive(Debug, Clone, Copy)]
 pub struct PastRound<'a> {
     pub projection_id: i64,
@@ -95,9 +95,9 @@ impl Database {
     }
 }
 
-/// What the projector asks under its lease.
+/// The statements under the lease.
 impl Session {
-    /// Takes the lease if nobody has it.
+    /// Takes the lease if no other instance has it.
     pub async fn take_lease(&self, holder: Uuid, lease: Duration) -> Result<Option<Lease>, StoreError> {
         let rows = self
             .query_typed(
@@ -115,8 +115,8 @@ impl Session {
         Ok(())
     }
 
-    /// The projections that may go on, and the generation that this is true for. What changes between the two looks
-    /// is a later generation, which the next round is told of.
+    /// The projections that may go on, and the generation for which that is so. A change between the two reads is a later
+    /// generation, so that the next round is refused.
     pub async fn projections(&self) -> Result<(i64, Vec<StoredProjection>), StoreError> {
         let generation = self.one("SELECT generation FROM headwater.projector", &[]).await?;
         let rows = self.query_typed(PROJECTIONS, &[]).await?;
@@ -138,7 +138,7 @@ impl Session {
         Ok((generation, projections.collect::<Result<_, StoreError>>()?))
     }
 
-    /// A round of the live projections; prolongs the lease.
+    /// Writes a round of the live projections, which prolongs the lease.
     pub async fn project_live(
         &self,
         lease: Lease,
@@ -204,7 +204,8 @@ impl Session {
 }
 
 impl AggregatedStreams<'_> {
-    /// A round of one projection that catches up. `false`: it does not stand there any more, or may not go on.
+    /// Writes a round of one projection that catches up. `false`: the projection is not at that position any more, or may
+    /// not go on.
     pub async fn project_past(self, epoch: i64, round: PastRound<'_>) -> Result<bool, StoreError> {
         let rows = round.rows;
         let outcome = sqlx::query_scalar!(
@@ -227,7 +228,7 @@ impl AggregatedStreams<'_> {
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    /// Deletes some rows of projections that nobody reads any more; 0 when none are left.
+    /// Deletes some rows of projections that are not read any more; answers 0 if none are left.
     pub async fn purge(self, rows_max: i32) -> Result<i64, StoreError> {
         let purged = sqlx::query_scalar!(r#"SELECT headwater.purge_projections($1) AS "purged!""#, rows_max);
         Ok(purged.fetch_one(self.0).await?)

@@ -10,25 +10,25 @@ use crate::domain::message::{Message, MessageParts};
 use crate::domain::source::{Source, Topic};
 use crate::domain::time::Timestamp;
 
-/// Messages, and where the log that was read ended in the same snapshot.
+/// Messages, and the end of the log in the same snapshot.
 #[derive(Debug)]
 pub struct Page {
     pub messages: Vec<Message>,
-    /// The highest position there was: in the stream for a stream, global otherwise; -1 or 0 if there was none.
+    /// The highest position: of the stream for a stream (-1 if it is empty), otherwise global (0 if there is none).
     pub head: i64,
-    /// It has fewer messages than were asked for because they are large: there are more.
+    /// The page has fewer messages than were asked for because they are large: there are more.
     pub is_cut: bool,
 }
 
-/// How much one page may have.
+/// The limits of one page.
 #[derive(Debug, Clone, Copy)]
 pub struct PageLimit {
     pub messages: i64,
-    /// The page ends with the message that reaches them; the first comes in any case.
+    /// The page ends with the message that reaches this many bytes, so it has at least one.
     pub bytes: usize,
 }
 
-/// What a follower reads at once.
+/// A page for a follower.
 #[derive(Debug)]
 pub struct FollowedPage {
     pub messages: Vec<Message>,
@@ -36,16 +36,16 @@ pub struct FollowedPage {
     pub is_full: bool,
 }
 
-/// What a category's page is narrowed to, beside the filter.
+/// What else narrows a category's page, beside the filter.
 #[derive(Debug, Clone, Default)]
 pub struct CategoryOptions {
     /// Only messages whose metadata names a stream of this category in `correlationStreamName`.
     pub correlation: Option<String>,
-    /// Only streams that belong to this member, of so many.
+    /// Only streams that belong to this member of a consumer group: its number, and the group's size.
     pub group: Option<(i64, i64)>,
 }
 
-/// What is known of a stream.
+/// A summary of a stream.
 #[derive(Debug, Clone)]
 pub struct StreamSummary {
     pub version: i64,
@@ -58,17 +58,17 @@ pub struct StreamSummary {
 /// The columns that make a message, in the order in which [`message_of`] reads them.
 pub(super) const COLUMNS: &str =
     "m.id, m.stream_name, m.type, m.position, m.global_position, m.data::text, m.metadata::text, m.time";
-/// A category's rows by the index that holds them in order. With a plain equality the planner may walk the primary key
+/// Selects a category's rows in the order of their index. With a plain equality the planner may walk the primary key
 /// instead, over the messages of all other categories.
 const IN_CATEGORY: &str = "message_store.category(m.stream_name) BETWEEN $4 AND $4";
-/// `$1` to `$3` of every page.
+/// The condition of every page, with `$1` to `$3`.
 const FILTER: &str = "($1::text[] IS NULL OR m.type = ANY ($1)) AND ($2::timestamp IS NULL OR m.time >= $2) \
     AND ($3::timestamp IS NULL OR m.time < $3)";
 
 impl PageLimit {
     const ONE: PageLimit = PageLimit { messages: 1, bytes: usize::MAX };
 
-    /// The bytes as PostgreSQL counts.
+    /// The bytes as a parameter for PostgreSQL.
     pub(super) fn bytes(&self) -> i64 {
         self.bytes.try_into().unwrap_or(i64::MAX)
     }
@@ -92,7 +92,7 @@ impl Messages<'_> {
         filter: &Filter,
     ) -> Result<Page, StoreError> {
         let (comparison, order) = if backward { ("<=", "DESC") } else { (">=", "ASC") };
-        // The version and the messages come from one snapshot: who decides by them and appends with that version
+        // The version and the messages come from one snapshot: a client that decides by them and appends with that version
         // has seen everything up to it.
         let sql = format!(
             "SELECT coalesce(v.version, -1), m.* FROM (SELECT (SELECT position FROM message_store.messages \
@@ -139,8 +139,8 @@ impl Messages<'_> {
         Ok(Page { head: up_to, ..page })
     }
 
-    /// What comes after a follower's place, up to a settled position: for one stream after its position in the
-    /// stream, otherwise after a global position, in global order.
+    /// What comes after a follower's place, up to a settled position: in a single stream after a position in it, otherwise
+    /// after a global position, in global order.
     pub async fn follow_page(
         self,
         source: &Source,
@@ -149,7 +149,7 @@ impl Messages<'_> {
         limit: PageLimit,
         filter: &Filter,
     ) -> Result<FollowedPage, StoreError> {
-        // Who selects by patterns looks at all messages, and passes over those that are not wanted.
+        // With patterns, all messages are read, and the follower passes over those that do not match.
         if source.topics().iter().any(|topic| matches!(topic, Topic::All | Topic::Selected(_))) {
             return Ok(self.all_page(after.saturating_add(1), up_to, limit, filter).await?.followed(limit));
         }
@@ -222,7 +222,7 @@ impl Messages<'_> {
         }))
     }
 
-    /// The stream's last position, -1 if it is empty; `settled_at`: of its messages up to there only.
+    /// The stream's last position, -1 if it is empty; `settled_at`: only of its messages up to that global position.
     pub async fn stream_version(self, stream_name: &str, settled_at: Option<i64>) -> Result<i64, StoreError> {
         let version = sqlx::query_scalar!(
             "SELECT position FROM message_store.messages WHERE stream_name = $1
@@ -286,7 +286,7 @@ impl Messages<'_> {
 }
 
 impl Database {
-    /// Whether the database can be reached and our functions are in it.
+    /// Whether the database can be reached, is a primary, and has the service's functions.
     pub async fn has_schema(&self) -> Result<bool, StoreError> {
         let has_schema = sqlx::query_scalar!(
             r#"SELECT to_regproc('headwater.append_batch') IS NOT NULL AND NOT pg_is_in_recovery()
@@ -297,7 +297,7 @@ impl Database {
     }
 }
 
-/// Whether the second column and those after it are a message's: an outer join may have found none.
+/// Whether the row has a message from its second column on: an outer join may have found none.
 pub(super) fn has_message(row: &Row) -> Result<bool, StoreError> {
     Ok(row.try_get::<_, Option<i64>>(5)?.is_some())
 }

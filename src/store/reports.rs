@@ -1,4 +1,4 @@
-//! What is in the store: names of streams without reading their messages, and counts by category and type.
+//! Reports on what is in the store: names of streams, without reading their messages, and counts by category and type.
 
 use super::{Reports, StoreError};
 use crate::domain::settling::Holder;
@@ -10,11 +10,11 @@ pub struct NameRange {
     /// The first name, unless `exclusive`.
     pub from: String,
     pub exclusive: bool,
-    /// No name of this or a later place.
+    /// Only names before this one.
     pub before: Option<String>,
 }
 
-/// A stream as its ends show it.
+/// A stream, by its first and last message.
 #[derive(Debug, Clone)]
 pub struct StreamLine {
     pub stream_name: String,
@@ -24,7 +24,7 @@ pub struct StreamLine {
     pub last_time: Timestamp,
 }
 
-/// What is counted of a category or of a type.
+/// The counts of a category or of a type.
 #[derive(Debug, Clone)]
 pub struct CountLine {
     pub name: String,
@@ -39,7 +39,7 @@ pub struct CountLine {
 pub struct Counts {
     pub lines: Vec<CountLine>,
     pub counted_position: i64,
-    /// Messages counted in all.
+    /// How many messages were counted in all.
     pub message_count: i64,
 }
 
@@ -50,20 +50,20 @@ pub enum CountedBy {
     Type,
 }
 
-/// Which of the lines are wanted.
+/// Which lines to read.
 #[derive(Debug, Clone, Default)]
 pub struct CountQuery {
     /// Inclusive.
     pub from: String,
     pub prefix: String,
-    /// In small letters (A to Z only).
+    /// In lower case (A to Z only).
     pub contains: String,
-    /// The other one of category and type.
+    /// Only messages of this type for counts by category, and of this category for counts by type.
     pub of: Option<String>,
     pub limit: i64,
 }
 
-/// A transaction that may still write below what is settled.
+/// A transaction that may still write right after the settled position.
 #[derive(Debug, Clone)]
 pub struct HolderLine {
     /// `None` for a prepared transaction.
@@ -78,7 +78,7 @@ pub struct HolderLine {
 }
 
 impl Reports<'_> {
-    /// Whether names are in the order of their code points, so that those with one prefix stand together.
+    /// Whether names are in the order of their code points, so that those with one prefix follow each other.
     pub async fn is_in_code_point_order(self) -> Result<bool, StoreError> {
         // The provider `b`, of PostgreSQL 17, knows no other order. PostgreSQL 14 knows no other provider than `c` for a
         // whole database, and has no column for it.
@@ -121,7 +121,7 @@ impl Reports<'_> {
         Ok(names.fetch_all(self.0).await?.into_iter().map(|row| (row.stream_name, row.position)).collect())
     }
 
-    /// The last message of each of these streams; a stream that is gone is left out.
+    /// The last message of each of these streams that still exists.
     pub async fn stream_ends(self, streams: &[(String, i64)]) -> Result<Vec<StreamLine>, StoreError> {
         let (names, firsts): (Vec<&str>, Vec<i64>) = streams.iter().map(|(name, first)| (&**name, *first)).unzip();
         let lines = sqlx::query_as!(
@@ -137,14 +137,14 @@ impl Reports<'_> {
         Ok(lines.fetch_all(self.0).await?)
     }
 
-    /// Counts more messages, at most so many and up to a settled position. Returns how far all are counted then;
-    /// `None` if somebody else is counting.
+    /// Counts more messages, at most `messages_max` and up to a settled position. Returns the position up to which all are
+    /// counted then; `None` if another session is counting.
     pub async fn count_messages(self, settled: i64, messages_max: i64) -> Result<Option<i64>, StoreError> {
         let counted = sqlx::query_scalar!("SELECT headwater.count_messages($1, $2)", settled, messages_max);
         Ok(counted.fetch_one(self.0).await?)
     }
 
-    /// What has been counted, by name.
+    /// The counts in order of name.
     pub async fn counts(self, by: CountedBy, query: &CountQuery) -> Result<Counts, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT p.position, (SELECT coalesce(sum(message_count), 0)::bigint FROM headwater.message_counts) AS "total!",
@@ -169,7 +169,7 @@ impl Reports<'_> {
         .fetch_all(self.0)
         .await?;
         let (counted_position, message_count) = rows.first().map_or((0, 0), |row| (row.position, row.total));
-        // Nothing counted is one row without a name.
+        // If nothing was counted, there is one row without a name.
         let lines = rows.into_iter().filter_map(|row| {
             Some(CountLine {
                 name: row.name?,
@@ -182,7 +182,7 @@ impl Reports<'_> {
         Ok(Counts { lines: lines.collect(), counted_position, message_count })
     }
 
-    /// Who these holders are, as far as this role may know.
+    /// What this role may know of these holders.
     pub async fn holder_lines(self, holders: &[Holder]) -> Result<Vec<HolderLine>, StoreError> {
         let pids: Vec<i32> = holders.iter().filter_map(|holder| holder.pid).collect();
         let prepared: Vec<&str> = holders

@@ -1,5 +1,5 @@
-//! A session: a connection with what drives it, how long it may take, and how a statement on it is ended. Agents keep
-//! one of their own; the pool lends them.
+//! A session: a connection of tokio-postgres with its driver, its time limit, and a way to end a statement on it. Agents
+//! have sessions of their own; the pool lends others.
 
 use std::collections::HashMap;
 use std::pin::{Pin, pin};
@@ -16,22 +16,22 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Connection, Database, SESSION_SETTINGS, StoreError};
 
-/// The longest that ending a statement may take; after that its connection is closed with the statement on it.
+/// The longest that ending a statement may take; after that its connection is closed although the statement goes on.
 pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
-/// A statement that has not ended by then is cancelled again.
+/// A statement that has not ended after this time is cancelled again.
 pub(super) const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 
-/// A connection that is set up for our statements.
+/// A connection with [`SESSION_SETTINGS`](super::SESSION_SETTINGS).
 pub struct Session {
     pub(super) client: Client,
     statements: Mutex<HashMap<String, Statement>>,
-    /// The longest that a statement may take, and what is said of one that takes longer. `None`: those who use the
-    /// session have limits of their own.
+    /// The longest that a statement may take, and how the error names it. `None`: the users of the session have limits of
+    /// their own.
     limit: Option<(Duration, &'static str)>,
-    /// Absent where the one who waits for the session drives its connection.
+    /// `None` if the task that waits for the session drives its connection.
     driver: Option<AbortHandle>,
     tls: MakeRustlsConnect,
-    /// A statement has been sent, and its end has not been seen.
+    /// Whether a statement was sent whose end has not been seen.
     is_busy: AtomicBool,
 }
 
@@ -39,20 +39,20 @@ pub struct Session {
 #[derive(Debug)]
 pub struct Bounded<T> {
     pub rows: Vec<T>,
-    /// There are more: the bytes were used up before the rows were.
+    /// There are more rows: the bytes were used up before.
     pub is_cut: bool,
 }
 
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Session {
-    /// Connects; a task drives the connection until the session is dropped. `limit`: of each statement.
+    /// Connects; a task drives the connection until the session is dropped. `limit`: the time limit of each statement.
     pub async fn open(database: &Database, limit: Option<(Duration, &'static str)>) -> Result<Self, StoreError> {
         // The end of the connection shows in every call on the client.
         Self::open_driven_by(database, limit, async |connection| drop(connection.await)).await
     }
 
-    /// The same with a driver that does more than drive.
+    /// Connects with a driver that also does something else.
     pub(super) async fn open_driven_by<D>(
         database: &Database,
         limit: Option<(Duration, &'static str)>,
@@ -67,8 +67,8 @@ impl Session {
         Ok(session)
     }
 
-    /// The same without a task: the connection is to be polled by whoever waits for the session, which saves two
-    /// wake-ups a statement. `set_up` follows our settings.
+    /// Connects without a task: the task that waits for the session has to poll the connection, which saves two wake-ups
+    /// for each statement. `set_up` is executed after our settings.
     pub(super) async fn open_undriven<T>(
         database: &Database,
         set_up: impl AsyncFnOnce(&Session) -> Result<T, StoreError>,
@@ -110,7 +110,7 @@ impl Session {
         self.client.is_closed()
     }
 
-    /// A statement was given up before its end was seen.
+    /// Whether a statement was given up before its end was seen.
     pub(super) fn is_busy(&self) -> bool {
         self.is_busy.load(Ordering::Relaxed)
     }
@@ -121,7 +121,7 @@ impl Session {
             return Ok(statement);
         }
         let statement = self.while_busy(self.client.prepare(sql)).await?;
-        // Statements are texts of ours, so there are not many.
+        // Statements are texts of this program, so there are not many.
         self.statements.lock().unwrap_or_else(PoisonError::into_inner).insert(sql.to_owned(), statement.clone());
         Ok(statement)
     }
@@ -147,7 +147,7 @@ impl Session {
         self.while_busy(self.client.query_opt(statement, parameters)).await
     }
 
-    /// A statement that is not worth being prepared, or must not have a plan made for an empty table.
+    /// A statement that is not prepared: it is rare, or must not keep a plan that was made for an empty table.
     pub async fn query_typed(
         &self,
         sql: &str,
@@ -166,8 +166,8 @@ impl Session {
         self.while_busy(self.client.batch_execute(sql)).await
     }
 
-    /// Reads rows one after the other until their bytes reach a bound, the first in any case, and has PostgreSQL make no
-    /// more then. What is under way to us at that moment is what the socket holds.
+    /// Reads rows one by one until their bytes reach a bound (the first in any case), and then has PostgreSQL cancel the
+    /// rest. What was under way by then is bounded by the socket's buffers.
     pub async fn query_bounded<T>(
         &self,
         statement: &Statement,
@@ -196,12 +196,12 @@ impl Session {
         Ok(Bounded { rows, is_cut: false })
     }
 
-    /// Ends a statement whose rows are not wanted any more. Says whether there were any.
+    /// Ends a statement whose other rows are not wanted. Answers whether there were any.
     async fn end_stream(&self, mut stream: Pin<&mut RowStream>) -> bool {
         let mut has_more = false;
         let ending = async {
             let next = async {
-                // What has come already needs no word to PostgreSQL.
+                // If the end has arrived already, nothing needs to be cancelled.
                 tokio::select! {
                     biased;
                     next = stream.try_next() => Some(next),
@@ -230,11 +230,11 @@ impl Session {
         has_more
     }
 
-    /// Has PostgreSQL end what was given up, so that it does not go on for nobody. The session is of no more use: a
-    /// cancellation that comes late would hit its next statement.
+    /// Has PostgreSQL end a statement whose caller is gone. The session is closed: a cancellation that comes late would hit
+    /// its next statement.
     pub(super) async fn cancel(&self) {
         let ending = async {
-            // Answered once what was sent before has ended.
+            // This is answered once the statement before it has ended.
             let mut ended = pin!(self.client.batch_execute(""));
             loop {
                 // PostgreSQL forgets a cancellation that comes before the statement has begun.
@@ -269,7 +269,7 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// What was given up goes on arriving otherwise, and takes the line from what is read in its place.
+    /// Otherwise the rows of a statement that was given up would go on arriving, and take bandwidth from others.
     fn drop(&mut self) {
         if let Some(driver) = &self.driver {
             driver.abort();

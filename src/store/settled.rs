@@ -1,4 +1,4 @@
-//! What the tail reads: positions after the settled one, who holds the table's lock, and the checkpoint.
+//! The tail's statements: positions after the settled one, the holders of the table's lock, and whether rows are on disk.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use super::{Database, Session, StoreError};
 use crate::domain::message::Message;
 use crate::domain::settling::Holder;
 
-/// New rows, and what was so when they were seen.
+/// New rows, and the state of the sequence and of the server's log in the same snapshot.
 #[derive(Debug)]
 pub struct Look {
     pub rows: Vec<NewRow>,
-    /// For [`Session::until_flushed`], before any of them is shown.
+    /// To be passed to [`Session::until_flushed`] before any of the rows is shown.
     pub unflushed: Option<Unflushed>,
-    /// The highest position that the sequence has given, if it is known. A row beyond it was numbered by hand.
+    /// The highest position that the sequence has given, if that is known. A row beyond it was numbered by hand.
     pub given: Option<i64>,
-    /// How many positions a session takes from the sequence at once, if it is known.
+    /// How many positions a session takes from the sequence at once, if that is known.
     pub cached: Option<i64>,
     /// Whether everything was looked at, to the end of the log.
     pub is_to_the_end: bool,
@@ -28,17 +28,17 @@ pub struct Look {
 #[derive(Debug, Clone, Copy)]
 pub struct Unflushed(i64);
 
-/// A message that is not read yet.
+/// A message whose text is not read yet.
 #[derive(Debug, Clone)]
 pub struct NewRow {
     pub global_position: i64,
     pub stream_name: String,
-    /// As it is stored, which may be packed.
+    /// Its size in the table, where it may be compressed.
     pub stored_bytes: usize,
 }
 
-/// Positions that one look passes over at most. What a large transaction has inserted and not committed is seen by
-/// nobody, but has to be passed over row by row.
+/// How many positions one look passes over. Rows that a large transaction has inserted and not committed are invisible,
+/// but have to be passed over one by one.
 const LOOK_POSITIONS_MAX: i64 = 20_000;
 /// A read of the tail that takes longer is given up, with its connection.
 const LIMIT: (Duration, &str) = (Duration::from_secs(5), "a read of the tail");
@@ -48,21 +48,22 @@ const HOLDERS: &str = "SELECT virtualtransaction, pid FROM pg_catalog.pg_locks W
     AND mode = 'RowExclusiveLock' AND granted AND relation = 'message_store.messages'::regclass \
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
-/// Subqueries that are evaluated once, after the snapshot was taken: what they say holds for all that it shows.
+/// Subqueries that are evaluated once, after the snapshot was taken, so that their answers hold for all rows in it.
 ///
-/// How far the log of the server has to be on disk before what is visible may be shown; NULL: it is already, as it is
-/// while everybody commits synchronously and nobody is about to.
+/// The place up to which the server's log has to be on disk before the rows may be shown; NULL: it is there already, as it
+/// is when all commits are synchronous and none is under way.
 const UNFLUSHED: &str = "(SELECT CASE WHEN pg_is_in_recovery() \
     OR pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn() THEN NULL \
     ELSE pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint END)";
-/// The highest number that the sequence has given; NULL where that cannot be known.
+/// The highest number that the sequence has given; NULL if that cannot be known.
 const GIVEN: &str = "(SELECT CASE WHEN has_sequence_privilege(name, 'SELECT, USAGE') \
     THEN coalesce(pg_sequence_last_value(name::regclass), 0) END \
     FROM pg_get_serial_sequence('message_store.messages', 'global_position') AS name)";
-/// Numbers that a session takes from the sequence at once.
+/// How many numbers a session takes from the sequence at once.
 const CACHED: &str = "(SELECT seqcache FROM pg_catalog.pg_sequence WHERE seqrelid \
     = pg_get_serial_sequence('message_store.messages', 'global_position')::regclass)";
-/// Between looks at whether something is on disk. Who commits synchronously takes it along within this.
+/// The pauses between looks whether something is on disk: a synchronous commit of another session brings it there within
+/// them.
 const FLUSH_POLLS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(3), Duration::from_millis(6)];
 
@@ -73,10 +74,10 @@ impl Database {
     }
 }
 
-/// What the reader of the tail asks.
+/// The statements of the tail's reader.
 impl Session {
-    /// What comes after a position, in order, as one snapshot shows it; `named`: with streams and sizes. Up to a position,
-    /// or as far as one look goes: while the sequence has given many more, the nearest of them.
+    /// The rows after a position, in order, as one snapshot shows them; `named`: with streams and sizes. Up to a position,
+    /// or as many as one look passes over.
     pub async fn look_after(
         &self,
         after: i64,
@@ -117,7 +118,7 @@ impl Session {
         Ok(Look { rows, unflushed: unflushed.map(Unflushed), given, cached, is_to_the_end })
     }
 
-    /// The highest position that the sequence has given, if so many were given after one that a look does not see all.
+    /// The highest position that the sequence has given, if that is farther after `after` than one look passes over.
     pub async fn given_far_after(&self, after: i64) -> Result<Option<i64>, StoreError> {
         let rows = self.query_typed(&format!("SELECT {GIVEN}"), &[]).await?;
         let given: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
@@ -125,7 +126,7 @@ impl Session {
     }
 
     /// The messages at these positions, in the order in which these are given, up to the first that does not fit into
-    /// so many bytes.
+    /// `bytes_max`.
     pub async fn messages_at(&self, positions: &[i64], bytes_max: usize) -> Result<Vec<Message>, StoreError> {
         let sql = "SELECT 0::bigint, m.* FROM headwater.messages_at($1, $2) AS m";
         let bytes_max = bytes_max as i64;
@@ -133,8 +134,8 @@ impl Session {
         rows.iter().map(message_of).collect()
     }
 
-    /// The highest global position that is visible, 0 if there is none. Not beyond what the sequence has given: what
-    /// is there was numbered by hand, and the numbers before it are still to come.
+    /// The highest global position that is visible, 0 if there is none. Rows beyond what the sequence has given do not
+    /// count: they were numbered by hand, and the numbers before them are still to be given.
     pub async fn head(&self) -> Result<i64, StoreError> {
         let sql = format!(
             "SELECT least(coalesce(max(global_position), 0), {GIVEN}), {UNFLUSHED} FROM message_store.messages"
@@ -145,15 +146,15 @@ impl Session {
         Ok(row.try_get(0)?)
     }
 
-    /// Waits until everything up to now is on disk, also which positions were given.
+    /// Waits until everything up to now is on disk, also the state of the sequence.
     pub async fn until_all_flushed(&self) -> Result<(), StoreError> {
         let rows = self.query_typed(&format!("SELECT {UNFLUSHED}"), &[]).await?;
         let unflushed: Option<i64> = rows.first().map_or(Ok(None), |row| row.try_get(0))?;
         self.until_flushed(unflushed.map(Unflushed)).await
     }
 
-    /// Waits until what was seen is on disk: what is lost in a crash must not have been shown to anybody, for its
-    /// positions are given again.
+    /// Waits until the rows that were seen are on disk. Rows that a crash can take must not be shown, because their
+    /// positions are then given again.
     pub async fn until_flushed(&self, unflushed: Option<Unflushed>) -> Result<(), StoreError> {
         let Some(Unflushed(up_to)) = unflushed else { return Ok(()) };
         for pause in FLUSH_POLLS {
@@ -164,18 +165,18 @@ impl Session {
                 return Ok(());
             }
         }
-        // Nobody's commit takes it along, so one of ours does.
+        // No other commit has brought it to disk, so a commit of our own does.
         let commit = "BEGIN; SET LOCAL synchronous_commit = local; \
             SELECT pg_logical_emit_message(true, 'headwater', ''); COMMIT";
         self.batch(commit).await
     }
 
-    /// Who may still fill a hole.
+    /// The transactions that may still fill a hole.
     pub async fn holders(&self) -> Result<HashSet<Holder>, StoreError> {
         Ok(self.holder_rows().await?.into_iter().collect())
     }
 
-    /// The same as the server shows them.
+    /// The holders in the rows that the server shows, which may repeat.
     pub(super) async fn holder_rows(&self) -> Result<Vec<Holder>, StoreError> {
         let rows = self.query_typed(HOLDERS, &[]).await?;
         rows.iter().map(|row| Ok(Holder { virtual_transaction: row.try_get(0)?, pid: row.try_get(1)? })).collect()

@@ -11,9 +11,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::OpenError;
 
-/// Takes out of the URL what tokio-postgres does not read, and makes the connector that it asks for: as in libpq,
-/// `prefer` and `require` encrypt without asking who answers, `verify-ca` and `verify-full` (both as `verify-full`
-/// here) want a certificate that leads to `sslrootcert`, or else to the system's roots.
+/// Takes the parameters out of the URL that tokio-postgres does not know, and makes the connector that they ask for. As in
+/// libpq, `prefer` and `require` encrypt without checking the server's certificate; `verify-ca` and `verify-full` (both
+/// mean `verify-full` here) check it against `sslrootcert`, or else against the system's roots.
 pub fn connector(url: &str) -> Result<(String, MakeRustlsConnect), OpenError> {
     let mut root_file = None;
     let mut verify = false;
@@ -60,7 +60,7 @@ fn client_config(verify: bool, root_file: Option<&str>) -> Result<ClientConfig, 
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Encrypts without asking who answers, which is what libpq's `prefer` and `require` do.
+/// Accepts every certificate, as libpq does with `prefer` and `require`.
 #[derive(Debug)]
 struct AcceptAnyServer {
     provider: Arc<CryptoProvider>,

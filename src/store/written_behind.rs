@@ -1,15 +1,15 @@
-//! Rows that somebody wrote at positions that were settled already: looked for where PostgreSQL puts new rows.
+//! Looks for rows that were written at settled positions, in the pages where PostgreSQL puts new rows.
 
 use tokio_postgres::types::Type;
 
 use super::{Session, StoreError};
 
-/// So many pages before the end of the table are looked at again: PostgreSQL adds pages in advance, and fills them later.
+/// How many pages before the end of the table are looked at again: PostgreSQL adds pages in advance and fills them later.
 const PAGES_AGAIN: i64 = 128;
-/// Of more new pages than these, the last ones are looked at.
+/// If there are more new pages than these, only the last ones are looked at.
 const PAGES_MAX: i64 = 8_192;
 
-/// What a later look is compared with: up to where everything was settled, what was committed, where the table ended.
+/// What a later look is compared with: the settled position, which transactions had committed, and the table's size.
 #[derive(Debug, Default)]
 pub struct Mark {
     settled: i64,
@@ -21,13 +21,13 @@ pub struct Mark {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WrittenBehind {
     pub messages: i64,
-    /// The lowest global position of them.
+    /// The lowest of their global positions.
     pub first: i64,
 }
 
-/// What is now, and what was written behind since. Nothing is read where no transaction has ended since the mark ($3),
-/// nor of a table that does not lie in pages. A row has 32 of the 64 bits of its transaction's number; the other ones
-/// are worked out of those few rows only whose transaction may have gone on at the mark.
+/// The new mark, and what was written behind since the old one. Nothing is read if no transaction has ended since the mark
+/// ($3), nor of a table that has no pages. A row has 32 of the 64 bits of its transaction's number; the others are computed
+/// only for the few rows whose transaction may still have been running at the mark.
 const LOOK: &str = "SELECT n.snapshot, n.pages, b.messages, b.first \
     FROM (SELECT pg_current_snapshot()::text AS snapshot, pg_relation_size('message_store.messages'::regclass) \
     / current_setting('block_size')::bigint AS pages) AS n \
@@ -43,10 +43,10 @@ const LOOK: &str = "SELECT n.snapshot, n.pages, b.messages, b.first \
     - (((SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint) - m.xmin::text::bigint) & 4294967295)\
     )::text::xid8, $3::text::pg_snapshot)) AS b";
 
-/// What the reader of the tail asks once a second.
+/// What the tail's reader looks at once a second.
 impl Session {
-    /// What was written at settled positions since the mark, which is moved on to now. A row that was put into the free
-    /// space of an older page is not seen.
+    /// What was written at settled positions since the mark, and sets the mark to now. A row that was put into the free
+    /// space of an older page is not found.
     pub async fn written_behind(&self, mark: &mut Mark, settled: i64) -> Result<Option<WrittenBehind>, StoreError> {
         let from = (mark.pages - PAGES_AGAIN).max(0);
         let rows = self

@@ -199,11 +199,11 @@ impl World {
     /// The id with which a reader's client may come back: it names the message that stands there.
     fn id(&self, reader: &Reader) -> EventId {
         let id: EventId = reader.cursor.id().to_string().parse().unwrap();
-        let standing = self.settled_messages().find(|one| match reader.source.single_stream() {
+        let found = self.settled_messages().find(|one| match reader.source.single_stream() {
             Some(name) => *one.stream_name == **name && one.position == id.position,
             None => one.global_position == id.position,
         });
-        assert!(!id.names_another_than(standing.map(|one| one.id)), "{id} is refused");
+        assert!(!id.names_another_than(found.map(|one| one.id)), "{id} is refused");
         assert!(id.check.is_some() || reader.seen.is_empty(), "{id} names nothing, though a message was seen");
         id
     }

@@ -1,7 +1,7 @@
 //! Why a migration did not happen.
 use std::time::Duration;
 
-/// A migration that failed left everything as it was: all of it is one transaction.
+/// Why a migration failed. It left everything as it was, because all of it is one transaction.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     #[error("the database URL is not understood: {source}")]

@@ -1,10 +1,10 @@
-//! What stands in the database before a migration.
+//! Reads what is in the database before a migration.
 use super::MigrateError;
 use super::report::Origin;
 use super::rights::Missing;
 use sqlx::{PgConnection, Row};
 
-/// gen_random_uuid() is part of the server from here on, so no extension is needed.
+/// The first major version of PostgreSQL whose server has gen_random_uuid(), so that no extension is needed.
 const SERVER_MAJOR_MIN: i32 = 13;
 
 pub(super) struct Applied {
@@ -26,7 +26,7 @@ pub(super) struct Sequence {
     pub cache: i64,
 }
 
-/// A function as it stands in the database.
+/// A function as the database has it.
 pub(super) struct Installed {
     pub schema: String,
     pub name: String,
@@ -43,9 +43,9 @@ pub(super) struct Found {
     pub installation: Option<Installation>,
     pub role_exists: bool,
     pub notify_trigger: bool,
-    /// What of Message DB's contract is not there, if `messages` is.
+    /// The parts of Message DB's contract that are missing, if there is a table `messages`.
     pub incompatible: Vec<String>,
-    /// None too where `messages` is not there yet.
+    /// Also `None` if there is no table `messages` yet.
     pub sequence: Option<Sequence>,
 }
 
@@ -62,7 +62,7 @@ impl Found {
         self.applied.last().map_or(0, |applied| applied.version)
     }
 
-    /// Reads only.
+    /// Reads, and changes nothing.
     pub(super) async fn read(connection: &mut PgConnection, role: &str) -> Result<Self, MigrateError> {
         check_server(connection).await?;
         let missing_rights = Missing::read(connection).await?;
@@ -110,7 +110,7 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), MigrateError>
     Ok(())
 }
 
-/// By the catalogue: a name lookup fails where the schema's USAGE is not granted.
+/// Looks in the catalogue: a look-up by name fails without the right USAGE on the schema.
 async fn table_exists(connection: &mut PgConnection, schema: &str, table: &str) -> Result<bool, MigrateError> {
     sqlx::query_scalar(
         "SELECT EXISTS (
@@ -171,9 +171,9 @@ async fn read_functions(connection: &mut PgConnection) -> Result<Vec<Installed>,
     Ok(rows.iter().map(read).collect())
 }
 
-/// Columns that are missing or of another type, functions that ours rest on, and unique indexes: without them an id could
-/// stand twice, and two messages at one position. Older installations of Message DB have varchar where newer ones have
-/// text; both will do.
+/// Finds columns that are missing or of another type, missing functions that ours call, and missing unique indexes, without
+/// which two messages could have one id or one position. Older installations of Message DB have varchar where newer ones
+/// have text; both are taken.
 async fn read_incompatible(connection: &mut PgConnection) -> Result<Vec<String>, MigrateError> {
     sqlx::query_scalar(
         "SELECT format('column %s must be %s and is %s', needed.name, needed.types[1],

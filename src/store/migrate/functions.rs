@@ -5,11 +5,11 @@ use super::{MigrateError, attempt, execute};
 use sqlx::{Connection, PgConnection};
 use std::collections::BTreeSet;
 
-/// What PostgreSQL says of a function whose result, or whose parameters' names, cannot be changed.
+/// PostgreSQL's error when a function would get another result, or other names of parameters.
 const INVALID_FUNCTION_DEFINITION: &str = "42P13";
 
-/// Twice: first without a look at the bodies, since functions call each other in any order, then with it, so that a
-/// name that does not exist fails here and not when somebody calls it.
+/// Installs all functions twice: first without checking their bodies, since functions call each other in any order, then
+/// with that check, so that a name that does not exist fails here and not when the function is called.
 pub(super) async fn install(
     transaction: &mut PgConnection,
     schema: &Schema,
@@ -47,7 +47,8 @@ fn at(function: &Function) -> String {
     format!("installing function {}", function.path)
 }
 
-/// What Headwater has made in its schema and is still there. Version 1 kept no list: its functions are known by name.
+/// The functions that Headwater has made in its schema and that still exist. Version 1 kept no list: its functions are
+/// known by name.
 async fn read_earlier(transaction: &mut PgConnection, schema: &Schema) -> Result<Vec<String>, MigrateError> {
     let ours = schema.functions.iter().filter(|function| !function.is_of_message_store());
     let names: Vec<&str> = ours.map(|function| &*function.path).chain(FORMER_FUNCTIONS.iter().copied()).collect();
@@ -66,7 +67,7 @@ async fn read_earlier(transaction: &mut PgConnection, schema: &Schema) -> Result
     .map_err(MigrateError::at("looking at the functions of an earlier version"))
 }
 
-/// Replaces a function as it is, so that what it was granted stays, unless PostgreSQL does not allow that.
+/// Replaces a function without dropping it, so that rights on it stay, unless PostgreSQL does not allow that.
 async fn replace(transaction: &mut PgConnection, function: &Function, earlier: &[String]) -> Result<(), MigrateError> {
     let mut savepoint = transaction.begin().await.map_err(MigrateError::at("setting a savepoint"))?;
     let replaced = execute(&mut savepoint, &function.sql, at(function)).await;
@@ -85,7 +86,8 @@ async fn replace(transaction: &mut PgConnection, function: &Function, earlier: &
     execute(transaction, &function.sql, at(function)).await
 }
 
-/// Drops what earlier versions had and this one has not installed. Answers what stays, because something needs it.
+/// Drops functions that earlier versions had and this one has not installed. Answers those that stay because something
+/// needs them.
 async fn drop_former(
     transaction: &mut PgConnection,
     earlier: &[String],
@@ -108,8 +110,8 @@ async fn drop_former(
     Ok(kept)
 }
 
-/// The functions of our schema, by signature, each with the transaction that wrote its row: what is installed is written
-/// anew, also where nothing of it has changed.
+/// The functions of our schema by signature, each with the transaction that wrote its row: installing a function writes its
+/// row anew, even if nothing has changed.
 async fn read_rows(transaction: &mut PgConnection) -> Result<BTreeSet<(String, String)>, MigrateError> {
     let rows = sqlx::query_as(
         "SELECT p.oid::regprocedure::text, p.xmin::text

@@ -1,4 +1,4 @@
-//! Decides from what stands in the database what is to be done. No SQL here.
+//! Decides from what is in the database what is to be done. No SQL here.
 use super::found::Found;
 use super::report::{Change, Notice, Origin};
 use super::schema::{Migration, Schema};
@@ -48,7 +48,7 @@ impl<'a> Plan<'a> {
         self.origin == Origin::Attached
     }
 
-    /// What was applied must be what this binary knows, up to where it knows anything.
+    /// Checks that the applied migrations are those of this binary, up to the newest that it knows.
     fn check_applied(&mut self, found: &Found, schema: &Schema) -> Result<(), MigrateError> {
         let newest_known = schema.newest_version();
         for applied in found.applied.iter().filter(|applied| applied.version <= newest_known) {
@@ -95,8 +95,9 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Installed by a newer version, or by the same one with another text (which a developer has). A database with newer
-    /// migrations has its functions from the same newer instance, even if it forgot to raise their version.
+    /// Installs functions unless a newer version has, or the same version with the same text (another text is a
+    /// developer's). A database with newer migrations has its functions from that newer instance, even if their version
+    /// was not raised.
     fn add_functions(&mut self, found: &Found, schema: &Schema) {
         let (database, checksum) = match &found.installation {
             Some(installation) => (installation.functions_version, installation.functions_checksum.as_str()),
@@ -112,7 +113,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The role is a part of Message DB's contract, not something that Headwater needs.
+    /// Plans the role of Message DB's contract. Headwater itself does not need it.
     fn add_role(&mut self, found: &Found, schema: &Schema) {
         let refusal = match &found.installation {
             _ if self.is_attached() => return,
@@ -139,7 +140,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// What is installed is compared with what stands, if it is what this binary has.
+    /// Notes functions that are not the ones that were installed, if this binary's version was.
     fn note_replaced(&mut self, found: &Found, schema: &Schema) {
         let attached = self.is_attached();
         let is_ours = found.installation.as_ref().is_some_and(|installation| {
@@ -157,7 +158,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// What the steps would change, for who only looks.
+    /// What the steps would change, for a check.
     pub(super) fn changes(&self, schema: &Schema) -> Vec<Change> {
         self.steps.iter().map(|step| step.change(schema, self.is_attached())).collect()
     }

@@ -1,12 +1,12 @@
-//! What a migration did, or would do, in lines fit to print.
+//! What a migration did, or would do, as lines to print.
 use std::fmt;
 
-/// Whose objects stand in schema `message_store`.
+/// Who made the objects in schema `message_store`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// Ours.
+    /// Headwater did.
     Installed,
-    /// Message DB's, from before us: nothing of it is ever touched.
+    /// Message DB was installed before: its objects are never changed.
     Attached,
 }
 
@@ -17,18 +17,18 @@ pub enum Change {
         version: i32,
         name: String,
     },
-    /// It belongs to `message_store`, and Message DB was there before us.
+    /// The migration belongs to `message_store`, and Message DB was installed before.
     MigrationSkipped {
         version: i32,
         name: String,
     },
-    /// Version 0 stands for none.
+    /// Version 0 means none.
     FunctionsInstalled {
         count: usize,
         from_version: i32,
         to_version: i32,
     },
-    /// An earlier version had it, and this one has not.
+    /// An earlier version had the function, and this one has not.
     FunctionDropped {
         signature: String,
     },
@@ -41,10 +41,10 @@ pub enum Change {
     NotifyTriggerAdded,
 }
 
-/// What an operator ought to know, although it keeps nothing from working.
+/// What an operator should know, although everything works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// Another instance is newer than this one (a roll-out).
+    /// A newer version has migrated the database (a roll-out).
     NewerMigrations {
         database: i32,
         binary: i32,
@@ -54,28 +54,28 @@ pub enum Notice {
         database: i32,
         binary: i32,
     },
-    /// Roles could not be created, or rights not granted, with the rights of this user.
+    /// This user may not create the role, or may not grant rights to it.
     RoleRefused {
         role: String,
         reason: String,
     },
-    /// The settled position rests on a cache of 1.
+    /// The sequence has a cache, and the rule of the settled position needs a cache of 1.
     SequenceCache {
         sequence: String,
         cache: i64,
     },
     NoSequence,
-    /// The service does not start without them.
+    /// Rights are missing without which the service does not start.
     MissingRights {
         role: String,
         grants: Vec<String>,
     },
-    /// An earlier version had it, and something of somebody else's needs it.
+    /// An earlier version had the function, and an object of somebody else needs it.
     FunctionKept {
         signature: String,
         reason: String,
     },
-    /// Somebody put another one in its place, or dropped it, since it was installed.
+    /// Somebody replaced or dropped the function after it was installed.
     FunctionReplaced {
         function: String,
     },
@@ -92,7 +92,7 @@ pub struct MigrationReport {
 }
 
 impl MigrationReport {
-    /// Nothing was to be done.
+    /// Whether nothing was to be done.
     pub fn is_up_to_date(&self) -> bool {
         self.changes.is_empty()
     }

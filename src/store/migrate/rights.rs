@@ -1,4 +1,4 @@
-//! Which rights the service needs, and the GRANTs that give those which this role lacks.
+//! Finds the rights that the service needs and this role lacks, and the GRANTs that give them.
 use super::MigrateError;
 use sqlx::{PgConnection, Row};
 
@@ -8,13 +8,13 @@ pub(super) struct Missing {
     pub role: String,
     /// Statements that give them, for an owner or an administrator.
     pub grants: Vec<String>,
-    /// Without them not even our bookkeeping can be read.
+    /// Whether not even Headwater's own bookkeeping can be read.
     pub is_blind: bool,
 }
 
-/// By the catalogue, which everybody may read, by object and not by name, which fails where a schema may not be used. What
-/// is not there needs no right: it is going to be ours. An identity column's sequence needs none either. CASE, because the
-/// planner may ask for a sequence's rights before it knows that it is one.
+/// Looks in the catalogue, which every role may read, by object: a look-up by name fails without USAGE on the schema. An
+/// object that does not exist yet needs no right, because Headwater will own it; the sequence of an identity column needs
+/// none either. CASE, because the planner may ask for rights on a sequence before it knows that the object is one.
 const MISSING: &str = "
     WITH relation AS (
       SELECT c.oid, c.relname, c.relkind, n.nspname,

@@ -62,13 +62,13 @@ impl Function {
         self.path.split_once('/').unwrap_or(("headwater", &self.path))
     }
 
-    /// What PostgreSQL keeps as its source: the text between the dollar signs.
+    /// The text that PostgreSQL keeps as the function's source: what is between the dollar signs.
     pub(super) fn body(&self) -> &str {
         self.sql.split_once("$$").and_then(|(_, rest)| rest.rsplit_once("$$")).map_or("", |(body, _)| body)
     }
 }
 
-/// All that is installed. Tests change a copy to play an older or newer binary.
+/// Everything that is installed. Tests change a copy to act as an older or newer binary.
 #[derive(Debug, Clone)]
 pub struct Schema {
     pub migrations: Vec<Migration>,
@@ -107,13 +107,13 @@ impl Schema {
         checksum(&texts)
     }
 
-    /// What the role may do, for this schema's role.
+    /// The GRANTs for this schema's role.
     pub(super) fn grants(&self) -> String {
         GRANTS.replace(":\"role\"", &quoted(&self.role))
     }
 }
 
-/// The trigger that notifies after each INSERT, added on wish.
+/// The trigger that notifies after each INSERT, if the operator asks for it.
 pub(super) const NOTIFY_TRIGGER: &str = include_str!("../../../migrations/notify_trigger.sql");
 const GRANTS: &str = include_str!("../../../migrations/grants.sql");
 
