@@ -1,4 +1,4 @@
-//! One running service: what is started, in which order, and how it stops.
+//! One running service: starts its parts in order, and stops them.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -24,9 +24,9 @@ use crate::telemetry::Observer;
 
 /// A listening session that does not answer for this long is given up.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between two attempts to reach a database that is not there yet.
+/// The pause between two attempts to reach a database that is not there yet.
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
-/// Agents that are still busy this long after they were told to end are left behind, with a line in the log.
+/// Agents that are still busy this long after they were told to end are not waited for; a line in the log says so.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why the service could not start or go on.
@@ -71,7 +71,7 @@ impl DatabaseInUse {
         Ok(Self { url: embedded.url().to_owned(), embedded: Some(embedded) })
     }
 
-    /// The one that another process may be using right now, else as [`start`](Self::start).
+    /// The embedded server that another process runs, if one does; else as [`start`](Self::start).
     pub async fn join(settings: &Settings) -> Result<Self, AppError> {
         if settings.database_url.is_none()
             && let Some(url) = EmbeddedPostgres::running_url(&embedded_settings(settings)).await?
@@ -92,7 +92,7 @@ impl DatabaseInUse {
     }
 }
 
-/// A service that serves.
+/// A service that takes requests.
 pub struct Running {
     url: String,
     pub service: Service,
@@ -105,11 +105,11 @@ impl Running {
     /// Starts the service on a database; returns once it is ready for requests.
     pub async fn start(settings: &Settings, database_url: &str, lifecycle: Lifecycle) -> Result<Self, AppError> {
         check_address(settings)?;
-        // First, so that a port that is taken is said before anything else is done.
+        // First of all, so that a port in use is reported before anything else is done.
         let listening = listen(settings).await?;
         if !settings.listen.ip().is_loopback() {
             let address = settings.listen;
-            tracing::warn!(%address, "--insecure: whoever reaches this address can read and write everything");
+            tracing::warn!(%address, "--insecure: everybody who reaches this address can read and write everything");
         }
         migrate_when_reachable(settings, database_url, &lifecycle).await?;
         let database = Database::open(DatabaseSettings {
@@ -131,7 +131,7 @@ impl Running {
         Ok(Self { url, service, database, lifecycle, server })
     }
 
-    /// Where it listens: `http://127.0.0.1:8080`.
+    /// The address that it listens on: `http://127.0.0.1:8080`.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -190,7 +190,7 @@ fn announce(url: &str) {
     }
 }
 
-/// Writes to standard output. That nobody reads it any more (`| head`) is no failure.
+/// Writes to standard output. A reader that is gone (`| head`) is no failure.
 pub fn print(text: &str) -> std::io::Result<()> {
     let mut output = std::io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
@@ -203,7 +203,7 @@ pub fn print(text: &str) -> std::io::Result<()> {
 fn stop_on_signals(lifecycle: Lifecycle) {
     tokio::spawn(async move {
         next_signal().await;
-        tracing::info!("stopping: open requests may end, event streams are told to come back");
+        tracing::info!("stopping: open requests may end, event streams are asked to connect again");
         lifecycle.drain();
         next_signal().await;
         tracing::warn!("a second signal: ending at once");
@@ -241,14 +241,14 @@ async fn listen(settings: &Settings) -> Result<Listening, AppError> {
 /// A database that starts at the same time as the service may take a while.
 async fn migrate_when_reachable(settings: &Settings, url: &str, lifecycle: &Lifecycle) -> Result<(), AppError> {
     let begun = Instant::now();
-    let mut said = false;
+    let mut is_reported = false;
     loop {
         match migrate::run(url, &MigrateOptions::default()).await {
-            Ok(report) => return say(report),
+            Ok(report) => return take_report(report),
             Err(error @ (MigrateError::Connect { .. } | MigrateError::ConnectTimeout { .. }))
                 if begun.elapsed() < settings.database_wait && !lifecycle.is_draining() =>
             {
-                if !std::mem::replace(&mut said, true) {
+                if !std::mem::replace(&mut is_reported, true) {
                     tracing::warn!(%error, "waiting for the database");
                 }
                 tokio::time::sleep(DATABASE_RETRY).await;
@@ -258,8 +258,8 @@ async fn migrate_when_reachable(settings: &Settings, url: &str, lifecycle: &Life
     }
 }
 
-/// An engine that does not keep the rule is refused. Where the rule cannot be tried (a right is missing, somebody has
-/// the table locked), the service starts: what is in its way then is said by who needs it.
+/// Refuses an engine that breaks the rule. If the rule cannot be tried (a right is missing, or the table is locked), the
+/// service starts: whatever needs that right or table will report it.
 async fn check_gap_rule(database: &Database) -> Result<(), AppError> {
     match database.check_gap_rule().await {
         Err(error @ GapRuleError::Broken { .. }) => Err(error.into()),
@@ -271,8 +271,9 @@ async fn check_gap_rule(database: &Database) -> Result<(), AppError> {
     }
 }
 
-/// What was done, and what an operator ought to know. Without its rights a service would start and fail every request.
-fn say(report: MigrationReport) -> Result<(), AppError> {
+/// Logs what was done and what an operator should know. Missing rights are an error: the service would start, and fail
+/// every request.
+fn take_report(report: MigrationReport) -> Result<(), AppError> {
     for line in report.what_changed() {
         tracing::info!("schema: {line}");
     }
@@ -309,7 +310,7 @@ fn service_settings(settings: &Settings) -> ServiceSettings {
             cache_bytes_max: settings.cache_bytes_max,
             poll_interval: settings.poll_interval,
             held_back_warning: settings.held_back_warning,
-            // Half of the pool, so that those who catch up leave room for those who read.
+            // Half of the pool, so that followers that catch up leave connections for requests.
             catch_up_reads_max: (settings.database_connections_max / 2).max(1),
         },
         hints: HintSettings {
@@ -335,7 +336,7 @@ fn service_settings(settings: &Settings) -> ServiceSettings {
     }
 }
 
-/// The bounds of requests.
+/// The limits of requests.
 pub fn limits(settings: &Settings) -> Limits {
     Limits {
         body_bytes_max: settings.body_bytes_max,
@@ -346,7 +347,7 @@ pub fn limits(settings: &Settings) -> Limits {
         header_bytes_max: settings.header_bytes_max,
         url_bytes_max: settings.url_bytes_max,
         request_timeout: settings.request_timeout,
-        // A request may wait for its turn, for the lock, for the commit and for what became of it.
+        // A request may wait for its turn, for a lock, for the commit, and for a look-up of what became of it.
         append_timeout: settings.append_lock_timeout * 2
             + settings.append_commit_timeout
             + settings.append_resolve_timeout,

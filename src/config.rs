@@ -10,7 +10,7 @@ use crate::domain::browser::{HostName, Origin};
 use crate::domain::database_url;
 use crate::telemetry::logging::LogFormat;
 
-/// Taken where no setting names a database.
+/// The variable that names a database if no setting does.
 const DATABASE_URL: &str = "DATABASE_URL";
 
 /// An event store that a browser can subscribe to.
@@ -151,10 +151,10 @@ pub struct Settings {
     /// Aggregated streams that read history at the same time (1 to 64)
     #[arg(long, env = "HEADWATER_PROJECTOR_CATCH_UPS_MAX", global = true, default_value_t = 2, value_parser = within(1, 64), value_name = "COUNT")]
     pub projector_catch_ups_max: usize,
-    /// How often the log is looked at without a hint (50ms to 60s)
+    /// How often the log is looked at without a signal (50ms to 60s)
     #[arg(long, env = "HEADWATER_POLL_INTERVAL", global = true, default_value = "1s", value_parser = lasting("50ms", "60s"), value_name = "DURATION")]
     pub poll_interval: Duration,
-    /// Other instances are told of new messages at most this often (1ms to 1s)
+    /// Signals of new messages are sent to other instances at most this often (1ms to 1s)
     #[arg(long, env = "HEADWATER_NOTIFY_INTERVAL", global = true, default_value = "5ms", value_parser = lasting("1ms", "1s"), value_name = "DURATION")]
     pub notify_interval: Duration,
     /// How often the listening connection is asked whether it is still there (100ms to 60s)
@@ -231,7 +231,7 @@ pub struct Settings {
 }
 
 impl Cli {
-    /// Reads flags, variables and the TOML file. Exits with 2 and the setting's name where one is wrong.
+    /// Reads flags, variables and the TOML file. Exits with 2, naming the setting, if one is wrong.
     pub fn read() -> Self {
         let arguments: Vec<_> = std::env::args_os().collect();
         match Self::read_from(arguments) {
@@ -240,7 +240,7 @@ impl Cli {
         }
     }
 
-    /// The same for given arguments.
+    /// Reads given arguments in the same way.
     pub fn read_from(arguments: Vec<std::ffi::OsString>) -> Result<Self, clap::Error> {
         let mut command = Self::command();
         if let Some(file) = config_file(&arguments) {

@@ -1,4 +1,4 @@
-//! Tasks are started in one place, by name, and stopped in order; one that dies brings the process down.
+//! Starts tasks by name and stops them in order. A task that dies brings the process down.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// The life of one service: a soft token (drain), and who runs.
+/// The life of one service: the tokens that stop it, and its tasks.
 #[derive(Clone, Default)]
 pub struct Lifecycle {
     draining: CancellationToken,
@@ -20,7 +20,7 @@ impl Lifecycle {
         Self::default()
     }
 
-    /// Cancelled when the service begins to stop: no new work, streams say goodbye.
+    /// Cancelled when the service begins to stop: no new work, and event streams are closed.
     pub fn draining(&self) -> &CancellationToken {
         &self.draining
     }
@@ -39,8 +39,8 @@ impl Lifecycle {
         self.draining.cancel();
     }
 
-    /// Starts an agent. It ends when [`stopping`](Self::stopping) is cancelled; should it end before, or panic, the
-    /// whole service stops and gives this as the reason.
+    /// Starts an agent, which runs until [`stopping`](Self::stopping) is cancelled. If it ends before, or panics, the whole
+    /// service stops for that reason.
     pub fn spawn(&self, name: &'static str, agent: impl Future<Output = ()> + Send + 'static) {
         let lifecycle = self.clone();
         self.tasks.spawn(async move {
@@ -56,7 +56,7 @@ impl Lifecycle {
         });
     }
 
-    /// Stops the service because of a failure; the first reason given is the one that is kept.
+    /// Stops the service because of a failure. The first reason is kept.
     pub fn fail(&self, reason: String) {
         tracing::error!(%reason, "stopping because of a failure");
         if let Ok(mut failure) = self.failure.lock() {

@@ -18,7 +18,7 @@ pub fn run() -> ExitCode {
         return ExitCode::from(2);
     }
     raise_open_files();
-    // Where TLS asks for a provider without naming one, it gets the one that we carry.
+    // Code that asks for a provider of cryptography without naming one gets this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -41,7 +41,7 @@ pub fn run() -> ExitCode {
     outcome.unwrap_or_else(|error| failed(&error))
 }
 
-/// A follower is an open file, and the usual soft limit is far below what the hard one allows.
+/// Raises the soft limit of open files to the hard one, which is usually far higher: each follower is an open file.
 fn raise_open_files() {
     // SAFETY: the structure is filled by the first call before it is read.
     let outcome = unsafe {

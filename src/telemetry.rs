@@ -1,8 +1,8 @@
-//! The one place that makes metrics and log lines of what happens.
+//! The one place that makes metrics and log lines of observations.
 
 mod lines;
 pub mod logging;
-mod said;
+mod recent;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,13 +14,13 @@ use tokio::sync::broadcast;
 
 use crate::domain::observation::{FailureKind, Observation};
 use lines::log;
-use said::Said;
+use recent::RecentLines;
 
-/// Observations that a slow watcher may lag behind.
+/// How many observations a slow watcher may lag behind.
 const WATCHED_MAX: usize = 4_096;
-/// Upper bounds of durations, in seconds.
+/// Upper bounds of the buckets for durations, in seconds.
 const SECONDS: [f64; 14] = [0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Upper bounds of counts.
+/// Upper bounds of the buckets for counts.
 const COUNTS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0];
 
 /// Takes in observations. Cheap to clone.
@@ -34,15 +34,15 @@ struct Inner {
     handle: PrometheusHandle,
     watchers: broadcast::Sender<Observation>,
     metrics: Metrics,
-    /// Handles of what was answered so far: by route, then method and status. Routes, methods and statuses are few.
+    /// The metrics of requests so far: by route, then method and status, all of which are few.
     requests: RwLock<HashMap<String, Answered>>,
-    said: Said,
+    recent: RecentLines,
 }
 
-/// Of one route, by method and status.
+/// The metrics of one route, by method and status.
 type Answered = HashMap<(&'static str, u16), (Counter, Histogram)>;
 
-/// Handles of what is counted on hot paths.
+/// The metrics that are kept at hand, because they are counted often.
 struct Metrics {
     messages_appended: Counter,
     appends_written: Counter,
@@ -122,23 +122,23 @@ impl Observer {
                 watchers: broadcast::Sender::new(WATCHED_MAX),
                 metrics,
                 requests: RwLock::default(),
-                said: Said::default(),
+                recent: RecentLines::default(),
             }),
         }
     }
 
-    /// Everything that happens from now on, for tests that wait on facts.
+    /// All observations from now on, for tests that wait on facts.
     pub fn watch(&self) -> broadcast::Receiver<Observation> {
         self.inner.watchers.subscribe()
     }
 
-    /// The metrics in Prometheus' text form.
+    /// The metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.inner.handle.run_upkeep();
         self.inner.handle.render()
     }
 
-    /// Sets what is measured only when somebody looks.
+    /// Sets the metrics that are measured only when they are read.
     pub fn measure_pools(&self, pools: crate::store::PoolUse, append_queue: usize) {
         let metrics = &self.inner.metrics;
         metrics.pool_in_use.set(pools.in_use as f64);
@@ -150,7 +150,7 @@ impl Observer {
 
     pub fn record(&self, observation: Observation) {
         self.count(&observation);
-        if self.is_to_be_said(&observation) {
+        if self.is_worth_a_line(&observation) {
             log(&observation);
         }
         if self.inner.watchers.receiver_count() > 0 {
@@ -158,13 +158,13 @@ impl Observer {
         }
     }
 
-    /// Of many who fail together, for one reason, the first is enough.
-    fn is_to_be_said(&self, observation: &Observation) -> bool {
+    /// Whether to log an observation: if many fail together for one reason, one line is enough.
+    fn is_worth_a_line(&self, observation: &Observation) -> bool {
         match observation {
             Observation::StoreFailed { by, error, is_news: true, .. } => {
-                self.inner.said.is_news(format!("{by}: {error}"))
+                self.inner.recent.is_news(format!("{by}: {error}"))
             }
-            Observation::DatabaseFound { by } => self.inner.said.is_news(format!("{by}: found")),
+            Observation::DatabaseFound { by } => self.inner.recent.is_news(format!("{by}: found")),
             _ => true,
         }
     }
@@ -340,7 +340,7 @@ fn describe(recorder: &PrometheusRecorder) {
     for (name, text) in [
         ("headwater_messages_appended_total", "Messages written."),
         ("headwater_appends_total", "Append requests by outcome."),
-        ("headwater_batches_failed_total", "Transactions of appends that did not go through."),
+        ("headwater_batches_failed_total", "Transactions of appends that failed."),
         ("headwater_commits_resolved_total", "Append requests whose commit's answer was lost, by what was found."),
         ("headwater_followers_refused_total", "Followers refused because there were too many."),
         ("headwater_followers_fell_behind_total", "Times a follower had to read from the database again."),
@@ -356,7 +356,7 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_subscription_leases_expired_total", "Consumers whose leases ran out."),
         (
             "headwater_history_changes_total",
-            "Times the log was another one than before: restored, promoted, truncated.",
+            "Times the log was found to be another one: a backup restored, a replica promoted, a table truncated.",
         ),
         (
             "headwater_written_behind_total",
@@ -372,7 +372,7 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_followers", "Followers connected now."),
         ("headwater_cache_bytes", "Bytes of messages kept for followers who keep up."),
         ("headwater_cache_messages", "Messages kept for followers who keep up."),
-        ("headwater_settled_position", "Highest global position below which nothing can still appear."),
+        ("headwater_settled_position", "Global position up to which nothing can appear any more."),
         ("headwater_head_position", "Highest global position seen."),
         ("headwater_settled_lag", "Head less settled position, in positions."),
         (
@@ -392,7 +392,7 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_listener_up", "1 while the listening connection is up."),
         ("headwater_pool_connections_in_use", "Database connections in use."),
         ("headwater_pool_connections_open", "Database connections open in the pools."),
-        ("headwater_pool_waiting", "Who waits for a connection."),
+        ("headwater_pool_waiting", "Tasks that wait for a connection."),
         ("headwater_pool_connections_max", "Database connections that the pools may open."),
         ("headwater_append_queue_requests", "Append requests that wait to be written."),
     ] {

@@ -1,4 +1,4 @@
-//! Whom PostgreSQL runs as: ourselves, or as root the owner of the data, else `postgres`.
+//! The user that PostgreSQL runs as: our own; if we are root, the owner of the data, or else `postgres`.
 use super::error::EmbeddedPostgresError;
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
@@ -8,7 +8,7 @@ use std::{io, ptr};
 
 /// The account that PostgreSQL runs as when we are root, from Debian's and Red Hat's packages.
 const CUSTOMARY_ACCOUNT: &CStr = c"postgres";
-/// Bytes for one entry of the user database; the largest that is asked for.
+/// The largest buffer for one entry of the user database, in bytes.
 const ENTRY_BYTES_MAX: usize = 64 * 1024;
 /// Linux's own limit for the groups of a process.
 const GROUPS_MAX: usize = 65_536;
@@ -20,12 +20,12 @@ pub(super) struct Account {
     pub uid: libc::uid_t,
     gid: libc::gid_t,
     groups: Vec<libc::gid_t>,
-    /// False: we are this user already.
+    /// False: this process runs as this user already.
     switch: bool,
 }
 
 impl Account {
-    /// Decides whom to run PostgreSQL as on this data.
+    /// Chooses the user to run PostgreSQL as on this data.
     pub fn choose(data_dir: &Path, pgdata: &Path) -> Result<Account, EmbeddedPostgresError> {
         let uid = effective_uid();
         if uid != 0 {
@@ -47,7 +47,7 @@ impl Account {
         Ok(Account { name: entry.name, uid: entry.uid, gid: entry.gid, groups, switch: true })
     }
 
-    /// Becomes this account. Called between fork and exec, so it allocates nothing.
+    /// Makes the process run as this account. Called between fork and exec, so it allocates nothing.
     pub fn assume(&self) -> io::Result<()> {
         if !self.switch {
             return Ok(());
@@ -62,7 +62,7 @@ impl Account {
         if done { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Gives a path that we have just made to this account; it must not be a link.
+    /// Makes this account the owner of a path that was just created, and is no link.
     pub fn give(&self, path: &Path) -> Result<(), EmbeddedPostgresError> {
         if !self.switch {
             return Ok(());
@@ -71,7 +71,7 @@ impl Account {
             .map_err(EmbeddedPostgresError::io("change the owner of", path))
     }
 
-    /// The account must be able to enter every directory down to the data.
+    /// Checks that the account can enter every directory down to the data.
     pub fn check_reaches(&self, dir: &Path) -> Result<(), EmbeddedPostgresError> {
         let mut way: Vec<PathBuf> = dir.ancestors().map(Path::to_owned).collect();
         way.reverse();
@@ -81,7 +81,7 @@ impl Account {
         }
     }
 
-    /// The account must be able to execute the program.
+    /// Checks that the account can execute the program.
     pub fn check_executes(&self, program: &Path) -> Result<(), EmbeddedPostgresError> {
         match self.first_not_executable(&[program.to_owned()])? {
             None => Ok(()),
@@ -152,7 +152,7 @@ struct Entry {
     gid: libc::gid_t,
 }
 
-/// Looks into the user database.
+/// Looks up an entry of the user database.
 fn lookup(by: By<'_>) -> Option<Entry> {
     let mut buffer = vec![0; ENTRY_BYTES_MAX];
     let mut found = ptr::null_mut();
@@ -173,7 +173,7 @@ fn lookup(by: By<'_>) -> Option<Entry> {
     }
 }
 
-/// Looked up before fork, because `initgroups` reads files and allocates.
+/// The groups of a user. Looked up before fork, because `initgroups` reads files and allocates.
 fn groups_of(entry: &Entry) -> Vec<libc::gid_t> {
     let Ok(name) = CString::new(entry.name.as_str()) else {
         return vec![entry.gid];

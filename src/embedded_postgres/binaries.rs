@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The oldest major version that is looked for; older ones have no support from PostgreSQL's makers.
+/// The oldest major version that is used; PostgreSQL's makers do not support older ones.
 const OLDEST_MAJOR: u32 = 14;
-/// What to install, in advice.
+/// The version that error messages advise to install.
 pub(super) const SUGGESTED_MAJOR: u32 = 18;
 
-/// Directories that packages install into; a `*` stands for any one name.
+/// Directories that packages install into; `*` matches any one name.
 const USUAL_PLACES: &[&str] = &[
     "/usr/lib/postgresql/*/bin",                          // Debian, Ubuntu
     "/usr/pgsql-*/bin",                                   // PostgreSQL's own packages for Red Hat
@@ -31,7 +31,7 @@ const USUAL_PLACES: &[&str] = &[
 pub(super) struct Binaries {
     pub bin_dir: PathBuf,
     pub major: u32,
-    /// As the program says it: `15.18 (Debian 15.18-0+deb12u1)`.
+    /// As the program prints it: `15.18 (Debian 15.18-0+deb12u1)`.
     pub version: String,
 }
 
@@ -54,21 +54,21 @@ impl Binaries {
             .flatten()
             .find(|dir| dir.join("postgres").exists() && dir.join("initdb").exists())
             .ok_or("there is no `initdb` beside `postgres`")?;
-        let said = Command::new(bin_dir.join("postgres"))
+        let output = Command::new(bin_dir.join("postgres"))
             .arg("--version")
             .stdin(Stdio::null())
             .output()
             .map_err(|error| format!("`postgres --version` cannot be run: {error}"))?;
-        let said = String::from_utf8_lossy(&said.stdout);
+        let output = String::from_utf8_lossy(&output.stdout);
         let (major, version) =
-            parse_version(&said).ok_or_else(|| format!("`postgres --version` says `{}`", said.trim()))?;
+            parse_version(&output).ok_or_else(|| format!("`postgres --version` says `{}`", output.trim()))?;
         Ok(Binaries { bin_dir, major, version })
     }
 }
 
-/// What an installed PostgreSQL is looked for with.
+/// Where to look for an installed PostgreSQL, and for which data.
 pub(super) struct Search<'a> {
-    /// The setting, which goes before everything.
+    /// The setting, which takes precedence.
     pub bin_dir: Option<&'a Path>,
     /// An earlier download.
     pub downloaded: Option<&'a Path>,
@@ -77,7 +77,7 @@ pub(super) struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// None: nothing is installed that could be used. An error: what there is does not fit.
+    /// Finds an installation. `None`: nothing usable is installed. An error: what is installed does not fit.
     pub fn run(&self) -> Result<Option<Binaries>, EmbeddedPostgresError> {
         if let Some(dir) = self.bin_dir {
             let found = Binaries::in_dir(dir)
@@ -96,7 +96,7 @@ impl Search<'_> {
         self.choose(found)
     }
 
-    /// The first that fits the data; for new data the first of all.
+    /// Takes the first that fits the data; for new data the first of all.
     fn choose(&self, found: Vec<Binaries>) -> Result<Option<Binaries>, EmbeddedPostgresError> {
         let Some(data_major) = self.data_major else {
             let set_by_hand = self.bin_dir.is_some();
@@ -116,7 +116,7 @@ impl Search<'_> {
     }
 }
 
-/// The directories a pattern stands for, the highest version first.
+/// The directories that a pattern matches, the highest version first.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else {
         return vec![PathBuf::from(pattern)];
@@ -135,8 +135,8 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
 }
 
 /// `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` and `postgres (PostgreSQL) 19beta1`.
-fn parse_version(said: &str) -> Option<(u32, String)> {
-    let version = said.trim().strip_prefix("postgres (PostgreSQL) ")?;
+fn parse_version(output: &str) -> Option<(u32, String)> {
+    let version = output.trim().strip_prefix("postgres (PostgreSQL) ")?;
     let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     Some((version[..digits].parse().ok()?, version.to_owned()))
 }
@@ -147,8 +147,8 @@ mod tests {
 
     #[test]
     fn version_is_read_from_what_the_program_says() {
-        let said = "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
-        assert_eq!(parse_version(said), Some((15, "15.18 (Debian 15.18-0+deb12u1)".to_owned())));
+        let output = "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
+        assert_eq!(parse_version(output), Some((15, "15.18 (Debian 15.18-0+deb12u1)".to_owned())));
         assert_eq!(parse_version("postgres (PostgreSQL) 19beta1"), Some((19, "19beta1".to_owned())));
         assert_eq!(parse_version("something else 15"), None);
     }

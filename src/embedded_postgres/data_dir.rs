@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// Whoever only looks who holds the lock holds it for an instant; a start outwaits that.
+/// A process that only looks who holds the lock takes it for an instant: a start waits longer than that.
 const LOCK_WAIT_MAX: Duration = Duration::from_millis(200);
-/// The holder writes its facts right after it took the lock.
+/// How long to wait for the holder's facts, which it writes right after it took the lock.
 const LOCK_FACTS_WAIT_MAX: Duration = Duration::from_secs(1);
 const LOCK_POLL: Duration = Duration::from_millis(10);
 const LOCK_FACTS_BYTES_MAX: u64 = 16 * 1024;
 /// The address of a unix socket has 108 bytes on Linux (104 elsewhere), one of them the closing zero.
 const SOCKET_PATH_BYTES_MAX: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
-/// What PostgreSQL calls its socket for the port that we give it.
+/// The name of PostgreSQL's socket for the port that we give it.
 const SOCKET_FILE: &str = ".s.PGSQL.5432";
 
 /// The places inside one data directory.
@@ -70,7 +70,7 @@ impl DataDir {
         }
     }
 
-    /// Where the socket goes: `run/`, or a directory elsewhere when its path would be too long for a socket.
+    /// The directory of the socket: `run/`, or one elsewhere if the path would be too long for a socket.
     pub fn socket_dir(&self, account: &Account) -> PathBuf {
         let beside_data = self.root.join("run");
         if socket_path(&beside_data).as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
@@ -91,14 +91,14 @@ pub(super) fn socket_path(socket_dir: &Path) -> PathBuf {
     socket_dir.join(SOCKET_FILE)
 }
 
-/// Makes the directory for the socket, for the account alone: whoever gets in is let in by `pg_hba.conf`.
+/// Makes the directory for the socket, for the account alone: `pg_hba.conf` lets everybody in who can enter it.
 pub(super) fn make_socket_dir(dir: &Path, account: &Account) -> Result<(), EmbeddedPostgresError> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Ok(()) => return account.give(dir),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(EmbeddedPostgresError::io("create", dir)(error)),
     }
-    // It may be another user's trap (in /tmp), so nothing is changed about it: it fits or it does not.
+    // It may be another user's trap (in /tmp), so its owner and mode are checked and not changed.
     let found = fs::symlink_metadata(dir).map_err(EmbeddedPostgresError::io("look at", dir))?;
     let not_private = |reason: String| EmbeddedPostgresError::SocketDirNotPrivate { path: dir.to_owned(), reason };
     if !found.is_dir() {
@@ -113,14 +113,14 @@ pub(super) fn make_socket_dir(dir: &Path, account: &Account) -> Result<(), Embed
     Ok(())
 }
 
-/// The lock on a data directory: held as long as this value lives, let go by the kernel if we die.
+/// The lock on a data directory: held for as long as this value exists, and released by the kernel if the process dies.
 #[derive(Debug)]
 pub(super) struct DataDirLock {
     file: File,
 }
 
 impl DataDirLock {
-    /// Takes the lock, or says who holds it.
+    /// Takes the lock; the error says which process holds it.
     pub fn take(data_dir: &DataDir) -> Result<DataDirLock, EmbeddedPostgresError> {
         let path = data_dir.lock_file();
         let mut file = OpenOptions::new()
@@ -149,7 +149,7 @@ impl DataDirLock {
         }
     }
 
-    /// Leaves word for others: who holds the lock, and where the server is to be found.
+    /// Writes for other processes which process holds the lock, and the server's URL.
     pub fn write_facts(&mut self, data_dir: &DataDir, url: &str) -> Result<(), EmbeddedPostgresError> {
         let text = format!("{}\n{url}\n", std::process::id());
         self.file
@@ -167,7 +167,7 @@ pub(super) struct LockFacts {
 }
 
 impl LockFacts {
-    /// Of whoever holds the lock now; None when nobody does.
+    /// The facts of the process that holds the lock now; `None` if none does.
     pub fn of_holder(data_dir: &DataDir) -> Result<Option<LockFacts>, EmbeddedPostgresError> {
         let path = data_dir.lock_file();
         let mut file = match File::open(&path) {

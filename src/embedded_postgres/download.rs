@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The release of theseus-rs/postgresql-binaries that is fetched.
 const VERSION: &str = "18.4.0";
-/// Of [`VERSION`].
+/// The major version of [`VERSION`].
 pub(super) const MAJOR: u32 = 18;
 
 /// Where a download of an earlier start is, if there was one.
@@ -40,10 +40,10 @@ mod fetching {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
-    /// Some ten megabytes.
+    /// The longest that the download may take: it has some ten megabytes.
     const DOWNLOAD_WAIT_MAX: Duration = Duration::from_secs(600);
 
-    /// The archive crate lets an archive pass whose release has no hash; we do not.
+    /// Whether a hash was checked: the archive crate takes an archive whose release has no hash, and we refuse it.
     static HASH_WAS_CHECKED: AtomicBool = AtomicBool::new(false);
 
     /// Fetches, checks and unpacks the pinned version; answers with its `bin` directory.
@@ -123,7 +123,7 @@ mod tests {
             .envs([("NO_PROXY", ""), ("no_proxy", "")])
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&process.stdout);
-        assert!(process.status.success() && said.contains("1 passed"), "{said}");
+        let output = String::from_utf8_lossy(&process.stdout);
+        assert!(process.status.success() && output.contains("1 passed"), "{output}");
     }
 }

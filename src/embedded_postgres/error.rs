@@ -91,7 +91,7 @@ pub enum EmbeddedPostgresError {
     #[error("the directory {} for PostgreSQL's socket is not private: {reason}. Remove it, or choose a shorter data directory", path.display())]
     SocketDirNotPrivate { path: PathBuf, reason: String },
 
-    #[error("cannot make a new database in {}: {program} {status}. It said:\n{output}", pgdata.display())]
+    #[error("cannot make a new database in {}: {program} {status}. Its output:\n{output}", pgdata.display())]
     InitDbFailed { pgdata: PathBuf, program: &'static str, status: String, output: String },
 
     #[error(
@@ -101,7 +101,7 @@ pub enum EmbeddedPostgresError {
     )]
     OrphanDoesNotStop { pgdata: PathBuf, pid: u32, waited: Duration },
 
-    #[error("PostgreSQL on {} does not start ({attempts} attempts; the last one: {status}). It said:\n{output}", pgdata.display())]
+    #[error("PostgreSQL on {} does not start ({attempts} attempts; the last one: {status}). Its output:\n{output}", pgdata.display())]
     DoesNotStart { pgdata: PathBuf, attempts: u32, status: String, output: String },
 
     #[error("the embedded PostgreSQL was stopped while it started")]

@@ -13,16 +13,17 @@ use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
 const UNFINISHED_PREFIX: &str = "pgdata.initdb-";
-/// The first that the system has is taken: bytes in order, so that an index never depends on a library's collation.
+/// Locales that sort by bytes, so that an index never depends on a library's collation. The first that the system has is
+/// taken.
 const LOCALES: &[&str] = &["C.UTF-8", "C"];
 /// A removal meets a program that is just ending and still writes; then it is tried again.
 const REMOVE_ATTEMPTS_MAX: u32 = 50;
 const REMOVE_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-/// Of a program's output, as much as goes into an error.
+/// How much of a program's output goes into an error.
 const OUTPUT_BYTES_MAX: usize = 4 * 1024;
 
-/// `trust` is right here: the server listens on nothing but a socket in a directory of mode 0700, so whoever can
-/// connect is the data's owner or root, and could read the files as well. A password would have to lie beside them.
+/// `trust` is right here: the server listens on nothing but a socket in a directory of mode 0700, so only the data's owner
+/// and root can connect, who could read the files as well. A password would have to be kept beside them.
 const PG_HBA: &str = "\
 # Written by headwater. The server has no other way in than its socket, which only its owner and root can reach.
 # TYPE  DATABASE     USER  METHOD
@@ -78,7 +79,7 @@ fn run_initdb(pgdata: &Path, binaries: &Binaries, account: &Account) -> Result<(
 /// In single-user mode, so that the database is there from the moment the data has its name.
 fn create_database(pgdata: &Path, binaries: &Binaries, account: &Account) -> Result<(), EmbeddedPostgresError> {
     let mut postgres = command(&binaries.program("postgres"), account);
-    // Without exit_on_error a failed statement would go by unnoticed.
+    // Without exit_on_error a failed statement would go unnoticed.
     postgres.args(["--single", "-c", "exit_on_error=true", "-D"]).arg(pgdata).arg("postgres");
     let statement = format!("CREATE DATABASE {DATABASE};\n");
     let output = run(&mut postgres, pgdata, Some(&statement))?;
@@ -100,17 +101,17 @@ fn run(command: &mut Command, pgdata: &Path, input: Option<&str>) -> Result<Outp
 }
 
 fn failure(pgdata: &Path, program: &'static str, output: &Output) -> EmbeddedPostgresError {
-    let mut said = String::from_utf8_lossy(&output.stdout).into_owned();
-    said.push_str(&String::from_utf8_lossy(&output.stderr));
-    let mut from = said.len().saturating_sub(OUTPUT_BYTES_MAX);
-    while !said.is_char_boundary(from) {
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    let mut from = text.len().saturating_sub(OUTPUT_BYTES_MAX);
+    while !text.is_char_boundary(from) {
         from += 1;
     }
     EmbeddedPostgresError::InitDbFailed {
         pgdata: pgdata.to_owned(),
         program,
         status: super::server_log::describe(output.status),
-        output: said[from..].trim().to_owned(),
+        output: text[from..].trim().to_owned(),
     }
 }
 

@@ -22,7 +22,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use supervisor::{Launch, Phase, Supervisor};
 
-/// The superuser that `initdb` makes, and that everybody who reaches the socket connects as.
+/// The superuser that `initdb` makes, and as whom all clients of the socket connect.
 const ROLE: &str = "headwater";
 const DATABASE: &str = "headwater";
 
@@ -45,8 +45,8 @@ impl EmbeddedSettings {
 
 /// A running PostgreSQL that is started again when it dies.
 ///
-/// Dropped without [`stop`](Self::stop), it asks PostgreSQL to shut down and lets go: the shutdown goes on without us,
-/// and the data stays locked until it is done (or, when we end first, PostgreSQL is interrupted by the kernel).
+/// If this is dropped without [`stop`](Self::stop), it asks PostgreSQL to shut down and does not wait: the data stays locked
+/// until the shutdown is done (or, if our process ends first, the kernel interrupts PostgreSQL).
 pub struct EmbeddedPostgres {
     url: String,
     supervisor: Supervisor,
@@ -79,7 +79,7 @@ impl EmbeddedPostgres {
         &self.url
     }
 
-    /// Resolves when PostgreSQL cannot be started any more and the supervisor has given up; never else.
+    /// Resolves if PostgreSQL cannot be started any more and the supervisor has given up.
     pub fn failed(&self) -> impl Future<Output = EmbeddedPostgresError> + Send + 'static {
         let mut phase = self.supervisor.phase();
         async move {
@@ -98,11 +98,11 @@ impl EmbeddedPostgres {
     pub async fn stop(self) {
         self.supervisor.ask_to_stop();
         let mut phase = self.supervisor.phase();
-        // An error says that the thread is gone, and PostgreSQL with it.
+        // An error means that the thread is gone, and PostgreSQL with it.
         let _ = phase.wait_for(|phase| matches!(phase, Phase::Stopped | Phase::GaveUp(_))).await;
     }
 
-    /// The URL of the server that another headwater runs on this data; None when nobody does.
+    /// The URL of the server that another headwater runs on this data; `None` if none does.
     pub async fn running_url(settings: &EmbeddedSettings) -> Result<Option<String>, EmbeddedPostgresError> {
         let root = settings.data_root()?;
         blocking(move || Ok(LockFacts::of_holder(&DataDir::at(&root))?.map(|facts| facts.url))).await
@@ -128,7 +128,7 @@ impl Drop for EmbeddedPostgres {
     }
 }
 
-/// The data directory is ours; what is left is to run something on it.
+/// A data directory that is locked and checked, on which a server can be started.
 struct Prepared {
     data_dir: DataDir,
     lock: DataDirLock,
@@ -142,13 +142,13 @@ struct Prepared {
 impl Prepared {
     fn new(settings: &EmbeddedSettings) -> Result<Prepared, EmbeddedPostgresError> {
         let (data_dir, is_new) = DataDir::open(&settings.data_root()?)?;
-        // Before all else: whoever does not get it disturbs nothing.
+        // Before anything else, so that a process that does not get the lock changes nothing.
         let mut lock = DataDirLock::take(&data_dir)?;
         let account = Account::choose(&data_dir.root, &data_dir.pgdata)?;
         if is_new {
             account.give(&data_dir.root)?;
         }
-        // Else this account could not start headwater by itself later.
+        // Otherwise this account could not start headwater itself later.
         account.give(&data_dir.lock_file())?;
         let socket_dir = data_dir.socket_dir(&account);
         let url = url_of(&socket_dir);
@@ -163,7 +163,7 @@ impl Prepared {
             data_major,
         };
         let installed = match search.run() {
-            // The download may fit where what is installed does not.
+            // The download may fit if the installed version does not.
             Err(EmbeddedPostgresError::VersionMismatch { data_major: download::MAJOR, .. })
                 if settings.download && settings.bin_dir.is_none() && download::AVAILABLE =>
             {
@@ -194,7 +194,7 @@ impl Prepared {
     }
 }
 
-/// Nothing is installed: says whether the download can help, and else what can.
+/// For data without an installation that fits: whether the download can help; the error says what else can.
 fn check_download(data_major: Option<u32>, allowed: bool) -> Result<(), EmbeddedPostgresError> {
     let download = if !download::AVAILABLE {
         "(This headwater was built without the download.)"
@@ -209,8 +209,8 @@ fn check_download(data_major: Option<u32>, allowed: bool) -> Result<(), Embedded
     Err(EmbeddedPostgresError::BinariesNotFound { suggested_major, download })
 }
 
-/// The socket's directory stands as the host, which all three clients understand. Port and TLS are named, so that no
-/// PGPORT or PGSSLMODE of the environment interferes.
+/// A URL with the socket's directory as its host, which all three clients understand. Port and TLS are named, so that
+/// PGPORT and PGSSLMODE of the environment make no difference.
 fn url_of(socket_dir: &Path) -> String {
     use std::fmt::Write;
     use std::os::unix::ffi::OsStrExt;
@@ -224,7 +224,7 @@ fn url_of(socket_dir: &Path) -> String {
     format!("postgresql://{ROLE}@{host}:5432/{DATABASE}?sslmode=disable")
 }
 
-/// Runs what waits for files and programs where that holds nobody up.
+/// Runs work that waits for files and programs on a thread for such work.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EmbeddedPostgresError> + Send + 'static,
 ) -> Result<T, EmbeddedPostgresError> {

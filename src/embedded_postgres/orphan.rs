@@ -1,4 +1,4 @@
-//! What an earlier headwater left behind on our data: a PostgreSQL that runs, or the traces of one that is dead.
+//! Removes what an earlier headwater left behind on our data: a PostgreSQL that still runs, or the lock files of a dead one.
 use super::error::EmbeddedPostgresError;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 const STOP_WAIT_MAX: Duration = Duration::from_secs(300);
 const STOP_POLL: Duration = Duration::from_millis(20);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
-/// Where a postmaster writes its number.
+/// The file into which a postmaster writes its process id.
 const LOCK_FILE: &str = "postmaster.pid";
 
-/// Stops the postmaster that runs on this data, if there is one. Whoever calls holds the lock on the data, so it
-/// belongs to nobody alive.
+/// Stops the postmaster that runs on this data, if there is one. The caller holds the lock on the data, so no living
+/// headwater owns that postmaster.
 pub(super) fn stop(pgdata: &Path) -> Result<(), EmbeddedPostgresError> {
     let Some(pid) = postmaster_on(pgdata) else {
         return Ok(());
@@ -46,11 +46,10 @@ pub(super) fn quit_left_over_children(pgdata: &Path) {
     }
 }
 
-/// Takes away the lock files that name a dead process which nobody has waited for, or a program that has got the
-/// number since: to PostgreSQL either looks alive, and it would refuse to start for as long.
+/// Removes lock files that name a dead process that was not waited for, or another program that has got its process id
+/// since. PostgreSQL takes either for alive, and would refuse to start.
 ///
-/// Call it only after [`stop`]. Left-over children are still found by it: PostgreSQL asks who holds its shared memory,
-/// with its lock file or without.
+/// To be called after [`stop`] only. PostgreSQL still notices left-over children without the files, by its shared memory.
 pub(super) fn forget_the_dead(pgdata: &Path, socket: &Path) -> Result<(), EmbeddedPostgresError> {
     let mut socket_lock = socket.as_os_str().to_owned();
     socket_lock.push(".lock");
@@ -58,18 +57,18 @@ pub(super) fn forget_the_dead(pgdata: &Path, socket: &Path) -> Result<(), Embedd
         let Ok(text) = std::fs::read_to_string(&lock_file) else { continue };
         let is_stale = match pid_in(&text) {
             Some(pid) => runs(pid, pgdata) == Some(Runs::NoPostgres),
-            // It was killed before it could write its number.
+            // The postmaster was killed before it could write its process id.
             None => text.is_empty() && cfg!(target_os = "linux") && processes_on(pgdata).is_empty(),
         };
         if is_stale {
-            tracing::warn!(lock_file = %lock_file.display(), "taking away the lock file of a PostgreSQL that is dead");
+            tracing::warn!(lock_file = %lock_file.display(), "removing the lock file of a PostgreSQL that is dead");
             std::fs::remove_file(&lock_file).map_err(EmbeddedPostgresError::io("remove", &lock_file))?;
         }
     }
     Ok(())
 }
 
-/// The postmaster that its lock file names, if it really is one on this data: numbers are given out again.
+/// The postmaster that the lock file names, if there is one on this data: process ids are used again.
 fn postmaster_on(pgdata: &Path) -> Option<libc::pid_t> {
     let pid = pid_in(&std::fs::read_to_string(pgdata.join(LOCK_FILE)).ok()?)?;
     (runs(pid, pgdata) == Some(Runs::PostgresOnData)).then_some(pid)
@@ -80,18 +79,18 @@ fn pid_in(lock_file: &str) -> Option<libc::pid_t> {
     lock_file.lines().next()?.trim().parse::<libc::pid_t>().ok()?.checked_abs().filter(|pid| *pid > 1)
 }
 
-/// What runs under a number.
+/// What runs under a process id.
 #[derive(Debug, PartialEq, Eq)]
 enum Runs {
     PostgresOnData,
-    /// Certainly none on our data: another program, or one that is dead and was not waited for.
+    /// Certainly no PostgreSQL on our data: another program, or a dead one that was not waited for.
     NoPostgres,
     /// We may not look.
     Unclear,
 }
 
-/// PostgreSQL's processes all work in their data directory, and are named so. A dead one has no directory any more.
-/// `None`: nothing runs.
+/// Looks at a process: those of PostgreSQL have the data directory as their working directory; a dead one has none.
+/// `None`: no such process.
 #[cfg(target_os = "linux")]
 fn runs(pid: libc::pid_t, pgdata: &Path) -> Option<Runs> {
     use std::os::unix::fs::MetadataExt;
@@ -127,8 +126,8 @@ fn names(command_line: &[u8], pgdata: &Path) -> bool {
 #[cfg(not(target_os = "linux"))]
 fn runs(pid: libc::pid_t, pgdata: &Path) -> Option<Runs> {
     let asked = std::process::Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output();
-    let said = asked.map(|said| String::from_utf8_lossy(&said.stdout).into_owned()).ok()?;
-    let is_ours = said.contains("postgres") && said.contains(&*pgdata.to_string_lossy());
+    let output = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).ok()?;
+    let is_ours = output.contains("postgres") && output.contains(&*pgdata.to_string_lossy());
     Some(if is_ours { Runs::PostgresOnData } else { Runs::Unclear })
 }
 
@@ -144,7 +143,7 @@ fn processes_on(pgdata: &Path) -> Vec<libc::pid_t> {
         .collect()
 }
 
-/// Elsewhere they are waited for.
+/// On other systems they cannot be found, and the start waits for them.
 #[cfg(not(target_os = "linux"))]
 fn processes_on(_pgdata: &Path) -> Vec<libc::pid_t> {
     Vec::new()

@@ -1,4 +1,4 @@
-//! Prepares PostgreSQL's programs to run: as the right account, and never longer than we do.
+//! Prepares commands that run PostgreSQL's programs: as the right account, and never longer than our process.
 use super::account::Account;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -58,7 +58,7 @@ fn die_with_parent(parent: libc::pid_t) -> io::Result<()> {
     Ok(())
 }
 
-/// Elsewhere the next start finds the orphan and stops it.
+/// On other systems the next start finds the orphan and stops it.
 #[cfg(not(target_os = "linux"))]
 fn die_with_parent(_parent: libc::pid_t) -> io::Result<()> {
     Ok(())

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// A server answers at once, even while it recovers; one that hangs is asked again.
+/// How long to wait for an answer. A server answers at once, even while it recovers; one that hangs is asked again.
 const ANSWER_WAIT_MAX: Duration = Duration::from_secs(2);
 /// An answer is an error of a few lines, or a list of parameters.
 const ANSWER_BYTES_MAX: u64 = 16 * 1024;
@@ -44,7 +44,7 @@ fn try_ask(socket_dir: &Path) -> io::Result<Readiness> {
             Ok(if not_yet { Readiness::NotYet } else { Readiness::Accepts })
         }
         _ => {
-            // A leave-taking keeps the server's log clean; whether it arrives does not matter.
+            // Saying goodbye keeps the server's log clean; whether it arrives does not matter.
             let _ = stream.write_all(TERMINATE);
             Ok(Readiness::Accepts)
         }
@@ -68,7 +68,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     /// A server that gives one answer to the startup message.
-    fn answer_to(said: &'static [u8]) -> Readiness {
+    fn answer_to(answer: &'static [u8]) -> Readiness {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(socket_path(dir.path())).unwrap();
         let server = std::thread::spawn(move || {
@@ -77,7 +77,7 @@ mod tests {
             stream.read_exact(&mut length).unwrap();
             let mut rest = vec![0; u32::from_be_bytes(length) as usize - length.len()];
             stream.read_exact(&mut rest).unwrap();
-            stream.write_all(said).unwrap();
+            stream.write_all(answer).unwrap();
         });
         let readiness = ask(dir.path());
         server.join().unwrap();

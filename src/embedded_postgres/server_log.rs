@@ -11,7 +11,7 @@ use std::time::Duration;
 const TAIL_LINES_MAX: usize = 20;
 /// A longer line (a statement with its data) is logged in parts.
 const LINE_BYTES_MAX: u64 = 16 * 1024;
-/// After the server ended, how long its last words are waited for. Its left-over children may hold the pipe open.
+/// How long to wait for the last lines of a server that has ended: its left-over children may hold the pipe open.
 const LAST_WORDS_WAIT_MAX: Duration = Duration::from_millis(300);
 
 /// The log of one run of the server.
@@ -37,7 +37,7 @@ impl ServerLog {
         ServerLog { tail, ended }
     }
 
-    /// What it said last; called when the server has ended.
+    /// The last lines of a server that has ended.
     pub fn last_words(&self) -> String {
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(LAST_WORDS_WAIT_MAX) {
             tracing::debug!("children of the ended PostgreSQL are still there");
@@ -61,7 +61,7 @@ fn copy_lines(mut stderr: impl BufRead, tail: &Mutex<VecDeque<String>>) {
         if text.is_empty() {
             continue;
         }
-        // DETAIL, HINT and the further lines of a statement belong to what they follow.
+        // DETAIL, HINT and the further lines of a statement belong to the line before them.
         severity = Severity::of(text).unwrap_or(severity);
         severity.log(text);
         let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
@@ -81,9 +81,9 @@ enum Severity {
 }
 
 impl Severity {
-    /// None: the line begins nothing new.
+    /// The severity of a line; `None`: it continues the one before.
     fn of(line: &str) -> Option<Severity> {
-        // Asking whether it is ready yet makes it say so, many times a second.
+        // The server logs this each time that it is asked whether it is ready.
         if line.starts_with("FATAL:  the database system is ") {
             return Some(Severity::Debug);
         }
@@ -94,7 +94,7 @@ impl Severity {
         let (label, _) = line.split_once(":  ")?;
         match label {
             "PANIC" => Some(Severity::Error),
-            // One client's trouble, not the server's: a violated constraint is an ERROR, too.
+            // These are about one client, not the server: a violated constraint is an ERROR, too.
             "FATAL" | "ERROR" | "WARNING" => Some(Severity::Warn),
             "LOG" | "NOTICE" | "INFO" => Some(Severity::Info),
             _ => None,
@@ -111,7 +111,7 @@ impl Severity {
     }
 }
 
-/// In words: `exited with code 1`, `was ended by signal 9`.
+/// How a process ended, in words: `exited with code 1`, `was ended by signal 9`.
 pub(super) fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with code {code}"),
@@ -135,8 +135,8 @@ mod tests {
 
     #[test]
     fn last_words_are_the_last_lines_in_order() {
-        let said: String = (1..=TAIL_LINES_MAX + 5).map(|number| format!("LOG:  line {number}\n")).collect();
-        let log = ServerLog::capture(std::io::Cursor::new(said));
+        let lines: String = (1..=TAIL_LINES_MAX + 5).map(|number| format!("LOG:  line {number}\n")).collect();
+        let log = ServerLog::capture(std::io::Cursor::new(lines));
         let words = log.last_words();
         assert_eq!(words.lines().count(), TAIL_LINES_MAX);
         assert!(words.starts_with("LOG:  line 6\n") && words.ends_with("LOG:  line 25"), "{words}");

@@ -14,10 +14,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Connections for the service's two pools, for `psql` and for programs that speak SQL.
+/// Enough connections for the service, for `psql` and for programs that use SQL.
 const CONNECTIONS_MAX: u32 = 200;
 const SHARED_BUFFERS: &str = "256MB";
-/// An event store mostly appends: fewer checkpoints, less writing of whole pages.
+/// An event store mostly appends: with fewer checkpoints, fewer whole pages are written.
 const WAL_SIZE_MAX: &str = "2GB";
 const READINESS_POLL: Duration = Duration::from_millis(20);
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A killed postmaster's children hold its shared memory until they notice.
 const CHILDREN_LEFT_OVER: &str = "is still in use";
 
-/// What is started.
+/// What to start.
 pub(super) struct Launch {
     pub binaries: Binaries,
     pub account: Account,
@@ -40,7 +40,7 @@ impl Launch {
     fn command(&self) -> Command {
         let mut postgres = command(&self.binaries.program("postgres"), &self.account);
         postgres.arg("-D").arg(&self.pgdata).stdout(Stdio::null()).stderr(Stdio::piped());
-        // On the command line, so that neither an older headwater's file nor ALTER SYSTEM says otherwise.
+        // On the command line, which overrides an older headwater's file and ALTER SYSTEM.
         let quoted_dir = self.socket_dir.to_string_lossy().replace('"', "\"\"");
         let settings = [
             ("listen_addresses", String::new()),
@@ -66,7 +66,7 @@ impl Launch {
     }
 }
 
-/// Where the server stands.
+/// The state of the server.
 #[derive(Clone, Debug)]
 pub(super) enum Phase {
     Starting,
@@ -120,7 +120,7 @@ impl Supervisor {
             .name("postgres-keeper".to_owned())
             .spawn(move || {
                 let last_phase = keeper.run();
-                // First the lock, so that whoever hears that we are done can take it.
+                // The lock is released first, so that a process that sees the end can take it.
                 drop(lock);
                 keeper.phase.send_replace(last_phase);
             })
@@ -128,7 +128,7 @@ impl Supervisor {
         Ok(Supervisor { shared, phase })
     }
 
-    /// A view on where the server stands.
+    /// Watches the state of the server.
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.clone()
     }
@@ -151,7 +151,7 @@ impl Shared {
     }
 }
 
-/// What lives on the thread.
+/// The state of the thread.
 struct Keeper {
     launch: Launch,
     shared: Arc<Shared>,
@@ -180,7 +180,7 @@ impl Keeper {
                 Ended::BeforeReady { status, output } => {
                     failed_starts += 1;
                     let children_left_over = output.contains(CHILDREN_LEFT_OVER);
-                    // A server that never ran does not get better by trying, except when it waits for another's end.
+                    // A server that never ran will not run at the next attempt, unless it waits for the end of left-over processes.
                     if failed_starts >= FAILED_STARTS_MAX || !(was_ready || children_left_over) {
                         let pgdata = self.launch.pgdata.clone();
                         return Phase::GaveUp(Failure { pgdata, attempts: failed_starts, status, output });
@@ -228,7 +228,7 @@ impl Keeper {
         Ended::BeforeReady { status, output }
     }
 
-    /// None: it is to stop, and is not started any more.
+    /// Starts the server; `None`: it is to stop, so it is not started.
     fn spawn(&self) -> io::Result<Option<Child>> {
         let mut server = self.shared.lock();
         if server.stopping {
@@ -239,7 +239,7 @@ impl Keeper {
         Ok(Some(child))
     }
 
-    /// As long as the process lives there is no deadline: recovery takes the time that it takes. False: it ended.
+    /// Waits until the server is ready, without a deadline: recovery takes the time that it takes. False: the server ended.
     fn wait_until_ready(&self, child: &Child) -> bool {
         let started = Instant::now();
         let mut progress = started + PROGRESS_EVERY;
@@ -266,7 +266,7 @@ impl Keeper {
         false
     }
 
-    /// Ends early when it is to stop.
+    /// Pauses; ends early if the server is to stop.
     fn pause(&self, duration: Duration) {
         let server = self.shared.lock();
         let _ = self.shared.stop_asked.wait_timeout_while(server, duration, |server| !server.stopping);

@@ -1,8 +1,8 @@
-//! The log lines of what happens.
+//! The log lines for observations.
 
 use crate::domain::observation::{FailureKind, Observation};
 
-/// Times at which nothing went wrong leave no line.
+/// Writes the line of an observation, if it has one: what went well has none.
 pub(super) fn log(observation: &Observation) {
     match observation {
         Observation::BatchFailed { requests, error } => tracing::warn!(requests, %error, "a batch of appends failed"),
@@ -22,11 +22,11 @@ pub(super) fn log(observation: &Observation) {
             FailureKind::Outage => tracing::warn!(by, %error, "the database is away"),
             FailureKind::Refused => tracing::error!(by, %error, "the database refused a statement of the service"),
             FailureKind::Bug => {
-                tracing::error!(by, %error, "an answer of the database cannot be read: a fault of ours");
+                tracing::error!(by, %error, "an answer of the database cannot be read: a bug of the service");
             }
         },
         Observation::DatabaseFound { by } => tracing::info!(by, "the database is back"),
-        Observation::ListenerUp => tracing::debug!("listening for hints"),
+        Observation::ListenerUp => tracing::debug!("listening for signals"),
         Observation::ListenerDown { error } => tracing::warn!(%error, "the listening connection was lost"),
         Observation::TailReads { reads: false } => {
             tracing::warn!("the end of the log cannot be read; nothing new reaches those who follow");
@@ -37,9 +37,9 @@ pub(super) fn log(observation: &Observation) {
         }
         Observation::SequenceCaches { numbers } => tracing::error!(
             numbers,
-            "the sequence of message_store.messages gives several positions to a session at once, so that messages appear \
-             behind those who follow, who miss them; ALTER SEQUENCE message_store.messages_global_position_seq CACHE 1, \
-             and reconnect those who write in SQL"
+            "the sequence of message_store.messages gives several positions to a session at once, so that followers miss \
+             messages; ALTER SEQUENCE message_store.messages_global_position_seq CACHE 1, \
+             and reconnect the programs that write in SQL"
         ),
         Observation::PositionsAhead { at: Some(at), given } => tracing::warn!(
             at,
@@ -53,7 +53,7 @@ pub(super) fn log(observation: &Observation) {
             messages,
             first,
             settled,
-            "messages were written at global positions that those who follow have passed already: inserted with a \
+            "messages were written at global positions that followers have passed already: inserted with a \
              position of their own, or changed; pages have them, followers, aggregated streams and subscriptions that \
              are past them do not"
         ),
@@ -86,10 +86,10 @@ pub(super) fn log(observation: &Observation) {
             is_anew,
             settled,
             head,
-            "the log is not the one any more that was read: followers are told history-changed and have to begin anew"
+            "the log is another one than the one that was read: followers get history-changed and have to begin anew"
         ),
         Observation::Panicked { message } => tracing::error!(%message, "a request panicked"),
-        // Unavailable is no fault, and comes by the thousand: the metrics count it, and its cause has a line of its own.
+        // 503 is no fault of the service, and comes by the thousand: metrics count it, and its cause has a line of its own.
         Observation::RequestAnswered { method, path, status, took } if *status >= 500 && *status != 503 => {
             tracing::warn!(method, path, status, took_ms = took.as_millis() as u64, "a request failed");
         }

@@ -1,9 +1,9 @@
-//! Log lines: where they go, how they look.
+//! Where log lines go, and in which format.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::prelude::*;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
@@ -22,7 +22,7 @@ pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
         LogFormat::Json => false,
     };
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal);
-    // Whoever read standard error may have gone (`2>&1 | head`): to complain of that on standard error would panic.
+    // The reader of standard error may be gone (`2>&1 | head`): reporting that on standard error would panic.
     let layer = layer.log_internal_errors(false);
     let layer = if text { layer.boxed() } else { layer.json().flatten_event(true).boxed() };
     tracing_subscriber::registry()
@@ -31,7 +31,7 @@ pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
         .map_err(|error| format!("logging cannot be started: {error}"))
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("no message").to_owned()
