@@ -1,4 +1,4 @@
-//! Too much at once is refused at the door, and who waits for a lock holds up nobody else.
+//! Too much at once is refused, and an append that waits for a lock delays no other category.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ fn assert_overloaded(answer: &Answer) {
 }
 
 /// Stalls the service while it writes a message, sends `sent` more and lets it go on. Asserts that exactly `waiting` of
-/// them wait and are written, and that the others are refused meanwhile and nothing of them stands.
+/// them wait and are written, and that the others are refused meanwhile and not written.
 async fn assert_waiting(database: &TestDatabase, app: &TestApp, body: &Value, sent: usize, waiting: usize) {
     let (client, observer) = (database.connect().await, database.connect().await);
     let before = count(&client).await;
@@ -295,7 +295,7 @@ async fn append_that_the_service_leaves_unanswered_while_it_is_written_is_not_sa
     };
     let appending = tokio::spawn(async move { append.append(request).await });
     until_waiting(&observer, 1).await;
-    // As at a stop whose time is over: everything that runs is dropped where it stands.
+    // As at a stop whose time is over: everything that runs is dropped where it is.
     runtime.shutdown_background();
     assert_eq!(appending.await.unwrap(), Err(AppendError::OutcomeUnknown { message_ids: vec![id] }));
     client.batch_execute("COMMIT").await.unwrap();

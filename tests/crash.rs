@@ -1,4 +1,4 @@
-//! Processes are killed under load: what was acknowledged stands, once.
+//! Processes are killed under load: what was acknowledged is there, once.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn start_with(database_url: &str, more: &[&str]) -> ServiceProcess {
     ServiceProcess::start(&[&["--listen", "127.0.0.1:0", "--database-url", database_url], more].concat())
 }
 
-/// Sends again whatever was not acknowledged: what stands is recognised, the rest is written. Then everything stands.
+/// Sends again everything that was not acknowledged: what was written is recognised, the rest is written now.
 async fn assert_sent_again_stands_once(url: &str, database: &tokio_postgres::Client, sent: &[Sent]) {
     let standing: HashSet<_> = compare(database, sent).await.into_iter().map(|sent| sent.id).collect();
     let http = http_client();

@@ -1,4 +1,4 @@
-//! The service starts only on a server that says who holds its locks.
+//! The service starts only on a server that shows which transactions hold its locks.
 
 use headwater::app::Running;
 use headwater::config::Settings;

@@ -1,4 +1,4 @@
-//! The house's own rules: who may use whom, how long a file is, and what is generated from the code.
+//! The rules of the house: which room may use which, how long a file is, and what is generated from the code.
 
 mod clients;
 mod documents;

@@ -1,4 +1,4 @@
-//! A request that was done before is recognised, and an id never stands for two things.
+//! A request that was done before is recognised, and an id never belongs to two messages.
 
 use futures_util::future::{join, join_all};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! A large message delays who wants it, and nobody else.
+//! A large message delays the followers that want it, and no others.
 
 use std::time::{Duration, Instant};
 

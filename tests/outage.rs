@@ -91,7 +91,7 @@ async fn append_that_was_committed_is_acknowledged_though_the_answer_was_lost() 
     let client = database.connect().await;
     // A connection that ends is noticed at once; one that falls silent when its time is over.
     for (round, is_cut) in [true, false, true, false].into_iter().enumerate() {
-        // Who comes after a lost connection is not turned away: the database is there.
+        // A request after a lost connection is not refused: the database is there.
         app.write("next-1", "T", json!({})).await;
         let links = proxy.links_that_sent(APPEND);
         links.iter().for_each(|link| link.lose_answers());
@@ -136,7 +136,7 @@ async fn append_that_is_answered_as_not_written_never_appears_later() {
         let (answer, ()) = tokio::join!(app.append("held-1", &body), cutting);
         assert_eq!(answer.problem(503, "database-unavailable")["outcome"], "not_written");
         client.batch_execute("COMMIT").await.unwrap();
-        // Whoever waited for the lock before has had it when this one gets it.
+        // Every transaction that waited for the lock before has had it when this one gets it.
         client.batch_execute("BEGIN; SELECT message_store.acquire_lock('held-1'); COMMIT").await.unwrap();
         let stands = "SELECT count(*) FROM message_store.messages WHERE stream_name = 'held-1'";
         assert_eq!(client.query_one(stands, &[]).await.unwrap().get::<_, i64>(0), round);

@@ -136,7 +136,7 @@ async fn of_many_followers_of_their_own_streams_a_message_reaches_only_its_own()
     for (number, events) in followers.iter_mut().enumerate() {
         let event = events.next_event().await;
         assert!(event.is("closing"), "{event:?}");
-        // The cursor at which each of them stood.
+        // The cursor of each of them.
         assert_eq!(event.place(), Some(if written.contains(&number) { "0" } else { "-1" }));
     }
     app.stop().await;

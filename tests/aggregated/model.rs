@@ -232,7 +232,7 @@ fn defined() -> impl Strategy<Value = Defined> {
         })
 }
 
-/// Writes the messages one by one, in SQL or over HTTP; the global positions of those that stand.
+/// Writes the messages one by one, in SQL or over HTTP; answers the global positions of those that were written.
 async fn write<'a>(app: &TestApp, sql: &Client, prefix: &str, messages: &'a [Sent]) -> Vec<(i64, &'a Sent)> {
     let text = "INSERT INTO message_store.messages (stream_name, position, type, data, metadata) \
         SELECT $1, coalesce(max(position), -1) + 1, $2, $3::text::jsonb, $4::text::jsonb \

@@ -208,7 +208,7 @@ async fn a_paused_stream_does_not_go_live_though_it_had_arrived() {
     define(&app, "numbers", &of_categories(&["n"])).await;
     until_state(&app, "numbers", "live").await;
     app.stop().await;
-    // As a projector would ask whose catching up ended at the moment of the pause, and who has heard of both.
+    // As a projector asks that had caught up at the moment of the pause, and knows of both.
     sql.batch_execute("SELECT headwater.aggregated_stream_pause('numbers')").await.unwrap();
     let text = "SELECT headwater.projection_go_live(r.epoch, r.generation, p.id, r.live_position), p.is_live \
         FROM headwater.projector AS r, headwater.projections AS p";

@@ -1,4 +1,4 @@
-//! A rebuild stands beside what readers see until it takes its place, in one step.
+//! A rebuild is made beside what readers see until it takes its place, in one step.
 
 use serde_json::json;
 
@@ -63,7 +63,7 @@ async fn readers_and_followers_go_on_across_the_switch() {
         json!({ "messages": [], "next": gone.1 + 1, "at_end": false }),
         "a link without a message is passed over"
     );
-    // Also by who would wait: this page is not the end.
+    // Also for a request that would wait: this page is not the end.
     let path_of_gone =
         format!("{}/partitions/{}/messages?limit=1&wait=20s&from={}", path_of("numbers"), gone.0, gone.1);
     let asked = Instant::now();

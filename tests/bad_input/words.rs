@@ -226,7 +226,7 @@ fn wrong_bodies(right: &Value) -> Vec<String> {
     let mut open = vec![String::new()];
     while let Some(pointer) = open.pop() {
         let part = right.pointer(&pointer).unwrap();
-        // A text that stands nowhere else marks the place.
+        // A text that is nowhere else marks the place.
         let with = |value: &str| {
             let mut body = right.clone();
             *body.pointer_mut(&pointer).unwrap() = json!("the place");

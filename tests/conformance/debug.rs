@@ -223,7 +223,7 @@ async fn refusals_and_versions_tell_nothing_and_a_write_that_fails_only_its_lock
     ] {
         assert_silent(&mut store, &sql).await;
     }
-    // Now with a stale version, and without it with an id that stands.
+    // Now with a stale version, and without one with an id that is used.
     for sql in [first.sql.clone(), first.sql.replace(", -1)", ")")] {
         assert!(store.try_rows(&sql).await.is_err(), "{sql}");
         assert_eq!(store.notice_lines(), first.told[..4], "{sql}");

@@ -1,7 +1,7 @@
 //! The summaries.
 use super::{Store, unique};
 
-/// Each view with its keys, and the expressions over messages that they stand for.
+/// Each view with its keys, and the expressions over messages that its columns should equal.
 const VIEWS: [(&str, &[&str], &[&str]); 6] = [
     ("stream_summary", &["stream_name"], &["stream_name"]),
     ("type_summary", &["type"], &["type"]),
@@ -67,7 +67,7 @@ async fn percent_is_of_all_messages_with_two_places() {
     for (view, keys, expressions) in VIEWS {
         let named: Vec<_> =
             keys.iter().zip(expressions).map(|(key, expression)| format!("{expression} AS {key}")).collect();
-        // One statement, so that both sides see the same messages, whoever writes meanwhile.
+        // One statement, so that both sides see the same messages while others write.
         let sql = format!(
             "WITH expected AS (
                SELECT {}, count(*) AS message_count,

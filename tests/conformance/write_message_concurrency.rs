@@ -1,4 +1,4 @@
-//! write_message: who waits for whom.
+//! write_message: which writers wait for each other.
 use super::{Session, Store, unique, within};
 use uuid::Uuid;
 

@@ -1,4 +1,4 @@
-//! Who may use a data directory, as which user, and where the socket is.
+//! Which process may use a data directory, as which user, and where the socket is.
 use super::*;
 
 #[tokio::test]

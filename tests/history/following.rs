@@ -1,4 +1,4 @@
-//! Who follows is told at once, and nothing is fed from positions of a log that is gone.
+//! Followers are told at once, and get nothing at positions of a log that is gone.
 
 use std::time::{Duration, Instant};
 

@@ -30,7 +30,7 @@ const NEW_FROM: i64 = 200;
 const FEW: i64 = 8;
 const MANY: i64 = 60;
 
-/// Where a cursor stands.
+/// The place of a cursor.
 fn place(id: &str) -> i64 {
     id.split(['~', '.']).next().unwrap().parse().unwrap()
 }

@@ -127,7 +127,7 @@ async fn what_stands_on_a_message_that_is_another_one_stops_and_says_what_to_do(
         fetch(&app, name, count).await;
     }
     app.get("/v1/aggregated-streams/thirds?min_position=10&wait=10s").await;
-    // As a restored backup: the first five stand, and other messages have the positions after them.
+    // As a restored backup: the first five are there, and other messages have the positions after them.
     sql.batch_execute(
         "BEGIN; DELETE FROM message_store.messages WHERE global_position > 5; \
          SELECT setval('message_store.messages_global_position_seq', 5); \

@@ -1,4 +1,4 @@
-//! Every setting is a flag, a variable and a key, with help that says its range, and stands in `docs/SETTINGS.md`.
+//! Every setting is a flag, a variable and a key, with help that says its range, and is listed in `docs/SETTINGS.md`.
 
 use clap::{Arg, CommandFactory};
 use headwater::config::Cli;

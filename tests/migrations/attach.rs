@@ -8,7 +8,7 @@ use headwater::store::migrate::{
 
 const STOCK: &str = include_str!("../fixtures/stock_message_db.sql");
 
-/// Everything in schema message_store, and who may do what with it.
+/// Everything in schema message_store, and what each role may do with it.
 const OBJECTS: &str = "
     SELECT 'function ' || p.oid || p.xmin || COALESCE(p.proacl::text, '') || p.proowner || pg_get_functiondef(p.oid)
     FROM pg_proc p WHERE p.pronamespace = 'message_store'::regnamespace

@@ -130,7 +130,7 @@ async fn functions_work_with_any_search_path() {
     assert_eq!(session.value("SELECT count(*) FROM message_store.category_type_summary").await, "1");
 }
 
-/// Rows of messages that this session has read, by a count that stands still outside of its statements.
+/// How many rows of messages this session has read, by a count that changes in its own statements only.
 async fn rows_touched(session: &Session) -> i64 {
     let sql = "SELECT COALESCE(sum(seq_tup_read + idx_tup_fetch), 0) FROM pg_stat_xact_user_tables WHERE relname = 'messages'";
     session.value(sql).await.parse().unwrap()

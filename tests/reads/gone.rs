@@ -34,7 +34,7 @@ async fn statements_of_readers_that_have_gone_are_cancelled_and_their_connection
     let client = database.connect().await;
     let (_, open) = waiting_and_open(&client).await;
     let holder = database.connect().await;
-    // Whoever reads waits for it.
+    // Readers wait for it.
     holder.batch_execute("BEGIN; LOCK TABLE message_store.messages IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let mut ends = Vec::new();
     for round in 0..10 {

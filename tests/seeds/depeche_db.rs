@@ -29,7 +29,7 @@ struct Example {
 }
 
 impl Example {
-    /// Messages of other streams and of `EventB` stand between, as in the chapter before.
+    /// Messages of other streams and of `EventB` are between them, as in the chapter before.
     async fn new() -> Self {
         let database = TestDatabase::migrated().await;
         let app = TestApp::on(&database).await;
@@ -153,7 +153,7 @@ async fn a_reader_gets_the_messages_there_are_and_then_only_new_ones() {
     assert_eq!(id, reader.last_id);
     example.write(176).await;
     assert_eq!(take(&mut reader, 1).await, example.expected()[20..]);
-    // reader.stop(), and a later one goes on where it stood.
+    // reader.stop(), and a later one goes on where it was.
     let last_id = reader.last_id.clone().unwrap();
     drop(reader);
     example.write(177).await;

@@ -286,7 +286,7 @@ async fn where_a_consumer_crashes_another_one_goes_on() {
     app.stop().await;
 }
 
-/// `session_timeout_ms`: who is not heard of, connection or not, loses its partitions.
+/// `session_timeout_ms`: a consumer that sends nothing, connected or not, loses its partitions.
 #[tokio::test]
 async fn a_session_timeout_is_the_groups() {
     let (_database, app) = service().await;

@@ -166,7 +166,7 @@ async fn a_consumer_group_reads_acks_and_claims_as_in_the_document() {
     assert_eq!(pending(stream_c).await, [c(1, "c2", 2), c(2, "c1", 1), c(3, "c2", 1)]);
     let listed = stream_c.get("/pending").await;
     assert!(idle_ms(&listed["pending"][0]) < idle_ms(&listed["pending"][1]), "its age begins anew: {listed}");
-    // Who had it has lost it.
+    // The consumer that had it has lost it.
     stream_c.ack("c1", &[json!({ "partition": 0, "position": 1, "epoch": 1 })]).await.problem(409, "fenced");
     stream_c.acked("c2", taken(&claimed)).await;
     app.stop().await;

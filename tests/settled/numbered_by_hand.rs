@@ -56,7 +56,7 @@ async fn a_message_ahead_of_the_sequence_waits_for_it_and_keeps_nobody_waiting()
     app.stop().await;
 }
 
-/// Nobody can go back in a log: what is written behind is noticed, whoever follows, and what is in order is not.
+/// No follower goes back in a log: what is written behind it is reported, and what is in order is not.
 #[tokio::test]
 async fn messages_that_are_written_behind_what_is_settled_are_noticed() {
     let database = TestDatabase::migrated().await;

@@ -157,7 +157,7 @@ async fn their_reads_take_turns_and_leave_connections_for_others() {
     for n in 0..SUBSCRIPTIONS {
         Sub::new(&app, &format!("s{n}"), json!({ "source": { "aggregated_stream": "x" } })).await;
     }
-    // Whoever reads a partition now stands still in the middle of it.
+    // A reader of a partition is now stopped in the middle of it.
     let mut holder = database.connect().await;
     let lock = holder.transaction().await.unwrap();
     lock.batch_execute("LOCK TABLE headwater.aggregated_messages IN ACCESS EXCLUSIVE MODE").await.unwrap();

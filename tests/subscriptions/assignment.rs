@@ -1,4 +1,5 @@
-//! Who holds which partition: the rule of `subscription_plan.sql` against a plain account of it, and what the rule is for.
+//! Which consumer holds which partition: the rule of `subscription_plan.sql` against a plain account of it, and its
+//! purpose.
 //! The account is also what the simulation of leases goes by.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ pub struct Partition {
 pub type Plan = BTreeMap<i32, String>;
 
 impl Partition {
-    /// Who has it as far as the rule is concerned.
+    /// The consumer that has it as far as the rule is concerned.
     fn owner<'a>(&'a self, alive: &BTreeSet<String>) -> Option<&'a String> {
         let is_alive = |name: &&'a String| alive.contains(*name);
         self.next_owner.as_ref().filter(is_alive).or(self.consumer.as_ref().filter(is_alive))
@@ -49,7 +50,8 @@ pub fn plan(alive: &BTreeSet<String>, partitions: &[Partition]) -> Plan {
             plan.insert(partition.number, name.clone());
         }
     };
-    // Everybody keeps what it has, first what is its own, last what somebody else who is there would like to have back.
+    // Each consumer keeps what it has: first partitions that prefer it, last those that prefer another one that is
+    // alive.
     let mut kept: Vec<&Partition> = partitions.iter().collect();
     kept.sort_by_key(|one| {
         let is_preferred = one.preferred_owner.as_ref() == one.owner(alive);

@@ -121,7 +121,8 @@ async fn another_connection_of_the_same_name_takes_its_place() {
     app.stop().await;
 }
 
-/// Whoever is sent away or replaced hears that, and never that the subscription is gone; a fetch that waits goes on.
+/// A consumer that is removed or replaced is told so, and never that the subscription is gone; a fetch that waits
+/// goes on.
 #[tokio::test]
 async fn a_consumer_that_is_sent_away_or_replaced_is_not_told_that_its_subscription_is_gone() {
     for mode in ["partitioned", "competing"] {

@@ -145,7 +145,7 @@ async fn walk(seed: u64) {
             4..=7 => drop(count(&sql, id, head, random.i64(1..90)).await),
             8 => count_all(&sql, id, head, random.i64(40..200)).await,
             _ => {
-                // Not all that was counted need be settled for who asks by global positions.
+                // Not everything that was counted has to be settled for a caller that asks by global positions.
                 let is_global = id <= 12;
                 let up_to = if is_global && random.bool() { random.i64(0..=head) } else { head };
                 let when = format!("step {step} of seed {seed}, subscription {id}");
@@ -262,7 +262,7 @@ async fn what_was_never_counted_is_at_least_what_is_said_and_exact_soon() {
     app.stop().await;
 }
 
-/// Who waits for a lag of 0 would go while a message is still to come.
+/// A client that waits for a lag of 0 would go while a message is still to come.
 #[tokio::test]
 async fn a_lag_of_zero_is_exact_however_far_the_next_message_is() {
     const OTHERS: i64 = 60_000;

@@ -141,7 +141,7 @@ impl World {
         }
     }
 
-    /// Everybody who is there has what the rule says, or is about to have it.
+    /// Every consumer that is alive has what the rule says, or is about to have it.
     async fn planned(&self, before: &[Row]) {
         let alive = self.alive().await;
         let rows = self.rows().await;

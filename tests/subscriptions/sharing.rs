@@ -48,7 +48,7 @@ async fn a_join_and_a_leave_lead_to_an_even_spread_with_few_moves() {
         let now = held(&left, consumer);
         assert!(held(&all, consumer).iter().all(|partition| now.contains(partition)), "{consumer} lost something");
     }
-    // Who comes back under its name gets back what it had.
+    // A consumer that comes back under its name gets back what it had.
     let two = join(&sub, "w2").await;
     let back = spread(&sub, &["w1", "w2", "w3"], &[3, 3, 3]).await;
     for consumer in ["w1", "w2", "w3"] {

@@ -63,7 +63,7 @@ async fn step(sub: &Sub<'_>, seen: &mut Seen, random: &mut fastrand::Rng, is_par
             }
             seen.done(&message);
             if is_partitioned {
-                // It stands for all before it in its partition, as far as they came under the same lease.
+                // It acks everything before it in its partition, as far as that came under the same lease.
                 let same = |one: &Value| {
                     one["partition"] == message["partition"]
                         && one["epoch"] == message["epoch"]

@@ -262,7 +262,7 @@ fn postmaster(data: &Path) -> Option<libc::pid_t> {
     std::fs::read_to_string(data.join("pgdata/postmaster.pid")).ok()?.lines().next()?.parse().ok()
 }
 
-/// Whoever does not read has its credit, and nothing more is taken for it.
+/// A client that does not read has its credit, and nothing more is taken for it.
 #[tokio::test]
 async fn nothing_queues_for_a_consumer_that_does_not_read() {
     let database = TestDatabase::migrated().await;

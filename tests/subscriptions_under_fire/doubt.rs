@@ -16,7 +16,7 @@ use crate::support::proxy::FaultProxy;
 const MESSAGES: i64 = 40;
 /// Answers of each function that are lost.
 const LOSSES: usize = 4;
-/// Whatever hands something out, or says who has what.
+/// The functions that deliver something, or answer which consumer has what.
 const PARTITIONED: [&str; 4] =
     ["subscription_deliver(", "subscription_sync(", "subscription_join(", "subscription_take_replays("];
 const COMPETING: [&str; 4] =

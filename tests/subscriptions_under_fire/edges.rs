@@ -109,7 +109,7 @@ async fn acks_at_one_instance_make_room_at_another() {
     }
 }
 
-/// Whoever asks for its messages again has not failed with them, and has no more time for them by that: a message that
+/// A consumer that asks for its messages again has not failed with them, and gets no more time for them: a message that
 /// kills its consumer, which is made again at once, ends all the same.
 #[tokio::test]
 async fn the_backlog_is_no_way_around_the_deliveries_that_there_may_be() {
@@ -138,7 +138,8 @@ async fn the_backlog_is_no_way_around_the_deliveries_that_there_may_be() {
     }
 }
 
-/// Nobody has to know of a backlog: whoever fetches again has what it has not acked, whatever became of the answer that
+/// No client has to know of a backlog: a consumer that fetches again gets what it has not acked, whatever became of
+/// the answer that
 /// gave it, and an ack counts whichever answer it was that arrived.
 #[tokio::test]
 async fn a_fetch_begins_with_what_was_not_acked() {
@@ -218,7 +219,7 @@ async fn renew(sql: &tokio_postgres::Client, id: i64, consumer: &str, session: O
     sql.query_one(renew, &[&id, &consumer, &session]).await.unwrap().get(0)
 }
 
-/// Who holds partitions, or is about to.
+/// The consumers that hold partitions, or are about to.
 async fn holders(sql: &tokio_postgres::Client, id: i64) -> Vec<String> {
     let holders = "SELECT DISTINCT coalesce(next_owner, consumer) FROM headwater.subscription_partitions \
         WHERE subscription_id = $1";

@@ -83,7 +83,8 @@ async fn crash(database: &TestDatabase, app: &TestApp, mode: &str) {
     }
 }
 
-/// Who comes now and then and has not come for the time of a lease is gone, however lately its lease was renewed.
+/// A consumer that fetches now and then and has not come for the time of a lease is gone, however lately that was
+/// renewed.
 #[tokio::test]
 async fn a_fetching_consumer_is_gone_when_it_has_not_been_heard_of_for_the_time_of_its_lease() {
     let database = TestDatabase::migrated().await;
@@ -103,7 +104,7 @@ async fn a_fetching_consumer_is_gone_when_it_has_not_been_heard_of_for_the_time_
     app.stop().await;
 }
 
-/// Static names: whoever comes back gets what it had.
+/// Static names: a consumer that comes back gets what it had.
 #[tokio::test]
 async fn who_comes_back_gets_its_partitions_back() {
     let database = TestDatabase::migrated().await;
@@ -190,7 +191,7 @@ async fn what_is_nacked_is_not_waited_for() {
     let mut third = group.events("w3").await;
     let moving = group.until("it is to go", |status| held(status, "w1") == [partition]).await;
     assert_eq!(moving["consumers"].as_array().unwrap().len(), 3);
-    // Only who is sent away, or has more than its share, loses one.
+    // Only a consumer that is removed, or has more than its share, loses one.
     let answer = group.http.delete(group.path("/consumers/w1")).send().await.unwrap();
     assert_eq!(answer.status(), 204);
     let began = Instant::now();

@@ -90,7 +90,7 @@ impl Judge {
     }
 
     /// Competing: it comes again only when its time is over, it was nacked, or the connection that had it has ended
-    /// (which who fetches has not).
+    /// (which a consumer that fetches has not).
     pub fn repeats_are_allowed(&self, ack_timeout: Duration) -> usize {
         let mut deliveries: BTreeMap<(i64, i64), Vec<&Seen>> = BTreeMap::new();
         self.seen.iter().for_each(|seen| deliveries.entry(seen.place()).or_default().push(seen));
@@ -122,7 +122,7 @@ impl Judge {
             let mut streams: HashMap<&str, i64> = HashMap::new();
             for (at, seen) in lease.iter().enumerate() {
                 let stream = seen.stream.as_str();
-                // What comes first under a lease stands right after what came before it, or is among that.
+                // The first message under a lease is right after those that came before, or among them.
                 let next = streams.get(stream).or(came.get(stream)).map_or(0, |last| last + 1);
                 assert!(seen.stream_position <= next, "there is a gap before {next} of {stream}: {seen:?}");
                 streams.insert(stream, seen.stream_position);

@@ -1,4 +1,4 @@
-//! Everything at once on the same rows: whoever comes waits for its turn, and nobody is in anybody's way for ever.
+//! Everything at once on the same rows: each waits for its turn, and none waits for ever.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,7 +92,7 @@ async fn come_and_go(group: Group, ends: Arc<AtomicBool>) -> Vec<String> {
         let mut events = group.events(&format!("e{}", fastrand::u8(..3))).await;
         let mut seen = Vec::new();
         let reading = async {
-            // It ends early for who is replaced or sent away.
+            // It ends early for a consumer that is replaced or removed.
             while seen.len() < 30
                 && let Some(event) = events.next_block(PATIENCE).await
             {

@@ -33,7 +33,7 @@ enum Op {
         delay: &'static str,
     },
     Extend(usize),
-    /// Whoever has something has had it for too long.
+    /// Every consumer that has something has had it for too long.
     Expire,
     /// What waits for its retry has waited long enough.
     Wait,

@@ -1,4 +1,4 @@
-//! Messages that always fail: they end, and what stands beside them goes on, in its order.
+//! Messages that always fail: they end, and other messages go on, in their order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,7 +37,7 @@ struct Told {
 /// Consumes until nothing is left.
 async fn consume(group: &Group, failure: Failure) -> Told {
     let mut told = Told { acked: Vec::new(), deliveries: BTreeMap::new() };
-    // Who hangs has nothing else at hand: an ack of what comes after it would stand for it too.
+    // A consumer that hangs has no other message: an ack of a later one would be one of this one too.
     let credit = if failure == Failure::Hangs { 1 } else { 3 };
     let name = format!("w&max_in_flight={credit}");
     let mut events = group.events(&name).await;

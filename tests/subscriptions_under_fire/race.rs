@@ -59,7 +59,7 @@ async fn no_message_goes_to_two() {
     }
 }
 
-/// The epoch of a delivery is its own: whoever had the message before has lost it, at whichever instance.
+/// The epoch of a delivery is its own: a consumer that had the message before has lost it, on whichever instance.
 #[tokio::test]
 async fn an_ack_of_an_older_delivery_is_fenced() {
     let database = TestDatabase::migrated().await;

@@ -23,7 +23,7 @@ impl Event {
         serde_json::from_str(self.data.as_deref().unwrap_or("null")).expect("data is JSON")
     }
 
-    /// Where its id stands, without the check of the message there.
+    /// The position in its id, without the check of the message there.
     pub fn place(&self) -> Option<&str> {
         self.id.as_deref().map(|id| id.split('~').next().unwrap_or(id))
     }

@@ -112,7 +112,7 @@ impl FaultProxy {
         Self { url, shared, accepting }
     }
 
-    /// From now on it stands before another server: what is open is cut, and what comes gets there.
+    /// From now on the proxy leads to another server: open connections are cut, and new ones get there.
     pub fn lead_to(&self, database_url: &str) {
         *self.shared.target.lock().unwrap() = socket_of(&database_url.parse().unwrap());
         self.cut_all();
@@ -345,7 +345,7 @@ impl Shared {
         }
     }
 
-    /// Takes the time that so many bytes need on the line. Who waits for it is served in turn.
+    /// Takes the time that so many bytes need on the line. Waiting connections are served in turn.
     async fn carry(&self, bytes: usize) {
         let bytes_per_second = self.bytes_per_second.load(Ordering::SeqCst);
         if bytes_per_second > 0 {

@@ -30,7 +30,7 @@ pub async fn roll_back_one(client: &Client) {
     client.batch_execute("ROLLBACK").await.unwrap();
 }
 
-/// The global positions that stand, in order; `condition` is on the table's columns.
+/// The global positions of committed messages, in order; `condition` is on the table's columns.
 pub async fn standing(client: &Client, condition: &str) -> Vec<i64> {
     let sql = format!("SELECT global_position FROM message_store.messages WHERE {condition} ORDER BY global_position");
     client.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()

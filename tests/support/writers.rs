@@ -1,4 +1,4 @@
-//! Writers that remember what they were told of every message, and the comparison of that with what stands.
+//! Writers that remember the answer for every message, and the comparison of the answers with what was written.
 #![allow(dead_code)]
 
 use std::collections::HashMap;
@@ -156,9 +156,10 @@ pub fn told(answer: &Answer) -> Told {
     }
 }
 
-/// Asserts that what stands is what the writers were told: each acknowledged message once, where the answer said; none
+/// Asserts that what was written is what the writers were told: each acknowledged message once, where the answer
+/// said; none
 /// that was answered as not written; nothing that was not sent; positions without holes, in the order of the log.
-/// Returns those that stand though nobody was told.
+/// Returns those that were written though no writer was told.
 pub async fn compare(database: &tokio_postgres::Client, sent: &[Sent]) -> Vec<Sent> {
     let rows = database
         .query(
