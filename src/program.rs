@@ -1,4 +1,4 @@
-//! The program: what was asked for, done, and what came of it as an exit code.
+//! The program: does what the command line asks for, and ends with an exit code.
 
 use std::process::ExitCode;
 

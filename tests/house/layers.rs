@@ -3,7 +3,7 @@
 use super::sources;
 
 /// Each room with the rooms of this crate that it may use beside itself.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("domain", &[]),
     ("store", &["domain"]),
     // What happens is recorded where it happens, and agents are started by the life cycle.
