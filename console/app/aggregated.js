@@ -34,7 +34,7 @@ export function AggregatedList() {
     ${!rows ? !error && html`<${Loading} />`
       : rows.length === 0 ? html`
         <${Empty} title="No aggregated stream yet">
-          <p>One gathers the messages of many streams and divides them into partitions, each in an order that never changes.</p>
+          <p>An aggregated stream gathers the messages of many streams and divides them into partitions, each in an order that never changes.</p>
           <${Command} lines=${curl('/v1/aggregated-streams/orders', { categories: ['order'], partitioner: { kind: 'stream', partitions: 4 } }, 'PUT')} />
         <//>`
         : html`
@@ -82,9 +82,9 @@ export function Aggregated({ name }) {
       ${status && html`
         <button onClick=${() => setAsk(isPaused
           ? { title: `Resume ${name}?`, text: 'It goes on from where it was paused.', action: 'Resume', run: act('resume') }
-          : { title: `Pause ${name}?`, text: 'New messages are not projected until it is resumed. Readers see what is there.', action: 'Pause', run: act('pause') })}>
+          : { title: `Pause ${name}?`, text: 'New messages are not projected until it is resumed. What was projected can be read.', action: 'Pause', run: act('pause') })}>
           ${isPaused ? 'Resume' : 'Pause'}</button>
-        <button onClick=${() => setAsk({ title: `Rebuild ${name}?`, text: 'All messages are projected again from nothing. Readers go on with the present projection until the new one has caught up.', action: 'Rebuild', run: act('rebuild') })}>Rebuild</button>`}
+        <button onClick=${() => setAsk({ title: `Rebuild ${name}?`, text: 'All messages are projected again from the beginning. Readers see the present projection until the new one has caught up.', action: 'Rebuild', run: act('rebuild') })}>Rebuild</button>`}
     <//>
     <${Failure} error=${error} again=${again} />
     ${!value ? !error && html`<${Loading} />` : html`
@@ -107,6 +107,6 @@ export function Aggregated({ name }) {
 
 const Stopped = ({ error }) => html`
   <div class="failure" role="alert"><p>
-    It stands before <a href=${to('messages', error.message_id)}>a message of ${error.stream_name}</a> at ${count(error.global_position)}: ${error.reason}
+    It has stopped before <a href=${to('messages', error.message_id)}>a message of ${error.stream_name}</a> at ${count(error.global_position)}: ${error.reason}
   </p></div>`
 

@@ -64,7 +64,7 @@ export function Columns({ name, partitions }) {
         <div class="partition-columns" style=${`--columns:${shown.length}`}>
           ${shown.map(one => html`<${Column} key=${one.partition} status=${one} cells=${cells?.[one.partition]} chosen=${chosen} onChoose=${setChosen} />`)}
         </div>
-        ${state === 'sampling' && html`<p class="hint">More comes than can be read: the newest of each second are shown.</p>`}
+        ${state === 'sampling' && html`<p class="hint">More messages come than can be read: the newest of each second are shown.</p>`}
       </div>
       ${chosen && html`<${MessageDetail} message=${chosen} onClose=${() => setChosen(null)} />`}
     </div>`

@@ -15,7 +15,7 @@ export function Consumers({ path, onAsk }) {
   const rows = value.consumers
   if (rows.length === 0) return html`<${Empty} title="Nobody consumes"><p>A consumer joins by <span class="code">GET …/events?consumer=w1</span> or <span class="code">POST …/fetch</span>.</p><//>`
   const remove = name => onAsk({
-    title: `Remove ${name}?`, text: 'What it holds goes back to the others. If it is still running, it joins again.', action: 'Remove', danger: true,
+    title: `Remove ${name}?`, text: 'Its partitions and messages go to the other consumers. If it is still running, it joins again.', action: 'Remove', danger: true,
     run: async () => { await send('DELETE', path + api`/consumers/${name}`); again() },
   })
   return html`
@@ -48,7 +48,7 @@ export function Pending({ path }) {
   const groups = AGES.map(([, text], at) => [text, rows.filter(row => idleOf(row) < AGES[at][0] && (at === 0 || idleOf(row) >= AGES[at - 1][0])).length])
   const most = Math.max(...groups.map(([, number]) => number))
   return html`
-    <ol class="bars ages" aria-label="How long they have been out">
+    <ol class="bars ages" aria-label="How long ago they were delivered">
       ${groups.map(([text, number]) => html`<li key=${text}><div><span>${text}</span><span class="num">${count(number)}</span><i class="bar" style=${`width:${(100 * number) / most}%`} /></div></li>`)}
     </ol>
     <div class="scroll"><table class="table">

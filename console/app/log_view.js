@@ -40,10 +40,10 @@ export function LogView({ log, withStream, children, onVersion }) {
         ${found.rows === null ? html`<${Loading} lines=${12} />`
           : found.rows.length === 0 && !found.error
             ? isFiltered || found.hasOlder
-              ? html`<${Empty} title=${found.hasOlder ? 'No match yet' : 'No message passes the filter'}>${found.hasOlder && html`<p>The newest messages have been looked through.</p>`}<//>`
+              ? html`<${Empty} title=${found.hasOlder ? 'No match yet' : 'No message passes the filter'}>${found.hasOlder && html`<p>The newest messages were searched.</p>`}<//>`
               : children
             : html`<${MessageList} rows=${found.rows} position=${log.position} selected=${at} withStream=${withStream} />`}
-        ${found.state === 'sampling' && html`<p class="hint">More comes than can be read: the newest of each second are shown.</p>`}
+        ${found.state === 'sampling' && html`<p class="hint">More messages come than can be read: the newest of each second are shown.</p>`}
         ${found.hasOlder && found.rows && html`
           <div class="more"><button onClick=${found.older} disabled=${found.busy}>${found.rows.length === 0 ? 'Look further back' : 'Older'}</button>
           <span class="muted">${plural(found.rows.length, 'message')} shown</span></div>`}

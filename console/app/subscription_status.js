@@ -24,5 +24,5 @@ export function reasonOf({ state, stopped }) {
   if (!stopped) return null
   if (stopped.position === null) return `It has stopped: ${stopped.reason}.`
   const cause = stopped.cause === 'exhausted' ? 'was delivered as often as allowed' : 'was refused by its consumer'
-  return `It stands before position ${stopped.position} of partition ${stopped.partition}, which ${cause}${stopped.reason ? `: ${stopped.reason}` : '.'}`
+  return `It has stopped before position ${stopped.position} of partition ${stopped.partition}, which ${cause}${stopped.reason ? `: ${stopped.reason}` : '.'}`
 }
