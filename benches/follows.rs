@@ -10,19 +10,12 @@ use tokio::sync::Mutex;
 
 use crate::load::{Http, find, post};
 use crate::peers::{Peer, Stand};
-use crate::report::{Report, Times, rate, ratio};
+use crate::report::{Report, Times};
 
-const FAN_OUT: usize = 1_000;
 const OPEN: usize = 10_000;
-/// Messages that may be under way to the slowest follower: enough to saturate, few enough for a queue to stay short.
-const WINDOW: u64 = 64;
-/// Of the followers, every so-many-th measures times; the others only count.
-const MEASURED_EVERY: usize = 50;
 
 pub async fn run(stand: &Stand, report: &mut Report, span: Duration) {
-    if report.wants("fan-out") {
-        fan_out(stand, report, span).await;
-    }
+    crate::fan_out::run(stand, report, span).await;
     if report.wants("open connections") {
         open_connections(stand, report).await;
     }
@@ -78,88 +71,10 @@ pub async fn follow(address: String, path: String, seen: Arc<Seen>, measures: bo
     seen.times.lock().await.join(times);
 }
 
-fn payload(epoch: Instant) -> String {
+/// The data of a message that says when it was sent.
+pub fn payload(epoch: Instant) -> String {
     // A space, because jsonb prints one: both sides are searched for the same text.
     format!(r#"{{"sent": {}, "note": "{:-<60}"}}"#, epoch.elapsed().as_micros(), "fan-out")
-}
-
-async fn fan_out(stand: &Stand, report: &mut Report, span: Duration) {
-    let service = stand.service("fan_out").await;
-    let address = service.address.clone();
-    let (own, mut own_times) = saturate(&service.address, "/v1/streams/news-1/events", span, 4, 201, move |epoch| {
-        let body = format!(r#"{{"messages":[{{"type":"Said","data":{}}}]}}"#, payload(epoch));
-        post(&address, "/v1/streams/news-1/messages", &body)
-    })
-    .await;
-    drop(service);
-    let peer = match Peer::nchan(stand).await {
-        Some(nchan) => {
-            let address = nchan.address.clone();
-            Some(
-                saturate(&nchan.address, "/sub", span, 4, 0, move |epoch| post(&address, "/pub", &payload(epoch)))
-                    .await,
-            )
-        }
-        None => None,
-    };
-    let (peer, peer_times) = peer.unzip();
-    let name = "fan-out, 1,000 connections on one stream";
-    report.row(name, rate(own), ratio(own, peer, "Nchan"), "≥ 3 ×");
-    let beside = peer_times.map_or("Nchan: skipped".into(), |mut times| times.show());
-    report.row("  its latency, saturated", own_times.show(), beside, "a lower p99");
-}
-
-/// Publishes as fast as the followers take it.
-async fn saturate(
-    address: &str,
-    path: &str,
-    span: Duration,
-    publishers: usize,
-    status: u16,
-    request: impl Fn(Instant) -> Vec<u8> + Send + Sync + 'static,
-) -> (f64, Times) {
-    let epoch = Instant::now();
-    let seen = Arc::new(Seen::default());
-    let mut followers = Vec::with_capacity(FAN_OUT);
-    for n in 0..FAN_OUT {
-        let measures = n % MEASURED_EVERY == 0;
-        followers.push(tokio::spawn(follow(address.into(), path.into(), seen.clone(), measures, epoch)));
-        if n % 100 == 99 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let begun = Instant::now();
-    let published = Arc::new(AtomicU64::new(0));
-    let request = Arc::new(request);
-    let tasks: Vec<_> = (0..publishers)
-        .map(|_| {
-            let (address, seen, published, request) =
-                (address.to_owned(), seen.clone(), published.clone(), request.clone());
-            tokio::spawn(async move {
-                let mut http = Http::connect(&address).await;
-                while begun.elapsed() < span {
-                    let delivered = seen.deliveries.load(Ordering::Relaxed) / FAN_OUT as u64;
-                    if published.load(Ordering::Relaxed) >= delivered + WINDOW {
-                        tokio::time::sleep(Duration::from_millis(1)).await;
-                        continue;
-                    }
-                    published.fetch_add(1, Ordering::Relaxed);
-                    let (answered, _) = http.send(&request(epoch)).await;
-                    assert!(answered == status || (status == 0 && answered < 300), "an unexpected answer: {answered}");
-                }
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap();
-    }
-    let rate = seen.deliveries.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
-    seen.is_over.store(true, Ordering::Relaxed);
-    for follower in followers {
-        let _ = follower.await;
-    }
-    (rate, std::mem::take(&mut *seen.times.lock().await))
 }
 
 async fn open_connections(stand: &Stand, report: &mut Report) {
@@ -179,7 +94,7 @@ async fn open_connections(stand: &Stand, report: &mut Report) {
         }
         None => "Nchan: skipped".into(),
     };
-    report.row("open connections, 10,000: memory of each", format!("{own:.1} kB"), beside, "≤ 10 kB");
+    report.row("open connections, 10,000: memory of each", format!("{own:.1} kB"), beside, "≤ 5 kB");
 }
 
 async fn open(address: &str, path: &str, count: usize) -> Vec<TcpStream> {

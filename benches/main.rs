@@ -4,6 +4,8 @@
 //! skipped, and that is said. `HEADWATER_BENCH_SECONDS` sets how long each load lasts (default 8).
 
 mod appends;
+mod crowd;
+mod fan_out;
 mod follows;
 mod load;
 mod peers;

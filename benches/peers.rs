@@ -122,9 +122,20 @@ pub struct Service {
 
 impl Service {
     pub fn start(database_url: &str) -> Self {
+        Self::start_with(database_url, &[])
+    }
+
+    /// The same over TLS, with a certificate and its key.
+    pub fn start_with_tls(database_url: &str, [certificate, key]: &[PathBuf; 2]) -> Self {
+        let files = [certificate, key].map(|file| file.to_str().unwrap());
+        Self::start_with(database_url, &["--tls-certificate", files[0], "--tls-key", files[1]])
+    }
+
+    fn start_with(database_url: &str, arguments: &[&str]) -> Self {
         use std::io::BufRead;
         let mut child = Command::new(env!("CARGO_BIN_EXE_headwater"))
             .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--database-url", database_url])
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -132,6 +143,10 @@ impl Service {
         std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().rsplit('/').next().expect("it says where it listens").to_owned();
         Self { child, address, database_url: database_url.to_owned() }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Resident memory, in bytes.
@@ -150,6 +165,17 @@ pub fn resident_bytes(pid: u32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
     line.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) * 1_024
+}
+
+/// What a process has taken of the processor, in its own code and in the kernel.
+pub fn processor_time(pid: u32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The second field, the name, is the only one that may hold spaces: it ends with the last bracket.
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
+    // SAFETY: a plain question.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    Duration::from_secs_f64(ticks as f64 / per_second as f64)
 }
 
 /// A peer that is not part of the project.
@@ -210,11 +236,16 @@ impl Peer {
         None
     }
 
-    /// Resident memory of its children (nginx's workers), in bytes.
-    pub fn children_resident_bytes(&self) -> u64 {
+    /// nginx's workers.
+    pub fn children(&self) -> Vec<u32> {
         let file = format!("/proc/{0}/task/{0}/children", self.child.id());
         let children = std::fs::read_to_string(file).unwrap_or_default();
-        children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(resident_bytes).sum()
+        children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
+    /// Resident memory of its children, in bytes.
+    pub fn children_resident_bytes(&self) -> u64 {
+        self.children().into_iter().map(resident_bytes).sum()
     }
 }
 
