@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::SOURCES;
+use super::{SOURCES, with};
 use crate::support::app::{Answer, PATIENCE, TestApp};
 use crate::support::database::TestDatabase;
 use crate::support::events::{Events, position_of};
@@ -65,7 +65,8 @@ async fn a_follower_that_falls_behind_is_told_and_catches_up_without_gap_or_repe
     let app = TestApp::with(&database.url, |settings| settings.cache_bytes_max = 64 << 10).await;
     let mut followers = Vec::new();
     for path in ["/v1/streams/a-1/events", "/v1/categories/a/events", "/v1/all/events", "/v1/events?stream_name=a-1"] {
-        let mut events = app.follow(path).await;
+        // One that waits to be read for longer than its heartbeat is told that it is still there.
+        let mut events = app.follow(&with(path, "heartbeat=300s")).await;
         events.next("caught-up").await;
         followers.push(events);
     }
