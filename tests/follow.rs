@@ -2,6 +2,7 @@
 
 mod bounds;
 mod cursor;
+mod together;
 mod transport;
 mod wire;
 

@@ -4,6 +4,7 @@ mod nesting;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use cel::common::ast::{EntryExpr, Expr};
@@ -150,6 +151,21 @@ impl Expression {
             }
             self.program.execute(&scope).map_err(|error| error.to_string())
         })
+    }
+}
+
+/// The same text means the same.
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Expression {}
+
+impl Hash for Expression {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.source.hash(state);
     }
 }
 

@@ -10,7 +10,7 @@ use super::time::Timestamp;
 pub const FILTER_TYPES_MAX: usize = 100;
 
 /// Types, an expression and a span of time; what is absent lets everything pass.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
     /// The message's type must be one of these; empty: any.
     pub types: Arc<[String]>,

@@ -34,7 +34,7 @@ impl Topic {
 pub const SOURCE_TOPICS_MAX: usize = 100;
 
 /// What one follower follows: from 1 to [`SOURCE_TOPICS_MAX`] topics, none of them twice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Source {
     topics: Arc<[Topic]>,
     /// Cursors are global positions, even if there is only one stream.

@@ -10,14 +10,17 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Response, Uri};
 use axum_server::accept::Accept;
-use bytes::{Buf, Bytes, BytesMut};
-use futures_util::StreamExt;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tower::ServiceExt;
+
+use super::event_groups::Groups;
+use super::event_socket;
+use super::event_stream::Unwritten;
 
 /// A head that is longer goes to hyper.
 const HEAD_BYTES_MAX: usize = 4 << 10;
@@ -31,11 +34,12 @@ const SHORT_ANSWER_BYTES_MAX: usize = 64 << 10;
 pub struct EventStreamAcceptor {
     router: Router,
     header_timeout: Duration,
+    groups: Groups,
 }
 
 impl EventStreamAcceptor {
     pub fn new(router: Router, header_timeout: Duration) -> Self {
-        Self { router, header_timeout }
+        Self { router, header_timeout, groups: Groups::default() }
     }
 }
 
@@ -45,15 +49,17 @@ impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
     type Future = Pin<Box<dyn Future<Output = io::Result<(PrefixedStream, S)>> + Send>>;
 
     fn accept(&self, mut stream: TcpStream, service: S) -> Self::Future {
-        let Self { router, header_timeout } = self.clone();
+        let Self { router, header_timeout, groups } = self.clone();
         Box::pin(async move {
             stream.set_nodelay(true)?;
             let mut head = BytesMut::new();
-            let request = tokio::time::timeout(header_timeout, read_head(&mut stream, &mut head)).await;
+            // What is done once is boxed here and below: an open event stream is not to keep room for it.
+            let reading = tokio::time::timeout(header_timeout, read_head(&mut stream, &mut head));
+            let request = Box::pin(reading).await;
             match request {
                 Ok(Ok(Some(request))) => {
                     drop(head);
-                    serve(stream, request, router).await?;
+                    serve(stream, request, router, groups).await?;
                     // Served: nothing is left for hyper.
                     Err(io::ErrorKind::ConnectionAborted.into())
                 }
@@ -109,35 +115,13 @@ fn event_request(head: &[u8]) -> Option<Request<Body>> {
 }
 
 /// Answers the request, and ends with the stream or when the client goes.
-async fn serve(mut stream: TcpStream, request: Request<Body>, router: Router) -> io::Result<()> {
-    let Ok(response) = router.oneshot(request).await;
-    let (parts, body) = response.into_parts();
-    if body.is_end_stream() || body.size_hint().exact().is_some() {
-        return serve_short(stream, Response::from_parts(parts, body)).await;
-    }
-    let head = head_of(&parts, "transfer-encoding: chunked\r\n");
-    stream.write_all(&head).await?;
-    drop((head, parts));
-    let (mut read, mut write) = stream.split();
-    let mut chunks = body.into_data_stream();
-    let mut ignored = [0; 32];
-    loop {
-        tokio::select! {
-            chunk = chunks.next() => match chunk {
-                Some(Ok(chunk)) => write_chunk(&mut write, chunk).await?,
-                Some(Err(error)) => return Err(io::Error::other(error)),
-                None => return write.write_all(b"0\r\n\r\n").await,
-            },
-            // A client that has sent its request has nothing more to say, but it may go.
-            count = read.read(&mut ignored) => if count? == 0 { return Ok(()) },
-        }
-    }
-}
-
-async fn write_chunk(write: &mut (impl AsyncWrite + Unpin), chunk: Bytes) -> io::Result<()> {
-    let size = format!("{:x}\r\n", chunk.len());
-    let mut framed = Buf::chain(size.as_bytes(), chunk).chain(&b"\r\n"[..]);
-    write.write_all_buf(&mut framed).await
+async fn serve(stream: TcpStream, request: Request<Body>, router: Router, groups: Groups) -> io::Result<()> {
+    let Ok(response) = Box::pin(router.oneshot(request)).await;
+    let Some(events) = response.extensions().get().and_then(Unwritten::take) else {
+        return Box::pin(serve_short(stream, response)).await;
+    };
+    let head = head_of(&response.into_parts().0, "transfer-encoding: chunked\r\n");
+    event_socket::serve(stream, head.into(), events, groups).await
 }
 
 /// Problems, mostly: one answer, and the connection ends.

@@ -1,17 +1,18 @@
 //! The one writer of event streams: each connection's events become frames in one buffer when the connection asks.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::events::{CaughtUpEvent, ClosingEvent, ClosingReason, FellBehindEvent, HeartbeatEvent};
 use super::frames::Frames;
 use super::subscriptions::{AssignedEvent, RevokedEvent};
 use crate::domain::time::Timestamp;
-use crate::service::event_streams::{Closing, Event, Events};
+use crate::service::event_streams::{self, Admission, Closing, Event, Events};
 use crate::service::subscriptions::Change;
 
 /// A client that lost its connection comes back after this long, with up to as much again on top, so that not all come
@@ -20,14 +21,23 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 /// The same when the service ends the stream, for many clients at once.
 const CLOSING_RETRY_SPREAD: Duration = Duration::from_secs(5);
 
+/// What an HTTP/1.1 chunk begins with, at its longest.
+const CHUNK_HEAD_BYTES: usize = "ffffffff\r\n".len();
+/// Most frames fit, head and all.
+const CHUNK_BYTES: usize = 512;
+
 /// An event stream as the answer to its request.
-pub fn respond(events: Events, frames: Frames) -> Response {
-    let writer = Writer { events, frames, is_begun: false };
-    let body = futures_util::stream::unfold(writer, |mut writer| async move {
-        let chunk = writer.next_chunk().await?;
-        Some((Ok::<_, std::convert::Infallible>(chunk), writer))
+pub fn respond((admission, events): (Admission, Events), frames: Frames) -> Response {
+    let writer = Box::new(Writer { events, frames, is_begun: false });
+    let unwritten = Unwritten(Arc::new(Mutex::new(Some(EventStream { admission, writer }))));
+    let first = Err(unwritten.clone());
+    let body = futures_util::stream::unfold(first, |stream: Result<EventStream, Unwritten>| async move {
+        let mut stream = stream.or_else(|unwritten| unwritten.take().ok_or(())).ok()?;
+        let chunk = stream.writer.next_chunk().await?.bytes();
+        Some((Ok::<_, std::convert::Infallible>(chunk), Ok(stream)))
     });
     let mut response = Response::new(Body::from_stream(body));
+    response.extensions_mut().insert(unwritten);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(frames.media_type()));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
@@ -35,25 +45,107 @@ pub fn respond(events: Events, frames: Frames) -> Response {
     response
 }
 
-/// Writes the events of one connection.
-struct Writer {
-    events: Events,
+/// The event stream of a response. Its body writes it, unless it is taken out before: by a connection that writes it
+/// by itself.
+#[derive(Clone)]
+pub struct Unwritten(Arc<Mutex<Option<EventStream>>>);
+
+impl Unwritten {
+    pub fn take(&self) -> Option<EventStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// An event stream that was admitted.
+pub struct EventStream {
+    pub admission: Admission,
+    pub writer: Box<Writer>,
+}
+
+/// Writes events.
+pub struct Writer {
+    pub events: Events,
     frames: Frames,
     is_begun: bool,
 }
 
+/// By what writers are told apart that write the same bytes from the same place on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Audience {
+    events: event_streams::Audience,
+    frames: Frames,
+}
+
+/// Frames that are written at once, with room before them for the head of a chunk.
+pub struct Chunk(BytesMut);
+
+impl Chunk {
+    fn new() -> Self {
+        let mut out = BytesMut::with_capacity(CHUNK_BYTES);
+        out.extend_from_slice(&[0; CHUNK_HEAD_BYTES]);
+        Self(out)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.len() == CHUNK_HEAD_BYTES
+    }
+
+    /// The frames.
+    pub fn bytes(self) -> Bytes {
+        let mut bytes = self.0.freeze();
+        bytes.advance(CHUNK_HEAD_BYTES);
+        bytes
+    }
+
+    /// The frames as HTTP/1.1 has them in a chunked body.
+    pub fn framed(mut self) -> Bytes {
+        let head = format!("{:x}\r\n", self.0.len() - CHUNK_HEAD_BYTES);
+        let from = CHUNK_HEAD_BYTES - head.len();
+        self.0[from..CHUNK_HEAD_BYTES].copy_from_slice(head.as_bytes());
+        self.0.extend_from_slice(b"\r\n");
+        let mut bytes = self.0.freeze();
+        bytes.advance(from);
+        bytes
+    }
+}
+
 impl Writer {
+    /// With whom it may be shared, if there may be anybody.
+    pub fn audience(&self) -> Option<Audience> {
+        Some(Audience { events: self.events.audience()?, frames: self.frames })
+    }
+
+    /// The same from here on, for one of those that shared it. `closing`: nothing but the end.
+    pub fn fork(&self, closing: Option<Closing>) -> Option<Box<Self>> {
+        Some(Box::new(Self { events: self.events.fork(closing)?, frames: self.frames, is_begun: true }))
+    }
+
     /// What is to be written next; `None` at the end.
-    async fn next_chunk(&mut self) -> Option<Bytes> {
-        let mut out = BytesMut::new();
+    pub async fn next_chunk(&mut self) -> Option<Chunk> {
+        let mut out = Chunk::new();
         if !std::mem::replace(&mut self.is_begun, true) {
-            self.frames.retry(&mut out, jittered(RETRY_MIN));
+            self.frames.retry(&mut out.0, jittered(RETRY_MIN));
         }
         while out.is_empty() {
             let event = self.events.next().await?;
-            self.write(&mut out, event);
+            self.events.tells(&event, 1);
+            self.write(&mut out.0, event);
         }
-        Some(out.freeze())
+        Some(out)
+    }
+
+    /// What there is to be written already; `None`: nothing that need not be waited for.
+    pub fn try_next_chunk(&mut self) -> Option<Chunk> {
+        let event = self.events.try_next()?;
+        Some(self.chunk(event, 1))
+    }
+
+    /// What is written of an event to so many connections.
+    pub fn chunk(&self, event: Event, connections: usize) -> Chunk {
+        let mut out = Chunk::new();
+        self.events.tells(&event, connections);
+        self.write(&mut out.0, event);
+        out
     }
 
     fn write(&self, out: &mut BytesMut, event: Event) {

@@ -13,7 +13,7 @@ use crate::service::log::Entry;
 use crate::service::subscriptions::Delivery;
 
 /// The format in which events are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Wire {
     /// `text/event-stream`, as browsers read it.
     EventStream,
@@ -40,7 +40,7 @@ impl Wire {
 }
 
 /// Writes events into a buffer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Frames {
     wire: Wire,
     named_by_type: bool,

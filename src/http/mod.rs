@@ -23,6 +23,8 @@ mod body;
 mod browser;
 mod console;
 mod event_connection;
+mod event_groups;
+mod event_socket;
 mod event_stream;
 mod events;
 pub mod extract;

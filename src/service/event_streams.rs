@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::follow::Followed;
-use super::log::Entry;
+use super::log::follower::Follower;
+use super::log::{Entry, LogName};
 use super::subscriptions::{Change, Connection, Delivery};
 use super::tail::Tail;
 use super::tail::heartbeat::{Beat, Heartbeats};
 use crate::domain::event_id::EventId;
+use crate::domain::filter::Filter;
 use crate::domain::observation::Observation;
 use crate::telemetry::Observer;
 
@@ -134,11 +136,22 @@ impl Source {
     }
 }
 
-/// The events of one connection, made when the connection asks for them: nothing is queued for it.
+/// What event streams have in common that are told the same, byte for byte, from the same place on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Audience {
+    log: LogName,
+    filter: Filter,
+    heartbeat: Duration,
+}
+
+/// The events of one connection, made when the connection asks for them: nothing is queued for it. Connections that
+/// are told the same may share one.
 pub struct Events {
-    admission: Admission,
+    streams: EventStreams,
     /// `None` after the last event: what it holds is given back at once.
     source: Option<Source>,
+    /// What is still to be said where the source is gone.
+    closing: Option<Closing>,
     cursor: Option<EventId>,
     /// The cursor to begin with, where that lies beyond the end: a client that is cut before anything has come does
     /// better to come back with the `from` it came with, as an id from the future is refused.
@@ -149,9 +162,10 @@ pub struct Events {
 }
 
 impl Events {
-    pub(super) fn new(admission: Admission, source: Source, heartbeat: Duration) -> Self {
-        let (cursor, told_at) = (source.cursor(), Instant::now());
-        Self { admission, source: Some(source), cursor, not_an_id: None, heartbeat, beat: None, told_at }
+    pub(super) fn new(admission: &Admission, source: Source, heartbeat: Duration) -> Self {
+        let (streams, cursor, told_at) = (admission.0.clone(), source.cursor(), Instant::now());
+        let source = Some(source);
+        Self { streams, source, closing: None, cursor, not_an_id: None, heartbeat, beat: None, told_at }
     }
 
     /// The place where it begins is beyond the end of the log, so it is no id that a client could come back with.
@@ -164,10 +178,42 @@ impl Events {
         self.cursor.filter(|_| self.cursor != self.not_an_id)
     }
 
+    /// Whether all that was there has been told, and one log is waited for.
+    pub fn is_live(&self) -> bool {
+        self.live().is_some()
+    }
+
+    /// With whom it may be shared, if there may be anybody.
+    pub fn audience(&self) -> Option<Audience> {
+        // One from beyond the end leaves out what comes before its place.
+        let follower = self.live().filter(|_| self.id().is_some())?;
+        let (log, filter) = follower.has_company().then(|| follower.reads())?;
+        Some(Audience { log, filter, heartbeat: self.heartbeat })
+    }
+
+    /// Whether two of one audience, both of which have nothing more to tell, are at the same place. Of a stream whose
+    /// newest messages were deleted, one has seen positions that will be given again, and the other has not.
+    pub fn is_level_with(&self, other: &Self) -> bool {
+        let level = |events: &Self| events.live().map(|live| (live.place().history, live.place().stream_after));
+        level(self).is_some() && level(self) == level(other)
+    }
+
+    /// The same events from here on, for one of those that shared them. `closing`: nothing but their end.
+    pub fn fork(&self, closing: Option<Closing>) -> Option<Self> {
+        let source = match (&self.source, closing) {
+            (_, Some(_)) => None,
+            (Some(Source::Log(followed)), None) => Some(Source::Log(followed.fork()?)),
+            (Some(Source::Subscription(_)) | None, None) => return None,
+        };
+        let Self { streams, cursor, not_an_id, heartbeat, told_at, .. } = self;
+        let (streams, cursor, not_an_id) = (streams.clone(), *cursor, *not_an_id);
+        Some(Self { streams, source, closing, cursor, not_an_id, heartbeat: *heartbeat, beat: None, told_at: *told_at })
+    }
+
     /// What comes next, however long that takes; `None` at the end. May be given up at any point without a loss.
     pub async fn next(&mut self) -> Option<Event> {
-        let source = self.source.as_mut()?;
-        let shared = &self.admission.0.0;
+        let Some(source) = self.source.as_mut() else { return self.closing.take().map(Event::Closing) };
+        let shared = &self.streams.0;
         let event = loop {
             if shared.draining.is_cancelled() {
                 break Some(Event::Closing(Closing::Draining));
@@ -187,15 +233,45 @@ impl Events {
                 () = shared.draining.cancelled() => {}
             }
         };
-        self.told_at = Instant::now();
-        self.cursor = source.cursor().or(self.cursor);
-        match &event {
-            Some(Event::Messages(entries)) => {
-                shared.observer.record(Observation::Delivered { messages: entries.len() });
-            }
-            None | Some(Event::Closing(_)) => self.source = None,
-            Some(_) => {}
-        }
+        self.took(event.as_ref());
         event
+    }
+
+    /// What there is already; `None`: nothing that need not be waited for.
+    pub fn try_next(&mut self) -> Option<Event> {
+        let event = match self.source.as_mut()? {
+            Source::Log(followed) => followed.try_next()?,
+            Source::Subscription(_) => return None,
+        };
+        self.took(Some(&event));
+        Some(event)
+    }
+
+    /// So many connections are about to be told this.
+    pub fn tells(&self, event: &Event, connections: usize) {
+        let observer = &self.streams.0.observer;
+        match event {
+            Event::Messages(entries) => {
+                observer.record(Observation::Delivered { messages: entries.len() * connections });
+            }
+            // Of the first, its log has said so.
+            Event::FellBehind { .. } => (1..connections).for_each(|_| observer.record(Observation::FellBehind)),
+            _ => {}
+        }
+    }
+
+    fn took(&mut self, event: Option<&Event>) {
+        self.told_at = Instant::now();
+        self.cursor = self.source.as_ref().and_then(Source::cursor).or(self.cursor);
+        if matches!(event, None | Some(Event::Closing(_))) {
+            self.source = None;
+        }
+    }
+
+    fn live(&self) -> Option<&Follower> {
+        match &self.source {
+            Some(Source::Log(followed)) => followed.live(),
+            Some(Source::Subscription(_)) | None => None,
+        }
     }
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::Service;
 use super::aggregated::log::AggregatedSource;
 use super::detached::Detached;
-use super::event_streams::{AdmissionError, Closing, Event, Events, Source};
+use super::event_streams::{Admission, AdmissionError, Closing, Event, Events, Source};
 use super::log::Place;
 use super::log::cursor::Next;
+use super::log::follower::Follower;
 use super::log::following::Following;
 use super::log::merged::{self, MergedFollower};
 use super::read::{PlaceError, Start};
@@ -75,8 +76,8 @@ impl Target {
 }
 
 impl Service {
-    /// Follows a target until the events are dropped.
-    pub async fn follow(&self, request: FollowRequest) -> Result<Events, FollowError> {
+    /// Follows a target until the events are dropped; the admission is the connection's.
+    pub async fn follow(&self, request: FollowRequest) -> Result<(Admission, Events), FollowError> {
         let FollowRequest { target, start, filter, heartbeat } = request;
         let admission = self.event_streams.admit()?;
         let cursor_log = target.cursor_log();
@@ -95,18 +96,19 @@ impl Service {
             (log, _) => Following::Merged(Box::new(self.merged(log, aggregated, start, place, filter))),
         };
         drop(membership);
-        let mut events = Events::new(admission, Source::Log(Followed(Detached::Idle(following))), heartbeat);
+        let mut events = Events::new(&admission, Source::Log(Followed(Detached::Idle(following))), heartbeat);
         if is_beyond_end {
             events.keep_first_cursor();
         }
-        Ok(events)
+        Ok((admission, events))
     }
 
-    /// Joins the consumers of a subscription until the events are dropped.
-    pub async fn consume(&self, request: ConsumeRequest) -> Result<Events, FollowError> {
+    /// Joins the consumers of a subscription until the events are dropped; the admission is the connection's.
+    pub async fn consume(&self, request: ConsumeRequest) -> Result<(Admission, Events), FollowError> {
         let admission = self.event_streams.admit()?;
         let connection = self.subscriptions.consumers.connect(&request).await?;
-        Ok(Events::new(admission, Source::Subscription(connection), request.heartbeat))
+        let events = Events::new(&admission, Source::Subscription(connection), request.heartbeat);
+        Ok((admission, events))
     }
 
     fn merged(
@@ -153,6 +155,29 @@ impl Followed {
         }
     }
 
+    /// One log that is followed live: others may be told the same.
+    pub fn live(&self) -> Option<&Follower> {
+        match &self.0 {
+            Detached::Idle(Following::One(follower)) => Some(follower).filter(|follower| follower.is_live()),
+            Detached::Idle(Following::Merged(_)) | Detached::AtWork(_) | Detached::Lost => None,
+        }
+    }
+
+    /// Another one at the same place, of one log.
+    pub fn fork(&self) -> Option<Self> {
+        match &self.0 {
+            Detached::Idle(Following::One(follower)) => Some(Self(Detached::Idle(Following::One(follower.fork())))),
+            Detached::Idle(Following::Merged(_)) | Detached::AtWork(_) | Detached::Lost => None,
+        }
+    }
+
+    /// What there is already; `None`: nothing that need not be waited for.
+    pub fn try_next(&mut self) -> Option<Event> {
+        let Detached::Idle(following) = &mut self.0 else { return None };
+        let next = following.advance();
+        self.event(next)
+    }
+
     /// What comes next, however long that takes; `None` at the end. May be given up at any point without a loss.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
@@ -174,18 +199,24 @@ impl Followed {
                 Detached::AtWork(_) => self.0.done().await?,
                 Detached::Lost => return None,
             };
-            let cursor = self.cursor()?;
-            return Some(match next {
-                Next::Messages(entries) => Event::Messages(entries),
-                Next::Moved => Event::Moved(cursor),
-                Next::CaughtUp => Event::CaughtUp { position: cursor.position },
-                Next::FellBehind => Event::FellBehind { position: cursor.position },
-                Next::Deleted => Event::Closing(Closing::Deleted),
-                Next::Failed(_) => Event::Closing(Closing::Failed),
-                Next::HistoryChanged => Event::Closing(Closing::HistoryChanged),
-                // Nothing was on this page. Whether there is another one, the next step says.
-                Next::NeedsPage | Next::Idle => continue,
-            });
+            if let Some(event) = self.event(next) {
+                return Some(event);
+            }
         }
+    }
+
+    fn event(&self, next: Next) -> Option<Event> {
+        let cursor = self.cursor()?;
+        Some(match next {
+            Next::Messages(entries) => Event::Messages(entries),
+            Next::Moved => Event::Moved(cursor),
+            Next::CaughtUp => Event::CaughtUp { position: cursor.position },
+            Next::FellBehind => Event::FellBehind { position: cursor.position },
+            Next::Deleted => Event::Closing(Closing::Deleted),
+            Next::Failed(_) => Event::Closing(Closing::Failed),
+            Next::HistoryChanged => Event::Closing(Closing::HistoryChanged),
+            // Nothing was on this page. Whether there is another one, the next step says.
+            Next::NeedsPage | Next::Idle => return None,
+        })
     }
 }

@@ -100,6 +100,11 @@ impl Feeds {
         FeedMember { feeds: self.clone(), id, newest, progress }
     }
 
+    /// How many follow an aggregated stream here.
+    pub(super) fn followers(&self, id: i64) -> usize {
+        self.state().feeds.get(&id).map_or(0, |feed| feed.followers)
+    }
+
     pub fn register_progress_interest(&self) -> ProgressInterest {
         self.inner.progress_interests.fetch_add(1, Ordering::SeqCst);
         self.inner.wished.notify_one();

@@ -11,7 +11,7 @@ use crate::store::StoreError;
 use crate::store::read::PageLimit;
 
 /// An aggregated stream, or some of its partitions.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AggregatedSource {
     pub id: i64,
     pub name: Arc<str>,
@@ -40,6 +40,20 @@ impl AggregatedLog {
             progress: with_progress.then(|| feeds.register_progress_interest()),
             source,
         }
+    }
+
+    pub fn source(&self) -> &AggregatedSource {
+        &self.source
+    }
+
+    /// The same log, joined once more.
+    pub fn again(&self) -> Self {
+        Self::new(&self.feeds, &self.tail, self.source.clone(), self.progress.is_some())
+    }
+
+    /// Whether it has other followers here.
+    pub fn has_company(&self) -> bool {
+        self.feeds.followers(self.source.id) > 1
     }
 
     /// What is in memory after a place.

@@ -38,7 +38,7 @@ pub enum Next {
 }
 
 /// A place in a log and what is wanted from there on.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Cursor {
     place: Place,
     filter: Filter,
@@ -57,6 +57,11 @@ impl Cursor {
 
     pub fn place(&self) -> Place {
         self.place
+    }
+
+    /// Whether history is done.
+    pub fn is_live(&self) -> bool {
+        self.is_live
     }
 
     pub fn filter(&self) -> &Filter {

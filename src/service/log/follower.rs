@@ -1,7 +1,7 @@
 //! A cursor on a log. It holds nothing else: what it hands over next is asked for when it is wanted.
 
 use super::cursor::{BATCH, Cursor, Next};
-use super::{Log, Place};
+use super::{Log, LogName, Place};
 use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::observation::Observation;
@@ -22,6 +22,26 @@ impl Follower {
     /// Follows a log from a place on.
     pub fn new(log: Log, place: Place, filter: Filter, observer: Observer) -> Self {
         Self { log, cursor: Cursor::new(place, filter), observer }
+    }
+
+    /// Another one at the same place.
+    pub fn fork(&self) -> Self {
+        Self { log: self.log.again(), cursor: self.cursor.clone(), observer: self.observer.clone() }
+    }
+
+    /// What it reads of which log.
+    pub fn reads(&self) -> (LogName, Filter) {
+        (self.log.name(), self.cursor.filter().clone())
+    }
+
+    /// Whether it waits for what is new, as others do.
+    pub fn is_live(&self) -> bool {
+        self.cursor.is_live()
+    }
+
+    /// Whether its log has other followers here.
+    pub fn has_company(&self) -> bool {
+        self.log.has_company()
     }
 
     /// The id with which a client may come back.

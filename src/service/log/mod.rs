@@ -17,7 +17,8 @@ use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::event_id::{Check, EventId};
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
-use crate::service::aggregated::log::AggregatedLog;
+use crate::domain::source::Source;
+use crate::service::aggregated::log::{AggregatedLog, AggregatedSource};
 use crate::service::tail::Membership;
 use crate::store::StoreError;
 use crate::store::read::{FollowedPage, PageLimit};
@@ -28,6 +29,13 @@ pub enum Log {
     Messages(Membership),
     /// Messages as they are projected.
     Aggregated(Box<AggregatedLog>),
+}
+
+/// Which log it is, whoever reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LogName {
+    Messages(Source),
+    Aggregated(AggregatedSource),
 }
 
 /// A place in a log.
@@ -87,6 +95,29 @@ pub enum Read {
 }
 
 impl Log {
+    pub fn name(&self) -> LogName {
+        match self {
+            Log::Messages(membership) => LogName::Messages(membership.source().clone()),
+            Log::Aggregated(log) => LogName::Aggregated(log.source().clone()),
+        }
+    }
+
+    /// The same log, joined once more.
+    pub fn again(&self) -> Self {
+        match self {
+            Log::Messages(membership) => Log::Messages(membership.again()),
+            Log::Aggregated(log) => Log::Aggregated(Box::new(log.again())),
+        }
+    }
+
+    /// Whether it has other followers here.
+    pub fn has_company(&self) -> bool {
+        match self {
+            Log::Messages(membership) => membership.has_company(),
+            Log::Aggregated(log) => log.has_company(),
+        }
+    }
+
     /// What is in memory after a place.
     pub fn newest(&self, place: Place, limit: PageLimit) -> Read {
         match self {

@@ -27,7 +27,7 @@ pub struct PageBounds {
 }
 
 /// How large the next page of one reader may be: it follows the messages' size.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PageSizer {
     messages: i64,
     bounds: PageBounds,

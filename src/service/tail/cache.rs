@@ -119,6 +119,11 @@ impl Cache {
         state.messages.waker()
     }
 
+    /// How many follow a topic.
+    pub fn followers(&self, topic: &Topic) -> usize {
+        self.topics.get(topic).map_or(0, |state| state.followers)
+    }
+
     pub fn leave(&mut self, topic: &Topic) {
         if let Some(state) = self.topics.get_mut(topic) {
             state.followers -= 1;

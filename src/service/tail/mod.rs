@@ -291,6 +291,21 @@ impl Wanted {
 }
 
 impl Membership {
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The same topics, joined once more.
+    pub fn again(&self) -> Self {
+        self.tail.join(&self.source)
+    }
+
+    /// Whether any of the topics has other followers here.
+    pub fn has_company(&self) -> bool {
+        let cache = self.tail.cache();
+        self.source.topics().iter().any(|topic| cache.followers(topic) > 1)
+    }
+
     /// What is in memory after a place.
     pub fn newest(&self, place: Place, limit: PageLimit) -> Read {
         let cache = self.tail.cache();

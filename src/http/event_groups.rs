@@ -1,0 +1,216 @@
+//! Groups of connections that are told the same.
+//!
+//! What follows one log live with the same options is written the same bytes. Such connections over plain HTTP/1.1 form
+//! groups: one task asks for the next event, makes its frames once, and writes them to all sockets, as much as goes at
+//! once. It waits for none of them: a connection that does not take all of it leaves with the rest and goes on by
+//! itself, as each does that is not live, and comes back when it is.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+
+use super::event_stream::{Audience, Writer};
+use crate::service::event_streams::{Closing, Event};
+
+/// Members of one group: its task is at work for less than a millisecond, and several are on several processors.
+const MEMBERS_MAX: usize = 256;
+/// While a joiner is brought to the group's place, others may write; so often it is tried.
+const LEVEL_ATTEMPTS_MAX: usize = 4;
+
+/// All groups of one listener. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Groups(Arc<Mutex<Listed>>);
+
+#[derive(Default)]
+struct Listed {
+    groups: HashMap<Audience, Vec<Door>>,
+    /// Counts the groups that there were.
+    made: u64,
+}
+
+/// Where joiners of a group knock. Each member holds it open.
+struct Door {
+    number: u64,
+    joiners: mpsc::WeakSender<Joiner>,
+}
+
+struct Joiner {
+    writer: Box<Writer>,
+    member: Member,
+}
+
+/// One connection of a group. The socket is the connection's own: it is closed when that ends.
+struct Member {
+    socket: Weak<TcpStream>,
+    home: oneshot::Sender<Departure>,
+}
+
+/// How a connection goes on by itself.
+pub struct Departure {
+    /// What was begun and not written.
+    pub rest: Bytes,
+    pub writer: Box<Writer>,
+}
+
+struct Group {
+    writer: Box<Writer>,
+    members: Vec<Member>,
+    joiners: mpsc::Receiver<Joiner>,
+    groups: Groups,
+    audience: Audience,
+    number: u64,
+}
+
+impl Groups {
+    /// Stays in a group until it has to go on by itself; `None`: the connection is lost. May be given up at any point.
+    pub async fn join(&self, audience: Audience, writer: Box<Writer>, socket: &Arc<TcpStream>) -> Option<Departure> {
+        let (home, departure) = oneshot::channel();
+        let member = Member { socket: Arc::downgrade(socket), home };
+        let _open = self.enter(audience, Joiner { writer, member });
+        departure.await.ok()
+    }
+
+    /// Enters the first group that has room, or a new one.
+    fn enter(&self, audience: Audience, mut joiner: Joiner) -> mpsc::Sender<Joiner> {
+        let mut listed = self.listed();
+        for door in listed.groups.get(&audience).into_iter().flatten() {
+            let Some(open) = door.joiners.upgrade().filter(|open| open.strong_count() <= MEMBERS_MAX) else { continue };
+            match open.try_send(joiner) {
+                Ok(()) => return open,
+                // It is being dissolved, or too many come at once.
+                Err(refused) => joiner = refused.into_inner(),
+            }
+        }
+        let (open, joiners) = mpsc::channel(MEMBERS_MAX);
+        listed.made += 1;
+        let (number, door) = (listed.made, open.downgrade());
+        listed.groups.entry(audience.clone()).or_default().push(Door { number, joiners: door });
+        let Joiner { writer, member } = joiner;
+        let group = Group { writer, members: vec![member], joiners, groups: self.clone(), audience, number };
+        tokio::spawn(group.run());
+        open
+    }
+
+    fn listed(&self) -> MutexGuard<'_, Listed> {
+        // Nothing in here is left half done by a panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Group {
+    /// Runs until all members have gone, or cannot be told the same any more.
+    async fn run(mut self) {
+        loop {
+            tokio::select! {
+                event = self.writer.events.next() => match event {
+                    Some(event) => self.tell(event),
+                    None => return self.dissolve(None),
+                },
+                joiner = self.joiners.recv() => match joiner {
+                    Some(joiner) => self.take_in(joiner),
+                    None => return,
+                },
+            }
+            if !self.writer.events.is_live() {
+                return self.dissolve(None);
+            }
+            // Where messages come faster than they are written, nothing else would make way for others.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Writes an event to all members. Whoever cannot take all of it leaves with the rest.
+    fn tell(&mut self, event: Event) {
+        if let Event::Closing(closing) = event {
+            // Each is told by itself, and comes back at a time of its own.
+            return self.dissolve(Some(closing));
+        }
+        let Self { writer, members, .. } = self;
+        members.retain(|member| member.socket.strong_count() > 0);
+        let frames = writer.chunk(event, members.len()).framed();
+        let mut at = 0;
+        while let Some(member) = members.get(at) {
+            match member.write(&frames) {
+                None => at += 1,
+                Some(rest) => members.swap_remove(at).leave(rest, writer.fork(None)),
+            }
+        }
+    }
+
+    /// Brings a joiner and the group to one place: what is in memory is told to both, until neither has more.
+    fn take_in(&mut self, Joiner { mut writer, member }: Joiner) {
+        for _ in 0..LEVEL_ATTEMPTS_MAX {
+            self.tell_what_is_there();
+            while let Some(chunk) = writer.try_next_chunk() {
+                let rest = member.write(&chunk.framed());
+                if rest.is_some() || !writer.events.is_live() {
+                    return member.leave(rest.unwrap_or_default(), Some(writer));
+                }
+            }
+            // Nothing came between the two: what comes next is next for both.
+            if !self.tell_what_is_there() {
+                if !writer.events.is_level_with(&self.writer.events) {
+                    break;
+                }
+                return self.members.push(member);
+            }
+        }
+        member.leave(Bytes::new(), Some(writer));
+    }
+
+    /// Says whether there was anything.
+    fn tell_what_is_there(&mut self) -> bool {
+        let mut told = false;
+        while let Some(event) = self.writer.events.try_next() {
+            self.tell(event);
+            told = true;
+        }
+        told
+    }
+
+    /// All go on by themselves.
+    fn dissolve(&mut self, closing: Option<Closing>) {
+        self.joiners.close();
+        for member in std::mem::take(&mut self.members) {
+            member.leave(Bytes::new(), self.writer.fork(closing));
+        }
+        while let Ok(joiner) = self.joiners.try_recv() {
+            joiner.member.leave(Bytes::new(), Some(joiner.writer));
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let mut listed = self.groups.listed();
+        let Some(doors) = listed.groups.get_mut(&self.audience) else { return };
+        doors.retain(|door| door.number != self.number);
+        if doors.is_empty() {
+            listed.groups.remove(&self.audience);
+        }
+    }
+}
+
+impl Member {
+    /// Writes as much as goes at once; what is left of it, if anything.
+    fn write(&self, frames: &Bytes) -> Option<Bytes> {
+        // One that has gone takes anything.
+        let socket = self.socket.upgrade()?;
+        match socket.try_write(frames) {
+            Ok(written) if written == frames.len() => None,
+            Ok(written) => Some(frames.slice(written..)),
+            // If it is broken, the connection finds out by writing the rest.
+            Err(_) => Some(frames.clone()),
+        }
+    }
+
+    fn leave(self, rest: Bytes, writer: Option<Box<Writer>>) {
+        if let Some(writer) = writer {
+            // One that has gone needs nothing.
+            let _ = self.home.send(Departure { rest, writer });
+        }
+    }
+}
