@@ -70,6 +70,14 @@ impl Stand {
         url
     }
 
+    /// Processor time that PostgreSQL has used, all its processes together.
+    pub fn postgres_time(&self) -> Duration {
+        let file = self.directory.path().join("data/postmaster.pid");
+        let text = std::fs::read_to_string(file).expect("PostgreSQL runs");
+        let postmaster = text.lines().next().and_then(|pid| pid.parse().ok()).expect("its file begins with its id");
+        processor_time(postmaster) + children(postmaster).into_iter().map(processor_time).sum::<Duration>()
+    }
+
     /// The service on a new database.
     pub async fn service(&self, name: &str) -> Service {
         let url = self.database(name).await;
@@ -105,6 +113,11 @@ impl Stand {
         let latency = number("latency average = ").unwrap_or_default();
         Some((tps, Duration::from_secs_f64(latency / 1_000.0)))
     }
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 pub async fn connect(url: &str) -> tokio_postgres::Client {
@@ -238,9 +251,7 @@ impl Peer {
 
     /// nginx's workers.
     pub fn children(&self) -> Vec<u32> {
-        let file = format!("/proc/{0}/task/{0}/children", self.child.id());
-        let children = std::fs::read_to_string(file).unwrap_or_default();
-        children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+        children(self.child.id())
     }
 
     /// Resident memory of its children, in bytes.

@@ -12,7 +12,7 @@ use crate::http::server::{Listening, Tls};
 use crate::http::{self, Limits};
 use crate::lifecycle::Lifecycle;
 use crate::service::aggregated::projector::ProjectorSettings;
-use crate::service::append::AppendSettings;
+use crate::service::append::{AppendSettings, SessionSettings};
 use crate::service::hints::HintSettings;
 use crate::service::subscriptions::SubscriptionSettings;
 use crate::service::tail::TailSettings;
@@ -302,6 +302,11 @@ fn service_settings(settings: &Settings) -> ServiceSettings {
             batch_messages_max: settings.append_batch_messages_max,
             batch_bytes_max: settings.append_batch_bytes_max,
             locked_categories_max: settings.append_locked_categories_max,
+            sessions: SessionSettings {
+                max: settings.append_sessions_max,
+                messages_max: settings.append_session_messages_max,
+                bytes_max: settings.append_session_bytes_max,
+            },
             lock_timeout: settings.append_lock_timeout,
             commit_timeout: settings.append_commit_timeout,
             resolve_timeout: settings.append_resolve_timeout,

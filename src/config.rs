@@ -122,6 +122,15 @@ pub struct Settings {
     /// Bytes in one transaction (1024 to 1073741824)
     #[arg(long, env = "HEADWATER_APPEND_BATCH_BYTES_MAX", global = true, default_value_t = 4 << 20, value_parser = within(1 << 10, 1 << 30), value_name = "BYTES")]
     pub append_batch_bytes_max: usize,
+    /// Append sessions that may be open; one more is answered `overloaded` (0 to 100000)
+    #[arg(long, env = "HEADWATER_APPEND_SESSIONS_MAX", global = true, default_value_t = 1_000, value_parser = within(0, 100_000), value_name = "COUNT")]
+    pub append_sessions_max: usize,
+    /// Messages of an append session in one commit; as many again are read meanwhile (1 to 10000)
+    #[arg(long, env = "HEADWATER_APPEND_SESSION_MESSAGES_MAX", global = true, default_value_t = 1_000, value_parser = within(1, 10_000), value_name = "COUNT")]
+    pub append_session_messages_max: usize,
+    /// Bytes of an append session in one commit; as many again are read meanwhile (1024 to 1073741824)
+    #[arg(long, env = "HEADWATER_APPEND_SESSION_BYTES_MAX", global = true, default_value_t = 256 << 10, value_parser = within(1 << 10, 1 << 30), value_name = "BYTES")]
+    pub append_session_bytes_max: usize,
     /// Connections on which appends wait for categories that other transactions have locked (1 to 100)
     #[arg(long, env = "HEADWATER_APPEND_LOCKED_CATEGORIES_MAX", global = true, default_value_t = 8, value_parser = within(1, 100), value_name = "COUNT")]
     pub append_locked_categories_max: usize,

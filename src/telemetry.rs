@@ -95,6 +95,7 @@ struct Metrics {
     pool_waiting: Gauge,
     pool_max: Gauge,
     append_queue: Gauge,
+    append_sessions: Gauge,
 }
 
 static METADATA: Metadata<'static> = Metadata::new("headwater", Level::INFO, None);
@@ -138,14 +139,16 @@ impl Observer {
         self.inner.handle.render()
     }
 
-    /// Sets the metrics that are measured only when they are read.
-    pub fn measure_pools(&self, pools: crate::store::PoolUse, append_queue: usize) {
+    /// Sets the metrics that are measured only when they are read. `appends`: requests that wait, and open sessions.
+    pub fn measure_pools(&self, pools: crate::store::PoolUse, appends: (usize, usize)) {
         let metrics = &self.inner.metrics;
         metrics.pool_in_use.set(pools.in_use as f64);
         metrics.pool_open.set(pools.open as f64);
         metrics.pool_waiting.set(pools.waiting as f64);
         metrics.pool_max.set(pools.max as f64);
-        metrics.append_queue.set(append_queue as f64);
+        let (queued, sessions) = appends;
+        metrics.append_queue.set(queued as f64);
+        metrics.append_sessions.set(sessions as f64);
     }
 
     pub fn record(&self, observation: Observation) {
@@ -332,6 +335,7 @@ impl Metrics {
             pool_waiting: gauge("headwater_pool_waiting"),
             pool_max: gauge("headwater_pool_connections_max"),
             append_queue: gauge("headwater_append_queue_requests"),
+            append_sessions: gauge("headwater_append_sessions"),
         }
     }
 }
@@ -395,6 +399,7 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_pool_waiting", "Tasks that wait for a connection."),
         ("headwater_pool_connections_max", "Database connections that the pools may open."),
         ("headwater_append_queue_requests", "Append requests that wait to be written."),
+        ("headwater_append_sessions", "Append sessions that are open."),
     ] {
         recorder.describe_gauge(name.into(), None, text.into());
     }

@@ -1,6 +1,7 @@
 //! One binary, a module a promise.
 mod aggregated;
 mod append;
+mod append_sessions;
 mod back_pressure;
 mod bad_input;
 mod browser;

@@ -36,7 +36,7 @@ async fn not_ready_says_which_check_failed() {
     app.stop().await;
 }
 
-const METRICS: [&str; 48] = [
+const METRICS: [&str; 49] = [
     "headwater_http_requests_total",
     "headwater_http_request_seconds_bucket",
     "headwater_messages_appended_total",
@@ -69,6 +69,7 @@ const METRICS: [&str; 48] = [
     "headwater_pool_connections_open",
     "headwater_pool_connections_max",
     "headwater_append_queue_requests",
+    "headwater_append_sessions",
     "headwater_projector_leads",
     "headwater_messages_projected_total{from=\"tail\"}",
     "headwater_messages_projected_total{from=\"history\"}",

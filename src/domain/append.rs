@@ -106,6 +106,12 @@ pub enum AppendError {
     /// As many requests wait as may.
     #[error("the append queue is full")]
     Overloaded,
+    /// As many append sessions are open as may be.
+    #[error("the limit of {max} open append sessions is reached")]
+    TooManySessions {
+        /// The limit.
+        max: usize,
+    },
     /// The request waited for a lock for as long as it may.
     #[error(
         "the append waited too long for a lock on category {category} or on the table, held by {}; \

@@ -25,7 +25,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        body::must_be_json(request.headers())?;
+        if !body::is_json(request.headers()) {
+            return Err(body::not_json(false));
+        }
         let limits = request.extensions().get().copied().unwrap_or(BodyLimits { bytes: 0, time: Duration::MAX });
         let receiving = tokio::time::timeout(limits.time, Bytes::from_request(request, state));
         let Ok(received) = receiving.await else {
@@ -36,7 +38,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             413 => body::too_large(limits.bytes),
             _ => Problem::malformed(vec![Violation::new("body", "was not received completely")]),
         })?;
-        serde_json::from_slice(&received).map(Json).map_err(|_| malformed_json::<T>(&received))
+        serde_json::from_slice(&received).map(Json).map_err(|_| malformed_json::<T>(&received, 1))
     }
 }
 
@@ -57,12 +59,13 @@ impl<R: axum::response::IntoResponse> RejectionStatus for R {
     }
 }
 
-/// Reads a wrong body once more to find the field that is wrong. Right bodies are read once.
-fn malformed_json<T: DeserializeOwned>(body: &[u8]) -> Problem {
-    let deserializer = &mut serde_json::Deserializer::from_slice(body);
+/// Reads a wrong text once more to find the field that is wrong. Right ones are read once. `first_line`: the line of the
+/// body on which the text begins.
+pub(super) fn malformed_json<T: DeserializeOwned>(text: &[u8], first_line: usize) -> Problem {
+    let deserializer = &mut serde_json::Deserializer::from_slice(text);
     let violation = match serde_path_to_error::deserialize::<_, T>(deserializer) {
         Ok(_) => Violation::new("body", "must be one JSON value with nothing after it"),
-        Err(error) => plain_words::of_json(error),
+        Err(error) => plain_words::of_json(error, first_line),
     };
     Problem::malformed(vec![violation])
 }

@@ -19,6 +19,7 @@ use crate::domain::browser::Trusted;
 use crate::service::Service;
 
 mod aggregated_streams;
+mod append_sessions;
 mod body;
 mod browser;
 mod console;

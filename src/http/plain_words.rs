@@ -11,8 +11,8 @@ use crate::domain::Violation;
 const WRONG_FORM: &str = "has the wrong form";
 const WHOLE_NUMBER: &str = "must be a whole number";
 
-/// What is wrong with a JSON body.
-pub fn of_json(error: Error<serde_json::Error>) -> Violation {
+/// What is wrong with a JSON text that begins on this line of the body.
+pub fn of_json(error: Error<serde_json::Error>, first_line: usize) -> Violation {
     let path = error.path().clone();
     let error = error.into_inner();
     let (line, column) = (error.line(), error.column());
@@ -20,7 +20,7 @@ pub fn of_json(error: Error<serde_json::Error>) -> Violation {
     let text = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
     let message = match error.classify() {
         Category::Syntax | Category::Eof | Category::Io => {
-            format!("is not valid JSON: {}line {line}, column {column}", reason(text))
+            format!("is not valid JSON: {}line {}, column {column}", reason(text), first_line - 1 + line)
         }
         Category::Data => rule(text),
     };

@@ -93,6 +93,9 @@ pub struct ProblemDocument {
     /// For `outcome` `unknown`: the ids of the messages, in order. Sent again with them, a message is written once.
     #[schema(required = false, nullable = false)]
     pub message_ids: Option<Vec<uuid::Uuid>>,
+    /// In an append session: the first line of the body, from 1 on, whose message is not known to be written.
+    #[schema(required = false, nullable = false)]
+    pub line: Option<u64>,
     /// For `overloaded` because of a lock: the category whose appends wait.
     #[schema(required = false, nullable = false)]
     pub category: Option<String>,

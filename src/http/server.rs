@@ -28,6 +28,11 @@ const HTTP2_STREAMS_MAX: u32 = 1_000;
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(30);
 const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// So is a quiet connection of any kind, by TCP: one that only waits for its client, as an append session does, would
+/// never hear that there is none.
+const KEEP_ALIVE: socket2::TcpKeepalive =
+    socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
+
 /// A certificate and its key.
 pub struct Tls<'a> {
     pub certificate: &'a Path,
@@ -48,6 +53,8 @@ impl Listening {
             None => None,
         };
         let listener = TcpListener::bind(address)?;
+        // The connections that it accepts have it from here.
+        socket2::SockRef::from(&listener).set_tcp_keepalive(&KEEP_ALIVE)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         Ok(Self { listener, address, tls })

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// A connection on which a request was refused is read until the client closes it, but for no longer than this.
-const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
-const LINGER_BYTES_MAX: usize = 64 << 20;
+pub const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
+pub const LINGER_BYTES_MAX: usize = 64 << 20;
 /// The first bytes of an HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The largest `Content-Length` that hyper takes: it uses the two highest numbers itself.

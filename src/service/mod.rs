@@ -190,7 +190,7 @@ impl Health {
 
     /// The metrics in Prometheus' text format.
     pub fn metrics(&self) -> String {
-        self.observer.measure_pools(self.database.pool_use(), self.append.queued());
+        self.observer.measure_pools(self.database.pool_use(), (self.append.queued(), self.append.open_sessions()));
         self.observer.render()
     }
 }

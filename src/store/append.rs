@@ -22,7 +22,7 @@ const FIND_DUPLICATE_IDS: &str = "SELECT * FROM headwater.find_duplicate_ids(\
     $1::int, $2::int[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[])";
 
 /// A session of its own for appends, with what is needed to find out what became of its last commits.
-pub struct AppendSession {
+pub struct BatchSession {
     session: Session,
     append_batch: Statement,
     backend: Backend,
@@ -94,7 +94,7 @@ pub enum BatchError {
     InDoubt(String),
 }
 
-impl AppendSession {
+impl BatchSession {
     /// Connects. The connection is to be polled by whoever waits for the session, in the same task.
     pub async fn open(database: &Database, lock_timeout: Duration) -> Result<(Self, Pin<Box<Connection>>), StoreError> {
         let (session, (backend, append_batch), connection) =

@@ -50,3 +50,16 @@ test('append, conflict, follow, aggregate, subscribe', async () => {
   assert.match(delivered, /event: assigned\n/)
   assert.match(delivered, /event: message\ndata: .*"type":"Opened"/)
 })
+
+test("the append session of docs/CLIENTS.md", async () => {
+  const text = await readFile(new URL('../../docs/CLIENTS.md', import.meta.url), 'utf8')
+  const lines = text.split('\n').filter(line => line.startsWith('seq '))
+  assert.equal(lines.length, 1)
+  const send = () => run(lines[0]).trim().split('\n').map(line => JSON.parse(line))
+  for (const duplicate of [false, true]) {
+    const commits = send()
+    assert.equal(commits.reduce((sum, commit) => sum + commit.count, 0), 1000)
+    assert.equal(commits.at(-1).version, 999)
+    assert.ok(commits.every(commit => commit.duplicate === duplicate))
+  }
+})

@@ -188,6 +188,19 @@ fn every_event_of_every_event_stream_has_a_schema() {
 }
 
 #[test]
+fn lines_that_are_sent_have_a_schema_and_generators_see_json_alone() {
+    let new: Value = serde_json::from_str(&document_in(Version::V3_2)).unwrap();
+    let append = |document: &Value| document["paths"]["/v1/streams/{stream_name}/messages"]["post"].clone();
+    let (old, new) = (append(&parsed()), append(&new));
+    for (place, item) in [("/requestBody/content", "AppendLine"), ("/responses/200/content", "AppendSessionLine")] {
+        let contents = old.pointer(place).unwrap().as_object().unwrap();
+        assert_eq!(contents.keys().collect::<Vec<_>>(), ["application/json"]);
+        assert_eq!(name(&new.pointer(place).unwrap()["application/x-ndjson"]["itemSchema"]), Some(item));
+        assert!(parsed()["components"]["schemas"][item].is_object(), "{item}");
+    }
+}
+
+#[test]
 fn the_generators_that_are_recommended_are_those_that_are_tested() {
     let read = |path: &str| std::fs::read_to_string(super::root().join(path)).unwrap();
     let guide = read("docs/CLIENTS.md");

@@ -1,5 +1,6 @@
 //! What the tests share.
 pub mod app;
+pub mod append_session;
 pub mod database;
 pub mod embedded_process;
 pub mod events;

@@ -10,9 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::names::{tag, variant_name};
 use super::{Version, operations, reference, schema_name};
+use crate::http::body::LINES;
 
 const EVENT_STREAM: &str = "text/event-stream";
-const LINES: &str = "application/x-ndjson";
 /// What the name of an enum of events ends with: a handler names it as the schema of its event stream.
 const SUFFIX: &str = "EventLine";
 
@@ -20,6 +20,7 @@ const SUFFIX: &str = "EventLine";
 pub fn describe(document: &mut Value, version: Version) {
     let mut streams = BTreeMap::new();
     for operation in operations(document) {
+        describe_session(operation, version);
         let is_renamed = operation["parameters"]
             .as_array()
             .is_some_and(|parameters| parameters.iter().any(|parameter| parameter["name"] == "event_names"));
@@ -60,6 +61,20 @@ pub fn describe(document: &mut Value, version: Version) {
                     events.iter().map(|event| (event.schema_name("EventFrame"), event.frame())),
                 );
             }
+        }
+    }
+}
+
+/// An operation that takes lines answers them, too. 3.2 says what each is; in 3.1 the schemas of the lines are there, and
+/// the description says what they are for: generators know one type of a body.
+fn describe_session(operation: &mut Value, version: Version) {
+    if operation.pointer("/requestBody/content").is_none_or(|content| content.get(LINES).is_none()) {
+        return;
+    }
+    for content in ["/requestBody/content", "/responses/200/content"] {
+        let Some(content) = operation.pointer_mut(content).and_then(Value::as_object_mut) else { continue };
+        if let Some(lines) = content.shift_remove(LINES).filter(|_| version == Version::V3_2) {
+            content.insert(LINES.into(), json!({ "itemSchema": lines["schema"] }));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder};
-use crate::store::append::{AppendSession, Backend, BatchAnswer, BatchError};
+use crate::store::append::{Backend, BatchAnswer, BatchError, BatchSession};
 use crate::store::{Database, StoreError};
 
 /// A session, and the future that drives its connection.
@@ -50,7 +50,7 @@ pub trait Session: Send + Sync {
 impl Appends for Database {
     fn open(&self, lock_timeout: Duration) -> BoxFuture<'_, Result<Opened, StoreError>> {
         Box::pin(async move {
-            let (session, connection) = AppendSession::open(self, lock_timeout).await?;
+            let (session, connection) = BatchSession::open(self, lock_timeout).await?;
             let session: Arc<dyn Session> = Arc::new(session);
             // Its end shows as an error of everything that waits for an answer.
             let driver = Box::pin(async move { drop(connection.await) });
@@ -79,13 +79,13 @@ impl Appends for Database {
     }
 }
 
-impl Session for AppendSession {
+impl Session for BatchSession {
     fn is_closed(&self) -> bool {
-        AppendSession::is_closed(self)
+        BatchSession::is_closed(self)
     }
 
     fn backend(&self) -> Backend {
-        AppendSession::backend(self)
+        BatchSession::backend(self)
     }
 
     fn append_batch<'a>(
@@ -94,6 +94,6 @@ impl Session for AppendSession {
         wanted: Option<&'a [bool]>,
         wait_for_locks: bool,
     ) -> BoxFuture<'a, Result<BatchAnswer, BatchError>> {
-        Box::pin(AppendSession::append_batch(self, requests, wanted, wait_for_locks))
+        Box::pin(BatchSession::append_batch(self, requests, wanted, wait_for_locks))
     }
 }

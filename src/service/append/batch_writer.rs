@@ -83,7 +83,7 @@ impl BatchWriter {
         let mut locked = Vec::new();
         let mut sent_again = 0;
         while let Some(batch) = open.pop_front() {
-            let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &waiting.request).collect();
+            let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &*waiting.request).collect();
             let wanted = self.shared.tail.wants(&requests);
             let session = match self.connected().await {
                 Ok(session) => session,
@@ -262,7 +262,7 @@ impl BatchWriter {
 /// A commit whose answer was lost is looked up by its message ids; nobody waits for it but those it concerns.
 fn resolve_in_background(shared: Shared, batch: Vec<PendingAppend>, backend: Backend) {
     tokio::spawn(async move {
-        let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &waiting.request).collect();
+        let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &*waiting.request).collect();
         let mut back_off = BackOff::new("commits in doubt", shared.observer.clone()).at_most(PAUSE_MAX);
         let looking = async {
             loop {

@@ -157,7 +157,8 @@ mod tests {
             messages: vec![message],
         };
         let (reply, answer) = oneshot::channel();
-        let bytes = QueuedBytes { bytes: 0, queued: Arc::default() };
+        let bytes = QueuedBytes { bytes: 0, room: Arc::default() };
+        let request = Arc::new(request);
         (PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes }, answer)
     }
 

@@ -3,18 +3,20 @@
 mod appends;
 mod batch_writer;
 mod locked_categories;
+pub mod session;
 #[cfg(test)]
 mod simulation;
 
 use std::collections::{HashSet, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -40,12 +42,24 @@ pub struct AppendSettings {
     /// Categories whose locks other transactions hold, for which sessions may wait at the same time. Requests for
     /// others wait for their turn, as long as for a lock.
     pub locked_categories_max: usize,
+    pub sessions: SessionSettings,
     /// How long a request waits for its category's lock.
     pub lock_timeout: Duration,
     /// How long a commit may take before its outcome is looked up.
     pub commit_timeout: Duration,
     /// How long an outcome in doubt is looked for before it is answered as unknown.
     pub resolve_timeout: Duration,
+}
+
+/// The bounds of append sessions.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionSettings {
+    /// Open sessions in all.
+    pub max: usize,
+    /// Messages of a session in one commit at most. As many again are read meanwhile.
+    pub messages_max: usize,
+    /// The same in bytes; one message may have more.
+    pub bytes_max: usize,
 }
 
 /// Batches under way at the same time, one after the other on one connection.
@@ -62,15 +76,17 @@ pub struct Append {
     queue: mpsc::Sender<PendingAppend>,
     /// Called when so many wait that a second batch is worth its while.
     batch_ready: Arc<Notify>,
-    queued_bytes: Arc<AtomicUsize>,
+    room: Arc<Room>,
     queue_bytes_max: usize,
+    sessions: Arc<Semaphore>,
+    session_settings: SessionSettings,
     draining: CancellationToken,
     observer: Observer,
 }
 
 /// A request and whom to tell.
 struct PendingAppend {
-    request: AppendRequest,
+    request: Arc<AppendRequest>,
     /// Taken by the answer.
     reply: Option<oneshot::Sender<Result<Appended, AppendError>>>,
     /// It is with the database, and what becomes of it is not known.
@@ -95,15 +111,24 @@ impl Drop for PendingAppend {
     }
 }
 
+/// What has been taken and not answered.
+#[derive(Default)]
+struct Room {
+    bytes: AtomicUsize,
+    /// Called whenever a request has been answered.
+    freed: Notify,
+}
+
 /// Gives its bytes back to the queue when it goes.
 struct QueuedBytes {
     bytes: usize,
-    queued: Arc<AtomicUsize>,
+    room: Arc<Room>,
 }
 
 impl Drop for QueuedBytes {
     fn drop(&mut self) {
-        self.queued.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.room.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.room.freed.notify_waiters();
     }
 }
 
@@ -120,8 +145,10 @@ impl Append {
         let append = Self {
             queue,
             batch_ready: Arc::default(),
-            queued_bytes: Arc::default(),
+            room: Arc::default(),
             queue_bytes_max: settings.queue_bytes_max,
+            sessions: Arc::new(Semaphore::new(settings.sessions.max)),
+            session_settings: settings.sessions,
             draining,
             observer: observer.clone(),
         };
@@ -135,30 +162,64 @@ impl Append {
 
     /// Writes the request's messages, all or none, and answers once that is durable.
     pub async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+        match self.enqueue(Arc::new(request)) {
+            Ok(answer) => answered(answer).await,
+            Err(error) => {
+                if error == AppendError::Overloaded {
+                    self.observer.record(Observation::AppendOverloaded);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The same, but while the queue is full it waits for room.
+    async fn append_in_turn(&self, request: Arc<AppendRequest>) -> Result<Appended, AppendError> {
+        loop {
+            let mut freed = pin!(self.room.freed.notified());
+            // From here on, so that no room is given back unheard.
+            freed.as_mut().enable();
+            match self.enqueue(request.clone()) {
+                Ok(answer) => return answered(answer).await,
+                Err(AppendError::Overloaded) => freed.await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn enqueue(
+        &self,
+        request: Arc<AppendRequest>,
+    ) -> Result<oneshot::Receiver<Result<Appended, AppendError>>, AppendError> {
         if self.draining.is_cancelled() {
             return Err(AppendError::Draining);
         }
+        // Nothing is dropped on a refusal: that would call those who wait for room, and there is none.
+        let Ok(place) = self.queue.try_reserve() else { return Err(AppendError::Overloaded) };
         let bytes = request.bytes();
-        let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let bytes = QueuedBytes { bytes, queued: self.queued_bytes.clone() };
-        let (reply, answer) = oneshot::channel();
-        let fits = queued == 0 || queued + bytes.bytes <= self.queue_bytes_max;
-        let waiting = PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes };
-        if !fits || self.queue.try_send(waiting).is_err() {
-            self.observer.record(Observation::AppendOverloaded);
+        let queued = self.room.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if queued != 0 && queued + bytes > self.queue_bytes_max {
+            self.room.bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(AppendError::Overloaded);
         }
+        let bytes = QueuedBytes { bytes, room: self.room.clone() };
+        let (reply, answer) = oneshot::channel();
+        place.send(PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes });
         if self.queued() >= CROWD_MIN {
             self.batch_ready.notify_one();
         }
-        // Everything that was taken is answered, at the latest when it is dropped.
-        answer.await.unwrap_or(Err(AppendError::Draining))
+        Ok(answer)
     }
 
     /// Requests that wait to be written.
     pub fn queued(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
     }
+}
+
+/// Everything that was taken is answered, at the latest when it is dropped.
+async fn answered(answer: oneshot::Receiver<Result<Appended, AppendError>>) -> Result<Appended, AppendError> {
+    answer.await.unwrap_or(Err(AppendError::Draining))
 }
 
 /// What every transaction needs.

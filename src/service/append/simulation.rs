@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::appends::{Appends, Opened, Resolved, Session};
-use super::{Append, AppendSettings};
+use super::{Append, AppendSettings, SessionSettings};
 use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, NewMessage, WrittenMessage};
 use crate::domain::stream_name::StreamName;
 use crate::domain::time::Timestamp;
@@ -369,6 +369,7 @@ async fn simulate(seed: u64) {
         batch_messages_max: 6,
         batch_bytes_max: 1 << 20,
         locked_categories_max: 2,
+        sessions: SessionSettings { max: 0, messages_max: 1, bytes_max: 1 },
         lock_timeout: LOCK_TIMEOUT,
         commit_timeout: COMMIT_TIMEOUT,
         resolve_timeout: PATIENCE,
