@@ -96,7 +96,10 @@ impl Service {
             projecting.clone(),
             lifecycle.draining().clone(),
             observer.clone(),
-            aggregated::Bounds { most: settings.aggregated_streams_max, page_bytes_max: settings.page_bytes_max },
+            aggregated::Bounds {
+                aggregated_streams_max: settings.aggregated_streams_max,
+                page_bytes_max: settings.page_bytes_max,
+            },
         );
         let subscriptions = Subscriptions::start(
             database.clone(),

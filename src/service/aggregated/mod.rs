@@ -1,4 +1,4 @@
-//! Aggregated streams: definitions, the projector that fills their partitions, and the readers of these.
+//! Aggregated streams: their definitions, the projector that fills their partitions, and reads of these.
 
 mod catch_up;
 pub mod feed;
@@ -28,12 +28,12 @@ use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
-/// Between two looks at a stream that is known to be further on than it stands.
+/// The pause between two looks at a stream whose progress is known here and not written yet.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
-/// Attempts to define a stream that others define and delete at the same moment.
+/// Attempts to define a stream that other requests define and delete at the same moment.
 const DEFINE_ATTEMPTS: usize = 5;
 
-/// All that can be done with aggregated streams. Cheap to clone.
+/// Everything about aggregated streams. Cheap to clone.
 #[derive(Clone)]
 pub struct AggregatedStreams {
     database: Database,
@@ -42,18 +42,18 @@ pub struct AggregatedStreams {
     projector: ProjectorHandle,
     draining: CancellationToken,
     observer: Observer,
-    /// Aggregated streams in all.
-    most: usize,
-    /// A page of a partition ends early when its messages have this many bytes.
+    /// How many aggregated streams there may be.
+    aggregated_streams_max: usize,
+    /// A page of a partition ends when its messages have this many bytes.
     page_bytes_max: usize,
 }
 
 /// The bounds of aggregated streams.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Aggregated streams in all.
-    pub most: usize,
-    /// Bytes of messages in one page of a partition, but for the last.
+    /// How many aggregated streams there may be.
+    pub aggregated_streams_max: usize,
+    /// How many bytes of messages one page of a partition may have; the message that reaches them is its last.
     pub page_bytes_max: usize,
 }
 
@@ -62,15 +62,15 @@ pub struct Bounds {
 pub struct AggregatedStream {
     pub stored: StoredAggregatedStream,
     pub partitions: Vec<PartitionState>,
-    /// The log is settled up to here.
+    /// The settled position of the log.
     pub settled_position: i64,
 }
 
-/// What came of a definition.
+/// What came of defining.
 #[derive(Debug)]
 pub enum Defined {
     New(AggregatedStream),
-    /// It was defined like this already.
+    /// There was one with the same definition already.
     Same(AggregatedStream),
 }
 
@@ -82,13 +82,13 @@ pub enum DefineError {
     /// There is one of this name with other fields.
     #[error("the name exists with another definition")]
     Differs(Vec<String>),
-    #[error("the limit of {most} aggregated streams is reached")]
-    TooMany { most: usize },
+    #[error("the limit of {max} aggregated streams is reached")]
+    TooMany { max: usize },
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// A page of a partition as it is answered.
+/// A page of a partition, and where to go on.
 #[derive(Debug)]
 pub struct PartitionRead {
     pub page: PartitionPage,
@@ -107,14 +107,14 @@ impl AggregatedStreams {
         observer: Observer,
         bounds: Bounds,
     ) -> Self {
-        let Bounds { most, page_bytes_max } = bounds;
-        Self { database, tail, feeds, projector, draining, observer, most, page_bytes_max }
+        let Bounds { aggregated_streams_max, page_bytes_max } = bounds;
+        Self { database, tail, feeds, projector, draining, observer, aggregated_streams_max, page_bytes_max }
     }
 
-    /// Defines an aggregated stream: all its messages are projected, then it follows.
+    /// Defines an aggregated stream: the messages in the log are projected, then new ones as they come.
     pub async fn define(&self, name: &str, definition: &Definition) -> Result<Defined, DefineError> {
         definition.compile().map_err(DefineError::Invalid)?;
-        // A definition is of texts, numbers and lists.
+        // A definition has texts, numbers and lists only, so that this cannot fail.
         let text = serde_json::to_string(definition).unwrap_or_default();
         for _ in 0..DEFINE_ATTEMPTS {
             if let Some(stream) = self.get(name).await? {
@@ -126,24 +126,26 @@ impl AggregatedStreams {
                     Err(DefineError::Differs(differences))
                 };
             }
-            if self.database.aggregated_streams().create(name, &text, self.most as i64).await? == Created::Yes {
+            if self.database.aggregated_streams().create(name, &text, self.aggregated_streams_max as i64).await?
+                == Created::Yes
+            {
                 self.projector.reload();
                 if let Some(stream) = self.get(name).await? {
                     return Ok(Defined::New(stream));
                 }
             }
         }
-        Err(DefineError::TooMany { most: self.most })
+        Err(DefineError::TooMany { max: self.aggregated_streams_max })
     }
 
-    /// The number under which its partitions are read.
+    /// The id of an aggregated stream; `None`: there is none of that name.
     pub async fn id(&self, name: &str) -> Result<Option<i64>, StoreError> {
         self.database.aggregated_streams().id(name).await
     }
 
     pub async fn get(&self, name: &str) -> Result<Option<AggregatedStream>, StoreError> {
         let Some(mut stored) = self.database.aggregated_streams().get(name).await? else { return Ok(None) };
-        // Progress is known here before it is kept. What came with it is counted in what is read after this only.
+        // Progress may be known here before it is written. The counts of what came with it are in reads after this.
         let known = self.feeds.up_to(stored.id).filter(|known| *known > stored.current.projected_position);
         if let Some(known) = known.filter(|_| stored.current.is_live) {
             let id = stored.id;
@@ -157,7 +159,7 @@ impl AggregatedStreams {
         Ok(Some(self.with_end(stored, partitions)))
     }
 
-    /// Waits until everything up to a global position is projected, at most that long; then as [`get`](Self::get).
+    /// Waits for at most `wait` until everything up to a global position is projected, then answers as [`get`](Self::get).
     pub async fn get_at(
         &self,
         name: &str,
@@ -174,11 +176,11 @@ impl AggregatedStreams {
                 return Ok(Some(stream));
             }
             let id = stream.stored.id;
-            // Who joins has the stream looked at, which wakes all who are there: once is enough.
+            // Joining has the stream looked at, which wakes all members: once is enough.
             if member.as_ref().is_none_or(|member| member.id() != id) {
                 member = Some(self.feeds.join(id));
             }
-            // It has gone on since the look; or it was held a little before what is known here, which lasts.
+            // The stream has gone on since the look, or its progress is known here and not written yet.
             let is_known = self.feeds.up_to(id).is_some_and(|up_to| up_to >= min_position);
             let pause = if is_known { LOOK_PAUSE } else { wait };
             let progressed = async {
@@ -193,7 +195,8 @@ impl AggregatedStreams {
         }
     }
 
-    /// Waits until what is settled by now is projected, at most that long; not at all for one that is paused or stopped.
+    /// Waits for at most `wait` until what is settled by now is projected; does not wait for a stream that is paused or
+    /// stopped.
     pub async fn project_what_is_settled(&self, name: &str, wait: Duration) -> Result<(), StoreError> {
         let settled = self.tail.refresh().await;
         let stored = self.database.aggregated_streams().get(name).await?;
@@ -203,13 +206,13 @@ impl AggregatedStreams {
         Ok(())
     }
 
-    /// By name, after a name; without their partitions.
+    /// Aggregated streams in order of name, after a name; without their partitions.
     pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<AggregatedStream>, StoreError> {
         let stored = self.database.aggregated_streams().list(after, limit as i64).await?;
         Ok(stored.into_iter().map(|stored| self.with_end(stored, Vec::new())).collect())
     }
 
-    /// Says whether there was one.
+    /// Deletes an aggregated stream. Answers whether there was one.
     pub async fn delete(&self, name: &str) -> Result<bool, StoreError> {
         self.changed(self.database.aggregated_streams().delete(name).await)
     }
@@ -236,7 +239,7 @@ impl AggregatedStreams {
         wait: Duration,
     ) -> Result<Option<PartitionRead>, PlaceError> {
         let limit = PageLimit { messages: limit as i64, bytes: self.page_bytes_max };
-        // Joined before the first look, so no message falls between them.
+        // The feed is joined before the first look, so that no message falls between the two.
         let mut member = (!wait.is_zero()).then(|| self.feeds.join(id));
         let poll = LongPoll::new(&self.tail, &self.draining, wait);
         loop {
@@ -244,7 +247,7 @@ impl AggregatedStreams {
             let Some(page) = page else { return Ok(None) };
             let next = page.last_position.map_or(from, |last| last + 1);
             let read = PartitionRead { at_end: next >= page.message_count, next, page };
-            // An empty page that is not the last has links whose messages are gone.
+            // An empty page that is not the last has links whose messages were deleted.
             let is_to_wait = read.page.messages.is_empty() && read.at_end;
             let Some(member) = member.as_mut().filter(|_| is_to_wait) else { return Ok(Some(read)) };
             if !poll.wait_in_log(member.changed(), from).await? {
@@ -259,12 +262,12 @@ impl AggregatedStreams {
         self.positions_at(id, global_position).await
     }
 
-    /// The same at or after a global position.
+    /// For every partition that has messages, its first position at or after a global position.
     pub async fn positions_at(&self, id: i64, global_position: i64) -> Result<Vec<(i32, i64)>, StoreError> {
         self.database.aggregated_streams().positions(id, global_position).await
     }
 
-    /// The log of an aggregated stream; `with_progress`: steps forward without a message are told too.
+    /// The log of an aggregated stream; `with_progress`: its reader is also woken by progress without a message.
     pub fn log(&self, source: AggregatedSource, with_progress: bool) -> Log {
         Log::Aggregated(Box::new(AggregatedLog::new(&self.feeds, &self.tail, source, with_progress)))
     }
@@ -287,7 +290,7 @@ impl AggregatedStreams {
 }
 
 impl AggregatedStream {
-    /// As it was stored; one that a newer version has written may be in words that this one does not know.
+    /// Reads the stored definition. A newer version may have written one that this one does not know.
     pub fn definition(&self) -> Result<Definition, StoreError> {
         serde_json::from_str(&self.stored.definition)
             .map_err(|error| StoreError::Bug(format!("the definition of {} cannot be read: {error}", self.stored.name)))

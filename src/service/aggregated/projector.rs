@@ -1,4 +1,4 @@
-//! The agent that projects: one instance at a time, under a lease, one pass over the tail for all aggregated streams.
+//! The projector: on one instance at a time, under a lease, it projects all aggregated streams in one pass over the tail.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,21 +17,21 @@ use crate::service::tail::Tail;
 use crate::store::Database;
 use crate::telemetry::Observer;
 
-/// Between two attempts to take over.
+/// The pause between two attempts to take the lease.
 const CANDIDATE_PAUSE: Duration = Duration::from_millis(500);
-/// After another instance has taken over.
+/// The pause after another instance has taken over.
 const FENCED_PAUSE: Duration = Duration::from_millis(200);
 
-/// The times of the projector.
+/// The settings of the projector.
 #[derive(Debug, Clone)]
 pub struct ProjectorSettings {
-    /// How long the right to project lasts without being prolonged.
+    /// How long the lease lasts without being prolonged.
     pub lease: Duration,
-    /// Projections that read history at the same time.
+    /// How many projections catch up at the same time.
     pub catch_ups_max: usize,
 }
 
-/// What others may ask of the projector of this instance. Cheap to clone.
+/// A handle to the projector of this instance. Cheap to clone.
 #[derive(Clone)]
 pub struct ProjectorHandle {
     pub(super) reload: Arc<Notify>,
@@ -39,18 +39,18 @@ pub struct ProjectorHandle {
 }
 
 impl ProjectorHandle {
-    /// A definition or a state has changed: look now.
+    /// Tells the projector that a definition or a state has changed.
     pub fn reload(&self) {
         self.reload.notify_one();
     }
 
-    /// Whether it has its connection: it projects, or stands by to take over.
+    /// Whether the projector has its connection, and so projects or is ready to take over.
     pub fn is_alive(&self) -> Arc<AtomicBool> {
         self.is_alive.clone()
     }
 }
 
-/// Waits for its turn to project, and projects.
+/// Waits for the lease, and projects while it has it.
 pub struct Projector {
     pub(super) database: Database,
     pub(super) tail: Tail,
@@ -76,7 +76,7 @@ impl Projector {
         (Self { database, tail, feeds, signals, settings, observer, handle: handle.clone(), holder }, handle)
     }
 
-    /// Runs until the service stops. The database going away is waited out.
+    /// Runs until the service stops. While the database is away, the projector waits for it.
     pub async fn run(self, stopping: CancellationToken) {
         let mut back_off = BackOff::new("projector", self.observer.clone());
         loop {
@@ -101,7 +101,7 @@ impl Projector {
         }
     }
 
-    /// Takes over when it can, and projects until that is lost; ends well only when the service stops.
+    /// Takes the lease when it can, and projects until it is lost. Returns `Ok` only when the service stops.
     async fn stand_by(
         &self,
         stopping: &CancellationToken,
@@ -117,7 +117,7 @@ impl Projector {
                 *led = true;
                 self.observer.record(Observation::ProjectorLeads { leads: true, epoch: lease.epoch });
                 ProjectorTerm::new(self, &session, lease).lead(stopping).await?;
-                // At a stop, another instance need not wait for the lease to end.
+                // The service stops: another instance need not wait for the lease to end.
                 session.release_lease(lease.epoch).await?;
                 return Ok(());
             }

@@ -1,4 +1,4 @@
-//! One round of projecting: where messages go, as the rows to write and as the messages for followers.
+//! One round of projecting: gives messages their partitions, as rows to write and as messages for followers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,27 +10,27 @@ use crate::domain::message::Message;
 use crate::domain::time::Timestamp;
 use crate::store::projector::RoundRows;
 
-/// The most characters that are kept of why a projection stopped.
+/// How many characters of a projection's error are kept.
 const REASON_CHARS_MAX: usize = 1_000;
 
-/// A projection in the hands of the projector: it alone writes, so it knows each partition's next position.
+/// A projection as the projector has it. The projector alone writes, so it knows each partition's next position.
 #[derive(Debug)]
 pub struct Projection {
     pub id: i64,
     pub aggregated_stream_id: i64,
     pub name: Arc<str>,
     pub aggregation: Arc<Aggregation>,
-    /// What readers see, not a rebuild.
+    /// Whether this is the projection that readers see, and not a rebuild.
     pub is_current: bool,
-    /// Messages in each partition that has any.
+    /// How many messages each partition has that has any.
     pub message_counts: HashMap<i32, i64>,
 }
 
-/// What some messages give.
+/// What placing some messages gave.
 #[derive(Debug, Default)]
 pub struct Round {
     pub rows: RoundRows,
-    /// For the followers of each aggregated stream, in order.
+    /// The messages for the followers of each aggregated stream, in order.
     pub messages: HashMap<i64, Vec<AggregatedMessage>>,
     /// Projections that cannot go on.
     pub stopped: Vec<Stopped>,
@@ -53,8 +53,8 @@ struct Counted {
 }
 
 impl Round {
-    /// Places these messages, in global order, in each of these projections. The projections' counts move on with
-    /// them: if the round is not written, they have to be read again.
+    /// Places these messages, which are in global order, in each of these projections. The projections' counts go up with
+    /// that: if the round is not written, they have to be read again.
     pub fn of<'a>(projections: impl IntoIterator<Item = &'a mut Projection>, messages: &[Arc<Message>]) -> Self {
         let mut round = Self::default();
         for projection in projections {
@@ -122,7 +122,7 @@ impl Round {
     }
 
     fn stop(&mut self, projection: &Projection, message: &Message, reason: String) {
-        // An expression's own text may be in it, with what the database cannot keep in JSON.
+        // The reason may have texts of a message in it, and PostgreSQL's JSON cannot have NUL.
         let reason: String = reason.chars().filter(|c| *c != '\0').take(REASON_CHARS_MAX).collect();
         let error = json!({
             "global_position": message.global_position,

@@ -1,4 +1,4 @@
-//! Whatever one connection follows: one log, or several at once.
+//! What one connection follows: one log, or several at once.
 
 use super::cursor::Next;
 use super::follower::Follower;
@@ -13,7 +13,7 @@ pub enum Following {
 }
 
 impl Following {
-    /// Passed to a later request, it goes on after everything that was handed over.
+    /// The cursor with which a later request goes on after everything that was handed over.
     pub fn cursor(&self) -> EventId {
         match self {
             Following::One(follower) => follower.id(),
@@ -21,7 +21,7 @@ impl Following {
         }
     }
 
-    /// What is there now, without waiting.
+    /// What is next, without waiting.
     pub fn advance(&mut self) -> Next {
         match self {
             Following::One(follower) => follower.advance(),
@@ -29,7 +29,7 @@ impl Following {
         }
     }
 
-    /// Reads the next page from the database, however long that is away.
+    /// Reads the next page from the database; waits while the database is away.
     pub async fn read_page(&mut self) -> Next {
         match self {
             Following::One(follower) => follower.read_page().await,

@@ -9,11 +9,11 @@ use super::cursor::{BATCH, Next};
 use super::follower::Follower;
 use crate::domain::event_id::EventId;
 
-/// Streams and categories as one source, and aggregated streams, each as one more. A message that several of them have
+/// Streams and categories are one source, and each aggregated stream is one more. A message that several sources have
 /// comes once from each, in the order of the sources.
 ///
-/// What one source has not come to yet holds back what the others have after it: an aggregated stream that is paused
-/// or stopped holds back all.
+/// Messages wait until all sources have come to their position: an aggregated stream that is paused or stopped holds back
+/// all others.
 pub struct MergedFollower {
     sources: Vec<Source>,
     cursor: EventId,
@@ -39,17 +39,17 @@ impl MergedFollower {
         self.cursor
     }
 
-    /// What is there now, without waiting.
+    /// What is next, without waiting.
     pub fn advance(&mut self) -> Next {
         let mut moved = false;
         for source in &mut self.sources {
             while source.pending.is_empty() && !source.needs_page {
                 let next = source.follower.advance();
                 match source.take(next) {
-                    Taken::More => {}
-                    Taken::Moved => moved = true,
-                    Taken::Nothing => break,
-                    Taken::Ended(next) => return next,
+                    SourceStep::More => {}
+                    SourceStep::Moved => moved = true,
+                    SourceStep::Nothing => break,
+                    SourceStep::Ended(next) => return next,
                 }
             }
         }
@@ -75,10 +75,10 @@ impl MergedFollower {
         for source in self.sources.iter_mut().filter(|source| source.needs_page) {
             source.needs_page = false;
             match source.follower.read_page().await {
-                // Nothing was on this page. Whether there is another one, its next step says.
+                // The page had nothing that passes. The next step tells whether there is another page.
                 Next::NeedsPage => {}
                 next => {
-                    if let Taken::Ended(next) = source.take(next) {
+                    if let SourceStep::Ended(next) = source.take(next) {
                         return next;
                     }
                 }
@@ -96,11 +96,11 @@ impl MergedFollower {
         select_all(waits).await;
     }
 
-    /// Takes what is next in global order, as far as no source can still have something before it.
+    /// Takes what is next in global order, up to the place that all sources have come to.
     fn merge(&mut self) -> Vec<Entry> {
         let mut merged = Vec::new();
         while (merged.len() as i64) < BATCH.messages {
-            // A source without anything pending has nothing up to its place.
+            // A source without pending messages has none up to its place.
             let empty = self.sources.iter().filter(|source| source.pending.is_empty());
             let behind = empty.map(|source| source.follower.place()).min_by_key(|place| place.after);
             let bound = behind.map_or(i64::MAX, |place| place.after);
@@ -121,8 +121,7 @@ impl MergedFollower {
     }
 }
 
-/// Where each of so many sources begins: those that have been seen at the cursor's position after it, the others
-/// before it.
+/// Where each of `sources` sources begins: those that were seen at the cursor's position after it, the others before it.
 pub fn places(cursor: EventId, sources: usize) -> impl Iterator<Item = i64> {
     (0..sources).map(move |at| {
         let is_ahead = cursor.sources == 0 || at < cursor.sources as usize;
@@ -131,26 +130,26 @@ pub fn places(cursor: EventId, sources: usize) -> impl Iterator<Item = i64> {
 }
 
 /// What a step of one source gave.
-enum Taken {
+enum SourceStep {
     More,
     Moved,
     Nothing,
-    /// It gives nothing more, and so do all.
+    /// The source gives nothing more, which ends the merged follower too.
     Ended(Next),
 }
 
 impl Source {
-    fn take(&mut self, next: Next) -> Taken {
+    fn take(&mut self, next: Next) -> SourceStep {
         match next {
             Next::Messages(entries) => self.pending.extend(entries),
-            Next::Moved => return Taken::Moved,
+            Next::Moved => return SourceStep::Moved,
             Next::CaughtUp => self.is_live = true,
             Next::FellBehind => self.is_live = false,
             Next::NeedsPage => self.needs_page = true,
-            Next::Idle => return Taken::Nothing,
-            ended @ (Next::Deleted | Next::HistoryChanged | Next::Failed(_)) => return Taken::Ended(ended),
+            Next::Idle => return SourceStep::Nothing,
+            ended @ (Next::Deleted | Next::HistoryChanged | Next::Failed(_)) => return SourceStep::Ended(ended),
         }
-        Taken::More
+        SourceStep::More
     }
 
     fn pending_position(&self) -> Option<i64> {

@@ -28,8 +28,7 @@ impl Kept for AggregatedMessage {
     }
 }
 
-/// The newest part of a log. Where the log ends is known to its owner, which also bounds it: by its own bytes, or
-/// together with others.
+/// The newest part of a log. Its owner knows where the log ends, and bounds the bytes of this part, or of several together.
 #[derive(Debug)]
 pub struct Suffix<T> {
     /// Every entry of the log after this global position is here.
@@ -44,7 +43,7 @@ impl<T: Kept> Suffix<T> {
         Self { complete_from: position, entries: VecDeque::new(), bytes: 0, newest: watch::Sender::new(()) }
     }
 
-    /// One of which nothing is known yet.
+    /// A suffix of which nothing is known yet.
     pub fn unknown() -> Self {
         Self::after(i64::MAX)
     }
@@ -53,7 +52,7 @@ impl<T: Kept> Suffix<T> {
         self.complete_from < i64::MAX
     }
 
-    /// Appends the next entry, unless it lies before the suffix. Whoever waits is woken by [`wake`](Self::wake).
+    /// Appends the next entry, unless its position is before the suffix. Readers are woken by [`wake`](Self::wake).
     pub fn push(&mut self, entry: T) -> bool {
         let is_in = entry.message().global_position > self.complete_from;
         if is_in {
@@ -63,7 +62,7 @@ impl<T: Kept> Suffix<T> {
         is_in
     }
 
-    /// Begins after a position, if it began before.
+    /// Forgets the entries up to a position.
     pub fn forget_up_to(&mut self, position: i64) {
         self.complete_from = self.complete_from.max(position);
         while let Some(first) = self.entries.pop_front_if(|first| first.message().global_position <= position) {
@@ -71,7 +70,7 @@ impl<T: Kept> Suffix<T> {
         }
     }
 
-    /// Begins anew after a position, wherever it stood.
+    /// Forgets everything, and begins after a position.
     pub fn begin_after(&mut self, position: i64) {
         self.complete_from = position;
         self.entries.clear();
@@ -87,13 +86,13 @@ impl<T: Kept> Suffix<T> {
         }
     }
 
-    /// What comes after a position; `None`: not all of that is here.
+    /// The entries after a position; `None`: not all of them are here.
     pub fn read(&self, after: i64) -> Option<vec_deque::Iter<'_, T>> {
         let seen = || self.entries.partition_point(|one| one.message().global_position <= after);
         (self.complete_from <= after).then(|| self.entries.range(seen()..))
     }
 
-    /// Everybody who waits looks again.
+    /// Wakes every reader that waits.
     pub fn wake(&self) {
         self.newest.send_replace(());
     }
@@ -103,7 +102,7 @@ impl<T: Kept> Suffix<T> {
     }
 }
 
-/// The entries of some suffixes in one order. They have none in common.
+/// The entries of several suffixes, which have none in common, in one order.
 pub fn merge<'a, T: Kept>(mut nexts: Vec<vec_deque::Iter<'a, T>>) -> impl Iterator<Item = &'a T> {
     std::iter::from_fn(move || {
         let peek = |next: &vec_deque::Iter<'a, T>| next.clone().next().map(|one| one.message().global_position);
@@ -111,7 +110,7 @@ pub fn merge<'a, T: Kept>(mut nexts: Vec<vec_deque::Iter<'a, T>>) -> impl Iterat
     })
 }
 
-/// As much as fits of what comes next, but the first in any case; `end`: everything up to there is in `nexts`.
+/// Takes as much as fits of what comes next, and the first entry in any case. Everything up to `end` is in `nexts`.
 pub fn page<'a, T: Kept + 'a>(
     nexts: impl Iterator<Item = &'a T>,
     limit: PageLimit,

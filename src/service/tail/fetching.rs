@@ -1,4 +1,4 @@
-//! What the tail reads whole of new messages: no more than arrives in a moment, the small ones first.
+//! Reads the text of new messages for the tail: no more than arrives in a moment, the small messages first.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,13 +7,13 @@ use super::cache::Fetched;
 use crate::store::settled::NewRow;
 use crate::store::{Session, StoreError};
 
-/// Bytes of one read: as many as the line has shown to carry in [`READ_TIME`], between these.
+/// The bounds of one read in bytes, between which it has as many as the connection carries in [`READ_TIME`].
 const BYTES_MIN: usize = 16 << 10;
 const BYTES_FIRST: usize = 1 << 20;
 const BYTES_MAX: usize = 16 << 20;
-/// What a read should take at most. All who follow wait for it, whatever they follow.
+/// The longest that a read should take: all followers wait for it, whatever they follow.
 const READ_TIME: Duration = Duration::from_millis(200);
-/// What a message takes beside its contents, in bytes.
+/// How many bytes a message takes beside its texts.
 const OVERHEAD: usize = 200;
 
 /// How many bytes a read may have.
@@ -29,7 +29,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// So many bytes took so long: the next read may have more, or has to have less.
+    /// Takes in how long a read took, so that the next one has more bytes, or fewer.
     fn took(&mut self, bytes: usize, time: Duration) {
         if time > READ_TIME {
             self.bytes /= 2;
@@ -43,10 +43,11 @@ impl Budget {
         self.bytes = (self.bytes / 4).max(BYTES_MIN);
     }
 
-    /// Reads these messages, as far as they fit. One that does not is left to those who follow it: a single large
-    /// message, or many at once, would keep everybody else waiting.
+    /// Reads these messages as far as they fit. The others are left to their followers: a single large message, or many at
+    /// once, would keep all other followers waiting.
     ///
-    /// Where the read fails, all are left out, and the next one is smaller: the same read again would fail again.
+    /// If the read fails, all of them are left to their followers, and the next read is smaller: the same one would fail
+    /// again.
     pub async fn fetch(&mut self, session: &Session, wanted: Vec<NewRow>) -> (Fetched, Result<(), StoreError>) {
         let positions = self.choose(&wanted);
         let mut messages = Vec::new();
@@ -71,7 +72,7 @@ impl Budget {
         (Fetched { messages, left_out }, outcome)
     }
 
-    /// The positions of those that fit by what is known of them, the smallest first.
+    /// The positions of the messages that fit by their sizes in the table, the smallest first.
     fn choose(&self, wanted: &[NewRow]) -> Vec<i64> {
         let mut by_size: Vec<&NewRow> = wanted.iter().collect();
         by_size.sort_by_key(|row| row.stored_bytes);

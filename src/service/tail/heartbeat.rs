@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::lock;
 
-/// The grain of the timer: a heartbeat comes at most this much later than it was asked for.
+/// The resolution of the timer: a heartbeat comes at most this much too late.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A wake-up that is under way.
+/// Waits for a wake-up.
 pub type Beat = Pin<Box<OwnedNotified>>;
 
 /// Wakes connections after a number of seconds. Cheap to clone.
@@ -33,10 +33,10 @@ impl Heartbeats {
     /// Ends after at least this long, and at most one tick more.
     pub fn after(&self, interval: Duration) -> Beat {
         let mut slots = lock(&self.slots);
-        // The present tick has begun already, so it does not count.
+        // The current tick has begun already, so it does not count.
         let due = slots.tick + interval.as_secs().max(1) + 1;
         let slot = slots.due.entry(due).or_default().clone();
-        // Made before the slot can be called, so the call is not missed.
+        // Made under the lock, before the slot can be notified, so that no wake-up is missed.
         Box::pin(slot.notified_owned())
     }
 

@@ -1,4 +1,4 @@
-//! What others do to the log's positions by which messages could be missed: noticed, and said once.
+//! Notices what other programs do to the log's positions by which messages could be missed, and reports it once.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use crate::store::written_behind::Mark;
 use crate::store::{Session, StoreError};
 use crate::telemetry::Observer;
 
-/// How often it is looked for rows behind the settled position.
+/// How often the tail looks for rows that were written behind the settled position.
 const LOOK_BEHIND_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What was odd at the last look.
+/// What was found at the last look.
 #[derive(Debug, Default)]
 pub struct Oddities {
     cached: Option<i64>,
@@ -21,13 +21,13 @@ pub struct Oddities {
 }
 
 impl Oddities {
-    /// Another server or another log is looked at from here on.
+    /// Forgets what was found: from now on the server or the log is another one.
     pub fn begin(&mut self) {
         (self.mark, self.looked_behind) = (Mark::default(), None);
     }
 
-    /// Looks, now and then, whether somebody wrote behind the settled position. What the database refuses to tell is not
-    /// worth more than what follows it.
+    /// Looks, once an interval, whether rows were written behind the settled position. If the database refuses that, the
+    /// tail goes on without.
     pub async fn look_behind(
         &mut self,
         session: &Session,
@@ -49,8 +49,8 @@ impl Oddities {
         }
     }
 
-    /// The rows of a look that may be settled. Behind a hole that reaches beyond what the sequence has given, a row was
-    /// numbered by hand: the sequence will still give what lies before it, so it waits for that.
+    /// The rows of a look that may be settled. A row beyond what the sequence has given, behind a hole, was numbered by hand:
+    /// it waits, because the sequence will still give the positions before it.
     pub fn pass(&mut self, look: Look, settled: i64, observer: &Observer) -> Vec<NewRow> {
         let Look { mut rows, given, cached, is_to_the_end, .. } = look;
         if let Some(numbers) = cached.filter(|numbers| *numbers != self.cached.unwrap_or(1)) {

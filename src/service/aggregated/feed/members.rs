@@ -1,4 +1,4 @@
-//! Who follows an aggregated stream here, and who waits for its progress.
+//! Members of a feed: followers of an aggregated stream on this instance, and requests that wait for its progress.
 
 use std::sync::atomic::Ordering;
 
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::Feeds;
 
-/// A place among the followers of an aggregated stream; leaves them when it goes.
+/// A membership in the feed of an aggregated stream, which ends when this is dropped.
 pub struct FeedMember {
     pub(super) feeds: Feeds,
     pub(super) id: i64,
@@ -14,7 +14,7 @@ pub struct FeedMember {
     pub(super) progress: watch::Receiver<i64>,
 }
 
-/// As long as this is held, progress is told at once, also where no message comes with it.
+/// While this is held, progress is reported at once, also without a message.
 pub struct ProgressInterest {
     pub(super) feeds: Feeds,
 }
@@ -24,12 +24,12 @@ impl FeedMember {
         self.id
     }
 
-    /// Waits for messages, or for another state of the stream.
+    /// Waits for messages, or for a change of the stream's state.
     pub async fn changed(&mut self) {
         let _ = self.newest.changed().await;
     }
 
-    /// Waits for any step forward.
+    /// Waits for any progress.
     pub async fn progressed(&mut self) {
         tokio::select! {
             _ = self.progress.changed() => {}
