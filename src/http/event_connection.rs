@@ -1,4 +1,4 @@
-//! Connections that carry nothing but one event stream, over plain HTTP/1.1.
+//! Connections over plain HTTP/1.1 that carry one event stream and nothing else.
 //!
 //! hyper keeps 24 kB of buffers for every connection, which is most of what an open event stream costs, and it has no
 //! setting for that. A connection whose first request is a plain `GET …/events` is therefore answered here: by the same
@@ -22,9 +22,9 @@ use super::event_groups::Groups;
 use super::event_socket;
 use super::event_stream::Unwritten;
 
-/// A head that is longer goes to hyper.
+/// A request whose head is longer goes to hyper.
 const HEAD_BYTES_MAX: usize = 4 << 10;
-/// A head with more lines goes to hyper.
+/// A request whose head has more lines goes to hyper.
 const HEAD_LINES_MAX: usize = 64;
 /// An answer that is no event stream (a problem) is at most this long.
 const SHORT_ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -53,14 +53,14 @@ impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
         Box::pin(async move {
             stream.set_nodelay(true)?;
             let mut head = BytesMut::new();
-            // What is done once is boxed here and below: an open event stream is not to keep room for it.
+            // Steps that are done once are boxed, here and below, so that an open event stream keeps no memory for them.
             let reading = tokio::time::timeout(header_timeout, read_head(&mut stream, &mut head));
             let request = Box::pin(reading).await;
             match request {
                 Ok(Ok(Some(request))) => {
                     drop(head);
                     serve(stream, request, router, groups).await?;
-                    // Served: nothing is left for hyper.
+                    // The connection was served: nothing is left for hyper.
                     Err(io::ErrorKind::ConnectionAborted.into())
                 }
                 // hyper says what there is to say of it, and would wait for ever for a first byte.
@@ -81,7 +81,7 @@ async fn read_head(stream: &mut TcpStream, head: &mut BytesMut) -> io::Result<Op
         if count == 0 || !begins_as_get || head.len() > HEAD_BYTES_MAX {
             return Ok(None);
         }
-        // By the parser's word and not by a blank line: it takes lines that end without a carriage return, too.
+        // The parser tells the end of the head, not a blank line: lines may also end without a carriage return.
         let mut lines = [httparse::EMPTY_HEADER; HEAD_LINES_MAX];
         if !matches!(httparse::Request::new(&mut lines).parse(head), Ok(httparse::Status::Partial)) {
             return Ok(event_request(head));
@@ -94,7 +94,7 @@ fn event_request(head: &[u8]) -> Option<Request<Body>> {
     let mut lines = [httparse::EMPTY_HEADER; HEAD_LINES_MAX];
     let mut parsed = httparse::Request::new(&mut lines);
     let httparse::Status::Complete(length) = parsed.parse(head).ok()? else { return None };
-    // Anything after the head, such as a second request, is hyper's.
+    // With anything after the head, such as a second request, the connection goes to hyper.
     let alone = length == head.len();
     if !alone || parsed.method != Some("GET") || parsed.version != Some(1) {
         return None;
@@ -114,7 +114,7 @@ fn event_request(head: &[u8]) -> Option<Request<Body>> {
     request.body(Body::empty()).ok()
 }
 
-/// Answers the request, and ends with the stream or when the client goes.
+/// Answers the request, and ends when the event stream ends or the client goes.
 async fn serve(stream: TcpStream, request: Request<Body>, router: Router, groups: Groups) -> io::Result<()> {
     let Ok(response) = Box::pin(router.oneshot(request)).await;
     let Some(events) = response.extensions().get().and_then(Unwritten::take) else {
@@ -124,7 +124,7 @@ async fn serve(stream: TcpStream, request: Request<Body>, router: Router, groups
     event_socket::serve(stream, head.into(), events, groups).await
 }
 
-/// Problems, mostly: one answer, and the connection ends.
+/// Sends an answer that is no event stream, mostly a problem, and ends the connection.
 async fn serve_short(mut stream: TcpStream, response: Response<Body>) -> io::Result<()> {
     let (parts, body) = response.into_parts();
     let body = axum::body::to_bytes(body, SHORT_ANSWER_BYTES_MAX).await.map_err(io::Error::other)?;
@@ -153,7 +153,7 @@ fn head_of(parts: &axum::http::response::Parts, framing: &str) -> Vec<u8> {
     head
 }
 
-/// A connection of which something was read already.
+/// A connection whose first bytes were read already.
 pub struct PrefixedStream {
     head: Bytes,
     stream: TcpStream,

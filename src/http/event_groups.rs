@@ -1,9 +1,9 @@
-//! Groups of connections that are told the same.
+//! Groups of connections that get the same bytes.
 //!
-//! What follows one log live with the same options is written the same bytes. Such connections over plain HTTP/1.1 form
-//! groups: one task asks for the next event, makes its frames once, and writes them to all sockets, as much as goes at
-//! once. It waits for none of them: a connection that does not take all of it leaves with the rest and goes on by
-//! itself, as each does that is not live, and comes back when it is.
+//! Connections that follow one log live with the same options get the same bytes. Over plain HTTP/1.1 they form groups: one
+//! task asks for the next event, makes its frames once, and writes to all sockets what they take at once. It waits for none
+//! of them: a connection whose socket does not take all of it leaves the group with the rest, goes on by itself, and comes
+//! back when it is live again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,9 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::event_stream::{Audience, Writer};
 use crate::service::event_streams::{Closing, Event};
 
-/// Members of one group: its task is at work for less than a millisecond, and several are on several processors.
+/// The most members of one group, so that its task works for less than a millisecond at once, and several groups use
+/// several processors.
 const MEMBERS_MAX: usize = 256;
-/// While a joiner is brought to the group's place, others may write; so often it is tried.
+/// Attempts to bring a joiner to the group's place: others may append meanwhile.
 const LEVEL_ATTEMPTS_MAX: usize = 4;
 
 /// All groups of one listener. Cheap to clone.
@@ -27,11 +28,11 @@ pub struct Groups(Arc<Mutex<Listed>>);
 #[derive(Default)]
 struct Listed {
     groups: HashMap<Audience, Vec<Door>>,
-    /// Counts the groups that there were.
+    /// How many groups were made.
     made: u64,
 }
 
-/// Where joiners of a group knock. Each member holds it open.
+/// Where connections ask to join a group. It is open while the group has members.
 struct Door {
     number: u64,
     joiners: mpsc::WeakSender<Joiner>,
@@ -42,15 +43,15 @@ struct Joiner {
     member: Member,
 }
 
-/// One connection of a group. The socket is the connection's own: it is closed when that ends.
+/// One connection of a group. The socket belongs to the connection, and is closed when that ends.
 struct Member {
     socket: Weak<TcpStream>,
     home: oneshot::Sender<Departure>,
 }
 
-/// How a connection goes on by itself.
+/// What a connection that leaves a group goes on with.
 pub struct Departure {
-    /// What was begun and not written.
+    /// The rest of a write that the socket did not take.
     pub rest: Bytes,
     pub writer: Box<Writer>,
 }
@@ -80,7 +81,7 @@ impl Groups {
             let Some(open) = door.joiners.upgrade().filter(|open| open.strong_count() <= MEMBERS_MAX) else { continue };
             match open.try_send(joiner) {
                 Ok(()) => return open,
-                // It is being dissolved, or too many come at once.
+                // The group is being dissolved, or too many ask at once.
                 Err(refused) => joiner = refused.into_inner(),
             }
         }
@@ -95,13 +96,13 @@ impl Groups {
     }
 
     fn listed(&self) -> MutexGuard<'_, Listed> {
-        // Nothing in here is left half done by a panic.
+        // A panic leaves nothing half done in here.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Group {
-    /// Runs until all members have gone, or cannot be told the same any more.
+    /// Runs until all members have gone, or cannot get the same bytes any more.
     async fn run(mut self) {
         loop {
             tokio::select! {
@@ -117,15 +118,15 @@ impl Group {
             if !self.writer.events.is_live() {
                 return self.dissolve(None);
             }
-            // Where messages come faster than they are written, nothing else would make way for others.
+            // If messages come faster than they are written, nothing else lets other tasks run.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Writes an event to all members. Whoever cannot take all of it leaves with the rest.
+    /// Writes an event to all members. A member whose socket does not take all of it leaves with the rest.
     fn tell(&mut self, event: Event) {
         if let Event::Closing(closing) = event {
-            // Each is told by itself, and comes back at a time of its own.
+            // Each connection writes the end itself, with a `retry` of its own.
             return self.dissolve(Some(closing));
         }
         let Self { writer, members, .. } = self;
@@ -140,7 +141,7 @@ impl Group {
         }
     }
 
-    /// Brings a joiner and the group to one place: what is in memory is told to both, until neither has more.
+    /// Brings a joiner and the group to one place: writes to each what is in memory for it, until neither has more.
     fn take_in(&mut self, Joiner { mut writer, member }: Joiner) {
         for _ in 0..LEVEL_ATTEMPTS_MAX {
             self.tell_what_is_there();
@@ -150,7 +151,7 @@ impl Group {
                     return member.leave(rest.unwrap_or_default(), Some(writer));
                 }
             }
-            // Nothing came between the two: what comes next is next for both.
+            // Nothing came in between: the next event is next for both.
             if !self.tell_what_is_there() {
                 if !writer.events.is_level_with(&self.writer.events) {
                     break;
@@ -161,7 +162,7 @@ impl Group {
         member.leave(Bytes::new(), Some(writer));
     }
 
-    /// Says whether there was anything.
+    /// Writes what is in memory to all members. Answers whether there was anything.
     fn tell_what_is_there(&mut self) -> bool {
         let mut told = false;
         while let Some(event) = self.writer.events.try_next() {
@@ -171,7 +172,7 @@ impl Group {
         told
     }
 
-    /// All go on by themselves.
+    /// Ends the group: all members go on by themselves.
     fn dissolve(&mut self, closing: Option<Closing>) {
         self.joiners.close();
         for member in std::mem::take(&mut self.members) {
@@ -195,21 +196,21 @@ impl Drop for Group {
 }
 
 impl Member {
-    /// Writes as much as goes at once; what is left of it, if anything.
+    /// Writes what the socket takes at once, and answers the rest, if there is any.
     fn write(&self, frames: &Bytes) -> Option<Bytes> {
-        // One that has gone takes anything.
+        // A connection that has gone needs nothing.
         let socket = self.socket.upgrade()?;
         match socket.try_write(frames) {
             Ok(written) if written == frames.len() => None,
             Ok(written) => Some(frames.slice(written..)),
-            // If it is broken, the connection finds out by writing the rest.
+            // If the socket is broken, the connection finds out by writing the rest.
             Err(_) => Some(frames.clone()),
         }
     }
 
     fn leave(self, rest: Bytes, writer: Option<Box<Writer>>) {
         if let Some(writer) = writer {
-            // One that has gone needs nothing.
+            // A connection that has gone does not receive this.
             let _ = self.home.send(Departure { rest, writer });
         }
     }

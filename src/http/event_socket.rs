@@ -23,7 +23,7 @@ pub async fn serve(socket: TcpStream, head: Bytes, stream: EventStream, groups: 
 
 async fn write(socket: &Arc<TcpStream>, head: Bytes, mut writer: Box<Writer>, groups: &Groups) -> io::Result<()> {
     write_all(socket, head).await?;
-    // Boxed: members of a group, which are most, wait for nothing here.
+    // Boxed, because most connections are members of a group and do not wait here.
     while let Some(chunk) = Box::pin(writer.next_chunk()).await {
         write_all(socket, chunk.framed()).await?;
         let Some(audience) = writer.audience() else { continue };
@@ -31,7 +31,7 @@ async fn write(socket: &Arc<TcpStream>, head: Bytes, mut writer: Box<Writer>, gr
             write_all(socket, chunk.framed()).await?;
         }
         if writer.events.is_live() {
-            // One that has left takes its next event by itself before it joins again.
+            // A connection that has left a group takes its next event by itself before it joins again.
             let Some(departure) = groups.join(audience, writer, socket).await else { return Ok(()) };
             let Departure { rest, writer: own } = departure;
             writer = own;
@@ -52,7 +52,7 @@ async fn write_all(socket: &TcpStream, mut bytes: Bytes) -> io::Result<()> {
     Ok(())
 }
 
-/// A client that has sent its request has nothing more to say, but it may go.
+/// Waits until the client has gone. It has sent its request, and sends nothing more.
 async fn client_gone(socket: &TcpStream) -> io::Result<()> {
     let mut ignored = [0; 32];
     loop {
