@@ -4,6 +4,7 @@
 pub mod aggregated_stream;
 pub mod append;
 pub mod browser;
+pub mod closing;
 pub mod database_url;
 pub mod delivery;
 pub mod event_id;

@@ -8,11 +8,11 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::events::{CaughtUpEvent, ClosingEvent, ClosingReason, FellBehindEvent, HeartbeatEvent};
+use super::events::{CaughtUpEvent, ClosingEvent, FellBehindEvent, HeartbeatEvent};
 use super::frames::Frames;
 use super::subscriptions::{AssignedEvent, RevokedEvent};
 use crate::domain::time::Timestamp;
-use crate::service::event_streams::{self, Admission, Closing, Event, Events};
+use crate::service::event_streams::{self, Admission, Event, Events};
 use crate::service::subscriptions::Change;
 
 /// A client that lost its connection comes back after this long, with up to as much again on top, so that not all come
@@ -159,7 +159,6 @@ impl Writer {
                             frames.event(out, "assigned", id, &AssignedEvent { partition, epoch, position });
                         }
                         Change::Revoked { partition, reason } => {
-                            let reason = reason.into();
                             frames.event(out, "revoked", id, &RevokedEvent { partition, reason });
                         }
                     }
@@ -177,9 +176,9 @@ impl Writer {
                 let lag = (head - settled).max(0);
                 frames.event(out, "heartbeat", id, &HeartbeatEvent { head, settled, lag });
             }
-            Event::Closing(closing) => {
+            Event::Closing(reason) => {
                 frames.retry(out, jittered(CLOSING_RETRY_SPREAD));
-                frames.event(out, "closing", id, &ClosingEvent { reason: closing.into() });
+                frames.event(out, "closing", id, &ClosingEvent { reason });
             }
         }
     }
@@ -191,17 +190,4 @@ fn jittered(spread: Duration) -> Duration {
 
 fn now() -> String {
     Timestamp::now().to_rfc3339()
-}
-
-impl From<Closing> for ClosingReason {
-    fn from(closing: Closing) -> Self {
-        match closing {
-            Closing::Draining => Self::Draining,
-            Closing::Deleted => Self::Deleted,
-            Closing::Removed => Self::Removed,
-            Closing::Replaced => Self::Replaced,
-            Closing::HistoryChanged => Self::HistoryChanged,
-            Closing::Failed => Self::InternalError,
-        }
-    }
 }

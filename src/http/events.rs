@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::pages::Message;
 use super::partitions::AggregatedMessage;
+use crate::domain::closing::ClosingReason;
 
 /// Data of `caught-up`: what was in the log has been sent, from now on messages are live.
 #[derive(Serialize, ToSchema)]
@@ -41,26 +42,6 @@ pub struct HeartbeatEvent {
 #[derive(Serialize, ToSchema)]
 pub struct ClosingEvent {
     pub reason: ClosingReason,
-}
-
-/// Why the server ends an event stream.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum ClosingReason {
-    /// The service stops: connect again, to another instance or to this one.
-    Draining,
-    /// What was followed was deleted.
-    Deleted,
-    /// The consumer was removed, or its lease ran out: connect again to join again.
-    Removed,
-    /// The log is another one than the one that was followed: a backup was restored, a replica was promoted that had not
-    /// received everything, or the log was truncated. Begin anew.
-    HistoryChanged,
-    /// Another connection has joined under the consumer's name.
-    Replaced,
-    /// The database refuses to read what comes next, or its answer cannot be read; the service's log has the details.
-    #[serde(rename = "internal-error")]
-    InternalError,
 }
 
 /// The enum of an event stream's events: its messages, and those that all event streams have. Its name ends with

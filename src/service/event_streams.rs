@@ -12,6 +12,7 @@ use super::log::{Entry, LogName};
 use super::subscriptions::{Change, Connection, Delivery};
 use super::tail::Tail;
 use super::tail::heartbeat::{Beat, Heartbeats};
+use crate::domain::closing::ClosingReason;
 use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::observation::Observation;
@@ -33,23 +34,7 @@ pub enum Event {
     /// Nothing else has come for a while.
     Heartbeat { head: i64, settled: i64 },
     /// Nothing comes after this.
-    Closing(Closing),
-}
-
-/// Why an event stream ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Closing {
-    Draining,
-    /// What was followed has been deleted.
-    Deleted,
-    /// The consumer was removed, or its lease ran out.
-    Removed,
-    /// Another connection has come with the consumer's name.
-    Replaced,
-    /// The log went back: what was followed is a log that is gone.
-    HistoryChanged,
-    /// The database refuses to give what follows, or it cannot be read.
-    Failed,
+    Closing(ClosingReason),
 }
 
 /// Why no event stream can be opened.
@@ -216,7 +201,7 @@ impl Events {
         let shared = &self.streams.0;
         let event = loop {
             if shared.draining.is_cancelled() {
-                break Some(Event::Closing(Closing::Draining));
+                break Some(Event::Closing(ClosingReason::Draining));
             }
             // The timer is only asked for again when it has come, so a busy connection does not touch it.
             let beat = self.beat.get_or_insert_with(|| shared.heartbeats.after(self.heartbeat));

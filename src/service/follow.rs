@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Service;
 use super::aggregated::log::AggregatedSource;
 use super::detached::Detached;
-use super::event_streams::{Admission, AdmissionError, Closing, Event, Events, Source};
+use super::event_streams::{Admission, AdmissionError, Event, Events, Source};
 use super::log::Place;
 use super::log::cursor::Next;
 use super::log::follower::Follower;
@@ -14,6 +14,7 @@ use super::log::following::Following;
 use super::log::merged::{self, MergedFollower};
 use super::read::{PlaceError, Start};
 use super::subscriptions::{ConsumeRequest, SubscriptionError};
+use crate::domain::closing::ClosingReason;
 use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::source::Source as LogSource;
@@ -212,9 +213,9 @@ impl Followed {
             Next::Moved => Event::Moved(cursor),
             Next::CaughtUp => Event::CaughtUp { position: cursor.position },
             Next::FellBehind => Event::FellBehind { position: cursor.position },
-            Next::Deleted => Event::Closing(Closing::Deleted),
-            Next::Failed(_) => Event::Closing(Closing::Failed),
-            Next::HistoryChanged => Event::Closing(Closing::HistoryChanged),
+            Next::Deleted => Event::Closing(ClosingReason::Deleted),
+            Next::Failed(_) => Event::Closing(ClosingReason::InternalError),
+            Next::HistoryChanged => Event::Closing(ClosingReason::HistoryChanged),
             // Nothing was on this page. Whether there is another one, the next step says.
             Next::NeedsPage | Next::Idle => return None,
         })

@@ -3,9 +3,9 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::closing::RevokedReason;
 use crate::http::events::{CaughtUpEvent, ClosingEvent, HeartbeatEvent};
 use crate::http::pages::Message;
-use crate::service::subscriptions::RevokeReason;
 
 /// Data of `message`, and an entry of what a fetch answers.
 #[derive(Serialize, ToSchema)]
@@ -39,25 +39,6 @@ pub struct AssignedEvent {
 pub struct RevokedEvent {
     pub partition: i32,
     pub reason: RevokedReason,
-}
-
-/// Why a partition is taken from a consumer.
-#[derive(Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RevokedReason {
-    /// The partition goes to another consumer. Acks within a short grace still count.
-    Rebalance,
-    /// The partition's cursor was set, or deliveries were taken back. The partition is assigned again with a new epoch.
-    Reset,
-}
-
-impl From<RevokeReason> for RevokedReason {
-    fn from(reason: RevokeReason) -> Self {
-        match reason {
-            RevokeReason::Rebalance => Self::Rebalance,
-            RevokeReason::Reset => Self::Reset,
-        }
-    }
 }
 
 /// A line of a subscription's event stream. The service keeps the cursor, so `id` is always null.

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::SubscriptionError;
-use super::consumer::{Consumer, DeliveryRequest, DeliveryRound, End};
+use super::consumer::{Consumer, DeliveryRequest, DeliveryRound};
+use crate::domain::closing::ClosingReason;
 use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
 use crate::service::detached::Detached;
-use crate::service::event_streams::{Closing, Event};
+use crate::service::event_streams::Event;
 
 /// How much one round takes: its messages leave in one write.
 const BATCH_MESSAGES_MAX: usize = 512;
@@ -83,7 +84,7 @@ impl Connection {
         let last = deliveries.iter().map(|delivery| delivery.message.global_position).max();
         self.position = self.position.max(last.unwrap_or(0));
         self.pending = match end {
-            Some(end) => Some(Event::Closing(end.into())),
+            Some(reason) => Some(Event::Closing(reason)),
             None if is_caught_up && !std::mem::replace(&mut self.is_caught_up, true) => {
                 Some(Event::CaughtUp { position: self.position })
             }
@@ -95,8 +96,8 @@ impl Connection {
 
     fn failed(&mut self, error: SubscriptionError) -> Option<Event> {
         let pause = match (&error, &mut self.consumer) {
-            (SubscriptionError::NotFound { .. }, _) => return Some(Event::Closing(Closing::Deleted)),
-            (SubscriptionError::Draining, _) => return Some(Event::Closing(Closing::Draining)),
+            (SubscriptionError::NotFound { .. }, _) => return Some(Event::Closing(ClosingReason::Deleted)),
+            (SubscriptionError::Draining, _) => return Some(Event::Closing(ClosingReason::Draining)),
             (SubscriptionError::Store(error), Detached::Idle(consumer)) => consumer.wait_after(error),
             (SubscriptionError::TooManyConsumers { .. } | SubscriptionError::Overloaded, _) => Some(BUSY_PAUSE),
             // A round does not fail in these ways, but other requests do.
@@ -116,18 +117,7 @@ impl Connection {
                 self.next_step = NextStep::Wait(Some(Instant::now() + pause));
                 None
             }
-            None => Some(Event::Closing(Closing::Failed)),
-        }
-    }
-}
-
-impl From<End> for Closing {
-    fn from(end: End) -> Self {
-        match end {
-            End::Deleted | End::SourceDeleted => Closing::Deleted,
-            End::Removed => Closing::Removed,
-            End::Replaced => Closing::Replaced,
-            End::HistoryChanged => Closing::HistoryChanged,
+            None => Some(Event::Closing(ClosingReason::InternalError)),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::catalog::Subscription;
 use super::consumers::Consumers;
 use super::wakers::SubscriptionState;
 use super::{Common, SubscriptionError};
+use crate::domain::closing::{ClosingReason, RevokedReason};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
@@ -44,32 +45,8 @@ pub enum Change {
     },
     Revoked {
         partition: i32,
-        reason: RevokeReason,
+        reason: RevokedReason,
     },
-}
-
-/// Why a partition is taken from a consumer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RevokeReason {
-    /// The partition goes to another consumer.
-    Rebalance,
-    /// The partition's cursor was set, or what was delivered was taken back.
-    Reset,
-}
-
-/// Why a consumer gets nothing more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// The subscription was deleted.
-    Deleted,
-    /// The aggregated stream that the subscription consumes was deleted.
-    SourceDeleted,
-    /// The consumer was removed, or its lease ran out.
-    Removed,
-    /// Another connection has joined under the consumer's name.
-    Replaced,
-    /// The log is another one than it consumed.
-    HistoryChanged,
 }
 
 /// What a consumer gets from one round.
@@ -79,7 +56,8 @@ pub struct DeliveryRound {
     pub deliveries: Vec<Delivery>,
     /// There is nothing more to be delivered at this moment.
     pub is_caught_up: bool,
-    pub end: Option<End>,
+    /// Why the consumer gets nothing more.
+    pub end: Option<ClosingReason>,
     /// How long until the next round is due, if nothing wakes the consumer before.
     pub next: Option<Duration>,
 }
@@ -227,7 +205,7 @@ impl Consumer {
         self.watched = None;
         let history = self.consumers.common.tail.history();
         if history != self.history && self.session.is_some() {
-            return Ok(DeliveryRound { end: Some(End::HistoryChanged), ..DeliveryRound::default() });
+            return Ok(DeliveryRound { end: Some(ClosingReason::HistoryChanged), ..DeliveryRound::default() });
         }
         self.history = history;
         self.shared.is_in(history);
@@ -331,10 +309,10 @@ impl Consumer {
         &mut self,
         generation: i64,
         status: ConsumerStatus,
-    ) -> Result<Option<End>, SubscriptionError> {
+    ) -> Result<Option<ClosingReason>, SubscriptionError> {
         match (status, self.session) {
-            (ConsumerStatus::Unknown, Some(_)) => return Ok(Some(End::Removed)),
-            (ConsumerStatus::Replaced, Some(_)) => return Ok(Some(End::Replaced)),
+            (ConsumerStatus::Unknown, Some(_)) => return Ok(Some(ClosingReason::Removed)),
+            (ConsumerStatus::Replaced, Some(_)) => return Ok(Some(ClosingReason::Replaced)),
             (ConsumerStatus::Unknown, None) => {
                 self.close();
                 self.join().await?;
@@ -346,11 +324,11 @@ impl Consumer {
             self.consumers.common.tail.refresh().await;
             let reloaded = self.consumers.common.catalog.at(&self.subscription.name, generation).await?;
             if reloaded.id != self.subscription.id {
-                return Ok(Some(End::Deleted));
+                return Ok(Some(ClosingReason::Deleted));
             }
             self.subscription = reloaded;
         }
-        Ok(self.subscription.is_source_gone.then_some(End::SourceDeleted))
+        Ok(self.subscription.is_source_gone.then_some(ClosingReason::Deleted))
     }
 
     /// Whether messages may be delivered. A subscription whose filter does not compile stops: without the filter, every
@@ -367,7 +345,7 @@ impl Consumer {
     /// The round of a consumer whose subscription was deleted.
     pub(super) fn gone(&self) -> DeliveryRound {
         self.consumers.common.catalog.forget(self.subscription.id);
-        DeliveryRound { end: Some(End::Deleted), ..DeliveryRound::default() }
+        DeliveryRound { end: Some(ClosingReason::Deleted), ..DeliveryRound::default() }
     }
 
     /// Notes how the partitions that the consumer holds differ from those it was told of.
@@ -378,7 +356,7 @@ impl Consumer {
         lost.sort_unstable();
         for partition in lost {
             if let Some((_, false)) = self.known.remove(&partition) {
-                changes.push(Change::Revoked { partition, reason: RevokeReason::Rebalance });
+                changes.push(Change::Revoked { partition, reason: RevokedReason::Rebalance });
             }
         }
         for one in held {
@@ -387,14 +365,14 @@ impl Consumer {
             if let Some((epoch, false)) = before
                 && epoch != one.epoch
             {
-                changes.push(Change::Revoked { partition, reason: RevokeReason::Reset });
+                changes.push(Change::Revoked { partition, reason: RevokedReason::Reset });
             }
             if before.is_none_or(|(epoch, _)| epoch != one.epoch) {
                 changes.push(Change::Assigned { partition, epoch: one.epoch, position: one.committed });
             }
             let was_reported = before.is_some_and(|(epoch, is_revoked)| epoch == one.epoch && is_revoked);
             if one.is_revoked && !was_reported {
-                changes.push(Change::Revoked { partition, reason: RevokeReason::Rebalance });
+                changes.push(Change::Revoked { partition, reason: RevokedReason::Rebalance });
             }
             if !one.is_revoked && was_reported {
                 // The partition stays after all.

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::catalog::Subscription;
 use super::competing::Redelivery;
 use super::connection::Connection;
-use super::consumer::{Consumer, Delivery, DeliveryRequest, End};
+use super::consumer::{Consumer, Delivery, DeliveryRequest};
 use super::doubts::Doubts;
 use super::lease_keeper::LeaseKeeper;
 use super::{Common, SubscriptionError};
 use crate::domain::Violation;
+use crate::domain::closing::ClosingReason;
 use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
 use crate::service::aggregated::AggregatedStreams;
 use crate::service::long_poll::LongPoll;
@@ -67,10 +69,7 @@ pub struct Consumers {
 impl Consumers {
     /// Joins the consumers of a subscription until the connection is dropped.
     pub async fn connect(self: &Arc<Self>, request: &ConsumeRequest) -> Result<Connection, SubscriptionError> {
-        let subscription = self.common.catalog.find(&request.subscription).await?;
-        if subscription.is_source_gone {
-            return Err(SubscriptionError::SourceDeleted { name: subscription.name.clone() });
-        }
+        let subscription = self.find(&request.subscription).await?;
         let consumer = Consumer::connect(self, subscription, &request.consumer).await?;
         Ok(Connection::new(consumer, request.in_flight_max))
     }
@@ -87,16 +86,30 @@ impl Consumers {
                 Ok(deliveries) => return Ok(deliveries),
                 Err(end) => end,
             };
-            let name = request.subscription.clone();
-            match end {
-                End::SourceDeleted => return Err(SubscriptionError::SourceDeleted { name }),
-                _ if rejoins < REJOINS_MAX => rejoins += 1,
-                End::Deleted => return Err(SubscriptionError::NotFound { name }),
-                End::Removed | End::Replaced | End::HistoryChanged => {
-                    let consumer = request.consumer.clone();
-                    return Err(SubscriptionError::ConsumerRemoved { name, consumer });
-                }
+            if rejoins < REJOINS_MAX {
+                rejoins += 1;
+                continue;
             }
+            let (name, consumer) = (request.subscription.clone(), request.consumer.clone());
+            return Err(match end {
+                ClosingReason::Draining => SubscriptionError::Draining,
+                ClosingReason::Deleted => SubscriptionError::NotFound { name },
+                ClosingReason::Removed
+                | ClosingReason::Replaced
+                | ClosingReason::HistoryChanged
+                | ClosingReason::InternalError => SubscriptionError::ConsumerRemoved { name, consumer },
+            });
+        }
+    }
+
+    /// A subscription that is to be consumed.
+    async fn find(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
+        let known = self.common.catalog.find(name).await?;
+        // It may have been deleted since, and made again with another source.
+        let subscription = if known.is_source_gone { self.common.catalog.reload(name).await? } else { known };
+        match subscription.is_source_gone {
+            true => Err(SubscriptionError::SourceDeleted { name: name.into() }),
+            false => Ok(subscription),
         }
     }
 
@@ -105,11 +118,11 @@ impl Consumers {
         self: &Arc<Self>,
         request: &FetchRequest,
         poll: &LongPoll<'_>,
-    ) -> Result<Result<Vec<Delivery>, End>, SubscriptionError> {
-        let subscription = self.common.catalog.find(&request.subscription).await?;
+    ) -> Result<Result<Vec<Delivery>, ClosingReason>, SubscriptionError> {
+        let subscription = self.find(&request.subscription).await?;
         let mut consumer = match Consumer::visit(self, subscription, &request.consumer, request.backlog).await {
             // The subscription was in the catalog, but was deleted and perhaps made again.
-            Err(SubscriptionError::NotFound { .. }) => return Ok(Err(End::Deleted)),
+            Err(SubscriptionError::NotFound { .. }) => return Ok(Err(ClosingReason::Deleted)),
             other => other?,
         };
         let request = DeliveryRequest {
