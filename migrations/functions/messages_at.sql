@@ -1,6 +1,6 @@
 -- Whole messages at global positions, in the order in which these are given, up to the first that does not fit into
 -- `_bytes_max`. `data` and `metadata` are printed once, and nothing after that message is unpacked: a text may be a
--- hundred times as long as its compressed row.
+-- hundred times as long as its compressed row. A message that is gone takes no bytes, and is a row of NULLs.
 CREATE OR REPLACE FUNCTION headwater.messages_at(_global_positions bigint[], _bytes_max bigint)
 RETURNS TABLE (
   id uuid,
@@ -27,8 +27,7 @@ BEGIN
     FROM message_store.messages AS m
     WHERE m.global_position = place;
 
-    CONTINUE WHEN NOT FOUND;
-    bytes := bytes + octet_length(found_one.stream_name) + octet_length(found_one.type)
+    bytes := bytes + coalesce(octet_length(found_one.stream_name), 0) + coalesce(octet_length(found_one.type), 0)
       + coalesce(octet_length(found_one.data), 0) + coalesce(octet_length(found_one.metadata), 0);
     EXIT WHEN bytes > _bytes_max;
 

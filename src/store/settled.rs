@@ -128,7 +128,7 @@ impl Session {
     /// The messages at these positions, in the order in which these are given, up to the first that does not fit into
     /// `bytes_max`.
     pub async fn messages_at(&self, positions: &[i64], bytes_max: usize) -> Result<Vec<Message>, StoreError> {
-        let sql = "SELECT 0::bigint, m.* FROM headwater.messages_at($1, $2) AS m";
+        let sql = "SELECT 0::bigint, m.* FROM headwater.messages_at($1, $2) AS m WHERE m.id IS NOT NULL";
         let bytes_max = bytes_max as i64;
         let rows = self.query_typed(sql, &[(&positions, Type::INT8_ARRAY), (&bytes_max, Type::INT8)]).await?;
         rows.iter().map(message_of).collect()
