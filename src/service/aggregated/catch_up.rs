@@ -80,7 +80,7 @@ impl CatchUp {
             position = up_to;
             self.observer.record(Observation::Projected { messages: round.rows.projections.len(), live: false });
             if projection.is_current {
-                self.feeds.caught_up_to(projection.aggregated_stream_id, position);
+                self.feeds.caught_up_to(self.history, projection.aggregated_stream_id, position);
             }
             if page.is_end && position >= *self.goal.borrow() {
                 return Ok(Some(position));

@@ -1,32 +1,21 @@
 //! How far each aggregated stream is, as this instance knows it, and its newest messages for those who follow it.
 
+mod looking;
 mod members;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
 
 use crate::domain::aggregated_stream::AggregatedMessage;
-use crate::service::back_off::BackOff;
-use crate::service::log::pages::in_time;
 use crate::service::log::suffix::{self, Suffix};
 use crate::service::log::{Entry, Page, Place, Read};
-use crate::service::tail::Tail;
-use crate::store::aggregated_streams::{AggregatedPage, Progress};
+use crate::store::aggregated_streams::AggregatedPage;
 use crate::store::read::PageLimit;
-use crate::store::{Database, StoreError};
-use crate::telemetry::Observer;
 
 pub use members::{FeedMember, ProgressInterest};
-
-/// How often aggregated streams that are followed are looked at without a hint.
-const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Read at once for all followers of an aggregated stream; whoever is further behind reads by itself.
-const READ_MAX: PageLimit = PageLimit { messages: 1_000, bytes: 4 << 20 };
 
 /// What is known here of the aggregated streams that somebody follows. Cheap to clone.
 #[derive(Clone)]
@@ -121,9 +110,8 @@ impl Feeds {
     }
 
     /// Another log stands there: what is known here is of one that is gone.
-    fn forget(&self, history: u64) {
-        let mut state = self.state();
-        state.forget(history);
+    pub fn forget(&self, history: u64) {
+        drop(self.state_of(history));
     }
 
     /// Up to where this instance knows an aggregated stream to be projected.
@@ -140,9 +128,8 @@ impl Feeds {
     }
 
     /// This instance projects now: these aggregated streams are live, at this position.
-    pub(super) fn lead(&self, history: u64, live: HashSet<i64>, position: i64) {
-        let mut state = self.state();
-        state.forget(history);
+    pub fn lead(&self, history: u64, live: HashSet<i64>, position: i64) {
+        let Some(mut state) = self.state_of(history) else { return };
         for (id, feed) in &mut state.feeds {
             if live.contains(id) {
                 feed.advance(position, Vec::new(), position, self.inner.bytes_max);
@@ -155,20 +142,21 @@ impl Feeds {
     }
 
     /// This instance does not project any more.
-    pub(super) fn resign(&self) {
+    pub fn resign(&self) {
         self.state().led = None;
         self.kick();
     }
 
     /// All live ones have been projected up to a position, with these messages; but for those that have stopped before
     /// it, which are live no more.
-    pub(super) fn projected(
+    pub fn projected(
         &self,
+        history: u64,
         up_to: i64,
         mut messages: HashMap<i64, Vec<AggregatedMessage>>,
         stopped: &HashMap<i64, i64>,
     ) {
-        let mut state = self.state();
+        let Some(mut state) = self.state_of(history) else { return };
         let State { feeds, led: Some(led), .. } = &mut *state else { return };
         let from = std::mem::replace(&mut led.position, up_to);
         for (id, feed) in feeds {
@@ -182,8 +170,8 @@ impl Feeds {
     }
 
     /// One that catches up has come this far; its messages are for its followers to read.
-    pub(super) fn caught_up_to(&self, id: i64, up_to: i64) {
-        let mut state = self.state();
+    pub fn caught_up_to(&self, history: u64, id: i64, up_to: i64) {
+        let Some(mut state) = self.state_of(history) else { return };
         // A rebuild may have taken its place since the step was written.
         let is_led = state.is_led(id);
         if let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) {
@@ -193,8 +181,9 @@ impl Feeds {
     }
 
     /// A rebuild has taken the place of what readers saw.
-    pub(super) fn switched(&self, id: i64, projection_id: i64, position: i64) {
-        if let Some(feed) = self.state().feeds.get_mut(&id) {
+    pub fn switched(&self, history: u64, id: i64, projection_id: i64, position: i64) {
+        let Some(mut state) = self.state_of(history) else { return };
+        if let Some(feed) = state.feeds.get_mut(&id) {
             feed.projection_id = projection_id;
             feed.begin_anew(position);
         }
@@ -222,8 +211,8 @@ impl Feeds {
     }
 
     /// A page was read by a follower: what it saw of the stream's state is news here, too.
-    pub(super) fn saw(&self, id: i64, page: Option<&AggregatedPage>) {
-        let mut state = self.state();
+    pub fn saw(&self, history: u64, id: i64, page: Option<&AggregatedPage>) {
+        let Some(mut state) = self.state_of(history) else { return };
         let is_led = state.is_led(id);
         let Some(feed) = state.feeds.get_mut(&id) else { return };
         let Some(page) = page else { return feed.delete() };
@@ -238,85 +227,11 @@ impl Feeds {
         }
     }
 
-    /// Runs until the service stops: reads once, for all followers, what other instances have projected.
-    pub async fn run(self, database: Database, tail: Tail, observer: Observer, stopping: CancellationToken) {
-        let mut back_off = BackOff::new("aggregated feeds", observer);
-        let mut histories = tail.histories();
-        loop {
-            tokio::select! {
-                () = stopping.cancelled() => return,
-                _ = histories.changed() => {
-                    let history = *histories.borrow_and_update();
-                    self.forget(history);
-                }
-                () = self.inner.kick.notified() => {}
-                () = tokio::time::sleep(POLL_INTERVAL) => {}
-            }
-            // Waited out: the next look goes on.
-            back_off.after(self.look(&database, &tail).await, &stopping).await;
-        }
-    }
-
-    async fn look(&self, database: &Database, tail: &Tail) -> Result<(), StoreError> {
-        let followed = self.followed_from_afar();
-        if followed.is_empty() {
-            return Ok(());
-        }
-        let found = database.aggregated_streams().progress(&followed).await?;
-        for id in followed {
-            match found.iter().find(|progress| progress.aggregated_stream_id == id) {
-                None => self.saw(id, None),
-                Some(progress) => self.take_in(database, tail, progress).await?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Those that are followed here and not projected here.
-    fn followed_from_afar(&self) -> Vec<i64> {
-        let state = self.state();
-        state.feeds.keys().copied().filter(|id| !state.is_led(*id)).collect()
-    }
-
-    async fn take_in(&self, database: &Database, tail: &Tail, progress: &Progress) -> Result<(), StoreError> {
-        let id = progress.aggregated_stream_id;
-        let from = {
-            let mut state = self.state();
-            // It has gone live here since the look: that is newer.
-            let is_led = state.is_led(id);
-            let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) else { return Ok(()) };
-            feed.is_catching_up = progress.is_catching_up;
-            if !feed.messages.is_known() || feed.projection_id != progress.projection_id || progress.is_catching_up {
-                feed.projection_id = progress.projection_id;
-                feed.begin_anew(progress.projected_position);
-                return Ok(());
-            }
-            if progress.projected_position <= feed.up_to {
-                // What it is has changed perhaps, if not where it is.
-                feed.messages.wake();
-                return Ok(());
-            }
-            feed.up_to
-        };
-        let history_number = tail.history_number();
-        let Some(page) = in_time(database.aggregated_streams().page(id, None, from, READ_MAX)).await? else {
-            self.saw(id, None);
-            return Ok(());
-        };
-        if page.history_number != history_number {
-            // The tail has not found the log that is there now: nobody is fed from it under the old one's places.
-            return Ok(());
-        }
+    /// The state, unless it is of a later log than this one; what is known of an earlier log is forgotten.
+    fn state_of(&self, history: u64) -> Option<MutexGuard<'_, State>> {
         let mut state = self.state();
-        let is_led = state.is_led(id);
-        let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) else { return Ok(()) };
-        if page.more_after.is_some() || page.projection_id != feed.projection_id {
-            feed.projection_id = page.projection_id;
-            feed.begin_anew(page.projected_position);
-            return Ok(());
-        }
-        feed.advance(from, page.messages, page.projected_position, self.inner.bytes_max);
-        Ok(())
+        state.forget(history);
+        Some(state).filter(|state| state.history == history)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -31,7 +31,7 @@ pub struct AggregatedLog {
 }
 
 impl AggregatedLog {
-    pub(super) fn new(feeds: &Feeds, tail: &Tail, source: AggregatedSource, with_progress: bool) -> Self {
+    pub fn new(feeds: &Feeds, tail: &Tail, source: AggregatedSource, with_progress: bool) -> Self {
         Self {
             feeds: feeds.clone(),
             member: feeds.join(source.id),
@@ -77,7 +77,7 @@ impl AggregatedLog {
         if is_of_another_log || self.tail.history() != place.history {
             return Ok(Read::HistoryChanged);
         }
-        self.feeds.saw(*id, page.as_ref());
+        self.feeds.saw(place.history, *id, page.as_ref());
         let Some(page) = page else { return Ok(Read::Deleted) };
         let up_to = page.more_after.unwrap_or(page.projected_position.max(known)).max(place.after);
         let entries = page.messages.into_iter().map(|one| Entry::aggregated(name, one)).collect();

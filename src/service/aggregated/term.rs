@@ -1,4 +1,6 @@
-//! The projector while it has the lease: rounds of the live projections, and those that join them.
+//! The projector while it has the lease: rounds of the live projections.
+
+mod joining;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -6,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::catch_up::{CatchUp, Ended};
+use super::catch_up::Ended;
 use super::projector::Projector;
 use super::round::{Projection, Round};
 use crate::domain::aggregated_stream::{Aggregation, Definition};
@@ -34,8 +36,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 const WISHED_INTERVAL: Duration = Duration::from_millis(5);
 /// A projection whose database failed, or that stood elsewhere, is looked at again after this.
 const RELOAD_PAUSE: Duration = Duration::from_millis(100);
-/// One that has caught up but for this many positions takes the last steps while the live ones wait for it.
-const LAST_STEPS_MAX: i64 = 2_000;
 /// How often rows that nobody reads any more are deleted, and how many at once.
 const PURGE_INTERVAL: Duration = Duration::from_secs(1);
 const PURGE_ROWS: i32 = 10_000;
@@ -183,18 +183,6 @@ impl<'a> ProjectorTerm<'a> {
         }
     }
 
-    fn catch_up(&self) -> CatchUp {
-        CatchUp {
-            database: self.projector.database.clone(),
-            feeds: self.projector.feeds.clone(),
-            observer: self.projector.observer.clone(),
-            pages: self.pages.clone(),
-            epoch: self.lease.epoch,
-            history: self.history,
-            goal: self.goal.subscribe(),
-        }
-    }
-
     /// Follows what the live projections select, from where they are.
     fn follow_anew(&mut self) {
         let selections = self.live.values().map(|live| {
@@ -288,7 +276,7 @@ impl<'a> ProjectorTerm<'a> {
             self.position = up_to;
             self.goal.send_replace(up_to);
             let stopped = round.stopped.iter().map(|one| (one.aggregated_stream_id, one.position)).collect();
-            self.projector.feeds.projected(up_to, round.messages, &stopped);
+            self.projector.feeds.projected(self.history, up_to, round.messages, &stopped);
         }
     }
 
@@ -343,68 +331,6 @@ impl<'a> ProjectorTerm<'a> {
             () = feeds.wished() => {}
             Some(ended) = self.catching_up.join_next() => self.joined(ended).await?,
             () = tokio::time::sleep(interval) => {}
-        }
-        Ok(())
-    }
-
-    async fn joined(&mut self, ended: Result<Ended, JoinError>) -> Result<(), LeadershipLost> {
-        match ended {
-            Ok(ended) => self.ended(ended).await,
-            // It panicked, which is logged; the next reload starts it again.
-            Err(_) => {
-                self.past.clear();
-                self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
-                Ok(())
-            }
-        }
-    }
-
-    async fn ended(&mut self, ended: Ended) -> Result<(), LeadershipLost> {
-        let (mut projection, position) = match ended {
-            Ended::Arrived(projection, position) => {
-                self.back_off.worked();
-                (projection, position)
-            }
-            Ended::Superseded(id) => {
-                self.past.remove(&id);
-                self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
-                return Ok(());
-            }
-            Ended::Failed(id, error) => {
-                self.past.remove(&id);
-                self.reload_at = Some(Instant::now() + self.back_off.failed(&error));
-                return Ok(());
-            }
-        };
-        if self.position - position > LAST_STEPS_MAX {
-            self.catching_up.spawn(self.catch_up().run(projection, position));
-            return Ok(());
-        }
-        self.past.remove(&projection.id);
-        // The live ones stand still until this one stands beside them.
-        let Ok(Some(position)) = self.catch_up().finish(&mut projection, position).await else {
-            self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
-            return Ok(());
-        };
-        if !self.project(position, &Round::default()).await? {
-            return Ok(());
-        }
-        match self.session.go_live(self.lease, projection.id, position).await? {
-            RoundAnswer::Projected => {
-                let (id, stream, is_rebuild) = (projection.id, projection.aggregated_stream_id, !projection.is_current);
-                if is_rebuild {
-                    self.live.retain(|_, live| live.aggregated_stream_id != stream);
-                    projection.is_current = true;
-                }
-                self.live.insert(id, projection);
-                self.follow_anew();
-                if is_rebuild {
-                    self.projector.feeds.switched(stream, id, position);
-                }
-                self.projector.signals.projected();
-            }
-            RoundAnswer::Fenced => return Err(LeadershipLost::Fenced),
-            RoundAnswer::Changed | RoundAnswer::Stale => self.reload_at = Some(Instant::now()),
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ pub mod follower;
 pub mod following;
 pub mod merged;
 #[cfg(test)]
-mod model;
+pub(super) mod model;
 pub mod pages;
 pub mod suffix;
 

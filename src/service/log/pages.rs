@@ -61,11 +61,25 @@ impl PageSizer {
 pub struct PageReader {
     database: Database,
     turns: Arc<Semaphore>,
+    /// What answers in place of the database.
+    #[cfg(test)]
+    script: Option<super::model::Script>,
 }
 
 impl PageReader {
     pub fn new(database: Database, at_once_max: usize) -> Self {
-        Self { database, turns: Arc::new(Semaphore::new(at_once_max)) }
+        let turns = Arc::new(Semaphore::new(at_once_max));
+        Self {
+            database,
+            turns,
+            #[cfg(test)]
+            script: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn scripted(database: Database, at_once_max: usize, script: super::model::Script) -> Self {
+        Self { script: Some(script), ..Self::new(database, at_once_max) }
     }
 
     /// What a source has after a place, up to a settled position. The filter's expression is not judged.
@@ -77,6 +91,11 @@ impl PageReader {
         limit: PageLimit,
         filter: &Filter,
     ) -> Result<Page, StoreError> {
+        #[cfg(test)]
+        if let Some(script) = &self.script {
+            let reading = script.messages(source, place.position(), settled, limit, filter);
+            return Ok(Page::followed(self.in_turn(reading).await?, place, settled));
+        }
         let reading = self.database.messages().follow_page(source, place.position(), settled, limit, filter);
         Ok(Page::followed(self.in_turn(reading).await?, place, settled))
     }
@@ -89,6 +108,10 @@ impl PageReader {
         after: i64,
         limit: PageLimit,
     ) -> Result<Option<AggregatedPage>, StoreError> {
+        #[cfg(test)]
+        if let Some(script) = &self.script {
+            return self.in_turn(script.aggregated(id, partitions, after, limit)).await;
+        }
         self.in_turn(self.database.aggregated_streams().page(id, partitions, after, limit)).await
     }
 

@@ -56,6 +56,21 @@ impl Tail {
         *lock(&self.inner.history_changed)
     }
 
+    /// The log that stands here now is read from a position on; what was kept of another one is forgotten.
+    pub(super) fn begin_at(&self, settled: i64, head: i64, number: i64, is_first: bool) {
+        let inner = &self.inner;
+        let mut cache = self.cache();
+        inner.head.store(head, Ordering::Relaxed);
+        *lock(&inner.inbox) = Default::default();
+        *lock(&inner.held_back) = None;
+        cache.begin_at(settled);
+        inner.history_number.store(number, Ordering::SeqCst);
+        if !is_first {
+            // Under the cache's lock, so that nobody reads the new log as the old one.
+            inner.history.send_modify(|number| *number += 1);
+        }
+    }
+
     /// By what the message at a settled position is recognised, where that is the last one.
     pub fn check_at(&self, position: i64) -> Option<Check> {
         self.cache().check_at(position)
@@ -93,21 +108,6 @@ impl Reader {
         self.memory.known.checkpoint = Some(message);
         self.memory.known.first.get_or_insert(message);
         self.recognise(message);
-    }
-
-    /// The log that stands here now is read from a position on; what was kept of another one is forgotten.
-    pub(super) fn begin_at(&self, settled: i64, head: i64, number: i64, is_first: bool) {
-        let inner = &self.tail.inner;
-        let mut cache = self.tail.cache();
-        inner.head.store(head, Ordering::Relaxed);
-        *lock(&inner.inbox) = Default::default();
-        *lock(&inner.held_back) = None;
-        cache.begin_at(settled);
-        inner.history_number.store(number, Ordering::SeqCst);
-        if !is_first {
-            // Under the cache's lock, so that nobody reads the new log as the old one.
-            inner.history.send_modify(|number| *number += 1);
-        }
     }
 
     /// The message at the settled position is known: cursors that stand there name it.

@@ -3,13 +3,16 @@
 pub(super) mod cache;
 mod fetching;
 pub mod heartbeat;
+mod held_back;
 mod history;
 mod oddities;
 mod reader;
+#[cfg(test)]
+mod scripted;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
@@ -18,7 +21,6 @@ use crate::domain::append::{AppendRequest, NewMessage};
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
-use crate::domain::settling::Holder;
 use crate::domain::source::Source;
 use crate::service::hints::Signals;
 use crate::service::log::follower::Follower;
@@ -30,6 +32,7 @@ use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
 use cache::Cache;
+pub use held_back::HeldBack;
 pub use history::HistoryChanged;
 pub use reader::Reader;
 
@@ -74,16 +77,6 @@ struct Inner {
     database: Database,
     observer: Observer,
     settings: TailSettings,
-}
-
-/// What keeps the settled position back.
-#[derive(Debug, Clone)]
-pub struct HeldBack {
-    /// The first global position that may still appear.
-    pub at: i64,
-    pub since: Instant,
-    /// Who may still fill it.
-    pub holders: Vec<Holder>,
 }
 
 /// Bytes of messages that may wait for the reader, in the inbox or behind a hole. Beyond, they are read back instead.

@@ -11,13 +11,14 @@ use uuid::Uuid;
 
 use super::cache::Fetched;
 use super::fetching::Budget;
+use super::held_back::Hole;
 use super::history::Memory;
 use super::oddities::Oddities;
-use super::{HeldBack, Tail, UNSETTLED_BYTES_MAX, lock};
+use super::{Tail, UNSETTLED_BYTES_MAX, lock};
 use crate::domain::history::{Known, Landmark};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
-use crate::domain::settling::{Holder, Settling, Step};
+use crate::domain::settling::{Settling, Step};
 use crate::service::back_off::BackOff;
 use crate::store::settled::{Look, NewRow};
 use crate::store::{Session, StoreError};
@@ -29,9 +30,6 @@ const FAR_BEHIND: i64 = 50_000;
 const FAR_BEHIND_ROWS: usize = 256;
 /// Committed positions of this instance that wait behind a hole; beyond, they are read again instead.
 const PENDING_MAX: usize = 5_000;
-/// Between two looks at who holds a hole open: the first, and the longest.
-const HOLE_POLL_MIN: Duration = Duration::from_millis(2);
-const HOLE_POLL_MAX: Duration = Duration::from_millis(100);
 /// Reads of one look at most.
 const READS_MAX: usize = 50;
 /// How often the settled position is kept for the next start.
@@ -48,9 +46,7 @@ pub struct Reader {
     pending: BTreeMap<i64, Pending>,
     budget: Budget,
     oddities: Oddities,
-    held_back_since: Option<Instant>,
-    warned: bool,
-    hole_poll: Duration,
+    hole: Hole,
     checkpoint: (i64, Instant),
 }
 
@@ -80,9 +76,7 @@ impl Reader {
             pending: BTreeMap::new(),
             budget: Budget::default(),
             oddities: Oddities::default(),
-            held_back_since: None,
-            warned: false,
-            hole_poll: HOLE_POLL_MIN,
+            hole: Hole::default(),
             checkpoint: (0, Instant::now()),
         }
     }
@@ -132,7 +126,7 @@ impl Reader {
                 next_look = Instant::now()
                     + match round {
                         Looked::Complete => self.tail.inner.settings.poll_interval,
-                        Looked::HeldBack => self.next_hole_poll(),
+                        Looked::HeldBack => self.hole.next_poll(),
                         Looked::MoreToRead => Duration::ZERO,
                     };
                 self.keep_checkpoint(&session).await?;
@@ -145,9 +139,9 @@ impl Reader {
             }
             // Behind a hole every commit would wake this, to look at the same hole again: then the timer alone does.
             let wake_early = async {
-                match self.held_back_since {
-                    Some(_) => tokio::time::sleep(self.hole_poll).await,
-                    None => self.tail.inner.wake.notified().await,
+                match self.hole.is_open() {
+                    true => tokio::time::sleep(self.hole.poll()).await,
+                    false => self.tail.inner.wake.notified().await,
                 }
             };
             tokio::select! {
@@ -186,11 +180,11 @@ impl Reader {
         self.oddities.begin();
         self.settling = Settling::at(start);
         self.pending.clear();
-        self.released();
+        self.hole.closed(&self.tail);
         // Of another log it is kept at once, so that who begins next finds this one.
         let kept_at = Instant::now().checked_sub(CHECKPOINT_INTERVAL).filter(|_| !is_first);
         self.checkpoint = (if is_first { start } else { 0 }, kept_at.unwrap_or_else(Instant::now));
-        self.begin_at(start, head, seen.number, is_first);
+        self.tail.begin_at(start, head, seen.number, is_first);
         self.memory.known = Known::of(&seen);
         seen.newest.into_iter().for_each(|newest| self.recognise(newest));
         Ok(head)
@@ -271,7 +265,7 @@ impl Reader {
                     None => {
                         // What was committed before this look and does not show has been deleted since.
                         self.pending.clear();
-                        self.released();
+                        self.hole.closed(&self.tail);
                         return Ok(Looked::Complete);
                     }
                 },
@@ -283,12 +277,13 @@ impl Reader {
                 match self.settling.on_holders(session.holders().await?) {
                     Step::ReadAgain { up_to } => self.decide(session, up_to).await?,
                     _ => {
-                        self.held_back();
+                        self.hole.holds_back(&self.tail, &self.settling);
+                        self.note_settled();
                         return Ok(Looked::HeldBack);
                     }
                 }
             }
-            self.released();
+            self.hole.closed(&self.tail);
         }
         Ok(Looked::MoreToRead)
     }
@@ -381,33 +376,6 @@ impl Reader {
 
     fn saw(&self, head: i64) {
         self.tail.inner.head.fetch_max(head, Ordering::Relaxed);
-    }
-
-    fn held_back(&mut self) {
-        let since = *self.held_back_since.get_or_insert_with(Instant::now);
-        let held = since.elapsed();
-        let at = self.settling.settled() + 1;
-        let holders: Vec<Holder> = self.settling.holders().cloned().collect();
-        let pids = holders.iter().filter_map(|holder| holder.pid).collect();
-        *lock(&self.tail.inner.held_back) = Some(HeldBack { at, since, holders });
-        let warn = !self.warned && held >= self.tail.inner.settings.held_back_warning;
-        self.warned |= warn;
-        self.tail.inner.observer.record(Observation::HeldBack { seconds: held.as_secs_f64(), at, pids, warn });
-        self.note_settled();
-    }
-
-    fn released(&mut self) {
-        self.hole_poll = HOLE_POLL_MIN;
-        if let Some(since) = self.held_back_since.take() {
-            *lock(&self.tail.inner.held_back) = None;
-            let warned = std::mem::take(&mut self.warned);
-            self.tail.inner.observer.record(Observation::Released { seconds: since.elapsed().as_secs_f64(), warned });
-        }
-    }
-
-    fn next_hole_poll(&mut self) -> Duration {
-        self.hole_poll = (self.hole_poll * 2).min(HOLE_POLL_MAX);
-        self.hole_poll
     }
 
     async fn keep_checkpoint(&mut self, session: &Session) -> Result<(), StoreError> {
