@@ -212,8 +212,8 @@ impl World {
         let mut what = Reading { parts, filter, start, history: self.tail.history() };
         let mut place = after;
         if let Some(name) = what.stream() {
-            let before = self.log.iter().filter(|one| *one.stream_name == **name && one.global_position <= after);
-            what.start = before.last().map_or(-1, |one| one.position).into();
+            let mut before = self.log.iter().filter(|one| *one.stream_name == **name && one.global_position <= after);
+            what.start = before.next_back().map_or(-1, |one| one.position).into();
             // As a client comes back: where that is in the whole log is not known.
             place = if self.rng.bool() { after } else { 0 };
         }
