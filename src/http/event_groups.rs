@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::event_stream::{Audience, Writer};
-use crate::service::event_streams::{Closing, Event};
+use crate::domain::closing::ClosingReason;
+use crate::service::event_streams::Event;
 
 /// The most members of one group, so that its task works for less than a millisecond at once, and several groups use
 /// several processors.
@@ -173,7 +174,7 @@ impl Group {
     }
 
     /// Ends the group: all members go on by themselves.
-    fn dissolve(&mut self, closing: Option<Closing>) {
+    fn dissolve(&mut self, closing: Option<ClosingReason>) {
         self.joiners.close();
         for member in std::mem::take(&mut self.members) {
             member.leave(Bytes::new(), self.writer.fork(closing));

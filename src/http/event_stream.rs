@@ -11,6 +11,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::events::{CaughtUpEvent, ClosingEvent, FellBehindEvent, HeartbeatEvent};
 use super::frames::Frames;
 use super::subscriptions::{AssignedEvent, RevokedEvent};
+use crate::domain::closing::ClosingReason;
 use crate::domain::time::Timestamp;
 use crate::service::event_streams::{self, Admission, Event, Events};
 use crate::service::subscriptions::Change;
@@ -116,7 +117,7 @@ impl Writer {
     }
 
     /// The same from here on, for one of those that shared it. `closing`: nothing but the end.
-    pub fn fork(&self, closing: Option<Closing>) -> Option<Box<Self>> {
+    pub fn fork(&self, closing: Option<ClosingReason>) -> Option<Box<Self>> {
         Some(Box::new(Self { events: self.events.fork(closing)?, frames: self.frames, is_begun: true }))
     }
 

@@ -136,7 +136,7 @@ pub struct Events {
     /// `None` after the last event: what it holds is given back at once.
     source: Option<Source>,
     /// What is still to be said where the source is gone.
-    closing: Option<Closing>,
+    closing: Option<ClosingReason>,
     cursor: Option<EventId>,
     /// The cursor to begin with, where that lies beyond the end: a client that is cut before anything has come does
     /// better to come back with the `from` it came with, as an id from the future is refused.
@@ -184,7 +184,7 @@ impl Events {
     }
 
     /// The same events from here on, for one of those that shared them. `closing`: nothing but their end.
-    pub fn fork(&self, closing: Option<Closing>) -> Option<Self> {
+    pub fn fork(&self, closing: Option<ClosingReason>) -> Option<Self> {
         let source = match (&self.source, closing) {
             (_, Some(_)) => None,
             (Some(Source::Log(followed)), None) => Some(Source::Log(followed.fork()?)),
