@@ -3,15 +3,15 @@
 --
 -- A request has a stream, an expected version (NULL: any; -1: empty), whether the stream must exist, and how many
 -- messages it has. The messages of all requests follow each other; each names its request (from 1), its place in it
--- (from 0) and its stream. `ids_to_check` are those ids that may stand already: a request whose messages all stand
--- already, with the same content, is answered with where they stand.
+-- (from 0) and its stream. `ids_to_check` are those ids that may be used already: a request whose messages are all there
+-- already, with the same content, is answered with their positions.
 --
 -- outcomes: 'done'; 'duplicate'; 'wrong_version' (must_exist included); 'id_reused': an id is used for something else;
 -- 'locked': another transaction holds the category's lock (only with wait_for_locks false: the request may be sent again
 -- with true).
 -- versions: the stream's version after the request; for a wrong one, as the request found it.
 -- global_positions, data_texts, metadata_texts: of the written messages, in order; texts only where wanted.
--- standing_*: of each duplicate, its messages in order; of a reused id, the message that stands.
+-- standing_*: of each duplicate, its messages in order; of a reused id, the message that has it.
 CREATE OR REPLACE FUNCTION headwater.append_batch(
   request_streams text[],
   expected_versions bigint[],
@@ -134,7 +134,7 @@ BEGIN
     END IF;
 
     IF outcomes[request.number] <> 'done' THEN
-      NULL; -- judged already: its ids stand, or its category is locked
+      NULL; -- judged already: its ids are used, or its category is locked
     ELSIF request.expected <> version OR request.must_exist AND version = -1 THEN
       outcomes[request.number] := 'wrong_version';
     ELSE

@@ -1,9 +1,9 @@
--- For append_batch: which requests have messages whose ids stand already, and what that means for each.
+-- For append_batch: which requests have messages whose ids are used already, and what that means for each.
 --
--- outcomes, for every request: 'missing': none of its ids stands; 'duplicate': all stand, with the same content, as one run of one stream
--- in the same order (the request was done before); 'id_reused': an id stands for something else, or only some of them
--- stand.
--- standing_*: for a duplicate its messages in order; for a reused id one message that stands in the way.
+-- outcomes, for every request: 'missing': none of its ids is used; 'duplicate': all messages are there, with the same
+-- content, as one run of one stream in the same order (the request was done before); 'id_reused': an id belongs to another
+-- message, or only some of the messages are there.
+-- standing_*: for a duplicate its messages in order; for a reused id one message that has it.
 CREATE OR REPLACE FUNCTION headwater.find_duplicate_ids(
   requests int,
   message_requests int[],

@@ -95,7 +95,7 @@ pub enum BatchError {
 }
 
 impl BatchSession {
-    /// Connects. The connection is to be polled by whoever waits for the session, in the same task.
+    /// Connects. The task that waits for the session has to poll the connection.
     pub async fn open(database: &Database, lock_timeout: Duration) -> Result<(Self, Pin<Box<Connection>>), StoreError> {
         let (session, (backend, append_batch), connection) =
             Session::open_undriven(database, async |session| set_up(session, lock_timeout).await).await?;
@@ -199,7 +199,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Where the messages of one request stand, or the one that stands in its way.
+/// The messages of a request that were written before, or a message whose id it uses.
 struct Standing {
     stream_name: String,
     placed: WrittenMessage,
@@ -215,7 +215,7 @@ impl Standing {
     }
 }
 
-/// All messages of a request stand, in its order.
+/// The answer for a request whose messages were all written before.
 fn standing_answer(standing: Vec<Standing>, duplicate: bool) -> Appended {
     let messages: Vec<WrittenMessage> = standing.into_iter().map(|message| message.placed).collect();
     Appended { version: messages.last().map_or(-1, |last| last.position), duplicate, messages }

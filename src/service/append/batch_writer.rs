@@ -24,7 +24,7 @@ const SEND_AGAIN_MAX: usize = 5;
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// The longest that one attempt to find out what became of a commit may take: its own connection may fall silent too.
 const RESOLVE_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest that looking up who holds a lock may take.
+/// The longest that looking up the holders of a lock may take.
 const HOLDERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One connection for appends, made again when it is lost. Several batches may be under way on it: the server takes
@@ -106,7 +106,7 @@ impl BatchWriter {
                 Ok(BatchAnswer { answers, written }) => {
                     sent_again = 0;
                     lock(&self.state).back_off.worked();
-                    // First the tail, then the callers: who reads after the answer finds the message on its way.
+                    // First the tail, then the callers: a client that reads after the answer finds the message on its way.
                     self.shared.tail.committed(written, &wanted);
                     locked.extend(self.answer_all(batch, answers));
                 }
@@ -298,7 +298,7 @@ fn not_written(error: &StoreError) -> AppendError {
 
 pub fn answer(mut waiting: PendingAppend, result: Result<Appended, AppendError>) {
     if let Some(reply) = waiting.reply.take() {
-        // The caller may have gone; the messages stand all the same.
+        // The caller may have gone; the messages are written all the same.
         let _ = reply.send(result);
     }
 }

@@ -231,7 +231,7 @@ struct Shared {
     settings: Arc<AppendSettings>,
 }
 
-/// A batch on its way; gives back who has to wait for a lock.
+/// A batch that is being written; gives back the requests that have to wait for a lock.
 type Writing = Pin<Box<dyn Future<Output = Vec<PendingAppend>> + Send>>;
 
 /// Waits for a batch to be written, and drives the connection in the same task. Waits for ever if there is none.
