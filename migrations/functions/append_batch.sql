@@ -64,8 +64,11 @@ BEGIN
     keys := ARRAY[message_store.hash_64(message_store.category(request_streams[1]))];
   ELSE
     keys := ARRAY(
-      SELECT DISTINCT message_store.hash_64(message_store.category(r.stream_name)) AS key
-      FROM unnest(request_streams) AS r (stream_name)
+      SELECT DISTINCT message_store.hash_64(c.category) AS key
+      FROM (
+        SELECT DISTINCT message_store.category(r.stream_name) AS category
+        FROM unnest(request_streams) AS r (stream_name)
+      ) AS c
       ORDER BY 1
     );
   END IF;
