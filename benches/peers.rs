@@ -72,7 +72,7 @@ impl Stand {
 
     /// Processor time that PostgreSQL has used, all its processes together.
     pub fn postgres_time(&self) -> Duration {
-        let file = self.directory.path().join("data/postmaster.pid");
+        let file = self.directory.path().join("data/pgdata/postmaster.pid");
         let text = std::fs::read_to_string(file).expect("PostgreSQL runs");
         let postmaster = text.lines().next().and_then(|pid| pid.parse().ok()).expect("its file begins with its id");
         processor_time(postmaster) + children(postmaster).into_iter().map(processor_time).sum::<Duration>()
