@@ -62,11 +62,16 @@ async fn only_who_wants_them_waits(write: impl AsyncFn(&Client)) {
     small.next("caught-up").await;
     let all = app.http.get(format!("{}/v1/all/events?last_event_id={before}", app.url)).send().await.unwrap();
     proxy.slow_down(BYTES_PER_SECOND);
+    let mut watcher = app.service.observer.watch();
     write(&sql).await;
     let position = sql_writer::write(&sql, "small-1", "{}").await;
     let written = Instant::now();
     let all = tokio::spawn(ids_until(all, before, position));
     assert_eq!(position_of(&small.next("message").await), position);
+    // A read of all that is new would have been given up by now, with its connection.
+    while let Ok(seen) = watcher.try_recv() {
+        assert!(!matches!(&seen, Observation::StoreFailed { by, .. } if by == "tail"), "{seen:?}");
+    }
     println!("the small message came after {:?}", written.elapsed());
     let seen = tokio::time::timeout(PATIENCE, all).await.expect("large messages arrive").unwrap();
     println!("everything had come after {:?}", written.elapsed());
