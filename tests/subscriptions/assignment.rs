@@ -197,3 +197,37 @@ async fn the_rule_in_sql_is_the_rule() {
         assert_eq!(planned, expected, "{alive:?} {partitions:?}");
     }
 }
+
+/// Calls of functions, and rows that were changed: by this session, of late.
+async fn work_done(sql: &Client) -> (i64, i64) {
+    let work = "SELECT (SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_xact_user_functions \
+        WHERE funcname <> 'subscription_acked_up_to'), \
+        (SELECT coalesce(sum(n_tup_upd), 0)::bigint FROM pg_stat_xact_user_tables)";
+    let row = sql.query_one(work, &[]).await.unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// A statement for each partition takes seconds where there are many.
+#[tokio::test]
+async fn a_join_takes_few_statements_however_many_partitions_there_are() {
+    const PARTITIONS: i32 = 9_000;
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    sql.batch_execute("SET track_functions = 'all'").await.unwrap();
+    let create = "SELECT headwater.subscription_create('s', '{}', true, NULL, 30000, 10000, 0, \
+        ARRAY(SELECT generate_series(1, $1)::integer), array_fill(0::bigint, ARRAY[$1::integer]), 10)";
+    let id: i64 = sql.query_one(create, &[&PARTITIONS]).await.unwrap().get(0);
+    // A row changes when its partition goes to somebody, and once more where it was taken from one who is there.
+    for (name, rows_max) in [("w1", PARTITIONS), ("w2", 2 * PARTITIONS / 2), ("w3", 2 * PARTITIONS / 3)] {
+        // In a transaction, so that nothing is moved away from what is counted meanwhile.
+        sql.batch_execute("BEGIN").await.unwrap();
+        let (calls_before, changed_before) = work_done(&sql).await;
+        let join = "SELECT headwater.subscription_join($1, $2, gen_random_uuid(), true, 10, 500)";
+        assert_eq!(sql.query_one(join, &[&id, &name]).await.unwrap().get::<_, &str>(0), "done");
+        let (calls, changed) = work_done(&sql).await;
+        sql.batch_execute("COMMIT").await.unwrap();
+        let (calls, changed) = (calls - calls_before, changed - changed_before);
+        assert!(calls < 20, "{name}: {calls} calls of functions");
+        assert!(changed <= i64::from(rows_max) + 10, "{name}: {changed} rows changed");
+    }
+}
