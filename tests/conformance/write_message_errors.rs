@@ -118,13 +118,15 @@ async fn a_failed_insert_uses_up_a_global_position_and_no_position() {
 }
 
 #[tokio::test]
-async fn a_wrong_version_uses_up_neither() {
+async fn a_wrong_version_and_an_id_that_is_no_uuid_use_up_neither() {
     let store = Store::open().await;
     let stream = format!("{}-1", unique("refuse"));
     store.write(&stream).await;
     let before = last_taken(&store).await;
-    assert_eq!(store.refusal(&write(&new_id(), &format!("'{stream}'"), "'T'", "5")).await.code, "P0001");
-    assert_eq!(last_taken(&store).await, before);
+    for (id, version, code) in [(new_id(), "5", "P0001"), ("'not-a-uuid'".to_owned(), "NULL", "22P02")] {
+        assert_eq!(store.refusal(&write(&id, &format!("'{stream}'"), "'T'", version)).await.code, code);
+        assert_eq!(last_taken(&store).await, before);
+    }
     assert_eq!(store.write(&stream).await, "1");
 }
 
