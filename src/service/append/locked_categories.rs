@@ -135,10 +135,16 @@ fn next_of_lane(lane: &mut Vec<PendingAppend>, settings: &AppendSettings) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::append::{AppendRequest, Appended, NewMessage};
+    use crate::domain::append::{AppendRequest, Appended, LockHolder, NewMessage};
     use crate::domain::stream_name::StreamName;
-    use crate::service::append::QueuedBytes;
+    use crate::service::append::appends::{Appends, Opened, Resolved};
+    use crate::service::append::{QueuedBytes, SessionSettings};
+    use crate::service::tail::Tail;
+    use crate::store::StoreError;
+    use crate::store::append::Backend;
+    use futures_util::future::BoxFuture;
     use std::sync::atomic::AtomicBool;
+    use std::time::Duration;
     use tokio::sync::oneshot;
 
     fn waiting(stream: &str) -> (PendingAppend, oneshot::Receiver<Result<Appended, AppendError>>) {
@@ -184,6 +190,61 @@ mod tests {
             matches!(&seen, Observation::LaneFailed { category, reason } if category == "held" && reason == "while held-1 was written"),
             "{seen:?}"
         );
+    }
+
+    /// A database that nobody gets to.
+    struct Panics;
+
+    impl Appends for Panics {
+        fn open(&self, _: Duration) -> BoxFuture<'_, Result<Opened, StoreError>> {
+            panic!("while a session is opened");
+        }
+
+        fn resolve_commit<'a>(
+            &'a self,
+            _: &'a Backend,
+            _: &'a [&'a AppendRequest],
+        ) -> BoxFuture<'a, Result<Resolved, StoreError>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn lock_holders<'a>(
+            &'a self,
+            _: &'a str,
+            _: Option<&'a Backend>,
+        ) -> BoxFuture<'a, Result<Vec<LockHolder>, StoreError>> {
+            Box::pin(async { Ok(Vec::new()) })
+        }
+
+        fn forget_connections(&self) {}
+    }
+
+    #[tokio::test]
+    async fn category_whose_lane_has_panicked_is_served_again() {
+        let patience = Duration::from_secs(10);
+        let settings = AppendSettings {
+            queue_max: 8,
+            queue_bytes_max: 1 << 10,
+            batch_messages_max: 8,
+            batch_bytes_max: 1 << 10,
+            locked_categories_max: 1,
+            sessions: SessionSettings { max: 0, messages_max: 1, bytes_max: 1 },
+            lock_timeout: patience,
+            commit_timeout: patience,
+            resolve_timeout: patience,
+        };
+        let (database, observer) = (Arc::new(Panics), Observer::new());
+        let tail = Tail::without_reader(1 << 10);
+        let shared = Shared { database, tail, observer, settings: Arc::new(settings) };
+        let lanes = LockedCategories::new(1);
+        for round in 0..3 {
+            let (request, answer) = waiting("held-1");
+            lanes.take(vec![request], &shared).await;
+            let answered = tokio::time::timeout(patience, answer).await;
+            assert!(answered.unwrap_or_else(|_| panic!("no answer in round {round}")).unwrap().is_err());
+        }
+        lanes.wait_until_empty().await;
+        assert!(lanes.open.lock().await.is_empty());
     }
 
     #[tokio::test]
