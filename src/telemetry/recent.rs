@@ -33,6 +33,8 @@ impl RecentLines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::observation::{FailureKind, Observation};
+    use crate::telemetry::Observer;
 
     #[test]
     fn the_same_is_said_once_and_what_is_remembered_is_bounded() {
@@ -44,5 +46,18 @@ mod tests {
         }
         assert_eq!(recent.0.lock().unwrap().len(), REMEMBERED_MAX);
         assert!(recent.is_news("a".into()));
+    }
+
+    #[test]
+    fn agents_that_fail_together_for_one_reason_are_one_line() {
+        let observer = Observer::new();
+        let is_said = |by: &str, error: &str| {
+            let (by, error) = (by.to_owned(), error.to_owned());
+            observer.is_worth_a_line(&Observation::StoreFailed { by, kind: FailureKind::Outage, error, is_news: true })
+        };
+        assert!(is_said("followers", "away"));
+        assert!(!is_said("followers", "away"));
+        assert!(is_said("followers", "refused"));
+        assert!(is_said("tail", "away"));
     }
 }
