@@ -15,7 +15,7 @@ use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::message::Message as StoredMessage;
 use crate::domain::stream_name::{Category, check_type};
-use crate::service::read::{CategoryOptions, PageRead, PageRequest, PageSource};
+use crate::service::read::{CategoryOptions, PageRead, PageRequest, PageSource, PageStart};
 
 /// A stored message.
 #[derive(Serialize, ToSchema)]
@@ -60,8 +60,9 @@ pub struct StreamPage {
 #[derive(Serialize, ToSchema)]
 pub struct Page {
     pub messages: Vec<Message>,
-    /// What to pass as `from` to go on.
-    pub next: i64,
+    /// What to pass as `from` to go on; null where nothing can follow (backward, at the beginning).
+    #[schema(required = true)]
+    pub next: Option<i64>,
     /// True: nothing followed when this page was read.
     pub at_end: bool,
 }
@@ -110,11 +111,17 @@ macro_rules! page_query {
             /// How long an empty page waits for a message, such as `30s`.
             #[param(example = "30s")]
             wait: Option<String>,
+            /// `backward` reads towards the beginning, from the end unless `from` is given.
+            direction: Option<Direction>,
             $($(#[$field_meta])* $field: $type,)*
         }
 
         impl $name {
-            fn request(&mut self, rules: &mut Validator, app: &App, source: PageSource, backward: bool) -> PageRequest {
+            fn request(&mut self, rules: &mut Validator, app: &App, source: PageSource) -> PageRequest {
+                let backward = self.direction == Some(Direction::Backward);
+                if backward && self.wait.is_some() {
+                    rules.invalid("wait", "must not be given with direction=backward: nothing new comes at the beginning");
+                }
                 let filter = GivenFilter {
                     types: std::mem::take(&mut self.types),
                     filter: self.filter.take(),
@@ -123,7 +130,7 @@ macro_rules! page_query {
                 };
                 PageRequest {
                     source,
-                    from: rules.from(self.from),
+                    from: rules.from(self.from).map_or(PageStart::Default, PageStart::At),
                     backward,
                     limit: rules.limit(self.limit),
                     filter: rules.filter(&filter),
@@ -137,8 +144,9 @@ macro_rules! page_query {
 }
 
 page_query!(StreamPageQuery {
-    /// `backward` reads towards the beginning, from the end unless `from` is given.
-    direction: Option<Direction>,
+    /// Begins with the newest message of this type, or with the first message if there is none. Not with `from`, and not
+    /// backward.
+    from_last: Option<String>,
 });
 
 page_query!(CategoryPageQuery {
@@ -183,11 +191,17 @@ pub async fn read_stream(
 ) -> Result<Response, Problem> {
     let name = stream_name(name)?;
     let mut rules = Validator::default();
-    let backward = query.direction == Some(Direction::Backward);
-    if backward && query.wait.is_some() {
-        rules.invalid("wait", "must not be given with direction=backward: nothing new comes at the beginning");
+    let from_last = query.from_last.take();
+    let mut request = query.request(&mut rules, &app, PageSource::Stream(name.clone()));
+    if let Some(message_type) = from_last {
+        if let Err(error) = check_type(&message_type) {
+            rules.invalid("from_last", error.to_string());
+        }
+        if request.from != PageStart::Default || request.backward {
+            rules.invalid("from_last", "must not be given with from or with direction=backward");
+        }
+        request.from = PageStart::NewestOf(message_type);
     }
-    let request = query.request(&mut rules, &app, PageSource::Stream(name.clone()), backward);
     let request = rules.finish(request)?;
     if let Some(known) = headers.get(header::IF_NONE_MATCH)
         && request.wait.is_zero()
@@ -225,7 +239,7 @@ pub async fn read_category(
     if let Some(Err(error)) = options.correlation.clone().map(Category::parse) {
         rules.invalid("correlation", error.to_string());
     }
-    let request = query.request(&mut rules, &app, PageSource::Category(name, options), false);
+    let request = query.request(&mut rules, &app, PageSource::Category(name, options));
     let page = app.reads.page(&rules.finish(request)?).await?;
     Ok(json(page_body(&page, None)))
 }
@@ -239,7 +253,7 @@ pub async fn read_category(
 )]
 pub async fn read_all(State(app): State<App>, Query(mut query): Query<AllPageQuery>) -> Result<Response, Problem> {
     let mut rules = Validator::default();
-    let request = query.request(&mut rules, &app, PageSource::All, false);
+    let request = query.request(&mut rules, &app, PageSource::All);
     let page = app.reads.page(&rules.finish(request)?).await?;
     Ok(json(page_body(&page, None)))
 }

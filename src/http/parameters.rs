@@ -130,7 +130,7 @@ pub struct GivenFilter {
     pub to_time: Option<String>,
 }
 
-/// Which way a stream is read.
+/// Which way a log is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {

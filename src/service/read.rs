@@ -32,13 +32,23 @@ pub enum PageSource {
     Stream(StreamName),
 }
 
+/// Where a page begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PageStart {
+    /// The beginning, or (backward) the end.
+    Default,
+    /// A position, inclusive: in the stream for a stream, global otherwise.
+    At(i64),
+    /// The newest message of this type; without one, the beginning. Streams only.
+    NewestOf(String),
+}
+
 /// A request for a page.
 #[derive(Debug, Clone)]
 pub struct PageRequest {
     pub source: PageSource,
-    /// Inclusive. `None`: the beginning, or (backward) the end.
-    pub from: Option<i64>,
-    /// Towards the beginning; for streams only.
+    pub from: PageStart,
+    /// Towards the beginning.
     pub backward: bool,
     pub limit: usize,
     pub filter: Filter,
@@ -102,29 +112,39 @@ impl Reads {
         // The topic is joined before the first look, so that no message falls between the two.
         let mut log = (!request.wait.is_zero()).then(|| self.tail.join(&request.source.source()));
         let poll = LongPoll::new(&self.tail, &self.draining, request.wait);
-        let mut request = request.clone();
+        let mut from = self.first_position(request).await?;
         loop {
-            let page = self.read_page(&request).await?;
+            let page = self.read_page(request, from).await?;
             let Some(log) = log.as_mut().filter(|_| page.messages.is_empty() && !request.backward) else {
                 return Ok(page);
             };
-            let position = request.from.unwrap_or(0);
+            let position = from.unwrap_or(0);
             let is_over = if page.at_end { !poll.wait_in_log(log.changed(), position).await? } else { poll.is_over() };
             if is_over {
                 return Ok(page);
             }
             // Messages that did not pass the filter need not be looked at again.
-            request.from = page.next.or(request.from);
+            from = page.next.or(from);
+        }
+    }
+
+    async fn first_position(&self, request: &PageRequest) -> Result<Option<i64>, StoreError> {
+        match (&request.from, &request.source) {
+            (PageStart::At(position), _) => Ok(Some(*position)),
+            (PageStart::NewestOf(message_type), PageSource::Stream(name)) => {
+                self.database.messages().last_position_of(name.as_str(), message_type).await
+            }
+            (PageStart::NewestOf(_) | PageStart::Default, _) => Ok(None),
         }
     }
 
     /// Reads a page of what is there now, without waiting.
-    async fn read_page(&self, request: &PageRequest) -> Result<PageRead, StoreError> {
+    async fn read_page(&self, request: &PageRequest, begin: Option<i64>) -> Result<PageRead, StoreError> {
         let expression = request.filter.expression.as_ref();
         // One more than was asked for, to know whether anything follows.
         let wanted = request.limit + 1;
         let mut pages = PageSizer::new(EXAMINED_AT_ONCE);
-        let mut from = request.from;
+        let mut from = begin;
         let (mut examined, mut bytes) = (0, 0);
         let mut kept = Vec::new();
         loop {
@@ -143,12 +163,12 @@ impl Reads {
             page.messages.retain(|message| expression.is_none_or(|expression| expression.passes(message)));
             kept.append(&mut page.messages);
             if is_last || kept.len() > request.limit {
-                return Ok(finish(request, Page { messages: kept, head, is_cut: false }));
+                return Ok(finish(request, begin, Page { messages: kept, head, is_cut: false }));
             }
             from = last.map(|last| if request.backward { last - 1 } else { last.saturating_add(1) });
             if examined >= EXAMINED_MAX || bytes >= self.page_bytes_max {
                 let version = if matches!(request.source, PageSource::Stream(_)) { head } else { 0 };
-                let next = from.filter(|next| *next >= 0);
+                let next = from.filter(|next| *next >= request.source.first_position());
                 return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version });
             }
         }
@@ -156,18 +176,19 @@ impl Reads {
 
     async fn read_chunk(&self, request: &PageRequest, from: Option<i64>, limit: PageLimit) -> Result<Page, StoreError> {
         let filter = &request.filter;
+        let from = from.unwrap_or(if request.backward { i64::MAX } else { 0 });
         match &request.source {
             PageSource::Stream(name) => {
-                let from = from.unwrap_or(if request.backward { i64::MAX } else { 0 });
                 self.database.messages().stream_page(name.as_str(), from, request.backward, limit, filter).await
             }
             PageSource::Category(name, options) => {
-                self.database.messages().category_page(name.as_str(), from.unwrap_or(0), limit, filter, options).await
+                let backward = request.backward;
+                self.database.messages().category_page(name.as_str(), from, backward, limit, filter, options).await
             }
             PageSource::All => {
                 // Only settled messages: a later page could not come back for one that appears before them.
                 let settled = self.tail.refresh().await;
-                self.database.messages().all_page(from.unwrap_or(0), settled, limit, filter).await
+                self.database.messages().all_page(from, request.backward, settled, limit, filter).await
             }
         }
     }
@@ -276,6 +297,14 @@ fn checked(cursor: EventId, found: Option<Uuid>, head: i64) -> Result<Option<Che
 }
 
 impl PageSource {
+    /// The first position that there can be.
+    fn first_position(&self) -> i64 {
+        match self {
+            PageSource::Stream(_) => 0,
+            PageSource::All | PageSource::Category(..) => 1,
+        }
+    }
+
     fn source(&self) -> Source {
         match self {
             PageSource::All => Source::all(),
@@ -295,17 +324,17 @@ impl PageRequest {
 }
 
 /// Cuts a page to its limit. It was read with one message more, to know whether it is the last page.
-fn finish(request: &PageRequest, mut page: Page) -> PageRead {
+fn finish(request: &PageRequest, begin: Option<i64>, mut page: Page) -> PageRead {
     let at_end = page.messages.len() <= request.limit;
     page.messages.truncate(request.limit);
     let last = page.messages.last().map(|message| request.position_of(message));
     let next = match (request.backward, at_end) {
         (true, true) => None,
-        (true, false) => last.map(|last| last - 1).filter(|next| *next >= 0),
+        (true, false) => last.map(|last| last - 1).filter(|next| *next >= request.source.first_position()),
         // No message that passes is between the last one and the head of the same snapshot.
         (false, true) => {
             let after_last = last.map_or(0, |last| last.saturating_add(1));
-            Some(page.head.saturating_add(1).max(request.from.unwrap_or(0)).max(after_last))
+            Some(page.head.saturating_add(1).max(begin.unwrap_or(0)).max(after_last))
         }
         (false, false) => last.map(|last| last.saturating_add(1)),
     };

@@ -91,7 +91,7 @@ impl Messages<'_> {
         limit: PageLimit,
         filter: &Filter,
     ) -> Result<Page, StoreError> {
-        let (comparison, order) = if backward { ("<=", "DESC") } else { (">=", "ASC") };
+        let (comparison, order) = direction(backward);
         // The version and the messages come from one snapshot: a client that decides by them and appends with that version
         // has seen everything up to it.
         let sql = format!(
@@ -103,24 +103,26 @@ impl Messages<'_> {
         self.page(&sql, filter, limit.bytes, &[&stream_name, &from, &limit.messages]).await
     }
 
-    /// A category's messages from a global position on.
+    /// A category's messages from a global position on, towards its end or (`backward`) its beginning.
     pub async fn category_page(
         self,
         category: &str,
         from: i64,
+        backward: bool,
         limit: PageLimit,
         filter: &Filter,
         options: &CategoryOptions,
     ) -> Result<Page, StoreError> {
+        let (comparison, order) = direction(backward);
         let sql = format!(
             "SELECT coalesce(v.head, 0), m.* FROM (SELECT (SELECT global_position FROM message_store.messages \
              WHERE message_store.category(stream_name) BETWEEN $4 AND $4 \
              ORDER BY message_store.category(stream_name) DESC, global_position DESC LIMIT 1) AS head) AS v \
              LEFT JOIN LATERAL (SELECT {COLUMNS} FROM message_store.messages AS m \
-             WHERE {IN_CATEGORY} AND m.global_position >= $5 AND {FILTER} \
+             WHERE {IN_CATEGORY} AND m.global_position {comparison} $5 AND {FILTER} \
              AND ($7::text IS NULL OR message_store.category(m.metadata ->> 'correlationStreamName') = $7) \
              AND ($8::bigint IS NULL OR headwater.group_member(m.stream_name, $9) = $8) \
-             ORDER BY message_store.category(m.stream_name), m.global_position LIMIT $6) AS m ON true"
+             ORDER BY message_store.category(m.stream_name) {order}, m.global_position {order} LIMIT $6) AS m ON true"
         );
         let (member, size) = options.group.unzip();
         let parameters: [&(dyn ToSql + Sync); 6] =
@@ -128,12 +130,20 @@ impl Messages<'_> {
         self.page(&sql, filter, limit.bytes, &parameters).await
     }
 
-    /// All messages from a global position on, up to one that is settled.
-    pub async fn all_page(self, from: i64, up_to: i64, limit: PageLimit, filter: &Filter) -> Result<Page, StoreError> {
+    /// All messages from a global position on, towards one that is settled or (`backward`) the beginning.
+    pub async fn all_page(
+        self,
+        from: i64,
+        backward: bool,
+        up_to: i64,
+        limit: PageLimit,
+        filter: &Filter,
+    ) -> Result<Page, StoreError> {
+        let (comparison, order) = direction(backward);
         let sql = format!(
             "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m \
-             WHERE m.global_position >= $4 AND m.global_position <= $5 AND {FILTER} \
-             ORDER BY m.global_position LIMIT $6"
+             WHERE m.global_position {comparison} $4 AND m.global_position <= $5 AND {FILTER} \
+             ORDER BY m.global_position {order} LIMIT $6"
         );
         let page = self.page(&sql, filter, limit.bytes, &[&from, &up_to, &limit.messages]).await?;
         Ok(Page { head: up_to, ..page })
@@ -151,7 +161,7 @@ impl Messages<'_> {
     ) -> Result<FollowedPage, StoreError> {
         // With patterns, all messages are read, and the follower passes over those that do not match.
         if source.topics().iter().any(|topic| matches!(topic, Topic::All | Topic::Selected(_))) {
-            return Ok(self.all_page(after.saturating_add(1), up_to, limit, filter).await?.followed(limit));
+            return Ok(self.all_page(after.saturating_add(1), false, up_to, limit, filter).await?.followed(limit));
         }
         if let Some(stream_name) = source.single_stream() {
             let sql = format!(
@@ -233,6 +243,18 @@ impl Messages<'_> {
         Ok(version.fetch_optional(self.0).await?.unwrap_or(-1))
     }
 
+    /// The position in a stream of its last message of a type. The index of the stream is read from its end until one is
+    /// found.
+    pub async fn last_position_of(self, stream_name: &str, message_type: &str) -> Result<Option<i64>, StoreError> {
+        let position = sqlx::query_scalar!(
+            "SELECT position FROM message_store.messages WHERE stream_name = $1 AND type = $2
+             ORDER BY position DESC LIMIT 1",
+            stream_name,
+            message_type
+        );
+        Ok(position.fetch_optional(self.0).await?)
+    }
+
     /// The first global position whose message has this time or a later one.
     pub async fn first_global_position_at(self, time: Timestamp) -> Result<i64, StoreError> {
         let position = sqlx::query_scalar!(
@@ -283,6 +305,10 @@ impl Messages<'_> {
         let read = client.query_bounded(&statement, &parameters, bytes_max, read).await?;
         Ok(Page { messages: read.rows.into_iter().flatten().collect(), head, is_cut: read.is_cut })
     }
+}
+
+fn direction(backward: bool) -> (&'static str, &'static str) {
+    if backward { ("<=", "DESC") } else { (">=", "ASC") }
 }
 
 impl Database {

@@ -81,8 +81,19 @@ async fn a_parameter_beyond_its_bounds_is_refused_with_the_bounds() {
         let answer = guarded.app.get(&with(path, &format!("types={}", types.join(",")))).await;
         names(&answer.problem(422, "invalid"), "types", "at most 100");
     }
-    let answer = guarded.app.get(&with(STREAM, "direction=backward&wait=1s")).await;
-    names(&answer.problem(422, "invalid"), "wait", "direction=backward");
+    for path in READS {
+        let answer = guarded.app.get(&with(path, "direction=backward&wait=1s")).await;
+        names(&answer.problem(422, "invalid"), "wait", "direction=backward");
+    }
+    for (parameters, rule) in [
+        ("from_last=T&from=1", "must not be given with from"),
+        ("from_last=T&direction=backward", "direction=backward"),
+        ("from_last=", "empty"),
+        ("from_last=a%00b", "NUL"),
+    ] {
+        let answer = guarded.app.get(&with(STREAM, parameters)).await;
+        names(&answer.problem(422, "invalid"), "from_last", rule);
+    }
     guarded.end().await;
 }
 
@@ -106,8 +117,8 @@ async fn a_parameter_that_nobody_knows_is_refused() {
     names(&answer.problem(400, "malformed-request"), "expected_version", "is unknown");
     // What one path knows, another need not.
     for path in [READS[1], READS[2]] {
-        let answer = guarded.app.get(&with(path, "direction=backward")).await;
-        names(&answer.problem(400, "malformed-request"), "direction", "is unknown");
+        let answer = guarded.app.get(&with(path, "from_last=Snapshot")).await;
+        names(&answer.problem(400, "malformed-request"), "from_last", "is unknown");
     }
     guarded.end().await;
 }

@@ -35,6 +35,81 @@ async fn a_walk_over_everything_passes_over_holes() {
 }
 
 #[tokio::test]
+async fn a_walk_backward_is_one_forward_the_other_way_round() {
+    let (database, app) = filled("account", 5, 9).await;
+    let sql = database.connect().await;
+    sql.batch_execute("DELETE FROM message_store.messages WHERE global_position IN (1, 30, 31, 90)").await.unwrap();
+    for path in [
+        "/v1/categories/account/messages",
+        "/v1/all/messages",
+        "/v1/categories/account/messages?types=Opened",
+        "/v1/all/messages?filter=data.s%20%3D%3D%203",
+        "/v1/categories/account/messages?correlation=transfer",
+        "/v1/categories/account/messages?consumer_group_member=1&consumer_group_size=3",
+    ] {
+        let mut forward = walk(&app, path, 1_000).await;
+        forward.reverse();
+        assert!(!forward.is_empty(), "{path}");
+        let separator = if path.contains('?') { '&' } else { '?' };
+        for limit in [1, 4, 1_000] {
+            let backward = walk(&app, &format!("{path}{separator}direction=backward"), limit).await;
+            assert_eq!(backward, forward, "{path}, limit {limit}");
+        }
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn backward_begins_at_the_end_and_ends_at_the_first_position() {
+    let (_database, app) = filled("account", 1, 5).await;
+    for (path, positions) in [
+        ("/v1/categories/account/messages", [1, 3, 5, 7, 9].as_slice()),
+        ("/v1/all/messages", &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+    ] {
+        let last = *positions.last().unwrap();
+        for (parameters, expected, next, at_end) in [
+            ("limit=1", vec![last], json!(last - 1), false),
+            ("from=1000&limit=1", vec![last], json!(last - 1), false),
+            ("from=9223372036854775807&limit=1", vec![last], json!(last - 1), false),
+            ("from=5&limit=1", vec![5], json!(4), false),
+            ("from=1", vec![1], json!(null), true),
+            ("from=1&limit=1", vec![1], json!(null), true),
+            ("from=0", vec![], json!(null), true),
+        ] {
+            let page = app.get(&format!("{path}?direction=backward&{parameters}")).await.json();
+            assert_eq!(
+                numbers(page["messages"].as_array().unwrap(), "global_position"),
+                expected,
+                "{path} {parameters}"
+            );
+            assert_eq!((&page["next"], &page["at_end"]), (&next, &json!(at_end)), "{path} {parameters}");
+        }
+    }
+    let page = app.get("/v1/categories/nothing/messages?direction=backward").await.json();
+    assert_eq!(page, json!({ "messages": [], "next": null, "at_end": true }));
+    app.stop().await;
+}
+
+/// What is not settled may still be followed by something before it.
+#[tokio::test]
+async fn all_messages_backward_begin_with_what_is_settled() {
+    let (database, app) = filled("account", 1, 2).await;
+    let mut writer = database.connect().await;
+    let open = writer.transaction().await.unwrap();
+    open.execute("SELECT message_store.write_message(gen_random_uuid()::text, 'late-1', 'T', '{}')", &[])
+        .await
+        .unwrap();
+    assert_eq!(app.append("account-9", &one("After")).await.status, 201);
+    let positions = |page: serde_json::Value| numbers(page["messages"].as_array().unwrap(), "global_position");
+    assert_eq!(positions(app.get("/v1/all/messages?direction=backward").await.json()), [4, 3, 2, 1]);
+    // A category's page has what was written as soon as that is answered.
+    assert_eq!(positions(app.get("/v1/categories/account/messages?direction=backward&limit=1").await.json()), [6]);
+    open.commit().await.unwrap();
+    assert_eq!(positions(app.get("/v1/all/messages?direction=backward").await.json()), [6, 5, 4, 3, 2, 1]);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn from_is_inclusive_and_may_be_after_the_end() {
     let (_database, app) = filled("account", 1, 4).await;
     for path in ["/v1/categories/account/messages", "/v1/all/messages"] {

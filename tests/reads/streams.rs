@@ -46,6 +46,31 @@ async fn from_is_inclusive_in_both_directions() {
     app.stop().await;
 }
 
+/// An entity that keeps snapshots is loaded by one page.
+#[tokio::test]
+async fn from_last_begins_with_the_newest_message_of_a_type() {
+    let (_database, app) = filled("account", 2, 10).await;
+    // Types by position: Opened at 0, 3, 6, 9, Deposited at 1, 4, 7, Withdrawn at 2, 5, 8.
+    for (parameters, positions, next, at_end) in [
+        ("from_last=Withdrawn", vec![8, 9], 10, true),
+        ("from_last=Deposited&limit=2", vec![7, 8], 9, false),
+        ("from_last=Opened", vec![9], 10, true),
+        // Without one, it is the whole stream.
+        ("from_last=Snapshot&limit=3", vec![0, 1, 2], 3, false),
+        // What is left out by a filter begins a page all the same.
+        ("from_last=Deposited&types=Opened", vec![9], 10, true),
+        ("from_last=Deposited&filter=data.n%20%3E%208", vec![9], 10, true),
+    ] {
+        let page = app.get(&format!("/v1/streams/account-1/messages?{parameters}")).await.json();
+        assert_eq!(numbers(page["messages"].as_array().unwrap(), "position"), positions, "{parameters}");
+        assert_eq!((&page["next"], &page["at_end"]), (&json!(next), &json!(at_end)), "{parameters}");
+        assert_eq!(page["version"], 9, "{parameters}");
+    }
+    let page = app.get("/v1/streams/unknown-1/messages?from_last=Opened").await.json();
+    assert_eq!(page, json!({ "messages": [], "next": 0, "at_end": true, "version": -1 }));
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn next_at_the_end_is_where_the_next_message_will_be() {
     let (_database, app) = filled("account", 1, 3).await;
