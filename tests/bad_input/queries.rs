@@ -89,7 +89,7 @@ async fn a_parameter_beyond_its_bounds_is_refused_with_the_bounds() {
         ("from_last=T&from=1", "must not be given with from"),
         ("from_last=T&direction=backward", "direction=backward"),
         ("from_last=", "empty"),
-        ("from_last=a%00b", "NUL"),
+        ("from_last=a%00b", "control characters"),
     ] {
         let answer = guarded.app.get(&with(STREAM, parameters)).await;
         names(&answer.problem(422, "invalid"), "from_last", rule);
