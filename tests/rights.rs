@@ -169,6 +169,19 @@ async fn message_db_that_an_administrator_attached_serves_a_lesser_role_with_the
     lesser.end().await;
 }
 
+/// Without it nobody knows which positions may still be filled.
+#[tokio::test]
+async fn role_that_may_not_see_who_holds_locks_is_told_the_grant() {
+    let lesser = Lesser::on(TestDatabase::empty().await).await;
+    lesser.run("REVOKE SELECT ON pg_catalog.pg_locks FROM PUBLIC").await;
+    run(&lesser.database.url, &MigrateOptions::default()).await.unwrap();
+    let grants = lesser.grants().await;
+    assert_eq!(grants.last().map(String::as_str), Some("GRANT SELECT ON pg_catalog.pg_locks TO :role"));
+    lesser.give(&grants).await;
+    lesser.assert_works().await;
+    lesser.end().await;
+}
+
 #[tokio::test]
 async fn role_that_may_not_migrate_is_told_who_may() {
     let lesser = Lesser::on(TestDatabase::empty().await).await;

@@ -24,7 +24,8 @@ BEGIN
     WHERE s.subscription_id = _subscription AND s.partition = _partitions[i]
     FOR UPDATE;
 
-    -- Under another lease, or after the partition went back, everything that is not acked is delivered again anyway.
+    -- Under another lease, or after the partition went back, everything that is not acked is delivered again anyway. What
+    -- is acked as it is delivered does not come again then: whoever holds the partition now has gone on after it.
     CONTINUE WHEN NOT FOUND OR p.epoch <> _epochs[i] OR p.rewind_generation <> _rewind_generations[i];
 
     IF p.read_up_to > _read_up_to[i] AND NOT _is_auto THEN

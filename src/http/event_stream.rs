@@ -70,7 +70,7 @@ pub struct Writer {
     is_begun: bool,
 }
 
-/// By what writers are told apart that write the same bytes from the same place on.
+/// Writers of one audience that are at the same place write the same bytes from there on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Audience {
     events: event_streams::Audience,

@@ -176,11 +176,15 @@ impl Events {
         Some(Audience { log, filter, heartbeat: self.heartbeat })
     }
 
-    /// Whether two of one audience, both of which have nothing more to tell, are at the same place. Of a stream whose
-    /// newest messages were deleted, one has seen positions that will be given again, and the other has not.
+    /// Whether two of one audience, both of which have nothing more to tell, are at the same place. One that has seen
+    /// positions that are not known here yet (another instance told of them), or that will be given again (the newest
+    /// messages of its stream were deleted), is not where the others are.
     pub fn is_level_with(&self, other: &Self) -> bool {
-        let level = |events: &Self| events.live().map(|live| (live.place().history, live.place().stream_after));
-        level(self).is_some() && level(self) == level(other)
+        let place = |events: &Self| {
+            let place = events.live()?.place();
+            Some((place.history, place.after, place.stream_after))
+        };
+        place(self).is_some() && place(self) == place(other)
     }
 
     /// The same events from here on, for one of those that shared them. `closing`: nothing but their end.

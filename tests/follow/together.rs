@@ -254,3 +254,33 @@ async fn each_is_told_of_the_end_by_itself() {
     ends(followers, "draining").await;
     app.stop().await;
 }
+
+/// One instance tells of messages before another has heard of them. Whoever moves to the other one with that cursor is ahead
+/// of those who are told together there.
+#[tokio::test]
+async fn one_who_comes_from_an_instance_that_is_ahead_gets_nothing_twice_and_nothing_is_left_out() {
+    let database = TestDatabase::migrated().await;
+    let ahead = TestApp::on(&database).await;
+    let definition = json!({ "stream_wildcards": ["a-%"], "partitioner": { "kind": "constant" } });
+    assert_eq!(ahead.put("/v1/aggregated-streams/x", &definition).await.status, 201);
+    let behind = TestApp::on(&database).await;
+    let path = "/v1/aggregated-streams/x/events";
+    let mut source = live(&ahead, path).await;
+    let mut together = live_ones(&behind, path, 3).await;
+    let mut last = 0;
+    for _ in 0..80 {
+        ahead.write("a-1", "T", json!({})).await;
+        let first = source.next("message").await;
+        let mut joiner = Events::resume(&format!("{}{path}", behind.url), first.id.as_ref().unwrap()).await;
+        joiner.next("caught-up").await;
+        last = ahead.write("a-1", "T", json!({})).await;
+        source.next("message").await;
+        assert_eq!(joiner.next("message").await.json()["message"]["global_position"], last);
+    }
+    for events in &mut together {
+        let seen = events.messages(160).await;
+        assert_eq!(seen.last().unwrap()["message"]["global_position"], last);
+    }
+    behind.stop().await;
+    ahead.stop().await;
+}

@@ -30,7 +30,7 @@ type ByConsumer = HashMap<(i64, String), Vec<Arc<Doubt>>>;
 /// When to take back once more, the subscription, the consumer, and what it may have been given.
 type Late = (Instant, i64, String, Arc<Doubt>);
 
-/// Doubts of consumers that are not here any more, because their fetch has failed or was dropped.
+/// Doubts of consumers that are not here any more: their fetch has failed or was dropped, or their connection has gone.
 pub(super) struct Doubts {
     common: Arc<Common>,
     waiting: Mutex<ByConsumer>,
@@ -74,8 +74,8 @@ impl Doubts {
         }
     }
 
-    /// Notes to take back once more what may appear late. Only deliveries under an epoch of their own can: a partition that
-    /// was taken back refuses the late call.
+    /// Notes to take back once more what may appear late: deliveries under an epoch of their own. A partition that was taken
+    /// back refuses the late call. What a late claim acks as it delivers cannot be told from what others claimed meanwhile.
     fn look_again(&self, subscription: i64, consumer: &str, doubt: Arc<Doubt>) {
         let mut late = lock(&self.late);
         if matches!(*doubt, Doubt::UnderEpoch { .. }) && late.len() < CONSUMERS_MAX {

@@ -69,7 +69,7 @@ impl Consumer {
         let settings = &self.subscription.definition.settings;
         let in_flight = sync.replays_in_flight + sync.held.iter().map(|held| held.in_flight).sum::<i64>();
         // Messages that were parked or skipped before their turn are remembered until then, so they count too. But the
-        // message before them has to be delivered, whatever that leaves of the credit.
+        // message before them has to be delivered: while nothing is in flight there is credit for one.
         let remembered: i64 = sync.held.iter().map(|held| held.done.len() as i64).sum();
         let credit = request.in_flight_max.min(settings.max_in_flight) - in_flight - remembered;
         let credit = if in_flight == 0 { credit.max(1) } else { credit };
@@ -100,7 +100,7 @@ impl Consumer {
         }
         let budget = Budget { messages, bytes: request.bytes, is_first: true };
         let at_end = self.select(&mut readers, budget).await?;
-        // A message that failed before waits until nothing is in flight: another attempt would find the same.
+        // A message that failed before is delivered alone, so it waits until nothing is in flight.
         let is_waiting = readers.iter().all(PartitionReader::waits_for_acks);
         round.deliveries = self.deliver(&sync.held, readers).await?;
         if !round.deliveries.is_empty() {

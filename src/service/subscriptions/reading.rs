@@ -193,7 +193,7 @@ impl Consumer {
             true => Place { after: self.shared.stream_seen(from), stream_after: Some(from), ..after },
             false => after,
         };
-        // As many as fill the budget if this consumer holds its share of the partitions.
+        // Of the messages that are read, those of other consumers' partitions are passed over: so many more are read.
         let others = definition.partition_count().div_ceil(readers.len().max(1));
         let limit = self.shared.page_limit();
         let limit = PageLimit { messages: ((budget.messages * others) as i64).clamp(1, limit.messages), ..limit };

@@ -63,6 +63,9 @@ const MISSING: &str = "
       SELECT 6, false, 'EXECUTE', format('ALL FUNCTIONS IN SCHEMA %I', nspname)
       FROM routine
       WHERE NOT has_function_privilege(oid, 'EXECUTE')
+      UNION ALL
+      SELECT 7, false, 'SELECT', 'pg_catalog.pg_locks'
+      WHERE NOT has_table_privilege('pg_catalog.pg_locks', 'SELECT')
     )
     SELECT DISTINCT number, is_blind, format('GRANT %s ON %s TO %I', rights, object, current_user)
     FROM lacking
