@@ -94,6 +94,8 @@ test('neither a form nor an image nor an event stream of another origin takes pa
       form.submit()
     }
     await isRefused(submit, pause, encoding)
+    // The page shows the refusal: a navigation that is still under way would end the next one.
+    await page.waitForURL(pause)
   }
   await assertUnchanged()
 })

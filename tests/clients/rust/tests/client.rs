@@ -33,7 +33,7 @@ async fn appends_and_reads() {
     let appended = append_api::append_messages(&service, &stream, deposited(&[5, 7]), None).await.unwrap();
     assert_eq!((appended.version, appended.duplicate), (1, false));
     let types = Some(vec!["Deposited".to_owned()]);
-    let page = read_api::read_stream(&service, &stream, None, Some(1), types, None, None, None, None, None, None).await;
+    let page = read_api::read_stream(&service, &stream, None, Some(1), types, None, None, None, None, None, None, None).await;
     let page = page.unwrap();
     assert_eq!((page.version, page.next, page.at_end), (1, Some(1), false));
     assert_eq!(page.messages[0].id, appended.messages[0].id);
