@@ -32,8 +32,8 @@ pub struct BatchSession {
 #[derive(Debug, Clone)]
 pub struct Backend {
     pid: i32,
-    /// `None` where the session may not see its own start: it has taken a role that is no member of who logged in. It
-    /// cannot be ended by us then, and what it did is not known before it is gone.
+    /// `None` where the session may not see its own start: it has taken a role that is no member of the role that
+    /// logged in. We cannot end such a session, and what it did is not known before it is gone.
     started_at_micros: Option<i64>,
 }
 
@@ -375,8 +375,8 @@ impl Database {
 }
 
 impl Database {
-    /// Who keeps appends to a category waiting right now: who holds its lock, or one on the table that keeps everybody
-    /// from writing. A prepared transaction has no process, and is known by the lock on its own number. `waited` is the
+    /// The transactions that keep appends to a category waiting right now: those that hold its lock, or a lock on the
+    /// table that nobody can write beside. A prepared transaction has no process, and is known by the lock on its own number. `waited` is the
     /// session that has given up: it says so before it lets go of what it had got already.
     pub async fn lock_holders(&self, category: &str, waited: Option<&Backend>) -> Result<Vec<LockHolder>, StoreError> {
         let rows = sqlx::query!(

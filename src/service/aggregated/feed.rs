@@ -1,4 +1,4 @@
-//! How far each aggregated stream is, as this instance knows it, and its newest messages for those who follow it.
+//! How far each aggregated stream is, as this instance knows it, and its newest messages for its followers.
 
 mod looking;
 mod members;

@@ -194,7 +194,7 @@ impl Append {
         if self.draining.is_cancelled() {
             return Err(AppendError::Draining);
         }
-        // Nothing is dropped on a refusal: that would call those who wait for room, and there is none.
+        // Nothing is dropped on a refusal: that would call requests that wait for room, and there is none.
         let Ok(place) = self.queue.try_reserve() else { return Err(AppendError::Overloaded) };
         let bytes = request.bytes();
         let queued = self.room.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -1,5 +1,5 @@
 //! Anything with an order is a log: everything, a category, a stream, several of them, an aggregated stream, some of its
-//! partitions. A log says what it has in memory after a place, gives a page of it, and wakes whoever waits for more.
+//! partitions. A log says what it has in memory after a place, gives a page of it, and wakes readers that wait for more.
 //! Followers and the projector read it with a [`Cursor`](cursor::Cursor).
 
 pub mod cursor;
@@ -31,7 +31,7 @@ pub enum Log {
     Aggregated(Box<AggregatedLog>),
 }
 
-/// Which log it is, whoever reads it.
+/// Which log it is: the same for all of its readers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LogName {
     Messages(Source),

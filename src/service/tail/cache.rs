@@ -12,7 +12,8 @@ use crate::service::log::suffix::{self, Suffix};
 use crate::service::log::{Entry, Page, Place};
 use crate::store::read::PageLimit;
 
-/// The cache of one instance. Bounded in bytes; what is pushed out is read from the database by those who still want it.
+/// The cache of one instance. Bounded in bytes; what is pushed out is read from the database by readers
+/// that still want it.
 pub struct Cache {
     settled: i64,
     /// By what the message at the settled position is recognised.
@@ -136,7 +137,7 @@ impl Cache {
 
     /// Settles everything up to `settled`. `new` holds all messages up to there that belong to a topic which was open
     /// when `opened` was asked for. A topic that was opened later begins after them; one of which a message was left
-    /// out begins after that, and who follows it reads what it misses from the database.
+    /// out begins after that, and its followers read what they miss from the database.
     pub fn publish(&mut self, new: Fetched, settled: i64, opened: u64) {
         let Fetched { messages, left_out } = new;
         self.move_to(settled);
@@ -178,7 +179,7 @@ impl Cache {
         }
     }
 
-    /// Settles everything up to a position without having read it: all topics begin there, and who follows them reads
+    /// Settles everything up to a position without having read it: all topics begin there, and their followers read
     /// what lies between from the database.
     pub fn skip_to(&mut self, settled: i64) {
         self.move_to(settled);

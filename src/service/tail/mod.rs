@@ -1,4 +1,4 @@
-//! One reader of the log's end, many cursors: new messages are read once, settled, and kept for who follows them.
+//! One reader of the log's end, many cursors: new messages are read once, settled, and kept for their followers.
 
 pub(super) mod cache;
 mod fetching;
@@ -60,7 +60,8 @@ struct Inner {
     /// What this instance has committed and the reader has not settled yet.
     inbox: Mutex<Inbox>,
     wake: Notify,
-    /// Rounds asked for and done: who needs the settled position as of now waits for a round that began after it asked.
+    /// Rounds asked for and done: a caller that needs the settled position as of now waits for a round that began after
+    /// the call.
     asked: AtomicU64,
     done: watch::Sender<u64>,
     head: AtomicI64,
@@ -165,7 +166,7 @@ impl Tail {
         self.inner.head.load(Ordering::Relaxed)
     }
 
-    /// Whether the end of the log can be read. While it cannot, nothing new reaches those who follow.
+    /// Whether the end of the log can be read. While it cannot, nothing new reaches the followers.
     pub fn is_reading(&self) -> bool {
         self.inner.reads.load(Ordering::SeqCst)
     }
@@ -258,7 +259,7 @@ impl Tail {
         (cache.bytes(), cache.messages())
     }
 
-    /// Reads pages from the database, for whoever is not at the end of the log.
+    /// Reads pages from the database, for readers that are not at the end of the log.
     pub fn pages(&self) -> &PageReader {
         &self.inner.pages
     }

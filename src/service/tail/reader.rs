@@ -62,7 +62,7 @@ enum Looked {
     Complete,
     /// Somebody holds a hole open; look again soon.
     HeldBack,
-    /// There is more, but who waits for this look has waited long enough.
+    /// There is more, but those that wait for this look have waited long enough.
     MoreToRead,
 }
 
@@ -93,7 +93,7 @@ impl Reader {
             let Err(error) = outcome else { return };
             let pause = back_off.failed(&error);
             if error.is_unavailable() {
-                // What rests in the pool led to the same server. Whoever is told to come again finds the one that is there.
+                // What rests in the pool led to the same server. A caller that comes again finds the one that is there.
                 self.tail.inner.database.forget_connections();
             }
             self.tail.reads(false);
@@ -181,7 +181,7 @@ impl Reader {
         self.settling = Settling::at(start);
         self.pending.clear();
         self.hole.closed(&self.tail);
-        // Of another log it is kept at once, so that who begins next finds this one.
+        // Of another log it is kept at once, so that the next reader finds this one.
         let kept_at = Instant::now().checked_sub(CHECKPOINT_INTERVAL).filter(|_| !is_first);
         self.checkpoint = (if is_first { start } else { 0 }, kept_at.unwrap_or_else(Instant::now));
         self.tail.begin_at(start, head, seen.number, is_first);
@@ -319,7 +319,7 @@ impl Reader {
         outcome
     }
 
-    /// Everybody who could fill a hole up to here is gone: what a new look shows is final.
+    /// Every transaction that could fill a hole up to here has ended: what a new look shows is final.
     async fn decide(&mut self, session: &Session, up_to: i64) -> Result<(), StoreError> {
         while self.settling.settled() < up_to {
             let opened = self.tail.cache().opened();

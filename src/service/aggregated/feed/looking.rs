@@ -15,7 +15,7 @@ use crate::telemetry::Observer;
 
 /// How often aggregated streams that are followed are looked at without a hint.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Read at once for all followers of an aggregated stream; whoever is further behind reads by itself.
+/// Read at once for all followers of an aggregated stream; a follower that is further behind reads by itself.
 const READ_MAX: PageLimit = PageLimit { messages: 1_000, bytes: 4 << 20 };
 
 impl Feeds {
