@@ -10,6 +10,7 @@ mod console;
 mod crash;
 mod crash_follow;
 mod embedded_postgres;
+mod erasure;
 mod follow;
 mod gap_rule;
 mod hints;

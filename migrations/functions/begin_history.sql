@@ -32,6 +32,10 @@ BEGIN
   UPDATE headwater.counted_position SET position = 0;
   DELETE FROM headwater.message_counts;
 
+  -- What is known of messages of which the log has no trace any more.
+  DELETE FROM headwater.erased_messages AS e
+  WHERE NOT EXISTS (SELECT FROM message_store.messages AS m WHERE m.id = e.id);
+
   PERFORM headwater.begin_projections(_is_anew);
   PERFORM headwater.begin_subscriptions(_is_anew);
 

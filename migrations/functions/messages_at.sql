@@ -10,7 +10,8 @@ RETURNS TABLE (
   global_position bigint,
   data text,
   metadata text,
-  "time" timestamp
+  "time" timestamp,
+  erased text
 )
 LANGUAGE plpgsql STABLE
 AS $$
@@ -22,7 +23,7 @@ DECLARE
 BEGIN
   FOREACH place IN ARRAY _global_positions LOOP
     SELECT m.id, m.stream_name, m.type, m.position, m.global_position, m.data::text AS data,
-      m.metadata::text AS metadata, m.time
+      m.metadata::text AS metadata, m.time, CASE WHEN m.data IS NULL THEN headwater.erasure(m.id) END AS erased
     INTO found_one
     FROM message_store.messages AS m
     WHERE m.global_position = place;
@@ -39,6 +40,7 @@ BEGIN
     data := found_one.data;
     metadata := found_one.metadata;
     "time" := found_one.time;
+    erased := found_one.erased;
     RETURN NEXT;
   END LOOP;
 END;

@@ -258,6 +258,7 @@ mod tests {
             data: Some(data),
             metadata: None,
             time: Timestamp(0),
+            erased: None,
         })
     }
 

@@ -338,6 +338,7 @@ mod tests {
             data: Some(data),
             metadata: Some(r#"{"user": "ann"}"#),
             time: Timestamp::parse_rfc3339("2026-11-20T12:00:00Z").unwrap(),
+            erased: None,
         })
     }
 

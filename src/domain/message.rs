@@ -25,6 +25,8 @@ pub struct Message {
     pub time: Timestamp,
     /// Unique in the whole store.
     pub id: Uuid,
+    /// Its data and metadata were erased.
+    pub is_erased: bool,
     json: Bytes,
     data: Range<usize>,
     metadata: Range<usize>,
@@ -50,6 +52,8 @@ pub struct MessageParts<'a> {
     pub metadata: Option<&'a str>,
     /// As in [`Message`].
     pub time: Timestamp,
+    /// When and why its data and metadata were erased, as JSON text; `None`: they were not.
+    pub erased: Option<&'a str>,
 }
 
 impl Message {
@@ -75,7 +79,12 @@ impl Message {
         let metadata = push_range(&mut json, metadata);
         json.push_str(",\"time\":\"");
         parts.time.write_rfc3339(&mut json);
-        json.push_str("\"}");
+        json.push('"');
+        if let Some(erased) = parts.erased {
+            json.push_str(",\"erased\":");
+            json.push_str(erased);
+        }
+        json.push('}');
         Self {
             stream_name: parts.stream_name.into(),
             message_type: parts.message_type.into(),
@@ -83,6 +92,7 @@ impl Message {
             global_position: parts.global_position,
             time: parts.time,
             id: parts.id,
+            is_erased: parts.erased.is_some(),
             json: Bytes::from(json),
             data,
             metadata,
@@ -113,6 +123,21 @@ impl Message {
     /// What expressions see of this message.
     pub fn values(&self) -> &MessageValues {
         self.values.get_or_init(|| MessageValues::read(self))
+    }
+
+    /// The message as it is after its erasure, of which the JSON text says when and why.
+    pub fn erased(&self, erasure: &str) -> Self {
+        Self::new(MessageParts {
+            id: self.id,
+            stream_name: &self.stream_name,
+            message_type: &self.message_type,
+            position: self.position,
+            global_position: self.global_position,
+            data: None,
+            metadata: None,
+            time: self.time,
+            erased: Some(erasure),
+        })
     }
 
     /// Roughly what this message takes in memory, in bytes.
@@ -177,6 +202,7 @@ mod tests {
             data: Some(data),
             metadata: None,
             time: Timestamp::parse_rfc3339("2026-11-20T12:00:00.123456Z").unwrap(),
+            erased: None,
         });
         assert_eq!(message.data(), data);
         assert_eq!(message.metadata(), "null");
@@ -186,6 +212,27 @@ mod tests {
                 r#"{{"id":"00000000-0000-0000-0000-000000000000","stream_name":"it's \"q\"\\-1","type":"T","position":0,"global_position":7,"data":{data},"metadata":null,"time":"2026-11-20T12:00:00.123456Z"}}"#
             )
         );
+    }
+
+    #[test]
+    fn an_erased_message_has_its_place_and_says_when_and_why() {
+        let message = Message::new(MessageParts {
+            id: Uuid::nil(),
+            stream_name: "a-1",
+            message_type: "T",
+            position: 3,
+            global_position: 7,
+            data: Some(r#"{"secret": 1}"#),
+            metadata: Some(r#"{"secret": 2}"#),
+            time: Timestamp(0),
+            erased: None,
+        });
+        let erased = message.erased(r#"{"at": "2026-11-20T12:00:00.000000Z", "reason": "asked for"}"#);
+        assert!(erased.is_erased && !message.is_erased);
+        let json: serde_json::Value = serde_json::from_slice(erased.json()).unwrap();
+        assert_eq!((json["position"].as_i64(), json["global_position"].as_i64()), (Some(3), Some(7)));
+        assert!(json["data"].is_null() && json["metadata"].is_null());
+        assert_eq!(json["erased"]["reason"], "asked for");
     }
 
     #[test]

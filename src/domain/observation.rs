@@ -113,6 +113,13 @@ pub enum Observation {
         /// The settled position then.
         settled: i64,
     },
+    /// The data of a message was erased.
+    Erased {
+        /// The message's id.
+        id: uuid::Uuid,
+        /// Its place.
+        global_position: i64,
+    },
     /// A writer's open transaction keeps the settled position back.
     HeldBack {
         /// For how long.

@@ -329,6 +329,7 @@ mod tests {
             data: Some(data),
             metadata: Some(r#"{"tenant": "acme"}"#),
             time: Timestamp(0),
+            erased: None,
         })
     }
 

@@ -6,6 +6,8 @@
 pub enum Signal {
     /// There are messages up to this global position. `write_message` sends the number alone.
     Appended(i64),
+    /// Messages were erased.
+    Erased,
     /// Aggregated streams have new messages, or have come further.
     Projected,
     /// An aggregated stream was defined or deleted, or its state has changed.
@@ -24,6 +26,7 @@ impl Signal {
     pub fn encode(&self) -> String {
         match self {
             Signal::Appended(global_position) => global_position.to_string(),
+            Signal::Erased => "erased".into(),
             Signal::Projected => "projected".into(),
             Signal::Defined => "defined".into(),
             Signal::Changed(ids) => format!("changed {}", list(ids)),
@@ -34,6 +37,7 @@ impl Signal {
     /// Reads a payload. `None`: this version does not know it, so anything may have changed.
     pub fn decode(payload: &str) -> Option<Self> {
         match payload.split_once(' ') {
+            None if payload == "erased" => Some(Signal::Erased),
             None if payload == "projected" => Some(Signal::Projected),
             None if payload == "defined" => Some(Signal::Defined),
             None => payload.parse().ok().map(Signal::Appended),
@@ -62,6 +66,7 @@ mod tests {
         let ids = || vec(any::<i64>(), 1..Signal::IDS_MAX);
         prop_oneof![
             any::<i64>().prop_map(Signal::Appended),
+            Just(Signal::Erased),
             Just(Signal::Projected),
             Just(Signal::Defined),
             ids().prop_map(Signal::Changed),
@@ -78,7 +83,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_heard_says_one_thing(payload in "(projected|defined|changed|room)?[ ,0-9a-z-]{0,20}") {
+        fn what_is_heard_says_one_thing(payload in "(erased|projected|defined|changed|room)?[ ,0-9a-z-]{0,20}") {
             if let Some(signal) = Signal::decode(&payload) {
                 prop_assert_eq!(Signal::decode(&signal.encode()), Some(signal));
             }

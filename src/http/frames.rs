@@ -173,6 +173,7 @@ mod tests {
             data: Some(r#"{"n": 1}"#),
             metadata: None,
             time: Timestamp(0),
+            erased: None,
         });
         Entry { id: id.into(), ..Entry::of(message.into(), false) }
     }

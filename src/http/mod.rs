@@ -23,6 +23,7 @@ mod append_sessions;
 mod body;
 mod browser;
 mod console;
+mod erase;
 mod event_connection;
 mod event_groups;
 mod event_socket;
@@ -100,6 +101,7 @@ mod tags {
     pub const AGGREGATE: &str = "aggregate";
     pub const SUBSCRIBE: &str = "subscribe";
     pub const REPORTS: &str = "reports";
+    pub const RETAIN: &str = "retain";
     pub const OPERATIONS: &str = "operations";
 }
 
@@ -111,7 +113,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(pages::read_stream_summary))
         .routes(routes!(pages::read_category))
         .routes(routes!(pages::read_all))
-        .routes(routes!(pages::read_message))
+        .routes(routes!(pages::read_message, erase::erase_message))
         .routes(routes!(follow::follow_stream))
         .routes(routes!(follow::follow_category))
         .routes(routes!(follow::follow_all))

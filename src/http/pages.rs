@@ -40,6 +40,19 @@ pub struct Message {
     /// When it was written: UTC, with microseconds.
     #[schema(format = DateTime, example = "2026-11-20T12:00:00.123456Z")]
     pub time: String,
+    /// Only of a message whose data and metadata were erased: both are null then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub erased: Option<Erased>,
+}
+
+/// When and why a message was erased.
+#[derive(Serialize, ToSchema)]
+pub struct Erased {
+    #[schema(format = DateTime)]
+    pub at: String,
+    /// Null if none was given.
+    #[schema(required = true)]
+    pub reason: Option<String>,
 }
 
 /// A page of a stream.
@@ -206,13 +219,14 @@ pub async fn read_stream(
     if let Some(known) = headers.get(header::IF_NONE_MATCH)
         && request.wait.is_zero()
     {
-        let tag = entity_tag(app.reads.stream_version(&name).await?);
+        let (version, erasure) = app.reads.stream_version(&name).await?;
+        let tag = entity_tag(version, erasure);
         if matches(known, &tag) {
             return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
         }
     }
     let page = app.reads.page(&request).await?;
-    let tag = entity_tag(page.version);
+    let tag = entity_tag(page.version, page.erasure);
     let version = page.version;
     Ok(([(header::ETAG, tag)], json(page_body(&page, Some(version)))).into_response())
 }
@@ -316,13 +330,16 @@ pub async fn read_message(
     Path(id): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Response, Problem> {
-    let Ok(id) = id.parse::<Uuid>() else {
-        return Err(Problem::malformed(vec![Violation::new("id", "must be a UUID")]));
-    };
+    let id = message_id(&id)?;
     match app.reads.message(id).await? {
         Some(message) => Ok(json(message.json().clone())),
         None => Err(Problem::not_found(format!("message {id}"))),
     }
+}
+
+/// The id of a message, as a path names it.
+pub(super) fn message_id(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|_| Problem::malformed(vec![Violation::new("id", "must be a UUID")]))
 }
 
 /// Message DB's rules for a consumer group's member and size, in the order in which Message DB checks them.
@@ -369,13 +386,16 @@ fn page_body(page: &PageRead, version: Option<i64>) -> Bytes {
     body.into()
 }
 
-fn json(body: Bytes) -> Response {
+pub(super) fn json(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
-/// The ETag of all pages of a stream: a stream changes only by messages at its end, so its version is enough.
-fn entity_tag(version: i64) -> String {
-    format!("\"{version}\"")
+/// The ETag of all pages of a stream: it changes by messages at its end and by erasures.
+fn entity_tag(version: i64, erasure: i64) -> String {
+    match erasure {
+        0 => format!("\"{version}\""),
+        erasure => format!("\"{version}-{erasure}\""),
+    }
 }
 
 fn matches(known: &HeaderValue, tag: &str) -> bool {

@@ -223,6 +223,17 @@ impl Events {
             }
         };
         self.took(event.as_ref());
+        event.map(|event| self.without_erased(event))
+    }
+
+    /// Messages may have been erased since they were read: a page waits for a slow client, a source for the others.
+    fn without_erased(&self, mut event: Event) -> Event {
+        let tail = &self.streams.0.tail;
+        match &mut event {
+            Event::Messages(entries) => entries.iter_mut().for_each(|entry| tail.redact(&mut entry.message)),
+            Event::Delivered { deliveries, .. } => deliveries.iter_mut().for_each(|one| tail.redact(&mut one.message)),
+            _ => {}
+        }
         event
     }
 
@@ -233,7 +244,7 @@ impl Events {
             Source::Subscription(_) => return None,
         };
         self.took(Some(&event));
-        Some(event)
+        Some(self.without_erased(event))
     }
 
     /// So many connections are about to be told this.

@@ -103,6 +103,7 @@ impl Listener {
     fn pass_on(&self, signal: Signal) {
         match signal {
             Signal::Appended(global_position) => self.tail.hint_at(global_position),
+            Signal::Erased => self.tail.hint_erased(),
             Signal::Projected => self.feeds.kick(),
             Signal::Defined => {
                 self.projector.reload();
@@ -116,6 +117,7 @@ impl Listener {
     /// Signals may have been missed: everything is looked at.
     fn look_everywhere(&self) {
         self.tail.hint();
+        self.tail.hint_erased();
         self.feeds.kick();
         self.subscriptions.may_have_changed();
     }

@@ -12,6 +12,7 @@ pub mod aggregated;
 pub mod append;
 pub mod back_off;
 mod detached;
+pub mod erase;
 pub mod event_streams;
 pub mod follow;
 pub mod hints;
@@ -27,6 +28,7 @@ use aggregated::AggregatedStreams;
 use aggregated::feed::Feeds;
 use aggregated::projector::{Projector, ProjectorSettings};
 use append::{Append, AppendSettings};
+use erase::Eraser;
 use event_streams::EventStreams;
 use hints::{HintSettings, Listener, Notifier, Signals};
 use read::Reads;
@@ -57,6 +59,7 @@ pub struct ServiceSettings {
 pub struct Service {
     pub append: Append,
     pub reads: Reads,
+    pub eraser: Eraser,
     pub aggregated: AggregatedStreams,
     pub reports: Reports,
     pub subscriptions: Subscriptions,
@@ -125,6 +128,7 @@ impl Service {
         let service = Self {
             append: append.clone(),
             reads,
+            eraser: Eraser::new(database.clone(), tail.clone(), observer.clone()),
             subscriptions,
             aggregated,
             reports: Reports::new(database.clone(), tail.clone()),

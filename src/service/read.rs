@@ -65,6 +65,8 @@ pub struct PageRead {
     pub at_end: bool,
     /// The stream's last position, -1 for none; 0 for other logs.
     pub version: i64,
+    /// The number of the last erasure in the stream, 0 for none.
+    pub erasure: i64,
 }
 
 /// Where a follower begins.
@@ -159,17 +161,17 @@ impl Reads {
             let read: usize = page.messages.iter().map(|message| message.json().len()).sum();
             pages.saw(page.messages.len(), read);
             (examined, bytes) = (examined + page.messages.len(), bytes + read);
-            let head = page.head;
+            let (head, erasure) = (page.head, page.erasure);
             page.messages.retain(|message| expression.is_none_or(|expression| expression.passes(message)));
             kept.append(&mut page.messages);
             if is_last || kept.len() > request.limit {
-                return Ok(finish(request, begin, Page { messages: kept, head, is_cut: false }));
+                return Ok(finish(request, begin, Page { messages: kept, head, erasure, is_cut: false }));
             }
             from = last.map(|last| if request.backward { last - 1 } else { last.saturating_add(1) });
             if examined >= EXAMINED_MAX || bytes >= self.page_bytes_max {
                 let version = if matches!(request.source, PageSource::Stream(_)) { head } else { 0 };
                 let next = from.filter(|next| *next >= request.source.first_position());
-                return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version });
+                return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version, erasure });
             }
         }
     }
@@ -193,9 +195,11 @@ impl Reads {
         }
     }
 
-    /// A stream's version without its messages, -1 if it has none.
-    pub async fn stream_version(&self, name: &StreamName) -> Result<i64, StoreError> {
-        self.database.messages().stream_version(name.as_str(), None).await
+    /// A stream's version without its messages, -1 if it has none, and the number of the last erasure in it.
+    pub async fn stream_version(&self, name: &StreamName) -> Result<(i64, i64), StoreError> {
+        let version = self.database.messages().stream_version(name.as_str(), None).await?;
+        // Read after the version: a page that is newer than its tag is only read once more.
+        Ok((version, self.database.messages().last_erasure(name.as_str()).await?))
     }
 
     pub async fn message(&self, id: Uuid) -> Result<Option<Message>, StoreError> {
@@ -339,5 +343,5 @@ fn finish(request: &PageRequest, begin: Option<i64>, mut page: Page) -> PageRead
         (false, false) => last.map(|last| last.saturating_add(1)),
     };
     let version = if matches!(request.source, PageSource::Stream(_)) { page.head } else { 0 };
-    PageRead { messages: page.messages, next, at_end: at_end || next.is_none(), version }
+    PageRead { messages: page.messages, next, at_end: at_end || next.is_none(), version, erasure: page.erasure }
 }

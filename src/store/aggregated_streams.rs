@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::outcome::Outcome;
-use super::read::{COLUMNS, PageLimit, has_message, message_of};
+use super::read::{AFTER_COLUMNS, COLUMNS, PageLimit, has_message, message_of};
 use super::{AggregatedStreams, StoreError};
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::time::Timestamp;
@@ -221,7 +221,7 @@ impl AggregatedStreams<'_> {
         let (mut message_count, mut last_position) = (None, None);
         let read = |row: &Row| {
             message_count = Some(row.try_get(0)?);
-            last_position = row.try_get(10)?;
+            last_position = row.try_get(AFTER_COLUMNS + 1)?;
             partitioned(row)
         };
         let read =
@@ -258,10 +258,10 @@ impl AggregatedStreams<'_> {
         let read = |row: &Row| {
             page = Some(AggregatedPage {
                 projected_position: row.try_get(0)?,
-                projection_id: row.try_get(11)?,
-                is_catching_up: row.try_get(12)?,
-                more_after: row.try_get(13)?,
-                history_number: row.try_get(14)?,
+                projection_id: row.try_get(AFTER_COLUMNS + 2)?,
+                is_catching_up: row.try_get(AFTER_COLUMNS + 3)?,
+                more_after: row.try_get(AFTER_COLUMNS + 4)?,
+                history_number: row.try_get(AFTER_COLUMNS + 5)?,
                 messages: Vec::new(),
             });
             partitioned(row)
@@ -311,8 +311,8 @@ fn partitioned(row: &Row) -> Result<Option<AggregatedMessage>, StoreError> {
         return Ok(None);
     }
     Ok(Some(AggregatedMessage {
-        partition: row.try_get(9)?,
-        position: row.try_get(10)?,
+        partition: row.try_get(AFTER_COLUMNS)?,
+        position: row.try_get(AFTER_COLUMNS + 1)?,
         message: Arc::new(message_of(row)?),
     }))
 }

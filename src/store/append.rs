@@ -268,6 +268,7 @@ fn read_answer(row: &Row, requests: &[&AppendRequest], wanted: Option<&[bool]>) 
                             data: datas.get(nth).copied().flatten(),
                             metadata: metadatas.get(nth).copied().flatten(),
                             time,
+                            erased: None,
                         })));
                     }
                 }

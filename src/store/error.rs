@@ -31,6 +31,11 @@ impl StoreError {
         self.kind() == FailureKind::Outage
     }
 
+    /// Whether the role of the service lacks a right (SQLSTATE 42501).
+    pub fn is_missing_right(&self) -> bool {
+        matches!(self, StoreError::Refused { code, .. } if code == "42501")
+    }
+
     /// Whether the same statement may succeed later without anybody's help: after an outage, a conflict with another
     /// transaction (class 40, a lock), a lack of memory, disk or connections (class 53), or if the statement was cancelled
     /// or took too long.

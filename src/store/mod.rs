@@ -10,6 +10,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub mod aggregated_streams;
 pub mod append;
+pub mod erasures;
 mod error;
 pub mod gap_rule;
 pub mod history;

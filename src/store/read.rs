@@ -16,6 +16,8 @@ pub struct Page {
     pub messages: Vec<Message>,
     /// The highest position: of the stream for a stream (-1 if it is empty), otherwise global (0 if there is none).
     pub head: i64,
+    /// The number of the last erasure in the stream, for the page of a stream; otherwise 0.
+    pub erasure: i64,
     /// The page has fewer messages than were asked for because they are large: there are more.
     pub is_cut: bool,
 }
@@ -55,12 +57,17 @@ pub struct StreamSummary {
     pub last_time: Timestamp,
 }
 
-/// The columns that make a message, in the order in which [`message_of`] reads them.
-pub(super) const COLUMNS: &str =
-    "m.id, m.stream_name, m.type, m.position, m.global_position, m.data::text, m.metadata::text, m.time";
+/// The columns that make a message, in the order in which [`message_of`] reads them. Only of a message without data it is
+/// looked up whether that was erased.
+pub(super) const COLUMNS: &str = "m.id, m.stream_name, m.type, m.position, m.global_position, m.data::text, \
+    m.metadata::text, m.time, CASE WHEN m.data IS NULL THEN headwater.erasure(m.id) END AS erased";
+/// Where the columns of a query go on after [`COLUMNS`], which begin at the second.
+pub(super) const AFTER_COLUMNS: usize = 10;
 /// Selects a category's rows in the order of their index. With a plain equality the planner may walk the primary key
 /// instead, over the messages of all other categories.
 const IN_CATEGORY: &str = "message_store.category(m.stream_name) BETWEEN $4 AND $4";
+/// The number of the last erasure in a stream.
+const LAST_ERASURE: &str = "(SELECT max(number) FROM headwater.erased_messages WHERE stream_name = $4) AS erasure";
 /// The condition of every page, with `$1` to `$3`.
 const FILTER: &str = "($1::text[] IS NULL OR m.type = ANY ($1)) AND ($2::timestamp IS NULL OR m.time >= $2) \
     AND ($3::timestamp IS NULL OR m.time < $3)";
@@ -95,8 +102,8 @@ impl Messages<'_> {
         // The version and the messages come from one snapshot: a client that decides by them and appends with that version
         // has seen everything up to it.
         let sql = format!(
-            "SELECT coalesce(v.version, -1), m.* FROM (SELECT (SELECT position FROM message_store.messages \
-             WHERE stream_name = $4 ORDER BY position DESC LIMIT 1) AS version) AS v LEFT JOIN LATERAL (\
+            "SELECT coalesce(v.version, -1), m.*, v.erasure FROM (SELECT (SELECT position FROM message_store.messages \
+             WHERE stream_name = $4 ORDER BY position DESC LIMIT 1) AS version, {LAST_ERASURE}) AS v LEFT JOIN LATERAL (\
              SELECT {COLUMNS} FROM message_store.messages AS m WHERE m.stream_name = $4 \
              AND m.position {comparison} $5 AND {FILTER} ORDER BY m.position {order} LIMIT $6) AS m ON true"
         );
@@ -296,14 +303,18 @@ impl Messages<'_> {
         let types = (!filter.types.is_empty()).then_some(&*filter.types);
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&types, &filter.from_time, &filter.to_time];
         parameters.extend_from_slice(own);
-        let mut head = 0;
+        let (mut head, mut erasure) = (0, None);
         let read = |row: &Row| {
             head = row.try_get(0)?;
+            if row.len() > AFTER_COLUMNS {
+                erasure = row.try_get(AFTER_COLUMNS)?;
+            }
             // An empty page is one row without a message: it brings the head alone.
             has_message(row)?.then(|| message_of(row)).transpose()
         };
         let read = client.query_bounded(&statement, &parameters, bytes_max, read).await?;
-        Ok(Page { messages: read.rows.into_iter().flatten().collect(), head, is_cut: read.is_cut })
+        let messages = read.rows.into_iter().flatten().collect();
+        Ok(Page { messages, head, erasure: erasure.unwrap_or(0), is_cut: read.is_cut })
     }
 }
 
@@ -339,5 +350,6 @@ pub(super) fn message_of(row: &Row) -> Result<Message, StoreError> {
         data: row.try_get(6)?,
         metadata: row.try_get(7)?,
         time: row.try_get(8)?,
+        erased: row.try_get(9)?,
     }))
 }

@@ -38,6 +38,7 @@ const LOOK: &str = "SELECT n.snapshot, n.pages, b.messages, b.first \
     WHERE c.oid = 'message_store.messages'::regclass) \
     AND m.ctid >= (SELECT format('(%s,0)', greatest($1, $4 + pg_relation_size('message_store.messages'::regclass) \
     / current_setting('block_size')::bigint))::tid) AND m.global_position <= $2 \
+    AND NOT (m.data IS NULL AND EXISTS (SELECT FROM headwater.erased_messages AS e WHERE e.id = m.id)) \
     AND age(m.xmin) <= (SELECT age((pg_snapshot_xmin($3::text::pg_snapshot)::text::numeric % 4294967296)::text::xid)) \
     AND NOT pg_visible_in_snapshot(((SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint) \
     - (((SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint) - m.xmin::text::bigint) & 4294967295)\

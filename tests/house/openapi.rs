@@ -11,7 +11,7 @@ use super::assert_generated;
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Every route there is under the contract; a new one is added here by hand.
-const ROUTES: [(&str, &str, &str); 50] = [
+const ROUTES: [(&str, &str, &str); 51] = [
     ("get", "/v1/streams/{stream_name}/messages", "readStream"),
     ("post", "/v1/streams/{stream_name}/messages", "appendMessages"),
     ("get", "/v1/streams/{stream_name}/messages/last", "readLastMessage"),
@@ -19,6 +19,7 @@ const ROUTES: [(&str, &str, &str); 50] = [
     ("get", "/v1/categories/{category}/messages", "readCategory"),
     ("get", "/v1/all/messages", "readAll"),
     ("get", "/v1/messages/{id}", "readMessage"),
+    ("delete", "/v1/messages/{id}", "eraseMessage"),
     ("get", "/v1/streams/{stream_name}/events", "followStream"),
     ("get", "/v1/categories/{category}/events", "followCategory"),
     ("get", "/v1/all/events", "followAll"),

@@ -19,3 +19,15 @@ pub async fn until_some<T>(what: &str, within: Duration, mut fact: impl FnMut() 
 pub async fn until(what: &str, within: Duration, mut fact: impl FnMut() -> bool) {
     until_some(what, within, || fact().then_some(())).await;
 }
+
+/// The same for a fact that is asked for.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut fact: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + super::app::PATIENCE;
+    loop {
+        if let Some(found) = fact().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(POLL).await;
+    }
+}

@@ -97,6 +97,7 @@ mod tests {
                 data: Some("{}"),
                 metadata: None,
                 time: Timestamp(0),
+                erased: None,
             });
             for source in sources {
                 if let Ok(expression) = Expression::compile(&source) {

@@ -109,6 +109,19 @@ impl Feeds {
         self.inner.wished.notified().await;
     }
 
+    /// Messages at these positions were erased: what is here of them is forgotten, and what comes yet may have been read
+    /// before that.
+    pub fn erase(&self, positions: &[i64]) {
+        for feed in self.state().feeds.values_mut() {
+            for position in positions {
+                match *position > feed.up_to && feed.messages.is_known() {
+                    true => feed.messages.forget_up_to(*position),
+                    false => feed.messages.erase(*position),
+                }
+            }
+        }
+    }
+
     /// Another log stands there: what is known here is of one that is gone.
     pub fn forget(&self, history: u64) {
         drop(self.state_of(history));

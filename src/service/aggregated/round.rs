@@ -77,6 +77,11 @@ impl Round {
                     skipped += 1;
                     continue;
                 }
+                // Without its data it has no place, and nobody can mend that.
+                Placement::Stop(_) if message.is_erased => {
+                    skipped += 1;
+                    continue;
+                }
                 Placement::Stop(reason) => {
                     self.stop(projection, message, reason);
                     break;

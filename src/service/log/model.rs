@@ -109,6 +109,7 @@ impl World {
                 data: Some(&data),
                 metadata: None,
                 time: Timestamp(0),
+                erased: None,
             }));
             if !stored.is_away {
                 self.log.push(message.clone());

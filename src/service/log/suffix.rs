@@ -70,6 +70,13 @@ impl<T: Kept> Suffix<T> {
         }
     }
 
+    /// An entry must not be read any more: if it is here, it is forgotten, with those before it.
+    pub fn erase(&mut self, position: i64) {
+        if self.entries.binary_search_by_key(&position, |one| one.message().global_position).is_ok() {
+            self.forget_up_to(position);
+        }
+    }
+
     /// Forgets everything, and begins after a position.
     pub fn begin_after(&mut self, position: i64) {
         self.complete_from = position;

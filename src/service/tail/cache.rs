@@ -26,6 +26,8 @@ pub struct Cache {
     selected: Vec<Topic>,
     /// Counts the topics that were ever opened, so that a publication knows which came too late for it.
     opened: u64,
+    /// A message up to here was erased before it was settled. What was read of it may be from before that.
+    erased_up_to: i64,
 }
 
 struct TopicState {
@@ -55,6 +57,7 @@ impl Cache {
             topics: HashMap::new(),
             selected: Vec::new(),
             opened: 0,
+            erased_up_to: 0,
         }
     }
 
@@ -76,7 +79,7 @@ impl Cache {
 
     /// Begins with another log: what was kept belongs to none any more.
     pub fn begin_at(&mut self, settled: i64) {
-        (self.settled, self.check) = (settled, None);
+        (self.settled, self.check, self.erased_up_to) = (settled, None, 0);
         self.skip_to(settled);
     }
 
@@ -139,7 +142,10 @@ impl Cache {
     /// when `opened` was asked for. A topic that was opened later begins after them; one of which a message was left
     /// out begins after that, and its followers read what they miss from the database.
     pub fn publish(&mut self, new: Fetched, settled: i64, opened: u64) {
-        let Fetched { messages, left_out } = new;
+        let Fetched { mut messages, mut left_out } = new;
+        let fresh = messages.split_off(messages.partition_point(|one| one.global_position <= self.erased_up_to));
+        let stale = std::mem::replace(&mut messages, fresh);
+        left_out.extend(stale.iter().map(|stale| (stale.global_position, stale.stream_name.to_string())));
         self.move_to(settled);
         for state in self.topics.values_mut().filter(|state| state.opened > opened) {
             state.messages.forget_up_to(settled);
@@ -188,6 +194,22 @@ impl Cache {
         }
         self.ring.clear();
         self.bytes = 0;
+    }
+
+    /// A message was erased: what is here of it is forgotten. Followers that have not seen it yet read it from the database,
+    /// and so do those of a message that is not settled yet, because it may have been read before that.
+    pub fn erase(&mut self, global_position: i64) {
+        if global_position > self.settled {
+            self.erased_up_to = self.erased_up_to.max(global_position);
+        }
+        let Ok(at) = self.ring.binary_search_by_key(&global_position, |one| one.global_position) else { return };
+        let Some(message) = self.ring.remove(at) else { return };
+        self.bytes -= message.memory_bytes();
+        for topic in self.topics_of(&message.stream_name, Some(&message.message_type)) {
+            if let Some(state) = self.topics.get_mut(&topic) {
+                state.messages.erase(global_position);
+            }
+        }
     }
 
     /// As much as fits of what comes after a place. `None`: not all of that is here.
@@ -254,6 +276,7 @@ mod tests {
             data: Some("{}"),
             metadata: None,
             time: Timestamp(0),
+            erased: None,
         }))
     }
 
@@ -353,6 +376,22 @@ mod tests {
         assert_eq!((page.entries.len(), page.up_to), (2, 2));
         let page = cache.read(&Source::all(), at(2), most(100, 1)).unwrap();
         assert_eq!((page.entries.len(), page.up_to), (1, 3));
+    }
+
+    #[test]
+    fn what_was_erased_is_a_miss_also_if_it_was_read_before_and_settled_after() {
+        let mut cache = Cache::new(1 << 20);
+        cache.join(&Topic::All);
+        let opened = cache.opened();
+        cache.publish(read(vec![message("a-1", 0, 1), message("a-1", 1, 2), message("a-1", 2, 3)]), 3, opened);
+        cache.erase(2);
+        assert!(hit(&cache, &Source::all(), at(1)).is_none());
+        assert_eq!(hit(&cache, &Source::all(), at(2)), Some((vec![3], 3)), "those that have passed are not disturbed");
+        assert_eq!(cache.messages(), 2);
+        cache.erase(4);
+        cache.publish(read(vec![message("a-1", 3, 4), message("a-1", 4, 5)]), 5, opened);
+        assert!(hit(&cache, &Source::all(), at(3)).is_none());
+        assert_eq!(hit(&cache, &Source::all(), at(4)), Some((vec![5], 5)));
     }
 
     #[test]

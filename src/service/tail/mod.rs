@@ -1,6 +1,7 @@
 //! One reader of the log's end, many cursors: new messages are read once, settled, and kept for their followers.
 
 pub(super) mod cache;
+mod erasures;
 mod fetching;
 pub mod heartbeat;
 mod held_back;
@@ -32,6 +33,7 @@ use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
 use cache::Cache;
+use erasures::Erased;
 pub use held_back::HeldBack;
 pub use history::HistoryChanged;
 pub use reader::Reader;
@@ -74,6 +76,7 @@ struct Inner {
     /// The number by which the database knows the log that is read here.
     history_number: AtomicI64,
     history_changed: Mutex<Option<HistoryChanged>>,
+    erased: Erased,
     pages: PageReader,
     database: Database,
     observer: Observer,
@@ -146,6 +149,7 @@ impl Tail {
             history: watch::Sender::new(0),
             history_number: AtomicI64::new(0),
             history_changed: Mutex::default(),
+            erased: Erased::default(),
             pages: PageReader::new(database.clone(), settings.catch_up_reads_max),
             database,
             observer,

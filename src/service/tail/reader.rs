@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::cache::Fetched;
+use super::erasures::Seen;
 use super::fetching::Budget;
 use super::held_back::Hole;
 use super::history::Memory;
@@ -46,6 +47,7 @@ pub struct Reader {
     pending: BTreeMap<i64, Pending>,
     budget: Budget,
     oddities: Oddities,
+    pub(super) erasures: Seen,
     hole: Hole,
     checkpoint: (i64, Instant),
 }
@@ -76,6 +78,7 @@ impl Reader {
             pending: BTreeMap::new(),
             budget: Budget::default(),
             oddities: Oddities::default(),
+            erasures: Seen::default(),
             hole: Hole::default(),
             checkpoint: (0, Instant::now()),
         }
@@ -111,6 +114,8 @@ impl Reader {
         let session = self.tail.inner.database.tail_session().await?;
         self.memory.server = session.server().await?;
         self.oddities.begin();
+        // Before anything is read: what is erased after this is found by its number.
+        self.look_for_erasures(&session).await?;
         if !*begun {
             self.begin_first(&session).await?;
             *begun = true;
@@ -118,6 +123,7 @@ impl Reader {
         let mut next_look = Instant::now();
         loop {
             self.take_in();
+            self.look_for_erasures(&session).await?;
             let asked = self.tail.inner.asked.load(Ordering::SeqCst);
             let is_asked = asked > *self.tail.inner.done.borrow();
             if is_asked || !self.pending.is_empty() || Instant::now() >= next_look {

@@ -139,6 +139,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0007_functions",
     "0008_subscription_lag",
     "0009_subscription_words",
+    "0012_erasure",
 ];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
@@ -152,6 +153,8 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "begin_projections",
     "begin_subscriptions",
     "count_messages",
+    "erase_message",
+    "erasure",
     "find_duplicate_ids",
     "first_aggregated_position",
     "first_global_position_at",

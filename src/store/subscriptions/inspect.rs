@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 use super::At;
 use crate::domain::message::Message;
 use crate::domain::time::Timestamp;
-use crate::store::read::{COLUMNS, message_of};
+use crate::store::read::{AFTER_COLUMNS, COLUMNS, message_of};
 use crate::store::{StoreError, Subscriptions};
 
 /// A message that was delivered and not acked.
@@ -190,12 +190,12 @@ impl Subscriptions<'_> {
             let has_message = row.try_get::<_, Option<i64>>(5)?.is_some();
             Ok(ParkedMessage {
                 message: if has_message { Some(message_of(row)?) } else { None },
-                at: At { partition: row.try_get(9)?, position: row.try_get(10)? },
-                cause: row.try_get(11)?,
-                last_error: row.try_get(12)?,
-                consumer: row.try_get(13)?,
-                delivery_count: row.try_get::<_, i32>(14)?.into(),
-                parked_at: row.try_get(15)?,
+                at: At { partition: row.try_get(AFTER_COLUMNS)?, position: row.try_get(AFTER_COLUMNS + 1)? },
+                cause: row.try_get(AFTER_COLUMNS + 2)?,
+                last_error: row.try_get(AFTER_COLUMNS + 3)?,
+                consumer: row.try_get(AFTER_COLUMNS + 4)?,
+                delivery_count: row.try_get::<_, i32>(AFTER_COLUMNS + 5)?.into(),
+                parked_at: row.try_get(AFTER_COLUMNS + 6)?,
             })
         };
         rows.iter().map(read).collect()

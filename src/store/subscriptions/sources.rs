@@ -7,7 +7,7 @@ use tokio_postgres::types::ToSql;
 
 use super::At;
 use crate::domain::message::Message;
-use crate::store::read::{COLUMNS, PageLimit, has_message, message_of};
+use crate::store::read::{AFTER_COLUMNS, COLUMNS, PageLimit, has_message, message_of};
 use crate::store::{StoreError, Subscriptions};
 
 /// A place in a partition, and its message; `None` if that was deleted.
@@ -44,7 +44,7 @@ impl Subscriptions<'_> {
         let client = self.0.client().await?;
         let statement = client.prepare_cached(&sql).await?;
         let read = |row: &Row| {
-            let at = At { partition: row.try_get(9)?, position: row.try_get(10)? };
+            let at = At { partition: row.try_get(AFTER_COLUMNS)?, position: row.try_get(AFTER_COLUMNS + 1)? };
             Ok((at, has_message(row)?.then(|| message_of(row)).transpose()?))
         };
         let parameters: [&(dyn ToSql + Sync); 5] = [&aggregated_stream, &partitions, &afters, &limit, &each];

@@ -22,13 +22,18 @@ impl Feeds {
     /// Runs until the service stops.
     pub async fn run(self, database: Database, tail: Tail, observer: Observer, stopping: CancellationToken) {
         let mut back_off = BackOff::new("aggregated feeds", observer);
-        let mut histories = tail.histories();
+        let (mut histories, mut erasures) = (tail.histories(), tail.erasures());
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 _ = histories.changed() => {
                     let history = *histories.borrow_and_update();
                     self.forget(history);
+                }
+                _ = erasures.changed() => {
+                    erasures.borrow_and_update();
+                    self.erase(&tail.erased_positions());
+                    continue;
                 }
                 () = self.inner.kick.notified() => {}
                 () = tokio::time::sleep(POLL_INTERVAL) => {}

@@ -181,6 +181,7 @@ fn copy(message: &Message) -> Message {
         data: None,
         metadata: None,
         time: message.time,
+        erased: None,
     })
 }
 

@@ -1,0 +1,132 @@
+//! Forgets what was erased: copies in the cache are dropped, and those that are on their way to a client are replaced.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::reader::Reader;
+use super::{Tail, lock};
+use crate::domain::message::Message;
+use crate::store::erasures::Erasure;
+use crate::store::{Session, StoreError};
+
+/// How often erasures are looked for without a hint.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// So many of the last erasures are remembered, for copies that wait for a slow client.
+const RECENT_MAX: usize = 4_096;
+
+/// The last erasures that this instance knows of.
+#[derive(Default)]
+pub(super) struct Erased {
+    recent: Mutex<Recent>,
+    /// Anything was erased since this instance runs.
+    is_any: AtomicBool,
+    /// There may be something new.
+    is_hinted: AtomicBool,
+    /// Counts erasures.
+    count: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Recent {
+    by_position: HashMap<i64, (Uuid, String)>,
+    /// In the order in which they came.
+    positions: VecDeque<i64>,
+}
+
+/// What the reader has seen of erasures.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    number: Option<i64>,
+    looked: Option<Instant>,
+}
+
+impl Tail {
+    /// Messages may have been erased: look soon.
+    pub fn hint_erased(&self) {
+        self.inner.erased.is_hinted.store(true, Ordering::SeqCst);
+        self.inner.wake.notify_one();
+    }
+
+    /// These messages were erased. No copy of them is shown after this.
+    pub fn erased(&self, erasures: Vec<Erasure>) {
+        let erased = &self.inner.erased;
+        if erasures.is_empty() {
+            return;
+        }
+        let count = erasures.len() as u64;
+        {
+            // Known before the cache forgets them: a copy that was read there is replaced on its way out.
+            let mut recent = lock(&erased.recent);
+            for erasure in &erasures {
+                recent.take_in(erasure);
+            }
+            erased.is_any.store(true, Ordering::SeqCst);
+        }
+        let mut cache = self.cache();
+        erasures.iter().for_each(|erasure| cache.erase(erasure.global_position));
+        drop(cache);
+        erased.count.send_modify(|sum| *sum += count);
+    }
+
+    /// Changes when messages were erased.
+    pub fn erasures(&self) -> watch::Receiver<u64> {
+        self.inner.erased.count.subscribe()
+    }
+
+    /// The positions of the last erasures.
+    pub fn erased_positions(&self) -> Vec<i64> {
+        lock(&self.inner.erased.recent).positions.iter().copied().collect()
+    }
+
+    /// Replaces a copy of a message that was erased meanwhile.
+    pub fn redact(&self, message: &mut Arc<Message>) {
+        let erased = &self.inner.erased;
+        if !erased.is_any.load(Ordering::SeqCst) || message.is_erased {
+            return;
+        }
+        if let Some((_, text)) =
+            lock(&erased.recent).by_position.get(&message.global_position).filter(|(id, _)| *id == message.id)
+        {
+            *message = Arc::new(message.erased(text));
+        }
+    }
+}
+
+impl Recent {
+    fn take_in(&mut self, erasure: &Erasure) {
+        let (at, text) = (erasure.global_position, erasure.text.clone());
+        if self.by_position.insert(at, (erasure.id, text)).is_none() {
+            self.positions.push_back(at);
+        }
+        if self.positions.len() > RECENT_MAX
+            && let Some(oldest) = self.positions.pop_front()
+        {
+            self.by_position.remove(&oldest);
+        }
+    }
+}
+
+impl Reader {
+    /// Looks for erasures if a hint has come, or once an interval.
+    pub(super) async fn look_for_erasures(&mut self, session: &Session) -> Result<(), StoreError> {
+        let is_hinted = self.tail.inner.erased.is_hinted.swap(false, Ordering::SeqCst);
+        if !is_hinted && self.erasures.looked.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+            return Ok(());
+        }
+        loop {
+            let found = session.erasures_after(self.erasures.number).await?;
+            self.tail.erased(found.erasures);
+            self.erasures.number = Some(found.seen);
+            if found.is_all {
+                self.erasures.looked = Some(Instant::now());
+                return Ok(());
+            }
+        }
+    }
+}
