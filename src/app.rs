@@ -112,12 +112,7 @@ impl Running {
             tracing::warn!(%address, "--insecure: everybody who reaches this address can read and write everything");
         }
         migrate_when_reachable(settings, database_url, &lifecycle).await?;
-        let database = Database::open(DatabaseSettings {
-            url: database_url.to_owned(),
-            connections_max: settings.database_connections_max,
-            connect_timeout: settings.database_connect_timeout,
-            silence_timeout: settings.database_silence_timeout,
-        })?;
+        let database = open_database(settings, database_url)?;
         check_gap_rule(&database).await?;
         let service = Service::start(database.clone(), service_settings(settings), lifecycle.clone(), Observer::new());
         // The first look at the log: from here on the settled position is known.
@@ -158,7 +153,7 @@ impl Running {
 pub async fn serve(settings: Settings) -> Result<(), AppError> {
     check_address(&settings)?;
     let lifecycle = Lifecycle::new();
-    stop_on_signals(lifecycle.clone());
+    stop_on_signals(lifecycle.clone(), "stopping: open requests may end, event streams are asked to connect again");
     let database = DatabaseInUse::start(&settings).await?;
     if let Some(embedded) = &database.embedded {
         let (failed, lifecycle) = (embedded.failed(), lifecycle.clone());
@@ -200,10 +195,10 @@ pub fn print(text: &str) -> std::io::Result<()> {
 }
 
 /// The first signal drains; a second one ends the process at once.
-fn stop_on_signals(lifecycle: Lifecycle) {
+pub fn stop_on_signals(lifecycle: Lifecycle, says: &'static str) {
     tokio::spawn(async move {
         next_signal().await;
-        tracing::info!("stopping: open requests may end, event streams are asked to connect again");
+        tracing::info!("{says}");
         lifecycle.drain();
         next_signal().await;
         tracing::warn!("a second signal: ending at once");
@@ -258,9 +253,19 @@ async fn migrate_when_reachable(settings: &Settings, url: &str, lifecycle: &Life
     }
 }
 
+/// Connects nowhere yet.
+pub fn open_database(settings: &Settings, url: &str) -> Result<Database, OpenError> {
+    Database::open(DatabaseSettings {
+        url: url.to_owned(),
+        connections_max: settings.database_connections_max,
+        connect_timeout: settings.database_connect_timeout,
+        silence_timeout: settings.database_silence_timeout,
+    })
+}
+
 /// Refuses an engine that breaks the rule. If the rule cannot be tried (a right is missing, or the table is locked), the
 /// service starts: whatever needs that right or table will report it.
-async fn check_gap_rule(database: &Database) -> Result<(), AppError> {
+pub async fn check_gap_rule(database: &Database) -> Result<(), AppError> {
     match database.check_gap_rule().await {
         Err(error @ GapRuleError::Broken { .. }) => Err(error.into()),
         Err(error @ GapRuleError::Unknown(_)) => {
@@ -273,7 +278,7 @@ async fn check_gap_rule(database: &Database) -> Result<(), AppError> {
 
 /// Logs what was done and what an operator should know. Missing rights are an error: the service would start, and fail
 /// every request.
-fn take_report(report: MigrationReport) -> Result<(), AppError> {
+pub fn take_report(report: MigrationReport) -> Result<(), AppError> {
     for line in report.what_changed() {
         tracing::info!("schema: {line}");
     }
@@ -294,7 +299,8 @@ fn embedded_settings(settings: &Settings) -> EmbeddedSettings {
     }
 }
 
-fn service_settings(settings: &Settings) -> ServiceSettings {
+/// The settings of the service's parts.
+pub fn service_settings(settings: &Settings) -> ServiceSettings {
     ServiceSettings {
         append: AppendSettings {
             queue_max: settings.append_queue_max,

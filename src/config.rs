@@ -42,6 +42,33 @@ pub enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Write all messages as NDJSON, one a line, in order of their global positions
+    Export {
+        /// File to write to; `-` is standard output
+        #[arg(default_value = "-")]
+        file: PathBuf,
+        /// Only messages after this global position
+        #[arg(long, value_name = "POSITION", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
+        after: i64,
+        /// Go on after the last whole line of the file
+        #[arg(long, conflicts_with = "after")]
+        resume: bool,
+        /// Only messages of these categories, separated by commas
+        #[arg(long, value_delimiter = ',', value_name = "CATEGORY")]
+        categories: Vec<String>,
+    },
+    /// Read exported messages into the store; ids, positions, global positions and times stay. Goes on where it stopped
+    Import {
+        /// File to read; `-` is standard input
+        #[arg(default_value = "-")]
+        file: PathBuf,
+        /// Write after the messages that the store has, with new global positions
+        #[arg(long)]
+        append: bool,
+        /// Only say what would be refused
+        #[arg(long)]
+        check: bool,
+    },
     /// Print the OpenAPI document
     Openapi {
         /// The version of OpenAPI: 3.2 describes the events of event streams too, and few generators read it yet

@@ -13,3 +13,4 @@ pub mod program;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+mod transfer;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::app::{self, AppError, DatabaseInUse};
 use crate::config::{Cli, Command, OpenApiVersion, Settings};
 use crate::store::migrate::{self, MigrateOptions};
+use crate::transfer::{self, ExportOptions, ImportOptions};
 use crate::{http, telemetry};
 
 /// Does what the command line asks for.
@@ -30,6 +31,14 @@ pub fn run() -> ExitCode {
             runtime.block_on(migrate_schema(&cli.settings, check, MigrateOptions { notify_trigger }))
         }
         Command::Psql { arguments } => runtime.block_on(psql(&cli.settings, &arguments)),
+        Command::Export { file, after, resume, categories } => {
+            let options = ExportOptions { file, after, resume, categories };
+            runtime.block_on(transfer::run_export(&cli.settings, options)).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Import { file, append, check } => {
+            let options = ImportOptions { file, append, check };
+            runtime.block_on(transfer::run_import(&cli.settings, options)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Openapi { version } => {
             let version = match version {
                 OpenApiVersion::V3_1 => http::openapi::Version::V3_1,

@@ -36,3 +36,4 @@ mod store_errors;
 mod subscriptions;
 mod subscriptions_under_fire;
 mod support;
+mod transfer;

@@ -30,6 +30,8 @@ pub struct Message {
     json: Bytes,
     data: Range<usize>,
     metadata: Range<usize>,
+    /// Whether `data` and `metadata` are stored, or NULL.
+    is_stored: (bool, bool),
     /// `data` and `metadata` as expressions see them: made when the first filter asks, for all filters together.
     values: OnceLock<MessageValues>,
 }
@@ -59,6 +61,7 @@ pub struct MessageParts<'a> {
 impl Message {
     /// Writes the message's JSON.
     pub fn new(parts: MessageParts<'_>) -> Self {
+        let is_stored = (parts.data.is_some(), parts.metadata.is_some());
         let data = parts.data.unwrap_or("null");
         let metadata = parts.metadata.unwrap_or("null");
         let names = parts.stream_name.len() + parts.message_type.len();
@@ -96,6 +99,7 @@ impl Message {
             json: Bytes::from(json),
             data,
             metadata,
+            is_stored,
             values: OnceLock::new(),
         }
     }
@@ -113,6 +117,16 @@ impl Message {
     /// `metadata` as PostgreSQL prints it; `null` where it is NULL.
     pub fn metadata(&self) -> &str {
         self.slice(&self.metadata)
+    }
+
+    /// `data` as PostgreSQL prints it; `None` where it is SQL's NULL.
+    pub fn stored_data(&self) -> Option<&str> {
+        self.is_stored.0.then(|| self.data())
+    }
+
+    /// `metadata` as PostgreSQL prints it; `None` where it is SQL's NULL.
+    pub fn stored_metadata(&self) -> Option<&str> {
+        self.is_stored.1.then(|| self.metadata())
     }
 
     /// The category of its stream.

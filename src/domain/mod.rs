@@ -8,6 +8,7 @@ pub mod closing;
 pub mod database_url;
 pub mod delivery;
 pub mod event_id;
+pub mod exported_message;
 pub mod expression;
 pub mod filter;
 pub mod history;

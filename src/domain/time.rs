@@ -5,6 +5,10 @@ use chrono::{DateTime, Datelike, NaiveDateTime, TimeZone, Timelike, Utc};
 /// Microseconds between the Unix epoch and PostgreSQL's (2000-01-01).
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 
+/// The years of RFC 3339: from the beginning of 0001 to the end of 9999.
+const FIRST: i64 = -62_135_596_800_000_000;
+const LAST: i64 = 253_402_300_799_999_999;
+
 /// A point in time in UTC, in microseconds since the Unix epoch. PostgreSQL's `infinity` is the largest value, so that
 /// every row can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,7 +27,8 @@ impl Timestamp {
 
     /// To PostgreSQL's binary form: microseconds since 2000-01-01.
     pub fn to_postgres(self) -> i64 {
-        self.0.saturating_sub(POSTGRES_EPOCH_MICROS)
+        // The largest value is `infinity` in both.
+        if self.0 == i64::MAX { i64::MAX } else { self.0.saturating_sub(POSTGRES_EPOCH_MICROS) }
     }
 
     /// Reads RFC 3339, for years from 0001 to 9999. Digits after the microseconds are cut off.
@@ -59,10 +64,13 @@ impl Timestamp {
         out.push('Z');
     }
 
+    /// Whether RFC 3339, which has four digits for the year, can write it. PostgreSQL's range, and its infinities, go
+    /// further.
+    pub fn is_rfc3339(self) -> bool {
+        (FIRST..=LAST).contains(&self.0)
+    }
+
     fn clamped(self) -> NaiveDateTime {
-        // RFC 3339 has four digits for the year; PostgreSQL's range, and its infinities, go further.
-        const FIRST: i64 = -62_135_596_800_000_000; // 0001-01-01
-        const LAST: i64 = 253_402_300_799_999_999; // 9999-12-31
         Utc.timestamp_micros(self.0.clamp(FIRST, LAST)).single().unwrap_or_default().naive_utc()
     }
 }

@@ -22,6 +22,7 @@ pub mod read;
 pub mod reports;
 pub mod subscriptions;
 pub mod tail;
+pub mod transfer;
 
 pub use crate::store::StoreError as ServiceError;
 use aggregated::AggregatedStreams;

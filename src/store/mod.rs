@@ -14,6 +14,7 @@ pub mod erasures;
 mod error;
 pub mod gap_rule;
 pub mod history;
+pub mod import;
 pub mod listen;
 pub mod migrate;
 mod outcome;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use futures_util::future::{Either, select};
+use futures_util::{SinkExt, TryStreamExt};
 use tokio::task::AbortHandle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, RowStream, Statement, ToStatement};
@@ -41,6 +41,39 @@ pub struct Bounded<T> {
     pub rows: Vec<T>,
     /// There are more rows: the bytes were used up before.
     pub is_cut: bool,
+}
+
+/// Why rows were not copied.
+#[derive(Debug)]
+pub(super) enum CopyError {
+    /// The database refuses a row, which is counted from 0.
+    Row {
+        number: usize,
+        reason: String,
+    },
+    Store(StoreError),
+}
+
+impl CopyError {
+    fn of(error: tokio_postgres::Error) -> Self {
+        let row = error.as_db_error().and_then(|refused| {
+            // `COPY messages, line 3, column data`: in the language of the server, but for the number.
+            let context = refused.where_()?;
+            let digits = context.split(|character: char| !character.is_ascii_digit()).find(|digits| !digits.is_empty());
+            let number = digits?.parse::<usize>().ok()?.checked_sub(1)?;
+            let detail = refused.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+            Some(CopyError::Row { number, reason: format!("{}{detail}", refused.message()) })
+        });
+        match (row, StoreError::from(error)) {
+            (Some(row), StoreError::Refused { code, .. }) if is_about_a_row(&code) => row,
+            (_, error) => CopyError::Store(error),
+        }
+    }
+}
+
+/// Data exceptions, violated constraints, and limits exceeded.
+fn is_about_a_row(code: &str) -> bool {
+    ["22", "23", "54"].iter().any(|class| code.starts_with(class))
 }
 
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -164,6 +197,25 @@ impl Session {
     /// Statements without parameters and without rows.
     pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
         self.while_busy(self.client.batch_execute(sql)).await
+    }
+
+    /// Sends rows to a `COPY … FROM STDIN`, all at once.
+    pub(super) async fn copy_in(&self, sql: &str, rows: bytes::Bytes) -> Result<(), CopyError> {
+        let copying = async {
+            let mut sink = pin!(self.client.copy_in(sql).await?);
+            sink.send(rows).await?;
+            sink.finish().await
+        };
+        self.is_busy.store(true, Ordering::Relaxed);
+        let result = match self.limit {
+            None => copying.await,
+            Some((longest, what)) => match tokio::time::timeout(longest, copying).await {
+                Ok(result) => result,
+                Err(_) => return Err(CopyError::Store(StoreError::too_slow(what))),
+            },
+        };
+        self.is_done();
+        result.map(drop).map_err(CopyError::of)
     }
 
     /// Reads rows one by one until their bytes reach a bound (the first in any case), and then has PostgreSQL cancel the

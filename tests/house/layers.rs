@@ -3,7 +3,7 @@
 use super::sources;
 
 /// Each room with the rooms of this crate that it may use beside itself.
-const ROOMS: [(&str, &[&str]); 12] = [
+const ROOMS: [(&str, &[&str]); 13] = [
     ("domain", &[]),
     ("store", &["domain"]),
     // What happens is recorded where it happens, and agents are started by the life cycle.
@@ -16,7 +16,8 @@ const ROOMS: [(&str, &[&str]); 12] = [
     ("embedded_postgres", &[]),
     // What puts the house together knows every room.
     ("app", &["config", "domain", "embedded_postgres", "http", "lifecycle", "service", "store", "telemetry"]),
-    ("program", &["app", "config", "http", "store", "telemetry"]),
+    ("transfer", &["app", "config", "domain", "lifecycle", "service", "store", "telemetry"]),
+    ("program", &["app", "config", "http", "store", "telemetry", "transfer"]),
     ("main", &["program"]),
     (
         "lib",
@@ -31,6 +32,7 @@ const ROOMS: [(&str, &[&str]); 12] = [
             "service",
             "store",
             "telemetry",
+            "transfer",
         ],
     ),
 ];
