@@ -27,6 +27,17 @@ pub struct ExportedMessage {
     pub metadata: Option<String>,
     /// As in [`Message`].
     pub time: Timestamp,
+    /// `None`: its data and metadata were not erased.
+    pub erased: Option<ExportedErasure>,
+}
+
+/// When and why data and metadata were erased.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportedErasure {
+    /// By the clock of the database where it was done.
+    pub at: Timestamp,
+    /// The reason that was given.
+    pub reason: Option<String>,
 }
 
 /// The rule that a line breaks.
@@ -62,6 +73,16 @@ struct Fields<'a> {
     #[serde(borrow, default, deserialize_with = "given")]
     metadata: Option<&'a RawValue>,
     time: TimeField,
+    #[serde(default)]
+    erased: Option<ErasedField>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ErasedField {
+    at: String,
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 /// A time outside the years that RFC 3339 can write is a number of microseconds.
@@ -91,16 +112,21 @@ pub fn write_line(message: &Message, out: &mut String) {
             let _ = write!(out, ",\"{name}\":{value}");
         }
     }
+    out.push_str(",\"time\":");
     match message.time.is_rfc3339() {
         true => {
-            out.push_str(",\"time\":\"");
+            out.push('"');
             message.time.write_rfc3339(out);
-            out.push_str("\"}\n");
+            out.push('"');
         }
         false => {
-            let _ = writeln!(out, ",\"time\":{}}}", message.time.0);
+            let _ = write!(out, "{}", message.time.0);
         }
     }
+    if let Some(erasure) = message.erasure() {
+        let _ = write!(out, ",\"erased\":{erasure}");
+    }
+    out.push_str("}\n");
 }
 
 impl ExportedMessage {
@@ -124,6 +150,9 @@ impl ExportedMessage {
         if fields.global_position < 1 {
             return Err(field("global_position", "must be 1 or more"));
         }
+        if fields.erased.is_some() && (fields.data.is_some() || fields.metadata.is_some()) {
+            return Err(field("erased", "must not be there beside data or metadata"));
+        }
         Ok(Self {
             id: fields.id,
             stream_name: fields.stream_name,
@@ -133,6 +162,7 @@ impl ExportedMessage {
             data: checked("data", fields.data)?,
             metadata: checked("metadata", fields.metadata)?,
             time,
+            erased: fields.erased.map(ExportedErasure::parse).transpose()?,
         })
     }
 
@@ -140,6 +170,16 @@ impl ExportedMessage {
     pub fn memory_bytes(&self) -> usize {
         let json = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         size_of::<Self>() + self.stream_name.len() + self.message_type.len() + json(&self.data) + json(&self.metadata)
+    }
+}
+
+impl ExportedErasure {
+    fn parse(erased: ErasedField) -> Result<Self, LineError> {
+        if erased.reason.as_ref().is_some_and(|reason| reason.contains('\0')) {
+            return Err(field("erased.reason", "must not contain the character U+0000: PostgreSQL cannot store it"));
+        }
+        let at = Timestamp::parse_rfc3339(&erased.at).ok_or_else(|| field("erased.at", "must be RFC 3339"))?;
+        Ok(Self { at, reason: erased.reason })
     }
 }
 
@@ -180,7 +220,17 @@ mod tests {
     fn message<'a>(data: Option<&'a str>, metadata: Option<&'a str>, time: Timestamp) -> Message {
         let (id, stream_name) = (Uuid::from_u128(7), "a-1");
         let (message_type, position, global_position) = ("T", 3, 9);
-        Message::new(MessageParts { id, stream_name, message_type, position, global_position, data, metadata, time })
+        Message::new(MessageParts {
+            id,
+            stream_name,
+            message_type,
+            position,
+            global_position,
+            data,
+            metadata,
+            time,
+            erased: None,
+        })
     }
 
     fn line(message: &Message) -> String {
@@ -200,6 +250,23 @@ mod tests {
                     assert_eq!((read.data.as_deref(), read.metadata.as_deref(), read.time), (data, metadata, time));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn an_erasure_is_read_as_it_was_written() {
+        let erased =
+            message(Some("1"), None, Timestamp(0)).erased(r#"{"at": "2026-11-20T12:00:00.000000Z", "reason": "é"}"#);
+        let read = ExportedMessage::parse(&line(&erased)).unwrap();
+        assert_eq!((read.data, read.erased.unwrap().reason.as_deref()), (None, Some("é")));
+        for (from, to, part) in [
+            ("\"time\"", "\"data\":1,\"time\"", "erased must not be there beside data"),
+            ("2026-11", "2026-13", "erased.at must be RFC 3339"),
+            ("reason", "because", "unknown field"),
+            ("\"é\"", "\"\\u0000\"", "erased.reason must not contain"),
+        ] {
+            let text = ExportedMessage::parse(&line(&erased).replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(text.contains(part), "{text}");
         }
     }
 

@@ -30,6 +30,7 @@ pub struct Message {
     json: Bytes,
     data: Range<usize>,
     metadata: Range<usize>,
+    erasure: Range<usize>,
     /// Whether `data` and `metadata` are stored, or NULL.
     is_stored: (bool, bool),
     /// `data` and `metadata` as expressions see them: made when the first filter asks, for all filters together.
@@ -83,9 +84,10 @@ impl Message {
         json.push_str(",\"time\":\"");
         parts.time.write_rfc3339(&mut json);
         json.push('"');
+        let mut erasure = 0..0;
         if let Some(erased) = parts.erased {
             json.push_str(",\"erased\":");
-            json.push_str(erased);
+            erasure = push_range(&mut json, erased);
         }
         json.push('}');
         Self {
@@ -99,6 +101,7 @@ impl Message {
             json: Bytes::from(json),
             data,
             metadata,
+            erasure,
             is_stored,
             values: OnceLock::new(),
         }
@@ -127,6 +130,11 @@ impl Message {
     /// `metadata` as PostgreSQL prints it; `None` where it is SQL's NULL.
     pub fn stored_metadata(&self) -> Option<&str> {
         self.is_stored.1.then(|| self.metadata())
+    }
+
+    /// When and why its data and metadata were erased, as JSON text; `None`: they were not.
+    pub fn erasure(&self) -> Option<&str> {
+        self.is_erased.then(|| self.slice(&self.erasure))
     }
 
     /// The category of its stream.

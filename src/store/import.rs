@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::session::CopyError;
 use super::{Database, Session, StoreError};
 use crate::domain::exported_message::ExportedMessage;
+use crate::domain::time::Timestamp;
 
 /// A statement of an import that takes longer is given up, and its batch tried again: it may wait for other writers.
 const LIMIT: (Duration, &str) = (Duration::from_secs(120), "a batch of the import");
@@ -75,6 +76,14 @@ const END: &str = "SELECT coalesce(max(global_position), 0), coalesce(pg_sequenc
 /// Readers may have settled positions that are given to messages only now: to them it is another log.
 const BEGIN_HISTORY: &str = "SELECT headwater.begin_history((SELECT history FROM headwater.settled_position), \
     NOT EXISTS (SELECT FROM message_store.messages))";
+/// Erasures are counted one by one, and who erases takes their number before a lock on messages.
+const LOCK_ERASURES: &str = "SELECT number FROM headwater.erasures FOR UPDATE";
+const ADD_ERASURES: &str = "WITH e AS (SELECT * FROM unnest($1::uuid[], $2::timestamp[], $3::text[]) WITH ORDINALITY \
+    AS e (id, erased_at, reason, nth)), n AS (UPDATE headwater.erasures SET number = number + (SELECT count(*) FROM e) \
+    RETURNING number - (SELECT count(*) FROM e) AS before) \
+    INSERT INTO headwater.erased_messages (id, number, stream_name, global_position, erased_at, reason) \
+    SELECT m.id, n.before + e.nth, m.stream_name, m.global_position, e.erased_at AT TIME ZONE 'utc', e.reason \
+    FROM n CROSS JOIN e JOIN message_store.messages AS m ON m.id = e.id";
 const SET_SEQUENCE: &str =
     "SELECT setval(pg_get_serial_sequence('message_store.messages', 'global_position')::regclass, $1)";
 
@@ -133,6 +142,9 @@ impl Session {
         after: i64,
         mode: ImportMode,
     ) -> Result<Imported, ImportError> {
+        if batch.iter().any(|message| message.erased.is_some()) {
+            self.batch(LOCK_ERASURES).await?;
+        }
         match mode {
             ImportMode::Restore => self.batch(LOCK_TABLE).await?,
             ImportMode::Append => {
@@ -147,6 +159,7 @@ impl Session {
         };
         if mode == ImportMode::Append {
             self.copy(&new, mode).await?;
+            self.add_erasures(&new).await?;
             let rows = self.query_typed("SELECT lastval()", &[]).await?;
             let last_position = rows.first().map(|row| column(row, 0)).transpose()?;
             return Ok(Imported { duplicates, last_position });
@@ -156,6 +169,7 @@ impl Session {
             self.query_typed(BEGIN_HISTORY, &[]).await?;
         }
         self.copy(&new, mode).await?;
+        self.add_erasures(&new).await?;
         self.query_typed(SET_SEQUENCE, &[(&last.global_position.max(given), Type::INT8)]).await?;
         Ok(Imported { duplicates, last_position: Some(last.global_position) })
     }
@@ -259,6 +273,20 @@ impl Session {
         let (at, version): (i64, i64) = (column(row, 0)?, column(row, 1)?);
         let at = at as usize - 1;
         Err(taken(names[at], firsts[at], version, places[at]))
+    }
+
+    async fn add_erasures(&self, new: &[(usize, &ExportedMessage)]) -> Result<(), StoreError> {
+        let erased: Vec<_> =
+            new.iter().filter_map(|(_, message)| Some((message.id, message.erased.as_ref()?))).collect();
+        if erased.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = erased.iter().map(|(id, _)| *id).collect();
+        let times: Vec<Timestamp> = erased.iter().map(|(_, erasure)| erasure.at).collect();
+        let reasons: Vec<Option<&str>> = erased.iter().map(|(_, erasure)| erasure.reason.as_deref()).collect();
+        let (uuids, timestamps, texts) = (Type::UUID_ARRAY, Type::TIMESTAMP_ARRAY, Type::TEXT_ARRAY);
+        self.query_typed(ADD_ERASURES, &[(&ids, uuids), (&times, timestamps), (&reasons, texts)]).await?;
+        Ok(())
     }
 
     async fn copy(&self, new: &[(usize, &ExportedMessage)], mode: ImportMode) -> Result<(), ImportError> {

@@ -165,3 +165,34 @@ async fn what_http_wrote_is_what_http_gives_after_a_move() {
     app.stop().await;
     moved.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erased_message_stays_one() {
+    let one = TestDatabase::migrated().await;
+    let app = TestApp::on(&one).await;
+    for n in 0..4 {
+        app.write("account-1", "T", json!({ "n": n })).await;
+    }
+    let page = app.get("/v1/streams/account-1/messages").await.json();
+    for (nth, query) in [(1, "?reason=asked%20for"), (3, "")] {
+        let id = page["messages"][nth]["id"].as_str().unwrap();
+        assert_eq!(app.delete(&format!("/v1/messages/{id}{query}")).await.status, 200);
+    }
+    let (_, lines, _) = run(&one.url, &["export"]).await;
+    for more in [&[][..], &["--append"]] {
+        let other = TestDatabase::migrated().await;
+        let file = Lines::of(&lines);
+        imported(&other.url, &file.path, more).await;
+        imported(&other.url, &file.path, more).await;
+        let moved = TestApp::on(&other).await;
+        let path = "/v1/streams/account-1/messages";
+        assert_eq!(moved.get(path).await.json(), app.get(path).await.json());
+        assert!(app.get(path).await.json()["messages"][1]["erased"]["reason"] == "asked for");
+        // The next erasure is counted after those that were imported.
+        let id = page["messages"][0]["id"].as_str().unwrap();
+        assert_eq!(moved.delete(&format!("/v1/messages/{id}")).await.status, 200);
+        assert!(moved.get(path).await.json()["messages"][0]["erased"].is_object());
+        moved.stop().await;
+    }
+    app.stop().await;
+}
