@@ -4,6 +4,7 @@
 //! skipped, and that is said. `HEADWATER_BENCH_SECONDS` sets how long each load lasts (default 8).
 
 mod appends;
+mod at_size;
 mod crowd;
 mod fan_out;
 mod follows;
@@ -32,6 +33,7 @@ fn main() {
         follows::run(&stand, &mut report, span).await;
         projections::run(&stand, &mut report, span).await;
         subscriptions::run(&stand, &mut report, span).await;
+        at_size::run(&stand, &mut report, span).await;
         stand.stop().await;
         report.finish();
     });

@@ -44,7 +44,7 @@ pub async fn run(stand: &Stand, report: &mut Report, span: Duration) {
 
 /// Of a delivery, what an ack needs; the message itself is passed over.
 #[derive(Deserialize)]
-struct Delivery {
+pub struct Delivery {
     partition: i64,
     position: i64,
     epoch: i64,
@@ -101,7 +101,7 @@ async fn consume(stand: &Stand, report: &mut Report, mode: &'static str) {
     report.row(row, own, format!("{CONSUMERS} consumers"), target);
 }
 
-async fn fetch(http: &mut Http, address: &str, subscription: &str, consumer: usize, limit: usize) -> Vec<Delivery> {
+pub async fn fetch(http: &mut Http, address: &str, subscription: &str, consumer: usize, limit: usize) -> Vec<Delivery> {
     // What was not acked is not asked for again: some rows fetch without acks.
     let body = format!(r#"{{"consumer":"w{consumer}","limit":{limit},"wait":"200ms","backlog":false}}"#);
     let (status, _) = http.send(&post(address, &format!("/v1/subscriptions/{subscription}/fetch"), &body)).await;
@@ -110,7 +110,7 @@ async fn fetch(http: &mut Http, address: &str, subscription: &str, consumer: usi
 }
 
 /// Acks what was fetched; how many messages that were.
-async fn ack(
+pub async fn ack(
     http: &mut Http,
     address: &str,
     subscription: &str,

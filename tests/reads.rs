@@ -1,5 +1,6 @@
 //! Reading pages: nothing is left out, nothing comes twice, and what was answered is seen.
 
+mod by_time;
 mod categories;
 mod filters;
 mod freshness;

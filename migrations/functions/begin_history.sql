@@ -31,6 +31,7 @@ BEGIN
   -- The next report counts again.
   UPDATE headwater.counted_position SET position = 0;
   DELETE FROM headwater.message_counts;
+  DELETE FROM headwater.time_ranges;
 
   -- What is known of messages of which the log has no trace any more.
   DELETE FROM headwater.erased_messages AS e

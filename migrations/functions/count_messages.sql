@@ -58,6 +58,15 @@ BEGIN
     last_global_position = excluded.last_global_position,
     last_time = greatest(c.last_time, excluded.last_time);
 
+  INSERT INTO headwater.time_ranges AS r (run, first_time, last_time)
+  SELECT m.global_position / 10000, min(m.time), max(m.time)
+  FROM message_store.messages AS m
+  WHERE m.global_position > counted AND m.global_position <= target
+  GROUP BY m.global_position / 10000
+  ON CONFLICT (run) DO UPDATE SET
+    first_time = least(r.first_time, excluded.first_time),
+    last_time = greatest(r.last_time, excluded.last_time);
+
   UPDATE headwater.counted_position SET position = target;
 
   RETURN target;

@@ -11,6 +11,7 @@ use crate::telemetry::Observer;
 pub mod aggregated;
 pub mod append;
 pub mod back_off;
+mod counting;
 mod detached;
 pub mod erase;
 pub mod event_streams;

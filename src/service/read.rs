@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::counting::Counting;
 use super::log::Place;
 use super::log::pages::{PageBounds, PageSizer};
 use super::long_poll::LongPoll;
@@ -16,7 +17,7 @@ use crate::domain::source::Source;
 use crate::domain::stream_name::{Category, StreamName};
 use crate::domain::time::Timestamp;
 pub use crate::store::read::CategoryOptions;
-use crate::store::read::{Page, PageLimit, StreamSummary};
+use crate::store::read::{Page, PageLimit, Span, StreamSummary};
 use crate::store::{Database, StoreError};
 
 /// How many messages one request may look at for an expression. After these the page ends, and names where to go on.
@@ -99,6 +100,7 @@ pub enum PlaceError {
 pub struct Reads {
     database: Database,
     tail: Tail,
+    counting: Counting,
     draining: CancellationToken,
     /// A page ends when its messages have this many bytes.
     page_bytes_max: usize,
@@ -106,7 +108,8 @@ pub struct Reads {
 
 impl Reads {
     pub fn new(database: Database, tail: Tail, draining: CancellationToken, page_bytes_max: usize) -> Self {
-        Self { database, tail, draining, page_bytes_max }
+        let counting = Counting::new(database.clone(), tail.clone());
+        Self { database, tail, counting, draining, page_bytes_max }
     }
 
     /// A page; if it would be empty, waits for a message as long as the request says.
@@ -146,7 +149,8 @@ impl Reads {
         // One more than was asked for, to know whether anything follows.
         let wanted = request.limit + 1;
         let mut pages = PageSizer::new(EXAMINED_AT_ONCE);
-        let mut from = begin;
+        let spans = self.counting.spans(&request.filter, request.source.single_stream()).await?;
+        let mut from = begin.unwrap_or(if request.backward { i64::MAX } else { 0 });
         let (mut examined, mut bytes) = (0, 0);
         let mut kept = Vec::new();
         loop {
@@ -155,8 +159,9 @@ impl Reads {
                 Some(_) => PageLimit { bytes: pages.limit().bytes.min(room), ..pages.limit() },
                 None => PageLimit { messages: (wanted - kept.len()) as i64, bytes: room },
             };
-            let mut page = self.read_chunk(request, from, limit).await?;
-            let is_last = (page.messages.len() as i64) < limit.messages && !page.is_cut;
+            let (span, is_last_span) = spans.next(from, request.backward);
+            let mut page = self.read_chunk(request, span, limit).await?;
+            let is_end_of_span = (page.messages.len() as i64) < limit.messages && !page.is_cut;
             let last = page.messages.last().map(|message| request.position_of(message));
             let read: usize = page.messages.iter().map(|message| message.json().len()).sum();
             pages.saw(page.messages.len(), read);
@@ -164,33 +169,31 @@ impl Reads {
             let (head, erasure) = (page.head, page.erasure);
             page.messages.retain(|message| expression.is_none_or(|expression| expression.passes(message)));
             kept.append(&mut page.messages);
-            if is_last || kept.len() > request.limit {
+            if is_end_of_span && is_last_span || kept.len() > request.limit {
                 return Ok(finish(request, begin, Page { messages: kept, head, erasure, is_cut: false }));
             }
-            from = last.map(|last| if request.backward { last - 1 } else { last.saturating_add(1) });
+            // A page that ended before the end of the span has messages.
+            let end = last.filter(|_| !is_end_of_span).unwrap_or(span.to);
+            from = if request.backward { end - 1 } else { end.saturating_add(1) };
             if examined >= EXAMINED_MAX || bytes >= self.page_bytes_max {
                 let version = if matches!(request.source, PageSource::Stream(_)) { head } else { 0 };
-                let next = from.filter(|next| *next >= request.source.first_position());
+                let next = Some(from).filter(|next| *next >= request.source.first_position());
                 return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version, erasure });
             }
         }
     }
 
-    async fn read_chunk(&self, request: &PageRequest, from: Option<i64>, limit: PageLimit) -> Result<Page, StoreError> {
+    async fn read_chunk(&self, request: &PageRequest, span: Span, limit: PageLimit) -> Result<Page, StoreError> {
         let filter = &request.filter;
-        let from = from.unwrap_or(if request.backward { i64::MAX } else { 0 });
         match &request.source {
-            PageSource::Stream(name) => {
-                self.database.messages().stream_page(name.as_str(), from, request.backward, limit, filter).await
-            }
+            PageSource::Stream(name) => self.database.messages().stream_page(name.as_str(), span, limit, filter).await,
             PageSource::Category(name, options) => {
-                let backward = request.backward;
-                self.database.messages().category_page(name.as_str(), from, backward, limit, filter, options).await
+                self.database.messages().category_page(name.as_str(), span, limit, filter, options).await
             }
             PageSource::All => {
                 // Only settled messages: a later page could not come back for one that appears before them.
                 let settled = self.tail.refresh().await;
-                self.database.messages().all_page(from, request.backward, settled, limit, filter).await
+                self.database.messages().all_page(span, settled, limit, filter).await
             }
         }
     }
@@ -225,11 +228,11 @@ impl Reads {
         let begin = Place::global(0, self.tail.history());
         match source.single_stream() {
             Some(name) => self.place_in_stream(name, start, begin).await,
-            None => self.place_in_log(start, begin).await,
+            None => self.place_in_log(source, start, begin).await,
         }
     }
 
-    async fn place_in_log(&self, start: Start, begin: Place) -> Result<Place, PlaceError> {
+    async fn place_in_log(&self, source: &Source, start: Start, begin: Place) -> Result<Place, PlaceError> {
         let (after, check) = match start {
             Start::After(cursor) => {
                 let found = self.database.messages().id_at(cursor.position).await?;
@@ -245,7 +248,12 @@ impl Reads {
             Start::AtTime(time) => {
                 // A message that is not settled may still appear before the first one that is visible now.
                 let settled = self.tail.refresh().await;
-                (settled.min(self.database.messages().first_global_position_at(time).await? - 1), None)
+                let messages = self.database.messages();
+                let first = settled.min(messages.first_global_position_at(time).await? - 1);
+                // From there on other sources have messages of that time, this one perhaps later.
+                let filter = Filter { from_time: Some(time), ..Filter::default() };
+                let page = messages.follow_page(source, first, settled, PageLimit::ONE, &filter).await?;
+                (page.messages.first().map_or(settled, |message| message.global_position - 1), None)
             }
         };
         Ok(Place { after, check, ..begin })
@@ -275,8 +283,12 @@ impl Reads {
                 (settled, end, self.database.messages().id_in_stream(name, end).await?.map(Check::of))
             }
             Start::AtTime(time) => {
-                let first = self.database.messages().first_global_position_at(time).await?;
-                (0, self.database.messages().first_position_after(name, first - 1).await? - 1, None)
+                let messages = self.database.messages();
+                let first = messages.first_global_position_at(time).await?;
+                let span = Span::forward(messages.first_position_after(name, first - 1).await?);
+                let filter = Filter { from_time: Some(time), ..Filter::default() };
+                let page = messages.stream_page(name, span, PageLimit::ONE, &filter).await?;
+                (0, page.messages.first().map_or(page.head, |message| message.position - 1), None)
             }
         };
         Ok(Place { after, stream_after: Some(stream_after), check, ..begin })
@@ -306,6 +318,13 @@ impl PageSource {
         match self {
             PageSource::Stream(_) => 0,
             PageSource::All | PageSource::Category(..) => 1,
+        }
+    }
+
+    fn single_stream(&self) -> Option<&str> {
+        match self {
+            PageSource::Stream(name) => Some(name.as_str()),
+            PageSource::All | PageSource::Category(..) => None,
         }
     }
 

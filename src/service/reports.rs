@@ -1,10 +1,11 @@
 //! Reports on categories, streams, types and the settled position, at a cost that does not grow with the store.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
+use super::counting::Counting;
 use super::tail::Tail;
 use crate::domain::stream_name;
 pub use crate::store::reports::{CountLine, CountedBy, HolderLine, StreamLine};
@@ -16,10 +17,6 @@ use crate::store::{Database, StoreError};
 const NAMES_EXAMINED_MAX: usize = 10_000;
 /// How many names are read at once for a search.
 const NAMES_AT_ONCE: usize = 500;
-/// How many messages are counted in one transaction.
-const COUNTED_AT_ONCE: i64 = 20_000;
-/// How long one request may count. Later requests count the rest.
-const COUNTING_TIME_MAX: Duration = Duration::from_millis(250);
 
 /// Which names to report.
 #[derive(Debug, Clone, Default)]
@@ -86,12 +83,14 @@ pub struct HeldBackReport {
 pub struct Reports {
     database: Database,
     tail: Tail,
+    counting: Counting,
     in_code_point_order: Arc<OnceCell<bool>>,
 }
 
 impl Reports {
     pub fn new(database: Database, tail: Tail) -> Self {
-        Self { database, tail, in_code_point_order: Arc::default() }
+        let counting = Counting::new(database.clone(), tail.clone());
+        Self { database, tail, counting, in_code_point_order: Arc::default() }
     }
 
     /// Streams in order of name, as the database sorts.
@@ -154,13 +153,7 @@ impl Reports {
 
     /// Categories or types in order of name. First counts new messages, for a while.
     pub async fn counts(&self, by: CountedBy, query: &NameQuery) -> Result<CountsPage, StoreError> {
-        let settled_position = self.tail.refresh().await;
-        let deadline = Instant::now() + COUNTING_TIME_MAX;
-        while let Some(counted) = self.database.reports().count_messages(settled_position, COUNTED_AT_ONCE).await? {
-            if counted >= settled_position || Instant::now() >= deadline {
-                break;
-            }
-        }
+        let settled_position = self.counting.catch_up().await?;
         let store_query = CountQuery {
             from: query.from.clone().unwrap_or_default(),
             prefix: query.prefix.clone(),

@@ -30,6 +30,15 @@ pub struct PageLimit {
     pub bytes: usize,
 }
 
+/// Where to read: from a position towards another one, both inclusive.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    pub from: i64,
+    pub to: i64,
+    /// `to` is before `from`, and the page begins with its newest message.
+    pub backward: bool,
+}
+
 /// A page for a follower.
 #[derive(Debug)]
 pub struct FollowedPage {
@@ -47,10 +56,22 @@ pub struct CategoryOptions {
     pub group: Option<(i64, i64)>,
 }
 
-/// A summary of a stream.
+/// Where messages of a span of time can be: from `first` to `last`, and from `uncounted_from` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeWindow {
+    pub first: i64,
+    pub last: i64,
+    pub uncounted_from: i64,
+    /// The global position up to which times are known.
+    pub counted_position: i64,
+}
+
+/// A summary of a stream, by its first and its last message.
 #[derive(Debug, Clone)]
 pub struct StreamSummary {
     pub version: i64,
+    /// Counted in a stream of fewer than [`COUNTED_MAX`]; of a longer one, the number of its positions from the first to
+    /// the last. These differ only where SQL has deleted a message between others.
     pub message_count: i64,
     pub first_position: i64,
     pub first_time: Timestamp,
@@ -63,6 +84,8 @@ pub(super) const COLUMNS: &str = "m.id, m.stream_name, m.type, m.position, m.glo
     m.metadata::text, m.time, CASE WHEN m.data IS NULL THEN headwater.erasure(m.id) END AS erased";
 /// Where the columns of a query go on after [`COLUMNS`], which begin at the second.
 pub(super) const AFTER_COLUMNS: usize = 10;
+/// So many messages of a stream are counted one by one.
+const COUNTED_MAX: i64 = 1_000;
 /// Selects a category's rows in the order of their index. With a plain equality the planner may walk the primary key
 /// instead, over the messages of all other categories.
 const IN_CATEGORY: &str = "message_store.category(m.stream_name) BETWEEN $4 AND $4";
@@ -73,7 +96,7 @@ const FILTER: &str = "($1::text[] IS NULL OR m.type = ANY ($1)) AND ($2::timesta
     AND ($3::timestamp IS NULL OR m.time < $3)";
 
 impl PageLimit {
-    const ONE: PageLimit = PageLimit { messages: 1, bytes: usize::MAX };
+    pub const ONE: PageLimit = PageLimit { messages: 1, bytes: usize::MAX };
 
     /// The bytes as a parameter for PostgreSQL.
     pub(super) fn bytes(&self) -> i64 {
@@ -89,71 +112,74 @@ impl Page {
 }
 
 impl Messages<'_> {
-    /// A stream's messages from a position on, towards its end or (`backward`) its beginning.
+    /// A stream's messages in a span of its positions.
     pub async fn stream_page(
         self,
         stream_name: &str,
-        from: i64,
-        backward: bool,
+        span: Span,
         limit: PageLimit,
         filter: &Filter,
     ) -> Result<Page, StoreError> {
-        let (comparison, order) = direction(backward);
+        let (comparison, end, order) = span.direction();
         // The version and the messages come from one snapshot: a client that decides by them and appends with that version
         // has seen everything up to it.
         let sql = format!(
             "SELECT coalesce(v.version, -1), m.*, v.erasure FROM (SELECT (SELECT position FROM message_store.messages \
              WHERE stream_name = $4 ORDER BY position DESC LIMIT 1) AS version, {LAST_ERASURE}) AS v LEFT JOIN LATERAL (\
              SELECT {COLUMNS} FROM message_store.messages AS m WHERE m.stream_name = $4 \
-             AND m.position {comparison} $5 AND {FILTER} ORDER BY m.position {order} LIMIT $6) AS m ON true"
+             AND m.position {comparison} $5 AND m.position {end} $6 AND {FILTER} \
+             ORDER BY m.position {order} LIMIT $7) AS m ON true"
         );
-        self.page(&sql, filter, limit.bytes, &[&stream_name, &from, &limit.messages]).await
+        self.page(&sql, filter, limit.bytes, &[&stream_name, &span.from, &span.to, &limit.messages]).await
     }
 
-    /// A category's messages from a global position on, towards its end or (`backward`) its beginning.
+    /// A category's messages in a span of global positions.
     pub async fn category_page(
         self,
         category: &str,
-        from: i64,
-        backward: bool,
+        span: Span,
         limit: PageLimit,
         filter: &Filter,
         options: &CategoryOptions,
     ) -> Result<Page, StoreError> {
-        let (comparison, order) = direction(backward);
+        let (comparison, end, order) = span.direction();
         let sql = format!(
             "SELECT coalesce(v.head, 0), m.* FROM (SELECT (SELECT global_position FROM message_store.messages \
              WHERE message_store.category(stream_name) BETWEEN $4 AND $4 \
              ORDER BY message_store.category(stream_name) DESC, global_position DESC LIMIT 1) AS head) AS v \
              LEFT JOIN LATERAL (SELECT {COLUMNS} FROM message_store.messages AS m \
-             WHERE {IN_CATEGORY} AND m.global_position {comparison} $5 AND {FILTER} \
+             WHERE {IN_CATEGORY} AND m.global_position {comparison} $5 AND m.global_position {end} $10 AND {FILTER} \
              AND ($7::text IS NULL OR message_store.category(m.metadata ->> 'correlationStreamName') = $7) \
              AND ($8::bigint IS NULL OR headwater.group_member(m.stream_name, $9) = $8) \
              ORDER BY message_store.category(m.stream_name) {order}, m.global_position {order} LIMIT $6) AS m ON true"
         );
         let (member, size) = options.group.unzip();
-        let parameters: [&(dyn ToSql + Sync); 6] =
-            [&category, &from, &limit.messages, &options.correlation, &member, &size];
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&category, &span.from, &limit.messages, &options.correlation, &member, &size, &span.to];
         self.page(&sql, filter, limit.bytes, &parameters).await
     }
 
-    /// All messages from a global position on, towards one that is settled or (`backward`) the beginning.
+    /// All messages in a span of global positions, up to one that is settled.
     pub async fn all_page(
         self,
-        from: i64,
-        backward: bool,
-        up_to: i64,
+        span: Span,
+        settled: i64,
         limit: PageLimit,
         filter: &Filter,
     ) -> Result<Page, StoreError> {
-        let (comparison, order) = direction(backward);
+        let (comparison, end, order) = span.direction();
         let sql = format!(
             "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m \
-             WHERE m.global_position {comparison} $4 AND m.global_position <= $5 AND {FILTER} \
+             WHERE m.global_position {comparison} $4 AND m.global_position {end} $5 AND {FILTER} \
              ORDER BY m.global_position {order} LIMIT $6"
         );
-        let page = self.page(&sql, filter, limit.bytes, &[&from, &up_to, &limit.messages]).await?;
-        Ok(Page { head: up_to, ..page })
+        // The later one of both ends is settled.
+        let (from, to) = match span.backward {
+            true => (span.from.min(settled), span.to),
+            false => (span.from, span.to.min(settled)),
+        };
+        let page = self.page(&sql, filter, limit.bytes, &[&from, &to, &limit.messages]).await?;
+        Ok(Page { head: settled, ..page })
     }
 
     /// What comes after a follower's place, up to a settled position: in a single stream after a position in it, otherwise
@@ -168,7 +194,8 @@ impl Messages<'_> {
     ) -> Result<FollowedPage, StoreError> {
         // With patterns, all messages are read, and the follower passes over those that do not match.
         if source.topics().iter().any(|topic| matches!(topic, Topic::All | Topic::Selected(_))) {
-            return Ok(self.all_page(after.saturating_add(1), false, up_to, limit, filter).await?.followed(limit));
+            let span = Span::forward(after.saturating_add(1));
+            return Ok(self.all_page(span, up_to, limit, filter).await?.followed(limit));
         }
         if let Some(stream_name) = source.single_stream() {
             let sql = format!(
@@ -217,25 +244,33 @@ impl Messages<'_> {
     pub async fn last(self, stream_name: &str, message_type: Option<&str>) -> Result<Option<Message>, StoreError> {
         let types = message_type.map(|name| vec![name.to_owned()]).unwrap_or_default();
         let filter = Filter { types: types.into(), ..Filter::default() };
-        Ok(self.stream_page(stream_name, i64::MAX, true, PageLimit::ONE, &filter).await?.messages.pop())
+        let span = Span { from: i64::MAX, to: 0, backward: true };
+        Ok(self.stream_page(stream_name, span, PageLimit::ONE, &filter).await?.messages.pop())
     }
 
     pub async fn stream_summary(self, stream_name: &str) -> Result<Option<StreamSummary>, StoreError> {
         let row = sqlx::query!(
-            r#"SELECT count(*) AS "message_count!", min(position) AS first_position, max(position) AS version,
-               min(time) AS "first_time: Timestamp", max(time) AS "last_time: Timestamp"
-               FROM message_store.messages WHERE stream_name = $1"#,
-            stream_name
+            r#"SELECT (SELECT count(*) FROM (SELECT FROM message_store.messages WHERE stream_name = $1
+               ORDER BY position LIMIT $2) AS m) AS "message_count!", first.position AS first_position, first.time AS "first_time: Timestamp", last.position AS version,
+               last.time AS "last_time: Timestamp" FROM
+               (SELECT position, time FROM message_store.messages WHERE stream_name = $1 ORDER BY position LIMIT 1)
+               AS first,
+               (SELECT position, time FROM message_store.messages WHERE stream_name = $1 ORDER BY position DESC LIMIT 1)
+               AS last"#,
+            stream_name,
+            COUNTED_MAX
         )
-        .fetch_one(self.0)
+        .fetch_optional(self.0)
         .await?;
-        let ends = row.version.zip(row.first_position).zip(row.first_time.zip(row.last_time));
-        Ok(ends.map(|((version, first_position), (first_time, last_time))| StreamSummary {
-            version,
-            message_count: row.message_count,
-            first_position,
-            first_time,
-            last_time,
+        Ok(row.map(|row| StreamSummary {
+            version: row.version,
+            message_count: match row.message_count {
+                COUNTED_MAX => row.version + 1 - row.first_position,
+                fewer => fewer,
+            },
+            first_position: row.first_position,
+            first_time: row.first_time,
+            last_time: row.last_time,
         }))
     }
 
@@ -269,6 +304,25 @@ impl Messages<'_> {
             time as _
         );
         Ok(position.fetch_one(self.0).await?)
+    }
+
+    /// Where messages of a span of time can be; in a stream, if one is given, at its positions.
+    pub async fn time_window(self, filter: &Filter, stream_name: Option<&str>) -> Result<TimeWindow, StoreError> {
+        let window = sqlx::query_as!(
+            TimeWindow,
+            r#"SELECT w.counted_position AS "counted_position!",
+               CASE WHEN $3::text IS NULL THEN w.first_position
+               ELSE headwater.first_position_after($3, w.first_position - 1) END AS "first!",
+               CASE WHEN $3 IS NULL THEN w.last_position
+               ELSE headwater.first_position_after($3, w.last_position) - 1 END AS "last!",
+               CASE WHEN $3 IS NULL THEN w.counted_position + 1
+               ELSE headwater.first_position_after($3, w.counted_position) END AS "uncounted_from!"
+               FROM headwater.time_window($1::timestamp, $2::timestamp) AS w"#,
+            filter.from_time as _,
+            filter.to_time as _,
+            stream_name
+        );
+        Ok(window.fetch_one(self.0).await?)
     }
 
     /// The first position in a stream after a global position.
@@ -318,8 +372,16 @@ impl Messages<'_> {
     }
 }
 
-fn direction(backward: bool) -> (&'static str, &'static str) {
-    if backward { ("<=", "DESC") } else { (">=", "ASC") }
+impl Span {
+    /// All from a position on.
+    pub fn forward(from: i64) -> Self {
+        Self { from, to: i64::MAX, backward: false }
+    }
+
+    /// How positions compare with `from` and with `to`, and their order.
+    fn direction(self) -> (&'static str, &'static str, &'static str) {
+        if self.backward { ("<=", ">=", "DESC") } else { (">=", "<=", "ASC") }
+    }
 }
 
 impl Database {

@@ -140,6 +140,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0008_subscription_lag",
     "0009_subscription_words",
     "0012_erasure",
+    "0014_time_ranges",
 ];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
@@ -225,6 +226,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_take_replays",
     "subscription_update",
     "subscription_window",
+    "time_window",
 ];
 
 /// `0002_message_store` is version 2 with the name `message_store`.
