@@ -4,6 +4,7 @@ mod bad_input;
 mod definitions;
 mod following;
 mod instances;
+mod keyed;
 mod model;
 mod projecting;
 mod reads;

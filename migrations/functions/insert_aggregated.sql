@@ -1,5 +1,5 @@
 -- For project_live and project_past: writes links, each partition's counters, and the counts of messages that could not be
--- placed in a partition.
+-- placed in a partition. Answers the partitions and positions that insert_keyed gave.
 CREATE OR REPLACE FUNCTION headwater.insert_aggregated(
   message_projections bigint[],
   message_partitions integer[],
@@ -12,9 +12,14 @@ CREATE OR REPLACE FUNCTION headwater.insert_aggregated(
   last_times timestamp[],
   failing_projections bigint[],
   skipped_messages bigint[],
-  substituted_messages bigint[]
+  substituted_messages bigint[],
+  keyed_projections bigint[],
+  keyed_keys text[],
+  keyed_global_positions bigint[],
+  OUT keyed_partitions integer[],
+  OUT keyed_positions bigint[]
 )
-RETURNS void
+RETURNS record
 LANGUAGE plpgsql VOLATILE
 AS $$
 BEGIN
@@ -31,14 +36,23 @@ BEGIN
       message_count = excluded.message_count,
       last_global_position = excluded.last_global_position,
       last_time = excluded.last_time;
+  END IF;
 
+  IF cardinality(keyed_projections) > 0 THEN
+    SELECT k.link_partitions, k.link_positions
+    INTO keyed_partitions, keyed_positions
+    FROM headwater.insert_keyed(keyed_projections, keyed_keys, keyed_global_positions) AS k;
+  END IF;
+
+  IF cardinality(message_projections) + cardinality(keyed_projections) > 0 THEN
     UPDATE headwater.projections AS p
     SET
       last_position = last.global_position,
       last_id = (SELECT m.id FROM message_store.messages AS m WHERE m.global_position = last.global_position)
     FROM (
       SELECT l.projection_id, max(l.global_position) AS global_position
-      FROM unnest(message_projections, message_global_positions) AS l (projection_id, global_position)
+      FROM unnest(message_projections || keyed_projections, message_global_positions || keyed_global_positions)
+        AS l (projection_id, global_position)
       GROUP BY l.projection_id
     ) AS last
     WHERE p.id = last.projection_id;

@@ -2,7 +2,8 @@
 -- lease, which the round prolongs. The messages up to _live_position have been looked at for all of them.
 --
 -- Outcomes: 'done'; 'fenced' if another instance has taken over; 'changed' if a definition or a state has changed
--- since the generation that the round was made for. In the latter two cases nothing is written.
+-- since the generation that the round was made for. In the latter two cases nothing is written. With it come the partition
+-- and the position of each keyed link.
 CREATE OR REPLACE FUNCTION headwater.project_live(
   _epoch bigint,
   _generation bigint,
@@ -22,9 +23,15 @@ CREATE OR REPLACE FUNCTION headwater.project_live(
   substituted_messages bigint[],
   stopped_projections bigint[],
   stopped_positions bigint[],
-  stopped_errors text[]
+  stopped_errors text[],
+  keyed_projections bigint[],
+  keyed_keys text[],
+  keyed_global_positions bigint[],
+  OUT outcome text,
+  OUT keyed_partitions integer[],
+  OUT keyed_positions bigint[]
 )
-RETURNS text
+RETURNS record
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
@@ -40,14 +47,18 @@ BEGIN
 
   IF NOT FOUND THEN
     SELECT epoch = _epoch INTO is_held FROM headwater.projector;
-    RETURN CASE WHEN is_held THEN 'changed' ELSE 'fenced' END;
+    outcome := CASE WHEN is_held THEN 'changed' ELSE 'fenced' END;
+    RETURN;
   END IF;
 
-  PERFORM headwater.insert_aggregated(
+  SELECT a.keyed_partitions, a.keyed_positions
+  INTO keyed_partitions, keyed_positions
+  FROM headwater.insert_aggregated(
     message_projections, message_partitions, message_positions, message_global_positions,
     counted_projections, counted_partitions, message_counts, last_global_positions, last_times,
-    failing_projections, skipped_messages, substituted_messages
-  );
+    failing_projections, skipped_messages, substituted_messages,
+    keyed_projections, keyed_keys, keyed_global_positions
+  ) AS a;
 
   IF cardinality(stopped_projections) > 0 THEN
     UPDATE headwater.projections AS p
@@ -56,6 +67,6 @@ BEGIN
     WHERE p.id = stopped.id;
   END IF;
 
-  RETURN 'done';
+  outcome := 'done';
 END;
 $$;

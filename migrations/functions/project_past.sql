@@ -15,7 +15,9 @@ CREATE OR REPLACE FUNCTION headwater.project_past(
   last_times timestamp[],
   _skipped bigint,
   _substituted bigint,
-  _error text
+  _error text,
+  keyed_keys text[],
+  keyed_global_positions bigint[]
 )
 RETURNS text
 LANGUAGE plpgsql VOLATILE
@@ -48,7 +50,8 @@ BEGIN
     array_fill(_projection_id, ARRAY[cardinality(counted_partitions)]),
     counted_partitions, message_counts, last_global_positions, last_times,
     CASE WHEN _skipped + _substituted > 0 THEN ARRAY[_projection_id] ELSE ARRAY[]::bigint[] END,
-    ARRAY[_skipped], ARRAY[_substituted]
+    ARRAY[_skipped], ARRAY[_substituted],
+    array_fill(_projection_id, ARRAY[cardinality(keyed_keys)]), keyed_keys, keyed_global_positions
   );
 
   UPDATE headwater.projections

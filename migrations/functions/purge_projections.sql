@@ -6,6 +6,7 @@ AS $$
 DECLARE
   _id bigint;
   _deleted bigint;
+  _keys_deleted bigint;
 BEGIN
   SELECT p.id INTO _id
   FROM headwater.projections AS p
@@ -21,6 +22,15 @@ BEGIN
   DELETE FROM headwater.aggregated_messages
   WHERE ctid = ANY (ARRAY(SELECT ctid FROM headwater.aggregated_messages WHERE projection_id = _id LIMIT _rows_max));
   GET DIAGNOSTICS _deleted = ROW_COUNT;
+
+  IF _deleted < _rows_max THEN
+    DELETE FROM headwater.aggregated_keys
+    WHERE ctid = ANY (ARRAY(
+      SELECT ctid FROM headwater.aggregated_keys WHERE projection_id = _id LIMIT _rows_max - _deleted
+    ));
+    GET DIAGNOSTICS _keys_deleted = ROW_COUNT;
+    _deleted := _deleted + _keys_deleted;
+  END IF;
 
   IF _deleted < _rows_max THEN
     DELETE FROM headwater.aggregated_partitions WHERE projection_id = _id;

@@ -8,9 +8,10 @@ use utoipa::ToSchema;
 use super::Violation;
 use super::expression::Expression;
 use super::filter::FILTER_TYPES_MAX;
+use super::keyed::KeyPlace;
 use super::message::Message;
 use super::named::{differing_fields, sort_names};
-use super::partitioner::{Compiled, PARTITIONS_MAX, Partitioner};
+use super::partitioner::{Compiled, PARTITIONS_MAX, Partitioner, Place};
 use super::selection::Streams;
 use super::stream_name::{Category, STREAM_NAME_BYTES_MAX, check_type};
 
@@ -41,11 +42,13 @@ pub struct Definition {
     pub filter: Option<String>,
     /// Gives each selected message its partition.
     pub partitioner: Partitioner,
-    /// The highest partition that a message may go to.
+    /// The highest partition that a message may go to. Not with the partitioner `key`, which numbers as many as there are
+    /// values.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 9999, default = 9999)]
     pub max_partition: Option<i64>,
-    /// What becomes of a message that the partitioner cannot place. Default: `stop`.
+    /// What becomes of a message that the partitioner cannot place. Default: `stop`. No partition with the partitioner
+    /// `key`.
     #[serde(default)]
     #[schema(default = json!("stop"))]
     pub on_error: OnError,
@@ -101,6 +104,8 @@ pub enum Placement {
     NotSelected,
     /// The partition that the partitioner gave, from 0 to `max_partition`.
     Partition(i32),
+    /// The keys of a keyed aggregated stream, of which there is at least one: each is a partition.
+    Keys(Vec<Arc<str>>),
     /// The message cannot be placed, and `on_error` gives it this partition.
     Substituted(i32),
     /// The message cannot be placed, and `on_error` skips it.
@@ -112,10 +117,12 @@ pub enum Placement {
 /// A message in its partition.
 #[derive(Debug, Clone)]
 pub struct AggregatedMessage {
-    /// From 0 to `max_partition`.
+    /// From 0 to `max_partition`; of a keyed aggregated stream the lowest of its places.
     pub partition: i32,
     /// Counts from 0 in the partition, without holes.
     pub position: i64,
+    /// Of a keyed aggregated stream: all its places, by partition; the first has the partition and position above.
+    pub keys: Option<Arc<[KeyPlace]>>,
     /// The message, shared with everything else that has it in memory.
     pub message: Arc<Message>,
 }
@@ -127,10 +134,13 @@ impl Definition {
         self.check_names(&mut violations);
         let partition_max = self.partition_max();
         let allowed = 0..=PARTITIONS_MAX - 1;
-        if !allowed.contains(&partition_max) {
+        if self.is_keyed() {
+            self.check_keyed(&mut violations);
+        } else if !allowed.contains(&partition_max) {
             violations.push(Violation::new("max_partition", format!("must be from 0 to {}", allowed.end())));
         }
         if let OnError::Partition(fallback) = self.on_error
+            && !self.is_keyed()
             && !(0..=partition_max).contains(&fallback.partition)
         {
             violations.push(Violation::new("on_error.partition", format!("must be from 0 to {partition_max}")));
@@ -148,6 +158,22 @@ impl Definition {
         }
         let streams = Streams::new(&self.stream_wildcards, &self.categories);
         Ok(Aggregation { definition: self.clone(), streams, filter, partitioner })
+    }
+
+    /// Whether its partitions are keys: values of messages.
+    pub fn is_keyed(&self) -> bool {
+        matches!(self.partitioner, Partitioner::Key(_))
+    }
+
+    fn check_keyed(&self, violations: &mut Vec<Violation>) {
+        if self.max_partition.is_some() {
+            let rule = "must be absent with the partitioner key: every value is a partition";
+            violations.push(Violation::new("max_partition", rule));
+        }
+        if let OnError::Partition(_) = self.on_error {
+            let rule = "must be stop or skip with the partitioner key: a partition is the messages of one key";
+            violations.push(Violation::new("on_error", rule));
+        }
     }
 
     /// The fields in which two definitions differ. The order in which streams and types are named means nothing.
@@ -222,10 +248,14 @@ impl Aggregation {
             return Placement::NotSelected;
         }
         let partition_max = self.definition.partition_max();
-        let reason = match self.partitioner.partition(message) {
+        let reason = match self.partitioner.place(message) {
+            Ok(Place::Keys(keys)) if keys.is_empty() => return Placement::NotSelected,
+            Ok(Place::Keys(keys)) => return Placement::Keys(keys),
             // The bounds end far below 2^31, so it fits.
-            Ok(partition) if (0..=partition_max).contains(&partition) => return Placement::Partition(partition as i32),
-            Ok(partition) => format!("the partition {partition} is not from 0 to {partition_max}"),
+            Ok(Place::Partition(partition)) if (0..=partition_max).contains(&partition) => {
+                return Placement::Partition(partition as i32);
+            }
+            Ok(Place::Partition(partition)) => format!("the partition {partition} is not from 0 to {partition_max}"),
             Err(reason) => reason,
         };
         match self.definition.on_error {

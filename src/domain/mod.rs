@@ -13,6 +13,7 @@ pub mod expression;
 pub mod filter;
 pub mod history;
 pub mod json_text;
+pub mod keyed;
 pub mod message;
 pub mod named;
 pub mod observation;

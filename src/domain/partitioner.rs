@@ -1,12 +1,11 @@
 //! Gives each message its partition of an aggregated stream. A new kind of partitioner is added here alone.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use cel::Value;
 use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::Violation;
@@ -14,12 +13,15 @@ use super::expression::Expression;
 use super::message::Message;
 use super::stream_name::cardinal_id;
 
+mod keys;
+mod pointer;
 mod written;
+
+pub use keys::{KeyKind, KeyOf, KeyPartitioner};
+use pointer::{find, read_pointer};
 
 /// The most partitions of one aggregated stream: they are numbered from 0 to one less.
 pub const PARTITIONS_MAX: i64 = 10_000;
-/// The longest JSON pointer, in bytes.
-pub const POINTER_BYTES_MAX: usize = 1_000;
 
 /// Gives each message its partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -30,6 +32,7 @@ pub enum Partitioner {
     Hash(HashPartitioner),
     Value(ValuePartitioner),
     Cel(CelPartitioner),
+    Key(KeyPartitioner),
 }
 
 /// Everything in partition 0.
@@ -143,6 +146,15 @@ pub struct Compiled {
     path: Vec<String>,
 }
 
+/// Where a partitioner puts a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Into this partition, which may be beyond the bounds.
+    Partition(i64),
+    /// Into the partition of each of these keys.
+    Keys(Vec<Arc<str>>),
+}
+
 impl Partitioner {
     /// Checks every rule, and compiles what can be compiled. `partition_max` is the highest partition there may be.
     pub fn compile(&self, partition_max: i64, violations: &mut Vec<Violation>) -> Compiled {
@@ -154,14 +166,16 @@ impl Partitioner {
             }
         }
         let mut path = Vec::new();
-        if let Partitioner::Value(value) = self {
-            match read_pointer(&value.pointer) {
+        if let Some(pointer) = self.pointer() {
+            match read_pointer(pointer) {
                 Ok(read) => path = read,
                 Err(rule) => refuse("partitioner.pointer", rule),
             }
-            if value.missing.is_some_and(|missing| !(0..=partition_max).contains(&missing)) {
-                refuse("partitioner.missing", format!("must be a partition, from 0 to {partition_max}"));
-            }
+        }
+        if let Partitioner::Value(value) = self
+            && value.missing.is_some_and(|missing| !(0..=partition_max).contains(&missing))
+        {
+            refuse("partitioner.missing", format!("must be a partition, from 0 to {partition_max}"));
         }
         let mut expression = None;
         if let Partitioner::Cel(cel) = self {
@@ -175,17 +189,26 @@ impl Partitioner {
 
     fn partitions(&self) -> Option<i64> {
         match self {
-            Partitioner::Constant(_) | Partitioner::Cel(_) => None,
+            Partitioner::Constant(_) | Partitioner::Cel(_) | Partitioner::Key(_) => None,
             Partitioner::Hash(hash) => Some(hash.partitions),
             Partitioner::Value(value) => Some(value.partitions),
+        }
+    }
+
+    fn pointer(&self) -> Option<&str> {
+        match self {
+            Partitioner::Value(value) => Some(&value.pointer),
+            Partitioner::Key(key) => key.pointer.as_deref(),
+            Partitioner::Constant(_) | Partitioner::Hash(_) | Partitioner::Cel(_) => None,
         }
     }
 }
 
 impl Compiled {
-    /// The message's partition, or why it has none.
-    pub fn partition(&self, message: &Message) -> Result<i64, String> {
-        match &self.partitioner {
+    /// Where the message goes, or why it cannot be placed.
+    pub fn place(&self, message: &Message) -> Result<Place, String> {
+        let partition = match &self.partitioner {
+            Partitioner::Key(key) => return key.keys(message, &self.path).map(Place::Keys),
             Partitioner::Constant(_) => Ok(0),
             Partitioner::Hash(hash) => {
                 let stream_name = &*message.stream_name;
@@ -212,7 +235,8 @@ impl Compiled {
                     other => Err(format!("the expression gives {} instead of an integer", kind_of(&other))),
                 }
             }
-        }
+        };
+        partition.map(Place::Partition)
     }
 
     fn pointed(&self, field: &str, json: &str, pointed: &ValuePartitioner) -> Result<i64, String> {
@@ -259,48 +283,6 @@ fn remainder(number: &str, partitions: i64) -> Option<i64> {
     i64::try_from(signed.rem_euclid(i128::from(partitions))).ok()
 }
 
-/// The value at a path, exactly as the JSON text has it.
-fn find<'a>(json: &'a str, path: &[String]) -> Option<&'a str> {
-    let mut at = json;
-    for step in path {
-        let value: &RawValue = if at.starts_with('[') {
-            let is_index = step == "0" || (!step.starts_with('0') && step.bytes().all(|byte| byte.is_ascii_digit()));
-            let index: usize = step.parse().ok().filter(|_| is_index)?;
-            serde_json::from_str::<Vec<&RawValue>>(at).ok()?.get(index).copied()?
-        } else {
-            serde_json::from_str::<HashMap<Cow<'a, str>, &RawValue>>(at).ok()?.get(step.as_str()).copied()?
-        };
-        at = value.get();
-    }
-    Some(at)
-}
-
-/// The steps of a JSON pointer (RFC 6901).
-fn read_pointer(pointer: &str) -> Result<Vec<String>, String> {
-    if pointer.len() > POINTER_BYTES_MAX {
-        return Err(format!("must be at most {POINTER_BYTES_MAX} bytes"));
-    }
-    if pointer.contains('\0') {
-        return Err("must not contain the character U+0000: PostgreSQL cannot store it".into());
-    }
-    if pointer.is_empty() {
-        return Ok(Vec::new());
-    }
-    let Some(steps) = pointer.strip_prefix('/') else {
-        return Err("must be empty or begin with `/` (RFC 6901)".into());
-    };
-    steps
-        .split('/')
-        .map(|step| {
-            let after_tildes = step.split('~').skip(1);
-            if after_tildes.clone().any(|rest| !rest.starts_with(['0', '1'])) {
-                return Err("must write `~` as `~0` and `/` in a name as `~1` (RFC 6901)".into());
-            }
-            Ok(step.replace("~1", "/").replace("~0", "~"))
-        })
-        .collect()
-}
-
 fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Float(_) => "a number that is no integer",
@@ -338,7 +320,10 @@ mod tests {
         let mut violations = Vec::new();
         let compiled = partitioner.compile(PARTITIONS_MAX - 1, &mut violations);
         assert_eq!(violations, []);
-        compiled.partition(message)
+        match compiled.place(message)? {
+            Place::Partition(partition) => Ok(partition),
+            Place::Keys(keys) => panic!("{keys:?}"),
+        }
     }
 
     fn cel(expression: &str, data: &str) -> Result<i64, String> {

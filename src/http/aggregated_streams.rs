@@ -47,7 +47,12 @@ pub struct AggregatedStreamStatus {
     /// The projection that will replace this one, while it is made.
     #[schema(required = true)]
     pub rebuild: Option<RebuildStatus>,
-    /// The partitions that have messages, in order. Not given in a list.
+    /// How many keys there are, of a keyed aggregated stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, minimum = 0)]
+    pub key_count: Option<i32>,
+    /// The partitions that have messages, in order. Not given in a list, and empty for a keyed aggregated stream, which may
+    /// have millions: `keys` lists these.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     pub partitions: Option<Vec<PartitionStatus>>,
@@ -335,7 +340,6 @@ fn to_body(stream: AggregatedStream, with_partitions: bool) -> Result<Aggregated
     let raw = |error: Option<String>| error.and_then(|error| RawValue::from_string(error).ok());
     let current = stored.current;
     Ok(AggregatedStreamBody {
-        definition,
         status: AggregatedStreamStatus {
             state: state(current.is_live, &current.error),
             settled_position,
@@ -349,8 +353,10 @@ fn to_body(stream: AggregatedStream, with_partitions: bool) -> Result<Aggregated
                 projected_position: rebuild.projected_position,
                 error: raw(rebuild.error),
             }),
+            key_count: definition.is_keyed().then_some(current.key_count),
             partitions,
         },
         name: stored.name,
+        definition,
     })
 }

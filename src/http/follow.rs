@@ -18,6 +18,7 @@ use super::problem::{Problem, ProblemKind, capitalised};
 use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::event_id::EventId;
+use crate::domain::keyed::Part;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
 use crate::service::event_streams::AdmissionError;
@@ -195,7 +196,7 @@ pub async fn follow_several(
     for name in std::mem::take(&mut query.aggregated_stream) {
         aggregated_stream_name(&name)?;
         if !aggregated.iter().any(|one| one.name == name) {
-            aggregated.push(AggregatedTarget { name, partitions: None });
+            aggregated.push(AggregatedTarget { name, part: Part::All });
         }
     }
     let log = Source::several(&streams, &categories);
@@ -269,6 +270,7 @@ impl From<FollowError> for Problem {
             FollowError::Admission(AdmissionError::TooMany { .. }) => Problem::new(ProblemKind::Overloaded, detail),
             FollowError::NotFound { name } => Problem::not_found(format!("aggregated stream {name}")),
             FollowError::Place(error) => error.into(),
+            FollowError::Part(violation) => Problem::invalid(vec![violation]),
             FollowError::Subscription(error) => error.into(),
         }
     }

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use serde::Serialize;
 
 use crate::domain::event_id::EventId;
+use crate::domain::keyed::KeyPlace;
 use crate::domain::message::{Message, push_json_string};
 use crate::service::log::Entry;
 use crate::service::subscriptions::Delivery;
@@ -67,7 +68,11 @@ impl Frames {
         };
         let mut place = String::from("{\"aggregated_stream\":");
         push_json_string(&mut place, &link.aggregated_stream);
-        let _ = write!(place, ",\"partition\":{},\"position\":{},\"message\":", link.partition, link.position);
+        let _ = write!(place, ",\"partition\":{},\"position\":{}", link.partition, link.position);
+        if let Some(keys) = &link.keys {
+            push_keys(&mut place, keys);
+        }
+        place.push_str(",\"message\":");
         out.extend_from_slice(place.as_bytes());
         out.extend_from_slice(message.json());
         out.extend_from_slice(b"}");
@@ -143,6 +148,18 @@ impl Frames {
             Wire::Ndjson => b"}\n",
         });
     }
+}
+
+/// The field `keys`: all places that a keyed aggregated stream has given to a message.
+fn push_keys(out: &mut String, places: &[KeyPlace]) {
+    out.push_str(",\"keys\":[");
+    for (at, KeyPlace { key, partition, position }) in places.iter().enumerate() {
+        out.push_str(if at > 0 { ",{\"key\":" } else { "{\"key\":" });
+        push_json_string(out, key);
+        // Writing to a String cannot fail.
+        let _ = write!(out, ",\"partition\":{partition},\"position\":{position}}}");
+    }
+    out.push(']');
 }
 
 /// A delivered message as one JSON object, around the message's text.

@@ -32,6 +32,7 @@ mod events;
 pub mod extract;
 mod follow;
 mod frames;
+mod keys;
 mod limits;
 pub mod openapi;
 mod operations;
@@ -124,6 +125,9 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(aggregated_streams::resume))
         .routes(routes!(aggregated_streams::rebuild))
         .routes(routes!(partitions::read_partition))
+        .routes(routes!(keys::list_keys))
+        .routes(routes!(keys::read_key))
+        .route("/v1/aggregated-streams/{name}/keys//messages", get(keys::read_empty_key))
         .routes(routes!(partitions::find_positions))
         .routes(routes!(partitions::follow_aggregated_stream))
         .merge(subscriptions::routes())

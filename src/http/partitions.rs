@@ -1,5 +1,8 @@
 //! Reading aggregated streams over HTTP: pages of a partition, positions, and following.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -14,8 +17,10 @@ use super::pages::Message;
 use super::parameters::Validator;
 use super::problem::Problem;
 use super::{App, tags};
+use crate::domain::Violation;
+use crate::domain::keyed::{NAMED_KEYS_MAX, Part, check_key};
 use crate::domain::partitioner::PARTITIONS_MAX;
-use crate::service::aggregated::PartitionRead;
+use crate::service::aggregated::{FoundStream, PartitionName, PartitionRead, PositionsAt};
 use crate::service::follow::{AggregatedTarget, Target};
 
 /// A message in its partition.
@@ -41,7 +46,25 @@ pub struct AggregatedMessage {
     /// Counts from 0 in its partition, without holes.
     #[schema(example = 0, minimum = 0)]
     pub position: i64,
+    /// Of a keyed aggregated stream: all places of the message among those that are followed, by partition. `partition` and
+    /// `position` are those of the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    pub keys: Option<Vec<MessageKey>>,
     pub message: Message,
+}
+
+/// A key of a message, and where the message is among all of that key.
+#[derive(Serialize, ToSchema)]
+#[allow(dead_code)] // described only
+pub struct MessageKey {
+    #[schema(example = "X1")]
+    pub key: String,
+    #[schema(example = 2, minimum = 0)]
+    pub partition: i32,
+    /// Counts from 0 in its partition, without holes.
+    #[schema(example = 0, minimum = 0)]
+    pub position: i64,
 }
 
 /// A page of a partition.
@@ -66,6 +89,10 @@ pub struct PartitionPositions {
 pub struct PartitionPosition {
     pub partition: i32,
     pub position: i64,
+    /// Of a keyed aggregated stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    pub key: Option<String>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -93,12 +120,19 @@ pub struct PositionsQuery {
     /// The first message at this global position or after it.
     #[param(minimum = 0)]
     global_position: Option<i64>,
+    /// Of this key of a keyed aggregated stream, where one at least must be named; may be given up to 100 times.
+    #[serde(default)]
+    key: Vec<String>,
 }
 
 follow_query!(FollowAggregatedQuery {
     /// Only this partition; may be given several times. Without it, all of them.
     #[serde(default)]
     partition: Vec<i64>,
+    /// Only messages with this key, of a keyed aggregated stream; may be given up to 100 times. A key that no message has
+    /// yet is followed too. Not with `partition`.
+    #[serde(default)]
+    key: Vec<String>,
 });
 
 /// Read a partition of an aggregated stream
@@ -121,21 +155,51 @@ pub async fn read_partition(
     if number.is_none() {
         rules.malformed("partition", "must be an integer");
     }
-    let partition = checked_partition(&mut rules, number.unwrap_or(0));
-    let from = rules.from(query.from).unwrap_or(0);
-    let limit = rules.limit(query.limit);
-    let wait = rules.duration("wait", query.wait.as_deref(), std::time::Duration::ZERO, app.limits.wait_max);
-    let wait = rules.finish(wait)?.unwrap_or_default();
-    let id = stream_id(&app, &name).await?;
-    let read = app.aggregated.partition_page(id, partition, from, limit, wait).await?;
-    let read = read.ok_or_else(|| unknown(&name))?;
-    let json = HeaderValue::from_static("application/json");
-    Ok(([(header::CONTENT_TYPE, json)], page_body(&read)).into_response())
+    let request = query.checked(&mut rules, &app);
+    aggregated_stream_name(&name)?;
+    let found = app.aggregated.find(&name).await?;
+    let partition = checked_partition(&mut rules, number.unwrap_or(0), found.is_some_and(|found| found.is_keyed));
+    let request = rules.finish(request)?;
+    let found = found.ok_or_else(|| unknown(&name))?;
+    request.page(&app, &name, found.id, PartitionName::Number(partition)).await
+}
+
+/// A page of a partition, as it is asked for.
+pub(super) struct PageRequest {
+    from: i64,
+    limit: usize,
+    wait: Duration,
+}
+
+impl PartitionPageQuery {
+    pub(super) fn checked(&self, rules: &mut Validator, app: &App) -> PageRequest {
+        PageRequest {
+            from: rules.from(self.from).unwrap_or(0),
+            limit: rules.limit(self.limit),
+            wait: rules.duration("wait", self.wait.as_deref(), Duration::ZERO, app.limits.wait_max).unwrap_or_default(),
+        }
+    }
+}
+
+impl PageRequest {
+    pub(super) async fn page(
+        self,
+        app: &App,
+        name: &str,
+        id: i64,
+        partition: PartitionName<'_>,
+    ) -> Result<Response, Problem> {
+        let read = app.aggregated.partition_page(id, partition, self.from, self.limit, self.wait).await?;
+        let read = read.ok_or_else(|| unknown(name))?;
+        let json = HeaderValue::from_static("application/json");
+        Ok(([(header::CONTENT_TYPE, json)], page_body(&read)).into_response())
+    }
 }
 
 /// Find positions in an aggregated stream
 ///
-/// For every partition that has messages, the first position at or after a time or a global position.
+/// For every partition that has messages, the first position at or after a time or a global position. Of a keyed aggregated
+/// stream: for the keys that are named.
 #[utoipa::path(
     get, path = "/v1/aggregated-streams/{name}/positions", operation_id = "findPartitionPositions", tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "Name of an aggregated stream"), PositionsQuery),
@@ -154,20 +218,36 @@ pub async fn find_positions(
     if query.global_position.is_some_and(|position| position < 0) {
         rules.invalid("global_position", "must be 0 or more");
     }
+    let keys = checked_keys(&mut rules, query.key);
     let time = rules.finish(time)?;
-    let id = stream_id(&app, &name).await?;
-    let positions = match (time, query.global_position) {
-        (Some(time), _) => app.aggregated.positions_at_time(id, time).await?,
-        (None, position) => app.aggregated.positions_at(id, position.unwrap_or(0)).await?,
+    let at = time.map_or(PositionsAt::GlobalPosition(query.global_position.unwrap_or(0)), PositionsAt::Time);
+    let FoundStream { id, is_keyed } = stream(&app, &name).await?;
+    if is_keyed == keys.is_empty() {
+        let rule = match is_keyed {
+            true => "must name the keys: this aggregated stream is keyed, and may have millions of partitions",
+            false => "must not be given: this aggregated stream has no keys",
+        };
+        return Err(Problem::invalid(vec![Violation::new("key", rule)]));
+    }
+    let positions = match is_keyed {
+        true => {
+            let positions = app.aggregated.key_positions(id, &keys, at).await?;
+            let to_body = |(key, partition, position)| PartitionPosition { partition, position, key: Some(key) };
+            positions.into_iter().map(to_body).collect()
+        }
+        false => {
+            let to_body = |(partition, position)| PartitionPosition { partition, position, key: None };
+            app.aggregated.positions(id, at).await?.into_iter().map(to_body).collect()
+        }
     };
-    let to_body = |(partition, position)| PartitionPosition { partition, position };
-    Ok(axum::Json(PartitionPositions { positions: positions.into_iter().map(to_body).collect() }))
+    Ok(axum::Json(PartitionPositions { positions }))
 }
 
 /// Follow an aggregated stream
 ///
 /// In global order, whichever partitions are followed. Ids of events, and a position given as `from`, are global
-/// positions.
+/// positions. Of a keyed aggregated stream each message is one event, however many of its keys are followed: `keys` has its
+/// place in each.
 #[utoipa::path(
     get, path = "/v1/aggregated-streams/{name}/events", operation_id = "followAggregatedStream", tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "Name of an aggregated stream"), FollowAggregatedQuery),
@@ -184,32 +264,56 @@ pub async fn follow_aggregated_stream(
     aggregated_stream_name(&name)?;
     let mut rules = Validator::default();
     let mut partitions: Vec<i32> =
-        query.partition.iter().map(|partition| checked_partition(&mut rules, *partition)).collect();
+        query.partition.iter().map(|partition| checked_partition(&mut rules, *partition, true)).collect();
     partitions.sort_unstable();
     partitions.dedup();
-    let partitions = rules.finish((!partitions.is_empty()).then(|| partitions.into()))?;
-    let target = Target { log: None, aggregated: vec![AggregatedTarget { name, partitions }] };
+    let keys = checked_keys(&mut rules, std::mem::take(&mut query.key));
+    let part = match (partitions.is_empty(), keys.is_empty()) {
+        (true, true) => Part::All,
+        (false, true) => Part::Partitions(partitions.into()),
+        (true, false) => Part::Keys(keys.into_iter().map(Arc::from).collect()),
+        (false, false) => {
+            rules.invalid("key", "must not be given with partition");
+            Part::All
+        }
+    };
+    let part = rules.finish(part)?;
+    let target = Target { log: None, aggregated: vec![AggregatedTarget { name, part }] };
     follow(app, target, query.options(), &headers).await
 }
 
-/// The id by which the store knows an aggregated stream.
-async fn stream_id(app: &App, name: &str) -> Result<i64, Problem> {
+/// An aggregated stream that is there.
+pub(super) async fn stream(app: &App, name: &str) -> Result<FoundStream, Problem> {
     aggregated_stream_name(name)?;
-    app.aggregated.id(name).await?.ok_or_else(|| unknown(name))
+    app.aggregated.find(name).await?.ok_or_else(|| unknown(name))
 }
 
 fn unknown(name: &str) -> Problem {
     Problem::not_found(format!("aggregated stream {name}"))
 }
 
-fn checked_partition(rules: &mut Validator, partition: i64) -> i32 {
+fn checked_partition(rules: &mut Validator, partition: i64, may_be_key: bool) -> i32 {
+    let highest = if may_be_key { i64::from(i32::MAX) } else { PARTITIONS_MAX - 1 };
     match i32::try_from(partition) {
-        Ok(partition) if (0..PARTITIONS_MAX).contains(&i64::from(partition)) => partition,
+        Ok(partition) if (0..=highest).contains(&i64::from(partition)) => partition,
         _ => {
-            rules.invalid("partition", format!("must be from 0 to {}", PARTITIONS_MAX - 1));
+            rules.invalid("partition", format!("must be from 0 to {highest}"));
             0
         }
     }
+}
+
+/// Sorted, and each once.
+fn checked_keys(rules: &mut Validator, mut keys: Vec<String>) -> Vec<String> {
+    keys.sort_unstable();
+    keys.dedup();
+    if keys.len() > NAMED_KEYS_MAX {
+        rules.invalid("key", format!("must be given at most {NAMED_KEYS_MAX} times"));
+    }
+    if let Some(rule) = keys.iter().find_map(|key| check_key(key).err()) {
+        rules.invalid("key", rule);
+    }
+    keys
 }
 
 /// The body of a page. The JSON of messages is put in as it is, never parsed and printed again.

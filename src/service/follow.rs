@@ -1,6 +1,5 @@
 //! Following: from what a request asks for to what its connection is told.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Service;
@@ -14,11 +13,15 @@ use super::log::following::Following;
 use super::log::merged::{self, MergedFollower};
 use super::read::{PlaceError, Start};
 use super::subscriptions::{ConsumeRequest, SubscriptionError};
+use crate::domain::Violation;
 use crate::domain::closing::ClosingReason;
 use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
+use crate::domain::keyed::Part;
+use crate::domain::partitioner::PARTITIONS_MAX;
 use crate::domain::source::Source as LogSource;
 use crate::store::StoreError;
+use crate::store::aggregated_streams::FoundStream;
 
 /// What is to be followed, from where, and how.
 #[derive(Debug)]
@@ -41,8 +44,7 @@ pub struct Target {
 #[derive(Debug)]
 pub struct AggregatedTarget {
     pub name: String,
-    /// Sorted; `None`: all.
-    pub partitions: Option<Arc<[i32]>>,
+    pub part: Part,
 }
 
 /// Why nothing can be followed.
@@ -54,6 +56,9 @@ pub enum FollowError {
     NotFound { name: String },
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// The aggregated stream has no such part.
+    #[error("{} {}", .0.field, .0.message)]
+    Part(Violation),
     #[error(transparent)]
     Subscription(#[from] SubscriptionError),
 }
@@ -76,6 +81,17 @@ impl Target {
     }
 }
 
+/// Refuses what an aggregated stream without keys cannot have.
+fn check_part(part: &Part) -> Result<(), FollowError> {
+    let violation = match part {
+        Part::All => return Ok(()),
+        Part::Partitions(partitions) if partitions.iter().all(|one| i64::from(*one) < PARTITIONS_MAX) => return Ok(()),
+        Part::Partitions(_) => Violation::new("partition", format!("must be from 0 to {}", PARTITIONS_MAX - 1)),
+        Part::Keys(_) => Violation::new("key", "must not be given: this aggregated stream has no keys"),
+    };
+    Err(FollowError::Part(violation))
+}
+
 impl Service {
     /// Follows a target until the events are dropped; the admission is the connection's.
     pub async fn follow(&self, request: FollowRequest) -> Result<(Admission, Events), FollowError> {
@@ -83,9 +99,13 @@ impl Service {
         let admission = self.event_streams.admit()?;
         let cursor_log = target.cursor_log();
         let mut aggregated = Vec::with_capacity(target.aggregated.len());
-        for AggregatedTarget { name, partitions } in target.aggregated {
-            let Some(id) = self.aggregated.id(&name).await? else { return Err(FollowError::NotFound { name }) };
-            aggregated.push(AggregatedSource { id, name: name.into(), partitions });
+        for AggregatedTarget { name, part } in target.aggregated {
+            let Some(found) = self.aggregated.find(&name).await? else { return Err(FollowError::NotFound { name }) };
+            let FoundStream { id, is_keyed } = found;
+            if !is_keyed {
+                check_part(&part)?;
+            }
+            aggregated.push(AggregatedSource { id, name: name.into(), is_keyed, part });
         }
         // Joined before the place is looked up: what is settled meanwhile is kept for this follower.
         let membership = self.tail.join(&cursor_log);

@@ -5,11 +5,29 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::keyed_streams::{PARTITION_OF_KEY, key_places, links_of};
 use super::outcome::Outcome;
 use super::read::{AFTER_COLUMNS, COLUMNS, PageLimit, has_message, message_of};
 use super::{AggregatedStreams, StoreError};
 use crate::domain::aggregated_stream::AggregatedMessage;
+use crate::domain::keyed::Part;
 use crate::domain::time::Timestamp;
+
+/// What never changes of an aggregated stream.
+#[derive(Debug, Clone, Copy)]
+pub struct FoundStream {
+    pub id: i64,
+    /// Its partitions are keys.
+    pub is_keyed: bool,
+}
+
+/// Which partition is read.
+#[derive(Debug, Clone, Copy)]
+pub enum PartitionName<'a> {
+    Number(i32),
+    /// Of a keyed aggregated stream.
+    Key(&'a str),
+}
 
 /// An aggregated stream as one snapshot has it.
 #[derive(Debug)]
@@ -34,6 +52,7 @@ pub struct ProjectionState {
     pub error: Option<String>,
     pub skipped: i64,
     pub substituted: i64,
+    pub key_count: i32,
 }
 
 /// The counters of a partition that has messages.
@@ -76,6 +95,7 @@ pub struct Progress {
     pub projection_id: i64,
     pub projected_position: i64,
     pub is_catching_up: bool,
+    pub is_keyed: bool,
 }
 
 /// Whether a definition was written.
@@ -104,10 +124,12 @@ struct StateRow {
     error: Option<String>,
     skipped: i64,
     substituted: i64,
+    key_count: i32,
     rebuilt_position: Option<i64>,
     rebuild_error: Option<String>,
     rebuild_skipped: Option<i64>,
     rebuild_substituted: Option<i64>,
+    rebuild_key_count: Option<i32>,
 }
 
 impl AggregatedStreams<'_> {
@@ -145,9 +167,14 @@ impl AggregatedStreams<'_> {
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    pub async fn id(self, name: &str) -> Result<Option<i64>, StoreError> {
-        let id = sqlx::query_scalar!("SELECT id FROM headwater.aggregated_streams WHERE name = $1", name);
-        Ok(id.fetch_optional(self.0).await?)
+    pub async fn find(self, name: &str) -> Result<Option<FoundStream>, StoreError> {
+        let found = sqlx::query_as!(
+            FoundStream,
+            r#"SELECT id, definition #>> '{partitioner,kind}' = 'key' AS "is_keyed!" FROM headwater.aggregated_streams
+               WHERE name = $1"#,
+            name
+        );
+        Ok(found.fetch_optional(self.0).await?)
     }
 
     pub async fn get(self, name: &str) -> Result<Option<StoredAggregatedStream>, StoreError> {
@@ -155,8 +182,9 @@ impl AggregatedStreams<'_> {
             StateRow,
             r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.is_paused, p.is_live,
                CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END AS "projected_position!",
-               p.error::text, p.skipped, p.substituted, b.projected_position AS "rebuilt_position?",
-               b.error::text AS rebuild_error, b.skipped AS "rebuild_skipped?", b.substituted AS "rebuild_substituted?"
+               p.error::text, p.skipped, p.substituted, p.key_count, b.projected_position AS "rebuilt_position?",
+               b.error::text AS rebuild_error, b.skipped AS "rebuild_skipped?", b.substituted AS "rebuild_substituted?",
+               b.key_count AS "rebuild_key_count?"
                FROM headwater.aggregated_streams AS s
                JOIN headwater.projections AS p ON p.aggregated_stream_id = s.id AND p.is_current
                LEFT JOIN headwater.projections AS b ON b.aggregated_stream_id = s.id AND NOT b.is_current
@@ -173,8 +201,9 @@ impl AggregatedStreams<'_> {
             StateRow,
             r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.is_paused, p.is_live,
                CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END AS "projected_position!",
-               p.error::text, p.skipped, p.substituted, b.projected_position AS "rebuilt_position?",
-               b.error::text AS rebuild_error, b.skipped AS "rebuild_skipped?", b.substituted AS "rebuild_substituted?"
+               p.error::text, p.skipped, p.substituted, p.key_count, b.projected_position AS "rebuilt_position?",
+               b.error::text AS rebuild_error, b.skipped AS "rebuild_skipped?", b.substituted AS "rebuild_substituted?",
+               b.key_count AS "rebuild_key_count?"
                FROM headwater.aggregated_streams AS s
                JOIN headwater.projections AS p ON p.aggregated_stream_id = s.id AND p.is_current
                LEFT JOIN headwater.projections AS b ON b.aggregated_stream_id = s.id AND NOT b.is_current
@@ -202,17 +231,23 @@ impl AggregatedStreams<'_> {
     pub async fn partition_page(
         self,
         id: i64,
-        partition: i32,
+        partition: PartitionName<'_>,
         from: i64,
         limit: PageLimit,
     ) -> Result<Option<PartitionPage>, StoreError> {
         let client = self.0.client().await?;
+        let (number, partition): (_, &(dyn ToSql + Sync)) = match &partition {
+            PartitionName::Number(number) => ("$2::int", number),
+            PartitionName::Key(key) => (PARTITION_OF_KEY, key),
+        };
         let sql = format!(
             "SELECT m.message_count, {COLUMNS}, m.link_partition, m.link_position FROM (\
-             SELECT coalesce(c.message_count, 0) AS message_count, m.*, a.partition AS link_partition, \
-             a.position AS link_position FROM headwater.projections AS p LEFT JOIN headwater.aggregated_partitions AS c \
-             ON c.projection_id = p.id AND c.partition = $2 LEFT JOIN LATERAL (\
-             SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = p.id AND a.partition = $2 \
+             SELECT coalesce(e.position + 1, 0) AS message_count, m.*, a.partition AS link_partition, \
+             a.position AS link_position FROM headwater.projections AS p \
+             CROSS JOIN LATERAL (SELECT {number} AS partition OFFSET 0) AS n LEFT JOIN LATERAL (\
+             SELECT a.position FROM headwater.aggregated_messages AS a WHERE a.projection_id = p.id \
+             AND a.partition = n.partition ORDER BY a.position DESC LIMIT 1) AS e ON true LEFT JOIN LATERAL (\
+             SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = p.id AND a.partition = n.partition \
              AND a.position >= $3 AND headwater.message_is_unchanged(p.last_position, p.last_id) ORDER BY a.position LIMIT $4) AS a ON true \
              LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
              WHERE p.aggregated_stream_id = $1 AND p.is_current ORDER BY a.position OFFSET 0) AS m"
@@ -222,36 +257,36 @@ impl AggregatedStreams<'_> {
         let read = |row: &Row| {
             message_count = Some(row.try_get(0)?);
             last_position = row.try_get(AFTER_COLUMNS + 1)?;
-            partitioned(row)
+            partitioned(row, false)
         };
         let read =
-            client.query_bounded(&statement, &[&id, &partition, &from, &limit.messages], limit.bytes, read).await?;
+            client.query_bounded(&statement, &[&id, partition, &from, &limit.messages], limit.bytes, read).await?;
         let messages = read.rows.into_iter().flatten().collect();
         Ok(message_count.map(|message_count| PartitionPage { message_count, last_position, messages }))
     }
 
-    /// Messages of an aggregated stream after a global position, in global order; of some partitions, or of all.
+    /// Messages of an aggregated stream, or of a part of it, after a global position, in global order.
     /// `None`: there is no such stream.
     pub async fn page(
         self,
         id: i64,
-        partitions: Option<&[i32]>,
+        is_keyed: bool,
+        part: &Part,
         after: i64,
         limit: PageLimit,
     ) -> Result<Option<AggregatedPage>, StoreError> {
         let client = self.0.client().await?;
+        let links = links_of(is_keyed, part);
+        let keyed = if is_keyed { ", m.partitions, m.positions, m.keys" } else { "" };
         let sql = format!(
             "SELECT m.projected_position, {COLUMNS}, m.link_partition, m.link_position, m.projection_id, \
-             m.is_catching_up, m.link_global_position, m.history_number FROM (\
-             SELECT c.projected_position, m.*, a.partition AS link_partition, a.position AS link_position, \
-             c.id AS projection_id, c.is_catching_up, a.global_position AS link_global_position, \
+             m.is_catching_up, m.link_global_position, m.history_number{keyed} FROM (\
+             SELECT c.projected_position, m.*, a.*, \
+             c.id AS projection_id, c.is_catching_up, \
              coalesce((SELECT history FROM headwater.settled_position), 0) AS history_number \
-             FROM ({CURRENT} AND p.aggregated_stream_id = $1) AS c LEFT JOIN LATERAL (\
-             SELECT * FROM headwater.aggregated_messages AS a WHERE a.projection_id = c.id \
-             AND headwater.message_is_unchanged(c.last_position, c.last_id) AND a.global_position > $3 AND ($2::int[] IS NULL OR a.partition = ANY ($2)) \
-             ORDER BY a.global_position LIMIT $4) AS a ON true \
-             LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
-             ORDER BY a.global_position OFFSET 0) AS m"
+             FROM ({CURRENT} AND p.aggregated_stream_id = $1) AS c LEFT JOIN LATERAL ({links}) AS a ON true \
+             LEFT JOIN message_store.messages AS m ON m.global_position = a.link_global_position \
+             ORDER BY a.link_global_position OFFSET 0) AS m"
         );
         let statement = client.prepare_cached(&sql).await?;
         let mut page = None;
@@ -264,10 +299,19 @@ impl AggregatedStreams<'_> {
                 history_number: row.try_get(AFTER_COLUMNS + 5)?,
                 messages: Vec::new(),
             });
-            partitioned(row)
+            partitioned(row, is_keyed)
         };
-        let parameters: [&(dyn ToSql + Sync); 4] = [&id, &partitions, &after, &limit.messages];
-        let read = client.query_bounded(&statement, &parameters, limit.bytes, read).await?;
+        let named: Vec<&str>;
+        let parameters: [&(dyn ToSql + Sync); 4] = match part {
+            Part::All => [&id, &after, &limit.messages, &None::<i32>],
+            Part::Partitions(partitions) => [&id, &after, &limit.messages, &&**partitions],
+            Part::Keys(keys) => {
+                named = keys.iter().map(|key| &**key).collect();
+                [&id, &after, &limit.messages, &named]
+            }
+        };
+        let used = if matches!(part, Part::All) { 3 } else { 4 };
+        let read = client.query_bounded(&statement, &parameters[..used], limit.bytes, read).await?;
         let Some(page) = page else { return Ok(None) };
         let is_full = read.is_cut || read.rows.len() as i64 == limit.messages;
         Ok(Some(AggregatedPage {
@@ -283,7 +327,8 @@ impl AggregatedStreams<'_> {
             Progress,
             r#"SELECT p.aggregated_stream_id AS "aggregated_stream_id!", p.id AS projection_id,
                CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END AS "projected_position!",
-               NOT p.is_live AND p.error IS NULL AND NOT s.is_paused AS "is_catching_up!"
+               NOT p.is_live AND p.error IS NULL AND NOT s.is_paused AS "is_catching_up!",
+               s.definition #>> '{partitioner,kind}' = 'key' AS "is_keyed!"
                FROM headwater.projections AS p JOIN headwater.aggregated_streams AS s ON s.id = p.aggregated_stream_id
                CROSS JOIN headwater.projector AS r WHERE p.is_current AND p.aggregated_stream_id = ANY ($1)"#,
             ids
@@ -305,12 +350,13 @@ impl AggregatedStreams<'_> {
     }
 }
 
-/// A row's message, if it has one.
-fn partitioned(row: &Row) -> Result<Option<AggregatedMessage>, StoreError> {
+/// A row's message, if it has one; `is_keyed`: with its places.
+fn partitioned(row: &Row, is_keyed: bool) -> Result<Option<AggregatedMessage>, StoreError> {
     if !has_message(row)? {
         return Ok(None);
     }
     Ok(Some(AggregatedMessage {
+        keys: if is_keyed { Some(key_places(row)?) } else { None },
         partition: row.try_get(AFTER_COLUMNS)?,
         position: row.try_get(AFTER_COLUMNS + 1)?,
         message: Arc::new(message_of(row)?),
@@ -325,6 +371,7 @@ impl From<StateRow> for StoredAggregatedStream {
             error: row.error,
             skipped: row.skipped,
             substituted: row.substituted,
+            key_count: row.key_count,
         };
         let rebuild = row.rebuilt_position.map(|projected_position| ProjectionState {
             is_live: false,
@@ -332,6 +379,7 @@ impl From<StateRow> for StoredAggregatedStream {
             error: row.rebuild_error,
             skipped: row.rebuild_skipped.unwrap_or_default(),
             substituted: row.rebuild_substituted.unwrap_or_default(),
+            key_count: row.rebuild_key_count.unwrap_or_default(),
         });
         Self { id: row.id, name: row.name, definition: row.definition, is_paused: row.is_paused, current, rebuild }
     }

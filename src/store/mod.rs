@@ -15,6 +15,7 @@ mod error;
 pub mod gap_rule;
 pub mod history;
 pub mod import;
+pub mod keyed_streams;
 pub mod listen;
 pub mod migrate;
 mod outcome;

@@ -1,6 +1,7 @@
 //! The projector's statements: its lease, the projections, and the rounds that it writes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -68,6 +69,11 @@ pub struct RoundRows {
     pub stopped_positions: Vec<i64>,
     /// JSON. `None`: the projection leaves the live ones without an error, and catches up again.
     pub stopped_errors: Vec<Option<String>>,
+    /// Links of keyed projections, one for each message and key. Their partitions and positions are given as they are
+    /// written.
+    pub keyed_projections: Vec<i64>,
+    pub keyed_keys: Vec<Arc<str>>,
+    pub keyed_global_positions: Vec<i64>,
 }
 
 /// A round of one projection that catches up.
@@ -138,18 +144,21 @@ impl Session {
         Ok((generation, projections.collect::<Result<_, StoreError>>()?))
     }
 
-    /// Writes a round of the live projections, which prolongs the lease.
+    /// Writes a round of the live projections, which prolongs the lease. Answers the partition and position of each keyed
+    /// link with it.
     pub async fn project_live(
         &self,
         lease: Lease,
         lasting: Duration,
         live_position: i64,
         rows: &RoundRows,
-    ) -> Result<RoundAnswer, StoreError> {
-        let answer: String = self
-            .one(
-                "SELECT headwater.project_live($1, $2, $3 * interval '1 ms', $4, $5, $6, $7, $8, $9, $10, $11, $12, \
-                 $13, $14, $15, $16, $17, $18, $19)",
+    ) -> Result<(RoundAnswer, Vec<(i32, i64)>), StoreError> {
+        let keys: Vec<&str> = rows.keyed_keys.iter().map(|key| &**key).collect();
+        let answer = self
+            .query_typed(
+                "SELECT outcome, coalesce(keyed_partitions, '{}'), coalesce(keyed_positions, '{}') \
+                 FROM headwater.project_live($1, $2, $3 * interval '1 ms', $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+                 $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
                 &[
                     (&lease.epoch, Type::INT8),
                     (&lease.generation, Type::INT8),
@@ -170,10 +179,15 @@ impl Session {
                     (&rows.stopped_projections, Type::INT8_ARRAY),
                     (&rows.stopped_positions, Type::INT8_ARRAY),
                     (&rows.stopped_errors, Type::TEXT_ARRAY),
+                    (&rows.keyed_projections, Type::INT8_ARRAY),
+                    (&keys, Type::TEXT_ARRAY),
+                    (&rows.keyed_global_positions, Type::INT8_ARRAY),
                 ],
             )
             .await?;
-        read_answer(&answer)
+        let row = answer.first().ok_or_else(|| StoreError::Bug("a round had no answer".into()))?;
+        let (partitions, positions): (Vec<i32>, Vec<i64>) = (row.try_get(1)?, row.try_get(2)?);
+        Ok((read_answer(row.try_get(0)?)?, partitions.into_iter().zip(positions).collect()))
     }
 
     /// Makes a projection that has reached the live position one of the live ones.
@@ -208,8 +222,9 @@ impl AggregatedStreams<'_> {
     /// not go on.
     pub async fn project_past(self, epoch: i64, round: PastRound<'_>) -> Result<bool, StoreError> {
         let rows = round.rows;
+        let keys: Vec<&str> = rows.keyed_keys.iter().map(|key| &**key).collect();
         let outcome = sqlx::query_scalar!(
-            r#"SELECT headwater.project_past($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS "outcome!: Outcome""#,
+            r#"SELECT headwater.project_past($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) AS "outcome!: Outcome""#,
             epoch,
             round.projection_id,
             round.from,
@@ -223,7 +238,9 @@ impl AggregatedStreams<'_> {
             &rows.last_times as _,
             rows.skipped.first().copied().unwrap_or(0),
             rows.substituted.first().copied().unwrap_or(0),
-            rows.stopped_errors.first().and_then(Option::as_deref)
+            rows.stopped_errors.first().and_then(Option::as_deref),
+            &keys as _,
+            &rows.keyed_global_positions
         );
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }

@@ -11,7 +11,7 @@ use super::assert_generated;
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Every route there is under the contract; a new one is added here by hand.
-const ROUTES: [(&str, &str, &str); 51] = [
+const ROUTES: [(&str, &str, &str); 53] = [
     ("get", "/v1/streams/{stream_name}/messages", "readStream"),
     ("post", "/v1/streams/{stream_name}/messages", "appendMessages"),
     ("get", "/v1/streams/{stream_name}/messages/last", "readLastMessage"),
@@ -32,6 +32,8 @@ const ROUTES: [(&str, &str, &str); 51] = [
     ("post", "/v1/aggregated-streams/{name}/resume", "resumeAggregatedStream"),
     ("post", "/v1/aggregated-streams/{name}/rebuild", "rebuildAggregatedStream"),
     ("get", "/v1/aggregated-streams/{name}/partitions/{partition}/messages", "readPartition"),
+    ("get", "/v1/aggregated-streams/{name}/keys", "listAggregatedKeys"),
+    ("get", "/v1/aggregated-streams/{name}/keys/{key}/messages", "readAggregatedKey"),
     ("get", "/v1/aggregated-streams/{name}/positions", "findPartitionPositions"),
     ("get", "/v1/aggregated-streams/{name}/events", "followAggregatedStream"),
     ("get", "/v1/subscriptions", "listSubscriptions"),

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 
 use super::{
-    CelKind, CelPartitioner, ConstantKind, ConstantPartitioner, HashPartitioner, HashedName, PartitionMethod,
-    Partitioner, ValueIn, ValuePartitioner,
+    CelKind, CelPartitioner, ConstantKind, ConstantPartitioner, HashPartitioner, HashedName, KeyKind, KeyOf,
+    KeyPartitioner, PartitionMethod, Partitioner, ValueIn, ValuePartitioner,
 };
 use crate::domain::named::{named, named_if_any};
 
@@ -20,6 +20,8 @@ pub struct Written {
     method: Option<PartitionMethod>,
     missing: Option<i64>,
     expression: Option<String>,
+    #[serde(default, deserialize_with = "named_if_any")]
+    of: Option<KeyOf>,
 }
 
 #[derive(Deserialize)]
@@ -33,6 +35,7 @@ enum Kind {
     Data,
     Metadata,
     Cel,
+    Key,
 }
 
 impl TryFrom<Written> for Partitioner {
@@ -52,14 +55,16 @@ impl TryFrom<Written> for Partitioner {
                 kind: CelKind::Cel,
                 expression: given("expression", written.expression.take())?,
             }),
+            Kind::Key => written.key()?,
         };
-        let Written { kind: _, partitions, pointer, method, missing, expression } = written;
+        let Written { kind: _, partitions, pointer, method, missing, expression, of } = written;
         let left = [
             ("partitions", partitions.is_some()),
             ("pointer", pointer.is_some()),
             ("method", method.is_some()),
             ("missing", missing.is_some()),
             ("expression", expression.is_some()),
+            ("of", of.is_some()),
         ];
         match left.into_iter().find(|(_, is_left)| *is_left) {
             Some((field, _)) => Err(serde::de::Error::unknown_field(field, &[])),
@@ -85,6 +90,16 @@ impl Written {
             partitions: self.partitions()?,
             missing: self.missing.take(),
         }))
+    }
+
+    fn key(&mut self) -> Result<Partitioner, serde::de::value::Error> {
+        let of = given("of", self.of.take())?;
+        let pointer = match of {
+            KeyOf::Data | KeyOf::Metadata => Some(given("pointer", self.pointer.take())?),
+            // One that was given all the same is refused as unknown.
+            KeyOf::CardinalId | KeyOf::Type => None,
+        };
+        Ok(Partitioner::Key(KeyPartitioner { kind: KeyKind::Key, of, pointer }))
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
 use crate::domain::aggregated_stream::AggregatedMessage;
+use crate::domain::keyed::Part;
 use crate::service::log::suffix::{self, Suffix};
 use crate::service::log::{Entry, Page, Place, Read};
 use crate::store::aggregated_streams::AggregatedPage;
@@ -202,22 +203,16 @@ impl Feeds {
         }
     }
 
-    /// What is in memory of an aggregated stream, or of some of its partitions, after a place.
-    pub(super) fn newest(
-        &self,
-        (id, name): (i64, &Arc<str>),
-        partitions: Option<&[i32]>,
-        place: Place,
-        limit: PageLimit,
-    ) -> Read {
+    /// What is in memory of an aggregated stream, or of a part of it, after a place.
+    pub(super) fn newest(&self, (id, name): (i64, &Arc<str>), part: &Part, place: Place, limit: PageLimit) -> Read {
         let state = self.state();
         let Some(feed) = state.feeds.get(&id).filter(|_| state.history == place.history) else { return Read::Miss };
         if feed.is_deleted {
             return Read::Deleted;
         }
         let Some(next) = feed.messages.read(place.after) else { return Read::Miss };
-        let next = next.filter(|one| partitions.is_none_or(|some| some.contains(&one.partition)));
-        let entry = |one: &AggregatedMessage| Entry::aggregated(name, one.clone());
+        let next = next.filter(|one| part.has(one));
+        let entry = |one: &AggregatedMessage| Entry::aggregated(name, part.of(one));
         let page = suffix::page(next, limit, feed.up_to.max(place.after), entry);
         // While history is being projected, its end has not been seen.
         Read::Page(Page { is_end: page.is_end && !feed.is_catching_up, ..page })

@@ -5,18 +5,19 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::feed::{FeedMember, Feeds, ProgressInterest};
+use crate::domain::keyed::Part;
 use crate::service::log::{Entry, Page, Place, Read};
 use crate::service::tail::Tail;
 use crate::store::StoreError;
 use crate::store::read::PageLimit;
 
-/// An aggregated stream, or some of its partitions.
+/// An aggregated stream, or a part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AggregatedSource {
     pub id: i64,
     pub name: Arc<str>,
-    /// Sorted; `None`: all of them.
-    pub partitions: Option<Arc<[i32]>>,
+    pub is_keyed: bool,
+    pub part: Part,
 }
 
 /// The log of an aggregated stream.
@@ -61,17 +62,17 @@ impl AggregatedLog {
         if self.tail.history() != place.history {
             return Read::HistoryChanged;
         }
-        let AggregatedSource { id, name, partitions } = &self.source;
-        self.recognised(self.feeds.newest((*id, name), partitions.as_deref(), place, limit))
+        let AggregatedSource { id, name, part, .. } = &self.source;
+        self.recognised(self.feeds.newest((*id, name), part, place, limit))
     }
 
     /// What is in the database after a place.
     pub async fn page(&self, place: Place, limit: PageLimit) -> Result<Read, StoreError> {
-        let AggregatedSource { id, name, partitions } = &self.source;
+        let AggregatedSource { id, name, is_keyed, part } = &self.source;
         let history_number = self.tail.history_number();
         // Asked before the page is read, so the page has all of it.
         let known = self.feeds.upto_in(place.history, *id).unwrap_or(0);
-        let page = self.tail.pages().aggregated(*id, partitions.as_deref(), place.after, limit).await?;
+        let page = self.tail.pages().aggregated(*id, *is_keyed, part, place.after, limit).await?;
         // Another instance may have found the log that is there now before this one.
         let is_of_another_log = page.as_ref().is_some_and(|page| page.history_number != history_number);
         if is_of_another_log || self.tail.history() != place.history {

@@ -24,6 +24,8 @@ use crate::domain::aggregated_stream::Definition;
 use crate::domain::filter::Filter;
 use crate::domain::time::Timestamp;
 use crate::store::aggregated_streams::{Created, PartitionPage, PartitionState, StoredAggregatedStream};
+pub use crate::store::aggregated_streams::{FoundStream, PartitionName};
+use crate::store::keyed_streams::StoredKey;
 use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
@@ -97,6 +99,21 @@ pub struct PartitionRead {
     pub at_end: bool,
 }
 
+/// A page of keys.
+#[derive(Debug)]
+pub struct KeyPage {
+    pub keys: Vec<StoredKey>,
+    /// The key after these.
+    pub next: Option<String>,
+}
+
+/// A place in the log.
+#[derive(Debug, Clone, Copy)]
+pub enum PositionsAt {
+    GlobalPosition(i64),
+    Time(Timestamp),
+}
+
 impl AggregatedStreams {
     pub fn new(
         database: Database,
@@ -138,9 +155,9 @@ impl AggregatedStreams {
         Err(DefineError::TooMany { max: self.aggregated_streams_max })
     }
 
-    /// The id of an aggregated stream; `None`: there is none of that name.
-    pub async fn id(&self, name: &str) -> Result<Option<i64>, StoreError> {
-        self.database.aggregated_streams().id(name).await
+    /// An aggregated stream by its name; `None`: there is none of that name.
+    pub async fn find(&self, name: &str) -> Result<Option<FoundStream>, StoreError> {
+        self.database.aggregated_streams().find(name).await
     }
 
     pub async fn get(&self, name: &str) -> Result<Option<AggregatedStream>, StoreError> {
@@ -233,7 +250,7 @@ impl AggregatedStreams {
     pub async fn partition_page(
         &self,
         id: i64,
-        partition: i32,
+        partition: PartitionName<'_>,
         from: i64,
         limit: usize,
         wait: Duration,
@@ -256,15 +273,35 @@ impl AggregatedStreams {
         }
     }
 
-    /// For every partition that has messages, its first position at or after a time.
-    pub async fn positions_at_time(&self, id: i64, time: Timestamp) -> Result<Vec<(i32, i64)>, StoreError> {
-        let global_position = self.database.messages().first_global_position_at(time).await?;
-        self.positions_at(id, global_position).await
+    /// For every partition that has messages, its first position at or after a place.
+    pub async fn positions(&self, id: i64, at: PositionsAt) -> Result<Vec<(i32, i64)>, StoreError> {
+        let global_position = self.global_position_of(at).await?;
+        self.database.aggregated_streams().positions(id, global_position).await
     }
 
-    /// For every partition that has messages, its first position at or after a global position.
-    pub async fn positions_at(&self, id: i64, global_position: i64) -> Result<Vec<(i32, i64)>, StoreError> {
-        self.database.aggregated_streams().positions(id, global_position).await
+    /// The keys with a prefix, from a key on, in the order of their bytes; and the one after them.
+    pub async fn keys(&self, id: i64, prefix: &str, from: &str, limit: usize) -> Result<KeyPage, StoreError> {
+        let mut keys = self.database.aggregated_streams().keys(id, prefix, from, limit as i64 + 1).await?;
+        let next = if keys.len() > limit { keys.pop().map(|next| next.key) } else { None };
+        Ok(KeyPage { keys, next })
+    }
+
+    /// For each of these keys that has messages: itself, its partition, and its first position at or after a place.
+    pub async fn key_positions(
+        &self,
+        id: i64,
+        keys: &[String],
+        at: PositionsAt,
+    ) -> Result<Vec<(String, i32, i64)>, StoreError> {
+        let global_position = self.global_position_of(at).await?;
+        self.database.aggregated_streams().key_positions(id, keys, global_position).await
+    }
+
+    async fn global_position_of(&self, at: PositionsAt) -> Result<i64, StoreError> {
+        match at {
+            PositionsAt::GlobalPosition(position) => Ok(position),
+            PositionsAt::Time(time) => self.database.messages().first_global_position_at(time).await,
+        }
     }
 
     /// The log of an aggregated stream; `with_progress`: its reader is also woken by progress without a message.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::domain::aggregated_stream::{AggregatedMessage, Aggregation, Placement};
+use crate::domain::keyed::KeyPlace;
 use crate::domain::message::Message;
 use crate::domain::time::Timestamp;
 use crate::store::projector::RoundRows;
@@ -32,8 +33,18 @@ pub struct Round {
     pub rows: RoundRows,
     /// The messages for the followers of each aggregated stream, in order.
     pub messages: HashMap<i64, Vec<AggregatedMessage>>,
+    /// Messages of keyed projections that readers see, in the order of their links: those that wait for their places.
+    keyed: Vec<Keyed>,
     /// Projections that cannot go on.
     pub stopped: Vec<Stopped>,
+}
+
+/// A message of a keyed projection. Its places are known once the round is written: keys are too many to count in memory.
+#[derive(Debug)]
+struct Keyed {
+    aggregated_stream_id: i64,
+    message: Arc<Message>,
+    keys: Vec<Arc<str>>,
 }
 
 /// A projection that cannot go on.
@@ -64,7 +75,25 @@ impl Round {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.rows.projections.is_empty() && self.stopped.is_empty() && self.rows.failing_projections.is_empty()
+        self.messages_placed() == 0 && self.stopped.is_empty() && self.rows.failing_projections.is_empty()
+    }
+
+    /// How many places it gives to messages.
+    pub fn messages_placed(&self) -> usize {
+        self.rows.projections.len() + self.rows.keyed_projections.len()
+    }
+
+    /// Takes the partitions and positions of keyed links, in the order of these.
+    pub fn number(&mut self, places: Vec<(i32, i64)>) {
+        let mut places = places.into_iter();
+        for Keyed { aggregated_stream_id, message, keys } in std::mem::take(&mut self.keyed) {
+            let place = |(key, (partition, position))| KeyPlace { key, partition, position };
+            let mut keys: Vec<KeyPlace> = keys.into_iter().zip(places.by_ref()).map(place).collect();
+            keys.sort_unstable_by_key(|place| place.partition);
+            let Some(&KeyPlace { partition, position, .. }) = keys.first() else { continue };
+            let one = AggregatedMessage { partition, position, keys: Some(keys.into()), message };
+            self.messages.entry(aggregated_stream_id).or_default().push(one);
+        }
     }
 
     fn project(&mut self, projection: &mut Projection, messages: &[Arc<Message>]) {
@@ -90,6 +119,10 @@ impl Round {
                     substituted += 1;
                     partition
                 }
+                Placement::Keys(keys) => {
+                    self.link_keys(projection, message, keys);
+                    continue;
+                }
                 Placement::Partition(partition) => partition,
             };
             let count = projection.message_counts.entry(partition).or_insert(0);
@@ -108,7 +141,7 @@ impl Round {
             self.rows.positions.push(position);
             self.rows.global_positions.push(message.global_position);
             if projection.is_current {
-                let one = AggregatedMessage { partition, position, message: message.clone() };
+                let one = AggregatedMessage { partition, position, keys: None, message: message.clone() };
                 self.messages.entry(projection.aggregated_stream_id).or_default().push(one);
             }
         }
@@ -124,6 +157,16 @@ impl Round {
             self.rows.skipped.push(skipped);
             self.rows.substituted.push(substituted);
         }
+    }
+
+    fn link_keys(&mut self, projection: &Projection, message: &Arc<Message>, keys: Vec<Arc<str>>) {
+        for key in &keys {
+            self.rows.keyed_projections.push(projection.id);
+            self.rows.keyed_keys.push(key.clone());
+            self.rows.keyed_global_positions.push(message.global_position);
+        }
+        let (aggregated_stream_id, message) = (projection.aggregated_stream_id, message.clone());
+        self.keyed.push(Keyed { aggregated_stream_id, message, keys });
     }
 
     fn stop(&mut self, projection: &Projection, message: &Message, reason: String) {

@@ -117,7 +117,7 @@ impl<'a> ProjectorTerm<'a> {
                 self.wait(stopping).await?;
             }
         }
-        self.project(self.position, &Round::default()).await?;
+        self.project(self.position, &mut Round::default()).await?;
         Ok(())
     }
 
@@ -177,7 +177,8 @@ impl<'a> ProjectorTerm<'a> {
                 ..RoundRows::default()
             };
             let lasting = self.projector.settings.lease;
-            if self.session.project_live(self.lease, lasting, self.position, &rows).await? == RoundAnswer::Fenced {
+            let (answer, _) = self.session.project_live(self.lease, lasting, self.position, &rows).await?;
+            if answer == RoundAnswer::Fenced {
                 return Err(LeadershipLost::Fenced);
             }
         }
@@ -201,15 +202,13 @@ impl<'a> ProjectorTerm<'a> {
     /// Projects what there is, and says whether there was nothing.
     async fn round(&mut self, stopping: &CancellationToken) -> Result<bool, LeadershipLost> {
         let (messages, up_to, idle) = self.gather(stopping).await?;
-        let round = Round::of(self.live.values_mut(), &messages);
+        let mut round = Round::of(self.live.values_mut(), &messages);
         if round.is_empty() {
             self.moved_to(up_to, round);
             return Ok(idle);
         }
-        if self.project(up_to, &round).await? {
-            self.projector
-                .observer
-                .record(Observation::Projected { messages: round.rows.projections.len(), live: true });
+        if self.project(up_to, &mut round).await? {
+            self.projector.observer.record(Observation::Projected { messages: round.messages_placed(), live: true });
             for stopped in &round.stopped {
                 if let Some(projection) = self.live.remove(&stopped.projection_id) {
                     let (name, reason) = (projection.name.to_string(), stopped.reason.clone());
@@ -255,10 +254,12 @@ impl<'a> ProjectorTerm<'a> {
     }
 
     /// Writes a round. `false`: a definition or a state has changed, and it has to be made again.
-    async fn project(&mut self, up_to: i64, round: &Round) -> Result<bool, LeadershipLost> {
+    async fn project(&mut self, up_to: i64, round: &mut Round) -> Result<bool, LeadershipLost> {
         let lasting = self.projector.settings.lease;
-        match self.session.project_live(self.lease, lasting, up_to, &round.rows).await? {
+        let (answer, places) = self.session.project_live(self.lease, lasting, up_to, &round.rows).await?;
+        match answer {
             RoundAnswer::Projected => {
+                round.number(places);
                 self.kept = (up_to, Instant::now());
                 Ok(true)
             }
@@ -285,7 +286,7 @@ impl<'a> ProjectorTerm<'a> {
         let since = self.kept.1.elapsed();
         let is_due = self.position > self.kept.0 && !self.live.is_empty() && since >= self.progress_interval();
         if is_due || since >= self.projector.settings.lease / 3 {
-            self.project(self.position, &Round::default()).await?;
+            self.project(self.position, &mut Round::default()).await?;
             if is_due {
                 // Who merges sources on another instance waits for progress as such.
                 self.projector.signals.projected();

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::event_id::{Check, EventId};
 use crate::domain::filter::Filter;
+use crate::domain::keyed::KeyPlace;
 use crate::domain::message::Message;
 use crate::domain::source::Source;
 use crate::service::aggregated::log::{AggregatedLog, AggregatedSource};
@@ -67,6 +68,8 @@ pub struct Link {
     pub aggregated_stream: Arc<str>,
     pub partition: i32,
     pub position: i64,
+    /// Of a keyed one: all its places in what is read, of which the above is the first.
+    pub keys: Option<Arc<[KeyPlace]>>,
 }
 
 /// What comes after a place.
@@ -174,8 +177,8 @@ impl Entry {
     }
 
     pub fn aggregated(aggregated_stream: &Arc<str>, one: AggregatedMessage) -> Self {
-        let AggregatedMessage { partition, position, message } = one;
-        let link = Link { aggregated_stream: aggregated_stream.clone(), partition, position };
+        let AggregatedMessage { partition, position, keys, message } = one;
+        let link = Link { aggregated_stream: aggregated_stream.clone(), partition, position, keys };
         Self { link: Some(link), ..Self::of(message, false) }
     }
 

@@ -15,6 +15,7 @@ use fastrand::Rng;
 use super::cursor::Next;
 use crate::domain::event_id::{Check, EventId};
 use crate::domain::filter::Filter;
+use crate::domain::keyed;
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::source::Source;
 use crate::domain::time::Timestamp;
@@ -223,8 +224,8 @@ impl World {
 
     fn some_of(&mut self, id: i64) -> AggregatedSource {
         let partitions = self.rng.choice::<[&[i32]; 3]>([&[0, 1, 2], &[1], &[0, 2]]).unwrap();
-        let partitions = Some(partitions.into()).filter(|_| self.rng.bool());
-        AggregatedSource { id, name: id.to_string().into(), partitions }
+        let part = if self.rng.bool() { keyed::Part::Partitions(partitions.into()) } else { keyed::Part::All };
+        AggregatedSource { id, name: id.to_string().into(), is_keyed: false, part }
     }
 
     fn begin(&mut self, what: Reading, after: i64) {

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::{Page, Place};
 use crate::domain::filter::Filter;
+use crate::domain::keyed::Part;
 use crate::domain::source::Source;
 use crate::store::aggregated_streams::AggregatedPage;
 use crate::store::read::PageLimit;
@@ -104,15 +105,16 @@ impl PageReader {
     pub async fn aggregated(
         &self,
         id: i64,
-        partitions: Option<&[i32]>,
+        is_keyed: bool,
+        part: &Part,
         after: i64,
         limit: PageLimit,
     ) -> Result<Option<AggregatedPage>, StoreError> {
         #[cfg(test)]
         if let Some(script) = &self.script {
-            return self.in_turn(script.aggregated(id, partitions, after, limit)).await;
+            return self.in_turn(script.aggregated(id, part, after, limit)).await;
         }
-        self.in_turn(self.database.aggregated_streams().page(id, partitions, after, limit)).await
+        self.in_turn(self.database.aggregated_streams().page(id, is_keyed, part, after, limit)).await
     }
 
     /// What comes next in some partitions of an aggregated stream, and whether that is all.

@@ -8,6 +8,7 @@ use super::SubscriptionError;
 use crate::domain::delivery::Policy;
 use crate::domain::expression::{Expression, ExpressionError};
 use crate::domain::filter::Filter;
+use crate::domain::keyed::Part;
 use crate::domain::source::Source;
 use crate::domain::subscription::{Definition, SubscriptionSource};
 use crate::service::aggregated::log::AggregatedSource;
@@ -45,7 +46,7 @@ impl Subscription {
         };
         let aggregated = match (stored.aggregated_stream_id, &definition.source) {
             (Some(id), SubscriptionSource::Aggregated(name)) => {
-                Some(AggregatedSource { id, name: name.as_str().into(), partitions: None })
+                Some(AggregatedSource { id, name: name.as_str().into(), is_keyed: false, part: Part::All })
             }
             _ => None,
         };

@@ -12,6 +12,7 @@ use crate::domain::time::Timestamp;
 use crate::service::aggregated::AggregatedStreams;
 use crate::service::read::{PlaceError, Reads, Start};
 use crate::store::StoreError;
+use crate::store::aggregated_streams::FoundStream;
 use crate::store::subscriptions::{At, NewSubscription, State, StoredSubscription, Update};
 
 /// Attempts to make a subscription that other requests make and delete at the same moment.
@@ -106,7 +107,7 @@ impl Definitions {
             let cursors = (0..count).map(|partition| At { partition, position: after }).collect();
             return Ok(Beginning { aggregated_stream_id: None, cursors, first_position: 0 });
         };
-        let Some(id) = self.common.database.aggregated_streams().id(name).await? else {
+        let Some(FoundStream { id, .. }) = self.common.database.aggregated_streams().find(name).await? else {
             let rule = "must name an existing aggregated stream";
             return Err(SubscriptionError::Invalid(vec![Violation::new("source.aggregated_stream", rule)]));
         };

@@ -139,6 +139,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0007_functions",
     "0008_subscription_lag",
     "0009_subscription_words",
+    "0011_keyed_aggregated_streams",
     "0012_erasure",
     "0014_time_ranges",
 ];
@@ -162,6 +163,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "first_position_after",
     "group_member",
     "insert_aggregated",
+    "insert_keyed",
     "log_end",
     "message_is_unchanged",
     "message_store/acquire_lock",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Feeds;
+use crate::domain::keyed::Part;
 use crate::service::back_off::BackOff;
 use crate::service::log::pages::in_time;
 use crate::service::tail::Tail;
@@ -53,8 +54,9 @@ impl Feeds {
         for id in followed {
             let progress = found.iter().find(|progress| progress.aggregated_stream_id == id);
             let Some(from) = self.on_progress(history, id, progress) else { continue };
+            let is_keyed = progress.is_some_and(|progress| progress.is_keyed);
             let history_number = tail.history_number();
-            let page = in_time(database.aggregated_streams().page(id, None, from, READ_MAX)).await?;
+            let page = in_time(database.aggregated_streams().page(id, is_keyed, &Part::All, from, READ_MAX)).await?;
             self.on_page(history, id, from, page, history_number);
         }
         Ok(())

@@ -65,7 +65,7 @@ impl ProjectorTerm<'_> {
             self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
             return Ok(());
         };
-        if !self.project(position, &Round::default()).await? {
+        if !self.project(position, &mut Round::default()).await? {
             return Ok(());
         }
         match self.session.go_live(self.lease, projection.id, position).await? {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use super::World;
 use super::stored::{Projection, Stored};
 use crate::domain::aggregated_stream::AggregatedMessage;
+use crate::domain::keyed::Part;
 use crate::store::aggregated_streams::{AggregatedPage, Progress};
 use crate::store::read::PageLimit;
 
@@ -250,7 +251,7 @@ impl World {
         } else if let Some((id, progress)) = look.found.pop_front()
             && let Some(from) = self.feeds.on_progress(look.history, id, progress.as_ref())
         {
-            look.page = Some((id, from, stored.page(id, None, from, LOOK_MAX), self.tail.history_number()));
+            look.page = Some((id, from, stored.page(id, &Part::All, from, LOOK_MAX), self.tail.history_number()));
         }
         self.projecting.look = Some(look).filter(|look| !look.found.is_empty() || look.page.is_some());
     }

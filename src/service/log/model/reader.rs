@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use super::stored::partition_of;
 use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
+use crate::domain::keyed;
 use crate::domain::message::Message;
 use crate::domain::source::Source;
 use crate::service::aggregated::feed::Feeds;
@@ -53,8 +54,10 @@ impl Part {
     fn has(&self, message: &Message) -> bool {
         match self {
             Part::Messages(source) => source.topics().iter().any(|topic| topic.has(message)),
-            Part::Aggregated(source) => partition_of(message)
-                .is_some_and(|partition| source.partitions.as_ref().is_none_or(|some| some.contains(&partition))),
+            Part::Aggregated(source) => partition_of(message).is_some_and(|partition| match &source.part {
+                keyed::Part::Partitions(some) => some.contains(&partition),
+                keyed::Part::All | keyed::Part::Keys(_) => true,
+            }),
         }
     }
 

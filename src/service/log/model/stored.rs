@@ -6,6 +6,7 @@ use fastrand::Rng;
 
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::filter::Filter;
+use crate::domain::keyed::Part;
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::source::Source;
 use crate::store::StoreError;
@@ -73,7 +74,7 @@ impl Projection {
         for message in new {
             let Some(partition) = partition_of(message) else { continue };
             let position = self.links.iter().filter(|link| link.partition == partition).count() as i64;
-            self.links.push(AggregatedMessage { partition, position, message: message.clone() });
+            self.links.push(AggregatedMessage { partition, position, keys: None, message: message.clone() });
         }
         self.position = self.position.max(up_to);
         self.links[begun..].to_vec()
@@ -112,6 +113,7 @@ impl Stored {
             projection_id: current.id,
             projected_position: if current.is_live { self.live_position } else { current.position },
             is_catching_up: !current.is_live && !is_paused,
+            is_keyed: false,
         })
     }
 
@@ -136,11 +138,9 @@ impl Stored {
         FollowedPage { messages: chosen.into_iter().map(|one| copy(one)).collect(), is_full }
     }
 
-    pub fn page(&self, id: i64, partitions: Option<&[i32]>, after: i64, limit: PageLimit) -> Option<AggregatedPage> {
+    pub fn page(&self, id: i64, part: &Part, after: i64, limit: PageLimit) -> Option<AggregatedPage> {
         let progress = self.progress(id)?;
-        let is_next = |link: &&AggregatedMessage| {
-            link.message.global_position > after && partitions.is_none_or(|some| some.contains(&link.partition))
-        };
+        let is_next = |link: &&AggregatedMessage| link.message.global_position > after && part.has(link);
         let links = self.get(id)?.current.links.iter().filter(is_next);
         let (chosen, is_full) = fill(links, limit, |link| link.message.memory_bytes());
         Some(AggregatedPage {
@@ -209,11 +209,11 @@ impl Script {
     pub async fn aggregated(
         &self,
         id: i64,
-        partitions: Option<&[i32]>,
+        part: &Part,
         after: i64,
         limit: PageLimit,
     ) -> Result<Option<AggregatedPage>, StoreError> {
-        self.answer(|stored| stored.page(id, partitions, after, limit)).await
+        self.answer(|stored| stored.page(id, part, after, limit)).await
     }
 
     /// Some time passes before the database is asked, and some before its answer is there, if it comes at all.
