@@ -17,8 +17,8 @@ mod keys;
 mod pointer;
 mod written;
 
+use self::pointer::{find, read_pointer};
 pub use keys::{KeyKind, KeyOf, KeyPartitioner};
-use pointer::{find, read_pointer};
 
 /// The most partitions of one aggregated stream: they are numbered from 0 to one less.
 pub const PARTITIONS_MAX: i64 = 10_000;

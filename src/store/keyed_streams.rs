@@ -76,7 +76,8 @@ pub(super) fn links_of(is_keyed: bool, part: &Part) -> String {
 
 /// The places of a row's message, from the columns after those of every page.
 pub(super) fn key_places(row: &Row) -> Result<Arc<[KeyPlace]>, StoreError> {
-    let (partitions, positions): (Vec<i32>, Vec<i64>) = (row.try_get(AFTER_COLUMNS + 6)?, row.try_get(AFTER_COLUMNS + 7)?);
+    let (partitions, positions): (Vec<i32>, Vec<i64>) =
+        (row.try_get(AFTER_COLUMNS + 6)?, row.try_get(AFTER_COLUMNS + 7)?);
     let keys: Vec<&str> = row.try_get(AFTER_COLUMNS + 8)?;
     let places = keys.into_iter().zip(partitions).zip(positions);
     Ok(places.map(|((key, partition), position)| KeyPlace { key: key.into(), partition, position }).collect())

@@ -103,7 +103,7 @@ async fn every_value_is_a_partition_numbered_when_it_is_first_seen() {
     let sql = database.connect().await;
     let write = async |sku: Value| app.write("order-1", "Ordered", json!({ "sku": sku })).await;
     let mut messages = Vec::new();
-    let texts = |keys: &[&str]| keys.iter().map(|key| key.to_string()).collect::<Vec<_>>();
+    let texts = |keys: &[&str]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
     for (sku, keys) in [
         (json!("X2"), texts(&["X2"])),
         (json!("X1"), texts(&["X1"])),

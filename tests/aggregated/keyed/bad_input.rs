@@ -109,7 +109,7 @@ async fn a_value_that_is_no_key_stops_the_index_or_is_skipped() {
     let last = app.write("order-1", "Ordered", json!({ "sku": ["é".repeat(128), "a"] })).await;
     let status = projected(&app, "skips", last).await;
     assert_eq!(status["skipped"], odd.len() as i64 + 1);
-    let texts = |keys: &[&str]| keys.iter().map(|key| key.to_string()).collect::<Vec<_>>();
+    let texts = |keys: &[&str]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
     let longest = "é".repeat(128);
     is_index_of(&app, &sql, "skips", &[(first, texts(&["a"])), (last, texts(&[&longest, "a"]))]).await;
     assert_eq!(messages_of(&app, "skips", &longest).await.len(), 1);

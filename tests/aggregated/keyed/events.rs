@@ -3,6 +3,9 @@
 use super::*;
 use crate::support::events::Events;
 
+/// A message's global position, and its places: key, partition, position.
+type Told = (i64, Vec<(String, i32, i64)>);
+
 fn keys_of(event: &Value) -> Vec<(String, i32, i64)> {
     let place = |one: &Value| {
         (
@@ -15,7 +18,7 @@ fn keys_of(event: &Value) -> Vec<(String, i32, i64)> {
 }
 
 /// What followers of some keys are told, by the model: each message once, with its places among those keys.
-fn expected(messages: &[(i64, Vec<String>)], wanted: &[&str]) -> Vec<(i64, Vec<(String, i32, i64)>)> {
+fn expected(messages: &[(i64, Vec<String>)], wanted: &[&str]) -> Vec<Told> {
     let index = model(messages);
     let mut told: HashMap<i64, Vec<(String, i32, i64)>> = HashMap::new();
     for (key, links) in index.iter().filter(|(key, _)| wanted.is_empty() || wanted.contains(&key.as_str())) {
@@ -53,7 +56,7 @@ async fn a_message_is_one_event_with_its_place_in_each_followed_key() {
         .enumerate()
     {
         let at = app.write(&format!("order-{}", number % 3), "Ordered", json!({ "sku": keys })).await;
-        messages.push((at, keys.iter().map(|key| key.to_string()).collect::<Vec<_>>()));
+        messages.push((at, keys.iter().map(ToString::to_string).collect::<Vec<_>>()));
     }
     projected(&app, "skus", messages[69].0).await;
     for (keys, events) in &mut live {
