@@ -3,10 +3,12 @@ import { html, useEffect, useState } from './dom.js'
 import { api, getJson, send } from './api.js'
 import { Columns } from './columns.js'
 import { Spark } from './chart.js'
+import { Confirm } from './dialog.js'
 import { count } from './format.js'
+import { Keys } from './keys.js'
 import { useLook } from './poll.js'
 import { to } from './router.js'
-import { Badge, Command, Confirm, curl, Empty, Failure, Heading, Loading, Stat } from './widgets.js'
+import { Badge, Command, curl, Empty, Failure, Heading, Loading, Stat } from './widgets.js'
 
 /** Lags that are kept, one a second. */
 const LAGS_MAX = 120
@@ -56,7 +58,8 @@ export function AggregatedList() {
 
 function partitionerText(partitioner) {
   if (!partitioner) return '–'
-  const { kind, pointer, expression, partitions } = partitioner
+  const { kind, of: place, pointer, expression, partitions } = partitioner
+  if (kind === 'key') return html`key: ${{ cardinal_id: 'cardinal id', type: 'type' }[place] ?? html`${place} <span class="code">${pointer}</span>`}`
   if (kind === 'cel') return html`<span class="code">${expression}</span>`
   const of = { constant: 'nothing: one partition', stream: 'stream', cardinal_id: 'cardinal id', category: 'category', type: 'type' }[kind] ?? html`${kind} <span class="code">${pointer}</span>`
   return html`${of}${partitions ? `, ${partitions} ways` : ''}`
@@ -77,6 +80,7 @@ export function Aggregated({ name }) {
   useEffect(() => { if (status) setLags(lags => [...lags, status.lag].slice(-LAGS_MAX)) }, [value])
   const act = action => async () => { await send('POST', `${path}/${action}`); again() }
   const isPaused = status?.state === 'paused'
+  const isKeyed = value?.definition.partitioner.kind === 'key'
   return html`
     <${Heading} trail=${[['Aggregated', to('aggregated')]]} title=${name}>
       ${status && html`
@@ -90,8 +94,9 @@ export function Aggregated({ name }) {
     ${!value ? !error && html`<${Loading} />` : html`
       <dl class="stats">
         <div class="stat"><dt>State</dt><dd><${State} state=${status.state} /></dd></div>
-        <${Stat} label="Messages" value=${count(messages(status))} />
-        <${Stat} label="Partitions" value=${count(status.partitions.length)} />
+        ${isKeyed ? html`<${Stat} label="Keys" value=${count(status.key_count)} />` : html`
+          <${Stat} label="Messages" value=${count(messages(status))} />
+          <${Stat} label="Partitions" value=${count(status.partitions.length)} />`}
         <div class="stat"><dt>Lag</dt><dd>${count(status.lag)} <${Spark} values=${lags} label="Lag over the last two minutes" width=${90} /></dd></div>
         <${Stat} label="Projected up to" value=${count(status.projected_position)} />
         <${Stat} label="Settled up to" value=${count(status.settled_position)} />
@@ -99,7 +104,7 @@ export function Aggregated({ name }) {
       ${status.error && html`<${Stopped} error=${status.error} />`}
       ${status.rebuild && html`<p class="hint">A new projection is being made: ${count(status.rebuild.projected_position)} of ${count(status.settled_position)}. Readers see the present one until then.</p>`}
       <p class="definition"><span class="muted">From</span> ${sourceText(value.definition)} <span class="muted">divided by</span> ${partitionerText(value.definition.partitioner)}</p>
-      ${status.partitions.length === 0
+      ${isKeyed ? html`<${Keys} name=${name} />` : status.partitions.length === 0
         ? html`<${Empty} title="No message has been projected yet"><p>Partitions appear with their first message.</p><//>`
         : html`<${Columns} key=${name} name=${name} partitions=${status.partitions} lag=${status.lag} />`}`}
     <${Confirm} ask=${ask} onClose=${() => setAsk(null)} />`

@@ -1,11 +1,12 @@
 // The partitions of an aggregated stream as columns: the newest on top, filling as messages are projected.
 import { classes, html, useEffect, useRef, useState } from './dom.js'
-import { api, getText, query } from './api.js'
+import { api, getText, Problem, query } from './api.js'
 import { Spark } from './chart.js'
+import { ErasedMark } from './erase.js'
 import { ago, clock, count, short } from './format.js'
 import { deliveryOf, pageOf } from './json_text.js'
 import { useFollow } from './live.js'
-import { MessageDetail } from './message_list.js'
+import { MessageDetail, TrimmedLine } from './message_list.js'
 import { useNow } from './poll.js'
 import { amend, useRoute } from './router.js'
 import { LiveSwitch } from './widgets.js'
@@ -28,17 +29,22 @@ export function Columns({ name, partitions }) {
   const key = numbers.join()
   const [cells, setCells] = useState(null)
   const [chosen, setChosen] = useState(null)
+  const [trimmed, setTrimmed] = useState(0)
   const base = api`/v1/aggregated-streams/${name}`
 
   const path = `${base}/events?${numbers.map(number => `partition=${number}`).join('&')}`
   const state = useFollow(isLive ? path : null, {
-    itemOf: deliveryOf,
-    onEvents: items => setCells(now => merge(now ?? {}, byPartition(items))),
+    names: ['message', 'trimmed'],
+    itemOf: (text, type) => (type === 'trimmed' ? { trimmed: JSON.parse(text).count } : deliveryOf(text)),
+    onEvents: items => {
+      setTrimmed(sum => items.reduce((sum, item) => sum + (item.trimmed ?? 0), sum))
+      setCells(now => merge(now ?? {}, byPartition(items.filter(item => item.message))))
+    },
   }, [key])
 
   // The ends are read once it follows, so no message falls between them; what comes twice has the same position.
   const isFollowing = state === 'live' || state === 'sampling' || !isLive
-  useEffect(() => setCells(null), [name, key])
+  useEffect(() => { setCells(null); setTrimmed(0) }, [name, key])
   useEffect(() => {
     if (!isFollowing) return
     const controller = new AbortController()
@@ -47,6 +53,12 @@ export function Columns({ name, partitions }) {
       () => { if (!controller.signal.aborted) setCells(now => now ?? {}) })
     return () => controller.abort()
   }, [name, key, isFollowing])
+
+  const onErased = message => {
+    setChosen(message)
+    setCells(now => Object.fromEntries(Object.entries(now).map(([partition, items]) =>
+      [partition, items.map(item => (item.message.id === message.id ? { ...item, message } : item))])))
+  }
 
   return html`
     <div class="toolbar">
@@ -61,12 +73,13 @@ export function Columns({ name, partitions }) {
     </div>
     <div class=${classes('split', chosen && 'has-detail')}>
       <div class="split-list">
+        ${trimmed > 0 && html`<${TrimmedLine} number=${trimmed} />`}
         <div class="partition-columns" style=${`--columns:${shown.length}`}>
           ${shown.map(one => html`<${Column} key=${one.partition} status=${one} cells=${cells?.[one.partition]} chosen=${chosen} onChoose=${setChosen} />`)}
         </div>
         ${state === 'sampling' && html`<p class="hint">More messages come than can be read: the newest of each second are shown.</p>`}
       </div>
-      ${chosen && html`<${MessageDetail} message=${chosen} onClose=${() => setChosen(null)} />`}
+      ${chosen && html`<${MessageDetail} message=${chosen} onErased=${onErased} onClose=${() => setChosen(null)} />`}
     </div>`
 }
 
@@ -75,7 +88,14 @@ async function readEnd(base, { partition, last_position }, signal) {
   let found = []
   let from = Math.max(last_position - CELLS_MAX + 1, 0)
   for (let pages = 0; pages < PAGES_MAX; pages++) {
-    const page = pageOf(await getText(query(`${base}/partitions/${partition}/messages`, { from, limit: PAGE }), { signal }), 'messages', deliveryOf)
+    let page
+    try {
+      page = pageOf(await getText(query(`${base}/partitions/${partition}/messages`, { from, limit: PAGE }), { signal }), 'messages', deliveryOf)
+    } catch (error) {
+      if (!(error instanceof Problem) || error.slug !== 'position-trimmed') throw error
+      from = error.document.first_position
+      continue
+    }
     found = found.concat(page.messages)
     if (page.at_end) break
     from = page.next
@@ -119,6 +139,7 @@ function Column({ status, cells, chosen, onChoose }) {
             <button class=${classes('cell', before !== null && cell.position > before && 'is-new')} aria-pressed=${chosen?.id === cell.message.id}
               title=${`${cell.message.type} in ${cell.message.stream_name} at ${clock(cell.message.time)}`} onClick=${() => onChoose(chosen?.id === cell.message.id ? null : cell.message)}>
               <span class="cell-top"><b class="num">${count(cell.position)}</b><span class="type">${cell.message.type}</span></span>
+              ${cell.message.erased && html`<${ErasedMark} erased=${cell.message.erased} />`}
               <span class="name">${cell.message.stream_name}</span>
             </button>
           </li>`)}

@@ -2,7 +2,7 @@
 import { classes, html, useEffect, useMemo, useState } from './dom.js'
 import { getText, api } from './api.js'
 import { messageOf } from './json_text.js'
-import { MessageDetail, MessageList } from './message_list.js'
+import { isMessage, MessageDetail, MessageList, TrimmedLine } from './message_list.js'
 import { amend, useRoute } from './router.js'
 import { useLog } from './use_log.js'
 import { Empty, Failure, LiveSwitch, Loading, Search } from './widgets.js'
@@ -10,8 +10,8 @@ import { plural } from './format.js'
 
 const number = text => (text !== null && /^\d+$/.test(text) ? Number(text) : null)
 
-/** `children` is shown where there is no message at all. */
-export function LogView({ log, withStream, children, onVersion }) {
+/** `children` is shown where there is no message at all. `trimmed`: how many messages were before the first. */
+export function LogView({ log, withStream, children, onVersion, trimmed = 0 }) {
   const { query } = useRoute()
   const at = number(query.get('at'))
   const [isLive, setIsLive] = useState(at === null)
@@ -30,8 +30,9 @@ export function LogView({ log, withStream, children, onVersion }) {
   }
   return html`
     <div class="toolbar">
-      <${Search} label="Types" title="Message types, separated by commas: Opened,Closed" placeholder="Types" value=${types} onChange=${value => amend({ types: value.replace(/\s+/g, '') })} delay=${500} />
-      <${Search} label="Filter" title="A CEL expression, such as data.amount > 100" placeholder="Filter (CEL)" value=${expression} onChange=${value => amend({ filter: value.trim() })} delay=${900} isCode=${true} />
+      ${log.hasFilter === false ? html`<span class="spacer" />` : html`
+        <${Search} label="Types" title="Message types, separated by commas: Opened,Closed" placeholder="Types" value=${types} onChange=${value => amend({ types: value.replace(/\s+/g, '') })} delay=${500} />
+        <${Search} label="Filter" title="A CEL expression, such as data.amount > 100" placeholder="Filter (CEL)" value=${expression} onChange=${value => amend({ filter: value.trim() })} delay=${900} isCode=${true} />`}
       <${LiveSwitch} state=${found.state} on=${isLive && found.isAtEnd !== false} onChange=${setLive} />
     </div>
     <${Failure} error=${found.error} again=${found.again} />
@@ -43,12 +44,13 @@ export function LogView({ log, withStream, children, onVersion }) {
               ? html`<${Empty} title=${found.hasOlder ? 'No match yet' : 'No message passes the filter'}>${found.hasOlder && html`<p>The newest messages were searched.</p>`}<//>`
               : children
             : html`<${MessageList} rows=${found.rows} position=${log.position} selected=${at} withStream=${withStream} />`}
+        ${trimmed > 0 && found.rows?.length > 0 && !found.hasOlder && !isFiltered && html`<${TrimmedLine} number=${trimmed} />`}
         ${found.state === 'sampling' && html`<p class="hint">More messages come than can be read: the newest of each second are shown.</p>`}
         ${found.hasOlder && found.rows && html`
           <div class="more"><button onClick=${found.older} disabled=${found.busy}>${found.rows.length === 0 ? 'Look further back' : 'Older'}</button>
-          <span class="muted">${plural(found.rows.length, 'message')} shown</span></div>`}
+          <span class="muted">${plural(found.rows.filter(isMessage).length, 'message')} shown</span></div>`}
       </div>
-      ${chosen && html`<${MessageDetail} message=${chosen} />`}
+      ${chosen && html`<${MessageDetail} message=${chosen} onErased=${found.replace} />`}
     </div>`
 }
 

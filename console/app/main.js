@@ -6,6 +6,7 @@ import { Browse } from './browse.js'
 import { duration } from './format.js'
 import { Health } from './health.js'
 import { HelpDialog } from './help.js'
+import { Key } from './keys.js'
 import { startMetrics } from './metrics.js'
 import { Overview } from './overview.js'
 import { useNow } from './poll.js'
@@ -28,14 +29,16 @@ const SECTIONS = [
 ]
 
 function View() {
-  const { parts: [section, name] } = useRoute()
+  const { parts: [section, name, part, text = ''] } = useRoute()
   switch (section) {
     case undefined: return html`<${Overview} />`
     case 'streams': return name === undefined ? html`<${Browse} />` : html`<${Stream} key=${name} name=${name} />`
     case 'categories': return html`<${Browse} category=${name} />`
     case 'log': return html`<${Log} />`
     case 'messages': return html`<${MessageById} id=${name ?? ''} />`
-    case 'aggregated': return name === undefined ? html`<${AggregatedList} />` : html`<${Aggregated} key=${name} name=${name} />`
+    case 'aggregated':
+      if (part === 'keys') return html`<${Key} name=${name} text=${text} />`
+      return name === undefined ? html`<${AggregatedList} />` : html`<${Aggregated} key=${name} name=${name} />`
     case 'subscriptions': return name === undefined ? html`<${SubscriptionList} />` : html`<${Subscription} key=${name} name=${name} />`
     case 'health': return html`<${Health} />`
     default: return html`<${Heading} title="Not here" /><${Empty} title="There is no such view"><p><a href="#/">To the overview</a></p><//>`

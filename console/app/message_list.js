@@ -1,5 +1,6 @@
 // Messages as rows, and the one that is chosen as a whole.
-import { classes, html, useEffect, useLayoutEffect, useRef } from './dom.js'
+import { classes, html, useEffect, useLayoutEffect, useRef, useState } from './dom.js'
+import { EraseDialog, ErasedMark, ErasedPart } from './erase.js'
 import { ago, clock, count } from './format.js'
 import { JsonView } from './json_view.js'
 import { amend, to } from './router.js'
@@ -9,8 +10,16 @@ import { useNow } from './poll.js'
 /** Characters of a row's preview; the style sheet cuts what does not fit. */
 const PREVIEW = 240
 
-export function MessageList({ rows, position, selected, withStream, onSelect = at => amend({ at }) }) {
+/** A row that says that messages were trimmed, as an event stream has told. */
+export const trimmedRow = ({ count, first_position }) => ({ id: `trimmed before ${first_position}`, trimmed: count })
+
+export const isMessage = row => row.trimmed === undefined
+
+export const TrimmedLine = ({ number }) => html`<p class="trimmed-line" role="note">${number === 1 ? '1 message was trimmed' : `${count(number)} messages were trimmed`}</p>`
+
+export function MessageList({ rows: all, position, selected, withStream, onSelect = at => amend({ at }) }) {
   const body = useRef(null)
+  const rows = all.filter(isMessage)
   // Of this very moment: keys may come faster than pictures.
   const current = useRef({})
   current.current = { rows, selected, onSelect }
@@ -35,13 +44,13 @@ export function MessageList({ rows, position, selected, withStream, onSelect = a
   return html`
     <div class=${classes('messages', withStream && 'with-stream')} role="grid" aria-label="Messages, newest first" ref=${body}>
       <div class="messages-head" role="row">
-        <span role="columnheader" class="num">${position === 'position' ? 'Position' : 'Global'}</span>
+        <span role="columnheader" class="num">${position === 'global_position' ? 'Global' : 'Position'}</span>
         <span role="columnheader">Time</span>
         ${withStream && html`<span role="columnheader">Stream</span>`}
         <span role="columnheader">Type</span>
         <span role="columnheader" class="wide-only">Data</span>
       </div>
-      ${rows.map(row => html`<${Row} key=${row.id} row=${row} position=${position} withStream=${withStream} isSelected=${row[position] === selected} onSelect=${onSelect} />`)}
+      ${all.map(row => !isMessage(row) ? html`<${TrimmedLine} key=${row.id} number=${row.trimmed} />` : html`<${Row} key=${row.id} row=${row} position=${position} withStream=${withStream} isSelected=${row[position] === selected} onSelect=${onSelect} />`)}
     </div>`
 }
 
@@ -52,16 +61,22 @@ function Row({ row, position, withStream, isSelected, onSelect }) {
       <span role="gridcell" class="num">${count(row[position])}</span>
       <span role="gridcell" class="time">${clock(row.time)}</span>
       ${withStream && html`<span role="gridcell" class="name">${row.stream_name}</span>`}
-      <span role="gridcell" class="type">${row.type}</span>
-      <span role="gridcell" class="preview wide-only">${row.data.slice(0, PREVIEW)}</span>
+      <span role="gridcell" class="type">${row.type}${row.erased && html`<span class="narrow-only"> <${ErasedMark} erased=${row.erased} /></span>`}</span>
+      <span role="gridcell" class="preview wide-only">${row.erased ? html`<${ErasedMark} erased=${row.erased} /> ${row.erased.reason ?? ''}`
+        : row.data === 'null' ? '–' : row.data.slice(0, PREVIEW)}</span>
     </button>`
 }
 
 const size = text => new Blob([text]).size
 
-export function MessageDetail({ message, onClose = () => amend({ at: undefined }) }) {
+/** What a list knows of a row beside the message. */
+const OF_LISTS = { isAfterCut: undefined, key_position: undefined }
+
+/** A message whole. `onErased` gets the message as it is once it has been erased here. */
+export function MessageDetail({ message, onErased, onClose = () => amend({ at: undefined }) }) {
   const now = useNow()
-  const whole = JSON.stringify({ ...message, isAfterCut: undefined, data: 0, metadata: 0 })
+  const [isErasing, setIsErasing] = useState(false)
+  const whole = JSON.stringify({ ...message, ...OF_LISTS, data: 0, metadata: 0 })
     .replace('"data":0', () => `"data":${message.data}`).replace('"metadata":0', () => `"metadata":${message.metadata}`)
   return html`
     <aside class="detail" aria-label="Message">
@@ -69,6 +84,7 @@ export function MessageDetail({ message, onClose = () => amend({ at: undefined }
         <h2>${message.type}</h2>
         <div class="detail-actions">
           <${Copy} text=${whole} label="Copy JSON" />
+          ${!message.erased && html`<button class="quiet" onClick=${() => setIsErasing(true)}>Erase…</button>`}
           <button class="quiet" onClick=${onClose} data-key="Escape" aria-label="Close" title="Close (Esc)">✕</button>
         </div>
       </header>
@@ -79,8 +95,10 @@ export function MessageDetail({ message, onClose = () => amend({ at: undefined }
         <dt>Time</dt><dd><time datetime=${message.time} title=${message.time}>${clock(message.time)}</time> <span class="muted">${ago(message.time, now)}</span></dd>
         <dt>Id</dt><dd><span class="code">${message.id}</span></dd>
       </dl>
-      <${Part} title="Data" text=${message.data} />
-      <${Part} title="Metadata" text=${message.metadata} />
+      ${message.erased ? html`<${ErasedPart} erased=${message.erased} />` : html`
+        <${Part} title="Data" text=${message.data} />
+        <${Part} title="Metadata" text=${message.metadata} />`}
+      ${isErasing && html`<${EraseDialog} message=${message} onDone=${onErased} onClose=${() => setIsErasing(false)} />`}
     </aside>`
 }
 

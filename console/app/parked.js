@@ -1,6 +1,7 @@
 // Parked messages: why each was given up, and what to do with it.
 import { classes, html, useState } from './dom.js'
 import { api, getText, query, send } from './api.js'
+import { ErasedMark } from './erase.js'
 import { ago, count, plural } from './format.js'
 import { deliveryOf, pageOf } from './json_text.js'
 import { MessageDetail } from './message_list.js'
@@ -63,7 +64,7 @@ export function Parked({ path, onAsk }) {
           <tr key=${keyOf(row)} aria-selected=${keyOf(row) === open}>
             <td class="tick"><input type="checkbox" aria-label=${`Choose ${row.position}`} checked=${picked.has(keyOf(row))} onChange=${() => pick(row)} /></td>
             <td class="num">${row.partition}</td><td class="num">${count(row.position)}</td>
-            <td><button class="link" onClick=${() => setOpen(keyOf(row) === open ? null : keyOf(row))}>${row.message?.type ?? 'gone'}</button></td>
+            <td><button class="link" onClick=${() => setOpen(keyOf(row) === open ? null : keyOf(row))}>${row.message?.type ?? 'gone'}</button>${row.message?.erased && html` <${ErasedMark} erased=${row.message.erased} />`}</td>
             <td class="name wide-only">${row.message?.stream_name ?? '–'}</td>
             <td class="reason" title=${row.reason}>${row.reason}</td>
             <td class="num">${count(row.deliveries)}</td>
@@ -71,7 +72,7 @@ export function Parked({ path, onAsk }) {
           </tr>`)}
         </tbody>
       </table></div>
-      ${shown?.message && html`<${MessageDetail} message=${shown.message} onClose=${() => setOpen(null)} />`}
+      ${shown?.message && html`<${MessageDetail} message=${shown.message} onErased=${again} onClose=${() => setOpen(null)} />`}
     </div>
     ${value.next && html`<p class="hint">The first ${count(PARKED_MAX)} are shown.</p>`}`
 }

@@ -3,6 +3,7 @@ import { html, useEffect, useState } from './dom.js'
 import { api, getJson, query, send } from './api.js'
 import { State } from './aggregated.js'
 import { Chart, Spark } from './chart.js'
+import { Confirm } from './dialog.js'
 import { count, duration, short } from './format.js'
 import { Parked } from './parked.js'
 import { Consumers, Pending } from './consumers.js'
@@ -10,7 +11,7 @@ import { useLook } from './poll.js'
 import { to, useRoute } from './router.js'
 import { reasonOf, seconds } from './subscription_status.js'
 import { sourceText } from './subscriptions.js'
-import { Badge, Confirm, Failure, Heading, Loading, Stat, Tabs } from './widgets.js'
+import { Badge, Failure, Heading, Loading, Stat, Tabs } from './widgets.js'
 
 /** Lags that are kept, one a second: ten minutes. */
 const SAMPLES_MAX = 600

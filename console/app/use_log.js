@@ -1,7 +1,9 @@
 // A log in a view: the newest messages, older ones on demand, and what comes, in a list that stays bounded.
 import { useEffect, useRef, useState } from './dom.js'
 import { query } from './api.js'
+import { messageOf } from './json_text.js'
 import { useFollow } from './live.js'
+import { isMessage, trimmedRow } from './message_list.js'
 import { poll, useWhenBack } from './poll.js'
 
 /** Rows that are kept; the oldest go first. */
@@ -12,7 +14,8 @@ const nothing = { rows: null, before: null, cursor: null, error: null, busy: tru
 
 /**
  * `at`: begin near this position, not at the end. `isLive`: follow. Returns `{ rows, hasOlder, older, busy, error,
- * again, state }`; a row with `isAfterCut` has something missing below it.
+ * replace, again, state }`; a row with `isAfterCut` has something missing below it, one with `trimmed` says how many messages are
+ * not there any more.
  */
 export function useLog(log, { filter = {}, at = null, isLive = true }) {
   const key = JSON.stringify([log.id, filter])
@@ -30,7 +33,7 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
     const before = start.current === null ? null : start.current + PAGE_ABOVE
     start.current = null
     log.before(before, filter, own.signal).then(
-      page => { if (!own.signal.aborted) setState({ ...nothing, ...page, isAtEnd: before === null || !isFull(page, before, log), busy: false }) },
+      page => { if (!own.signal.aborted) setState({ ...nothing, ...page, isAtEnd: before === null || before > page.end, busy: false }) },
       error => { if (!own.signal.aborted) setState({ ...nothing, rows: [], busy: false, error }) },
     )
     return () => own.abort()
@@ -50,7 +53,11 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
   const add = (newer, wasCut, cursor) => setState(state => {
     if (!state.rows) return state
     const known = new Set(state.rows.map(message => message.id))
-    const fresh = newer.filter(message => !known.has(message.id))
+    const newest = state.rows.find(isMessage)?.[log.position] ?? -1
+    // What was trimmed is shown below the message that came next.
+    const placed = newer.map((row, at) => (isMessage(row) ? row
+      : { ...row, [log.position]: (newer.slice(0, at).findLast(isMessage)?.[log.position] ?? newest + 1) - 0.5 }))
+    const fresh = placed.filter(row => !known.has(row.id))
     if (fresh.length === 0) return cursor ? { ...state, cursor } : state
     if (wasCut && state.rows.length) fresh[fresh.length - 1] = { ...fresh.at(-1), isAfterCut: true }
     const rows = [...fresh, ...state.rows].sort((a, b) => b[log.position] - a[log.position])
@@ -59,14 +66,16 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
       ...state,
       rows: kept,
       cursor: cursor ?? state.cursor,
-      before: rows.length > ROWS_MAX ? kept.at(-1)[log.position] : state.before,
-      version: state.version === undefined ? undefined : Math.max(state.version, fresh[0].position),
+      before: rows.length > ROWS_MAX ? Math.ceil(kept.at(-1)[log.position]) : state.before,
+      version: state.version === undefined ? undefined : Math.max(state.version, ...fresh.filter(isMessage).map(row => row.position)),
     }
   })
 
   const isReady = isLive && state.rows !== null && state.isAtEnd && !state.error
   const followed = useFollow(isReady && log.events ? query(log.events, filter) : null, {
     after: state.cursor,
+    names: ['message', 'trimmed'],
+    itemOf: (text, type) => (type === 'trimmed' ? trimmedRow(JSON.parse(text)) : (log.itemOf ?? messageOf)(text)),
     onEvents: (items, wasCut) => add(items.reverse(), wasCut),
   }, [key, attempt])
 
@@ -88,11 +97,11 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
     hasOlder: state.before !== null,
     older,
     again: () => setAttempt(attempt + 1),
+    /** Takes a message as it is by now. */
+    replace: message => setState(state => ({ ...state, rows: state.rows.map(row => (row.id === message.id ? { ...row, ...message } : row)) })),
     state: !isLive || !state.isAtEnd ? 'off' : log.events ? followed : 'live',
   }
 }
 
 /** Newer messages than the one that was asked for, to see it among its neighbours. */
 const PAGE_ABOVE = 20
-
-const isFull = (page, before, log) => page.rows.length > 0 && page.rows[0][log.position] >= before - 1

@@ -90,39 +90,6 @@ export const Stat = ({ label, value, unit, tone, href, title }) => html`
 
 export const Badge = ({ tone = 'plain', children }) => html`<span class=${`badge is-${tone}`}>${children}</span>`
 
-/** Asks before something is done; `ask` is `{ title, text, action, run }` or null. */
-export function Confirm({ ask, onClose }) {
-  const dialog = useRef(null)
-  const [error, setError] = useState(null)
-  const [busy, setBusy] = useState(false)
-  useEffect(() => {
-    setError(null)
-    if (ask) dialog.current.showModal()
-    else dialog.current.close()
-  }, [ask])
-  const run = async () => {
-    setBusy(true)
-    try {
-      await ask.run()
-      onClose()
-    } catch (error) {
-      setError(error)
-    }
-    setBusy(false)
-  }
-  return html`
-    <dialog ref=${dialog} onClose=${onClose} class="confirm">
-      ${ask && html`
-        <h2>${ask.title}</h2>
-        <p>${ask.text}</p>
-        <${Failure} error=${error} />
-        <div class="confirm-actions">
-          <button onClick=${onClose}>Cancel</button>
-          <button class=${ask.danger ? 'danger' : 'primary'} disabled=${busy} onClick=${run}>${ask.action}</button>
-        </div>`}
-    </dialog>`
-}
-
 /** Copies a text; says so for a moment. */
 export function Copy({ text, label = 'Copy' }) {
   const [done, setDone] = useState(false)

@@ -2,53 +2,20 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { join } from 'node:path'
-import { after, before, test } from 'node:test'
-import { append, appendMany, BINARY, startBrowser, startService, temporaryDirectory } from './service.mjs'
+import { test } from 'node:test'
+import { heading, rows, show, startConsole } from './console_page.mjs'
+import { append, appendMany, BINARY, startService } from './service.mjs'
 
-let directory, service, browser
-const problems = []
-
-before(async () => {
-  directory = await temporaryDirectory()
-  service = await startService(directory.path)
-  browser = await startBrowser()
-  for (let stream = 0; stream < 130; stream++) await append(service.url, `order-${stream}`, 'Placed', { stream })
-  await appendMany(service.url, 'account-1', Array.from({ length: 120 }, (_, n) => ({ type: n % 2 ? 'Withdrawn' : 'Deposited', data: { n } })))
+const it = startConsole(async ({ url }) => {
+  for (let stream = 0; stream < 130; stream++) await append(url, `order-${stream}`, 'Placed', { stream })
+  await appendMany(url, 'account-1', Array.from({ length: 120 }, (_, n) => ({ type: n % 2 ? 'Withdrawn' : 'Deposited', data: { n } })))
 })
-
-after(async () => {
-  await browser?.close()
-  await service?.stop()
-  await directory?.remove()
-})
-
-/** A page of the console; errors and requests to elsewhere are kept. */
-async function open(route, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1400, height: 900 }, ...options })
-  const page = await context.newPage()
-  page.on('pageerror', error => problems.push(error.message))
-  page.on('console', message => {
-    if (message.type() === 'error' && !/Failed to load resource|ERR_|EventSource/.test(message.text())) problems.push(message.text())
-  })
-  page.on('request', request => {
-    if (!request.url().startsWith(service.url) && !request.url().startsWith('data:')) problems.push(request.url())
-  })
-  await page.goto(`${service.url}/#${route}`)
-  return page
-}
-
-const close = async page => {
-  await page.context().close()
-  assert.deepEqual(problems.splice(0), [])
-}
-
-const heading = (page, text) => page.locator('h1', { hasText: text }).waitFor()
-const rows = page => page.locator('.message-row')
+const { open, close, send } = it
 
 test('the overview shows what comes, and charts of it', async () => {
   const page = await open('/')
   await page.locator('.connection.is-online').waitFor()
-  await append(service.url, 'shown-1', 'Shown', { text: '<b>not bold</b>' })
+  await append(it.service.url, 'shown-1', 'Shown', { text: '<b>not bold</b>' })
   const row = rows(page).filter({ hasText: 'shown-1' })
   await row.waitFor()
   assert.match(await row.innerText(), /<b>not bold<\/b>/)
@@ -89,7 +56,7 @@ test('a stream is paged back to its beginning and follows its end', async () => 
   assert.match(await rows(page).last().innerText(), /^0/)
   assert.equal(await page.getByRole('button', { name: 'Older' }).count(), 0)
   await page.locator('.live-switch.is-live').waitFor()
-  await append(service.url, 'account-1', 'Closed', {})
+  await append(it.service.url, 'account-1', 'Closed', {})
   await rows(page).filter({ hasText: 'Closed' }).waitFor()
   await page.locator('.heading-actions', { hasText: 'version 120' }).waitFor()
   await page.locator('.live-switch').click()
@@ -112,7 +79,7 @@ test('types and expressions narrow a stream', async () => {
 
 test('a link leads to one message, whose JSON has all its digits', async () => {
   const data = '{"precise": 12345678901234567890.123456789, "nested": {"list": [1, 2, {"deep": true}]}, "otherStreamName": "order-3"}'
-  const response = await fetch(`${service.url}/v1/streams/exact-1/messages`, {
+  const response = await fetch(`${it.service.url}/v1/streams/exact-1/messages`, {
     method: 'POST', headers: { 'content-type': 'application/json' }, body: `{"messages":[{"type":"Exact","data":${data}}]}`,
   })
   const { messages: [{ id }] } = await response.json()
@@ -126,7 +93,7 @@ test('a link leads to one message, whose JSON has all its digits', async () => {
   await json.getByText('3 items').waitFor()
   await json.locator('a', { hasText: 'order-3' }).click()
   await heading(page, 'order-3')
-  await page.goto(`${service.url}/#/messages/0192f1c2-0000-7000-8000-000000000000`)
+  await page.goto(`${it.service.url}/#/messages/0192f1c2-0000-7000-8000-000000000000`)
   await page.locator('.failure').waitFor()
   await close(page)
 })
@@ -137,12 +104,12 @@ test('a link into the middle of the log shows the message among its neighbours',
   assert.match(await page.locator('.facts').innerText(), /Global\s+100/)
   await page.locator('.live-switch', { hasText: 'Paused' }).click()
   await page.locator('.live-switch.is-live').waitFor()
-  await append(service.url, 'late-1', 'Late', {})
+  await append(it.service.url, 'late-1', 'Late', {})
   await rows(page).filter({ hasText: 'late-1' }).waitFor()
   await close(page)
 })
 
-test('a category is paged back and followed though its pages only go forward', async () => {
+test('a category is paged back and followed', async () => {
   const page = await open('/categories/order?tab=messages')
   await rows(page).nth(49).waitFor()
   for (const at of [99, 129]) {
@@ -152,7 +119,7 @@ test('a category is paged back and followed though its pages only go forward', a
   const names = await page.locator('.message-row .name').allInnerTexts()
   assert.deepEqual(names, Array.from({ length: 130 }, (_, n) => `order-${129 - n}`))
   await page.locator('.live-switch.is-live').waitFor()
-  await append(service.url, 'order-7', 'Paid', {})
+  await append(it.service.url, 'order-7', 'Paid', {})
   await rows(page).filter({ hasText: 'Paid' }).waitFor()
   await page.getByRole('link', { name: 'Types' }).click()
   await page.locator('tr', { hasText: 'Placed' }).waitFor()
@@ -169,7 +136,7 @@ test('keys lead through the views and the messages', async () => {
   await page.keyboard.press('/')
   assert.equal(await page.evaluate(() => document.activeElement.type), 'search')
   await page.keyboard.press('Escape')
-  await page.goto(`${service.url}/#/streams/account-1`)
+  await page.goto(`${it.service.url}/#/streams/account-1`)
   await rows(page).first().waitFor()
   await page.keyboard.press('j')
   await page.keyboard.press('j')
@@ -191,7 +158,7 @@ test('no view is wider than a narrow screen, in either theme', async () => {
       ['/log', '.message-row'], ['/aggregated', '.empty pre'], ['/subscriptions', '.empty pre'], ['/streams/new-1', '.empty pre'],
       ['/health', '.checks'],
     ]) {
-      await page.goto(`${service.url}/#${route}`)
+      await page.goto(`${it.service.url}/#${route}`)
       await page.locator(selector).first().waitFor()
       const tooWide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
       assert.ok(tooWide <= 0, `${route} is ${tooWide} pixels too wide`)
@@ -212,7 +179,7 @@ test('the choice of colours is kept', async () => {
 })
 
 test('the partitions of an aggregated stream fill while one looks', async () => {
-  const defined = await fetch(`${service.url}/v1/aggregated-streams/orders`, {
+  const defined = await fetch(`${it.service.url}/v1/aggregated-streams/orders`, {
     method: 'PUT', headers: { 'content-type': 'application/json' },
     body: JSON.stringify({ categories: ['order'], partitioner: { kind: 'stream', partitions: 3 } }),
   })
@@ -222,7 +189,7 @@ test('the partitions of an aggregated stream fill while one looks', async () => 
   await page.locator('.partition').nth(2).waitFor()
   await page.locator('.live-switch.is-live').waitFor()
   const writing = (async () => {
-    for (let n = 0; n < 60; n++) await append(service.url, `order-${n}`, 'Counted', { n })
+    for (let n = 0; n < 60; n++) await append(it.service.url, `order-${n}`, 'Counted', { n })
   })()
   await page.waitForFunction(() => document.querySelectorAll('.cell .type').length >= 90)
   await writing
@@ -236,16 +203,6 @@ test('the partitions of an aggregated stream fill while one looks', async () => 
   await page.locator('.detail').waitFor()
   await close(page)
 })
-
-/** Sends JSON to the service and returns the answer. */
-async function send(method, path, body) {
-  const response = await fetch(service.url + path, {
-    method, headers: { 'content-type': 'application/json' }, body: JSON.stringify(body),
-  })
-  const text = await response.text()
-  if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${text}`)
-  return text && JSON.parse(text)
-}
 
 test('a subscription shows its lag, its consumers, and what is parked', async () => {
   await send('PUT', '/v1/subscriptions/billing', { source: { category: 'account' }, mode: 'competing' })
@@ -303,7 +260,7 @@ test('a subscription shows its lag, its consumers, and what is parked', async ()
 test('who holds the settled position back is named', async () => {
   const page = await open('/health')
   await page.getByText('Nothing holds it back').waitFor()
-  const psql = spawn(BINARY, ['psql', '--data-dir', join(directory.path, 'data')], {
+  const psql = spawn(BINARY, ['psql', '--data-dir', join(it.directory, 'data')], {
     stdio: ['pipe', 'ignore', 'ignore'], env: { ...process.env, DATABASE_URL: '', PGAPPNAME: 'nightly-import' },
   })
   const ended = new Promise(resolve => psql.once('exit', resolve))
@@ -311,7 +268,7 @@ test('who holds the settled position back is named', async () => {
   const held = page.getByText('Held back for')
   // The hole shows once something was written after it.
   for (let n = 0; (await held.count()) === 0 && n < 100; n++) {
-    await append(service.url, 'after-1', 'After', { n })
+    await append(it.service.url, 'after-1', 'After', { n })
     await held.waitFor({ timeout: 300 }).catch(() => {})
   }
   await page.getByText('nightly-import').waitFor()
@@ -335,23 +292,19 @@ test('what a browser loads is small, compressed and from here', async () => {
 test('a hidden page follows nothing, and goes on where it was when it is seen again', { timeout: 60_000 }, async () => {
   const page = await open('/streams/hidden-1')
   await page.locator('.live-switch.is-live').waitFor()
-  const show = isShown => page.evaluate(isShown => {
-    Object.defineProperty(document, 'hidden', { configurable: true, get: () => !isShown })
-    document.dispatchEvent(new Event('visibilitychange'))
-  }, isShown)
   // Awaited: the service may not know yet that the pages of earlier tests are gone.
   const followersAre = async wanted => {
     for (let found; found !== wanted;) {
-      found = Number(/^headwater_followers (\d+)/m.exec(await (await fetch(`${service.url}/metrics`)).text())[1])
+      found = Number(/^headwater_followers (\d+)/m.exec(await (await fetch(`${it.service.url}/metrics`)).text())[1])
       if (found !== wanted) await new Promise(resolve => setTimeout(resolve, 50))
     }
   }
   await followersAre(1)
-  await show(false)
+  await show(page, false)
   await followersAre(0)
-  for (let n = 0; n < 5; n++) await append(service.url, 'hidden-1', 'Unseen', { n })
+  for (let n = 0; n < 5; n++) await append(it.service.url, 'hidden-1', 'Unseen', { n })
   assert.equal(await rows(page).count(), 0)
-  await show(true)
+  await show(page, true)
   await rows(page).nth(4).waitFor()
   assert.deepEqual(await page.locator('.message-row .num').allInnerTexts(), ['4', '3', '2', '1', '0'])
   await close(page)
@@ -360,12 +313,12 @@ test('a hidden page follows nothing, and goes on where it was when it is seen ag
 test('the console says that it reconnects, and goes on without a gap', async () => {
   const page = await open('/streams/account-1')
   await page.locator('.live-switch.is-live').waitFor()
-  const { host } = new URL(service.url)
-  await service.kill()
+  const { host } = new URL(it.service.url)
+  await it.service.kill()
   await page.getByText('Reconnecting to the service').waitFor()
   await page.locator('.live-switch.is-reconnecting').waitFor()
-  service = await startService(directory.path, host)
-  for (let n = 0; n < 5; n++) await append(service.url, 'account-1', 'Again', { n })
+  it.service = await startService(it.directory, host)
+  for (let n = 0; n < 5; n++) await append(it.service.url, 'account-1', 'Again', { n })
   await page.locator('.banner').waitFor({ state: 'detached' })
   await page.waitForFunction(() => [...document.querySelectorAll('.message-row .type')].filter(type => type.textContent === 'Again').length === 5)
   await page.locator('.live-switch.is-live').waitFor()

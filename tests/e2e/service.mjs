@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import { chmod } from 'node:fs/promises'
 import { chromium } from 'playwright-core'
 
-export const BINARY = new URL('../../target/debug/headwater', import.meta.url).pathname
+export const BINARY = process.env.HEADWATER_TEST_BINARY ?? new URL('../../target/debug/headwater', import.meta.url).pathname
 const CHROMIUM = process.env.HEADWATER_TEST_CHROMIUM ?? '/usr/bin/chromium'
 
 /** A directory that the embedded PostgreSQL's user can reach. */
