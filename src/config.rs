@@ -216,6 +216,10 @@ pub struct Settings {
     /// Followers in all; one more is answered `overloaded` (1 to 1000000)
     #[arg(long, env = "HEADWATER_FOLLOWERS_MAX", global = true, default_value_t = 20_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
     pub followers_max: usize,
+    /// Streams of which event streams with `from=latest_of_each` have the newest messages still to send, of all connections
+    /// together (1 to 100000000)
+    #[arg(long, env = "HEADWATER_LATEST_OF_EACH_STREAMS_MAX", global = true, default_value_t = 1_000_000, value_parser = within(1, 100_000_000), value_name = "COUNT")]
+    pub latest_of_each_streams_max: usize,
     /// Heartbeat of a quiet event stream, unless it asks for another (1s to 5m)
     #[arg(long, env = "HEADWATER_HEARTBEAT", global = true, default_value = "15s", value_parser = lasting("1s", "5m"), value_name = "DURATION")]
     pub heartbeat: Duration,

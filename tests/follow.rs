@@ -2,6 +2,7 @@
 
 mod bounds;
 mod cursor;
+mod latest_of_each;
 mod together;
 mod transport;
 mod wire;

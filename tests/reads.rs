@@ -5,6 +5,7 @@ mod categories;
 mod filters;
 mod freshness;
 mod gone;
+mod indexes;
 mod large_messages;
 mod odd_content;
 mod streams;

@@ -153,6 +153,7 @@ impl Writer {
         let (frames, id) = (self.frames, self.events.id());
         match event {
             Event::Messages(entries) => entries.iter().for_each(|entry| frames.entry(out, entry)),
+            Event::Latest(entries) => entries.iter().for_each(|entry| frames.latest(out, entry)),
             Event::Delivered { changes, deliveries } => {
                 for change in changes {
                     match change {

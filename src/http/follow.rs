@@ -23,6 +23,7 @@ use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
 use crate::service::event_streams::AdmissionError;
 use crate::service::follow::{AggregatedTarget, FollowError, FollowRequest, Target};
+use crate::service::log::latest::LatestError;
 use crate::service::read::Start;
 
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -35,7 +36,9 @@ macro_rules! follow_query {
         #[serde(deny_unknown_fields)]
         #[into_params(parameter_in = Query)]
         pub struct $name {
-            /// Where to begin: `beginning`, `end`, a position (inclusive) or an RFC 3339 time.
+            /// Where to begin: `beginning`, `end`, a position (inclusive) or an RFC 3339 time. With `latest_of_each`, which
+            /// streams by category have, the newest message of every stream comes first, without ids, so that a client
+            /// that loses its connection meanwhile begins again; then `caught-up`, and what is new.
             #[param(default = "end", example = "beginning")]
             from: Option<String>,
             /// The id of the last event that was received, as text (`1017~5f3a09c1`: a position, and a check of the
@@ -246,6 +249,11 @@ fn start(rules: &mut Validator, options: &FollowOptions, headers: &HeaderMap, ta
     match options.from.as_deref() {
         None | Some("end") => Start::End,
         Some("beginning") => Start::Beginning,
+        Some("latest_of_each") if target.has_latest() => Start::LatestOfEach,
+        Some("latest_of_each") => {
+            rules.malformed("from", "must not be latest_of_each here: categories have that, alone or several together");
+            Start::End
+        }
         Some(text) => match (text.parse::<i64>(), Timestamp::parse_rfc3339(text)) {
             (Ok(position), _) if position >= 0 => Start::At(position),
             (_, Some(time)) => Start::AtTime(time),
@@ -268,6 +276,10 @@ impl From<FollowError> for Problem {
         match error {
             FollowError::Admission(AdmissionError::Draining) => Problem::new(ProblemKind::Draining, detail),
             FollowError::Admission(AdmissionError::TooMany { .. }) => Problem::new(ProblemKind::Overloaded, detail),
+            FollowError::Latest(LatestError::TooMany { .. }) => {
+                Problem::invalid(vec![Violation::new("from", format!("must not be latest_of_each here: {error}"))])
+            }
+            FollowError::Latest(LatestError::Busy { .. }) => Problem::new(ProblemKind::Overloaded, detail),
             FollowError::NotFound { name } => Problem::not_found(format!("aggregated stream {name}")),
             FollowError::Place(error) => error.into(),
             FollowError::Part(violation) => Problem::invalid(vec![violation]),

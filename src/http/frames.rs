@@ -59,9 +59,18 @@ impl Frames {
     /// A message of a log. Its JSON text is put in as it is: it has no raw newline, so it is one line. A message of an
     /// aggregated stream is put into an object with its partition and position.
     pub fn entry(self, out: &mut BytesMut, entry: &Entry) {
+        self.entry_with(out, entry, Some(entry.id));
+    }
+
+    /// The newest message of a stream, without an id: a client that comes back has not seen what is before it.
+    pub fn latest(self, out: &mut BytesMut, entry: &Entry) {
+        self.entry_with(out, entry, None);
+    }
+
+    fn entry_with(self, out: &mut BytesMut, entry: &Entry, id: Option<EventId>) {
         let message = &*entry.message;
         out.reserve(message.json().len() + message.message_type.len() + 160);
-        self.head(out, self.name(message), Some(entry.id));
+        self.head(out, self.name(message), id);
         let Some(link) = &entry.link else {
             out.extend_from_slice(message.json());
             return self.end(out);

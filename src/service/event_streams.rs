@@ -23,6 +23,8 @@ use crate::telemetry::Observer;
 pub enum Event {
     /// Messages of a log, in order; never empty.
     Messages(Vec<Entry>),
+    /// The newest messages of streams, in order; never empty. They have no ids.
+    Latest(Vec<Entry>),
     /// What has changed in what a consumer of a subscription holds, and messages for it.
     Delivered { changes: Vec<Change>, deliveries: Vec<Delivery> },
     /// The filter let nothing pass for a while; the cursor has moved on.
@@ -251,7 +253,7 @@ impl Events {
     pub fn tells(&self, event: &Event, connections: usize) {
         let observer = &self.streams.0.observer;
         match event {
-            Event::Messages(entries) => {
+            Event::Messages(entries) | Event::Latest(entries) => {
                 observer.record(Observation::Delivered { messages: entries.len() * connections });
             }
             // Of the first, its log has said so.

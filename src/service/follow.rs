@@ -10,6 +10,7 @@ use super::log::Place;
 use super::log::cursor::Next;
 use super::log::follower::Follower;
 use super::log::following::Following;
+use super::log::latest::{LatestError, LatestOfEach, LatestPositions};
 use super::log::merged::{self, MergedFollower};
 use super::read::{PlaceError, Start};
 use super::subscriptions::{ConsumeRequest, SubscriptionError};
@@ -19,7 +20,7 @@ use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::keyed::Part;
 use crate::domain::partitioner::PARTITIONS_MAX;
-use crate::domain::source::Source as LogSource;
+use crate::domain::source::{Source as LogSource, Topic};
 use crate::store::StoreError;
 use crate::store::aggregated_streams::FoundStream;
 
@@ -52,6 +53,8 @@ pub struct AggregatedTarget {
 pub enum FollowError {
     #[error(transparent)]
     Admission(#[from] AdmissionError),
+    #[error(transparent)]
+    Latest(#[from] LatestError),
     #[error("aggregated stream {name} not found")]
     NotFound { name: String },
     #[error(transparent)]
@@ -73,6 +76,13 @@ impl Target {
         let lowest = if self.cursor_log().single_stream().is_some() { -1 } else { 0 };
         let sources = self.aggregated.len() + usize::from(self.log.is_some());
         cursor.position >= lowest && (cursor.sources as usize) < sources
+    }
+
+    /// Whether the newest message of each of its streams can be told first: streams and categories by global positions.
+    pub fn has_latest(&self) -> bool {
+        let named = |topic: &Topic| matches!(topic, Topic::Category(_) | Topic::Stream(_));
+        self.aggregated.is_empty()
+            && self.log.as_ref().is_some_and(|log| log.single_stream().is_none() && log.topics().iter().all(named))
     }
 
     /// The log whose positions are the cursor.
@@ -112,6 +122,12 @@ impl Service {
         let place = self.reads.place(&cursor_log, start).await?;
         let is_beyond_end = matches!(start, Start::At(_)) && self.reads.is_beyond_end(&cursor_log, place).await?;
         let following = match (target.log, &*aggregated) {
+            (Some(log), []) if start == Start::LatestOfEach => {
+                let positions = self.latest_positions(&log, place.after).await?;
+                let (tail, observer) = (self.tail.clone(), self.observer.clone());
+                let follower = tail.follow(&log, place, filter.clone());
+                Following::Latest(Box::new(LatestOfEach::new(positions, tail, filter, observer, follower)))
+            }
             (Some(log), []) => Following::One(self.tail.follow(&log, place, filter)),
             (None, [one]) => Following::One(self.aggregated.follow(one.clone(), false, place, filter)),
             (log, _) => Following::Merged(Box::new(self.merged(log, aggregated, start, place, filter))),
@@ -132,6 +148,34 @@ impl Service {
         Ok((admission, events))
     }
 
+    /// Where the newest messages of all streams of a log are, up to a settled position.
+    async fn latest_positions(&self, log: &LogSource, settled: i64) -> Result<LatestPositions, FollowError> {
+        let mut latest = self.latest.begin();
+        for topic in log.topics() {
+            let category = match topic {
+                Topic::Category(category) => category,
+                Topic::Stream(name) => {
+                    latest.count(1)?;
+                    latest.extend(self.tail.pages().newest_positions(&[name.to_string()], settled).await?);
+                    continue;
+                }
+                Topic::All | Topic::Selected(_) => continue,
+            };
+            let mut after = None;
+            loop {
+                let names = self.reports.streams_of(category, after).await?;
+                latest.count(names.examined)?;
+                latest.extend(self.tail.pages().newest_positions(&names.found, settled).await?);
+                after = names.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        latest.finish();
+        Ok(latest)
+    }
+
     fn merged(
         &self,
         log: Option<LogSource>,
@@ -143,7 +187,7 @@ impl Service {
         // At the cursor's position itself, only so many of the sources have been seen.
         let sources = match start {
             Start::After(cursor) => cursor.sources,
-            Start::At(_) | Start::Beginning | Start::End | Start::AtTime(_) => 0,
+            Start::At(_) | Start::Beginning | Start::End | Start::AtTime(_) | Start::LatestOfEach => 0,
         };
         let cursor = EventId { position: place.after, sources, check: place.check };
         let mut places = merged::places(cursor, aggregated.len() + usize::from(log.is_some()))
@@ -168,10 +212,11 @@ impl From<StoreError> for FollowError {
 pub(super) struct Followed(Detached<Following, Next>);
 
 impl Followed {
-    /// Passed to a later request, it goes on after the last event. `None` while a page is being read.
+    /// Passed to a later request, it goes on after the last event. `None` while a page is being read, or newest messages
+    /// are told.
     pub fn cursor(&self) -> Option<EventId> {
         match &self.0 {
-            Detached::Idle(following) => Some(following.cursor()),
+            Detached::Idle(following) => following.cursor(),
             Detached::AtWork(_) | Detached::Lost => None,
         }
     }
@@ -179,16 +224,16 @@ impl Followed {
     /// One log that is followed live: others may be told the same.
     pub fn live(&self) -> Option<&Follower> {
         match &self.0 {
-            Detached::Idle(Following::One(follower)) => Some(follower).filter(|follower| follower.is_live()),
-            Detached::Idle(Following::Merged(_)) | Detached::AtWork(_) | Detached::Lost => None,
+            Detached::Idle(following) => following.one().filter(|follower| follower.is_live()),
+            Detached::AtWork(_) | Detached::Lost => None,
         }
     }
 
     /// Another one at the same place, of one log.
     pub fn fork(&self) -> Option<Self> {
         match &self.0 {
-            Detached::Idle(Following::One(follower)) => Some(Self(Detached::Idle(Following::One(follower.fork())))),
-            Detached::Idle(Following::Merged(_)) | Detached::AtWork(_) | Detached::Lost => None,
+            Detached::Idle(following) => Some(Self(Detached::Idle(Following::One(following.one()?.fork())))),
+            Detached::AtWork(_) | Detached::Lost => None,
         }
     }
 
@@ -227,17 +272,17 @@ impl Followed {
     }
 
     fn event(&self, next: Next) -> Option<Event> {
-        let cursor = self.cursor()?;
-        Some(match next {
-            Next::Messages(entries) => Event::Messages(entries),
-            Next::Moved => Event::Moved(cursor),
-            Next::CaughtUp => Event::CaughtUp { position: cursor.position },
-            Next::FellBehind => Event::FellBehind { position: cursor.position },
-            Next::Deleted => Event::Closing(ClosingReason::Deleted),
-            Next::Failed(_) => Event::Closing(ClosingReason::InternalError),
-            Next::HistoryChanged => Event::Closing(ClosingReason::HistoryChanged),
+        Some(match (next, self.cursor()) {
+            (Next::Messages(entries), Some(_)) => Event::Messages(entries),
+            (Next::Messages(entries), None) => Event::Latest(entries),
+            (Next::Moved, Some(cursor)) => Event::Moved(cursor),
+            (Next::CaughtUp, Some(cursor)) => Event::CaughtUp { position: cursor.position },
+            (Next::FellBehind, Some(cursor)) => Event::FellBehind { position: cursor.position },
+            (Next::Deleted, _) => Event::Closing(ClosingReason::Deleted),
+            (Next::Failed(_), _) => Event::Closing(ClosingReason::InternalError),
+            (Next::HistoryChanged, _) => Event::Closing(ClosingReason::HistoryChanged),
             // Nothing was on this page. Whether there is another one, the next step says.
-            Next::NeedsPage | Next::Idle => return None,
+            (Next::NeedsPage | Next::Idle | Next::Moved | Next::CaughtUp | Next::FellBehind, _) => return None,
         })
     }
 }

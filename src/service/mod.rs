@@ -33,6 +33,7 @@ use append::{Append, AppendSettings};
 use erase::Eraser;
 use event_streams::EventStreams;
 use hints::{HintSettings, Listener, Notifier, Signals};
+use log::latest::LatestBudget;
 use read::Reads;
 use reports::Reports;
 use subscriptions::{SubscriptionSettings, Subscriptions};
@@ -52,6 +53,8 @@ pub struct ServiceSettings {
     pub subscriptions: SubscriptionSettings,
     /// How many event streams may be open.
     pub followers_max: usize,
+    /// Of how many streams all event streams together may have the newest messages still to tell.
+    pub latest_of_each_streams_max: usize,
     /// How many bytes of messages one page may have.
     pub page_bytes_max: usize,
 }
@@ -67,6 +70,7 @@ pub struct Service {
     pub subscriptions: Subscriptions,
     pub tail: Tail,
     pub event_streams: EventStreams,
+    pub latest: LatestBudget,
     pub health: Health,
     pub observer: Observer,
     pub lifecycle: Lifecycle,
@@ -135,6 +139,7 @@ impl Service {
             aggregated,
             reports: Reports::new(database.clone(), tail.clone()),
             event_streams,
+            latest: LatestBudget::new(settings.latest_of_each_streams_max),
             health: Health {
                 database: database.clone(),
                 append,

@@ -80,6 +80,8 @@ pub enum Start {
     Beginning,
     End,
     AtTime(Timestamp),
+    /// At the end, after the newest message of each stream.
+    LatestOfEach,
 }
 
 /// Why a place cannot be found.
@@ -241,7 +243,7 @@ impl Reads {
             }
             Start::At(position) => (position.saturating_sub(1).max(0), None),
             Start::Beginning => (0, None),
-            Start::End => {
+            Start::End | Start::LatestOfEach => {
                 let after = self.tail.refresh().await;
                 (after, self.database.messages().id_at(after).await?.map(Check::of))
             }
@@ -277,7 +279,7 @@ impl Reads {
             }
             Start::At(position) => (0, position.saturating_sub(1).max(-1), None),
             Start::Beginning => (0, -1, None),
-            Start::End => {
+            Start::End | Start::LatestOfEach => {
                 let settled = self.tail.refresh().await;
                 let end = self.database.messages().stream_version(name, Some(settled)).await?;
                 (settled, end, self.database.messages().id_in_stream(name, end).await?.map(Check::of))

@@ -52,6 +52,16 @@ pub struct StreamsPage {
     pub next: Option<String>,
 }
 
+/// Some names of streams of a category.
+#[derive(Debug)]
+pub struct StreamNames {
+    pub found: Vec<String>,
+    /// How many names were looked at. Where names are not in the order of code points, others are among them.
+    pub examined: usize,
+    /// After which name to go on; `None` at the end.
+    pub next: Option<String>,
+}
+
 /// A page of counts.
 #[derive(Debug)]
 pub struct CountsPage {
@@ -126,6 +136,20 @@ impl Reports {
                 return Ok(StreamsPage { lines: self.database.reports().stream_ends(&found).await?, next });
             }
         }
+    }
+
+    /// The next names of the streams of a category, after one.
+    pub async fn streams_of(&self, category: &str, after: Option<String>) -> Result<StreamNames, StoreError> {
+        let query = NameQuery { of: Some(category.to_owned()), ..NameQuery::default() };
+        let mut range = self.range(&query).await?;
+        if let Some(after) = after {
+            (range.from, range.exclusive) = (after, true);
+        }
+        let names = self.database.reports().stream_names(&range, NAMES_AT_ONCE as i64).await?;
+        let examined = names.len();
+        let next = names.last().map(|(name, _)| name.clone()).filter(|_| examined == NAMES_AT_ONCE);
+        let found = names.into_iter().map(|(name, _)| name).filter(|name| query.passes_stream(name)).collect();
+        Ok(StreamNames { found, examined, next })
     }
 
     /// The range in which names that can pass may be.

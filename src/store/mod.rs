@@ -16,6 +16,7 @@ pub mod gap_rule;
 pub mod history;
 pub mod import;
 pub mod keyed_streams;
+pub mod latest;
 pub mod listen;
 pub mod migrate;
 mod outcome;

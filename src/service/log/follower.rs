@@ -9,7 +9,7 @@ use crate::service::back_off::BackOff;
 use crate::telemetry::Observer;
 
 /// How the log of the service names the followers of this instance where one of them fails.
-const FOLLOWERS: &str = "followers";
+pub(super) const FOLLOWERS: &str = "followers";
 
 /// One reader of a log, wherever it stands.
 pub struct Follower {

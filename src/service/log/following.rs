@@ -2,6 +2,7 @@
 
 use super::cursor::Next;
 use super::follower::Follower;
+use super::latest::LatestOfEach;
 use super::merged::MergedFollower;
 use crate::domain::event_id::EventId;
 
@@ -10,14 +11,26 @@ use crate::domain::event_id::EventId;
 pub enum Following {
     One(Follower),
     Merged(Box<MergedFollower>),
+    Latest(Box<LatestOfEach>),
 }
 
 impl Following {
-    /// The cursor with which a later request goes on after everything that was handed over.
-    pub fn cursor(&self) -> EventId {
+    /// The cursor with which a later request goes on after everything that was handed over; `None` while newest messages
+    /// are told.
+    pub fn cursor(&self) -> Option<EventId> {
         match self {
-            Following::One(follower) => follower.id(),
-            Following::Merged(follower) => follower.cursor(),
+            Following::One(follower) => Some(follower.id()),
+            Following::Merged(follower) => Some(follower.cursor()),
+            Following::Latest(latest) => latest.follower().map(Follower::id),
+        }
+    }
+
+    /// The follower of one log.
+    pub fn one(&self) -> Option<&Follower> {
+        match self {
+            Following::One(follower) => Some(follower),
+            Following::Merged(_) => None,
+            Following::Latest(latest) => latest.follower(),
         }
     }
 
@@ -26,6 +39,7 @@ impl Following {
         match self {
             Following::One(follower) => follower.advance(),
             Following::Merged(follower) => follower.advance(),
+            Following::Latest(latest) => latest.advance(),
         }
     }
 
@@ -34,6 +48,7 @@ impl Following {
         match self {
             Following::One(follower) => follower.read_page().await,
             Following::Merged(follower) => follower.read_page().await,
+            Following::Latest(latest) => latest.read_page().await,
         }
     }
 
@@ -42,6 +57,7 @@ impl Following {
         match self {
             Following::One(follower) => follower.changed().await,
             Following::Merged(follower) => follower.changed().await,
+            Following::Latest(latest) => latest.follower_mut().changed().await,
         }
     }
 }

@@ -5,6 +5,7 @@
 pub mod cursor;
 pub mod follower;
 pub mod following;
+pub mod latest;
 pub mod merged;
 #[cfg(test)]
 pub(super) mod model;

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use super::{Page, Place};
 use crate::domain::filter::Filter;
 use crate::domain::keyed::Part;
+use crate::domain::message::Message;
 use crate::domain::source::Source;
 use crate::store::aggregated_streams::AggregatedPage;
 use crate::store::read::PageLimit;
@@ -99,6 +100,16 @@ impl PageReader {
         }
         let reading = self.database.messages().follow_page(source, place.position(), settled, limit, filter);
         Ok(Page::followed(self.in_turn(reading).await?, place, settled))
+    }
+
+    /// The messages at global positions, in order, as far as they fit, and how many of the positions were read.
+    pub async fn at(&self, positions: &[i64], limit: PageLimit) -> Result<(Vec<Message>, usize), StoreError> {
+        self.in_turn(self.database.messages().at(positions, limit)).await
+    }
+
+    /// The global positions of the newest messages of streams, up to a settled position.
+    pub async fn newest_positions(&self, stream_names: &[String], up_to: i64) -> Result<Vec<i64>, StoreError> {
+        self.in_turn(self.database.messages().newest_positions(stream_names, up_to)).await
     }
 
     /// Messages of an aggregated stream after a global position; `None`: there is no such stream.

@@ -135,7 +135,7 @@ impl Reader {
     /// The id with which its client may come back; `None` while a page is read.
     pub fn id(&self) -> Option<EventId> {
         match &self.state {
-            State::Idle(following) => Some(following.cursor().to_string().parse().unwrap()),
+            State::Idle(following) => Some(following.cursor()?.to_string().parse().unwrap()),
             State::AtWork(_) => None,
         }
     }
