@@ -8,6 +8,7 @@ use super::follower::{FOLLOWERS, Follower};
 use super::pages::{PageBounds, PageSizer};
 use super::{Entry, Place};
 use crate::domain::filter::Filter;
+use crate::domain::message::Message;
 use crate::service::back_off::BackOff;
 use crate::service::tail::Tail;
 use crate::telemetry::Observer;
@@ -146,7 +147,7 @@ impl LatestOfEach {
                         return Next::HistoryChanged;
                     }
                     self.read += read;
-                    self.pages.saw(messages.len(), messages.iter().map(|message| message.memory_bytes()).sum());
+                    self.pages.saw(messages.len(), messages.iter().map(Message::memory_bytes).sum());
                     let passing = messages.into_iter().filter(|message| self.filter.passes(message));
                     let entries: Vec<Entry> = passing.map(|message| Entry::of(Arc::new(message), false)).collect();
                     return if entries.is_empty() { Next::NeedsPage } else { Next::Messages(entries) };
