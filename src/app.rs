@@ -308,6 +308,7 @@ pub fn service_settings(settings: &Settings) -> ServiceSettings {
             batch_messages_max: settings.append_batch_messages_max,
             batch_bytes_max: settings.append_batch_bytes_max,
             locked_categories_max: settings.append_locked_categories_max,
+            condition_messages_max: settings.append_condition_messages_max,
             sessions: SessionSettings {
                 max: settings.append_sessions_max,
                 messages_max: settings.append_session_messages_max,
@@ -360,7 +361,7 @@ pub fn limits(settings: &Settings) -> Limits {
         url_bytes_max: settings.url_bytes_max,
         request_timeout: settings.request_timeout,
         // A request may wait for its turn, for a lock, for the commit, and for a look-up of what became of it.
-        append_timeout: settings.append_lock_timeout * 2
+        append_timeout: settings.append_lock_timeout * 3
             + settings.append_commit_timeout
             + settings.append_resolve_timeout,
         wait_max: settings.wait_max,

@@ -158,6 +158,9 @@ pub struct Settings {
     /// Bytes of an append session in one commit; as many again are read meanwhile (1024 to 1073741824)
     #[arg(long, env = "HEADWATER_APPEND_SESSION_BYTES_MAX", global = true, default_value_t = 256 << 10, value_parser = within(1 << 10, 1 << 30), value_name = "BYTES")]
     pub append_session_bytes_max: usize,
+    /// Messages that are looked at for the conditions of one append request (1 to 100000000)
+    #[arg(long, env = "HEADWATER_APPEND_CONDITION_MESSAGES_MAX", global = true, default_value_t = 200_000, value_parser = within(1, 100_000_000), value_name = "COUNT")]
+    pub append_condition_messages_max: usize,
     /// Connections on which appends wait for categories that other transactions have locked (1 to 100)
     #[arg(long, env = "HEADWATER_APPEND_LOCKED_CATEGORIES_MAX", global = true, default_value_t = 8, value_parser = within(1, 100), value_name = "COUNT")]
     pub append_locked_categories_max: usize,

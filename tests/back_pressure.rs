@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use headwater::domain::append::{AppendError, AppendRequest, NewMessage};
+use headwater::domain::append::{AppendError, AppendRequest, NewMessage, StreamAppend};
 use headwater::domain::stream_name::StreamName;
 
 use crate::support::app::{Answer, PATIENCE, TestApp};
@@ -280,7 +280,7 @@ async fn append_that_the_service_leaves_unanswered_while_it_is_written_is_not_sa
     let append = starting.await.unwrap();
     client.batch_execute("BEGIN; SELECT message_store.acquire_lock('held-1')").await.unwrap();
     let id = Uuid::new_v4();
-    let request = AppendRequest {
+    let request = AppendRequest::of(StreamAppend {
         stream_name: StreamName::parse("held-1").unwrap(),
         expected_version: None,
         must_exist: false,
@@ -292,7 +292,7 @@ async fn append_that_the_service_leaves_unanswered_while_it_is_written_is_not_sa
             metadata: None,
             time: None,
         }],
-    };
+    });
     let appending = tokio::spawn(async move { append.append(request).await });
     until_waiting(&observer, 1).await;
     // As at a stop whose time is over: everything that runs is dropped where it is.

@@ -2,6 +2,7 @@
 mod aggregated;
 mod append;
 mod append_sessions;
+mod appends;
 mod back_pressure;
 mod bad_input;
 mod browser;

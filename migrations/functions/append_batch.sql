@@ -1,23 +1,32 @@
 -- Appends many requests in one transaction: each is written whole or not at all, and one that is refused does not
--- touch its neighbours. Requests on one stream count in the order in which they are given.
+-- touch its neighbours. Requests count in the order in which they are given.
 --
--- A request has a stream, an expected version (NULL: any; -1: empty), whether the stream must exist, and how many
--- messages it has. The messages of all requests follow each other; each names its request (from 1), its place in it
--- (from 0) and its stream. `ids_to_check` are those ids that may be used already: a request whose messages are all there
--- already, with the same content, is answered with their positions.
+-- A request has a part for each stream that it writes to: the request's number (from 1), the stream's place in `streams`
+-- (which names each stream once), an expected version (NULL: any; -1: empty), whether the stream must exist, and how many
+-- messages it has. The messages of all parts follow each other; each names its part (from 1), its place in it (from 0)
+-- and its stream. `ids_to_check` are those ids that may be used already: a request whose messages are all there already,
+-- with the same content, is answered with their positions. `guards` has what else must hold for a request
+-- (judge_guard); NULL: nothing for any.
 --
--- outcomes: 'done'; 'duplicate'; 'wrong_version' (must_exist included); 'id_reused': an id is used for something else;
--- 'locked': another transaction holds the category's lock (only with wait_for_locks false: the request may be sent again
--- with true).
--- versions: the stream's version after the request; for a wrong one, as the request found it.
+-- The locks of `written_categories` are taken, and shared ones of `read_categories`, which conditions are about. Only
+-- those of `awaited_categories` are waited for, before any other is taken.
+--
+-- outcomes, for every part: 'done'; 'duplicate'; 'wrong_version' (must_exist included); 'id_reused': an id is used for
+-- something else; 'locked': another transaction holds the category's lock. A request is written if all of its parts are
+-- 'done' and it has no verdict.
+-- verdicts, for every request: NULL, or what keeps its guard from being fulfilled.
+-- locked_categories: those whose locks were not taken.
+-- versions: the stream's version after the request; for one that is refused, as the request found it.
 -- global_positions, data_texts, metadata_texts: of the written messages, in order; texts only where wanted.
--- standing_*: of each duplicate, its messages in order; of a reused id, the message that has it.
+-- standing_*: of each part that is a duplicate, its messages in order; of a reused id, the message that has it.
 CREATE OR REPLACE FUNCTION headwater.append_batch(
-  request_streams text[],
+  streams text[],
+  part_requests int[],
+  part_streams int[],
   expected_versions bigint[],
   must_exist boolean[],
   message_counts int[],
-  message_requests int[],
+  message_parts int[],
   message_offsets int[],
   message_streams text[],
   ids uuid[],
@@ -27,14 +36,19 @@ CREATE OR REPLACE FUNCTION headwater.append_batch(
   times timestamp[],
   texts_wanted boolean[],
   ids_to_check uuid[],
-  wait_for_locks boolean,
+  written_categories text[],
+  read_categories text[],
+  awaited_categories text[],
+  guards jsonb[],
   OUT outcomes text[],
+  OUT verdicts text[],
+  OUT locked_categories text[],
   OUT versions bigint[],
   OUT global_positions bigint[],
   OUT data_texts text[],
   OUT metadata_texts text[],
   OUT written_at timestamp,
-  OUT standing_requests int[],
+  OUT standing_parts int[],
   OUT standing_ids uuid[],
   OUT standing_streams text[],
   OUT standing_positions bigint[],
@@ -44,54 +58,56 @@ CREATE OR REPLACE FUNCTION headwater.append_batch(
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-  requests int := cardinality(request_streams);
-  bases bigint[] := array_fill(NULL::bigint, ARRAY[requests]);
+  parts int := cardinality(part_requests);
+  bases bigint[] := array_fill(NULL::bigint, ARRAY[parts]);
+  current_versions bigint[];
   is_accepted boolean := false;
-  keys bigint[];
-  key bigint;
-  locked_keys bigint[];
-  request record;
-  stream text;
-  version bigint;
+  category text;
+  first_part int := 1;
+  -- The request is not written, or has been judged without its guard.
+  is_refused boolean := false;
+  is_judged boolean := false;
 BEGIN
-  outcomes := array_fill('done'::text, ARRAY[requests]);
-  versions := array_fill(-1::bigint, ARRAY[requests]);
+  outcomes := array_fill('done'::text, ARRAY[parts]);
+  versions := array_fill(-1::bigint, ARRAY[parts]);
   written_at := now() AT TIME ZONE 'utc';
 
-  -- write_message takes the same locks. In ascending order of key: two batches that lock in different orders would
-  -- wait for each other for ever.
-  IF requests = 1 THEN
-    keys := ARRAY[message_store.hash_64(message_store.category(request_streams[1]))];
-  ELSE
-    keys := ARRAY(
-      SELECT DISTINCT message_store.hash_64(c.category) AS key
-      FROM (
-        SELECT DISTINCT message_store.category(r.stream_name) AS category
-        FROM unnest(request_streams) AS r (stream_name)
-      ) AS c
-      ORDER BY 1
-    );
+  IF guards IS NOT NULL THEN
+    verdicts := array_fill(NULL::text, ARRAY[cardinality(guards)]);
   END IF;
 
-  FOREACH key IN ARRAY keys LOOP
-    IF wait_for_locks THEN
-      PERFORM pg_advisory_xact_lock(key);
-    ELSIF NOT pg_try_advisory_xact_lock(key) THEN
-      -- One writer that idles in its transaction must not hold up the other categories.
-      locked_keys := locked_keys || key;
+  -- write_message takes the same locks. What waits for one holds none, or takes them in ascending order of key: two
+  -- transactions that lock in different orders would wait for each other for ever.
+  IF awaited_categories IS NOT NULL THEN
+    FOR category IN
+      SELECT c.category FROM unnest(awaited_categories) AS c (category) ORDER BY message_store.hash_64(c.category)
+    LOOP
+      PERFORM pg_advisory_xact_lock(message_store.hash_64(category));
+    END LOOP;
+  END IF;
+
+  -- One writer that idles in its transaction must not hold up the other categories.
+  FOREACH category IN ARRAY written_categories LOOP
+    IF NOT pg_try_advisory_xact_lock(message_store.hash_64(category)) THEN
+      locked_categories := locked_categories || category;
     END IF;
   END LOOP;
 
-  IF locked_keys IS NOT NULL THEN
+  IF read_categories IS NOT NULL THEN
+    FOREACH category IN ARRAY read_categories LOOP
+      IF NOT pg_try_advisory_xact_lock_shared(message_store.hash_64(category)) THEN
+        locked_categories := locked_categories || category;
+      END IF;
+    END LOOP;
+  END IF;
+
+  IF locked_categories IS NOT NULL THEN
     SELECT array_agg(
-      CASE
-        WHEN message_store.hash_64(message_store.category(r.stream_name)) = ANY (locked_keys) THEN 'locked'
-        ELSE 'done'
-      END
-      ORDER BY r.number
+      CASE WHEN message_store.category(streams[p.stream]) = ANY (locked_categories) THEN 'locked' ELSE 'done' END
+      ORDER BY p.number
     )
     INTO outcomes
-    FROM unnest(request_streams) WITH ORDINALITY AS r (stream_name, number);
+    FROM unnest(part_streams) WITH ORDINALITY AS p (stream, number);
   END IF;
 
   -- After the locks, with a new snapshot: whoever wrote these ids in one of these categories has committed.
@@ -105,47 +121,61 @@ BEGIN
         )
         FROM unnest(append_batch.outcomes, j.outcomes) WITH ORDINALITY AS o (before, judged, number)
       ),
-      j.standing_requests, j.standing_ids, j.standing_streams, j.standing_positions, j.standing_global_positions,
+      j.standing_parts, j.standing_ids, j.standing_streams, j.standing_positions, j.standing_global_positions,
       j.standing_times
     INTO
-      outcomes, standing_requests, standing_ids, standing_streams, standing_positions, standing_global_positions,
+      outcomes, standing_parts, standing_ids, standing_streams, standing_positions, standing_global_positions,
       standing_times
     FROM headwater.find_duplicate_ids(
-      requests, message_requests, message_streams, ids, types, datas, metadatas
+      parts, message_parts, message_streams, ids, types, datas, metadatas
     ) AS j;
   END IF;
 
-  FOR request IN
+  current_versions := ARRAY(
     SELECT
-      r.number, r.stream_name, r.expected, r.must_exist, r.messages,
       coalesce(
         (
           SELECT m.position FROM message_store.messages AS m
-          WHERE m.stream_name = r.stream_name
+          WHERE m.stream_name = s.name
           ORDER BY m.position DESC
           LIMIT 1
         ),
         -1
-      ) AS version
-    FROM unnest(request_streams, expected_versions, must_exist, message_counts)
-      WITH ORDINALITY AS r (stream_name, expected, must_exist, messages, number)
-    ORDER BY r.stream_name, r.number
-  LOOP
-    IF stream IS DISTINCT FROM request.stream_name THEN
-      stream := request.stream_name;
-      version := request.version;
+      )
+    FROM unnest(streams) WITH ORDINALITY AS s (name, number)
+    ORDER BY s.number
+  );
+
+  FOR n IN 1 .. parts LOOP
+    versions[n] := current_versions[part_streams[n]];
+    IF outcomes[n] <> 'done' THEN
+      is_refused := true;
+      is_judged := true;
+    ELSIF expected_versions[n] <> versions[n] OR must_exist[n] AND versions[n] = -1 THEN
+      outcomes[n] := 'wrong_version';
+      is_refused := true;
+    END IF;
+    CONTINUE WHEN part_requests[n + 1] = part_requests[n];
+
+    IF guards[part_requests[n]] IS NOT NULL AND NOT is_judged THEN
+      verdicts[part_requests[n]] := headwater.judge_guard(
+        guards[part_requests[n]], NOT is_refused, awaited_categories IS NOT NULL, locked_categories, current_versions,
+        bases, message_parts, message_streams, types
+      );
+      is_refused := is_refused OR verdicts[part_requests[n]] IS NOT NULL;
     END IF;
 
-    IF outcomes[request.number] <> 'done' THEN
-      NULL; -- judged already: its ids are used, or its category is locked
-    ELSIF request.expected <> version OR request.must_exist AND version = -1 THEN
-      outcomes[request.number] := 'wrong_version';
-    ELSE
-      bases[request.number] := version + 1;
-      version := version + request.messages;
+    IF NOT is_refused THEN
+      FOR p IN first_part .. n LOOP
+        bases[p] := current_versions[part_streams[p]] + 1;
+        versions[p] := current_versions[part_streams[p]] + message_counts[p];
+        current_versions[part_streams[p]] := versions[p];
+      END LOOP;
       is_accepted := true;
     END IF;
-    versions[request.number] := version;
+    first_part := n + 1;
+    is_refused := false;
+    is_judged := false;
   END LOOP;
 
   IF NOT is_accepted THEN
@@ -156,12 +186,12 @@ BEGIN
     WITH written AS (
       INSERT INTO message_store.messages (id, stream_name, type, position, data, metadata, time)
       SELECT
-        m.id, m.stream_name, m.type, bases[m.request] + m.place, m.data::jsonb, m.metadata::jsonb,
+        m.id, m.stream_name, m.type, bases[m.part] + m.place, m.data::jsonb, m.metadata::jsonb,
         coalesce(m.time, written_at)
       FROM unnest(
-        ids, message_streams, types, datas, metadatas, times, message_requests, message_offsets
-      ) WITH ORDINALITY AS m (id, stream_name, type, data, metadata, time, request, place, number)
-      WHERE bases[m.request] IS NOT NULL
+        ids, message_streams, types, datas, metadatas, times, message_parts, message_offsets
+      ) WITH ORDINALITY AS m (id, stream_name, type, data, metadata, time, part, place, number)
+      WHERE bases[m.part] IS NOT NULL
       ORDER BY m.number
       RETURNING messages.global_position
     )
@@ -172,12 +202,12 @@ BEGIN
     WITH written AS (
       INSERT INTO message_store.messages (id, stream_name, type, position, data, metadata, time)
       SELECT
-        m.id, m.stream_name, m.type, bases[m.request] + m.place, m.data::jsonb, m.metadata::jsonb,
+        m.id, m.stream_name, m.type, bases[m.part] + m.place, m.data::jsonb, m.metadata::jsonb,
         coalesce(m.time, written_at)
       FROM unnest(
-        ids, message_streams, types, datas, metadatas, times, message_requests, message_offsets
-      ) WITH ORDINALITY AS m (id, stream_name, type, data, metadata, time, request, place, number)
-      WHERE bases[m.request] IS NOT NULL
+        ids, message_streams, types, datas, metadatas, times, message_parts, message_offsets
+      ) WITH ORDINALITY AS m (id, stream_name, type, data, metadata, time, part, place, number)
+      WHERE bases[m.part] IS NOT NULL
       ORDER BY m.number
       RETURNING messages.global_position, messages.id, messages.data, messages.metadata
     )

@@ -1,19 +1,20 @@
--- For append_batch: which requests have messages whose ids are used already, and what that means for each.
+-- For append_batch: which parts of requests (a part is what goes to one stream) have messages whose ids are used already,
+-- and what that means for each.
 --
--- outcomes, for every request: 'missing': none of its ids is used; 'duplicate': all messages are there, with the same
--- content, as one run of one stream in the same order (the request was done before); 'id_reused': an id belongs to another
+-- outcomes, for every part: 'missing': none of its ids is used; 'duplicate': all messages are there, with the same
+-- content, as one run of one stream in the same order (the part was done before); 'id_reused': an id belongs to another
 -- message, or only some of the messages are there.
 -- standing_*: for a duplicate its messages in order; for a reused id one message that has it.
 CREATE OR REPLACE FUNCTION headwater.find_duplicate_ids(
-  requests int,
-  message_requests int[],
+  parts int,
+  message_parts int[],
   message_streams text[],
   ids uuid[],
   types text[],
   datas text[],
   metadatas text[],
   OUT outcomes text[],
-  OUT standing_requests int[],
+  OUT standing_parts int[],
   OUT standing_ids uuid[],
   OUT standing_streams text[],
   OUT standing_positions bigint[],
@@ -24,12 +25,12 @@ LANGUAGE sql STABLE
 AS $$
   WITH given AS (
     SELECT *
-    FROM unnest(message_requests, message_streams, ids, types, datas, metadatas)
-      WITH ORDINALITY AS g (request, stream_name, id, type, data, metadata, number)
+    FROM unnest(message_parts, message_streams, ids, types, datas, metadatas)
+      WITH ORDINALITY AS g (part, stream_name, id, type, data, metadata, number)
   ),
   standing AS (
     SELECT
-      given.request, given.number, m.id, m.stream_name, m.position, m.global_position, m.time,
+      given.part, given.number, m.id, m.stream_name, m.position, m.global_position, m.time,
       (
         m.stream_name = given.stream_name
         AND m.type = given.type
@@ -46,36 +47,36 @@ AS $$
   ),
   judged AS (
     SELECT
-      standing.request,
+      standing.part,
       CASE
         WHEN bool_and(standing.same)
-          AND count(*) = (SELECT count(*) FROM given WHERE given.request = standing.request)
+          AND count(*) = (SELECT count(*) FROM given WHERE given.part = standing.part)
           AND count(DISTINCT standing.position - standing.number) = 1
         THEN 'duplicate'
         ELSE 'id_reused'
       END AS outcome
     FROM standing
-    GROUP BY standing.request
+    GROUP BY standing.part
   ),
   shown AS (
     SELECT standing.*
     FROM standing
-    JOIN judged USING (request)
+    JOIN judged USING (part)
     WHERE judged.outcome = 'duplicate'
     UNION ALL
-    SELECT DISTINCT ON (standing.request) standing.*
+    SELECT DISTINCT ON (standing.part) standing.*
     FROM standing
-    JOIN judged USING (request)
+    JOIN judged USING (part)
     WHERE judged.outcome = 'id_reused'
-    ORDER BY request, same, number
+    ORDER BY part, same, number
   )
   SELECT
     (
-      SELECT array_agg(coalesce(judged.outcome, 'missing') ORDER BY r.request)
-      FROM generate_series(1, requests) AS r (request)
-      LEFT JOIN judged USING (request)
+      SELECT array_agg(coalesce(judged.outcome, 'missing') ORDER BY p.part)
+      FROM generate_series(1, parts) AS p (part)
+      LEFT JOIN judged USING (part)
     ),
-    array_agg(shown.request ORDER BY shown.number),
+    array_agg(shown.part ORDER BY shown.number),
     array_agg(shown.id ORDER BY shown.number),
     array_agg(shown.stream_name ORDER BY shown.number),
     array_agg(shown.position ORDER BY shown.number),

@@ -1,9 +1,14 @@
 //! Requests to append messages, and what may come of them.
 
+mod error;
+
 use uuid::Uuid;
 
-use super::stream_name::StreamName;
+use super::filter::Filter;
+use super::stream_name::{Category, StreamName};
 use super::time::Timestamp;
+
+pub use error::{AppendError, LockHolder, Mismatch};
 
 /// A message that is to be written.
 #[derive(Debug, Clone)]
@@ -30,23 +35,142 @@ impl NewMessage {
     }
 }
 
-/// Messages for one stream, which are written all or none.
+/// Messages for one stream.
 #[derive(Debug, Clone)]
-pub struct AppendRequest {
+pub struct StreamAppend {
     /// The stream that all messages go to.
     pub stream_name: StreamName,
     /// -1: the stream must be empty; n: its last position must be n; `None`: any.
     pub expected_version: Option<i64>,
     /// The stream must have a message already.
     pub must_exist: bool,
-    /// At least one; their ids differ from each other.
+    /// At least one.
     pub messages: Vec<NewMessage>,
 }
 
+/// Messages for one stream or several, which are written all or none.
+#[derive(Debug, Clone)]
+pub struct AppendRequest {
+    /// At least one, each of another stream. The ids of all messages differ from each other.
+    pub streams: Vec<StreamAppend>,
+    /// What else must hold.
+    pub conditions: Vec<Condition>,
+    /// What is acked in the same transaction.
+    pub ack: Option<AppendAck>,
+}
+
+/// What must hold for a request, at the moment at which it is written.
+#[derive(Debug, Clone)]
+pub enum Condition {
+    /// A stream is at this version.
+    Version {
+        /// The stream; the request need not write to it.
+        stream_name: StreamName,
+        /// -1: it is empty.
+        version: i64,
+    },
+    /// No message matches.
+    Query(QueryCondition),
+}
+
+/// That no message of some categories matches a filter after a position.
+#[derive(Debug, Clone)]
+pub struct QueryCondition {
+    /// At least one, each once, with the global position after which a match may still be: what is before it has been
+    /// looked at.
+    pub categories: Vec<(Category, i64)>,
+    /// A message that passes is a match.
+    pub filter: Filter,
+    /// The position of the first match, if one was found already.
+    pub found: Option<i64>,
+}
+
+/// A subscription's progress that is committed with the messages it has led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppendAck {
+    /// `None`: there is no such subscription. A request that was done before is answered all the same.
+    pub subscription: Option<i64>,
+    /// Its name.
+    pub name: String,
+    /// Whether its consumers hold partitions.
+    pub is_partitioned: bool,
+    /// The consumer that was given the message.
+    pub consumer: String,
+    /// The partition of the acked message; 0 if there is only one.
+    pub partition: i32,
+    /// Partitioned: everything up to here is acked. Competing: this message is.
+    pub position: i64,
+    /// The epoch of the lease or the delivery.
+    pub epoch: i64,
+}
+
 impl AppendRequest {
+    /// A request for one stream, without conditions.
+    pub fn of(stream: StreamAppend) -> Self {
+        Self { streams: vec![stream], conditions: Vec::new(), ack: None }
+    }
+
+    /// All messages, stream by stream.
+    pub fn messages(&self) -> impl Iterator<Item = &NewMessage> {
+        self.streams.iter().flat_map(|stream| &stream.messages)
+    }
+
+    /// How many messages there are.
+    pub fn message_count(&self) -> usize {
+        self.streams.iter().map(|stream| stream.messages.len()).sum()
+    }
+
+    /// The categories that the request writes to, with repetitions.
+    pub fn written_categories(&self) -> impl Iterator<Item = &str> {
+        self.streams.iter().map(|stream| stream.stream_name.category())
+    }
+
+    /// The categories that its conditions are about, with repetitions.
+    pub fn read_categories(&self) -> impl Iterator<Item = &str> {
+        self.conditions.iter().flat_map(Condition::categories)
+    }
+
+    /// The category by which the request is known: of the first stream.
+    pub fn category(&self) -> &str {
+        self.written_categories().next().unwrap_or_default()
+    }
+
+    /// The category whose lock the request needs, if it needs one only.
+    pub fn only_category(&self) -> Option<&str> {
+        let category = self.category();
+        let is_only = self.written_categories().chain(self.read_categories()).all(|other| other == category);
+        is_only.then_some(category)
+    }
+
+    /// Whether the request demands more than versions of the streams that it writes to.
+    pub fn is_guarded(&self) -> bool {
+        !self.conditions.is_empty() || self.ack.is_some()
+    }
+
     /// Roughly what the request costs to send to the database, in bytes.
     pub fn bytes(&self) -> usize {
-        self.messages.iter().map(|message| message.bytes() + self.stream_name.as_str().len()).sum()
+        let of_stream = |stream: &StreamAppend| -> usize {
+            stream.messages.iter().map(|message| message.bytes() + stream.stream_name.as_str().len()).sum()
+        };
+        let of_condition = |condition: &Condition| match condition {
+            Condition::Version { stream_name, .. } => 64 + stream_name.as_str().len(),
+            Condition::Query(query) => {
+                let types: usize = query.filter.types.iter().map(String::len).sum();
+                query.categories.iter().map(|(category, _)| 64 + category.as_str().len() + types).sum()
+            }
+        };
+        self.streams.iter().map(of_stream).sum::<usize>() + self.conditions.iter().map(of_condition).sum::<usize>()
+    }
+}
+
+impl Condition {
+    /// The categories that the condition is about.
+    pub fn categories(&self) -> impl Iterator<Item = &str> {
+        let (of_stream, of_query) = match self {
+            Self::Version { stream_name, .. } => (Some(stream_name.category()), &[][..]),
+            Self::Query(query) => (None, &query.categories[..]),
+        };
+        of_stream.into_iter().chain(of_query.iter().map(|(category, _)| category.as_str()))
     }
 }
 
@@ -66,114 +190,17 @@ pub struct WrittenMessage {
 /// The messages are written, durably.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
-    /// The position of the stream's last message of this request.
-    pub version: i64,
     /// They were there already: the same request was done before.
     pub duplicate: bool,
+    /// In the order of the request; at least one.
+    pub streams: Vec<StreamAppended>,
+}
+
+/// What a request has written to one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamAppended {
+    /// The position of the stream's last message of this request.
+    pub version: i64,
     /// In the order of the request.
     pub messages: Vec<WrittenMessage>,
-}
-
-/// Why nothing was written. The first three are answers, which the same request gets again; the others may pass.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AppendError {
-    /// The stream has another version than the request expects, or no message though it must exist.
-    #[error("the stream {stream_name} is at version {current_version}")]
-    WrongExpectedVersion {
-        /// The stream of the request.
-        stream_name: String,
-        /// `None` if only `must_exist` was asked for.
-        expected_version: Option<i64>,
-        /// The position of the stream's last message; -1: it has none.
-        current_version: i64,
-    },
-    /// An id of the request is that of another message, or only some of the request's messages are there.
-    #[error("the message id {message_id} is already used at position {position} of the stream {stream_name}")]
-    MessageIdReused {
-        /// The id in question.
-        message_id: Uuid,
-        /// The stream of the message that has the id.
-        stream_name: String,
-        /// Its position in that stream.
-        position: i64,
-    },
-    /// PostgreSQL cannot store what was sent.
-    #[error("the database refuses the messages: {message}")]
-    Refused {
-        /// What PostgreSQL says.
-        message: String,
-    },
-    /// As many requests wait as may.
-    #[error("the append queue is full")]
-    Overloaded,
-    /// As many append sessions are open as may be.
-    #[error("the limit of {max} open append sessions is reached")]
-    TooManySessions {
-        /// The limit.
-        max: usize,
-    },
-    /// The request waited for a lock for as long as it may.
-    #[error(
-        "the append waited too long for a lock on category {category} or on the table, held by {}; \
-         nothing was written",
-        names_of(holders)
-    )]
-    Locked {
-        /// The category of the request's stream.
-        category: String,
-        /// The transactions that had the lock at the end, as far as that can be seen.
-        holders: Vec<LockHolder>,
-    },
-    /// As many requests as may wait for the lock of this category.
-    #[error(
-        "too many appends are waiting for the lock on category {category}, which another transaction holds; nothing was written"
-    )]
-    LaneFull {
-        /// The category of the request's stream.
-        category: String,
-    },
-    /// PostgreSQL rolled the request back again and again, for a deadlock or the like.
-    #[error("the append was rolled back repeatedly because of other transactions ({reason}); nothing was written")]
-    Contended {
-        /// What PostgreSQL said last.
-        reason: String,
-    },
-    /// A fault of the service.
-    #[error("the service failed before it sent the append to the database; nothing was written")]
-    Failed,
-    /// The database cannot be reached.
-    #[error("the database is unavailable; nothing was written")]
-    DatabaseUnavailable,
-    /// The database is read only, or its disk is full.
-    #[error("the database refuses writes until its operator has removed the cause; nothing was written")]
-    WriteRefused,
-    /// The database or the service was lost while the messages were being written.
-    #[error("whether the messages were written is unknown; send them again with the same ids")]
-    OutcomeUnknown {
-        /// The ids of the request's messages.
-        message_ids: Vec<Uuid>,
-    },
-    /// The service takes no new requests.
-    #[error("the service is shutting down; nothing was written")]
-    Draining,
-}
-
-/// A transaction that holds a lock for which an append waits.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LockHolder {
-    /// PostgreSQL's process of an open session.
-    Process(i32),
-    /// A transaction that was prepared under this name and not finished since.
-    Prepared(String),
-}
-
-fn names_of(holders: &[LockHolder]) -> String {
-    if holders.is_empty() {
-        return "another transaction".into();
-    }
-    let names = holders.iter().map(|holder| match holder {
-        LockHolder::Process(pid) => format!("PostgreSQL's process {pid}"),
-        LockHolder::Prepared(name) => format!("the prepared transaction {name}"),
-    });
-    names.collect::<Vec<_>>().join(" and ")
 }

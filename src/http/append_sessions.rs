@@ -181,7 +181,7 @@ impl Conversation {
         let mut rules = Validator::default();
         let AppendLine { expected_version, must_exist, id, r#type, data, metadata, time } = line;
         if self.messages == 0 {
-            check_version(&mut rules, expected_version);
+            check_version(&mut rules, "expected_version", expected_version);
             self.session.expect(Expectation { version: expected_version, must_exist });
         } else {
             for (field, is_given) in [("expected_version", expected_version.is_some()), ("must_exist", must_exist)] {

@@ -36,7 +36,7 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
                 // A long poll may wait as long as it asked for.
                 Method::GET if ends_with("/messages") || ends_with("/{name}") => app.limits.wait_max,
                 Method::POST if ends_with("/fetch") => app.limits.wait_max,
-                Method::POST if ends_with("/messages") => app.limits.append_timeout,
+                Method::POST if ends_with("/messages") || ends_with("/appends") => app.limits.append_timeout,
                 _ => Duration::ZERO,
             };
             let limit = app.limits.request_timeout + more;

@@ -19,7 +19,9 @@ use crate::domain::browser::Trusted;
 use crate::service::Service;
 
 mod aggregated_streams;
+mod append_problems;
 mod append_sessions;
+mod appends;
 mod body;
 mod browser;
 mod console;
@@ -110,6 +112,7 @@ mod tags {
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .routes(routes!(pages::read_stream, streams::append_messages))
+        .routes(routes!(appends::append_to_streams))
         .routes(routes!(pages::read_last_message))
         .routes(routes!(pages::read_stream_summary))
         .routes(routes!(pages::read_category))

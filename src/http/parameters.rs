@@ -35,6 +35,15 @@ impl Validator {
         self.invalid.push(Violation::new(field, message));
     }
 
+    /// Notes what is wrong with a part of the request, whose fields have these words before their names.
+    pub fn take_in(&mut self, part: Self, prefix: &str) {
+        let prefixed = |violations: Vec<Violation>| {
+            violations.into_iter().map(|one| Violation::new(format!("{prefix}{}", one.field), one.message))
+        };
+        self.malformed.extend(prefixed(part.malformed).collect::<Vec<_>>());
+        self.invalid.extend(prefixed(part.invalid).collect::<Vec<_>>());
+    }
+
     /// The value, unless anything was wrong.
     pub fn finish<T>(self, value: T) -> Result<T, Problem> {
         if !self.malformed.is_empty() {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::append_problems::AppendFailure;
 use super::openapi::ProblemType;
 pub use super::problem_kind::ProblemKind;
 use crate::domain::Violation;
@@ -55,6 +56,13 @@ pub struct ProblemDocument {
     /// For `wrong-expected-version`: the version that the stream has.
     #[schema(required = false, nullable = false)]
     pub current_version: Option<i64>,
+    /// For `condition-failed`: which of the conditions is the first that does not hold, from 0. One on a stream has
+    /// `stream_name`, `expected_version` and `current_version`, one with a query the `position` of the first match.
+    #[schema(required = false, nullable = false)]
+    pub condition: Option<usize>,
+    /// For an append to several streams: all versions and conditions that do not hold.
+    #[schema(required = false, nullable = false)]
+    pub failures: Option<Vec<AppendFailure>>,
     /// For `definition-differs`: the fields that differ.
     #[schema(required = false, nullable = false)]
     pub fields: Option<Vec<String>>,

@@ -14,6 +14,7 @@ pub enum ProblemKind {
     RequestTimeout,
     WrongExpectedVersion,
     MessageIdReused,
+    ConditionFailed,
     DefinitionDiffers,
     Fenced,
     HistoryChanged,
@@ -30,7 +31,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [ProblemKind; 20] = [
+    pub const ALL: [ProblemKind; 21] = [
         Self::MalformedRequest,
         Self::Forbidden,
         Self::NotFound,
@@ -38,6 +39,7 @@ impl ProblemKind {
         Self::RequestTimeout,
         Self::WrongExpectedVersion,
         Self::MessageIdReused,
+        Self::ConditionFailed,
         Self::DefinitionDiffers,
         Self::Fenced,
         Self::HistoryChanged,
@@ -102,6 +104,14 @@ impl ProblemKind {
                 "Message id already used",
                 "A message with this id exists already, in another stream or with other content, or only some messages \
                 of the request exist. Give new messages new ids.",
+            ),
+            Self::ConditionFailed => (
+                "condition-failed",
+                StatusCode::CONFLICT,
+                "Condition failed",
+                "A condition of the append does not hold: a stream is at another version, or a message matches. \
+                `failures` lists all that does not hold. Read from there on, decide again, and append with the new \
+                versions and positions.",
             ),
             Self::DefinitionDiffers => (
                 "definition-differs",

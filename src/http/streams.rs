@@ -6,7 +6,6 @@ use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -15,10 +14,9 @@ use super::append_sessions::{self, AppendLine, AppendSessionLine};
 use super::extract::{Json, Object, Path, Query};
 use super::pages::NoQuery;
 use super::parameters::{Validator, stream_name};
-use super::problem::{Outcome, Problem, ProblemKind, capitalised};
+use super::problem::{Problem, ProblemKind};
 use super::{App, Limits, body, tags};
-use crate::domain::Violation;
-use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder, NewMessage, WrittenMessage};
+use crate::domain::append::{AppendRequest, Appended, NewMessage, StreamAppend, StreamAppended, WrittenMessage};
 use crate::domain::json_text;
 use crate::domain::stream_name::{StreamName, check_type};
 
@@ -135,42 +133,68 @@ pub async fn append_messages(
     }
     let headers = request.headers().clone();
     let Json(Object(body)) = Json::<Object<AppendBody>>::from_request(request, &app).await?;
-    let request = check(&app, stream_name(name)?, &headers, body)?;
-    let stream_name = request.stream_name.as_str().to_owned();
-    let Appended { version, duplicate, messages } = app.append.append(request).await?;
+    let mut rules = Validator::default();
+    let name = stream_name(name)?;
+    let stream_name = name.as_str().to_owned();
+    let AppendBody { expected_version, must_exist, messages } = body;
+    check_version(&mut rules, "expected_version", expected_version);
+    let mut rules = count_messages(rules, &app.limits, "messages", messages.len())?;
+    let key = idempotency_key(&mut rules, &headers);
+    let stream = StreamBody { prefix: "", stream_name: name, expected_version, must_exist, messages };
+    let stream = check_stream(&mut rules, &app.limits, key, stream, &mut HashSet::new())?;
+    let request = rules.finish(AppendRequest::of(stream))?;
+    let Appended { duplicate, streams } = app.append.append(request).await?;
     let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
+    // The request has one stream.
+    let StreamAppended { version, ref messages } = streams[0];
     let messages = messages.iter().map(AppendedMessage::from).collect();
     Ok((status, axum::Json(AppendResult { stream_name, version, duplicate, messages })).into_response())
 }
 
-fn check(app: &App, stream_name: StreamName, headers: &HeaderMap, body: AppendBody) -> Result<AppendRequest, Problem> {
-    let mut rules = Validator::default();
-    check_version(&mut rules, body.expected_version);
-    let count = body.messages.len();
-    let limit = app.limits.messages_per_append_max;
-    if !(1..=limit).contains(&count) {
-        rules.invalid("messages", format!("must be from 1 to {limit} messages, not {count}"));
-        return rules.finish(()).and(Err(Problem::new(ProblemKind::InternalError, "unreachable")));
-    }
-    let key = idempotency_key(&mut rules, headers);
-    let mut ids = HashSet::new();
-    let mut messages = Vec::with_capacity(count);
-    for (at, Object(message)) in body.messages.into_iter().enumerate() {
-        let key = key.map(|key| (key, at));
-        let message = check_message(&mut rules, &app.limits, Place::InList(at), message, &stream_name, key)?;
-        if !ids.insert(message.id) {
-            rules.invalid(&format!("messages[{at}].id"), "must differ from the ids of the other messages");
-        }
-        messages.push(message);
-    }
-    let request =
-        AppendRequest { stream_name, expected_version: body.expected_version, must_exist: body.must_exist, messages };
-    rules.finish(request)
+/// What a request has for one stream, as it was read.
+pub struct StreamBody<'a> {
+    /// Where it is in the body, before the names of its fields.
+    pub prefix: &'a str,
+    pub stream_name: StreamName,
+    pub expected_version: Option<i64>,
+    pub must_exist: bool,
+    pub messages: Vec<Object<NewMessageBody>>,
 }
 
-pub fn check_version(rules: &mut Validator, expected_version: Option<i64>) {
-    if expected_version.is_some_and(|version| version < -1) {
-        rules.invalid("expected_version", "must be -1 or more");
+/// Refuses a request with too many messages, or with none.
+pub fn count_messages(mut rules: Validator, limits: &Limits, field: &str, count: usize) -> Result<Validator, Problem> {
+    let limit = limits.messages_per_append_max;
+    if (1..=limit).contains(&count) {
+        return Ok(rules);
+    }
+    rules.invalid(field, format!("must be from 1 to {limit} messages, not {count}"));
+    Err(rules.finish(()).err().unwrap_or_else(|| Problem::new(ProblemKind::InternalError, "unreachable")))
+}
+
+/// The messages for one stream as they are to be written. `ids`: of all messages of the request so far.
+pub fn check_stream(
+    rules: &mut Validator,
+    limits: &Limits,
+    key: Option<&[u8]>,
+    body: StreamBody<'_>,
+    ids: &mut HashSet<Uuid>,
+) -> Result<StreamAppend, Problem> {
+    let StreamBody { prefix, stream_name, expected_version, must_exist, messages } = body;
+    let mut checked = Vec::with_capacity(messages.len());
+    for (at, Object(message)) in messages.into_iter().enumerate() {
+        let place = Place::InList { prefix, at };
+        let message = check_message(rules, limits, place, message, &stream_name, key.map(|key| (key, at)))?;
+        if !ids.insert(message.id) {
+            rules.invalid(&place.field("id"), "must differ from the ids of the other messages");
+        }
+        checked.push(message);
+    }
+    Ok(StreamAppend { stream_name, expected_version, must_exist, messages: checked })
+}
+
+pub fn check_version(rules: &mut Validator, field: &str, version: Option<i64>) {
+    if version.is_some_and(|version| version < -1) {
+        rules.invalid(field, "must be -1 or more");
     }
 }
 
@@ -184,17 +208,17 @@ pub fn idempotency_key<'a>(rules: &mut Validator, headers: &'a HeaderMap) -> Opt
 
 /// Where a message is in what was sent.
 #[derive(Debug, Clone, Copy)]
-pub enum Place {
-    /// In the list `messages`.
-    InList(usize),
+pub enum Place<'a> {
+    /// In a list `messages`, which is there in the body.
+    InList { prefix: &'a str, at: usize },
     /// Alone on a line of the body.
     OnLine(u64),
 }
 
-impl Place {
+impl Place<'_> {
     fn field(self, name: &str) -> String {
         match self {
-            Self::InList(at) => format!("messages[{at}].{name}"),
+            Self::InList { prefix, at } => format!("{prefix}messages[{at}].{name}"),
             Self::OnLine(_) => name.to_owned(),
         }
     }
@@ -204,7 +228,7 @@ impl Place {
 pub fn check_message(
     rules: &mut Validator,
     limits: &Limits,
-    place: Place,
+    place: Place<'_>,
     body: NewMessageBody,
     stream_name: &StreamName,
     key: Option<(&[u8], usize)>,
@@ -213,7 +237,7 @@ pub fn check_message(
     let (bytes, limit) = (length(&body.data) + length(&body.metadata), limits.message_bytes_max);
     if bytes > limit {
         let what = match place {
-            Place::InList(at) => format!("messages[{at}]"),
+            Place::InList { prefix, at } => format!("{prefix}messages[{at}]"),
             Place::OnLine(number) => format!("The message on line {number}"),
         };
         let detail = format!("{what} has {bytes} bytes of data and metadata; at most {limit} are allowed.");
@@ -248,53 +272,4 @@ fn id_of_key(stream_name: &StreamName, key: &[u8], at: usize) -> Uuid {
     name.push(0);
     name.extend_from_slice(at.to_string().as_bytes());
     Uuid::new_v5(&IDEMPOTENCY_NAMESPACE, &name)
-}
-
-impl From<AppendError> for Problem {
-    fn from(error: AppendError) -> Self {
-        let detail = format!("{}.", capitalised(&error.to_string()));
-        match error {
-            AppendError::WrongExpectedVersion { stream_name, expected_version, current_version } => {
-                Problem::new(ProblemKind::WrongExpectedVersion, detail)
-                    .with("stream_name", stream_name)
-                    .with("expected_version", expected_version)
-                    .with("current_version", current_version)
-            }
-            AppendError::MessageIdReused { message_id, stream_name, position } => {
-                Problem::new(ProblemKind::MessageIdReused, detail)
-                    .with("message_id", message_id.to_string())
-                    .with("stream_name", stream_name)
-                    .with("position", position)
-            }
-            AppendError::Refused { message } => Problem::invalid(vec![Violation::new("messages", message)]),
-            AppendError::Overloaded | AppendError::Contended { .. } | AppendError::TooManySessions { .. } => {
-                Problem::new(ProblemKind::Overloaded, detail)
-            }
-            AppendError::Locked { category, holders } => {
-                let process = |holder: &LockHolder| match holder {
-                    LockHolder::Process(pid) => Some(*pid),
-                    LockHolder::Prepared(_) => None,
-                };
-                Problem::new(ProblemKind::Overloaded, detail)
-                    .with("category", category)
-                    .with("holder_pids", holders.iter().filter_map(process).collect::<Vec<_>>())
-            }
-            AppendError::LaneFull { category } => {
-                Problem::new(ProblemKind::Overloaded, detail).with("category", category)
-            }
-            AppendError::WriteRefused | AppendError::Failed => {
-                Problem::new(ProblemKind::InternalError, detail).with("outcome", json!(Outcome::NotWritten))
-            }
-            AppendError::DatabaseUnavailable => {
-                Problem::new(ProblemKind::DatabaseUnavailable, detail).with("outcome", json!(Outcome::NotWritten))
-            }
-            AppendError::OutcomeUnknown { message_ids } => {
-                let ids: Vec<String> = message_ids.iter().map(ToString::to_string).collect();
-                Problem::new(ProblemKind::DatabaseUnavailable, detail)
-                    .with("outcome", json!(Outcome::Unknown))
-                    .with("message_ids", ids)
-            }
-            AppendError::Draining => Problem::new(ProblemKind::Draining, detail),
-        }
-    }
 }

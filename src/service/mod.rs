@@ -10,6 +10,7 @@ use crate::telemetry::Observer;
 
 pub mod aggregated;
 pub mod append;
+mod append_and_ack;
 pub mod back_off;
 mod counting;
 mod detached;

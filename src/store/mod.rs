@@ -10,6 +10,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub mod aggregated_streams;
 pub mod append;
+pub mod conditions;
 pub mod erasures;
 mod error;
 pub mod gap_rule;
@@ -28,6 +29,7 @@ pub mod reports;
 mod session;
 pub mod settled;
 pub mod subscriptions;
+mod timestamp;
 mod tls;
 pub mod written_behind;
 

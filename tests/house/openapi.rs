@@ -11,9 +11,10 @@ use super::assert_generated;
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Every route there is under the contract; a new one is added here by hand.
-const ROUTES: [(&str, &str, &str); 53] = [
+const ROUTES: [(&str, &str, &str); 54] = [
     ("get", "/v1/streams/{stream_name}/messages", "readStream"),
     ("post", "/v1/streams/{stream_name}/messages", "appendMessages"),
+    ("post", "/v1/appends", "appendToStreams"),
     ("get", "/v1/streams/{stream_name}/messages/last", "readLastMessage"),
     ("get", "/v1/streams/{stream_name}", "readStreamSummary"),
     ("get", "/v1/categories/{category}/messages", "readCategory"),

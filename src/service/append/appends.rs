@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 
 use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder};
+use crate::domain::filter::Filter;
 use crate::store::append::{Backend, BatchAnswer, BatchError, BatchSession};
+use crate::store::conditions::Window;
 use crate::store::{Database, StoreError};
 
 /// A session, and the future that drives its connection.
@@ -31,6 +33,14 @@ pub trait Appends: Send + Sync {
         waited: Option<&'a Backend>,
     ) -> BoxFuture<'a, Result<Vec<LockHolder>, StoreError>>;
 
+    /// The next messages of a category after a position, as far as a condition is about them.
+    fn condition_window<'a>(
+        &'a self,
+        category: &'a str,
+        after: i64,
+        filter: &'a Filter,
+    ) -> BoxFuture<'a, Result<Window, StoreError>>;
+
     fn forget_connections(&self);
 }
 
@@ -43,7 +53,7 @@ pub trait Session: Send + Sync {
         &'a self,
         requests: &'a [&'a AppendRequest],
         wanted: Option<&'a [bool]>,
-        wait_for_locks: bool,
+        awaited: &'a [&'a str],
     ) -> BoxFuture<'a, Result<BatchAnswer, BatchError>>;
 }
 
@@ -74,6 +84,15 @@ impl Appends for Database {
         Box::pin(Database::lock_holders(self, category, waited))
     }
 
+    fn condition_window<'a>(
+        &'a self,
+        category: &'a str,
+        after: i64,
+        filter: &'a Filter,
+    ) -> BoxFuture<'a, Result<Window, StoreError>> {
+        Box::pin(async move { self.messages().condition_window(category, after, filter).await })
+    }
+
     fn forget_connections(&self) {
         Database::forget_connections(self);
     }
@@ -92,8 +111,8 @@ impl Session for BatchSession {
         &'a self,
         requests: &'a [&'a AppendRequest],
         wanted: Option<&'a [bool]>,
-        wait_for_locks: bool,
+        awaited: &'a [&'a str],
     ) -> BoxFuture<'a, Result<BatchAnswer, BatchError>> {
-        Box::pin(BatchSession::append_batch(self, requests, wanted, wait_for_locks))
+        Box::pin(BatchSession::append_batch(self, requests, wanted, awaited))
     }
 }

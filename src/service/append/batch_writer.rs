@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::appends::Session;
-use super::{PendingAppend, Shared};
+use super::{Locked, PendingAppend, Shared};
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
@@ -67,8 +67,8 @@ impl BatchWriter {
     }
 
     /// [`write`](Self::write), driving the connection meanwhile.
-    pub async fn write_alone(&self, batch: Vec<PendingAppend>, wait_for_locks: bool) -> Vec<PendingAppend> {
-        let mut writing = pin!(self.write(batch, wait_for_locks));
+    pub async fn write_alone(&self, batch: Vec<PendingAppend>, awaited: &[&str]) -> Vec<Locked> {
+        let mut writing = pin!(self.write(batch, awaited));
         poll_fn(|context| {
             if let Poll::Ready(locked) = writing.as_mut().poll(context) {
                 return Poll::Ready(locked);
@@ -79,8 +79,9 @@ impl BatchWriter {
         .await
     }
 
-    /// Writes a batch and answers everyone in it, except for those it gives back: they have to wait for a lock.
-    pub async fn write(&self, batch: Vec<PendingAppend>, wait_for_locks: bool) -> Vec<PendingAppend> {
+    /// Writes a batch and answers everyone in it, except for those it gives back: they have to wait for a lock. Only
+    /// locks of the awaited categories are waited for.
+    pub async fn write(&self, batch: Vec<PendingAppend>, awaited: &[&str]) -> Vec<Locked> {
         let mut open: VecDeque<Vec<PendingAppend>> = VecDeque::from([batch]);
         let mut locked = Vec::new();
         let mut sent_again = 0;
@@ -97,7 +98,7 @@ impl BatchWriter {
                 }
             };
             batch.iter().for_each(|waiting| waiting.is_sent.store(true, Ordering::Relaxed));
-            let sent = self.send(&*session, &requests, wanted.messages(), wait_for_locks).await;
+            let sent = self.send(&*session, &requests, wanted.messages(), awaited).await;
             if !matches!(sent, Ok(_) | Err(BatchError::InDoubt(_))) {
                 // It was rolled back.
                 batch.iter().for_each(|waiting| waiting.is_sent.store(false, Ordering::Relaxed));
@@ -123,14 +124,16 @@ impl BatchWriter {
                     sent_again = 0;
                     answer_each(batch, |_| AppendError::Refused { message: message.clone() });
                 }
-                Err(BatchError::LockTimeout) if !wait_for_locks => locked.extend(batch),
+                Err(BatchError::LockTimeout) if awaited.is_empty() => {
+                    locked.extend(batch.into_iter().map(Locked::by_any));
+                }
                 Err(BatchError::SendAgain(reason)) => {
                     sent_again = 0;
                     answer_each(batch, |_| AppendError::Contended { reason: reason.clone() });
                 }
                 Err(BatchError::LockTimeout) => {
                     sent_again = 0;
-                    answer_locked(batch, &self.shared, Some(session.backend())).await;
+                    answer_locked(batch, awaited[0], &self.shared, Some(session.backend())).await;
                 }
                 Err(BatchError::NotWritten(error)) => {
                     let answer = not_written(&error);
@@ -155,11 +158,11 @@ impl BatchWriter {
         session: &dyn Session,
         requests: &[&AppendRequest],
         wanted: Option<&[bool]>,
-        wait_for_locks: bool,
+        awaited: &[&str],
     ) -> Result<BatchAnswer, BatchError> {
         let limit = self.shared.settings.commit_timeout + self.lock_timeout;
         let begun = Instant::now();
-        let writing = session.append_batch(requests, wanted, wait_for_locks);
+        let writing = session.append_batch(requests, wanted, awaited);
         let result = match tokio::time::timeout(limit, writing).await {
             Ok(result) => result,
             Err(_) => Err(BatchError::InDoubt("the commit took too long".into())),
@@ -240,7 +243,7 @@ impl BatchWriter {
         }
     }
 
-    fn answer_all(&self, batch: Vec<PendingAppend>, answers: Vec<Answer>) -> Vec<PendingAppend> {
+    fn answer_all(&self, batch: Vec<PendingAppend>, answers: Vec<Answer>) -> Vec<Locked> {
         let (mut appended, mut duplicates, mut conflicts) = (0, 0, 0);
         let mut locked = Vec::new();
         for (waiting, outcome) in batch.into_iter().zip(answers) {
@@ -253,7 +256,9 @@ impl BatchWriter {
                     }
                     self::answer(waiting, result);
                 }
-                Answer::Locked => locked.push(waiting),
+                Answer::Locked { category } => locked.push(Locked { category, waiting }),
+                // Whoever enqueued it looks.
+                Answer::LookFirst => self::answer(waiting, Err(AppendError::ConditionContended)),
             }
         }
         self.shared.observer.record(Observation::AppendsAnswered { appended, duplicates, conflicts });
@@ -310,10 +315,12 @@ pub fn answer_each(batch: Vec<PendingAppend>, error: impl Fn(&PendingAppend) -> 
     }
 }
 
-/// Requests of one category that have waited for a lock as long as they may.
-pub async fn answer_locked(batch: Vec<PendingAppend>, shared: &Shared, waited: Option<Backend>) {
-    let Some(first) = batch.first() else { return };
-    let category = first.request.stream_name.category().to_owned();
+/// Requests that have waited for a category's lock as long as they may.
+pub async fn answer_locked(batch: Vec<PendingAppend>, category: &str, shared: &Shared, waited: Option<Backend>) {
+    if batch.is_empty() {
+        return;
+    }
+    let category = category.to_owned();
     let looking = tokio::time::timeout(HOLDERS_TIMEOUT, shared.database.lock_holders(&category, waited.as_ref()));
     // Whoever it was, it is not worth another wait.
     let holders = looking.await.ok().and_then(Result::ok).unwrap_or_default();

@@ -5,14 +5,19 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, Semaphore};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::batch_writer::{BatchWriter, answer, answer_each, answer_locked};
-use super::{AppendSettings, PendingAppend, Shared};
+use super::{AppendSettings, Locked, PendingAppend, Shared, Waits};
 use crate::domain::append::AppendError;
 use crate::domain::observation::Observation;
 use crate::telemetry::{Observer, logging::panic_text};
+
+/// So many locks are waited for one by one, before all that a request needs are waited for together.
+const LOCKS_TRIED_MAX: usize = 4;
 
 /// Requests whose category is locked by another transaction wait in a lane of their own, so that a writer that idles
 /// in its transaction holds up nobody else.
@@ -33,7 +38,8 @@ impl LockedCategories {
         Self { open: Arc::default(), tasks: tokio_util::task::TaskTracker::new(), places, writers: Arc::default() }
     }
 
-    /// Requests for a category that has a lane follow those that wait there.
+    /// Requests for a category that has a lane follow those that wait there. One that needs several locks tries them
+    /// first: which of them is held is not known.
     pub async fn divert(&self, batch: Vec<PendingAppend>, shared: &Shared) -> Vec<PendingAppend> {
         let mut open = self.open.lock().await;
         if open.is_empty() {
@@ -41,11 +47,11 @@ impl LockedCategories {
         }
         let mut rest = Vec::with_capacity(batch.len());
         for waiting in batch {
-            match open.get_mut(waiting.request.stream_name.category()) {
+            match waiting.request.only_category().and_then(|category| open.get_mut(category)) {
                 Some(lane) if lane.len() < shared.settings.queue_max => lane.push(waiting),
                 Some(_) => {
                     shared.observer.record(Observation::AppendOverloaded);
-                    let category = waiting.request.stream_name.category().to_owned();
+                    let category = waiting.request.category().to_owned();
                     answer(waiting, Err(AppendError::LaneFull { category }));
                 }
                 None => rest.push(waiting),
@@ -54,21 +60,26 @@ impl LockedCategories {
         rest
     }
 
-    pub async fn take(&self, locked: Vec<PendingAppend>, shared: &Shared) {
-        if locked.is_empty() {
-            return;
-        }
-        let mut open = self.open.lock().await;
-        for waiting in locked {
-            let category = waiting.request.stream_name.category().to_owned();
-            if let Some(lane) = open.get_mut(&category) {
-                lane.push(waiting);
-                continue;
+    /// Requests that have to wait for a lock go to the lane of its category.
+    pub fn take<'a>(&'a self, locked: Vec<Locked>, shared: &'a Shared) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            for Locked { category, mut waiting } in locked {
+                let waits = waiting.waits.get_or_insert(Waits { since: Instant::now(), locks: 0 });
+                waits.locks += 1;
+                if waits.since.elapsed() > shared.settings.lock_timeout {
+                    answer_locked(vec![waiting], &category, shared, None).await;
+                    continue;
+                }
+                let mut open = self.open.lock().await;
+                if let Some(lane) = open.get_mut(&category) {
+                    lane.push(waiting);
+                    continue;
+                }
+                open.insert(category.clone(), vec![waiting]);
+                let serving = self.clone().serve(category.clone(), shared.clone());
+                self.tasks.spawn(self.clone().watch(category, serving, shared.observer.clone()));
             }
-            open.insert(category.clone(), vec![waiting]);
-            let serving = self.clone().serve(category.clone(), shared.clone());
-            self.tasks.spawn(self.clone().watch(category, serving, shared.observer.clone()));
-        }
+        })
     }
 
     /// A lane that panics is closed: the next request for its category opens another. What it was writing is answered as
@@ -87,7 +98,7 @@ impl LockedCategories {
         loop {
             let Ok(Ok(_place)) = tokio::time::timeout(shared.settings.lock_timeout, self.places.acquire()).await else {
                 let refused = self.open.lock().await.remove(&category).unwrap_or_default();
-                return answer_locked(refused, &shared, None).await;
+                return answer_locked(refused, &category, &shared, None).await;
             };
             let batch = {
                 let mut open = self.open.lock().await;
@@ -104,8 +115,17 @@ impl LockedCategories {
             };
             let idle = self.idle_writers().pop();
             let writer = idle.unwrap_or_else(|| BatchWriter::new(shared.clone(), shared.settings.lock_timeout));
-            writer.write_alone(batch, true).await;
+            // Nothing is held while the lane's lock is waited for, so that no other category is held up by it, and no two
+            // transactions wait for each other. The other locks of a request are tried then; whichever is held by another
+            // transaction is waited for next, in its own lane.
+            let awaited = match batch.first() {
+                Some(first) if is_unlucky(first) => all_categories(first),
+                _ => vec![category.clone()],
+            };
+            let awaited: Vec<&str> = awaited.iter().map(String::as_str).collect();
+            let locked = writer.write_alone(batch, &awaited).await;
             self.idle_writers().push(writer);
+            self.take(locked, &shared).await;
         }
     }
 
@@ -119,29 +139,54 @@ impl LockedCategories {
     }
 }
 
-/// The next batch of a lane: up to the limits, and no id twice.
+/// The next batch of a lane: up to the limits, and no id twice. What is acked is a row that is waited for, so it goes
+/// alone.
 fn next_of_lane(lane: &mut Vec<PendingAppend>, settings: &AppendSettings) -> Vec<PendingAppend> {
     let mut ids: HashSet<Uuid> = HashSet::new();
     let mut messages = 0;
     let fits = |waiting: &PendingAppend| {
-        messages += waiting.request.messages.len();
-        (messages <= settings.batch_messages_max || ids.is_empty())
-            && waiting.request.messages.iter().all(|message| ids.insert(message.id))
+        messages += waiting.request.message_count();
+        (messages <= settings.batch_messages_max && !goes_alone(waiting) || ids.is_empty())
+            && waiting.request.messages().all(|message| ids.insert(message.id))
     };
-    let count = lane.iter().map(fits).take_while(|fit| *fit).count();
+    let count = match lane.first() {
+        Some(first) if goes_alone(first) => 1,
+        _ => lane.iter().map(fits).take_while(|fit| *fit).count(),
+    };
     lane.drain(..count.max(1)).collect()
+}
+
+fn goes_alone(waiting: &PendingAppend) -> bool {
+    waiting.request.ack.is_some() || is_unlucky(waiting)
+}
+
+/// Whether the request has got one lock after the other, and always found another one held. All of them are waited for
+/// then, in the order in which all do that.
+fn is_unlucky(waiting: &PendingAppend) -> bool {
+    waiting.waits.is_some_and(|waits| waits.locks > LOCKS_TRIED_MAX)
+}
+
+fn all_categories(waiting: &PendingAppend) -> Vec<String> {
+    let request = &waiting.request;
+    let mut categories: Vec<String> =
+        request.written_categories().chain(request.read_categories()).map(str::to_owned).collect();
+    categories.sort_unstable();
+    categories.dedup();
+    categories
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::append::{AppendRequest, Appended, LockHolder, NewMessage};
+    use crate::domain::append::{AppendRequest, Appended, LockHolder, NewMessage, StreamAppend};
+    use crate::domain::filter::Filter;
     use crate::domain::stream_name::StreamName;
     use crate::service::append::appends::{Appends, Opened, Resolved};
     use crate::service::append::{QueuedBytes, SessionSettings};
     use crate::service::tail::Tail;
     use crate::store::StoreError;
     use crate::store::append::Backend;
+    use crate::store::conditions::Window;
     use futures_util::future::BoxFuture;
     use std::sync::atomic::AtomicBool;
     use std::time::Duration;
@@ -156,16 +201,16 @@ mod tests {
             metadata: None,
             time: None,
         };
-        let request = AppendRequest {
+        let request = AppendRequest::of(StreamAppend {
             stream_name: StreamName::parse(stream).unwrap(),
             expected_version: None,
             must_exist: false,
             messages: vec![message],
-        };
+        });
         let (reply, answer) = oneshot::channel();
         let bytes = QueuedBytes { bytes: 0, room: Arc::default() };
         let request = Arc::new(request);
-        (PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes }, answer)
+        (PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes, waits: None }, answer)
     }
 
     #[tokio::test]
@@ -177,7 +222,7 @@ mod tests {
         lanes.open.lock().await.insert("held".into(), vec![behind]);
         let serving = async move {
             sent.is_sent = true.into();
-            panic!("while {} was written", sent.request.stream_name.as_str());
+            panic!("while {} was written", sent.request.streams[0].stream_name.as_str());
         };
         lanes.clone().watch("held".into(), serving, observer).await;
 
@@ -216,6 +261,15 @@ mod tests {
             Box::pin(async { Ok(Vec::new()) })
         }
 
+        fn condition_window<'a>(
+            &'a self,
+            _: &'a str,
+            _: i64,
+            _: &'a Filter,
+        ) -> BoxFuture<'a, Result<Window, StoreError>> {
+            panic!("nobody asks for it")
+        }
+
         fn forget_connections(&self) {}
     }
 
@@ -227,6 +281,7 @@ mod tests {
             queue_bytes_max: 1 << 10,
             batch_messages_max: 8,
             batch_bytes_max: 1 << 10,
+            condition_messages_max: 1,
             locked_categories_max: 1,
             sessions: SessionSettings { max: 0, messages_max: 1, bytes_max: 1 },
             lock_timeout: patience,
@@ -239,7 +294,7 @@ mod tests {
         let lanes = LockedCategories::new(1);
         for round in 0..3 {
             let (request, answer) = waiting("held-1");
-            lanes.take(vec![request], &shared).await;
+            lanes.take(vec![Locked::by_any(request)], &shared).await;
             let answered = tokio::time::timeout(patience, answer).await;
             assert!(answered.unwrap_or_else(|_| panic!("no answer in round {round}")).unwrap().is_err());
         }

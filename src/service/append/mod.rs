@@ -2,6 +2,7 @@
 
 mod appends;
 mod batch_writer;
+mod conditions;
 mod locked_categories;
 pub mod session;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -26,6 +28,7 @@ use crate::domain::observation::Observation;
 use crate::telemetry::Observer;
 use appends::Appends;
 use batch_writer::BatchWriter;
+use conditions::Conditions;
 use locked_categories::LockedCategories;
 
 /// The bounds of group commit.
@@ -42,6 +45,8 @@ pub struct AppendSettings {
     /// Categories whose locks other transactions hold, for which sessions may wait at the same time. Requests for
     /// others wait for their turn, as long as for a lock.
     pub locked_categories_max: usize,
+    /// Messages that are looked at for the conditions of one request.
+    pub condition_messages_max: usize,
     pub sessions: SessionSettings,
     /// How long a request waits for its category's lock.
     pub lock_timeout: Duration,
@@ -66,6 +71,11 @@ pub struct SessionSettings {
 const BATCHES_IN_FLIGHT_MAX: usize = 2;
 /// Requests that have to wait before a second batch is begun.
 const CROWD_MIN: usize = 32;
+/// How often the messages that conditions are about are looked at before the request is given up.
+const LOOKS_MAX: usize = 4;
+/// Conditions in one transaction at most, each counted once for every category that it is about (one request alone may
+/// have more): its neighbours wait while they are judged.
+const BATCH_CONDITIONS_MAX: usize = 200;
 /// The longest that a batch of many categories waits for a lock: of a message id that an open transaction writes too,
 /// or of the whole table. After that its requests wait by category.
 const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -81,6 +91,7 @@ pub struct Append {
     sessions: Arc<Semaphore>,
     session_settings: SessionSettings,
     draining: CancellationToken,
+    conditions: Conditions,
     observer: Observer,
 }
 
@@ -92,11 +103,33 @@ struct PendingAppend {
     /// It is with the database, and what becomes of it is not known.
     is_sent: AtomicBool,
     bytes: QueuedBytes,
+    /// Since when it has waited for locks, and for how many.
+    waits: Option<Waits>,
+}
+
+/// A request that cannot be written before another transaction lets go of a lock.
+struct Locked {
+    category: String,
+    waiting: PendingAppend,
+}
+
+/// How a request has waited for locks.
+#[derive(Clone, Copy)]
+struct Waits {
+    since: Instant,
+    locks: usize,
+}
+
+impl Locked {
+    /// Which lock it is, is not known.
+    fn by_any(waiting: PendingAppend) -> Self {
+        Self { category: waiting.request.category().to_owned(), waiting }
+    }
 }
 
 impl PendingAppend {
     fn outcome_unknown(&self) -> AppendError {
-        AppendError::OutcomeUnknown { message_ids: self.request.messages.iter().map(|message| message.id).collect() }
+        AppendError::OutcomeUnknown { message_ids: self.request.messages().map(|message| message.id).collect() }
     }
 }
 
@@ -142,6 +175,7 @@ impl Append {
         observer: Observer,
     ) -> (Self, Committer) {
         let (queue, requests) = mpsc::channel(settings.queue_max);
+        let database: Arc<dyn Appends> = Arc::new(database);
         let append = Self {
             queue,
             batch_ready: Arc::default(),
@@ -150,11 +184,12 @@ impl Append {
             sessions: Arc::new(Semaphore::new(settings.sessions.max)),
             session_settings: settings.sessions,
             draining,
+            conditions: Conditions { database: database.clone(), messages_max: settings.condition_messages_max },
             observer: observer.clone(),
         };
         let lanes = LockedCategories::new(settings.locked_categories_max);
         let lock_timeout = settings.lock_timeout.min(SHARED_LOCK_TIMEOUT);
-        let shared = Shared { database: Arc::new(database), tail, observer, settings: Arc::new(settings) };
+        let shared = Shared { database, tail, observer, settings: Arc::new(settings) };
         let writer = Arc::new(BatchWriter::new(shared.clone(), lock_timeout));
         let batch_ready = append.batch_ready.clone();
         (append, Committer { requests, batch_ready, writer, shared, lanes })
@@ -162,7 +197,21 @@ impl Append {
 
     /// Writes the request's messages, all or none, and answers once that is durable.
     pub async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
-        match self.enqueue(Arc::new(request)) {
+        let mut request = Arc::new(request);
+        let mut looks = 0;
+        loop {
+            match self.append_once(request.clone()).await {
+                Err(AppendError::ConditionContended) if looks < LOOKS_MAX => {
+                    looks += 1;
+                    request = Arc::new(self.conditions.look(&request).await?);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn append_once(&self, request: Arc<AppendRequest>) -> Result<Appended, AppendError> {
+        match self.enqueue(request) {
             Ok(answer) => answered(answer).await,
             Err(error) => {
                 if error == AppendError::Overloaded {
@@ -204,7 +253,7 @@ impl Append {
         }
         let bytes = QueuedBytes { bytes, room: self.room.clone() };
         let (reply, answer) = oneshot::channel();
-        place.send(PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes });
+        place.send(PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes, waits: None });
         if self.queued() >= CROWD_MIN {
             self.batch_ready.notify_one();
         }
@@ -232,10 +281,10 @@ struct Shared {
 }
 
 /// A batch that is being written; gives back the requests that have to wait for a lock.
-type Writing = Pin<Box<dyn Future<Output = Vec<PendingAppend>> + Send>>;
+type Writing = Pin<Box<dyn Future<Output = Vec<Locked>> + Send>>;
 
 /// Waits for a batch to be written, and drives the connection in the same task. Waits for ever if there is none.
-async fn next_written(in_flight: &mut Vec<Writing>, writer: &BatchWriter) -> Vec<PendingAppend> {
+async fn next_written(in_flight: &mut Vec<Writing>, writer: &BatchWriter) -> Vec<Locked> {
     let at = poll_fn(|context| {
         writer.poll_drive(context);
         for (at, writing) in in_flight.iter_mut().enumerate() {
@@ -275,7 +324,7 @@ impl Committer {
                 let batch = self.lanes.divert(batch, &self.shared).await;
                 if !batch.is_empty() {
                     let writer = self.writer.clone();
-                    in_flight.push(Box::pin(async move { writer.write(batch, false).await }));
+                    in_flight.push(Box::pin(async move { writer.write(batch, &[]).await }));
                 }
             }
             tokio::select! {
@@ -307,25 +356,27 @@ impl Committer {
     fn take_batch(&mut self, first: PendingAppend, deferred: &mut VecDeque<PendingAppend>) -> Vec<PendingAppend> {
         let settings = &self.shared.settings;
         let mut ids: HashSet<Uuid> = HashSet::new();
-        let mut messages = 0;
-        let mut bytes = 0;
+        let (mut messages, mut bytes, mut read) = (0, 0, 0);
         let mut batch = Vec::new();
         let mut put_off = VecDeque::new();
         let mut next = Some(first);
         while let Some(waiting) = next.take() {
-            let own: Vec<Uuid> =
-                waiting.request.messages.iter().filter(|m| m.is_client_supplied_id).map(|m| m.id).collect();
+            let own: Vec<Uuid> = waiting.request.messages().filter(|m| m.is_client_supplied_id).map(|m| m.id).collect();
             if own.iter().any(|id| ids.contains(id)) {
                 put_off.push_back(waiting);
             } else {
                 ids.extend(own);
-                messages += waiting.request.messages.len();
+                messages += waiting.request.message_count();
+                read += waiting.request.read_categories().count();
                 bytes += waiting.bytes.bytes;
                 batch.push(waiting);
             }
             // What is put off has left the queue, so it is bounded as the queue is.
             let has_room = put_off.len() + deferred.len() < settings.queue_max || !deferred.is_empty();
-            if has_room && messages < settings.batch_messages_max && bytes < settings.batch_bytes_max {
+            let is_full = messages >= settings.batch_messages_max
+                || bytes >= settings.batch_bytes_max
+                || read >= BATCH_CONDITIONS_MAX;
+            if has_room && !is_full {
                 next = deferred.pop_front().or_else(|| self.requests.try_recv().ok());
             }
         }

@@ -9,7 +9,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::{Append, SessionSettings};
-use crate::domain::append::{AppendError, AppendRequest, Appended, NewMessage, WrittenMessage};
+use crate::domain::append::{
+    AppendError, AppendRequest, Appended, NewMessage, StreamAppend, StreamAppended, WrittenMessage,
+};
 use crate::domain::observation::Observation;
 use crate::domain::stream_name::StreamName;
 
@@ -165,13 +167,16 @@ impl AppendSession {
         self.waiting_bytes -= bytes;
         let Expectation { version: expected_version, must_exist } = self.expectation;
         let stream_name = self.stream_name.clone();
-        let request = Arc::new(AppendRequest { stream_name, expected_version, must_exist, messages });
+        let stream = StreamAppend { stream_name, expected_version, must_exist, messages };
+        let request = Arc::new(AppendRequest::of(stream));
         let (append, sent) = (self.append.clone(), request.clone());
         UnderWay { request, lines, answer: Box::pin(async move { append.append_in_turn(sent).await }) }
     }
 
     fn go_on(&mut self, appended: &Appended) -> Commit {
-        let Appended { version, duplicate, ref messages } = *appended;
+        let Appended { duplicate, ref streams } = *appended;
+        // A session has one stream.
+        let StreamAppended { version, ref messages } = streams[0];
         self.expectation.must_exist = false;
         if let Some(expected) = &mut self.expectation.version {
             *expected = version;
@@ -185,7 +190,7 @@ impl AppendSession {
     /// The next commit has half as many messages as this one, which was refused.
     fn take_back(&mut self, request: &AppendRequest, lines: &[u64]) {
         self.commit_max = lines.len() / 2;
-        for (line, message) in lines.iter().zip(&request.messages).rev() {
+        for (line, message) in lines.iter().zip(&request.streams[0].messages).rev() {
             self.waiting_bytes += message.bytes();
             self.waiting.push_front((*line, message.clone()));
         }

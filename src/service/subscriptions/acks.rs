@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::Subscription;
 use super::lease_keeper::LeaseKeeper;
 use super::{Common, SubscriptionError};
+use crate::domain::append::AppendAck;
 use crate::domain::delivery::{NackAction, Policy};
 use crate::domain::observation::Observation;
 use crate::store::StoreError;
@@ -110,8 +111,26 @@ impl Acks {
         let outcomes = self.submit(Work::Ack { is_partitioned, entries }).await?;
         let counts = count(&request.entries, &outcomes);
         self.common.observer.record(Observation::DeliveriesAcked { acked: counts.done, fenced: counts.fenced });
-        self.made_room(&subscription, is_known_here, counts.done);
+        self.made_room(subscription.id, is_known_here, counts.done);
         counts.unless_fenced()
+    }
+
+    /// Finds the subscription of an ack that is committed with an append, and renews the consumer's lease.
+    pub async fn find(&self, ack: &mut AppendAck) -> Result<(), SubscriptionError> {
+        let subscription = self.common.catalog.find(&ack.name).await?;
+        self.touch(&subscription, &ack.consumer);
+        ack.subscription = Some(subscription.id);
+        ack.is_partitioned = subscription.definition.is_partitioned();
+        Ok(())
+    }
+
+    /// Such an ack was committed, or was fenced.
+    pub fn committed(&self, ack: &AppendAck, acked: usize, fenced: usize) {
+        self.common.observer.record(Observation::DeliveriesAcked { acked, fenced });
+        if let Some(subscription) = ack.subscription {
+            let is_known_here = self.lease_keeper.knows(subscription, &ack.consumer);
+            self.made_room(subscription, is_known_here, acked);
+        }
     }
 
     /// Refuses deliveries of one consumer.
@@ -186,13 +205,13 @@ impl Acks {
         Ok(answer.await.map_err(|_| SubscriptionError::Draining)??)
     }
 
-    fn made_room(&self, subscription: &Subscription, is_known_here: bool, acked: usize) {
+    fn made_room(&self, subscription: i64, is_known_here: bool, acked: usize) {
         if acked == 0 {
             return;
         }
-        self.common.wakers.wake(subscription.id);
+        self.common.wakers.wake(subscription);
         if !is_known_here {
-            self.common.signals.room(subscription.id);
+            self.common.signals.room(subscription);
         }
     }
 }

@@ -217,11 +217,11 @@ impl Tail {
             return Wanted { messages: None, opened, history, settled };
         }
         let mut messages = Vec::new();
-        for request in requests {
-            let stream_name = request.stream_name.as_str();
+        for stream in requests.iter().flat_map(|request| &request.streams) {
+            let stream_name = stream.stream_name.as_str();
             let is_followed = cache.follows(stream_name);
             let wants = |message: &NewMessage| is_followed || cache.selects(stream_name, Some(&message.message_type));
-            messages.extend(request.messages.iter().map(wants));
+            messages.extend(stream.messages.iter().map(wants));
         }
         Wanted { messages: messages.contains(&true).then_some(messages), opened, history, settled }
     }
