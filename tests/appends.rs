@@ -1,8 +1,10 @@
 //! Several streams in one transaction, with conditions and acks.
 
+mod acks;
 mod conditions;
 mod input;
 mod locks;
+mod process_manager;
 mod sent_again;
 mod together;
 

@@ -137,7 +137,7 @@ async fn of_racers_for_a_unique_name_exactly_one_wins() {
     for (round, by_filter) in [true, false].into_iter().cycle().take(12).enumerate() {
         let name = format!("name{round}");
         let http = |n: usize| {
-            let app = if n % 2 == 0 { &app } else { &other };
+            let app = [&app, &other][n % 2];
             let condition = match by_filter {
                 true => {
                     json!({ "categories": ["user"], "types": ["Registered"], "filter": format!("data.name == '{name}'") })

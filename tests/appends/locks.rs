@@ -58,7 +58,7 @@ async fn writers_that_lock_in_any_order_never_stand_in_each_others_way_for_long(
     let other = TestApp::on(&database).await;
     let names = ["alpha", "beta", "gamma", "delta"];
     let http = |n: usize| {
-        let app = if n % 2 == 0 { &app } else { &other };
+        let app = [&app, &other][n % 2];
         async move {
             for round in 0..25 {
                 let mut streams: Vec<Value> = names.iter().map(|name| to(&format!("{name}-{n}"), None)).collect();

@@ -36,7 +36,7 @@ async fn same_request_is_recognised_before_versions_and_conditions() {
     assert_duplicate_of(&appends(&app, &body(&ids)).await, &first);
     let other = TestApp::on(&database).await;
     for answer in join_all((0..20).map(|n| {
-        let app = if n % 2 == 0 { &app } else { &other };
+        let app = [&app, &other][n % 2];
         let body = body(&ids);
         async move { appends(app, &body).await }
     }))
