@@ -99,7 +99,7 @@ impl<'a> Sub<'a> {
         assert_eq!((answer.status, answer.json()), (200, counts("acked", messages.len(), 0, 0)), "{}", answer.text);
     }
 
-    async fn nack(&self, consumer: &str, message: &Value, more: Value) -> Answer {
+    pub async fn nack(&self, consumer: &str, message: &Value, more: Value) -> Answer {
         let mut nack = place(message);
         nack.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         self.post("/nacks", &json!({ "consumer": consumer, "nacks": [nack] })).await

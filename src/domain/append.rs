@@ -57,6 +57,9 @@ pub struct AppendRequest {
     pub conditions: Vec<Condition>,
     /// What is acked in the same transaction.
     pub ack: Option<AppendAck>,
+    /// Messages that its conditions are about have come each time that they were looked at: this time the locks are held
+    /// meanwhile.
+    pub holds_locks: bool,
 }
 
 /// What must hold for a request, at the moment at which it is written.
@@ -107,7 +110,7 @@ pub struct AppendAck {
 impl AppendRequest {
     /// A request for one stream, without conditions.
     pub fn of(stream: StreamAppend) -> Self {
-        Self { streams: vec![stream], conditions: Vec::new(), ack: None }
+        Self { streams: vec![stream], conditions: Vec::new(), ack: None, holds_locks: false }
     }
 
     /// All messages, stream by stream.

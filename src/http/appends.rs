@@ -43,7 +43,7 @@ pub struct AppendsBody {
     /// What else must hold at the moment at which the messages are written.
     #[serde(default)]
     #[schema(max_items = 100, value_type = Option<Vec<ConditionBody>>)]
-    conditions: Vec<Object<ConditionBody>>,
+    conditions: Option<Vec<Object<ConditionBody>>>,
     /// What is acked in the same transaction: a message's output is written, and the message acked, or neither.
     #[serde(default)]
     #[schema(value_type = Option<AppendAckBody>)]
@@ -182,6 +182,7 @@ fn check(app: &App, headers: &HeaderMap, body: AppendsBody) -> Result<AppendRequ
     let mut rules = Validator::default();
     let key = idempotency_key(&mut rules, headers);
     let AppendsBody { appends, conditions, ack } = body;
+    let conditions = conditions.unwrap_or_default();
     if !(1..=ENTRIES_MAX).contains(&appends.len()) {
         let count = appends.len();
         rules.invalid("appends", format!("must be from 1 to {ENTRIES_MAX} streams, not {count}"));
@@ -201,7 +202,8 @@ fn check(app: &App, headers: &HeaderMap, body: AppendsBody) -> Result<AppendRequ
     let conditions = conditions.into_iter().enumerate();
     let conditions = conditions.map(|(at, Object(body))| check_condition(&mut rules, at, body)).collect::<Vec<_>>();
     let ack = ack.map(|Object(ack)| check_ack(&mut rules, ack));
-    let request = AppendRequest { streams, conditions: conditions.into_iter().flatten().collect(), ack };
+    let conditions = conditions.into_iter().flatten().collect();
+    let request = AppendRequest { streams, conditions, ack, holds_locks: false };
     let read = request.read_categories().count();
     if read > ENTRIES_MAX {
         rules.invalid("conditions", format!("must be about {ENTRIES_MAX} categories at most, not {read}"));

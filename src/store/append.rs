@@ -2,6 +2,7 @@
 
 mod answer;
 mod columns;
+mod holding_locks;
 mod in_doubt;
 
 use std::pin::Pin;
@@ -63,7 +64,7 @@ pub enum Answer {
 }
 
 /// A batch that went through.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct BatchAnswer {
     /// One for each request, in order.
     pub answers: Vec<Answer>,
@@ -120,6 +121,18 @@ impl BatchSession {
     /// Writes the requests in one transaction. `wanted` says for each message whether it is to come back as it is stored.
     /// Locks of the awaited categories are waited for; a request that needs another one that is held is answered so.
     pub async fn append_batch(
+        &self,
+        requests: &[&AppendRequest],
+        wanted: Option<&[bool]>,
+        awaited: &[&str],
+    ) -> Result<BatchAnswer, BatchError> {
+        match requests {
+            [request] if request.holds_locks => self.append_holding_locks(request, wanted, awaited).await,
+            _ => self.call(requests, wanted, awaited).await,
+        }
+    }
+
+    async fn call(
         &self,
         requests: &[&AppendRequest],
         wanted: Option<&[bool]>,

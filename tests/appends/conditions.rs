@@ -189,12 +189,19 @@ async fn of_racers_for_a_unique_name_exactly_one_wins() {
 async fn no_matching_message_of_an_sql_writer_is_passed_over() {
     let (database, app) = app().await;
     let is_over = std::sync::atomic::AtomicBool::new(false);
+    let attempts = std::sync::atomic::AtomicUsize::new(0);
     let writer = async |n: i32| {
         let client = database.connect().await;
+        let mut seen = 0;
         while !is_over.load(std::sync::atomic::Ordering::SeqCst) {
+            // As fast as the machine goes, and no faster: else nobody ever decides in time.
+            if attempts.load(std::sync::atomic::Ordering::SeqCst) < seen + 10 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
+            seen += 10;
             let sql = "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Seen', '{\"n\": 1}')";
             client.query_one(sql, &[&format!("in-{n}")]).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(3)).await;
         }
     };
     let guard = async |n: usize| {
@@ -209,6 +216,7 @@ async fn no_matching_message_of_an_sql_writer_is_passed_over() {
                 "appends": [{ "stream_name": format!("out-{n}"), "messages": [message] }], "conditions": [query]
             });
             let answer = appends(&app, &body).await;
+            attempts.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             if answer.status == 201 {
                 done += 1;
             }
@@ -223,11 +231,46 @@ async fn no_matching_message_of_an_sql_writer_is_passed_over() {
         join_all((0..6).map(guard)).await;
         is_over.store(true, std::sync::atomic::Ordering::SeqCst);
     };
-    tokio::time::timeout(PATIENCE, join(guards, join_all((0..2).map(writer)))).await.unwrap();
+    tokio::time::timeout(2 * PATIENCE, join(guards, join_all((0..2).map(writer)))).await.unwrap();
     let client = database.connect().await;
     // Of a decision after a position, no message that it was about lies between the two.
     let sql = "SELECT count(*) FROM message_store.messages AS d JOIN message_store.messages AS s \
         ON s.type = 'Seen' AND s.global_position > (d.data ->> 'after')::bigint AND s.global_position < d.global_position \
         WHERE d.type = 'Decided'";
     assert_eq!(client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+/// Writers in SQL leave no moment in which nothing comes.
+#[tokio::test]
+async fn expression_is_judged_however_fast_its_category_grows() {
+    let (database, app) = app().await;
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let writer = async |n: i32| {
+        let client = database.connect().await;
+        let sql = "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Busy', '{\"n\": 1}')";
+        let statement = client.prepare(sql).await.unwrap();
+        let stream = format!("busy-{n}");
+        let mut count = 0;
+        while !is_over.load(std::sync::atomic::Ordering::SeqCst) {
+            client.query_one(&statement, &[&stream]).await.unwrap();
+            count += 1;
+        }
+        count
+    };
+    let guards = async {
+        let one = async |n: usize| {
+            for _ in 0..5 {
+                let conditions = json!([{ "categories": ["busy"], "filter": "data.n == 2" }]);
+                written(&app, &guarded(&format!("busy-http{n}"), conditions.clone())).await;
+                written(&app, &guarded(&format!("calm-{n}"), conditions)).await;
+            }
+        };
+        join_all((0..4).map(one)).await;
+        is_over.store(true, std::sync::atomic::Ordering::SeqCst);
+    };
+    let (_, counts) = tokio::time::timeout(2 * PATIENCE, join(guards, join_all((0..3).map(writer)))).await.unwrap();
+    assert!(counts.iter().sum::<i32>() > 0);
+    app.write("busy-1", "Busy", json!({ "n": 2 })).await;
+    let conditions = json!([{ "categories": ["busy"], "filter": "data.n == 2" }]);
+    appends(&app, &guarded("busy-2", conditions)).await.problem(409, "condition-failed");
 }

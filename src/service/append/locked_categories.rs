@@ -40,7 +40,14 @@ impl LockedCategories {
 
     /// Requests for a category that has a lane follow those that wait there. One that needs several locks tries them
     /// first: which of them is held is not known.
-    pub async fn divert(&self, batch: Vec<PendingAppend>, shared: &Shared) -> Vec<PendingAppend> {
+    pub async fn divert(&self, mut batch: Vec<PendingAppend>, shared: &Shared) -> Vec<PendingAppend> {
+        // What holds locks over several statements has a connection for itself.
+        if batch.iter().any(|waiting| waiting.request.holds_locks) {
+            let (holding, rest) = batch.into_iter().partition(|waiting| waiting.request.holds_locks);
+            let holding: Vec<PendingAppend> = holding;
+            self.take(holding.into_iter().map(Locked::by_any).collect(), shared).await;
+            batch = rest;
+        }
         let mut open = self.open.lock().await;
         if open.is_empty() {
             return batch;
@@ -140,7 +147,7 @@ impl LockedCategories {
 }
 
 /// The next batch of a lane: up to the limits, and no id twice. What is acked is a row that is waited for, so it goes
-/// alone.
+/// alone; so does what holds its locks over several statements.
 fn next_of_lane(lane: &mut Vec<PendingAppend>, settings: &AppendSettings) -> Vec<PendingAppend> {
     let mut ids: HashSet<Uuid> = HashSet::new();
     let mut messages = 0;
@@ -157,7 +164,7 @@ fn next_of_lane(lane: &mut Vec<PendingAppend>, settings: &AppendSettings) -> Vec
 }
 
 fn goes_alone(waiting: &PendingAppend) -> bool {
-    waiting.request.ack.is_some() || is_unlucky(waiting)
+    waiting.request.ack.is_some() || waiting.request.holds_locks || is_unlucky(waiting)
 }
 
 /// Whether the request has got one lock after the other, and always found another one held. All of them are waited for

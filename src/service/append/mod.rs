@@ -72,7 +72,10 @@ const BATCHES_IN_FLIGHT_MAX: usize = 2;
 /// Requests that have to wait before a second batch is begun.
 const CROWD_MIN: usize = 32;
 /// How often the messages that conditions are about are looked at before the request is given up.
-const LOOKS_MAX: usize = 4;
+const LOOKS_MAX: usize = 6;
+/// So many of these looks are taken without a lock, and what has come since is judged with the batch. After them what has
+/// come since is looked at while the locks are held.
+const FREE_LOOKS_MAX: usize = 3;
 /// Conditions in one transaction at most, each counted once for every category that it is about (one request alone may
 /// have more): its neighbours wait while they are judged.
 const BATCH_CONDITIONS_MAX: usize = 200;
@@ -203,7 +206,9 @@ impl Append {
             match self.append_once(request.clone()).await {
                 Err(AppendError::ConditionContended) if looks < LOOKS_MAX => {
                     looks += 1;
-                    request = Arc::new(self.conditions.look(&request).await?);
+                    let mut looked = self.conditions.look(&request).await?;
+                    looked.holds_locks = looks > FREE_LOOKS_MAX;
+                    request = Arc::new(looked);
                 }
                 answer => return answer,
             }

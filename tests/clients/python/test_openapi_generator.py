@@ -10,7 +10,9 @@ from headwater_api.exceptions import ApiException, ConflictException, Unprocessa
 from headwater_api.models import (
     AckRequest,
     AggregatedStreamDefinition,
+    AppendCondition,
     AppendRequest,
+    AppendsRequest,
     CaughtUpEventLine,
     CelPartitioner,
     DeliveryPlace,
@@ -23,6 +25,7 @@ from headwater_api.models import (
     Partitioner,
     Problem,
     ProblemType,
+    StreamAppend,
     SubscriptionDefinition,
     SubscriptionSettings,
 )
@@ -87,6 +90,17 @@ class GeneratedClient(unittest.TestCase):
         self.assertEqual([amount(message) for message in page.messages], [7, 5])
         self.assertEqual((page.version, page.next), (1, None))
         self.assertEqual(page.messages[0].time, appended.messages[1].time)
+
+    def test_appends_to_several_streams_under_conditions(self) -> None:
+        left, right = a_stream(), a_stream()
+        appends = [StreamAppend(stream_name=name, messages=deposited(1).messages) for name in (left, right)]
+        body = AppendsRequest(appends=appends, conditions=[AppendCondition(stream_name=left, version=-1)])
+        appended = AppendApi(CLIENT).append_to_streams(body)
+        self.assertEqual([append.version for append in appended.appends], [0, 0])
+        with self.assertRaises(ConflictException) as raised:
+            AppendApi(CLIENT).append_to_streams(body)
+        problem = problem_of(raised.exception)
+        self.assertEqual((problem.type, problem.condition), (ProblemType.CONDITION_FAILED, 0))
 
     def test_a_conflict_is_a_typed_problem(self) -> None:
         stream_name = a_stream()

@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from headwater_client import Client
 from headwater_client.api.aggregate import define_aggregated_stream, read_aggregated_stream, read_partition
-from headwater_client.api.append import append_messages
+from headwater_client.api.append import append_messages, append_to_streams
 from headwater_client.api.follow import follow_stream
 from headwater_client.api.read import read_category, read_stream
 from headwater_client.api.subscribe import ack_messages, change_subscription, create_subscription, fetch_messages
@@ -18,8 +18,11 @@ from headwater_client.models import (
     AckResult,
     AggregatedStream,
     AggregatedStreamDefinition,
+    AppendCondition,
     AppendRequest,
     AppendResult,
+    AppendsRequest,
+    AppendsResult,
     CaughtUpEventLine,
     DeliveryPlace,
     Direction,
@@ -33,6 +36,7 @@ from headwater_client.models import (
     PartitionPage,
     Problem,
     ProblemType,
+    StreamAppend,
     StreamPage,
     Subscription,
     SubscriptionDefinition,
@@ -80,6 +84,17 @@ def events(stream_name: str, last_event_id: str | None = None) -> Iterator[Messa
 
 
 class GeneratedClient(unittest.TestCase):
+    def test_appends_to_several_streams_under_conditions(self) -> None:
+        left, right = a_stream(), a_stream()
+        appends = [StreamAppend(stream_name=name, messages=deposited(1).messages) for name in (left, right)]
+        body = AppendsRequest(appends=appends, conditions=[AppendCondition(stream_name=left, version=-1)])
+        appended = append_to_streams.sync(client=CLIENT, body=body)
+        assert isinstance(appended, AppendsResult)
+        self.assertEqual([append.version for append in appended.appends], [0, 0])
+        problem = append_to_streams.sync(client=CLIENT, body=body)
+        assert isinstance(problem, Problem)
+        self.assertEqual((problem.type_, problem.condition), (ProblemType.CONDITION_FAILED, 0))
+
     def test_appends_and_reads(self) -> None:
         stream_name = a_stream()
         appended = append_messages.sync(stream_name, client=CLIENT, body=deposited(5, 7))

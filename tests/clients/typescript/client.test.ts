@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto'
 import { test } from 'node:test'
 import { createClient } from './generated/client/index.ts'
 import {
-  ackMessages, appendMessages, changeSubscription, createSubscription, defineAggregatedStream, fetchMessages, followAggregatedStream, followCategory,
+  ackMessages, appendMessages, appendToStreams, changeSubscription, createSubscription, defineAggregatedStream, fetchMessages, followAggregatedStream, followCategory,
   followStream, followSubscription, isReady, listParked, nackMessages, readAggregatedStream, readAll, readLastMessage,
   readPartition, readStream, readSubscription,
 } from './generated/sdk.gen.ts'
@@ -26,6 +26,17 @@ test('appends, and says where the messages stand', async () => {
   assert.equal(data?.version, 1)
   assert.equal(data?.duplicate, false)
   assert.deepEqual(data?.messages.map(message => message.position), [0, 1])
+})
+
+test('appends to several streams under conditions', async () => {
+  const [left, right] = [aStream(), aStream()]
+  const appends = [left, right].map(stream_name => ({ stream_name, messages: [deposited(1)] }))
+  const body = { appends, conditions: [{ stream_name: left, version: -1 }] }
+  const { data } = await appendToStreams({ client, body })
+  assert.deepEqual(data?.appends.map(append => [append.stream_name, append.version]), [[left, 0], [right, 0]])
+  const { error } = await appendToStreams({ client, body })
+  const expected: ProblemType = '/problems/condition-failed'
+  assert.deepEqual([error?.type, error?.condition, error?.failures?.length], [expected, 0, 1])
 })
 
 test('the same request sent again is written once', async () => {

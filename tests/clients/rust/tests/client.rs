@@ -2,7 +2,7 @@
 
 use headwater_client::apis::configuration::Configuration;
 use headwater_client::apis::{Error, append_api, read_api, subscribe_api};
-use headwater_client::models::{AppendRequest, EventLine, NewMessage, Problem, ProblemType, SubscriptionSettings};
+use headwater_client::models::{AppendCondition, AppendRequest, AppendsRequest, EventLine, NewMessage, Problem, ProblemType, StreamAppend, SubscriptionSettings};
 use serde_json::json;
 
 fn service() -> Configuration {
@@ -46,6 +46,19 @@ async fn a_conflict_is_a_typed_problem() {
     let again = AppendRequest { expected_version: Some(Some(-1)), ..deposited(&[1]) };
     let problem = problem(append_api::append_messages(&service, &stream, again, None).await.unwrap_err());
     assert_eq!((problem.r#type, problem.current_version), (ProblemType::WRONG_EXPECTED_VERSION, Some(0)));
+}
+
+#[tokio::test]
+async fn several_streams_are_appended_to_under_conditions() {
+    let (service, left, right) = (service(), a_stream(), a_stream());
+    let to = |stream: &str| StreamAppend::new(deposited(&[1]).messages, stream.into());
+    let mut request = AppendsRequest::new(vec![to(&left), to(&right)]);
+    let empty = AppendCondition { stream_name: Some(Some(left.clone())), version: Some(Some(-1)), ..AppendCondition::new() };
+    request.conditions = Some(Some(vec![empty]));
+    let appended = append_api::append_to_streams(&service, request.clone(), None).await.unwrap();
+    assert_eq!((appended.appends.len(), appended.duplicate), (2, false));
+    let problem = problem(append_api::append_to_streams(&service, request, None).await.unwrap_err());
+    assert_eq!((problem.r#type, problem.condition), (ProblemType::CONDITION_FAILED, Some(0)));
 }
 
 #[tokio::test]
