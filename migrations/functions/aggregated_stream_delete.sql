@@ -16,7 +16,7 @@ BEGIN
   -- Its subscriptions' consumers have to notice.
   PERFORM headwater.subscription_changed(s.id)
   FROM (
-    SELECT s.id FROM headwater.subscriptions AS s WHERE s.aggregated_stream_id = _id ORDER BY s.id FOR UPDATE
+    SELECT s.id FROM headwater.subscriptions AS s WHERE _id IN (s.aggregated_stream_id, s.keyed_stream_id) ORDER BY s.id FOR UPDATE
   ) AS s;
   DELETE FROM headwater.aggregated_streams WHERE id = _id;
 

@@ -23,9 +23,14 @@ BEGIN
   END IF;
 
   INSERT INTO headwater.subscriptions
-    (name, definition, is_partitioned, aggregated_stream_id, ack_timeout, consumer_timeout, first_position)
+    (
+      name, definition, is_partitioned, aggregated_stream_id, keyed_stream_id, ack_timeout, consumer_timeout,
+      first_position
+    )
   VALUES (
-    _name, _definition, _is_partitioned, _aggregated_stream_id,
+    _name, _definition, _is_partitioned,
+    CASE WHEN NOT _definition -> 'source' ? 'keyed_stream' THEN _aggregated_stream_id END,
+    CASE WHEN _definition -> 'source' ? 'keyed_stream' THEN _aggregated_stream_id END,
     _ack_timeout_ms * interval '1 millisecond', _consumer_timeout_ms * interval '1 millisecond', _first_position
   )
   ON CONFLICT (name) DO NOTHING

@@ -27,6 +27,7 @@ DECLARE
   _first bigint;
   _reach bigint;
   _each bigint;
+  _projection bigint;
 BEGIN
   SELECT * INTO s FROM headwater.subscriptions AS b WHERE b.id = _subscription;
   _source := s.definition -> 'source';
@@ -104,6 +105,51 @@ BEGIN
       WHERE m.stream_name = _source ->> 'stream_name' AND m.position > _after AND m.global_position <= _settled
         AND m.position <= coalesce(_reach, 9223372036854775807)
     ) AS f ON n.partition = headwater.subscription_partition(_source ->> 'stream_name', _count);
+    RETURN;
+  END IF;
+
+  IF s.keyed_stream_id IS NOT NULL THEN
+    SELECT j.id, least(_settled, CASE WHEN j.is_live THEN r.live_position ELSE j.projected_position END)
+    INTO _projection, _settled
+    FROM headwater.projections AS j
+    CROSS JOIN headwater.projector AS r
+    WHERE j.aggregated_stream_id = s.keyed_stream_id AND j.is_current;
+    SELECT min(a) INTO _after FROM unnest(_afters) AS a;
+
+    -- A message has at most 16 links.
+    SELECT a.global_position - 1 INTO _reach
+    FROM headwater.aggregated_messages AS a
+    WHERE a.projection_id = _projection AND a.global_position > _after
+    ORDER BY a.projection_id, a.global_position, a.partition
+    OFFSET greatest(_messages_max, 16)
+    LIMIT 1;
+
+    _reach := least(coalesce(_reach, _settled), _settled);
+
+    RETURN QUERY
+    WITH placed AS MATERIALIZED (
+      SELECT DISTINCT
+        a.global_position,
+        CASE WHEN _count = 1 THEN 0 ELSE mod(abs(message_store.hash_64(k.key::varchar)), _count) END AS partition
+      FROM headwater.aggregated_messages AS a
+      JOIN headwater.aggregated_keys AS k ON k.projection_id = a.projection_id AND k.partition = a.partition
+      WHERE a.projection_id = _projection AND a.global_position > _after AND a.global_position <= _reach
+        AND (
+          _types IS NULL OR EXISTS (
+            SELECT FROM message_store.messages AS m WHERE m.global_position = a.global_position AND m.type = ANY (_types)
+          )
+        )
+    ),
+    by_partition AS (
+      SELECT n.partition, array_agg(f.global_position ORDER BY f.global_position) AS positions
+      FROM placed AS f
+      JOIN unnest(_partitions, _afters) AS n (partition, after)
+        ON n.partition = f.partition AND f.global_position > n.after
+      GROUP BY n.partition
+    )
+    SELECT n.partition, coalesce(b.positions, '{}'), greatest(_reach, n.after), coalesce(_reach >= _settled, true)
+    FROM unnest(_partitions, _afters) AS n (partition, after)
+    LEFT JOIN by_partition AS b ON b.partition = n.partition;
     RETURN;
   END IF;
 

@@ -44,8 +44,8 @@ pub struct Definition {
     pub filter: Option<String>,
     /// How its messages are shared among consumers.
     pub mode: Mode,
-    /// How many partitions the source is divided into, from 1 to [`SUBSCRIPTION_PARTITIONS_MAX`]. An aggregated stream has
-    /// its own instead.
+    /// How many partitions the source is divided into, from 1 to [`SUBSCRIPTION_PARTITIONS_MAX`]. An aggregated stream
+    /// without keys has its own instead.
     pub partitions: i64,
     /// What may be changed later.
     #[serde(flatten)]
@@ -105,6 +105,9 @@ pub enum SubscriptionSource {
     /// An aggregated stream, each partition by its own positions.
     #[serde(rename = "aggregated_stream")]
     Aggregated(String),
+    /// A keyed aggregated stream, by global positions. On the wire it is an aggregated stream like others.
+    #[serde(rename = "keyed_stream")]
+    Keyed(String),
 }
 
 /// Where a subscription begins. It counts once, when the subscription is made.
@@ -244,12 +247,21 @@ impl Definition {
             }
             SubscriptionSource::All(true) => {}
             SubscriptionSource::All(false) => violations.push(Violation::new("source.all", "must be true")),
-            SubscriptionSource::Aggregated(name) => {
+            SubscriptionSource::Aggregated(name) | SubscriptionSource::Keyed(name) => {
                 if let Err(rule) = check_name(name) {
                     violations.push(Violation::new("source.aggregated_stream", rule));
                 }
             }
         }
+    }
+
+    /// The same definition; an aggregated stream is taken for a keyed one, if the other definition has it as that.
+    pub fn of_the_kind_of(&self, other: &Definition) -> Definition {
+        let mut same = self.clone();
+        if let (SubscriptionSource::Aggregated(name), SubscriptionSource::Keyed(_)) = (&self.source, &other.source) {
+            same.source = SubscriptionSource::Keyed(name.clone());
+        }
+        same
     }
 
     /// The fields in which two definitions differ. The order of names makes no difference.
@@ -281,13 +293,13 @@ impl Definition {
         self.is_partitioned() && !matches!(self.source, SubscriptionSource::Aggregated(_))
     }
 
-    /// The log that it consumes; `None` for an aggregated stream, which is read partition by partition.
+    /// The log that it consumes; `None` for an aggregated stream. One without keys is read partition by partition.
     pub fn log(&self) -> Option<Source> {
         match &self.source {
             SubscriptionSource::Stream(name) => Some(Source::stream(name)),
             SubscriptionSource::Categories(names) => Source::several(&[], names),
             SubscriptionSource::All(_) => Some(Source::all()),
-            SubscriptionSource::Aggregated(_) => None,
+            SubscriptionSource::Aggregated(_) | SubscriptionSource::Keyed(_) => None,
         }
     }
 
@@ -309,6 +321,17 @@ impl Definition {
         }
         let name = &*message.stream_name;
         hashed(cardinal_id(name).unwrap_or(name), self.partitions) as i32
+    }
+
+    /// The partitions of a message with these keys, of a keyed aggregated stream: each once.
+    pub fn partitions_of_keys<'a>(&self, keys: impl Iterator<Item = &'a str>) -> Vec<i32> {
+        if self.mode == Mode::Competing || self.partitions == 1 {
+            return vec![0];
+        }
+        let mut partitions: Vec<i32> = keys.map(|key| hashed(key, self.partitions) as i32).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        partitions
     }
 
     /// How many partitions the source is divided into, unless it is an aggregated stream.
@@ -369,6 +392,7 @@ mod tests {
             SubscriptionSource::Categories(vec!["a".into()]),
             SubscriptionSource::All(true),
             SubscriptionSource::Aggregated("x".into()),
+            SubscriptionSource::Keyed("x".into()),
         ] {
             for from in [StartAt::Beginning, StartAt::End, StartAt::Position(7), StartAt::Time(1_000_001)] {
                 let definition = Definition { source: source.clone(), from, ..definition() };

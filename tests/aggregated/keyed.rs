@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod events;
+mod subscriptions;
 mod under_fire;
 
 use std::collections::HashMap;

@@ -236,7 +236,9 @@ impl SourceBody {
                 names => Self { categories: Some(names.to_vec()), ..Self::default() },
             },
             SubscriptionSource::All(all) => Self { all: Some(*all), ..Self::default() },
-            SubscriptionSource::Aggregated(name) => Self { aggregated_stream: Some(name.clone()), ..Self::default() },
+            SubscriptionSource::Aggregated(name) | SubscriptionSource::Keyed(name) => {
+                Self { aggregated_stream: Some(name.clone()), ..Self::default() }
+            }
         }
     }
 }

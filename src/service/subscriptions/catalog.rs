@@ -12,6 +12,7 @@ use crate::domain::keyed::Part;
 use crate::domain::source::Source;
 use crate::domain::subscription::{Definition, SubscriptionSource};
 use crate::service::aggregated::log::AggregatedSource;
+use crate::service::log::Entry;
 use crate::store::subscriptions::StoredSubscription;
 use crate::store::{Database, StoreError};
 
@@ -24,7 +25,7 @@ pub struct Subscription {
     pub generation: i64,
     /// The aggregated stream that it consumes has been deleted.
     pub is_source_gone: bool,
-    /// The log that it consumes; `None` for an aggregated stream, which is read partition by partition.
+    /// The log that it consumes; `None` for an aggregated stream. One without keys is read partition by partition.
     pub(super) log: Option<Source>,
     pub(super) types: Filter,
     pub(super) expression: Option<Arc<Expression>>,
@@ -34,6 +35,19 @@ pub struct Subscription {
 }
 
 impl Subscription {
+    /// Whether it consumes a keyed aggregated stream.
+    pub(super) fn is_keyed(&self) -> bool {
+        self.aggregated.as_ref().is_some_and(|aggregated| aggregated.is_keyed)
+    }
+
+    /// The partitions in which it delivers a message: several if that has keys of several.
+    pub(super) fn partitions_of(&self, entry: &Entry) -> Vec<i32> {
+        match entry.link.as_ref().and_then(|link| link.keys.as_ref()) {
+            Some(keys) => self.definition.partitions_of_keys(keys.iter().map(|place| &*place.key)),
+            None => vec![self.definition.partition_of(&entry.message)],
+        }
+    }
+
     pub fn consumer_timeout(&self) -> Duration {
         Duration::from_millis(self.definition.settings.consumer_timeout_ms.unsigned_abs())
     }
@@ -44,10 +58,10 @@ impl Subscription {
             Ok(expression) => (expression, None),
             Err(error) => (None, Some(unusable_filter(&error))),
         };
-        let aggregated = match (stored.aggregated_stream_id, &definition.source) {
-            (Some(id), SubscriptionSource::Aggregated(name)) => {
-                Some(AggregatedSource { id, name: name.as_str().into(), is_keyed: false, part: Part::All })
-            }
+        let source = |id, name: &str, is_keyed| AggregatedSource { id, name: name.into(), is_keyed, part: Part::All };
+        let aggregated = match (stored.aggregated_stream_id, stored.keyed_stream_id, &definition.source) {
+            (Some(id), _, SubscriptionSource::Aggregated(name)) => Some(source(id, name, false)),
+            (_, Some(id), SubscriptionSource::Keyed(name)) => Some(source(id, name, true)),
             _ => None,
         };
         Ok(Self {

@@ -258,7 +258,8 @@ impl Consumer {
 
     /// From here on, only messages of the partitions that the consumer holds are news.
     pub(super) fn watch(&mut self, sync: &Assignments) {
-        let is_global = self.subscription.log.as_ref().is_some_and(|log| log.single_stream().is_none());
+        let is_global = self.subscription.is_keyed()
+            || self.subscription.log.as_ref().is_some_and(|log| log.single_stream().is_none());
         let cursor = |held: &Held| self.shared.floor(held.partition, held.read_up_to);
         self.watched = sync.held.iter().map(cursor).max().filter(|_| is_global).map(|after| {
             let partitions = sync.held.iter().map(|held| held.partition).collect();
@@ -395,7 +396,7 @@ fn is_news(log: &Log, subscription: &Subscription, watched: &mut Option<Watched>
     let Read::Page(page) = log.newest(watched.after, WATCHED) else { return true };
     let concerns = |entry: &Entry| {
         subscription.types.passes(&entry.message)
-            && watched.partitions.contains(&subscription.definition.partition_of(&entry.message))
+            && subscription.partitions_of(entry).iter().any(|partition| watched.partitions.contains(partition))
     };
     if page.entries.iter().any(concerns) {
         return true;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::catalog::read_definition;
 use super::{Common, SubscriptionError};
 use crate::domain::Violation;
+use crate::domain::source::Source;
 use crate::domain::subscription::{Definition, SettingsPatch, StartAt, SubscriptionSource};
 use crate::domain::time::Timestamp;
 use crate::service::aggregated::AggregatedStreams;
@@ -63,7 +64,8 @@ impl Definitions {
         let max = self.common.settings.subscriptions_max;
         for _ in 0..PUT_ATTEMPTS {
             if let Some(stored) = self.common.database.subscriptions().get(name).await? {
-                let fields = read_definition(&stored)?.differences(definition);
+                let standing = read_definition(&stored)?;
+                let fields = standing.differences(&definition.of_the_kind_of(&standing));
                 return match fields.is_empty() {
                     true => Ok(Put::Same),
                     false => Err(SubscriptionError::Differs { name: name.into(), fields }),
@@ -77,6 +79,13 @@ impl Definitions {
     }
 
     async fn create(&self, name: &str, definition: &Definition, max: usize) -> Result<bool, SubscriptionError> {
+        let mut definition = definition.clone();
+        if let SubscriptionSource::Aggregated(name) = &definition.source
+            && self.aggregated_stream(name).await?.is_keyed
+        {
+            definition.source = SubscriptionSource::Keyed(name.clone());
+        }
+        let definition = &definition;
         let beginning = self.beginning(definition).await?;
         let partitions: Vec<i32> = beginning.cursors.iter().map(|cursor| cursor.partition).collect();
         let cursors: Vec<i64> = beginning.cursors.iter().map(|cursor| cursor.position).collect();
@@ -102,15 +111,16 @@ impl Definitions {
 
     async fn beginning(&self, definition: &Definition) -> Result<Beginning, SubscriptionError> {
         let SubscriptionSource::Aggregated(name) = &definition.source else {
+            let aggregated_stream_id = match &definition.source {
+                SubscriptionSource::Keyed(name) => Some(self.aggregated_stream(name).await?.id),
+                _ => None,
+            };
             let after = self.log_cursor(definition, definition.from).await?;
             let count = if definition.is_partitioned() { definition.partitions as i32 } else { 1 };
             let cursors = (0..count).map(|partition| At { partition, position: after }).collect();
-            return Ok(Beginning { aggregated_stream_id: None, cursors, first_position: 0 });
+            return Ok(Beginning { aggregated_stream_id, cursors, first_position: 0 });
         };
-        let Some(FoundStream { id, .. }) = self.common.database.aggregated_streams().find(name).await? else {
-            let rule = "must name an existing aggregated stream";
-            return Err(SubscriptionError::Invalid(vec![Violation::new("source.aggregated_stream", rule)]));
-        };
+        let id = self.aggregated_stream(name).await?.id;
         let cursors = self.aggregated_cursors(id, name, definition.from).await?;
         let first_position = match definition.from {
             StartAt::Position(position) => position,
@@ -119,9 +129,18 @@ impl Definitions {
         Ok(Beginning { aggregated_stream_id: Some(id), cursors, first_position })
     }
 
+    async fn aggregated_stream(&self, name: &str) -> Result<FoundStream, SubscriptionError> {
+        let found = self.common.database.aggregated_streams().find(name).await?;
+        found.ok_or_else(|| {
+            let rule = "must name an existing aggregated stream";
+            SubscriptionError::Invalid(vec![Violation::new("source.aggregated_stream", rule)])
+        })
+    }
+
     /// Where to begin in a log, the same for all partitions.
     async fn log_cursor(&self, definition: &Definition, to: StartAt) -> Result<i64, SubscriptionError> {
-        let Some(log) = definition.log() else { return Ok(definition.before_all()) };
+        // A keyed aggregated stream has the positions of the whole log.
+        let log = definition.log().unwrap_or_else(Source::all);
         let start = match to {
             StartAt::Beginning => Start::Beginning,
             StartAt::End => Start::End,

@@ -71,7 +71,13 @@ impl Inspection {
     async fn has_acked(&self, subscription: &Subscription, position: i64) -> Result<bool, StoreError> {
         let settled = self.common.tail.refresh().await;
         let acked = |one: &PartitionLag| one.acked_up_to >= position;
-        if let Some(id) = subscription.aggregated.as_ref().map(|aggregated| aggregated.id) {
+        if let Some(id) = subscription.aggregated.as_ref().filter(|one| one.is_keyed).map(|one| one.id) {
+            // What is not projected yet is not counted as undelivered.
+            let progress = self.common.database.aggregated_streams().progress(&[id]).await?;
+            if progress.iter().all(|progress| progress.projected_position < position) {
+                return Ok(false);
+            }
+        } else if let Some(id) = subscription.aggregated.as_ref().map(|aggregated| aggregated.id) {
             let counts = self.common.database.aggregated_streams().partitions(id).await?;
             let partitions = self.common.database.subscriptions().lag(subscription.id, settled).await?.partitions;
             let mut having = counts.iter().filter(|one| one.message_count > position).peekable();

@@ -1,4 +1,4 @@
-//! Reads what comes next in the source of a subscription: from the tail, or from the partitions of an aggregated stream.
+//! Reads what comes next in the source of a subscription: in its log, or in the partitions of an aggregated stream.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::catalog::Subscription;
 use super::consumer::Consumer;
 use crate::domain::message::Message;
-use crate::domain::source::Source;
 use crate::service::log::{Log, Place, Read};
 use crate::store::StoreError;
 use crate::store::read::PageLimit;
@@ -137,7 +136,12 @@ impl Consumer {
         let mut examined = 0;
         while readers.iter().any(|one| !one.is_closed) {
             let found = match (&self.source, &self.subscription.log, &self.subscription.aggregated) {
-                (Some(log), Some(source), _) => self.find_in_log(log, source, readers, &budget).await?,
+                (Some(log), Some(source), _) => {
+                    self.find_in_log(log, source.single_stream().is_some(), readers, &budget).await?
+                }
+                (Some(log), None, Some(aggregated)) if aggregated.is_keyed => {
+                    self.find_in_log(log, false, readers, &budget).await?
+                }
                 (_, None, Some(aggregated)) => self.find_in_partitions(aggregated.id, readers, &budget).await?,
                 _ => return Ok(true),
             };
@@ -181,13 +185,12 @@ impl Consumer {
     async fn find_in_log(
         &self,
         log: &Log,
-        source: &Source,
+        is_stream: bool,
         readers: &[PartitionReader],
         budget: &Budget,
     ) -> Result<Found, StoreError> {
         let Subscription { definition, types, .. } = &*self.subscription;
         let from = readers.iter().filter(|one| !one.is_closed).map(|one| one.cursor).min().unwrap_or_default();
-        let is_stream = source.single_stream().is_some();
         let after = Place::global(from, self.history);
         let place = match is_stream {
             true => Place { after: self.shared.stream_seen(from), stream_after: Some(from), ..after },
@@ -209,12 +212,12 @@ impl Consumer {
             self.shared.set_stream_seen(last, page.up_to);
             up_to = last;
         }
-        let messages = page.entries.into_iter().map(|entry| entry.message).filter(|message| types.passes(message));
-        let place = |message: &Message| At {
-            partition: definition.partition_of(message),
-            position: definition.position_of(message),
-        };
-        let messages = messages.map(|message| (place(&message), Some(message))).collect();
+        let messages = page.entries.into_iter().filter(|entry| types.passes(&entry.message)).flat_map(|entry| {
+            let position = definition.position_of(&entry.message);
+            let partitions = self.subscription.partitions_of(&entry);
+            partitions.into_iter().map(move |partition| (At { partition, position }, Some(entry.message.clone())))
+        });
+        let messages = messages.collect();
         Ok(Found { messages, up_to: Some(up_to), is_end: page.is_end })
     }
 

@@ -9,6 +9,7 @@ pub struct NewSubscription<'a> {
     /// JSON.
     pub definition: &'a str,
     pub is_partitioned: bool,
+    /// The aggregated stream that is consumed, keyed or not.
     pub aggregated_stream_id: Option<i64>,
     pub ack_timeout_ms: i64,
     pub consumer_timeout_ms: i64,
@@ -28,6 +29,8 @@ pub struct StoredSubscription {
     /// JSON.
     pub definition: String,
     pub aggregated_stream_id: Option<i64>,
+    /// In place of that, if the aggregated stream is keyed.
+    pub keyed_stream_id: Option<i64>,
     pub state: State,
     /// JSON: why it stopped.
     pub stopped: Option<String>,
@@ -80,6 +83,7 @@ struct StoredRow {
     name: String,
     definition: String,
     aggregated_stream_id: Option<i64>,
+    keyed_stream_id: Option<i64>,
     state: String,
     stopped: Option<String>,
     generation: i64,
@@ -119,9 +123,10 @@ impl Subscriptions<'_> {
     pub async fn get(self, name: &str) -> Result<Option<StoredSubscription>, StoreError> {
         let row = sqlx::query_as!(
             StoredRow,
-            r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.state,
-               s.stopped::text, s.generation, s.aggregated_stream_id IS NOT NULL AND NOT EXISTS (
-               SELECT FROM headwater.aggregated_streams AS a WHERE a.id = s.aggregated_stream_id) AS "is_source_gone!"
+            r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.keyed_stream_id, s.state,
+               s.stopped::text, s.generation, coalesce(s.aggregated_stream_id, s.keyed_stream_id) IS NOT NULL
+               AND NOT EXISTS (SELECT FROM headwater.aggregated_streams AS a
+               WHERE a.id = coalesce(s.aggregated_stream_id, s.keyed_stream_id)) AS "is_source_gone!"
                FROM headwater.subscriptions AS s WHERE s.name = $1"#,
             name
         );
@@ -132,9 +137,10 @@ impl Subscriptions<'_> {
     pub async fn list(self, after: &str, limit: i64) -> Result<Vec<StoredSubscription>, StoreError> {
         let rows = sqlx::query_as!(
             StoredRow,
-            r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.state,
-               s.stopped::text, s.generation, s.aggregated_stream_id IS NOT NULL AND NOT EXISTS (
-               SELECT FROM headwater.aggregated_streams AS a WHERE a.id = s.aggregated_stream_id) AS "is_source_gone!"
+            r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.keyed_stream_id, s.state,
+               s.stopped::text, s.generation, coalesce(s.aggregated_stream_id, s.keyed_stream_id) IS NOT NULL
+               AND NOT EXISTS (SELECT FROM headwater.aggregated_streams AS a
+               WHERE a.id = coalesce(s.aggregated_stream_id, s.keyed_stream_id)) AS "is_source_gone!"
                FROM headwater.subscriptions AS s WHERE s.name > $1 ORDER BY s.name LIMIT $2"#,
             after,
             limit
@@ -174,6 +180,7 @@ impl From<StoredRow> for StoredSubscription {
             name: row.name,
             definition: row.definition,
             aggregated_stream_id: row.aggregated_stream_id,
+            keyed_stream_id: row.keyed_stream_id,
             state: State::read(&row.state),
             stopped: row.stopped,
             generation: row.generation,
