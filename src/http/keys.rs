@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Path, Query};
 use super::parameters::Validator;
-use super::partitions::{PartitionPage, PartitionPageQuery, stream};
+use super::partitions::{PartitionPage, PartitionPageQuery, page, stream};
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::Violation;
@@ -122,7 +122,7 @@ async fn messages_of(app: &App, name: &str, key: &str, query: &PartitionPageQuer
     }
     let request = rules.finish(request)?;
     let id = keyed_stream(app, name).await?;
-    request.page(app, name, id, PartitionName::Key(key)).await
+    page(app, name, id, PartitionName::Key(key), &request).await
 }
 
 /// The id of a keyed aggregated stream.

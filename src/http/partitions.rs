@@ -14,13 +14,13 @@ use super::events::AggregatedEventLine;
 use super::extract::{Path, Query};
 use super::follow::{EventNames, follow, follow_query};
 use super::pages::Message;
-use super::parameters::Validator;
+use super::parameters::{GivenFilter, Validator};
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::keyed::{NAMED_KEYS_MAX, Part, check_key};
 use crate::domain::partitioner::PARTITIONS_MAX;
-use crate::service::aggregated::{FoundStream, PartitionName, PartitionRead, PositionsAt};
+use crate::service::aggregated::{FoundStream, PartitionName, PartitionRead, PartitionRequest, PositionsAt};
 use crate::service::follow::{AggregatedTarget, Target};
 
 /// A message in its partition.
@@ -105,6 +105,19 @@ pub struct PartitionPageQuery {
     /// How many messages at most.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
+    /// Only messages of these types, separated by commas.
+    #[serde(default)]
+    #[param(style = Form, explode = false)]
+    types: Vec<String>,
+    /// Only messages for which this CEL expression is true.
+    #[param(example = "data.amount > 100")]
+    filter: Option<String>,
+    /// Only messages of this time or later (RFC 3339).
+    #[param(format = DateTime)]
+    from_time: Option<String>,
+    /// Only messages from before this time (RFC 3339).
+    #[param(format = DateTime)]
+    to_time: Option<String>,
     /// How long an empty page waits for a message, such as `30s`.
     #[param(example = "30s")]
     wait: Option<String>,
@@ -161,39 +174,36 @@ pub async fn read_partition(
     let partition = checked_partition(&mut rules, number.unwrap_or(0), found.is_some_and(|found| found.is_keyed));
     let request = rules.finish(request)?;
     let found = found.ok_or_else(|| unknown(&name))?;
-    request.page(&app, &name, found.id, PartitionName::Number(partition)).await
-}
-
-/// A page of a partition, as it is asked for.
-pub(super) struct PageRequest {
-    from: i64,
-    limit: usize,
-    wait: Duration,
+    page(&app, &name, found.id, PartitionName::Number(partition), &request).await
 }
 
 impl PartitionPageQuery {
-    pub(super) fn checked(&self, rules: &mut Validator, app: &App) -> PageRequest {
-        PageRequest {
+    pub(super) fn checked(&self, rules: &mut Validator, app: &App) -> PartitionRequest {
+        let filter = GivenFilter {
+            types: self.types.clone(),
+            filter: self.filter.clone(),
+            from_time: self.from_time.clone(),
+            to_time: self.to_time.clone(),
+        };
+        PartitionRequest {
             from: rules.from(self.from).unwrap_or(0),
             limit: rules.limit(self.limit),
+            filter: rules.filter(&filter),
             wait: rules.duration("wait", self.wait.as_deref(), Duration::ZERO, app.limits.wait_max).unwrap_or_default(),
         }
     }
 }
 
-impl PageRequest {
-    pub(super) async fn page(
-        self,
-        app: &App,
-        name: &str,
-        id: i64,
-        partition: PartitionName<'_>,
-    ) -> Result<Response, Problem> {
-        let read = app.aggregated.partition_page(id, partition, self.from, self.limit, self.wait).await?;
-        let read = read.ok_or_else(|| unknown(name))?;
-        let json = HeaderValue::from_static("application/json");
-        Ok(([(header::CONTENT_TYPE, json)], page_body(&read)).into_response())
-    }
+pub(super) async fn page(
+    app: &App,
+    name: &str,
+    id: i64,
+    partition: PartitionName<'_>,
+    request: &PartitionRequest,
+) -> Result<Response, Problem> {
+    let read = app.aggregated.partition_page(id, partition, request).await?.ok_or_else(|| unknown(name))?;
+    let json = HeaderValue::from_static("application/json");
+    Ok(([(header::CONTENT_TYPE, json)], page_body(&read)).into_response())
 }
 
 /// Find positions in an aggregated stream

@@ -21,9 +21,9 @@ use crate::store::read::{Page, PageLimit, Span, StreamSummary};
 use crate::store::{Database, StoreError};
 
 /// How many messages one request may look at for an expression. After these the page ends, and names where to go on.
-const EXAMINED_MAX: usize = 10_000;
+pub(super) const EXAMINED_MAX: usize = 10_000;
 /// The bounds of one read for an expression, which looks at messages in memory.
-const EXAMINED_AT_ONCE: PageBounds = PageBounds { first: 500, messages_max: 500, bytes_max: 4 << 20 };
+pub(super) const EXAMINED_AT_ONCE: PageBounds = PageBounds { first: 500, messages_max: 500, bytes_max: 4 << 20 };
 
 /// The log that a page is read of.
 #[derive(Debug, Clone)]

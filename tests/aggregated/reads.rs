@@ -201,3 +201,54 @@ async fn who_waits_is_answered_when_the_stream_is_deleted_or_the_service_stops()
     }
     app.stop().await;
 }
+
+/// As in the other pages: what is dropped is passed over, and `next` says where to go on.
+#[tokio::test]
+async fn a_partition_is_read_by_time_type_and_filter() {
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    sql.batch_execute(
+        "INSERT INTO message_store.messages (stream_name, position, type, data, time)
+         SELECT 'day-1', n, 'T' || n % 2, jsonb_build_object('n', n), '2018-01-01'::timestamp + n * interval '1 day'
+         FROM generate_series(0, 1199) AS n",
+    )
+    .await
+    .unwrap();
+    let app = TestApp::on(&database).await;
+    define(&app, "days", &json!({ "categories": ["day"], "partitioner": { "kind": "constant" } })).await;
+    until(&app, "days", "is projected", |status| status["projected_position"] == 1200).await;
+    let read = async |parameters: &str| {
+        let answer = app.get(&format!("{}/partitions/0/messages?{parameters}", path_of("days"))).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let page = answer.json();
+        let numbers: Vec<i64> =
+            page["messages"].as_array().unwrap().iter().map(|one| one["position"].as_i64().unwrap()).collect();
+        (numbers, page["next"].as_i64().unwrap(), page["at_end"].as_bool().unwrap())
+    };
+    assert_eq!(read("from_time=2018-01-02T00:00:00Z&limit=3").await, (vec![1, 2, 3], 4, false));
+    assert_eq!(read("from_time=2018-01-02T00:00:00Z&limit=3&from=4").await, (vec![4, 5, 6], 7, false));
+    assert_eq!(read("from_time=2021-04-13T00:00:00Z").await, (vec![1198, 1199], 1200, true));
+    let (numbers, _, _) = read("from_time=2018-01-03T00:00:00Z&to_time=2018-01-06T00:00:00Z").await;
+    assert_eq!(numbers, [2, 3, 4]);
+    assert_eq!(
+        read("types=T1&filter=data.n%20%3E%201190&limit=10").await,
+        (vec![1191, 1193, 1195, 1197, 1199], 1200, true)
+    );
+    assert_eq!(read("types=T2").await, (vec![], 1200, true));
+    // Walked in small pages, each message comes once.
+    let (mut from, mut all) = (0, Vec::new());
+    loop {
+        let (numbers, next, at_end) = read(&format!("types=T0&to_time=2020-01-01T00:00:00Z&limit=7&from={from}")).await;
+        all.extend(numbers);
+        from = next;
+        if at_end {
+            break;
+        }
+    }
+    assert_eq!(all, (0..730).step_by(2).collect::<Vec<_>>());
+    for wrong in ["from_time=yesterday", "to_time=", "filter=(", "until_time=x"] {
+        let answer = app.get(&format!("{}/partitions/0/messages?{wrong}", path_of("days"))).await;
+        assert!([400, 422].contains(&answer.status), "{wrong}: {}", answer.text);
+    }
+    app.stop().await;
+}

@@ -1,7 +1,7 @@
 //! The streams, consumer groups and time series of walrus, a Redis client: its document's examples.
 //!
 //! What the document has and HTTP has not, or not yet: message ids of one's own (`id=`; here a position is given, a
-//! uuid may be), `XDEL`, `XTRIM` and `maxlen` (the contract's tombstones and trim are not served yet), `XSETID` of a
+//! uuid may be), `XTRIM` and `maxlen` (the contract's trim is not served yet), `XSETID` of a
 //! stream (positions have no holes to be set over), groups over several streams that are one call (a group in Redis
 //! is one of each stream, and so it is here: a subscription a stream; one over a category reads all its streams by one
 //! call), and `create`, which needs no stream that exists.
@@ -388,6 +388,49 @@ async fn a_time_series_is_read_and_set_by_time() {
     // `ts.s1.set_id(datetime(2018, 1, 1))`: there after that time, here from it on.
     assert_eq!(s1.post("/seek", &json!({ "to": day(2) })).await.status, 200);
     assert_eq!(numbers(&s1.fetch("c", 2).await), [2, 3]);
+    app.stop().await;
+}
+
+/// A time series goes on live from a date, and both its streams come on one connection, in the order in which they were
+/// written.
+#[tokio::test]
+async fn a_time_series_is_followed_from_a_date() {
+    let (_database, app) = service().await;
+    for n in 1..=10 {
+        for (stream, days) in [("ts-1", 10), ("ts-2", 5)] {
+            if n <= days {
+                let message = json!({ "type": "Day", "data": { "n": n }, "time": format!("2018-01-{n:02}T00:00:00Z") });
+                assert_eq!(app.append(stream, &json!({ "messages": [message] })).await.status, 201);
+            }
+        }
+    }
+    let path = "/v1/events?stream_name=ts-1&stream_name=ts-2";
+    let mut events = app.follow(&format!("{path}&from=2018-01-04T00:00:00Z&to_time=2018-01-07T00:00:00Z")).await;
+    let found = events.messages(5).await;
+    let found: Vec<_> =
+        found.iter().map(|m| (m["stream_name"].as_str().unwrap(), m["data"]["n"].as_i64().unwrap())).collect();
+    assert_eq!(found, [("ts-1", 4), ("ts-2", 4), ("ts-1", 5), ("ts-2", 5), ("ts-1", 6)]);
+    app.stop().await;
+}
+
+/// `del stream[id]`, `stream.delete(*ids)`: what the message said goes. Its place stays, and is counted by `len(stream)`.
+#[tokio::test]
+async fn a_deleted_message_leaves_its_place() {
+    let (_database, app) = service().await;
+    for n in 0..4 {
+        add(&app, "stream-a", json!({ "message": n })).await;
+    }
+    let page = app.get("/v1/streams/stream-a/messages").await.json();
+    let id = page["messages"][1]["id"].as_str().unwrap();
+    assert_eq!(app.delete(&format!("/v1/messages/{id}")).await.status, 200);
+    assert_eq!(range(&app, "stream-a", "limit=10").await, [json!(0), json!(null), json!(2), json!(3)]);
+    assert_eq!(range(&app, "stream-a", "from=2&limit=1").await, [json!(2)]);
+    assert_eq!(app.get("/v1/streams/stream-a").await.json()["message_count"], 4);
+    // A group that has not read it yet is given the place, and told that it was erased.
+    let cg = ConsumerGroup::create(&app, "beginning").await;
+    let found = cg.0[0].fetch("c1", 10).await;
+    assert_eq!(found.len(), 4);
+    assert!(found[1]["message"]["erased"].is_object() && found[1]["message"]["data"].is_null());
     app.stop().await;
 }
 

@@ -17,7 +17,7 @@ use self::projector::ProjectorHandle;
 use super::log::follower::Follower;
 use super::log::{Log, Place};
 use super::long_poll::LongPoll;
-use super::read::PlaceError;
+use super::read::{EXAMINED_AT_ONCE, EXAMINED_MAX, PlaceError};
 use super::tail::Tail;
 use crate::domain::Violation;
 use crate::domain::aggregated_stream::Definition;
@@ -88,6 +88,16 @@ pub enum DefineError {
     TooMany { max: usize },
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A request for a page of a partition.
+#[derive(Debug)]
+pub struct PartitionRequest {
+    pub from: i64,
+    pub limit: usize,
+    pub filter: Filter,
+    /// How long an empty page waits for a message.
+    pub wait: Duration,
 }
 
 /// A page of a partition, and where to go on.
@@ -251,25 +261,43 @@ impl AggregatedStreams {
         &self,
         id: i64,
         partition: PartitionName<'_>,
-        from: i64,
-        limit: usize,
-        wait: Duration,
+        request: &PartitionRequest,
     ) -> Result<Option<PartitionRead>, PlaceError> {
-        let limit = PageLimit { messages: limit as i64, bytes: self.page_bytes_max };
+        let PartitionRequest { mut from, limit: wanted, wait, ref filter } = *request;
+        let bytes = self.page_bytes_max;
+        let limit = match filter.is_empty() {
+            true => PageLimit { messages: wanted as i64, bytes },
+            false => {
+                PageLimit { messages: EXAMINED_AT_ONCE.messages_max, bytes: bytes.min(EXAMINED_AT_ONCE.bytes_max) }
+            }
+        };
+        let mut examined = 0;
         // The feed is joined before the first look, so that no message falls between the two.
         let mut member = (!wait.is_zero()).then(|| self.feeds.join(id));
         let poll = LongPoll::new(&self.tail, &self.draining, wait);
         loop {
             let page = self.database.aggregated_streams().partition_page(id, partition, from, limit).await?;
-            let Some(page) = page else { return Ok(None) };
-            let next = page.last_position.map_or(from, |last| last + 1);
+            let Some(mut page) = page else { return Ok(None) };
+            let mut next = page.last_position.map_or(from, |last| last + 1);
+            examined += page.messages.len();
+            page.messages.retain(|one| filter.passes(&one.message));
+            if let Some(first_left_out) = page.messages.get(wanted) {
+                next = first_left_out.position;
+                page.messages.truncate(wanted);
+            }
             let read = PartitionRead { at_end: next >= page.message_count, next, page };
+            if read.page.messages.is_empty() && !read.at_end && !filter.is_empty() && examined < EXAMINED_MAX {
+                from = next;
+                continue;
+            }
             // An empty page that is not the last has links whose messages were deleted.
             let is_to_wait = read.page.messages.is_empty() && read.at_end;
             let Some(member) = member.as_mut().filter(|_| is_to_wait) else { return Ok(Some(read)) };
             if !poll.wait_in_log(member.changed(), from).await? {
                 return Ok(Some(read));
             }
+            // Messages that did not pass the filter need not be looked at again.
+            from = read.next;
         }
     }
 
