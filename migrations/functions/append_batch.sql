@@ -76,8 +76,8 @@ BEGIN
     verdicts := array_fill(NULL::text, ARRAY[cardinality(guards)]);
   END IF;
 
-  -- write_message takes the same locks. What waits for one holds none, or takes them in ascending order of key: two
-  -- transactions that lock in different orders would wait for each other for ever.
+  -- write_message takes the same locks. What waits for one of them holds none: two transactions that lock in different
+  -- orders would wait for each other for ever.
   IF awaited_categories IS NOT NULL THEN
     FOR category IN
       SELECT c.category FROM unnest(awaited_categories) AS c (category) ORDER BY message_store.hash_64(c.category)

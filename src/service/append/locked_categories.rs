@@ -11,13 +11,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::batch_writer::{BatchWriter, answer, answer_each, answer_locked};
-use super::{AppendSettings, Locked, PendingAppend, Shared, Waits};
+use super::{AppendSettings, Locked, PendingAppend, Shared};
 use crate::domain::append::AppendError;
 use crate::domain::observation::Observation;
 use crate::telemetry::{Observer, logging::panic_text};
-
-/// So many locks are waited for one by one, before all that a request needs are waited for together.
-const LOCKS_TRIED_MAX: usize = 4;
 
 /// Requests whose category is locked by another transaction wait in a lane of their own, so that a writer that idles
 /// in its transaction holds up nobody else.
@@ -71,9 +68,8 @@ impl LockedCategories {
     pub fn take<'a>(&'a self, locked: Vec<Locked>, shared: &'a Shared) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             for Locked { category, mut waiting } in locked {
-                let waits = waiting.waits.get_or_insert(Waits { since: Instant::now(), locks: 0 });
-                waits.locks += 1;
-                if waits.since.elapsed() > shared.settings.lock_timeout {
+                let since = *waiting.locked_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > shared.settings.lock_timeout {
                     answer_locked(vec![waiting], &category, shared, None).await;
                     continue;
                 }
@@ -125,12 +121,7 @@ impl LockedCategories {
             // Nothing is held while the lane's lock is waited for, so that no other category is held up by it, and no two
             // transactions wait for each other. The other locks of a request are tried then; whichever is held by another
             // transaction is waited for next, in its own lane.
-            let awaited = match batch.first() {
-                Some(first) if is_unlucky(first) => all_categories(first),
-                _ => vec![category.clone()],
-            };
-            let awaited: Vec<&str> = awaited.iter().map(String::as_str).collect();
-            let locked = writer.write_alone(batch, &awaited).await;
+            let locked = writer.write_alone(batch, &[&category]).await;
             self.idle_writers().push(writer);
             self.take(locked, &shared).await;
         }
@@ -164,22 +155,7 @@ fn next_of_lane(lane: &mut Vec<PendingAppend>, settings: &AppendSettings) -> Vec
 }
 
 fn goes_alone(waiting: &PendingAppend) -> bool {
-    waiting.request.ack.is_some() || waiting.request.holds_locks || is_unlucky(waiting)
-}
-
-/// Whether the request has got one lock after the other, and always found another one held. All of them are waited for
-/// then, in the order in which all do that.
-fn is_unlucky(waiting: &PendingAppend) -> bool {
-    waiting.waits.is_some_and(|waits| waits.locks > LOCKS_TRIED_MAX)
-}
-
-fn all_categories(waiting: &PendingAppend) -> Vec<String> {
-    let request = &waiting.request;
-    let mut categories: Vec<String> =
-        request.written_categories().chain(request.read_categories()).map(str::to_owned).collect();
-    categories.sort_unstable();
-    categories.dedup();
-    categories
+    waiting.request.ack.is_some() || waiting.request.holds_locks
 }
 
 #[cfg(test)]
@@ -217,7 +193,10 @@ mod tests {
         let (reply, answer) = oneshot::channel();
         let bytes = QueuedBytes { bytes: 0, room: Arc::default() };
         let request = Arc::new(request);
-        (PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes, waits: None }, answer)
+        (
+            PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes, locked_since: None },
+            answer,
+        )
     }
 
     #[tokio::test]

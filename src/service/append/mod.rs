@@ -106,21 +106,14 @@ struct PendingAppend {
     /// It is with the database, and what becomes of it is not known.
     is_sent: AtomicBool,
     bytes: QueuedBytes,
-    /// Since when it has waited for locks, and for how many.
-    waits: Option<Waits>,
+    /// Since when it has waited for locks.
+    locked_since: Option<Instant>,
 }
 
 /// A request that cannot be written before another transaction lets go of a lock.
 struct Locked {
     category: String,
     waiting: PendingAppend,
-}
-
-/// How a request has waited for locks.
-#[derive(Clone, Copy)]
-struct Waits {
-    since: Instant,
-    locks: usize,
 }
 
 impl Locked {
@@ -258,7 +251,13 @@ impl Append {
         }
         let bytes = QueuedBytes { bytes, room: self.room.clone() };
         let (reply, answer) = oneshot::channel();
-        place.send(PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes, waits: None });
+        place.send(PendingAppend {
+            request,
+            reply: Some(reply),
+            is_sent: AtomicBool::default(),
+            bytes,
+            locked_since: None,
+        });
         if self.queued() >= CROWD_MIN {
             self.batch_ready.notify_one();
         }
