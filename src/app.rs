@@ -343,6 +343,7 @@ pub fn service_settings(settings: &Settings) -> ServiceSettings {
             ack_queue_max: settings.ack_queue_max,
             poll_interval: settings.poll_interval,
         },
+        retention_interval: settings.retention_interval,
         followers_max: settings.followers_max,
         latest_of_each_streams_max: settings.latest_of_each_streams_max,
         page_bytes_max: settings.page_bytes_max,

@@ -216,6 +216,10 @@ pub struct Settings {
     #[arg(long, env = "HEADWATER_ACK_QUEUE_MAX", global = true, default_value_t = 10_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
     pub ack_queue_max: usize,
 
+    /// The pause between two passes of a retention over its category (100ms to 1h)
+    #[arg(long, env = "HEADWATER_RETENTION_INTERVAL", global = true, default_value = "10s", value_parser = lasting("100ms", "1h"), value_name = "DURATION")]
+    pub retention_interval: Duration,
+
     /// Followers in all; one more is answered `overloaded` (1 to 1000000)
     #[arg(long, env = "HEADWATER_FOLLOWERS_MAX", global = true, default_value_t = 20_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
     pub followers_max: usize,

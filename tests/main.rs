@@ -38,3 +38,4 @@ mod subscriptions;
 mod subscriptions_under_fire;
 mod support;
 mod transfer;
+mod trim;

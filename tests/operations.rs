@@ -36,7 +36,7 @@ async fn not_ready_says_which_check_failed() {
     app.stop().await;
 }
 
-const METRICS: [&str; 50] = [
+const METRICS: [&str; 51] = [
     "headwater_http_requests_total",
     "headwater_http_request_seconds_bucket",
     "headwater_messages_appended_total",
@@ -64,6 +64,7 @@ const METRICS: [&str; 50] = [
     "headwater_positions_ahead",
     "headwater_written_behind_total",
     "headwater_messages_erased_total",
+    "headwater_messages_trimmed_total",
     "headwater_listener_up",
     "headwater_listener_lost_total",
     "headwater_pool_connections_in_use",

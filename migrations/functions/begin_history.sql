@@ -37,6 +37,12 @@ BEGIN
   DELETE FROM headwater.erased_messages AS e
   WHERE NOT EXISTS (SELECT FROM message_store.messages AS m WHERE m.id = e.id);
 
+  IF _is_anew THEN
+    DELETE FROM headwater.trimmed_streams;
+    DELETE FROM headwater.trimmed_ranges;
+    UPDATE headwater.retentions SET position = 0, pass_began_at = '-infinity';
+  END IF;
+
   PERFORM headwater.begin_projections(_is_anew);
   PERFORM headwater.begin_subscriptions(_is_anew);
 

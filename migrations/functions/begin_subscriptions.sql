@@ -46,7 +46,21 @@ BEGIN
       _id_now := headwater.subscription_message_id(s.id, p.partition, p.delivered);
 
       IF p.last_id IS NOT NULL AND _id_now IS DISTINCT FROM p.last_id
-        AND (_id_now IS NOT NULL OR NOT _is_global OR p.delivered > _end)
+        AND (
+          _id_now IS NOT NULL
+          OR p.delivered > _end
+          -- One that was trimmed proves nothing.
+          OR NOT _is_global AND NOT EXISTS (
+            SELECT FROM headwater.trimmed_streams AS t
+            WHERE t.stream_name = s.definition -> 'source' ->> 'stream_name' AND p.delivered < t.first_position
+          ) AND NOT EXISTS (
+            SELECT
+            FROM headwater.projections AS j
+            JOIN headwater.trimmed_links AS t ON t.projection_id = j.id AND t.partition = p.partition
+            WHERE j.aggregated_stream_id = s.aggregated_stream_id AND j.is_current
+              AND p.delivered BETWEEN t.first_position AND t.last_position
+          )
+        )
       THEN
         _is_stopped := true;
         UPDATE headwater.subscriptions AS b

@@ -13,22 +13,34 @@ DECLARE
   low bigint := 0;
   high bigint := _message_count;
   middle bigint;
-  seen bigint;
+  seen record;
 BEGIN
   WHILE low < high LOOP
     middle := (low + high) / 2;
 
-    SELECT a.global_position INTO seen
+    -- There are holes where messages were trimmed.
+    SELECT a.position, a.global_position INTO seen
     FROM headwater.aggregated_messages AS a
-    WHERE a.projection_id = _projection_id AND a.partition = _partition AND a.position = middle;
+    WHERE a.projection_id = _projection_id AND a.partition = _partition AND a.position >= middle
+    ORDER BY a.position
+    LIMIT 1;
 
-    IF seen >= _global_position THEN
+    IF seen.global_position IS NULL OR seen.global_position >= _global_position THEN
       high := middle;
     ELSE
-      low := middle + 1;
+      low := seen.position + 1;
     END IF;
   END LOOP;
 
-  RETURN low;
+  RETURN coalesce(
+    (
+      SELECT a.position
+      FROM headwater.aggregated_messages AS a
+      WHERE a.projection_id = _projection_id AND a.partition = _partition AND a.position >= low
+      ORDER BY a.position
+      LIMIT 1
+    ),
+    _message_count
+  );
 END;
 $$;

@@ -34,6 +34,7 @@ BEGIN
 
   IF _deleted < _rows_max THEN
     DELETE FROM headwater.aggregated_partitions WHERE projection_id = _id;
+    DELETE FROM headwater.trimmed_links WHERE projection_id = _id;
     DELETE FROM headwater.projections WHERE id = _id;
   END IF;
 

@@ -43,7 +43,17 @@ BEGIN
   WHERE j.aggregated_stream_id = s.aggregated_stream_id AND j.is_current;
 
   IF s.aggregated_stream_id IS NOT NULL AND NOT _has_types THEN
-    SELECT jsonb_object_agg(p.partition, greatest(a.message_count - 1 - p.read_up_to, 0))
+    SELECT jsonb_object_agg(p.partition, greatest(
+      a.message_count - 1 - p.read_up_to - coalesce(
+        (
+          SELECT sum(t.last_position - greatest(t.first_position - 1, p.read_up_to))
+          FROM headwater.trimmed_links AS t
+          WHERE t.projection_id = _projection AND t.partition = p.partition AND t.last_position > p.read_up_to
+        ),
+        0
+      ),
+      0
+    ))
     INTO _behind
     FROM headwater.subscription_partitions AS p
     JOIN headwater.aggregated_partitions AS a ON a.projection_id = _projection AND a.partition = p.partition

@@ -43,6 +43,8 @@ pub struct Seen {
     pub number: i64,
     /// The id of the message at the checkpoint's position; `None`: there is none.
     pub at_checkpoint: Option<Uuid>,
+    /// There is none because it was trimmed, as this log knows: it is the log that had it.
+    pub is_checkpoint_trimmed: bool,
     /// The oldest message; `None`: the log is empty.
     pub first: Option<Landmark>,
     /// The newest message at or below the settled position.
@@ -119,7 +121,7 @@ impl Known {
         if is_there || settled == 0 {
             return self.told(seen);
         }
-        if differ(&self.ground.server, &seen.ground.server) {
+        if differ(&self.ground.server, &seen.ground.server) && !seen.is_checkpoint_trimmed {
             return Some(self.change(Reason::OtherServer, seen));
         }
         if differ(&self.ground.sequence_file, &seen.ground.sequence_file) {
@@ -177,6 +179,7 @@ mod tests {
         Seen {
             number: 0,
             at_checkpoint: Some(Uuid::from_u128(10)),
+            is_checkpoint_trimmed: false,
             first: Some(mark(1, 1)),
             newest: Some(mark(10, 10)),
             head: 12,
@@ -220,6 +223,16 @@ mod tests {
         assert_eq!(known().judge(10, &hole), Some(Change { reason: Reason::OtherSequence, is_anew: true }));
         let other = Ground { server: Some("two".into()), sequence_file: Some(7) };
         assert_eq!(reason(10, Seen { at_checkpoint: None, ground: other, ..same() }), Some(Reason::OtherServer));
+    }
+
+    #[test]
+    fn a_checkpoint_that_was_trimmed_is_no_sign_of_another_server_but_hides_no_other_sign() {
+        let restarted = Ground { server: Some("two".into()), sequence_file: Some(7) };
+        let trimmed = Seen { at_checkpoint: None, is_checkpoint_trimmed: true, ground: restarted, ..same() };
+        assert_eq!(reason(10, trimmed.clone()), None);
+        assert_eq!(reason(10, Seen { is_checkpoint_trimmed: false, ..trimmed.clone() }), Some(Reason::OtherServer));
+        assert_eq!(reason(10, Seen { given: Some(6), head: 6, ..trimmed.clone() }), Some(Reason::WentBack));
+        assert_eq!(reason(10, Seen { ground: ground(8), ..trimmed }), Some(Reason::OtherSequence));
     }
 
     #[test]

@@ -120,6 +120,18 @@ pub enum Observation {
         /// Its place.
         global_position: i64,
     },
+    /// A retention has come to what stays of its category.
+    Retained {
+        /// The category.
+        category: String,
+        /// How many messages went in its last step.
+        messages: i64,
+    },
+    /// A step of a trim, or of a retention, has deleted messages.
+    Trimmed {
+        /// How many.
+        messages: i64,
+    },
     /// A writer's open transaction keeps the settled position back.
     HeldBack {
         /// For how long.

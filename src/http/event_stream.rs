@@ -8,12 +8,13 @@ use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::events::{CaughtUpEvent, ClosingEvent, FellBehindEvent, HeartbeatEvent};
+use super::events::{CaughtUpEvent, ClosingEvent, FellBehindEvent, HeartbeatEvent, TrimmedEvent};
 use super::frames::Frames;
 use super::subscriptions::{AssignedEvent, RevokedEvent};
 use crate::domain::closing::ClosingReason;
 use crate::domain::time::Timestamp;
 use crate::service::event_streams::{self, Admission, Event, Events};
+use crate::service::log::Trimmed;
 use crate::service::subscriptions::Change;
 
 /// A client that lost its connection comes back after this long, with up to as much again on top, so that not all come
@@ -154,7 +155,13 @@ impl Writer {
         match event {
             Event::Messages(entries) => entries.iter().for_each(|entry| frames.entry(out, entry)),
             Event::Latest(entries) => entries.iter().for_each(|entry| frames.latest(out, entry)),
-            Event::Delivered { changes, deliveries } => {
+            Event::Trimmed { trimmed: Trimmed { count, first_position }, entries, cursor } => {
+                // The cursor is behind the messages that follow here.
+                let id = entries.is_empty().then_some(cursor);
+                frames.event(out, "trimmed", id, &TrimmedEvent { count, first_position });
+                entries.iter().for_each(|entry| frames.entry(out, entry));
+            }
+            Event::Delivered { changes, trimmed, deliveries } => {
                 for change in changes {
                     match change {
                         Change::Assigned { partition, epoch, position } => {
@@ -164,6 +171,9 @@ impl Writer {
                             frames.event(out, "revoked", id, &RevokedEvent { partition, reason });
                         }
                     }
+                }
+                if let Some(Trimmed { count, first_position }) = trimmed {
+                    frames.event(out, "trimmed", id, &TrimmedEvent { count, first_position });
                 }
                 deliveries.iter().for_each(|delivery| frames.delivery(out, delivery));
             }

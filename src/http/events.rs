@@ -27,6 +27,16 @@ pub struct FellBehindEvent {
     pub time: String,
 }
 
+/// Data of `trimmed`: messages that come next in order were deleted, as a trim or a retention says.
+#[derive(Serialize, ToSchema)]
+pub struct TrimmedEvent {
+    /// How many, whether they would have passed the filter or not. Of a stream it is exact; of other sources it is a share
+    /// if the cursor was among the trimmed messages.
+    pub count: i64,
+    /// The first position after them.
+    pub first_position: i64,
+}
+
 /// Data of `heartbeat`.
 #[derive(Serialize, ToSchema)]
 pub struct HeartbeatEvent {
@@ -56,6 +66,8 @@ macro_rules! event_lines {
             $($(#[$message_meta])* $message($data),)+
             /// What was in the log has been sent: from now on messages are live.
             CaughtUp(CaughtUpEvent),
+            /// Messages that come next in order were trimmed.
+            Trimmed(TrimmedEvent),
             /// Messages are read from the database again, until the next `caught-up`.
             FellBehind(FellBehindEvent),
             /// Nothing else was sent for a while.

@@ -123,7 +123,7 @@ pub(super) struct FollowOptions {
 #[utoipa::path(
     get, path = "/v1/streams/{stream_name}/events", operation_id = "followStream", tag = tags::FOLLOW,
     params(("stream_name" = String, Path, description = "Name of a stream; it need not exist yet"), FollowQuery),
-    responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
+    responses((status = 200, description = "Events: message, trimmed, caught-up, fell-behind, heartbeat, closing",
         content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson"))),
         (status = 409, description = "history-changed: the log has changed since the cursor was given out", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
@@ -141,7 +141,7 @@ pub async fn follow_stream(
 #[utoipa::path(
     get, path = "/v1/categories/{category}/events", operation_id = "followCategory", tag = tags::FOLLOW,
     params(("category" = String, Path, description = "Name of a category: without `-`"), FollowQuery),
-    responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
+    responses((status = 200, description = "Events: message, trimmed, caught-up, fell-behind, heartbeat, closing",
         content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson"))),
         (status = 409, description = "history-changed: the log has changed since the cursor was given out", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
@@ -159,7 +159,7 @@ pub async fn follow_category(
 #[utoipa::path(
     get, path = "/v1/all/events", operation_id = "followAll", tag = tags::FOLLOW,
     params(FollowQuery),
-    responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
+    responses((status = 200, description = "Events: message, trimmed, caught-up, fell-behind, heartbeat, closing",
         content((EventLine = "text/event-stream"), (EventLine = "application/x-ndjson"))),
         (status = 409, description = "history-changed: the log has changed since the cursor was given out", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
@@ -178,7 +178,7 @@ pub async fn follow_all(
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "followSeveral", tag = tags::FOLLOW,
     params(FollowSeveralQuery),
-    responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
+    responses((status = 200, description = "Events: message, trimmed, caught-up, fell-behind, heartbeat, closing",
         content((SeveralEventLine = "text/event-stream"), (SeveralEventLine = "application/x-ndjson"))),
         (status = 409, description = "history-changed: the log has changed since the cursor was given out", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]

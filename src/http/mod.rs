@@ -46,9 +46,11 @@ pub mod problem;
 mod problem_bodies;
 mod problem_kind;
 mod reports;
+mod retention;
 pub mod server;
 mod streams;
 mod subscriptions;
+mod trim;
 mod wire;
 
 /// The limits of requests.
@@ -115,9 +117,12 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(appends::append_to_streams))
         .routes(routes!(pages::read_last_message))
         .routes(routes!(pages::read_stream_summary))
+        .routes(routes!(trim::trim_stream))
         .routes(routes!(pages::read_category))
         .routes(routes!(pages::read_all))
         .routes(routes!(pages::read_message, erase::erase_message))
+        .routes(routes!(retention::set, retention::read, retention::delete))
+        .routes(routes!(retention::list))
         .routes(routes!(follow::follow_stream))
         .routes(routes!(follow::follow_category))
         .routes(routes!(follow::follow_all))

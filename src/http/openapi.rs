@@ -29,7 +29,7 @@ use super::problem::{ProblemDocument, ProblemKind};
         (name = "follow", description = "Follow messages as they come: server-sent events, or lines of JSON"),
         (name = "aggregate", description = "Messages of many streams, divided into partitions"),
         (name = "subscribe", description = "Messages delivered until a consumer has acked them"),
-        (name = "retain", description = "Erase messages"),
+        (name = "retain", description = "Trim streams, keep categories at an age or a size, erase messages"),
         (name = "reports", description = "What is in the store: categories, streams, types, the settled position"),
         (name = "operations", description = "Health and metrics"),
     ),

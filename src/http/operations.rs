@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use super::extract::Path;
 use super::problem::{Problem, ProblemKind};
-use super::{App, subscriptions, tags};
+use super::{App, retention, subscriptions, tags};
 use crate::service::tail::HistoryChanged;
 
 /// A method that is longer is not repeated in the answer.
@@ -99,7 +99,7 @@ pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Probl
     responses((status = 200, body = String, content_type = "text/plain")),
 )]
 pub async fn read_metrics(State(app): State<App>) -> Response {
-    let text = app.health.metrics() + &subscriptions::metrics(&app).await;
+    let text = app.health.metrics() + &subscriptions::metrics(&app).await + &retention::metrics(&app).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

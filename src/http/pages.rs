@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::extract::{Path, Query};
 use super::parameters::{Direction, GivenFilter, Validator, category, stream_name};
 use super::problem::Problem;
+use super::trim::trimmed;
 use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::message::Message as StoredMessage;
@@ -189,12 +190,14 @@ pub struct NoQuery {}
 
 /// Read a stream
 ///
-/// In order of position. A stream that does not exist is an empty page with version -1.
+/// In order of position. A stream that does not exist is an empty page with version -1. Where messages were trimmed, a page
+/// without `from` begins with the first that is left, and `from` before that one is `position-trimmed`.
 #[utoipa::path(
     get, path = "/v1/streams/{stream_name}/messages", operation_id = "readStream", tag = tags::READ,
     params(("stream_name" = String, Path, description = "Name of a stream"), StreamPageQuery,
         ("If-None-Match" = Option<String>, Header, description = "The ETag of an earlier answer")),
-    responses((status = 200, body = StreamPage, headers(("ETag" = String))), (status = 304, description = "Nothing has changed")),
+    responses((status = 200, body = StreamPage, headers(("ETag" = String))), (status = 304, description = "Nothing has changed"),
+        (status = 410, description = "position-trimmed", body = super::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn read_stream(
     State(app): State<App>,
@@ -219,14 +222,17 @@ pub async fn read_stream(
     if let Some(known) = headers.get(header::IF_NONE_MATCH)
         && request.wait.is_zero()
     {
-        let (version, erasure) = app.reads.stream_version(&name).await?;
-        let tag = entity_tag(version, erasure);
+        let (version, erasure, first_position) = app.reads.stream_version(&name).await?;
+        let tag = entity_tag(version, erasure, first_position);
         if matches(known, &tag) {
             return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
         }
     }
     let page = app.reads.page(&request).await?;
-    let tag = entity_tag(page.version, page.erasure);
+    if request.is_trimmed(&page) {
+        return Err(trimmed(page.first_position));
+    }
+    let tag = entity_tag(page.version, page.erasure, page.first_position);
     let version = page.version;
     Ok(([(header::ETAG, tag)], json(page_body(&page, Some(version)))).into_response())
 }
@@ -390,11 +396,11 @@ pub(super) fn json(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
-/// The ETag of all pages of a stream: it changes by messages at its end and by erasures.
-fn entity_tag(version: i64, erasure: i64) -> String {
-    match erasure {
-        0 => format!("\"{version}\""),
-        erasure => format!("\"{version}-{erasure}\""),
+/// The ETag of all pages of a stream: it changes by messages at its end, by erasures and by trims.
+fn entity_tag(version: i64, erasure: i64, first_position: i64) -> String {
+    match (erasure, first_position) {
+        (0, 0) => format!("\"{version}\""),
+        (erasure, first_position) => format!("\"{version}-{erasure}-{first_position}\""),
     }
 }
 

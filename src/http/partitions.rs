@@ -16,6 +16,7 @@ use super::follow::{EventNames, follow, follow_query};
 use super::pages::Message;
 use super::parameters::{GivenFilter, Validator};
 use super::problem::Problem;
+use super::trim::trimmed;
 use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::keyed::{NAMED_KEYS_MAX, Part, check_key};
@@ -150,13 +151,14 @@ follow_query!(FollowAggregatedQuery {
 
 /// Read a partition of an aggregated stream
 ///
-/// In order of position in the partition. A partition without messages is an empty page.
+/// In order of position in the partition. A partition without messages is an empty page. Positions of trimmed messages are
+/// passed over; `from` before the first that is left is `position-trimmed`.
 #[utoipa::path(
     get, path = "/v1/aggregated-streams/{name}/partitions/{partition}/messages", operation_id = "readPartition",
     tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "Name of an aggregated stream"),
         ("partition" = i32, Path, description = "Number of a partition", minimum = 0), PartitionPageQuery),
-    responses((status = 200, body = PartitionPage)),
+    responses((status = 200, body = PartitionPage), (status = 410, description = "position-trimmed", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn read_partition(
     State(app): State<App>,
@@ -186,7 +188,7 @@ impl PartitionPageQuery {
             to_time: self.to_time.clone(),
         };
         PartitionRequest {
-            from: rules.from(self.from).unwrap_or(0),
+            from: rules.from(self.from),
             limit: rules.limit(self.limit),
             filter: rules.filter(&filter),
             wait: rules.duration("wait", self.wait.as_deref(), Duration::ZERO, app.limits.wait_max).unwrap_or_default(),
@@ -202,6 +204,9 @@ pub(super) async fn page(
     request: &PartitionRequest,
 ) -> Result<Response, Problem> {
     let read = app.aggregated.partition_page(id, partition, request).await?.ok_or_else(|| unknown(name))?;
+    if request.from.is_some_and(|from| from < read.page.first_position) {
+        return Err(trimmed(read.page.first_position));
+    }
     let json = HeaderValue::from_static("application/json");
     Ok(([(header::CONTENT_TYPE, json)], page_body(&read)).into_response())
 }
@@ -261,7 +266,7 @@ pub async fn find_positions(
 #[utoipa::path(
     get, path = "/v1/aggregated-streams/{name}/events", operation_id = "followAggregatedStream", tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "Name of an aggregated stream"), FollowAggregatedQuery),
-    responses((status = 200, description = "Events: message, caught-up, fell-behind, heartbeat, closing",
+    responses((status = 200, description = "Events: message, trimmed, caught-up, fell-behind, heartbeat, closing",
         content((AggregatedEventLine = "text/event-stream"), (AggregatedEventLine = "application/x-ndjson"))),
         (status = 409, description = "history-changed: the log has changed since the cursor was given out", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]

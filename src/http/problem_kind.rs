@@ -18,6 +18,7 @@ pub enum ProblemKind {
     DefinitionDiffers,
     Fenced,
     HistoryChanged,
+    PositionTrimmed,
     BodyTooLarge,
     MessageTooLarge,
     UrlTooLong,
@@ -43,6 +44,7 @@ impl ProblemKind {
         Self::DefinitionDiffers,
         Self::Fenced,
         Self::HistoryChanged,
+        Self::PositionTrimmed,
         Self::BodyTooLarge,
         Self::MessageTooLarge,
         Self::UrlTooLong,
@@ -136,6 +138,13 @@ impl ProblemKind {
                 received everything, or the log was truncated. `position` is the position of the cursor, `head` the \
                 end of the log now. Drop what was made of the earlier log, and follow again from `beginning`, or from \
                 a place that is right for you.",
+            ),
+            Self::PositionTrimmed => (
+                "position-trimmed",
+                StatusCode::GONE,
+                "Position trimmed",
+                "The message at this position was trimmed, by a request or by the retention of its category. \
+                `first_position` is the first that is left: read from there, or without `from`.",
             ),
             Self::BodyTooLarge => (
                 "body-too-large",

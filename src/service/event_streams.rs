@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::follow::Followed;
 use super::log::follower::Follower;
-use super::log::{Entry, LogName};
+use super::log::{Entry, LogName, Trimmed};
 use super::subscriptions::{Change, Connection, Delivery};
 use super::tail::Tail;
 use super::tail::heartbeat::{Beat, Heartbeats};
@@ -25,8 +25,10 @@ pub enum Event {
     Messages(Vec<Entry>),
     /// The newest messages of streams, in order; never empty. They have no ids.
     Latest(Vec<Entry>),
+    /// Messages were trimmed before these, and before the cursor.
+    Trimmed { trimmed: Trimmed, entries: Vec<Entry>, cursor: EventId },
     /// What has changed in what a consumer of a subscription holds, and messages for it.
-    Delivered { changes: Vec<Change>, deliveries: Vec<Delivery> },
+    Delivered { changes: Vec<Change>, trimmed: Option<Trimmed>, deliveries: Vec<Delivery> },
     /// The filter let nothing pass for a while; the cursor has moved on.
     Moved(EventId),
     /// History is done; from here on messages come as they are settled.
@@ -232,7 +234,9 @@ impl Events {
     fn without_erased(&self, mut event: Event) -> Event {
         let tail = &self.streams.0.tail;
         match &mut event {
-            Event::Messages(entries) => entries.iter_mut().for_each(|entry| tail.redact(&mut entry.message)),
+            Event::Messages(entries) | Event::Trimmed { entries, .. } => {
+                entries.iter_mut().for_each(|entry| tail.redact(&mut entry.message))
+            }
             Event::Delivered { deliveries, .. } => deliveries.iter_mut().for_each(|one| tail.redact(&mut one.message)),
             _ => {}
         }
@@ -253,7 +257,7 @@ impl Events {
     pub fn tells(&self, event: &Event, connections: usize) {
         let observer = &self.streams.0.observer;
         match event {
-            Event::Messages(entries) | Event::Latest(entries) => {
+            Event::Messages(entries) | Event::Latest(entries) | Event::Trimmed { entries, .. } => {
                 observer.record(Observation::Delivered { messages: entries.len() * connections });
             }
             // Of the first, its log has said so.

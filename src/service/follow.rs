@@ -275,6 +275,8 @@ impl Followed {
         Some(match (next, self.cursor()) {
             (Next::Messages(entries), Some(_)) => Event::Messages(entries),
             (Next::Messages(entries), None) => Event::Latest(entries),
+            (Next::Trimmed(_, entries), None) if !entries.is_empty() => Event::Latest(entries),
+            (Next::Trimmed(trimmed, entries), Some(cursor)) => Event::Trimmed { trimmed, entries, cursor },
             (Next::Moved, Some(cursor)) => Event::Moved(cursor),
             (Next::CaughtUp, Some(cursor)) => Event::CaughtUp { position: cursor.position },
             (Next::FellBehind, Some(cursor)) => Event::FellBehind { position: cursor.position },
@@ -282,7 +284,9 @@ impl Followed {
             (Next::Failed(_), _) => Event::Closing(ClosingReason::InternalError),
             (Next::HistoryChanged, _) => Event::Closing(ClosingReason::HistoryChanged),
             // Nothing was on this page. Whether there is another one, the next step says.
-            (Next::NeedsPage | Next::Idle | Next::Moved | Next::CaughtUp | Next::FellBehind, _) => return None,
+            (Next::NeedsPage | Next::Idle | Next::Moved | Next::CaughtUp | Next::FellBehind | Next::Trimmed(..), _) => {
+                return None;
+            }
         })
     }
 }

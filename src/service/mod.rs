@@ -22,9 +22,11 @@ pub mod log;
 mod long_poll;
 pub mod read;
 pub mod reports;
+pub mod retention;
 pub mod subscriptions;
 pub mod tail;
 pub mod transfer;
+pub mod trim;
 
 pub use crate::store::StoreError as ServiceError;
 use aggregated::AggregatedStreams;
@@ -37,8 +39,10 @@ use hints::{HintSettings, Listener, Notifier, Signals};
 use log::latest::LatestBudget;
 use read::Reads;
 use reports::Reports;
+use retention::Retentions;
 use subscriptions::{SubscriptionSettings, Subscriptions};
 use tail::{Tail, TailSettings};
+use trim::Trimmer;
 
 /// The settings of all agents.
 #[derive(Debug, Clone)]
@@ -52,6 +56,8 @@ pub struct ServiceSettings {
     /// How many aggregated streams there may be.
     pub aggregated_streams_max: usize,
     pub subscriptions: SubscriptionSettings,
+    /// The pause between two passes of a retention over its category.
+    pub retention_interval: Duration,
     /// How many event streams may be open.
     pub followers_max: usize,
     /// Of how many streams all event streams together may have the newest messages still to tell.
@@ -66,6 +72,8 @@ pub struct Service {
     pub append: Append,
     pub reads: Reads,
     pub eraser: Eraser,
+    pub trimmer: Trimmer,
+    pub retentions: Retentions,
     pub aggregated: AggregatedStreams,
     pub reports: Reports,
     pub subscriptions: Subscriptions,
@@ -135,6 +143,8 @@ impl Service {
         let service = Self {
             append: append.clone(),
             reads,
+            retentions: Retentions::new(database.clone(), tail.clone(), observer.clone(), settings.retention_interval),
+            trimmer: Trimmer::new(database.clone(), observer.clone()),
             eraser: Eraser::new(database.clone(), tail.clone(), observer.clone()),
             subscriptions,
             aggregated,
@@ -161,6 +171,7 @@ impl Service {
         let (tail, observer) = (service.tail.clone(), service.observer.clone());
         lifecycle.spawn("aggregated feeds", feeds.run(database, tail, observer, stopping.clone()));
         lifecycle.spawn("heartbeats", service.event_streams.heartbeats().run(stopping.clone()));
+        lifecycle.spawn("retention", service.retentions.clone().run(stopping.clone()));
         lifecycle.spawn("committer", committer.run(stopping.clone()));
         service
     }

@@ -68,6 +68,8 @@ pub struct PageRead {
     pub version: i64,
     /// The number of the last erasure in the stream, 0 for none.
     pub erasure: i64,
+    /// The first position of the stream that was not trimmed, 0 if none was.
+    pub first_position: i64,
 }
 
 /// Where a follower begins.
@@ -122,6 +124,9 @@ impl Reads {
         let mut from = self.first_position(request).await?;
         loop {
             let page = self.read_page(request, from).await?;
+            if request.is_trimmed(&page) {
+                return Ok(page);
+            }
             let Some(log) = log.as_mut().filter(|_| page.messages.is_empty() && !request.backward) else {
                 return Ok(page);
             };
@@ -168,11 +173,15 @@ impl Reads {
             let read: usize = page.messages.iter().map(|message| message.json().len()).sum();
             pages.saw(page.messages.len(), read);
             (examined, bytes) = (examined + page.messages.len(), bytes + read);
-            let (head, erasure) = (page.head, page.erasure);
+            let (head, erasure, first_position) = (page.head, page.erasure, page.first_position);
             page.messages.retain(|message| expression.is_none_or(|expression| expression.passes(message)));
             kept.append(&mut page.messages);
             if is_end_of_span && is_last_span || kept.len() > request.limit {
-                return Ok(finish(request, begin, Page { messages: kept, head, erasure, is_cut: false }));
+                return Ok(finish(
+                    request,
+                    begin,
+                    Page { messages: kept, head, erasure, first_position, is_cut: false },
+                ));
             }
             // A page that ended before the end of the span has messages.
             let end = last.filter(|_| !is_end_of_span).unwrap_or(span.to);
@@ -180,7 +189,7 @@ impl Reads {
             if examined >= EXAMINED_MAX || bytes >= self.page_bytes_max {
                 let version = if matches!(request.source, PageSource::Stream(_)) { head } else { 0 };
                 let next = Some(from).filter(|next| *next >= request.source.first_position());
-                return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version, erasure });
+                return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version, erasure, first_position });
             }
         }
     }
@@ -200,11 +209,13 @@ impl Reads {
         }
     }
 
-    /// A stream's version without its messages, -1 if it has none, and the number of the last erasure in it.
-    pub async fn stream_version(&self, name: &StreamName) -> Result<(i64, i64), StoreError> {
+    /// A stream's version without its messages, -1 if it has none, the number of the last erasure in it, and the first
+    /// position that was not trimmed.
+    pub async fn stream_version(&self, name: &StreamName) -> Result<(i64, i64, i64), StoreError> {
         let version = self.database.messages().stream_version(name.as_str(), None).await?;
         // Read after the version: a page that is newer than its tag is only read once more.
-        Ok((version, self.database.messages().last_erasure(name.as_str()).await?))
+        let erasure = self.database.messages().last_erasure(name.as_str()).await?;
+        Ok((version, erasure, self.database.messages().first_position(name.as_str()).await?))
     }
 
     pub async fn message(&self, id: Uuid) -> Result<Option<Message>, StoreError> {
@@ -340,6 +351,11 @@ impl PageSource {
 }
 
 impl PageRequest {
+    /// The request names a position whose message was trimmed.
+    pub fn is_trimmed(&self, page: &PageRead) -> bool {
+        matches!(self.from, PageStart::At(from) if from < page.first_position)
+    }
+
     fn position_of(&self, message: &Message) -> i64 {
         match self.source {
             PageSource::Stream(_) => message.position,
@@ -364,5 +380,12 @@ fn finish(request: &PageRequest, begin: Option<i64>, mut page: Page) -> PageRead
         (false, false) => last.map(|last| last.saturating_add(1)),
     };
     let version = if matches!(request.source, PageSource::Stream(_)) { page.head } else { 0 };
-    PageRead { messages: page.messages, next, at_end: at_end || next.is_none(), version, erasure: page.erasure }
+    PageRead {
+        messages: page.messages,
+        next,
+        at_end: at_end || next.is_none(),
+        version,
+        erasure: page.erasure,
+        first_position: page.first_position,
+    }
 }

@@ -71,6 +71,10 @@ pub struct PartitionPage {
     pub message_count: i64,
     /// The last position that was looked at. A link whose message was deleted in SQL is passed over.
     pub last_position: Option<i64>,
+    /// The first position, where those before it were trimmed; otherwise 0.
+    pub first_position: i64,
+    /// After the last trimmed position from the beginning of the page on; 0 if there is none.
+    pub trimmed_up_to: i64,
     pub messages: Vec<AggregatedMessage>,
 }
 
@@ -241,8 +245,12 @@ impl AggregatedStreams<'_> {
             PartitionName::Key(key) => (PARTITION_OF_KEY, key),
         };
         let sql = format!(
-            "SELECT m.message_count, {COLUMNS}, m.link_partition, m.link_position FROM (\
-             SELECT coalesce(e.position + 1, 0) AS message_count, m.*, a.partition AS link_partition, \
+            "SELECT m.message_count, {COLUMNS}, m.link_partition, m.link_position, m.first_position, m.trimmed_up_to FROM (\
+             SELECT coalesce(e.position + 1, 0) AS message_count, (SELECT t.last_position + 1 \
+             FROM headwater.trimmed_links AS t WHERE t.projection_id = p.id AND t.partition = n.partition \
+             AND t.first_position = 0) AS first_position, (SELECT max(t.last_position) + 1 \
+             FROM headwater.trimmed_links AS t WHERE t.projection_id = p.id AND t.partition = n.partition \
+             AND t.last_position >= $3) AS trimmed_up_to, m.*, a.partition AS link_partition, \
              a.position AS link_position FROM headwater.projections AS p \
              CROSS JOIN LATERAL (SELECT {number} AS partition OFFSET 0) AS n LEFT JOIN LATERAL (\
              SELECT a.position FROM headwater.aggregated_messages AS a WHERE a.projection_id = p.id \
@@ -254,15 +262,24 @@ impl AggregatedStreams<'_> {
         );
         let statement = client.prepare_cached(&sql).await?;
         let (mut message_count, mut last_position) = (None, None);
+        let (mut first_position, mut trimmed_up_to) = (None, None);
         let read = |row: &Row| {
             message_count = Some(row.try_get(0)?);
             last_position = row.try_get(AFTER_COLUMNS + 1)?;
+            first_position = row.try_get(AFTER_COLUMNS + 2)?;
+            trimmed_up_to = row.try_get(AFTER_COLUMNS + 3)?;
             partitioned(row, false)
         };
         let read =
             client.query_bounded(&statement, &[&id, partition, &from, &limit.messages], limit.bytes, read).await?;
         let messages = read.rows.into_iter().flatten().collect();
-        Ok(message_count.map(|message_count| PartitionPage { message_count, last_position, messages }))
+        Ok(message_count.map(|message_count| PartitionPage {
+            message_count,
+            last_position,
+            first_position: first_position.unwrap_or(0),
+            trimmed_up_to: trimmed_up_to.unwrap_or(0),
+            messages,
+        }))
     }
 
     /// Messages of an aggregated stream, or of a part of it, after a global position, in global order.

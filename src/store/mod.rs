@@ -26,11 +26,13 @@ mod pool;
 pub mod projector;
 pub mod read;
 pub mod reports;
+pub mod retention;
 mod session;
 pub mod settled;
 pub mod subscriptions;
 mod timestamp;
 mod tls;
+pub mod trim;
 pub mod written_behind;
 
 pub use error::StoreError;

@@ -18,6 +18,8 @@ pub struct Page {
     pub head: i64,
     /// The number of the last erasure in the stream, for the page of a stream; otherwise 0.
     pub erasure: i64,
+    /// The first position of the stream that was not trimmed, for the page of a stream; otherwise 0.
+    pub first_position: i64,
     /// The page has fewer messages than were asked for because they are large: there are more.
     pub is_cut: bool,
 }
@@ -91,6 +93,10 @@ const COUNTED_MAX: i64 = 1_000;
 const IN_CATEGORY: &str = "message_store.category(m.stream_name) BETWEEN $4 AND $4";
 /// The number of the last erasure in a stream.
 const LAST_ERASURE: &str = "(SELECT max(number) FROM headwater.erased_messages WHERE stream_name = $4) AS erasure";
+/// The first position of a stream that was not trimmed: index entries of those before it are there until VACUUM, and are
+/// not passed over again.
+const FIRST_POSITION: &str =
+    "(SELECT first_position FROM headwater.trimmed_streams WHERE stream_name = $4) AS first_position";
 /// The condition of every page, with `$1` to `$3`.
 const FILTER: &str = "($1::text[] IS NULL OR m.type = ANY ($1)) AND ($2::timestamp IS NULL OR m.time >= $2) \
     AND ($3::timestamp IS NULL OR m.time < $3)";
@@ -124,10 +130,10 @@ impl Messages<'_> {
         // The version and the messages come from one snapshot: a client that decides by them and appends with that version
         // has seen everything up to it.
         let sql = format!(
-            "SELECT coalesce(v.version, -1), m.*, v.erasure FROM (SELECT (SELECT position FROM message_store.messages \
-             WHERE stream_name = $4 ORDER BY position DESC LIMIT 1) AS version, {LAST_ERASURE}) AS v LEFT JOIN LATERAL (\
+            "SELECT coalesce(v.version, -1), m.*, v.erasure, v.first_position FROM (SELECT (SELECT position FROM message_store.messages \
+             WHERE stream_name = $4 ORDER BY position DESC LIMIT 1) AS version, {LAST_ERASURE}, {FIRST_POSITION}) AS v LEFT JOIN LATERAL (\
              SELECT {COLUMNS} FROM message_store.messages AS m WHERE m.stream_name = $4 \
-             AND m.position {comparison} $5 AND m.position {end} $6 AND {FILTER} \
+             AND m.position {comparison} $5 AND m.position {end} $6 AND m.position >= coalesce(v.first_position, 0) AND {FILTER} \
              ORDER BY m.position {order} LIMIT $7) AS m ON true"
         );
         self.page(&sql, filter, limit.bytes, &[&stream_name, &span.from, &span.to, &limit.messages]).await
@@ -200,7 +206,8 @@ impl Messages<'_> {
         if let Some(stream_name) = source.single_stream() {
             let sql = format!(
                 "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.stream_name = $4 \
-                 AND m.position > $5 AND m.global_position <= $6 AND {FILTER} ORDER BY m.position LIMIT $7"
+                 AND m.position > $5 AND m.position >= coalesce((SELECT first_position FROM headwater.trimmed_streams \
+                 WHERE stream_name = $4), 0) AND m.global_position <= $6 AND {FILTER} ORDER BY m.position LIMIT $7"
             );
             let parameters: [&(dyn ToSql + Sync); 4] = [&&**stream_name, &after, &up_to, &limit.messages];
             return Ok(self.page(&sql, filter, limit.bytes, &parameters).await?.followed(limit));
@@ -357,18 +364,20 @@ impl Messages<'_> {
         let types = (!filter.types.is_empty()).then_some(&*filter.types);
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&types, &filter.from_time, &filter.to_time];
         parameters.extend_from_slice(own);
-        let (mut head, mut erasure) = (0, None);
+        let (mut head, mut erasure, mut first_position) = (0, None, None);
         let read = |row: &Row| {
             head = row.try_get(0)?;
             if row.len() > AFTER_COLUMNS {
                 erasure = row.try_get(AFTER_COLUMNS)?;
+                first_position = row.try_get(AFTER_COLUMNS + 1)?;
             }
             // An empty page is one row without a message: it brings the head alone.
             has_message(row)?.then(|| message_of(row)).transpose()
         };
         let read = client.query_bounded(&statement, &parameters, bytes_max, read).await?;
         let messages = read.rows.into_iter().flatten().collect();
-        Ok(Page { messages, head, erasure: erasure.unwrap_or(0), is_cut: read.is_cut })
+        let (erasure, first_position) = (erasure.unwrap_or(0), first_position.unwrap_or(0));
+        Ok(Page { messages, head, erasure, first_position, is_cut: read.is_cut })
     }
 }
 

@@ -57,6 +57,9 @@ pub(super) fn log(observation: &Observation) {
              position of their own, or changed; pages have them, followers, aggregated streams and subscriptions that \
              are past them do not"
         ),
+        Observation::Retained { category, messages } => {
+            tracing::info!(%category, messages, "the oldest messages of a category were trimmed, as its retention says");
+        }
         Observation::Erased { id, global_position } => {
             tracing::info!(%id, global_position, "the data of a message was erased");
         }

@@ -11,7 +11,7 @@ use super::assert_generated;
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Every route there is under the contract; a new one is added here by hand.
-const ROUTES: [(&str, &str, &str); 54] = [
+const ROUTES: [(&str, &str, &str); 59] = [
     ("get", "/v1/streams/{stream_name}/messages", "readStream"),
     ("post", "/v1/streams/{stream_name}/messages", "appendMessages"),
     ("post", "/v1/appends", "appendToStreams"),
@@ -21,6 +21,11 @@ const ROUTES: [(&str, &str, &str); 54] = [
     ("get", "/v1/all/messages", "readAll"),
     ("get", "/v1/messages/{id}", "readMessage"),
     ("delete", "/v1/messages/{id}", "eraseMessage"),
+    ("post", "/v1/streams/{stream_name}/trim", "trimStream"),
+    ("put", "/v1/categories/{category}/retention", "setRetention"),
+    ("get", "/v1/categories/{category}/retention", "readRetention"),
+    ("delete", "/v1/categories/{category}/retention", "deleteRetention"),
+    ("get", "/v1/retentions", "listRetentions"),
     ("get", "/v1/streams/{stream_name}/events", "followStream"),
     ("get", "/v1/categories/{category}/events", "followCategory"),
     ("get", "/v1/all/events", "followAll"),

@@ -83,7 +83,7 @@ pub struct FetchResult {
     get, path = "/v1/subscriptions/{name}/events", operation_id = "followSubscription", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription"), ConsumeQuery),
     responses(
-        (status = 200, description = "Events: assigned, message, revoked, caught-up, heartbeat, closing",
+        (status = 200, description = "Events: assigned, message, trimmed, revoked, caught-up, heartbeat, closing",
             content((SubscriptionEventLine = "text/event-stream"), (SubscriptionEventLine = "application/x-ndjson"))),
         (status = 503, description = "overloaded (too many consumers), database-unavailable, draining", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
     ),

@@ -51,6 +51,10 @@ pub struct SubscriptionStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub lag_exact: Option<bool>,
+    /// Messages that were trimmed although they had not been acked. Not given in a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, minimum = 0)]
+    pub trimmed: Option<i64>,
     /// How long the oldest delivery has not been acked; null if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, example = "1200ms")]
@@ -309,6 +313,7 @@ fn brief(stored: StoredSubscription, definition: &Definition) -> SubscriptionBod
             committed_lag: None,
             delivered_lag: None,
             lag_exact: None,
+            trimmed: None,
             oldest_unacked_age: None,
             consumers: None,
             partitions: None,
@@ -324,6 +329,7 @@ pub(super) fn to_body(status: Status) -> SubscriptionBody {
     let oldest = status.lag.partitions.iter().filter_map(|one| one.oldest_unacked_ms).max();
     body.status.committed_lag = Some(status.lag.committed());
     body.status.delivered_lag = Some(status.lag.delivered());
+    body.status.trimmed = Some(status.trimmed);
     body.status.lag_exact = Some(status.lag.is_exact);
     body.status.oldest_unacked_age = Some(oldest.map(span));
     body.status.consumers = Some(status.consumers.into_iter().map(ConsumerBody::of).collect());

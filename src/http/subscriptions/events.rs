@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::domain::closing::RevokedReason;
-use crate::http::events::{CaughtUpEvent, ClosingEvent, HeartbeatEvent};
+use crate::http::events::{CaughtUpEvent, ClosingEvent, HeartbeatEvent, TrimmedEvent};
 use crate::http::pages::Message;
 
 /// Data of `message`, and an entry of what a fetch answers.
@@ -52,6 +52,8 @@ pub enum SubscriptionEventLine {
     Message(Box<DeliveredMessage>),
     /// The consumer does not hold a partition any more.
     Revoked(RevokedEvent),
+    /// Messages that come next in order were trimmed, and are passed over.
+    Trimmed(TrimmedEvent),
     /// What was there has been delivered: from now on messages are live.
     CaughtUp(CaughtUpEvent),
     /// Nothing else was sent for a while.

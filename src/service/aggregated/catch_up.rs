@@ -105,7 +105,7 @@ impl CatchUp {
     async fn read(&self, projection: &Projection, after: i64, pages: &PageSizer) -> Result<Page, StoreError> {
         let goal = *self.goal.borrow();
         if after >= goal {
-            return Ok(Page { entries: Vec::new(), up_to: after, check: None, is_end: true });
+            return Ok(Page { entries: Vec::new(), up_to: after, check: None, is_end: true, trimmed: None });
         }
         let types = projection.aggregation.definition().types.as_slice().into();
         let filter = Filter { types, ..Filter::default() };

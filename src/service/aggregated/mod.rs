@@ -93,7 +93,8 @@ pub enum DefineError {
 /// A request for a page of a partition.
 #[derive(Debug)]
 pub struct PartitionRequest {
-    pub from: i64,
+    /// `None`: the first position that there is.
+    pub from: Option<i64>,
     pub limit: usize,
     pub filter: Filter,
     /// How long an empty page waits for a message.
@@ -263,7 +264,8 @@ impl AggregatedStreams {
         partition: PartitionName<'_>,
         request: &PartitionRequest,
     ) -> Result<Option<PartitionRead>, PlaceError> {
-        let PartitionRequest { mut from, limit: wanted, wait, ref filter } = *request;
+        let PartitionRequest { from, limit: wanted, wait, ref filter } = *request;
+        let mut from = from.unwrap_or(0);
         let bytes = self.page_bytes_max;
         let limit = match filter.is_empty() {
             true => PageLimit { messages: wanted as i64, bytes },
@@ -278,7 +280,10 @@ impl AggregatedStreams {
         loop {
             let page = self.database.aggregated_streams().partition_page(id, partition, from, limit).await?;
             let Some(mut page) = page else { return Ok(None) };
-            let mut next = page.last_position.map_or(from, |last| last + 1);
+            if request.from.is_some_and(|from| from < page.first_position) {
+                return Ok(Some(PartitionRead { at_end: false, next: page.first_position, page }));
+            }
+            let mut next = page.last_position.map_or(from.max(page.trimmed_up_to), |last| last + 1);
             examined += page.messages.len();
             page.messages.retain(|one| filter.passes(&one.message));
             if let Some(first_left_out) = page.messages.get(wanted) {

@@ -242,7 +242,9 @@ impl<'a> ProjectorTerm<'a> {
                 next => next,
             };
             match next {
-                Next::Messages(entries) => gathered.extend(entries.into_iter().map(|entry| entry.message)),
+                Next::Messages(entries) | Next::Trimmed(_, entries) => {
+                    gathered.extend(entries.into_iter().map(|entry| entry.message))
+                }
                 Next::Idle | Next::Deleted | Next::HistoryChanged => {
                     return Ok((gathered, follower.place().after, true));
                 }

@@ -1,7 +1,7 @@
 //! A cursor: a place in a log, a filter, and a pace. It is a pure machine, fed with what a log gives.
 
 use super::pages::{PageBounds, PageSizer};
-use super::{Entry, Page, Place, Read};
+use super::{Entry, Page, Place, Read, Trimmed};
 use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
 use crate::store::StoreError;
@@ -19,6 +19,8 @@ const PROGRESS_EVERY: usize = 1_000;
 pub enum Next {
     /// Messages that pass the filter, in order; never empty.
     Messages(Vec<Entry>),
+    /// Messages were trimmed that it had not seen; then come those that pass the filter, if there are any.
+    Trimmed(Trimmed, Vec<Entry>),
     /// The filter let nothing pass for a while; the place has moved on.
     Moved,
     /// History is done; from here on messages come as they are settled.
@@ -121,6 +123,10 @@ impl Cursor {
         let examined = entries.len();
         if !self.filter.is_empty() {
             entries.retain(|entry| self.filter.passes(&entry.message));
+        }
+        if let Some(trimmed) = page.trimmed {
+            self.passed_over = 0;
+            return Next::Trimmed(trimmed, entries);
         }
         if !entries.is_empty() {
             self.passed_over = 0;

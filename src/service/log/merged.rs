@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use futures_util::future::select_all;
 
-use super::Entry;
 use super::cursor::{BATCH, Next};
 use super::follower::Follower;
+use super::{Entry, Trimmed};
 use crate::domain::event_id::EventId;
 
 /// Streams and categories are one source, and each aggregated stream is one more. A message that several sources have
@@ -26,12 +26,15 @@ struct Source {
     pending: VecDeque<Entry>,
     needs_page: bool,
     is_live: bool,
+    /// Messages of it were trimmed, which is still to be said.
+    trimmed: Option<Trimmed>,
 }
 
 impl MergedFollower {
     /// The followers, in the order of the sources, begin where the cursor says (see [`places`]).
     pub fn new(followers: Vec<Follower>, cursor: EventId) -> Self {
-        let source = |follower| Source { follower, pending: VecDeque::new(), needs_page: false, is_live: false };
+        let source =
+            |follower| Source { follower, pending: VecDeque::new(), needs_page: false, is_live: false, trimmed: None };
         Self { sources: followers.into_iter().map(source).collect(), cursor, is_live: false }
     }
 
@@ -84,9 +87,14 @@ impl MergedFollower {
                 }
             }
         }
-        match self.merge() {
-            merged if merged.is_empty() => Next::NeedsPage,
-            merged => Next::Messages(merged),
+        let trimmed = self.sources.iter_mut().filter_map(|source| source.trimmed.take()).reduce(|one, other| Trimmed {
+            count: one.count + other.count,
+            first_position: one.first_position.max(other.first_position),
+        });
+        match (trimmed, self.merge()) {
+            (Some(trimmed), merged) => Next::Trimmed(trimmed, merged),
+            (None, merged) if merged.is_empty() => Next::NeedsPage,
+            (None, merged) => Next::Messages(merged),
         }
     }
 
@@ -142,6 +150,10 @@ impl Source {
     fn take(&mut self, next: Next) -> SourceStep {
         match next {
             Next::Messages(entries) => self.pending.extend(entries),
+            Next::Trimmed(trimmed, entries) => {
+                self.trimmed = Some(trimmed);
+                self.pending.extend(entries);
+            }
             Next::Moved => return SourceStep::Moved,
             Next::CaughtUp => self.is_live = true,
             Next::FellBehind => self.is_live = false,

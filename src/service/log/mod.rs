@@ -24,6 +24,7 @@ use crate::service::aggregated::log::{AggregatedLog, AggregatedSource};
 use crate::service::tail::Membership;
 use crate::store::StoreError;
 use crate::store::read::{FollowedPage, PageLimit};
+pub use crate::store::trim::Trimmed;
 
 /// A log that can be followed; it keeps what is new in memory for as long as this is held.
 pub enum Log {
@@ -84,6 +85,8 @@ pub struct Page {
     pub check: Option<Check>,
     /// There is no more at this moment.
     pub is_end: bool,
+    /// Messages before those that are here, after the place, were trimmed.
+    pub trimmed: Option<Trimmed>,
 }
 
 /// What a read of a log gives.
@@ -155,7 +158,7 @@ impl Page {
         let seen = messages.last().filter(|_| is_full).map_or(settled, |last| last.global_position);
         let in_stream = place.stream_after.is_some();
         let entries = messages.into_iter().map(|message| Entry::of(Arc::new(message), in_stream)).collect();
-        Self { entries, up_to: seen.max(place.after), check: None, is_end: !is_full }
+        Self { entries, up_to: seen.max(place.after), check: None, is_end: !is_full, trimmed: None }
     }
 }
 

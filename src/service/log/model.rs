@@ -296,7 +296,7 @@ impl World {
             return false;
         }
         match reader.step() {
-            Some(Next::Messages(entries)) => {
+            Some(Next::Messages(entries) | Next::Trimmed(_, entries)) => {
                 assert_eq!(reader.what.history, self.tail.history(), "the log is gone");
                 assert!(!entries.is_empty());
                 reader.take(&entries);

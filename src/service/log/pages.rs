@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-use super::{Page, Place};
+use super::{Page, Place, Trimmed};
 use crate::domain::filter::Filter;
 use crate::domain::keyed::Part;
 use crate::domain::message::Message;
@@ -98,8 +98,36 @@ impl PageReader {
             let reading = script.messages(source, place.position(), settled, limit, filter);
             return Ok(Page::followed(self.in_turn(reading).await?, place, settled));
         }
-        let reading = self.database.messages().follow_page(source, place.position(), settled, limit, filter);
-        Ok(Page::followed(self.in_turn(reading).await?, place, settled))
+        let reading = async {
+            let messages = self.database.messages();
+            let page = messages.follow_page(source, place.position(), settled, limit, filter).await?;
+            let page = Page::followed(page, place, settled);
+            let trimmed = match (source.single_stream(), place.stream_after) {
+                (Some(name), Some(after)) => {
+                    let first = page.entries.first().map_or(i64::MAX, |first| first.message.position);
+                    let first_position = messages.first_position(name).await?.min(first);
+                    Some(Trimmed { count: first_position - after - 1, first_position })
+                }
+                _ => messages.trimmed_between(source, place.after, page.up_to).await?,
+            };
+            Ok(Page { trimmed: trimmed.filter(|trimmed| trimmed.count > 0), ..page })
+        };
+        self.in_turn(reading).await
+    }
+
+    /// What was trimmed of a projection between two global positions.
+    pub async fn trimmed_links(
+        &self,
+        projection: i64,
+        partitions: Option<&[i32]>,
+        after: i64,
+        up_to: i64,
+    ) -> Result<Option<Trimmed>, StoreError> {
+        #[cfg(test)]
+        if self.script.is_some() {
+            return Ok(None);
+        }
+        in_time(self.database.aggregated_streams().trimmed_between(projection, partitions, after, up_to)).await
     }
 
     /// The messages at global positions, in order, as far as they fit, and how many of the positions were read.

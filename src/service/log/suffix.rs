@@ -128,9 +128,15 @@ pub fn page<'a, T: Kept + 'a>(
     for one in nexts {
         bytes += one.message().json().len();
         if entries.len() as i64 >= limit.messages || (bytes > limit.bytes && !entries.is_empty()) {
-            return Page { entries, up_to: one.message().global_position - 1, check: None, is_end: false };
+            return Page {
+                entries,
+                up_to: one.message().global_position - 1,
+                check: None,
+                is_end: false,
+                trimmed: None,
+            };
         }
         entries.push(entry(one));
     }
-    Page { entries, up_to: end, check: None, is_end: true }
+    Page { entries, up_to: end, check: None, is_end: true, trimmed: None }
 }

@@ -75,7 +75,7 @@ impl Connection {
     }
 
     fn take(&mut self, round: DeliveryRound) -> Option<Event> {
-        let DeliveryRound { changes, deliveries, is_caught_up, end, next } = round;
+        let DeliveryRound { changes, trimmed, deliveries, is_caught_up, end, next } = round;
         // After messages there may be more.
         self.next_step = match deliveries.is_empty() {
             true => NextStep::Wait(next.map(|next| Instant::now() + next)),
@@ -90,8 +90,8 @@ impl Connection {
             }
             None => None,
         };
-        let is_news = !changes.is_empty() || !deliveries.is_empty();
-        is_news.then_some(Event::Delivered { changes, deliveries })
+        let is_news = !changes.is_empty() || trimmed.is_some() || !deliveries.is_empty();
+        is_news.then_some(Event::Delivered { changes, trimmed, deliveries })
     }
 
     fn failed(&mut self, error: SubscriptionError) -> Option<Event> {

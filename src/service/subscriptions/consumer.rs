@@ -1,7 +1,8 @@
 //! A consumer of a subscription. An event stream and a fetch both drive one: they take rounds, and wait between them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use crate::domain::closing::{ClosingReason, RevokedReason};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
-use crate::service::log::{Entry, Log, Place, Read};
+use crate::service::log::{Entry, Log, Place, Read, Trimmed};
 use crate::store::StoreError;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{Assignments, At, ConsumerStatus, Doubt, Held, Joined, State};
@@ -53,6 +54,8 @@ pub enum Change {
 #[derive(Debug, Default)]
 pub struct DeliveryRound {
     pub changes: Vec<Change>,
+    /// Messages that were trimmed, and passed over.
+    pub trimmed: Option<Trimmed>,
     pub deliveries: Vec<Delivery>,
     /// There is nothing more to be delivered at this moment.
     pub is_caught_up: bool,
@@ -114,6 +117,10 @@ pub struct Consumer {
     /// After a round that has come to the end of the log: which messages would be news.
     watched: Option<Watched>,
     back_off: BackOff,
+    /// What the present round passed over because it was trimmed.
+    pub(super) trimmed: Mutex<Option<Trimmed>>,
+    /// Up to here, trimmed messages were reported.
+    pub(super) trimmed_up_to: AtomicI64,
     /// The history of the log that the last round was of.
     pub(super) history: u64,
     histories: watch::Receiver<u64>,
@@ -187,6 +194,8 @@ impl Consumer {
             is_open: false,
             watched: None,
             back_off: BackOff::new("subscription consumers", observer.clone()),
+            trimmed: Mutex::default(),
+            trimmed_up_to: AtomicI64::new(-1),
             history: tail.history(),
             histories: tail.histories(),
             subscription,
@@ -217,6 +226,7 @@ impl Consumer {
         self.back_off.worked();
         self.doubts.clear();
         round.changes = std::mem::take(&mut self.unreported);
+        round.trimmed = self.trimmed.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if !round.deliveries.is_empty() {
             let messages = round.deliveries.len();
             self.consumers.common.observer.record(Observation::SubscriptionDelivered { messages });

@@ -23,6 +23,8 @@ pub struct Status {
     pub definition: Definition,
     pub consumers: Vec<ConsumerInfo>,
     pub lag: Lag,
+    /// Messages that were trimmed although they had not been acked.
+    pub trimmed: i64,
 }
 
 /// Reports on subscriptions, and what is done with dead letters.
@@ -43,7 +45,8 @@ impl Inspection {
         let settled = self.common.tail.refresh().await;
         let lag = self.lags.lag(stored.id, settled).await?;
         let consumers = self.common.database.subscriptions().consumers(stored.id).await?;
-        Ok(Status { stored, definition, consumers, lag })
+        let trimmed = self.common.database.subscriptions().trimmed(stored.id).await?;
+        Ok(Status { stored, definition, consumers, lag, trimmed })
     }
 
     /// Waits for at most `wait` until everything up to a position is acked, then answers as [`status`](Self::status).

@@ -1,12 +1,13 @@
 //! Reads what comes next in the source of a subscription: in its log, or in the partitions of an aggregated stream.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::catalog::Subscription;
 use super::consumer::Consumer;
 use crate::domain::message::Message;
-use crate::service::log::{Log, Place, Read};
+use crate::service::log::{Log, Place, Read, Trimmed};
 use crate::store::StoreError;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{At, Held};
@@ -207,6 +208,9 @@ impl Consumer {
         // A log that was deleted has nothing more.
         let Read::Page(page) = read else { return Ok(Found { is_end: true, ..Found::default() }) };
         let mut up_to = page.up_to;
+        if let Some(trimmed) = page.trimmed {
+            self.passed_over_trimmed(trimmed, from);
+        }
         if is_stream {
             let last = page.entries.last().map_or(from, |last| last.message.position);
             self.shared.set_stream_seen(last, page.up_to);
@@ -221,6 +225,17 @@ impl Consumer {
         Ok(Found { messages, up_to: Some(up_to), is_end: page.is_end })
     }
 
+    /// Notes trimmed messages after a position, unless they were noted before: a source that is read for several
+    /// partitions is read from the lowest of their places on.
+    fn passed_over_trimmed(&self, trimmed: Trimmed, after: i64) {
+        if after < self.trimmed_up_to.fetch_max(trimmed.first_position - 1, Ordering::Relaxed) {
+            return;
+        }
+        let mut sum = self.trimmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = sum.map_or(0, |before| before.count);
+        *sum = Some(Trimmed { count: before + trimmed.count, ..trimmed });
+    }
+
     /// Reads from the place of each partition of an aggregated stream on.
     async fn find_in_partitions(
         &self,
@@ -233,6 +248,13 @@ impl Consumer {
         let limit = self.shared.page_limit();
         let limit = PageLimit { messages: limit.messages.min(budget.messages.max(1) as i64), ..limit };
         let (links, is_end) = self.consumers.common.tail.pages().partitions(id, &cursors, limit).await?;
+        let mut next: HashMap<i32, i64> = cursors.iter().map(|at| (at.partition, at.position + 1)).collect();
+        for (At { partition, position }, _) in &links {
+            // Positions of a partition have holes only where messages were trimmed.
+            if let Some(expected) = next.insert(*partition, position + 1).filter(|expected| expected < position) {
+                self.passed_over_trimmed(Trimmed { count: position - expected, first_position: *position }, i64::MAX);
+            }
+        }
         let wanted =
             |message: Option<Message>| message.filter(|message| self.subscription.types.passes(message)).map(Arc::new);
         let messages = links.into_iter().map(|(at, message)| (at, wanted(message))).collect();

@@ -65,7 +65,7 @@ pub async fn export(
             next => next,
         };
         match next {
-            Next::Messages(entries) => {
+            Next::Messages(entries) | Next::Trimmed(_, entries) => {
                 let entries = entries.iter().take_while(|entry| entry.global_position() <= end);
                 let count = entries.inspect(|entry| write_line(&entry.message, &mut lines)).count();
                 // Nobody else waits for this thread.

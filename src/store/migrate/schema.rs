@@ -140,7 +140,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0008_subscription_lag",
     "0009_subscription_words",
     "0011_keyed_aggregated_streams",
-    "0012_erasure",
+    "0012_erasure_and_trim",
     "0014_time_ranges",
 ];
 
@@ -187,6 +187,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "projector_release",
     "projector_take",
     "purge_projections",
+    "retention_step",
     "subscription_ack_each",
     "subscription_ack_once",
     "subscription_ack_up_to",
@@ -231,6 +232,14 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_update",
     "subscription_window",
     "time_window",
+    "trim_messages",
+    "trim_stream",
+    "trimmed_between",
+    "trimmed_in_category",
+    "trimmed_in_counts",
+    "trimmed_in_projections",
+    "trimmed_links_between",
+    "unacked_messages",
 ];
 
 /// `0002_message_store` is version 2 with the name `message_store`.
