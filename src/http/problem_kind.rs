@@ -32,7 +32,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [ProblemKind; 21] = [
+    pub const ALL: [ProblemKind; 22] = [
         Self::MalformedRequest,
         Self::Forbidden,
         Self::NotFound,
