@@ -70,7 +70,8 @@ AS $$
       WHEN g.partitions = 1 THEN 0
       ELSE mod(abs(message_store.hash_64(k.key::varchar)), g.partitions)
     END
-  WHERE CASE WHEN g.is_keyed THEN c.global_position ELSE a.position END > coalesce(headwater.subscription_acked_up_to(p.unacked_positions, p.read_up_to), -1)
+  WHERE CASE WHEN g.is_keyed THEN c.global_position ELSE a.position END
+      > coalesce(headwater.subscription_acked_up_to(p.unacked_positions, p.read_up_to), -1)
     AND (g.types IS NULL OR g.types ? c.type)
   UNION ALL
   SELECT g.id, c.global_position
