@@ -86,7 +86,7 @@ pub struct RetentionsQuery {
 
 impl From<StoredRetention> for CategoryRetention {
     fn from(stored: StoredRetention) -> Self {
-        let time = |time: Option<Timestamp>| time.map(|time| time.to_rfc3339());
+        let time = |time: Option<Timestamp>| time.map(Timestamp::to_rfc3339);
         let Retention { max_age, max_count, unless_unacked } = stored.retention;
         Self {
             category: stored.category,

@@ -234,8 +234,8 @@ impl Events {
     fn without_erased(&self, mut event: Event) -> Event {
         let tail = &self.streams.0.tail;
         match &mut event {
-            Event::Messages(entries) | Event::Trimmed { entries, .. } => {
-                entries.iter_mut().for_each(|entry| tail.redact(&mut entry.message))
+            Event::Messages(entries) | Event::Latest(entries) | Event::Trimmed { entries, .. } => {
+                entries.iter_mut().for_each(|entry| tail.redact(&mut entry.message));
             }
             Event::Delivered { deliveries, .. } => deliveries.iter_mut().for_each(|one| tail.redact(&mut one.message)),
             _ => {}

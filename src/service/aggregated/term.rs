@@ -243,7 +243,7 @@ impl<'a> ProjectorTerm<'a> {
             };
             match next {
                 Next::Messages(entries) | Next::Trimmed(_, entries) => {
-                    gathered.extend(entries.into_iter().map(|entry| entry.message))
+                    gathered.extend(entries.into_iter().map(|entry| entry.message));
                 }
                 Next::Idle | Next::Deleted | Next::HistoryChanged => {
                     return Ok((gathered, follower.place().after, true));
