@@ -5,6 +5,7 @@ import { ago, count, plural, short } from './format.js'
 import { LogView } from './log_view.js'
 import { categoryLog } from './logs.js'
 import { useLook, useNow, useWhenBack } from './poll.js'
+import { Retention } from './retention.js'
 import { amend, to, useRoute } from './router.js'
 import { Empty, Failure, Heading, Loading, Search, Tabs } from './widgets.js'
 import { FirstMessage } from './overview.js'
@@ -56,7 +57,7 @@ function AllStreams() {
   return html`<${Heading} title="Streams" /><${Streams} />`
 }
 
-const TABS = [['streams', 'Streams'], ['messages', 'Messages'], ['types', 'Types']]
+const TABS = [['streams', 'Streams'], ['messages', 'Messages'], ['types', 'Types'], ['retention', 'Retention']]
 
 function Category({ name }) {
   const route = useRoute()
@@ -72,7 +73,8 @@ function Category({ name }) {
     <${Tabs} label="Parts of the category" current=${tab} tabs=${TABS.map(([id, text]) => [id, text, to('categories', name, { tab: id === 'streams' ? undefined : id })])} />
     ${tab === 'messages' ? html`<${LogView} log=${log} withStream=${true}><${FirstMessage} stream=${`${name}-1`} /><//>`
       : tab === 'types' ? html`<${Types} category=${name} />`
-        : html`<${Streams} category=${name} />`}`
+        : tab === 'retention' ? html`<${Retention} category=${name} />`
+          : html`<${Streams} category=${name} />`}`
 }
 
 /** A walk over the names of streams; a search may pass over many before one is found. */

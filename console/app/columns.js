@@ -139,8 +139,7 @@ function Column({ status, cells, chosen, onChoose }) {
             <button class=${classes('cell', before !== null && cell.position > before && 'is-new')} aria-pressed=${chosen?.id === cell.message.id}
               title=${`${cell.message.type} in ${cell.message.stream_name} at ${clock(cell.message.time)}`} onClick=${() => onChoose(chosen?.id === cell.message.id ? null : cell.message)}>
               <span class="cell-top"><b class="num">${count(cell.position)}</b><span class="type">${cell.message.type}</span></span>
-              ${cell.message.erased && html`<${ErasedMark} erased=${cell.message.erased} />`}
-              <span class="name">${cell.message.stream_name}</span>
+              <span class="name">${cell.message.stream_name}${cell.message.erased && html` <${ErasedMark} erased=${cell.message.erased} />`}</span>
             </button>
           </li>`)}
         ${cells && cells.length === 0 && html`<li class="muted">Empty</li>`}

@@ -1,9 +1,8 @@
 // Who consumes a subscription, and what they have not acknowledged yet.
 import { html } from './dom.js'
 import { api, getJson, query, send } from './api.js'
-import { ago, count, duration, plural } from './format.js'
+import { ago, count, duration, plural, seconds } from './format.js'
 import { useLook, useNow } from './poll.js'
-import { seconds } from './subscription_status.js'
 import { Empty, Failure, Loading } from './widgets.js'
 
 const PENDING_MAX = 200

@@ -32,6 +32,16 @@ export function duration(seconds) {
   return parts(Math.floor(hours / 24), 'd', hours % 24, 'h')
 }
 
+const UNITS = { ns: 1e-9, us: 1e-6, ms: 1e-3, s: 1, m: 60, h: 3_600, d: 86_400, w: 604_800, month: 2_630_016, y: 31_557_600 }
+
+/** A duration as the service writes it, such as "1200ms", "1m 5s" or "30days", in seconds. */
+export function seconds(text) {
+  if (text === null || text === undefined) return null
+  let sum = 0
+  for (const [, number, unit] of text.matchAll(/([\d.]+)\s*(ns|us|ms|month|s|m|h|d|w|y)/g)) sum += Number(number) * UNITS[unit]
+  return sum
+}
+
 /** How long ago a time of the service was. Clocks differ: what seems to be a little ahead is now. */
 export const ago = (time, now = Date.now()) => {
   const seconds = (now - Date.parse(time)) / 1000

@@ -21,6 +21,8 @@ export function LogView({ log, withStream, children, onVersion, trimmed = 0 }) {
   const found = useLog(log, { filter, at, isLive })
   useEffect(() => { if (found.version !== undefined) onVersion?.(found.version) }, [found.version])
   const isFiltered = Boolean(types || expression)
+  // What went while somebody looked is still shown.
+  const missing = Math.min(trimmed, found.rows?.findLast(isMessage)?.position ?? 0)
   const chosen = found.rows?.find(row => row[log.position] === at)
 
   const setLive = on => {
@@ -44,7 +46,7 @@ export function LogView({ log, withStream, children, onVersion, trimmed = 0 }) {
               ? html`<${Empty} title=${found.hasOlder ? 'No match yet' : 'No message passes the filter'}>${found.hasOlder && html`<p>The newest messages were searched.</p>`}<//>`
               : children
             : html`<${MessageList} rows=${found.rows} position=${log.position} selected=${at} withStream=${withStream} />`}
-        ${trimmed > 0 && found.rows?.length > 0 && !found.hasOlder && !isFiltered && html`<${TrimmedLine} number=${trimmed} />`}
+        ${missing > 0 && !found.hasOlder && !isFiltered && html`<${TrimmedLine} number=${missing} />`}
         ${found.state === 'sampling' && html`<p class="hint">More messages come than can be read: the newest of each second are shown.</p>`}
         ${found.hasOlder && found.rows && html`
           <div class="more"><button onClick=${found.older} disabled=${found.busy}>${found.rows.length === 0 ? 'Look further back' : 'Older'}</button>

@@ -1,12 +1,13 @@
 // One stream, and the log of everything.
 import { html, useEffect, useMemo, useState } from './dom.js'
-import { getJson, query } from './api.js'
+import { api, getJson } from './api.js'
 import { count } from './format.js'
 import { LogView, placeOf } from './log_view.js'
 import { allLog, streamLog } from './logs.js'
 import { FirstMessage } from './overview.js'
 import { useLook } from './poll.js'
 import { go, to } from './router.js'
+import { TrimDialog } from './trim.js'
 import { Failure, Heading, Loading, Search } from './widgets.js'
 
 const categoryOf = name => name.split('-', 1)[0]
@@ -14,14 +15,19 @@ const categoryOf = name => name.split('-', 1)[0]
 export function Stream({ name }) {
   const log = useMemo(() => streamLog(name), [name])
   const [version, setVersion] = useState()
-  const { value } = useLook(signal => getJson(query('/v1/reports/streams', { prefix: name, from: name, limit: 1 }), { signal }), [name])
-  const line = value?.streams.find(line => line.stream_name === name)
+  const [isTrimming, setIsTrimming] = useState(false)
+  const [trims, setTrims] = useState(0)
+  const hasMessages = version >= 0
+  const { value, again } = useLook(async signal => (hasMessages ? getJson(api`/v1/streams/${name}`, { signal }) : null), [name, hasMessages], 5_000)
   const category = categoryOf(name)
+  const trimmed = value?.first_position ?? 0
   return html`
     <${Heading} trail=${[['Streams', to('streams')], [category, to('categories', category)]]} title=${name}>
-      ${version !== undefined && html`<span class="muted">${version < 0 ? 'empty' : `version ${count(version)}`}${line?.first_position > 0 ? ` · begins at ${count(line.first_position)}` : ''}</span>`}
+      ${version !== undefined && html`<span class="muted">${version < 0 ? 'empty' : `version ${count(version)}`}${trimmed > 0 ? ` · begins at ${count(trimmed)}` : ''}</span>`}
+      ${hasMessages && html`<button onClick=${() => setIsTrimming(true)}>Trim…</button>`}
     <//>
-    <${LogView} key=${name} log=${log} onVersion=${setVersion}><${FirstMessage} stream=${name} /><//>`
+    <${LogView} key=${`${name} ${trims}`} log=${log} onVersion=${setVersion} trimmed=${trimmed}><${FirstMessage} stream=${name} /><//>
+    ${isTrimming && html`<${TrimDialog} stream=${name} onDone=${() => { setTrims(trims + 1); again() }} onClose=${() => setIsTrimming(false)} />`}`
 }
 
 export function Log() {

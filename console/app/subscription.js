@@ -4,12 +4,12 @@ import { api, getJson, query, send } from './api.js'
 import { State } from './aggregated.js'
 import { Chart, Spark } from './chart.js'
 import { Confirm } from './dialog.js'
-import { count, duration, short } from './format.js'
+import { count, duration, seconds, short } from './format.js'
 import { Parked } from './parked.js'
 import { Consumers, Pending } from './consumers.js'
 import { useLook } from './poll.js'
 import { to, useRoute } from './router.js'
-import { reasonOf, seconds } from './subscription_status.js'
+import { reasonOf } from './subscription_status.js'
 import { sourceText } from './subscriptions.js'
 import { Badge, Failure, Heading, Loading, Stat, Tabs } from './widgets.js'
 
@@ -80,6 +80,7 @@ export function Subscription({ name }) {
         <${Stat} label="Oldest unacknowledged" value=${duration(seconds(status.oldest_unacked_age))} />
         <${Stat} label="Consumers" value=${count(status.consumers.length)} tone=${status.consumers.length === 0 && status.committed_lag > 0 ? 'warn' : ''} />
         <${Stat} label="Parked" value=${parkedText} tone=${parked ? 'warn' : ''} />
+        ${status.trimmed > 0 && html`<${Stat} label="Trimmed" value=${count(status.trimmed)} tone="warn" title="Messages that were trimmed although they had not been acknowledged" />`}
       </dl>
       ${reasonOf(status) && html`<div class="failure" role="alert"><p>${reasonOf(status)}</p></div>`}
       <p class="definition"><span class="muted">From</span> ${sourceText(value.definition.source)}

@@ -1,16 +1,6 @@
 // What a subscription's status says, in the terms of the views.
 import { valueOf } from './metrics.js'
 
-const UNITS = { ns: 1e-9, us: 1e-6, ms: 1e-3, s: 1, m: 60, h: 3_600, d: 86_400 }
-
-/** A duration such as "1200ms" or "1m 5s", in seconds. */
-export function seconds(text) {
-  if (text === null || text === undefined) return null
-  let sum = 0
-  for (const [, number, unit] of text.matchAll(/([\d.]+)\s*(ns|us|ms|s|m|h|d)/g)) sum += Number(number) * UNITS[unit]
-  return sum
-}
-
 /** The lags of a list's subscriptions, which the metrics have for the first hundred by name. */
 export const measured = (reading, name) => ({
   lag: valueOf(reading, 'headwater_subscription_committed_lag', { subscription: name }),

@@ -17,10 +17,11 @@ after(async () => {
   await directory?.remove()
 })
 
-/** The lines of the README that call curl, as they stand there. */
-async function curlLines() {
-  const text = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
-  return text.split('\n').filter(line => line.startsWith('curl '))
+/** The commands of a document that call curl, as they are there. */
+async function curlLines(document) {
+  const text = await readFile(new URL(`../../${document}`, import.meta.url), 'utf8')
+  const blocks = [...text.matchAll(/^```sh\n([^]*?)^```/gm)].map(([, block]) => block.replace(/^#.*\n/gm, ''))
+  return blocks.flatMap(block => block.split(/^(?=\w)/m)).filter(command => command.startsWith('curl '))
 }
 
 /** Runs a line as a user would, on this service's address; ends it after two seconds. */
@@ -35,7 +36,7 @@ function run(line) {
 }
 
 test('append, conflict, follow, aggregate, subscribe', async () => {
-  const [append, conflict, follow, aggregate, subscribe, ...more] = await curlLines()
+  const [append, conflict, follow, aggregate, subscribe, ...more] = await curlLines('README.md')
   assert.deepEqual(more, [])
   assert.equal(JSON.parse(run(append)).version, 0)
   const problem = JSON.parse(run(conflict))
@@ -62,4 +63,20 @@ test("the append session of docs/CLIENTS.md", async () => {
     assert.equal(commits.at(-1).version, 999)
     assert.ok(commits.every(commit => commit.duplicate === duplicate))
   }
+})
+
+test('the curl lines of docs/CLIENTS.md', async () => {
+  const [append, index, keys, ofKey, latest, trim, retention, erase, ...more] = await curlLines('docs/CLIENTS.md')
+  assert.deepEqual(more, [])
+  const { appends } = JSON.parse(run(append))
+  assert.deepEqual(appends.map(one => [one.stream_name, one.version]), [['order-1', 0], ['customer-7', 0]])
+  assert.equal(JSON.parse(run(index)).definition.partitioner.kind, 'key')
+  const { global_position } = appends[0].messages[0]
+  await (await fetch(`${service.url}/v1/aggregated-streams/orders-by-sku?min_position=${global_position}&wait=20s`)).text()
+  assert.deepEqual(JSON.parse(run(keys)).keys.map(one => [one.key, one.message_count]), [['X1', 1]])
+  assert.equal(JSON.parse(run(ofKey)).messages[0].message.stream_name, 'order-1')
+  assert.match(run(latest), /event: message\ndata: .*"type":"OrderPlaced"[^]*event: caught-up\n/)
+  assert.deepEqual(JSON.parse(run(trim)), { trimmed: 0, first_position: 0, kept_unacked: false, is_complete: true })
+  assert.equal(JSON.parse(run(retention)).max_count, 1_000_000)
+  assert.equal(JSON.parse(run(erase)).erased.reason, 'request 4711')
 })
