@@ -4,7 +4,10 @@
 //! connection of its own (an event stream or a fetch is one), and the library's buffer (here `limit` and
 //! `max_in_flight` bound what is on its way). A subscription's source of several streams is categories: `one` is the
 //! stream of that name, and would be `one-1` too. Consumers' entries are pending for as long as they are away in Redis;
-//! here they are until `ack_timeout`, then any consumer gets them.
+//! here they are until `ack_timeout`, then any consumer gets them. `xadd` trims as it adds; here a trim is a request of
+//! its own, or the retention of a category does it in the background.
+
+mod trimming;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};

@@ -1,10 +1,15 @@
 //! The streams, consumer groups and time series of walrus, a Redis client: its document's examples.
 //!
-//! What the document has and HTTP has not, or not yet: message ids of one's own (`id=`; here a position is given, a
-//! uuid may be), `XTRIM` and `maxlen` (the contract's trim is not served yet), `XSETID` of a
-//! stream (positions have no holes to be set over), groups over several streams that are one call (a group in Redis
-//! is one of each stream, and so it is here: a subscription a stream; one over a category reads all its streams by one
-//! call), and `create`, which needs no stream that exists.
+//! What the document has and HTTP has not: message ids of one's own (`id=`; here a position is given, a uuid may be, and
+//! so may a time), `maxlen` of an append (a trim after it, or the retention of a category), trimming that is only
+//! approximate (here it is exact) or down to nothing (the newest message stays), `XSETID` of a stream (positions never go
+//! back, and only an import chooses them), groups over several streams that are one call (a group in Redis is one of
+//! each stream, and so it is here: a subscription a stream; one over a category reads all its streams by one call), and
+//! `create`, which needs no stream that exists.
+
+mod standalone;
+mod time_series;
+mod trimming;
 
 use std::time::{Duration, Instant};
 
@@ -100,32 +105,6 @@ async fn until_idle(sub: &Sub<'_>, idle: &str, count: usize) {
         assert!(Instant::now() < deadline, "they are not idle");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-#[tokio::test]
-async fn standalone_streams_are_ranged_and_read_after_an_id() {
-    let (_database, app) = service().await;
-    let mut ids = Vec::new();
-    for text in ["hello streams", "message 2", "message 3"] {
-        ids.push(add(&app, "stream-a", json!({ "message": text })).await);
-    }
-    // `stream[msgid2:]`, `stream[msgid::2]`, `list(stream)`, `len(stream)`
-    assert_eq!(range(&app, "stream-a", &format!("from={}", ids[1])).await, ["message 2", "message 3"]);
-    let first_two = range(&app, "stream-a", &format!("from={}&limit=2", ids[0])).await;
-    assert_eq!(first_two, ["hello streams", "message 2"]);
-    assert_eq!(range(&app, "stream-a", "").await.len(), 3);
-    assert_eq!(app.get("/v1/streams/stream-a").await.json()["message_count"], 3);
-    // `stream.read(last_id=msgid2)`: what was read last is not read again, so the next one is asked for.
-    assert_eq!(range(&app, "stream-a", &format!("from={}", ids[1] + 1)).await, ["message 3"]);
-    assert_eq!(range(&app, "stream-a", &format!("from={}", ids[2] + 1)).await, Vec::<Value>::new());
-    // `stream.read(block=…, last_id='$')`
-    let began = Instant::now();
-    assert_eq!(range(&app, "stream-a", "from=3&wait=300ms").await.len(), 0);
-    assert!(began.elapsed() >= Duration::from_millis(300));
-    let (blocked, _) =
-        tokio::join!(range(&app, "stream-a", "from=3&wait=20s"), add(&app, "stream-a", json!({ "message": "new" })));
-    assert_eq!(blocked, ["new"]);
-    app.stop().await;
 }
 
 /// The document's walk through a consumer group, call by call.
@@ -353,84 +332,6 @@ async fn its_consumers_its_pending_and_its_lag_are_shown() {
     assert_eq!(app.delete(&stream_c.path("")).await.status, 204);
     stream_c.post("/fetch", &json!({ "consumer": "c2" })).await.problem(404, "not-found");
     assert_eq!(app.get("/v1/streams/stream-c").await.json()["message_count"], 10, "the stream stays");
-    app.stop().await;
-}
-
-/// `db.time_series('demo-ts', ['s1', 's2'])`: times in place of ids.
-#[tokio::test]
-async fn a_time_series_is_read_and_set_by_time() {
-    let (_database, app) = service().await;
-    let day = |day: i64| format!("2018-01-{day:02}T00:00:00Z");
-    for (stream, days) in [("ts-1", 10), ("ts-2", 5)] {
-        for n in 1..=days {
-            let message = json!({ "type": "Day", "data": { "n": n }, "time": day(n) });
-            assert_eq!(app.append(stream, &json!({ "messages": [message] })).await.status, 201);
-        }
-    }
-    // `ts.s1[datetime(2018, 1, 2)::3]`
-    let slice = app.get(&format!("/v1/streams/ts-1/messages?from_time={}&limit=3", day(2))).await.json();
-    let days: Vec<_> = slice["messages"].as_array().unwrap().iter().map(|m| m["time"].as_str().unwrap()).collect();
-    assert_eq!(days, [2, 3, 4].map(|n| format!("2018-01-{n:02}T00:00:00.000000Z")));
-    // `ts.read(count=2)` is a flat list of messages of both streams.
-    let s1 = Sub::new(&app, "demo-ts:1", json!({ "source": { "stream_name": "ts-1" }, "mode": "competing" })).await;
-    let s2 = Sub::new(&app, "demo-ts:2", json!({ "source": { "stream_name": "ts-2" }, "mode": "competing" })).await;
-    let mut both = s1.fetch("c", 2).await;
-    both.extend(s2.fetch("c", 2).await);
-    both.sort_by_key(|delivery| delivery["message"]["time"].as_str().unwrap().to_owned());
-    let both: Vec<_> = both
-        .iter()
-        .map(|d| (d["message"]["stream_name"].as_str().unwrap(), d["message"]["data"]["n"].as_i64().unwrap()))
-        .collect();
-    assert_eq!(both, [("ts-1", 1), ("ts-2", 1), ("ts-1", 2), ("ts-2", 2)]);
-    // `for msgts_seq in ts.s1.pending(): ts.s1.ack(msgts_seq)`
-    let listed = s1.get("/pending").await["pending"].as_array().unwrap().clone();
-    s1.acked("c", &listed).await;
-    // `ts.s1.set_id(datetime(2018, 1, 1))`: there after that time, here from it on.
-    assert_eq!(s1.post("/seek", &json!({ "to": day(2) })).await.status, 200);
-    assert_eq!(numbers(&s1.fetch("c", 2).await), [2, 3]);
-    app.stop().await;
-}
-
-/// A time series goes on live from a date, and both its streams come on one connection, in the order in which they were
-/// written.
-#[tokio::test]
-async fn a_time_series_is_followed_from_a_date() {
-    let (_database, app) = service().await;
-    for n in 1..=10 {
-        for (stream, days) in [("ts-1", 10), ("ts-2", 5)] {
-            if n <= days {
-                let message = json!({ "type": "Day", "data": { "n": n }, "time": format!("2018-01-{n:02}T00:00:00Z") });
-                assert_eq!(app.append(stream, &json!({ "messages": [message] })).await.status, 201);
-            }
-        }
-    }
-    let path = "/v1/events?stream_name=ts-1&stream_name=ts-2";
-    let mut events = app.follow(&format!("{path}&from=2018-01-04T00:00:00Z&to_time=2018-01-07T00:00:00Z")).await;
-    let found = events.messages(5).await;
-    let found: Vec<_> =
-        found.iter().map(|m| (m["stream_name"].as_str().unwrap(), m["data"]["n"].as_i64().unwrap())).collect();
-    assert_eq!(found, [("ts-1", 4), ("ts-2", 4), ("ts-1", 5), ("ts-2", 5), ("ts-1", 6)]);
-    app.stop().await;
-}
-
-/// `del stream[id]`, `stream.delete(*ids)`: what the message said goes. Its place stays, and is counted by `len(stream)`.
-#[tokio::test]
-async fn a_deleted_message_leaves_its_place() {
-    let (_database, app) = service().await;
-    for n in 0..4 {
-        add(&app, "stream-a", json!({ "message": n })).await;
-    }
-    let page = app.get("/v1/streams/stream-a/messages").await.json();
-    let id = page["messages"][1]["id"].as_str().unwrap();
-    assert_eq!(app.delete(&format!("/v1/messages/{id}")).await.status, 200);
-    assert_eq!(range(&app, "stream-a", "limit=10").await, [json!(0), json!(null), json!(2), json!(3)]);
-    assert_eq!(range(&app, "stream-a", "from=2&limit=1").await, [json!(2)]);
-    assert_eq!(app.get("/v1/streams/stream-a").await.json()["message_count"], 4);
-    // A group that has not read it yet is given the place, and told that it was erased.
-    let cg = ConsumerGroup::create(&app, "beginning").await;
-    let found = cg.0[0].fetch("c1", 10).await;
-    assert_eq!(found.len(), 4);
-    assert!(found[1]["message"]["erased"].is_object() && found[1]["message"]["data"].is_null());
     app.stop().await;
 }
 
