@@ -62,6 +62,7 @@ fn operations() -> Vec<(String, String)> {
             .replace("{partition}", "0")
             .replace("{position}", "0")
             .replace("{consumer}", "w1")
+            .replace("{key}", "X1")
             .replace("{problem}", "forbidden");
         let name = if path.starts_with("/v1/subscriptions") { "billing" } else { "all" };
         let path = path.replace("{name}", name);
