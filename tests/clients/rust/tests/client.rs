@@ -51,7 +51,7 @@ async fn a_conflict_is_a_typed_problem() {
 #[tokio::test]
 async fn several_streams_are_appended_to_under_conditions() {
     let (service, left, right) = (service(), a_stream(), a_stream());
-    let to = |stream: &str| StreamAppend::new(deposited(&[1]).messages, stream.into());
+    let to = |stream: &str| StreamAppend::new(stream.into(), deposited(&[1]).messages);
     let mut request = AppendsRequest::new(vec![to(&left), to(&right)]);
     let empty = AppendCondition { stream_name: Some(Some(left.clone())), version: Some(Some(-1)), ..AppendCondition::new() };
     request.conditions = Some(Some(vec![empty]));
