@@ -3,6 +3,7 @@
 mod acks;
 mod conditions;
 mod input;
+mod keys;
 mod locks;
 mod process_manager;
 mod sent_again;

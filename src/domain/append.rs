@@ -1,13 +1,14 @@
 //! Requests to append messages, and what may come of them.
 
+mod condition;
 mod error;
 
 use uuid::Uuid;
 
-use super::filter::Filter;
-use super::stream_name::{Category, StreamName};
+use super::stream_name::StreamName;
 use super::time::Timestamp;
 
+pub use condition::{Condition, KeyCondition, KeyRefusal, Predicate, QueryCondition, READ_CATEGORIES_MAX};
 pub use error::{AppendError, LockHolder, Mismatch};
 
 /// A message that is to be written.
@@ -60,32 +61,6 @@ pub struct AppendRequest {
     /// Messages that its conditions are about have come each time that they were looked at: this time the locks are held
     /// meanwhile.
     pub holds_locks: bool,
-}
-
-/// What must hold for a request, at the moment at which it is written.
-#[derive(Debug, Clone)]
-pub enum Condition {
-    /// A stream is at this version.
-    Version {
-        /// The stream; the request need not write to it.
-        stream_name: StreamName,
-        /// -1: it is empty.
-        version: i64,
-    },
-    /// No message matches.
-    Query(QueryCondition),
-}
-
-/// That no message of some categories matches a filter after a position.
-#[derive(Debug, Clone)]
-pub struct QueryCondition {
-    /// At least one, each once, with the global position after which a match may still be: what is before it has been
-    /// looked at.
-    pub categories: Vec<(Category, i64)>,
-    /// A message that passes is a match.
-    pub filter: Filter,
-    /// The position of the first match, if one was found already.
-    pub found: Option<i64>,
 }
 
 /// A subscription's progress that is committed with the messages it has led to.
@@ -155,25 +130,7 @@ impl AppendRequest {
         let of_stream = |stream: &StreamAppend| -> usize {
             stream.messages.iter().map(|message| message.bytes() + stream.stream_name.as_str().len()).sum()
         };
-        let of_condition = |condition: &Condition| match condition {
-            Condition::Version { stream_name, .. } => 64 + stream_name.as_str().len(),
-            Condition::Query(query) => {
-                let types: usize = query.filter.types.iter().map(String::len).sum();
-                query.categories.iter().map(|(category, _)| 64 + category.as_str().len() + types).sum()
-            }
-        };
-        self.streams.iter().map(of_stream).sum::<usize>() + self.conditions.iter().map(of_condition).sum::<usize>()
-    }
-}
-
-impl Condition {
-    /// The categories that the condition is about.
-    pub fn categories(&self) -> impl Iterator<Item = &str> {
-        let (of_stream, of_query) = match self {
-            Self::Version { stream_name, .. } => (Some(stream_name.category()), &[][..]),
-            Self::Query(query) => (None, &query.categories[..]),
-        };
-        of_stream.into_iter().chain(of_query.iter().map(|(category, _)| category.as_str()))
+        self.streams.iter().map(of_stream).sum::<usize>() + self.conditions.iter().map(Condition::bytes).sum::<usize>()
     }
 }
 

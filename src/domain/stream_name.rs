@@ -73,6 +73,11 @@ impl Category {
         Ok(Self(raw))
     }
 
+    /// The category that streams of a checked pattern have. It may be empty, as that of the stream `-1` is.
+    pub(crate) fn of_streams(name: String) -> Self {
+        Self(name)
+    }
+
     /// The name as it was given.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::problem::{Outcome, Problem, ProblemKind, capitalised};
 use crate::domain::Violation;
-use crate::domain::append::{AppendAck, AppendError, LockHolder, Mismatch};
+use crate::domain::append::{AppendAck, AppendError, KeyRefusal, LockHolder, Mismatch};
 
 /// One thing that an append demands and that does not hold: a version (of a stream that is written to, or in a
 /// condition), or that no message matches.
@@ -126,10 +126,19 @@ impl From<AppendError> for Problem {
                     .with("current_epoch", current_epoch)
             }
             AppendError::NoSubscription { name } => Problem::not_found(format!("subscription {name}")),
+            AppendError::NoKeyCondition { condition, aggregated_stream, refusal } => match refusal {
+                KeyRefusal::NotFound => Problem::not_found(format!(
+                    "aggregated stream {aggregated_stream} of conditions[{condition}].aggregated_stream"
+                )),
+                KeyRefusal::NotKeyed | KeyRefusal::Unbound | KeyRefusal::Categories(_) => {
+                    let field = format!("conditions[{condition}].aggregated_stream");
+                    Problem::invalid(vec![Violation::new(field, refusal.to_string())])
+                }
+            },
             AppendError::ConditionTooWide { condition, max } => {
                 let rule = format!(
                     "is about more messages than are looked at for a request ({max}): give a position nearer to the end as \
-                     `after`, or raise --append-condition-messages-max"
+                     `after` (of a key: wait until the aggregated stream has been projected further), or raise --append-condition-messages-max"
                 );
                 Problem::invalid(vec![Violation::new(format!("conditions[{condition}]"), rule)])
             }

@@ -18,12 +18,16 @@ use super::streams::{
     AppendedMessage, NewMessageBody, StreamBody, check_stream, check_version, count_messages, idempotency_key,
 };
 use super::{App, tags};
-use crate::domain::append::{AppendAck, AppendRequest, Appended, Condition, QueryCondition, StreamAppend};
+use crate::domain::append::{
+    AppendAck, AppendRequest, Appended, Condition, KeyCondition, Predicate, QueryCondition, READ_CATEGORIES_MAX,
+    StreamAppend,
+};
 use crate::domain::filter::{FILTER_TYPES_MAX, Filter};
+use crate::domain::keyed::check_key;
 use crate::domain::named::check_name;
 use crate::domain::stream_name::{Category, StreamName, check_type};
 
-/// Streams, conditions, and categories of all conditions, in one request.
+/// Streams, and conditions, in one request.
 const ENTRIES_MAX: usize = 100;
 
 /// Messages for several streams: all are written, or none.
@@ -98,10 +102,13 @@ pub struct ConditionBody {
     #[serde(default)]
     #[schema(minimum = 0, example = 1017)]
     after: Option<i64>,
-    /// Reserved: a key of an aggregated stream.
+    /// A keyed aggregated stream, all of whose streams are in categories that its definition names.
     #[serde(default)]
+    #[schema(example = "orders-by-sku")]
     aggregated_stream: Option<String>,
+    /// Messages with this key may not appear. A message that the partitioner cannot place has no key.
     #[serde(default)]
+    #[schema(example = "X1", max_length = 256)]
     key: Option<String>,
 }
 
@@ -205,8 +212,8 @@ fn check(app: &App, headers: &HeaderMap, body: AppendsBody) -> Result<AppendRequ
     let conditions = conditions.into_iter().flatten().collect();
     let request = AppendRequest { streams, conditions, ack, holds_locks: false };
     let read = request.read_categories().count();
-    if read > ENTRIES_MAX {
-        rules.invalid("conditions", format!("must be about {ENTRIES_MAX} categories at most, not {read}"));
+    if read > READ_CATEGORIES_MAX {
+        rules.invalid("conditions", format!("must be about {READ_CATEGORIES_MAX} categories at most, not {read}"));
     }
     rules.finish(request)
 }
@@ -245,26 +252,31 @@ fn check_condition(rules: &mut Validator, at: usize, body: ConditionBody) -> Opt
     let field = |name: &str| format!("conditions[{at}].{name}");
     let ConditionBody { stream_name, version, categories, types, filter, after, aggregated_stream, key } = body;
     let is_query = categories.is_some() || types.is_some() || filter.is_some() || after.is_some();
-    if aggregated_stream.is_some() || key.is_some() {
-        rules.invalid(&field("aggregated_stream"), "must be a keyed aggregated stream");
-        return None;
-    }
-    match (stream_name, version, categories) {
-        (Some(stream_name), Some(version), None) if !is_query => {
+    let is_query = is_query || aggregated_stream.is_some() || key.is_some();
+    let checked_after = |rules: &mut Validator| {
+        let after = after.unwrap_or(0);
+        if after < 0 {
+            rules.invalid(&field("after"), "must be 0 or more");
+        }
+        after
+    };
+    match (stream_name, version, categories, aggregated_stream) {
+        (None, None, None, Some(aggregated_stream)) if types.is_none() && filter.is_none() => {
+            let after = checked_after(rules);
+            check_key_condition(rules, at, &aggregated_stream, key, after)
+        }
+        (Some(stream_name), Some(version), None, None) if !is_query => {
             check_version(rules, &field("version"), Some(version));
             let stream_name = name(rules, &field("stream_name"), StreamName::parse(stream_name))?;
             Some(Condition::Version { stream_name, version })
         }
-        (None, None, Some(categories)) => {
+        (None, None, Some(categories), None) if key.is_none() => {
             let mut own = Validator::default();
             // A list in JSON: a comma in it belongs to the type.
             let types = check_types(&mut own, types.unwrap_or_default());
             let filter = Filter { types, ..own.filter(&GivenFilter { filter, ..GivenFilter::default() }) };
             rules.take_in(own, &field(""));
-            let after = after.unwrap_or(0);
-            if after < 0 {
-                rules.invalid(&field("after"), "must be 0 or more");
-            }
+            let after = checked_after(rules);
             if categories.is_empty() {
                 rules.invalid(&field("categories"), "must not be empty");
             }
@@ -275,16 +287,42 @@ fn check_condition(rules: &mut Validator, at: usize, body: ConditionBody) -> Opt
                     parsed.push((category, after));
                 }
             }
-            Some(Condition::Query(QueryCondition { categories: parsed, filter, found: None }))
+            Some(Condition::Query(QueryCondition {
+                categories: parsed,
+                predicate: Predicate { filter, key: None },
+                found: None,
+            }))
         }
         _ => {
             rules.invalid(
                 &format!("conditions[{at}]"),
-                "must have stream_name and version, or categories with types, filter and after",
+                "must have stream_name and version, or categories with types, filter and after, or aggregated_stream and \
+                 key with after",
             );
             None
         }
     }
+}
+
+fn check_key_condition(
+    rules: &mut Validator,
+    at: usize,
+    aggregated_stream: &str,
+    key: Option<String>,
+    after: i64,
+) -> Option<Condition> {
+    let field = |name: &str| format!("conditions[{at}].{name}");
+    if let Err(rule) = check_name(aggregated_stream) {
+        rules.invalid(&field("aggregated_stream"), rule);
+    }
+    let Some(key) = key else {
+        rules.invalid(&field("key"), "must be given: it is what the messages are looked for by");
+        return None;
+    };
+    if let Err(rule) = check_key(&key) {
+        rules.invalid(&field("key"), rule);
+    }
+    Some(Condition::Key(KeyCondition::new(at, aggregated_stream, &key, after)))
 }
 
 fn check_types(rules: &mut Validator, types: Vec<String>) -> Arc<[String]> {

@@ -2,7 +2,7 @@
 
 use super::read::{AFTER_COLUMNS, COLUMNS, has_message, message_of};
 use super::{Messages, Session, StoreError};
-use crate::domain::filter::Filter;
+use crate::domain::append::Predicate;
 
 /// The next messages of a category.
 #[derive(Debug)]
@@ -26,18 +26,28 @@ const BYTES_MAX: usize = 4 << 20;
 
 impl Messages<'_> {
     /// Looks at what a category has after a position.
-    pub async fn condition_window(self, category: &str, after: i64, filter: &Filter) -> Result<Window, StoreError> {
+    pub async fn condition_window(
+        self,
+        category: &str,
+        after: i64,
+        predicate: &Predicate,
+    ) -> Result<Window, StoreError> {
         let client = self.0.client().await?;
-        client.condition_window(category, after, filter).await
+        client.condition_window(category, after, predicate).await
     }
 }
 
 impl Session {
     /// Looks at what a category has after a position.
-    pub async fn condition_window(&self, category: &str, after: i64, filter: &Filter) -> Result<Window, StoreError> {
-        let types = (!filter.types.is_empty()).then_some(&*filter.types);
-        if filter.expression.is_some() {
-            return self.condition_texts(category, after, types, filter).await;
+    pub async fn condition_window(
+        &self,
+        category: &str,
+        after: i64,
+        predicate: &Predicate,
+    ) -> Result<Window, StoreError> {
+        let types = predicate.types();
+        if predicate.needs_texts() {
+            return self.condition_texts(category, after, types, predicate).await;
         }
         let statement = self
             .prepare_cached(
@@ -65,7 +75,7 @@ impl Session {
         category: &str,
         after: i64,
         types: Option<&[String]>,
-        filter: &Filter,
+        predicate: &Predicate,
     ) -> Result<Window, StoreError> {
         // Rows are kept as they are stored; only those of the types are printed.
         let sql = format!(
@@ -87,7 +97,7 @@ impl Session {
             })
             .await?;
         let last = read.rows.iter().flatten().last().map(|message| message.global_position);
-        let found = read.rows.iter().flatten().find(|message| filter.passes(message));
+        let found = read.rows.iter().flatten().find(|message| predicate.passes(message));
         Ok(Window {
             messages: count as usize,
             found: found.map(|message| message.global_position),

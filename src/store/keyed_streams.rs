@@ -83,7 +83,65 @@ pub(super) fn key_places(row: &Row) -> Result<Arc<[KeyPlace]>, StoreError> {
     Ok(places.map(|((key, partition), position)| KeyPlace { key: key.into(), partition, position }).collect())
 }
 
+/// The projection `p` of the aggregated stream `$1`, as far as it is sure to be one of the log that is there, and the first
+/// of the messages of the key `$2` after the global position `$3`; `$5` is the next one. A link whose message is gone is
+/// passed over, up to `$4` of them.
+const INDEXED_KEY: &str = "SELECT s.definition::text, CASE WHEN u.is_usable THEN u.position ELSE 0 END, \
+    coalesce(e.count - b.position, 0), f.global_position FROM headwater.aggregated_streams AS s \
+    JOIN headwater.projections AS p ON p.aggregated_stream_id = s.id AND p.is_current \
+    CROSS JOIN headwater.projector AS r CROSS JOIN headwater.settled_position AS h CROSS JOIN LATERAL (\
+    SELECT u.position, u.position <= headwater.log_end() \
+    AND headwater.message_is_unchanged(p.last_position, p.last_id) \
+    AND headwater.message_is_unchanged(h.message_position, h.message_id) AS is_usable FROM (\
+    SELECT CASE WHEN p.is_live THEN r.live_position ELSE p.projected_position END AS position) AS u OFFSET 0) AS u \
+    LEFT JOIN LATERAL (SELECT k.partition, a.position + 1 AS count, a.global_position \
+    FROM headwater.aggregated_keys AS k CROSS JOIN LATERAL (\
+    SELECT a.position, a.global_position FROM headwater.aggregated_messages AS a \
+    WHERE a.projection_id = p.id AND a.partition = k.partition ORDER BY a.position DESC LIMIT 1) AS a \
+    WHERE k.projection_id = p.id AND k.key = $2 OFFSET 0) AS e ON u.is_usable AND e.global_position > $3 \
+    LEFT JOIN LATERAL (SELECT headwater.first_aggregated_position(p.id, e.partition, e.count, $5) AS position \
+    WHERE e.count IS NOT NULL OFFSET 0) AS b ON true \
+    LEFT JOIN LATERAL (SELECT m.global_position FROM (\
+    SELECT a.position, a.global_position FROM headwater.aggregated_messages AS a \
+    WHERE a.projection_id = p.id AND a.partition = e.partition AND a.position >= b.position \
+    ORDER BY a.position LIMIT $4) AS a CROSS JOIN LATERAL (\
+    SELECT m.global_position FROM message_store.messages AS m WHERE m.global_position = a.global_position OFFSET 0) AS m \
+    ORDER BY a.position LIMIT 1) AS f ON true WHERE s.name = $1";
+
+/// What a keyed aggregated stream says of a key after a position, in one snapshot.
+#[derive(Debug)]
+pub struct IndexedKey {
+    /// JSON.
+    pub definition: String,
+    /// What the index says of the key is all there is up to here; 0: it says nothing.
+    pub projected_position: i64,
+    /// The first message of the key after the position.
+    pub found: Option<i64>,
+    /// How many links were passed over in vain, or would have to be.
+    pub links: i64,
+}
+
 impl AggregatedStreams<'_> {
+    /// Looks for a key after a global position, in at most `links_max` links. `None`: there is no such stream.
+    pub async fn indexed_key(
+        self,
+        name: &str,
+        key: &str,
+        after: i64,
+        links_max: i64,
+    ) -> Result<Option<IndexedKey>, StoreError> {
+        let client = self.0.client().await?;
+        let statement = client.prepare_cached(INDEXED_KEY).await?;
+        let row = client.query_opt(&statement, &[&name, &key, &after, &links_max, &after.saturating_add(1)]).await?;
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(IndexedKey {
+            definition: row.try_get(0)?,
+            projected_position: row.try_get(1)?,
+            links: row.try_get(2)?,
+            found: row.try_get(3)?,
+        }))
+    }
+
     /// The keys with a prefix, from a key on, in the order of their bytes.
     pub async fn keys(self, id: i64, prefix: &str, from: &str, limit: i64) -> Result<Vec<StoredKey>, StoreError> {
         let (first, end) = (prefix.max(from), prefix_end(prefix));

@@ -1,10 +1,11 @@
 //! Why an append was refused.
 
 use std::fmt;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::AppendAck;
+use super::{AppendAck, KeyRefusal};
 
 /// One thing that a request demands and that does not hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +72,16 @@ pub enum AppendError {
     NoSubscription {
         /// The name of the subscription.
         name: String,
+    },
+    /// A condition on a key cannot be judged.
+    #[error("conditions[{condition}], of the aggregated stream {aggregated_stream}, cannot be judged: it {refusal}")]
+    NoKeyCondition {
+        /// Place among the request's conditions, from 0.
+        condition: usize,
+        /// The name that the condition has.
+        aggregated_stream: Arc<str>,
+        /// Why.
+        refusal: KeyRefusal,
     },
     /// A condition is about more messages than may be read for it.
     #[error("a condition is about more messages after its position than are read for it ({max})")]

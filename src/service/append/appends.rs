@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder};
-use crate::domain::filter::Filter;
+use crate::domain::append::{AppendError, AppendRequest, Appended, KeyCondition, LockHolder, Predicate};
 use crate::store::append::{Backend, BatchAnswer, BatchError, BatchSession};
 use crate::store::conditions::Window;
+use crate::store::keyed_streams::IndexedKey;
 use crate::store::{Database, StoreError};
 
 /// A session, and the future that drives its connection.
@@ -38,8 +38,15 @@ pub trait Appends: Send + Sync {
         &'a self,
         category: &'a str,
         after: i64,
-        filter: &'a Filter,
+        predicate: &'a Predicate,
     ) -> BoxFuture<'a, Result<Window, StoreError>>;
+
+    /// What a keyed aggregated stream says of the key of a condition; `None`: there is no such stream.
+    fn indexed_key<'a>(
+        &'a self,
+        condition: &'a KeyCondition,
+        links_max: usize,
+    ) -> BoxFuture<'a, Result<Option<IndexedKey>, StoreError>>;
 
     fn forget_connections(&self);
 }
@@ -88,9 +95,20 @@ impl Appends for Database {
         &'a self,
         category: &'a str,
         after: i64,
-        filter: &'a Filter,
+        predicate: &'a Predicate,
     ) -> BoxFuture<'a, Result<Window, StoreError>> {
-        Box::pin(async move { self.messages().condition_window(category, after, filter).await })
+        Box::pin(async move { self.messages().condition_window(category, after, predicate).await })
+    }
+
+    fn indexed_key<'a>(
+        &'a self,
+        condition: &'a KeyCondition,
+        links_max: usize,
+    ) -> BoxFuture<'a, Result<Option<IndexedKey>, StoreError>> {
+        let KeyCondition { aggregated_stream, key, after, .. } = condition;
+        Box::pin(async move {
+            self.aggregated_streams().indexed_key(aggregated_stream, key, *after, links_max as i64).await
+        })
     }
 
     fn forget_connections(&self) {

@@ -161,8 +161,9 @@ fn goes_alone(waiting: &PendingAppend) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::append::{AppendRequest, Appended, LockHolder, NewMessage, StreamAppend};
-    use crate::domain::filter::Filter;
+    use crate::domain::append::{
+        AppendRequest, Appended, KeyCondition, LockHolder, NewMessage, Predicate, StreamAppend,
+    };
     use crate::domain::stream_name::StreamName;
     use crate::service::append::appends::{Appends, Opened, Resolved};
     use crate::service::append::{QueuedBytes, SessionSettings};
@@ -170,6 +171,7 @@ mod tests {
     use crate::store::StoreError;
     use crate::store::append::Backend;
     use crate::store::conditions::Window;
+    use crate::store::keyed_streams::IndexedKey;
     use futures_util::future::BoxFuture;
     use std::sync::atomic::AtomicBool;
     use std::time::Duration;
@@ -247,11 +249,19 @@ mod tests {
             Box::pin(async { Ok(Vec::new()) })
         }
 
+        fn indexed_key<'a>(
+            &'a self,
+            _: &'a KeyCondition,
+            _: usize,
+        ) -> BoxFuture<'a, Result<Option<IndexedKey>, StoreError>> {
+            panic!("nobody asks for it")
+        }
+
         fn condition_window<'a>(
             &'a self,
             _: &'a str,
             _: i64,
-            _: &'a Filter,
+            _: &'a Predicate,
         ) -> BoxFuture<'a, Result<Window, StoreError>> {
             panic!("nobody asks for it")
         }

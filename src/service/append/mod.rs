@@ -192,7 +192,8 @@ impl Append {
     }
 
     /// Writes the request's messages, all or none, and answers once that is durable.
-    pub async fn append(&self, request: AppendRequest) -> Result<Appended, AppendError> {
+    pub async fn append(&self, mut request: AppendRequest) -> Result<Appended, AppendError> {
+        self.conditions.find_keys(&mut request).await?;
         let mut request = Arc::new(request);
         let mut looks = 0;
         loop {

@@ -106,6 +106,12 @@ struct Failure {
 }
 
 impl Failure {
+    /// Why the condition was not judged.
+    fn no_key(&self, request: &AppendRequest) -> Option<AppendError> {
+        let Condition::Key(key) = request.conditions.get(self.condition)? else { return None };
+        Some(key.refusal.clone())
+    }
+
     fn mismatch(&self, request: &AppendRequest) -> Option<Mismatch> {
         let condition = self.condition;
         Some(match request.conditions.get(condition)? {
@@ -122,6 +128,7 @@ impl Failure {
                     Mismatch::BeyondEnd { condition, after, head: head? }
                 }
             },
+            Condition::Key(_) => return None,
         })
     }
 }
@@ -244,6 +251,10 @@ impl Reader<'_> {
             Outcome::Fenced => fenced(verdict.current_epoch),
             Outcome::Missing => fenced(None),
             Outcome::Changed => {
+                let no_key = |failure: &Failure| failure.no_key(request);
+                if let Some(error) = verdict.failures.iter().find_map(no_key) {
+                    return Ok(Some(Answer::Done(Err(error))));
+                }
                 // A query has an entry for each of its categories: the first match of all counts.
                 for failure in &verdict.failures {
                     let Some(mismatch) = failure.mismatch(request) else { continue };

@@ -146,11 +146,15 @@ impl<'a> Columns<'a> {
                     condition: at,
                     category: Some(category.as_str()),
                     after: Some(*after),
-                    types: (!query.filter.types.is_empty()).then_some(&*query.filter.types),
-                    is_filtered: query.filter.expression.is_some(),
+                    types: query.predicate.types(),
+                    is_filtered: query.predicate.needs_texts(),
                     found: query.found,
                     ..Entry::default()
                 })),
+                // It never holds.
+                Condition::Key(_) => {
+                    conditions.push(Entry { condition: at, found: Some(0), ..Entry::default() });
+                }
             }
         }
         Guard { categories, conditions, ack: request.ack.as_ref().map(Ack::of) }

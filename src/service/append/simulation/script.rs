@@ -14,14 +14,15 @@ use uuid::Uuid;
 
 use super::{LOCK_TIMEOUT, REFUSED};
 use crate::domain::append::{
-    AppendError, AppendRequest, Appended, LockHolder, Mismatch, StreamAppend, StreamAppended, WrittenMessage,
+    AppendError, AppendRequest, Appended, KeyCondition, LockHolder, Mismatch, Predicate, StreamAppend, StreamAppended,
+    WrittenMessage,
 };
-use crate::domain::filter::Filter;
 use crate::domain::time::Timestamp;
 use crate::service::append::appends::{Appends, Opened, Resolved, Session};
 use crate::store::StoreError;
 use crate::store::append::{Answer, Backend, BatchAnswer, BatchError, Written};
 use crate::store::conditions::Window;
+use crate::store::keyed_streams::IndexedKey;
 
 /// Where a message is.
 #[derive(Debug, Clone, PartialEq)]
@@ -222,7 +223,20 @@ impl Appends for Script {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn condition_window<'a>(&'a self, _: &'a str, _: i64, _: &'a Filter) -> BoxFuture<'a, Result<Window, StoreError>> {
+    fn indexed_key<'a>(
+        &'a self,
+        _: &'a KeyCondition,
+        _: usize,
+    ) -> BoxFuture<'a, Result<Option<IndexedKey>, StoreError>> {
+        panic!("no request has conditions")
+    }
+
+    fn condition_window<'a>(
+        &'a self,
+        _: &'a str,
+        _: i64,
+        _: &'a Predicate,
+    ) -> BoxFuture<'a, Result<Window, StoreError>> {
         panic!("no request has conditions")
     }
 
