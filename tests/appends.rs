@@ -1,6 +1,7 @@
 //! Several streams in one transaction, with conditions and acks.
 
 mod acks;
+mod boundaries;
 mod conditions;
 mod input;
 mod keys;

@@ -141,6 +141,8 @@ async fn same_request_is_recognised_whatever_became_of_its_key_and_lost_answers_
     // Opens the session, so that what is lost is an append's answer.
     app.write("first-1", "T", json!(0)).await;
     for round in 1..=3_u128 {
+        // Nothing is left to look at in the log, so that the first answer is the one of the commit.
+        projected(&app, "skus", round as i64).await;
         proxy.lose_answers_of("headwater.append_batch", 1);
         let sku = format!("s{round}");
         let message = json!({ "type": "Ordered", "id": uuid::Uuid::from_u128(round), "data": { "sku": sku } });
@@ -191,4 +193,61 @@ async fn projection_that_is_behind_is_looked_past_up_to_a_limit() {
     assert_eq!(status.status, 200, "{}", status.text);
     until_state(&app, "skus", "live").await;
     assert_matches(&app, &[("never", 0, None), ("k19999", 0, Some(21_502))]).await;
+}
+
+/// 500 keys of ever more messages, as they are when they have been projected: `$1` to `$2`.
+const PROJECTED: [&str; 4] = [
+    "INSERT INTO message_store.messages (global_position, stream_name, position, type, data) \
+     SELECT n, 'order-' || n, 0, 'Ordered', jsonb_build_object('sku', 'k' || n % 500) FROM generate_series($1::int, $2::int) AS n",
+    "INSERT INTO headwater.aggregated_keys (projection_id, key, partition) \
+     SELECT p.id, 'k' || n % 500, n % 500 FROM headwater.projections AS p, generate_series($1::int, $2::int) AS n \
+     ON CONFLICT DO NOTHING",
+    "INSERT INTO headwater.aggregated_messages (projection_id, partition, position, global_position) \
+     SELECT p.id, n % 500, (n - 1) / 500, n FROM headwater.projections AS p, generate_series($1::int, $2::int) AS n",
+    "UPDATE headwater.projections SET projected_position = m.global_position, last_position = m.global_position, \
+     last_id = m.id, key_count = 500 FROM message_store.messages AS m WHERE m.global_position = $2::int AND $1::int > 0",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_key_costs_does_not_grow_with_the_store() {
+    let (database, app) = app().await;
+    define(&app, "skus", &by_sku()).await;
+    order(&app, "skus", "pause").await;
+    app.stop().await;
+    let sql = database.connect().await;
+    let touched = async || -> i64 {
+        // Sessions report what they have touched at their end.
+        let others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+            AND pid <> pg_backend_pid() AND backend_type = 'client backend'";
+        while sql.query_one(others, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+            tokio::task::yield_now().await;
+        }
+        let pages = "SELECT sum(heap_blks_read + heap_blks_hit + idx_blks_read + idx_blks_hit)::bigint \
+            FROM pg_statio_user_tables WHERE relname IN ('aggregated_keys', 'aggregated_messages')";
+        sql.query_one(pages, &[]).await.unwrap().get(0)
+    };
+    let mut pages = Vec::new();
+    let mut first = 1;
+    for last in [50_000, 400_000] {
+        for text in PROJECTED {
+            sql.execute(text, &[&first, &last]).await.unwrap();
+        }
+        let after = format!("SELECT setval('message_store.messages_global_position_seq', {})", last * 10);
+        sql.batch_execute(&after).await.unwrap();
+        sql.batch_execute("VACUUM ANALYZE").await.unwrap();
+        first = last + 1;
+        let before = touched().await;
+        let app = TestApp::on(&database).await;
+        for n in 0..20 {
+            let name = format!("k{n}");
+            let (newest, second) = (last - 500 + n, 500 + i64::from(n));
+            assert_matches(&app, &[(&name, newest.max(1).into(), (n == 0).then_some(last.into()))]).await;
+            assert_matches(&app, &[(&name, second, Some(second + 500)), ("never", 0, None)]).await;
+        }
+        app.stop().await;
+        pages.push(touched().await - before);
+    }
+    // 60 conditions: a place in the index of keys, one in that of links, and a search in the key's links.
+    assert!(pages.iter().all(|pages| *pages < 60 * 60), "{pages:?}");
+    assert!(pages[1] < pages[0] * 3 / 2 + 200, "{pages:?}");
 }

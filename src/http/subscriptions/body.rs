@@ -99,8 +99,9 @@ with_settings!(
         #[serde(default, deserialize_with = "named_if_any")]
         #[schema(default = "partitioned", value_type = Option<Mode>)]
         mode: Option<Mode>,
-        /// How many partitions the source is divided into, by the hash of the cardinal id. An aggregated stream brings
-        /// its own, and a competing subscription divides nothing: there it is null.
+        /// How many partitions the source is divided into, by the hash of the cardinal id; a keyed aggregated stream, by
+        /// the hash of the key. Any other aggregated stream brings its own, and a competing subscription divides nothing:
+        /// there it is null.
         #[serde(default)]
         #[schema(minimum = 1, maximum = 1024, default = 16)]
         partitions: Option<i64>,
