@@ -66,10 +66,13 @@ test("the append session of docs/CLIENTS.md", async () => {
 })
 
 test('the curl lines of docs/CLIENTS.md', async () => {
-  const [append, index, keys, ofKey, latest, trim, retention, erase, ...more] = await curlLines('docs/CLIENTS.md')
+  const [append, users, register, index, keys, ofKey, latest, trim, retention, erase, ...more] = await curlLines('docs/CLIENTS.md')
   assert.deepEqual(more, [])
   const { appends } = JSON.parse(run(append))
   assert.deepEqual(appends.map(one => [one.stream_name, one.version]), [['order-1', 0], ['customer-7', 0]])
+  assert.equal(JSON.parse(run(users)).definition.partitioner.kind, 'key')
+  assert.equal(JSON.parse(run(register)).appends[0].version, 0)
+  assert.equal(JSON.parse(run(register)).type, '/problems/condition-failed')
   assert.equal(JSON.parse(run(index)).definition.partitioner.kind, 'key')
   const { global_position } = appends[0].messages[0]
   await (await fetch(`${service.url}/v1/aggregated-streams/orders-by-sku?min_position=${global_position}&wait=20s`)).text()
