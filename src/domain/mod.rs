@@ -18,6 +18,7 @@ pub mod message;
 pub mod named;
 pub mod observation;
 pub mod partitioner;
+pub mod scope;
 pub mod selection;
 pub mod settling;
 pub mod signal;

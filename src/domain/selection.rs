@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::stream_name::category;
 
 /// A pattern for stream names: `%` matches any run of characters, also none; every other character matches itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Wildcard {
     /// The texts between the `%`; one if there is no `%`.
     pieces: Vec<Box<str>>,
@@ -16,7 +16,17 @@ pub struct Wildcard {
 impl Wildcard {
     /// Reads a pattern; every text is one.
     pub fn new(pattern: &str) -> Self {
-        Self { pieces: pattern.split('%').map(Into::into).collect() }
+        Self::with(pattern, '%')
+    }
+
+    /// The same with another character for any run of characters.
+    pub fn with(pattern: &str, any: char) -> Self {
+        Self { pieces: pattern.split(any).map(Into::into).collect() }
+    }
+
+    /// The pattern, with this character for any run of characters.
+    pub fn to_text(&self, any: char) -> String {
+        self.pieces.join(any.encode_utf8(&mut [0; 4]))
     }
 
     /// Whether the pattern fits the whole name.
@@ -56,6 +66,21 @@ impl Streams {
             categories: categories.iter().map(|name| name.as_str().into()).collect(),
             wildcards: wildcards.iter().map(|pattern| Wildcard::new(pattern)).collect(),
         }
+    }
+
+    /// Whether every stream is one of them.
+    pub fn is_everything(&self) -> bool {
+        self.everything
+    }
+
+    /// The categories that were given by name.
+    pub fn named_categories(&self) -> impl Iterator<Item = &str> {
+        self.categories.iter().map(|name| &**name)
+    }
+
+    /// The patterns that were given.
+    pub fn wildcards(&self) -> &[Wildcard] {
+        &self.wildcards
     }
 
     /// Whether a stream of this name is one of them.

@@ -84,6 +84,11 @@ impl Category {
     }
 }
 
+/// Checks a text for the rules that names of streams have: not empty, not too long, no control characters.
+pub fn check_name(raw: &str) -> Result<(), NameError> {
+    check(raw, STREAM_NAME_BYTES_MAX)
+}
+
 /// Checks a message type: not empty, not too long, no control characters (they would break an event's frame).
 pub fn check_type(raw: &str) -> Result<(), NameError> {
     check(raw, TYPE_BYTES_MAX)

@@ -11,6 +11,7 @@ use crate::telemetry::Observer;
 pub mod aggregated;
 pub mod append;
 mod append_and_ack;
+pub mod auth;
 pub mod back_off;
 mod counting;
 mod detached;

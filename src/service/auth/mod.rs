@@ -1,0 +1,3 @@
+//! Credentials: who asks, and what for.
+
+pub mod caller;
