@@ -37,5 +37,10 @@ async fn aggregate(app: &TestApp, up_to: i64) {
     let definition = json!({ "stream_wildcards": ["a-%"], "partitioner": { "kind": "constant" } });
     let made = app.put("/v1/aggregated-streams/everything", &definition).await;
     assert!(made.status == 201 || made.status == 200, "{}", made.text);
-    app.get(&format!("/v1/aggregated-streams/everything?min_position={up_to}&wait=10s")).await;
+    let by_id = json!({ "stream_wildcards": ["a-%"], "partitioner": { "kind": "key", "of": "cardinal_id" } });
+    let made = app.put("/v1/aggregated-streams/keyed", &by_id).await;
+    assert!(made.status == 201 || made.status == 200, "{}", made.text);
+    for name in ["everything", "keyed"] {
+        app.get(&format!("/v1/aggregated-streams/{name}?min_position={up_to}&wait=10s")).await;
+    }
 }

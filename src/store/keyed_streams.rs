@@ -85,8 +85,8 @@ pub(super) fn key_places(row: &Row) -> Result<Arc<[KeyPlace]>, StoreError> {
 
 /// The projection `p` of the aggregated stream `$1`, as far as it is sure to be one of the log that is there, and the first
 /// of the messages of the key `$2` after the global position `$3`; `$5` is the next one. A link whose message is gone is
-/// passed over, up to `$4` of them.
-const INDEXED_KEY: &str = "SELECT s.definition::text, CASE WHEN u.is_usable THEN u.position ELSE 0 END, \
+/// passed over, up to `$4` of them. Public for the test that counts the pages it touches.
+pub const INDEXED_KEY: &str = "SELECT s.definition::text, CASE WHEN u.is_usable THEN u.position ELSE 0 END, \
     coalesce(e.count - b.position, 0), f.global_position FROM headwater.aggregated_streams AS s \
     JOIN headwater.projections AS p ON p.aggregated_stream_id = s.id AND p.is_current \
     CROSS JOIN headwater.projector AS r CROSS JOIN headwater.settled_position AS h CROSS JOIN LATERAL (\

@@ -6,6 +6,7 @@ use futures_util::future::{join, join_all};
 
 use super::*;
 use crate::support::app::PATIENCE;
+use crate::support::proxy::FaultProxy;
 
 fn guarded(stream: &str, conditions: Value) -> Value {
     json!({ "appends": [to(stream, None)], "conditions": conditions })
@@ -273,4 +274,40 @@ async fn expression_is_judged_however_fast_its_category_grows() {
     app.write("busy-1", "Busy", json!({ "n": 2 })).await;
     let conditions = json!([{ "categories": ["busy"], "filter": "data.n == 2" }]);
     appends(&app, &guarded("busy-2", conditions)).await.problem(409, "condition-failed");
+}
+
+/// The look at what has come is a transaction of several statements then, and the answer of its COMMIT is lost.
+#[tokio::test]
+async fn commit_of_a_look_that_holds_the_locks_is_found_out_when_its_answer_is_lost() {
+    let database = TestDatabase::migrated().await;
+    let proxy = FaultProxy::before(&database.url).await;
+    let app = TestApp::with(&proxy.url, |settings| settings.append_commit_timeout = Duration::from_secs(5)).await;
+    app.write("busy-0", "Busy", json!({ "n": 1 })).await;
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let writer = async |n: i32| {
+        let client = database.connect().await;
+        let sql = "SELECT message_store.write_message(gen_random_uuid()::varchar, $1, 'Busy', '{\"n\": 1}')";
+        let statement = client.prepare(sql).await.unwrap();
+        let stream = format!("busy-{n}");
+        while !is_over.load(std::sync::atomic::Ordering::SeqCst) {
+            client.query_one(&statement, &[&stream]).await.unwrap();
+        }
+    };
+    let guards = async {
+        proxy.lose_answers_of("COMMIT", 2);
+        let mut written_to = 0;
+        while proxy.lost_answers() < 2 {
+            let mut body = guarded("calm-1", json!([{ "categories": ["busy"], "filter": "data.n == 2" }]));
+            body["appends"][0]["messages"][0]["id"] = json!(uuid::Uuid::new_v4());
+            let mut first = written(&app, &body).await;
+            written_to += 1;
+            first["duplicate"] = json!(true);
+            let again = appends(&app, &body).await;
+            assert_eq!((again.status, again.json()), (200, first));
+        }
+        is_over.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(app.get("/v1/streams/calm-1").await.json()["message_count"], written_to);
+    };
+    tokio::time::timeout(4 * PATIENCE, join(guards, join_all((1..4).map(writer)))).await.unwrap();
+    app.stop().await;
 }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use headwater::store::keyed_streams::INDEXED_KEY;
+use tokio_postgres::SimpleQueryMessage;
+
 use super::*;
 use crate::aggregated::{define, delete, order, path_of, projected, put, until_state};
 use crate::support::proxy::FaultProxy;
@@ -193,4 +196,78 @@ async fn projection_that_is_behind_is_looked_past_up_to_a_limit() {
     assert_eq!(status.status, 200, "{}", status.text);
     until_state(&app, "skus", "live").await;
     assert_matches(&app, &[("never", 0, None), ("k19999", 0, Some(21_502))]).await;
+}
+
+/// 500 keys of ever more messages, as they are when they have been projected: `$1` to `$2`.
+const PROJECTED: [&str; 4] = [
+    "INSERT INTO message_store.messages (global_position, stream_name, position, type, data) \
+     SELECT n, 'order-' || n, 0, 'Ordered', jsonb_build_object('sku', 'k' || n % 500) FROM generate_series($1::int, $2::int) AS n",
+    "INSERT INTO headwater.aggregated_keys (projection_id, key, partition) \
+     SELECT p.id, 'k' || n % 500, n % 500 FROM headwater.projections AS p, generate_series($1::int, $2::int) AS n \
+     ON CONFLICT DO NOTHING",
+    "INSERT INTO headwater.aggregated_messages (projection_id, partition, position, global_position) \
+     SELECT p.id, n % 500, (n - 1) / 500, n FROM headwater.projections AS p, generate_series($1::int, $2::int) AS n",
+    "UPDATE headwater.projections SET projected_position = m.global_position, last_position = m.global_position, \
+     last_id = m.id, key_count = 500 FROM message_store.messages AS m WHERE m.global_position = $2::int AND $1::int > 0",
+];
+
+/// The pages that a look at a key touches, and the position that it finds.
+async fn look(sql: &tokio_postgres::Client, key: &str, after: i64) -> (i64, Option<i64>) {
+    let values = format!("('skus', '{key}', {after}, 200000, {})", after + 1);
+    let first_row = async |statement: String| {
+        let rows = sql.simple_query(&statement).await.unwrap();
+        let row = rows.into_iter().find_map(|row| match row {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        row.unwrap()
+    };
+    let found = first_row(format!("EXECUTE look {values}")).await.get(3).map(|text| text.parse().unwrap());
+    let explained = format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE look {values}");
+    let plan: Value = serde_json::from_str(first_row(explained).await.get(0).unwrap()).unwrap();
+    let blocks = |kind: &str| plan[0]["Plan"][kind].as_i64().unwrap();
+    (blocks("Shared Hit Blocks") + blocks("Shared Read Blocks"), found)
+}
+
+#[tokio::test]
+async fn what_a_key_costs_does_not_grow_with_the_store() {
+    let (database, app) = app().await;
+    define(&app, "skus", &by_sku()).await;
+    order(&app, "skus", "pause").await;
+    app.stop().await;
+    let sql = database.connect().await;
+    let prepare = format!("PREPARE look (text, text, bigint, bigint, bigint) AS {INDEXED_KEY}");
+    // As sessions have it after some uses.
+    sql.batch_execute(&format!("{prepare}; SET plan_cache_mode = force_generic_plan")).await.unwrap();
+    let mut pages = Vec::new();
+    let mut first = 1;
+    for last in [20_000_i32, 200_000] {
+        for text in PROJECTED {
+            sql.execute(text, &[&first, &last]).await.unwrap();
+        }
+        let settled = format!(
+            "UPDATE headwater.settled_position SET message_position = {last}, \
+             message_id = (SELECT id FROM message_store.messages WHERE global_position = {last})"
+        );
+        sql.batch_execute(&settled).await.unwrap();
+        sql.batch_execute("VACUUM ANALYZE").await.unwrap();
+        first = last + 1;
+        let mut most = 0;
+        for n in 0..20 {
+            let (name, newest, second) = (format!("k{n}"), i64::from(last) - 500 + n, 500 + n);
+            for (key, after, expected) in [
+                (&*name, newest.max(1), (n == 0).then_some(i64::from(last))),
+                (&*name, second, Some(second + 500)),
+                ("never", 0, None),
+            ] {
+                let (pages, found) = look(&sql, key, after).await;
+                assert_eq!(found, expected, "{key} after {after} of {last}");
+                most = most.max(pages);
+            }
+        }
+        pages.push(most);
+    }
+    // A place in the index of keys, one in that of links, and a search in the key's links: with ten times as many of them
+    // it takes three or four steps more.
+    assert!(pages[0] < 100 && pages[1] < pages[0] + 40, "{pages:?}");
 }

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use super::{fill, trim};
 use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
+use crate::support::http_client;
+use crate::support::proxy::FaultProxy;
+use crate::support::service_process::ServiceProcess;
 use crate::support::waiting::eventually;
 
 async fn keeping(database: &TestDatabase) -> TestApp {
@@ -110,6 +113,13 @@ async fn several_instances_keep_a_category_together() {
     };
     let report = eventually("the category to be small", count).await;
     assert_eq!(report["stream_count"], 20, "{report}");
+    assert_books_balance(&database, 2_050).await;
+    other.stop().await;
+    one.stop().await;
+}
+
+/// What is there and what is said to be gone are all messages that ever were.
+async fn assert_books_balance(database: &TestDatabase, written: i64) {
     let sql = database.connect().await;
     let row = sql
         .query_one(
@@ -120,9 +130,35 @@ async fn several_instances_keep_a_category_together() {
         .await
         .unwrap();
     let (messages, by_stream, by_range): (i64, i64, i64) = (row.get(0), row.get(1), row.get(2));
-    assert_eq!((messages + by_stream, by_stream), (2_050, by_range));
-    other.stop().await;
-    one.stop().await;
+    assert_eq!((messages + by_stream, by_stream), (written, by_range));
+}
+
+/// Steps commit and their answers are lost, and the service is killed among them: the retention goes on where it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retention_goes_on_after_lost_answers_and_a_kill() {
+    let database = TestDatabase::migrated().await;
+    for stream in 0..4 {
+        fill(&database, &format!("a-{stream}"), 10_000).await;
+    }
+    let sql = database.connect().await;
+    let left =
+        async || -> i64 { sql.query_one("SELECT count(*) FROM message_store.messages", &[]).await.unwrap().get(0) };
+    let proxy = FaultProxy::before(&database.url).await;
+    let arguments = ["--listen", "127.0.0.1:0", "--retention-interval", "100ms", "--database-url"];
+    let process = ServiceProcess::start(&[&arguments[..], &[proxy.url.as_str()]].concat());
+    let set = http_client().put(format!("{}/v1/categories/a/retention", process.url));
+    proxy.lose_answers_of("retention_step", 3);
+    assert_eq!(set.json(&json!({ "max_count": 100 })).send().await.unwrap().status(), 200);
+    eventually("answers to be lost", || async { (proxy.lost_answers() == 3).then_some(()) }).await;
+    let before = left().await;
+    eventually("more to go", || async { (left().await < before).then_some(()) }).await;
+    process.kill();
+    assert_books_balance(&database, 40_000).await;
+    assert!(left().await > 100, "it was done already");
+    let app = keeping(&database).await;
+    eventually("the rest to go", || async { (left().await == 100).then_some(()) }).await;
+    assert_books_balance(&database, 40_000).await;
+    app.stop().await;
 }
 
 #[tokio::test]

@@ -6,12 +6,13 @@ use super::{aggregate, fill, trim};
 use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
 
-const SOURCES: [(&str, &str); 5] = [
+const SOURCES: [(&str, &str); 6] = [
     ("stream", r#"{"stream_name": "a-1"}"#),
     ("category", r#"{"category": "a"}"#),
     ("categories", r#"{"categories": ["a", "z"]}"#),
     ("all", r#"{"all": true}"#),
     ("aggregated", r#"{"aggregated_stream": "everything"}"#),
+    ("keyed", r#"{"aggregated_stream": "keyed"}"#),
 ];
 
 async fn subscribe(app: &TestApp, name: &str, definition: Value) {
