@@ -81,6 +81,7 @@ impl Store<'_> {
     async fn measure(mut self, span: Duration) -> Vec<Measured> {
         let mut measured = self.reads().await;
         measured.push(self.aggregate().await);
+        measured.push(self.key_condition().await);
         measured.push(self.lag().await);
         measured.push(self.consume().await);
         measured.push(self.live(span).await);
@@ -178,6 +179,28 @@ impl Store<'_> {
         }
         let own = self.size as f64 / begun.elapsed().as_secs_f64();
         Measured { row: "projection, catching up", figure: Figure::Rate(own) }
+    }
+
+    /// An append with a condition on one of a thousand keys, of which nothing has come.
+    async fn key_condition(&mut self) -> Measured {
+        let definition =
+            r#"{"categories":["c1","c2","c3"],"partitioner":{"kind":"key","of":"data","pointer":"/amount"}}"#;
+        self.put("/v1/aggregated-streams/amounts", definition).await;
+        self.until("/v1/aggregated-streams/amounts", r#""state":"live""#).await;
+        let mut times = Times::default();
+        for round in 0..ROUNDS {
+            let body = format!(
+                r#"{{"appends":[{{"stream_name":"d-1","messages":[{{"type":"T0"}}]}}],
+                "conditions":[{{"aggregated_stream":"amounts","key":"{}","after":{}}}]}}"#,
+                round * 7 % 1_000,
+                self.size
+            );
+            let request = post(&self.service.address, "/v1/appends", &body);
+            let begun = Instant::now();
+            assert_eq!(self.http.send(&request).await.0, 201, "{}", self.http.text());
+            times.add(begun.elapsed());
+        }
+        Measured { row: "append with a condition on a key", figure: Figure::Times(times) }
     }
 
     /// The status of a subscription that has everything before it.

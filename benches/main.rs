@@ -14,6 +14,7 @@ mod projections;
 mod reads;
 mod report;
 mod subscriptions;
+mod trims;
 
 use std::time::Duration;
 
@@ -33,6 +34,7 @@ fn main() {
         follows::run(&stand, &mut report, span).await;
         projections::run(&stand, &mut report, span).await;
         subscriptions::run(&stand, &mut report, span).await;
+        trims::run(&stand, &mut report).await;
         at_size::run(&stand, &mut report, span).await;
         stand.stop().await;
         report.finish();

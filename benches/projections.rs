@@ -11,12 +11,16 @@ use crate::reads::fill;
 use crate::report::{Report, rate};
 
 const MESSAGES: i64 = 400_000;
+const KEYED_MESSAGES: i64 = 1_000_000;
 const DEFINITIONS: usize = 50;
 const CONNECTIONS: usize = 64;
 
 pub async fn run(stand: &Stand, report: &mut Report, span: Duration) {
     if report.wants("projection, catching up") {
         catching_up(stand, report).await;
+    }
+    if report.wants("projection, catching up, keyed") {
+        catching_up_keyed(stand, report).await;
     }
     if report.wants("POST to frame, aggregated") {
         post_to_frame(stand, report, span).await;
@@ -54,6 +58,32 @@ async fn catching_up(stand: &Stand, report: &mut Report) {
         }
         let took = begun.elapsed();
         report.row(row, rate(MESSAGES as f64 / took.as_secs_f64()), String::new(), "≥ 40,000/s");
+    }
+}
+
+/// A million keys, and then a thousand.
+async fn catching_up_keyed(stand: &Stand, report: &mut Report) {
+    let service = stand.service("catching_up_keyed").await;
+    let client = connect(&service.database_url).await;
+    let numbered = format!(
+        "INSERT INTO message_store.messages (stream_name, type, position, data) SELECT 'account-' || n % 1000, 'Deposited', \
+         n / 1000, jsonb_build_object('sku', n, 'shop', n % 1000, 'note', rpad('fill', 54, '-')) \
+         FROM generate_series(0, {KEYED_MESSAGES} - 1) AS n; ANALYZE message_store.messages"
+    );
+    client.batch_execute(&numbered).await.unwrap();
+    for (name, row) in [
+        ("sku", "projection, catching up, keyed: every message a new key"),
+        ("shop", "projection, catching up, keyed: a thousand keys"),
+    ] {
+        let begun = Instant::now();
+        let key = format!(r#"{{"kind":"key","of":"data","pointer":"/{name}"}}"#);
+        define(&service, name, &format!(r#"{{"categories":["account"],"partitioner":{key}}}"#)).await;
+        let projected = "SELECT min(projected_position) FROM headwater.projections WHERE is_current";
+        while client.query_one(projected, &[]).await.unwrap().get::<_, i64>(0) < KEYED_MESSAGES {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let took = begun.elapsed();
+        report.row(row, rate(KEYED_MESSAGES as f64 / took.as_secs_f64()), String::new(), "≥ 40,000/s");
     }
 }
 
