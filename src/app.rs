@@ -1,5 +1,7 @@
 //! One running service: starts its parts in order, and stops them.
 
+mod credentials;
+
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -33,7 +35,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
     #[error(
-        "{address} can be reached by others, and there are no credentials: listen on a loopback address, or add --insecure"
+        "{address} can be reached by others, and --credentials off lets everybody do everything: listen on a loopback \
+         address, or require credentials, or add --insecure"
     )]
     NeedsInsecure { address: SocketAddr },
     #[error("cannot listen on {address}: {error}")]
@@ -104,19 +107,21 @@ pub struct Running {
 impl Running {
     /// Starts the service on a database; returns once it is ready for requests.
     pub async fn start(settings: &Settings, database_url: &str, lifecycle: Lifecycle) -> Result<Self, AppError> {
-        check_address(settings)?;
+        credentials::check_address(settings)?;
+        let jwt = credentials::jwt_settings(settings)?;
         // First of all, so that a port in use is reported before anything else is done.
         let listening = listen(settings).await?;
-        if !settings.listen.ip().is_loopback() {
-            let address = settings.listen;
-            tracing::warn!(%address, "--insecure: everybody who reaches this address can read and write everything");
-        }
         migrate_when_reachable(settings, database_url, &lifecycle).await?;
         let database = open_database(settings, database_url)?;
         check_gap_rule(&database).await?;
-        let service = Service::start(database.clone(), service_settings(settings), lifecycle.clone(), Observer::new());
+        let mut of_service = service_settings(settings);
+        of_service.credentials.jwt = jwt;
+        let service = Service::start(database.clone(), of_service, lifecycle.clone(), Observer::new());
         // The first look at the log: from here on the settled position is known.
         service.tail.refresh().await;
+        // And at the keys: before that, none is taken.
+        let _ = service.credentials.load().await;
+        credentials::warn_of_them(settings, &service);
         let url = listening.url();
         let limits = limits(settings);
         let router = http::router(service.clone(), limits.clone());
@@ -151,7 +156,7 @@ impl Running {
 
 /// `headwater serve`: from nothing to a clean stop.
 pub async fn serve(settings: Settings) -> Result<(), AppError> {
-    check_address(&settings)?;
+    credentials::check_address(&settings)?;
     let lifecycle = Lifecycle::new();
     stop_on_signals(lifecycle.clone(), "stopping: open requests may end, event streams are asked to connect again");
     let database = DatabaseInUse::start(&settings).await?;
@@ -216,13 +221,6 @@ async fn next_signal() {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-}
-
-fn check_address(settings: &Settings) -> Result<(), AppError> {
-    if settings.listen.ip().is_loopback() {
-        return Ok(());
-    }
-    if settings.insecure { Ok(()) } else { Err(AppError::NeedsInsecure { address: settings.listen }) }
 }
 
 async fn listen(settings: &Settings) -> Result<Listening, AppError> {
@@ -302,6 +300,7 @@ fn embedded_settings(settings: &Settings) -> EmbeddedSettings {
 /// The settings of the service's parts.
 pub fn service_settings(settings: &Settings) -> ServiceSettings {
     ServiceSettings {
+        credentials: credentials::settings_of(settings),
         append: AppendSettings {
             queue_max: settings.append_queue_max,
             queue_bytes_max: settings.append_queue_bytes_max,

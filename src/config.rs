@@ -1,14 +1,20 @@
 //! Every setting: a flag, a variable `HEADWATER_…` and a key of the TOML file, in this order of precedence.
 
+mod commands;
+mod credentials;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
 use crate::domain::browser::{HostName, Origin};
 use crate::domain::database_url;
 use crate::telemetry::logging::LogFormat;
+
+pub use self::commands::{Command, KeysCommand, OpenApiVersion};
+pub use self::credentials::{CredentialSettings, CredentialsMode};
 
 /// The variable that names a database if no setting does.
 const DATABASE_URL: &str = "DATABASE_URL";
@@ -23,68 +29,6 @@ pub struct Cli {
     pub settings: Settings,
 }
 
-#[derive(Debug, Clone, Subcommand)]
-pub enum Command {
-    /// Serve HTTP (what happens without a command, too)
-    Serve,
-    /// Install or update the schemas in the database in use, and say what was done
-    Migrate {
-        /// Only look, and fail if something is to be done
-        #[arg(long)]
-        check: bool,
-        /// Add a trigger that notifies, where Message DB was installed before and does not
-        #[arg(long)]
-        notify_trigger: bool,
-    },
-    /// Open a psql session on the database in use, the embedded one too
-    Psql {
-        /// Passed on to psql
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
-    },
-    /// Write all messages as NDJSON, one a line, in order of their global positions
-    Export {
-        /// File to write to; `-` is standard output
-        #[arg(default_value = "-")]
-        file: PathBuf,
-        /// Only messages after this global position
-        #[arg(long, value_name = "POSITION", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..))]
-        after: i64,
-        /// Go on after the last whole line of the file
-        #[arg(long, conflicts_with = "after")]
-        resume: bool,
-        /// Only messages of these categories, separated by commas
-        #[arg(long, value_delimiter = ',', value_name = "CATEGORY")]
-        categories: Vec<String>,
-    },
-    /// Read exported messages into the store; ids, positions, global positions and times stay. Goes on where it stopped
-    Import {
-        /// File to read; `-` is standard input
-        #[arg(default_value = "-")]
-        file: PathBuf,
-        /// Write after the messages that the store has, with new global positions
-        #[arg(long)]
-        append: bool,
-        /// Only say what would be refused
-        #[arg(long)]
-        check: bool,
-    },
-    /// Print the OpenAPI document
-    Openapi {
-        /// The version of OpenAPI: 3.2 describes the events of event streams too, and few generators read it yet
-        #[arg(long, value_enum, default_value = "3.1")]
-        version: OpenApiVersion,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OpenApiVersion {
-    #[value(name = "3.1")]
-    V3_1,
-    #[value(name = "3.2")]
-    V3_2,
-}
-
 /// All settings, checked. Durations are written `500ms`, `30s`, `5m`; sizes are bytes.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
@@ -95,7 +39,7 @@ pub struct Settings {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, env = "HEADWATER_LISTEN", global = true, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     pub listen: SocketAddr,
-    /// Listen on an address that others can reach, though there are no credentials
+    /// Serve an address that others can reach without credentials
     #[arg(long, env = "HEADWATER_INSECURE", global = true)]
     pub insecure: bool,
     /// PEM file with the certificate chain; with it, the service speaks TLS
@@ -111,6 +55,9 @@ pub struct Settings {
     /// times
     #[arg(long, env = "HEADWATER_ALLOWED_HOST", global = true, value_delimiter = ',', value_name = "NAME")]
     pub allowed_host: Vec<HostName>,
+
+    #[command(flatten)]
+    pub auth: CredentialSettings,
 
     /// PostgreSQL to use (`postgresql://user@host/database`). Without one, an embedded server is started
     #[arg(long, env = "HEADWATER_DATABASE_URL", global = true, value_name = "URL", hide_env_values = true)]

@@ -1,5 +1,7 @@
 //! The program: does what the command line asks for, and ends with an exit code.
 
+mod keys;
+
 use std::process::ExitCode;
 
 use crate::app::{self, AppError, DatabaseInUse};
@@ -30,6 +32,7 @@ pub fn run() -> ExitCode {
         Command::Migrate { check, notify_trigger } => {
             runtime.block_on(migrate_schema(&cli.settings, check, MigrateOptions { notify_trigger }))
         }
+        Command::Keys { command } => runtime.block_on(keys::run(&cli.settings, command)).map(|()| ExitCode::SUCCESS),
         Command::Psql { arguments } => runtime.block_on(psql(&cli.settings, &arguments)),
         Command::Export { file, after, resume, categories } => {
             let options = ExportOptions { file, after, resume, categories };

@@ -201,6 +201,7 @@ impl Observer {
                 metrics.database_lost.increment(u64::from(*is_news && *kind == FailureKind::Outage));
             }
             Observation::DatabaseFound { .. } => {}
+            Observation::JwksFetched { .. } | Observation::JwksFailed { .. } => {}
             Observation::ListenerUp => metrics.listener_up.set(1.0),
             Observation::ListenerDown { .. } => {
                 metrics.listener_up.set(0.0);

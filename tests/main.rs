@@ -10,6 +10,7 @@ mod conformance;
 mod console;
 mod crash;
 mod crash_follow;
+mod credentials;
 mod embedded_postgres;
 mod erasure;
 mod follow;

@@ -102,8 +102,9 @@ fn a_wrong_key_or_value_of_the_file_ends_with_2_and_its_name() {
 }
 
 #[test]
-fn others_are_not_served_unless_it_is_asked_for() {
-    let (code, out, error) = run(&["serve", "--listen", "0.0.0.0:0", "--database-url", "postgres://127.0.0.1:1/x"]);
+fn others_are_not_served_without_credentials_unless_it_is_asked_for() {
+    let others = ["serve", "--listen", "0.0.0.0:0", "--credentials", "off"];
+    let (code, out, error) = run(&[&others[..], &["--database-url", "postgres://127.0.0.1:1/x"]].concat());
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(error.contains("--insecure"), "{error}");
 }

@@ -10,6 +10,8 @@ use utoipa::ToSchema;
 pub enum ClosingReason {
     /// The service stops: connect again, to another instance or to this one.
     Draining,
+    /// The credential has expired or was revoked: connect again with another one.
+    Expired,
     /// What was followed was deleted.
     Deleted,
     /// The consumer was removed, or its lease ran out: connect again to join again.

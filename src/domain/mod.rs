@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod aggregated_stream;
+pub mod api_key;
 pub mod append;
 pub mod browser;
 pub mod closing;
@@ -19,6 +20,7 @@ pub mod named;
 pub mod observation;
 pub mod partitioner;
 pub mod scope;
+pub mod secret;
 pub mod selection;
 pub mod settling;
 pub mod signal;

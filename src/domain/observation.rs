@@ -150,6 +150,18 @@ pub enum Observation {
         /// Whether there was a warning.
         warned: bool,
     },
+    /// The keys of the JWKS URL were fetched.
+    JwksFetched {
+        /// How many of them can be used.
+        keys: usize,
+    },
+    /// They were not; those that there were go on.
+    JwksFailed {
+        /// Why.
+        error: String,
+        /// The fetch before was done.
+        is_news: bool,
+    },
     /// The log is another one than it was: readers begin again at its end.
     HistoryChanged {
         /// The name of a [`Reason`](super::history::Reason).

@@ -8,6 +8,8 @@ pub enum Signal {
     Appended(i64),
     /// Messages were erased.
     Erased,
+    /// API keys were made or revoked.
+    Keys,
     /// Aggregated streams have new messages, or have come further.
     Projected,
     /// An aggregated stream was defined or deleted, or its state has changed.
@@ -27,6 +29,7 @@ impl Signal {
         match self {
             Signal::Appended(global_position) => global_position.to_string(),
             Signal::Erased => "erased".into(),
+            Signal::Keys => "keys".into(),
             Signal::Projected => "projected".into(),
             Signal::Defined => "defined".into(),
             Signal::Changed(ids) => format!("changed {}", list(ids)),
@@ -38,6 +41,7 @@ impl Signal {
     pub fn decode(payload: &str) -> Option<Self> {
         match payload.split_once(' ') {
             None if payload == "erased" => Some(Signal::Erased),
+            None if payload == "keys" => Some(Signal::Keys),
             None if payload == "projected" => Some(Signal::Projected),
             None if payload == "defined" => Some(Signal::Defined),
             None => payload.parse().ok().map(Signal::Appended),
@@ -67,6 +71,7 @@ mod tests {
         prop_oneof![
             any::<i64>().prop_map(Signal::Appended),
             Just(Signal::Erased),
+            Just(Signal::Keys),
             Just(Signal::Projected),
             Just(Signal::Defined),
             ids().prop_map(Signal::Changed),
@@ -83,7 +88,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_heard_says_one_thing(payload in "(erased|projected|defined|changed|room)?[ ,0-9a-z-]{0,20}") {
+        fn what_is_heard_says_one_thing(payload in "(erased|keys|projected|defined|changed|room)?[ ,0-9a-z-]{0,20}") {
             if let Some(signal) = Signal::decode(&payload) {
                 prop_assert_eq!(Signal::decode(&signal.encode()), Some(signal));
             }

@@ -20,6 +20,12 @@ impl Timestamp {
         Self(Utc::now().timestamp_micros())
     }
 
+    /// So long after now; the last time there is, if that is beyond it.
+    pub fn after(duration: std::time::Duration) -> Self {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Self(Self::now().0.saturating_add(micros).min(LAST))
+    }
+
     /// From PostgreSQL's binary form: microseconds since 2000-01-01.
     pub fn from_postgres(micros: i64) -> Self {
         Self(micros.saturating_add(POSTGRES_EPOCH_MICROS))

@@ -15,17 +15,18 @@ use tokio::time::{Instant, sleep_until};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::App;
 use super::body::LINES;
 use super::extract::{Object, malformed_json};
 use super::parameters::Validator;
 use super::problem::{Problem, ProblemDocument, ProblemKind};
 use super::streams::{AppendedMessage, NewMessageBody, Place, check_message, check_version, idempotency_key};
 use super::wire::{LINGER_BYTES_MAX, LINGER_TIME_MAX};
+use super::{App, credentials};
 use crate::domain::Violation;
 use crate::domain::append::{AppendError, NewMessage};
 use crate::domain::stream_name::StreamName;
 use crate::service::append::session::{AppendSession, Commit, Expectation};
+use crate::service::auth::Caller;
 
 /// What a line may have beside a message's data and metadata: its type, id and time, names and blanks.
 const LINE_OVERHEAD_BYTES_MAX: usize = 16 << 10;
@@ -88,6 +89,7 @@ pub async fn respond(app: &App, stream_name: StreamName, request: Request) -> Re
     let key = idempotency_key(&mut rules, request.headers()).map(<[u8]>::to_vec);
     rules.finish(())?;
     let session = app.append.session(stream_name)?;
+    let caller = request.extensions().get::<Caller>().cloned().unwrap_or_else(Caller::nobody);
     let waits_for_leave = request.headers().contains_key(header::EXPECT);
     let mut lines = Lines::new(app, request.into_body());
     if waits_for_leave {
@@ -95,7 +97,8 @@ pub async fn respond(app: &App, stream_name: StreamName, request: Request) -> Re
         lines.read().now_or_never().unwrap_or(Ok(()))?;
         tokio::task::yield_now().await;
     }
-    let conversation = Conversation { app: app.clone(), session, key, lines: Some(lines), messages: 0, refusal: None };
+    let app = app.clone();
+    let conversation = Conversation { app, caller, session, key, lines: Some(lines), messages: 0, refusal: None };
     let answers = futures_util::stream::unfold(conversation, |mut conversation| async move {
         let line = conversation.next_line().await?;
         Some((Ok::<_, Infallible>(line), conversation))
@@ -111,6 +114,7 @@ pub async fn respond(app: &App, stream_name: StreamName, request: Request) -> Re
 /// One session: what is read when there is room for it, and what is answered when the client takes it.
 struct Conversation {
     app: App,
+    caller: Caller,
     session: AppendSession,
     key: Option<Vec<u8>>,
     /// `None`: nothing more is read.
@@ -125,6 +129,10 @@ impl Conversation {
     /// The next line of the answer; `None` at the end.
     async fn next_line(&mut self) -> Option<Bytes> {
         loop {
+            if self.caller.has_ended() {
+                // What was read before is written and answered first.
+                self.refuse_next(credentials::ended());
+            }
             self.take_lines();
             if !self.session.is_busy() && self.lines.is_none() {
                 return self.refusal.take().map(|(line, problem)| in_line(problem, line));
@@ -144,6 +152,7 @@ impl Conversation {
                 read = read(&mut self.lines), if has_room => if let Err(problem) = read {
                     self.refuse_next(problem);
                 },
+                () = self.caller.ended(), if self.lines.is_some() => {}
                 () = draining.cancelled(), if !is_busy => self.refuse_next(AppendError::Draining.into()),
             }
         }

@@ -14,12 +14,15 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SUBSCRIPTION_EVENTS: &str = "/v1/subscriptions/{name}/events";
 
 /// Why a request is refused because of its host or origin. Checked before anything else is done with the request.
-pub fn refused(trusted: &Trusted, request: &Request) -> Option<Problem> {
+///
+/// A page that has a foreign name point here (DNS rebinding) has no credential, as browsers keep them by name: so any name
+/// will do where one is needed.
+pub fn refused(trusted: &Trusted, needs_credential: bool, request: &Request) -> Option<Problem> {
     let authorities = match authorities(request) {
         Ok(authorities) => authorities,
         Err(problem) => return Some(problem),
     };
-    if let Some(host) = authorities.iter().find(|host| !trusted.takes_host(host)) {
+    if let Some(host) = authorities.iter().find(|host| !needs_credential && !trusted.takes_host(host)) {
         return Some(foreign_host(host));
     }
     if !changes_something(request) {

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::event_stream::{Audience, Writer};
 use crate::domain::closing::ClosingReason;
+use crate::service::auth::Caller;
 use crate::service::event_streams::Event;
 
 /// The most members of one group, so that its task works for less than a millisecond at once, and several groups use
@@ -36,7 +37,13 @@ struct Listed {
 /// Where connections ask to join a group. It is open while the group has members.
 struct Door {
     number: u64,
-    joiners: mpsc::WeakSender<Joiner>,
+    requests: mpsc::WeakSender<Request>,
+}
+
+enum Request {
+    Join(Joiner),
+    /// The credential of a member has ended: it has to go on by itself.
+    LetGo,
 }
 
 struct Joiner {
@@ -47,6 +54,7 @@ struct Joiner {
 /// One connection of a group. The socket belongs to the connection, and is closed when that ends.
 struct Member {
     socket: Weak<TcpStream>,
+    caller: Option<Caller>,
     home: oneshot::Sender<Departure>,
 }
 
@@ -60,7 +68,7 @@ pub struct Departure {
 struct Group {
     writer: Box<Writer>,
     members: Vec<Member>,
-    joiners: mpsc::Receiver<Joiner>,
+    requests: mpsc::Receiver<Request>,
     groups: Groups,
     audience: Audience,
     number: u64,
@@ -68,30 +76,47 @@ struct Group {
 
 impl Groups {
     /// Stays in a group until it has to go on by itself; `None`: the connection is lost. May be given up at any point.
-    pub async fn join(&self, audience: Audience, writer: Box<Writer>, socket: &Arc<TcpStream>) -> Option<Departure> {
-        let (home, departure) = oneshot::channel();
-        let member = Member { socket: Arc::downgrade(socket), home };
-        let _open = self.enter(audience, Joiner { writer, member });
+    pub async fn join(
+        &self,
+        audience: Audience,
+        writer: Box<Writer>,
+        socket: &Arc<TcpStream>,
+        caller: Option<&Caller>,
+    ) -> Option<Departure> {
+        let (home, mut departure) = oneshot::channel();
+        let member = Member { socket: Arc::downgrade(socket), caller: caller.cloned(), home };
+        let open = self.enter(audience, Joiner { writer, member });
+        if let Some(caller) = caller {
+            tokio::select! {
+                biased;
+                departure = &mut departure => return departure.ok(),
+                // The group says where it is: it may be writing to the socket at this moment.
+                () = caller.ended() => drop(open.send(Request::LetGo).await),
+            }
+        }
         departure.await.ok()
     }
 
     /// Enters the first group that has room, or a new one.
-    fn enter(&self, audience: Audience, mut joiner: Joiner) -> mpsc::Sender<Joiner> {
+    fn enter(&self, audience: Audience, joiner: Joiner) -> mpsc::Sender<Request> {
+        let mut request = Request::Join(joiner);
         let mut listed = self.listed();
         for door in listed.groups.get(&audience).into_iter().flatten() {
-            let Some(open) = door.joiners.upgrade().filter(|open| open.strong_count() <= MEMBERS_MAX) else { continue };
-            match open.try_send(joiner) {
+            let Some(open) = door.requests.upgrade().filter(|open| open.strong_count() <= MEMBERS_MAX) else {
+                continue;
+            };
+            match open.try_send(request) {
                 Ok(()) => return open,
                 // The group is being dissolved, or too many ask at once.
-                Err(refused) => joiner = refused.into_inner(),
+                Err(refused) => request = refused.into_inner(),
             }
         }
-        let (open, joiners) = mpsc::channel(MEMBERS_MAX);
+        let (open, requests) = mpsc::channel(MEMBERS_MAX);
+        let Request::Join(Joiner { writer, member }) = request else { return open };
         listed.made += 1;
         let (number, door) = (listed.made, open.downgrade());
-        listed.groups.entry(audience.clone()).or_default().push(Door { number, joiners: door });
-        let Joiner { writer, member } = joiner;
-        let group = Group { writer, members: vec![member], joiners, groups: self.clone(), audience, number };
+        listed.groups.entry(audience.clone()).or_default().push(Door { number, requests: door });
+        let group = Group { writer, members: vec![member], requests, groups: self.clone(), audience, number };
         tokio::spawn(group.run());
         open
     }
@@ -111,8 +136,9 @@ impl Group {
                     Some(event) => self.tell(event),
                     None => return self.dissolve(None),
                 },
-                joiner = self.joiners.recv() => match joiner {
-                    Some(joiner) => self.take_in(joiner),
+                request = self.requests.recv() => match request {
+                    Some(Request::Join(joiner)) => self.take_in(joiner),
+                    Some(Request::LetGo) => self.let_go(),
                     None => return,
                 },
             }
@@ -163,6 +189,14 @@ impl Group {
         member.leave(Bytes::new(), Some(writer));
     }
 
+    /// Members whose credential has ended go on by themselves: each writes its end.
+    fn let_go(&mut self) {
+        let has_ended = |member: &mut Member| member.caller.as_ref().is_some_and(Caller::has_ended);
+        for member in self.members.extract_if(.., has_ended) {
+            member.leave(Bytes::new(), self.writer.fork(None));
+        }
+    }
+
     /// Writes what is in memory to all members. Answers whether there was anything.
     fn tell_what_is_there(&mut self) -> bool {
         let mut told = false;
@@ -175,12 +209,14 @@ impl Group {
 
     /// Ends the group: all members go on by themselves.
     fn dissolve(&mut self, closing: Option<ClosingReason>) {
-        self.joiners.close();
+        self.requests.close();
         for member in std::mem::take(&mut self.members) {
             member.leave(Bytes::new(), self.writer.fork(closing));
         }
-        while let Ok(joiner) = self.joiners.try_recv() {
-            joiner.member.leave(Bytes::new(), Some(joiner.writer));
+        while let Ok(request) = self.requests.try_recv() {
+            if let Request::Join(Joiner { writer, member }) = request {
+                member.leave(Bytes::new(), Some(writer));
+            }
         }
     }
 }

@@ -31,10 +31,14 @@ async fn write(socket: &Arc<TcpStream>, head: Bytes, mut writer: Box<Writer>, gr
             write_all(socket, chunk.framed()).await?;
         }
         if writer.events.is_live() {
+            // A group is nobody's: each of its connections ends by itself.
+            let caller = writer.events.caller().cloned();
+            writer.events.belong_to(None);
             // A connection that has left a group takes its next event by itself before it joins again.
-            let Some(departure) = groups.join(audience, writer, socket).await else { return Ok(()) };
+            let Some(departure) = groups.join(audience, writer, socket, caller.as_ref()).await else { return Ok(()) };
             let Departure { rest, writer: own } = departure;
             writer = own;
+            writer.events.belong_to(caller);
             write_all(socket, rest).await?;
         }
     }

@@ -1,6 +1,6 @@
 //! The one writer of event streams: each connection's events become frames in one buffer when the connection asks.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,6 +13,7 @@ use super::frames::Frames;
 use super::subscriptions::{AssignedEvent, RevokedEvent};
 use crate::domain::closing::ClosingReason;
 use crate::domain::time::Timestamp;
+use crate::service::auth::Caller;
 use crate::service::event_streams::{self, Admission, Event, Events};
 use crate::service::log::Trimmed;
 use crate::service::subscriptions::Change;
@@ -54,7 +55,18 @@ pub struct Unwritten(Arc<Mutex<Option<EventStream>>>);
 
 impl Unwritten {
     pub fn take(&self) -> Option<EventStream> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().take()
+    }
+
+    /// From here on it ends with the caller's credential.
+    pub fn belong_to(&self, caller: &Caller) {
+        if let Some(stream) = &mut *self.lock() {
+            stream.writer.events.belong_to(Some(caller.clone()).filter(|caller| caller.credential().is_some()));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<EventStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -10,24 +10,25 @@ use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use super::event_stream::Unwritten;
 use super::extract::BodyLimits;
 use super::problem::{Problem, ProblemKind, StoreFailure};
-use super::{App, body, browser};
+use super::{App, body, browser, credentials};
 use crate::domain::browser::Origin;
 use crate::domain::observation::{FailureKind, Observation};
 use crate::telemetry::{Observer, logging::panic_text};
 
-/// Refuses requests that are too large, of another type, or from a page that may not ask; ends those that take too long;
-/// and counts the answers.
+/// Refuses requests that are too large, of another type, without a credential, or from a page that may not ask; ends those
+/// that take too long; and counts the answers.
 pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let method = method_label(request.method());
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let limits = BodyLimits { bytes: app.limits.body_bytes_max, time: app.limits.request_timeout };
     request.extensions_mut().insert(limits);
-    let refused = too_large(&app, &request)
-        .or_else(|| browser::refused(&app.limits.trusted, &request))
-        .or_else(|| body::refused(&app.limits, &request));
+    let needs_credential = app.credentials.are_required();
+    let refused =
+        too_large(&app, &request).or_else(|| browser::refused(&app.limits.trusted, needs_credential, &request));
     let response = match refused {
         Some(problem) => problem.into_response(),
         None => {
@@ -40,7 +41,7 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
                 _ => Duration::ZERO,
             };
             let limit = app.limits.request_timeout + more;
-            match tokio::time::timeout(limit, next.run(request)).await {
+            match tokio::time::timeout(limit, answer(&app, request, next)).await {
                 Ok(response) => response,
                 Err(_) => Problem::new(ProblemKind::RequestTimeout, format!("The request took longer than {limit:?}."))
                     .into_response(),
@@ -55,6 +56,33 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
         app.observer.record(Observation::StoreFailed { by, kind, error: error.to_string(), is_news });
     }
     app.observer.record(Observation::RequestAnswered { method, path, status, took: begun.elapsed() });
+    response
+}
+
+/// Answers a request whose credential, and whose body as its headers tell of it, are as they must be.
+async fn answer(app: &App, mut request: Request, next: Next) -> Response {
+    let caller = match credentials::take(app, &mut request).await {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
+    };
+    if let Some(problem) = body::refused(&app.limits, &request) {
+        return problem.into_response();
+    }
+    // Of another request it is not known what it has done, or it does not wait.
+    let is_read = request.method() == Method::GET;
+    let waits = is_read || request.uri().path().ends_with("/fetch");
+    request.extensions_mut().insert(caller.clone());
+    let response = tokio::select! {
+        biased;
+        response = next.run(request) => response,
+        () = caller.ended(), if waits => return credentials::ended().into_response(),
+    };
+    if is_read && caller.has_ended() {
+        return credentials::ended().into_response();
+    }
+    if let Some(events) = response.extensions().get::<Unwritten>() {
+        events.belong_to(&caller);
+    }
     response
 }
 

@@ -19,12 +19,14 @@ use crate::domain::browser::Trusted;
 use crate::service::Service;
 
 mod aggregated_streams;
+mod api_keys;
 mod append_problems;
 mod append_sessions;
 mod appends;
 mod body;
 mod browser;
 mod console;
+pub mod credentials;
 mod erase;
 mod event_connection;
 mod event_groups;
@@ -50,6 +52,7 @@ mod retention;
 pub mod server;
 mod streams;
 mod subscriptions;
+mod tickets;
 mod trim;
 mod wire;
 
@@ -107,6 +110,7 @@ mod tags {
     pub const SUBSCRIBE: &str = "subscribe";
     pub const REPORTS: &str = "reports";
     pub const RETAIN: &str = "retain";
+    pub const CREDENTIALS: &str = "credentials";
     pub const OPERATIONS: &str = "operations";
 }
 
@@ -143,6 +147,9 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(reports::report_categories))
         .routes(routes!(reports::report_types))
         .routes(routes!(reports::report_settled))
+        .routes(routes!(api_keys::list, api_keys::create))
+        .routes(routes!(api_keys::revoke))
+        .routes(routes!(tickets::create))
         .routes(routes!(operations::is_alive))
         .routes(routes!(operations::is_ready))
         .routes(routes!(operations::read_metrics))

@@ -31,6 +31,7 @@ use super::problem::{ProblemDocument, ProblemKind};
         (name = "subscribe", description = "Messages delivered until a consumer has acked them"),
         (name = "retain", description = "Trim streams, keep categories at an age or a size, erase messages"),
         (name = "reports", description = "What is in the store: categories, streams, types, the settled position"),
+        (name = "credentials", description = "API keys, and tickets for browsers"),
         (name = "operations", description = "Health and metrics"),
     ),
     components(schemas(ProblemDocument, Direction, EventNames, CategoryText, CelExpressionText, DurationText, MessageTypeText, NameText, StreamNameText)),
@@ -47,8 +48,9 @@ pub enum Version {
 }
 
 /// The problems that every operation under `/v1` may answer.
-const COMMON: [ProblemKind; 9] = [
+const COMMON: [ProblemKind; 10] = [
     ProblemKind::MalformedRequest,
+    ProblemKind::Unauthenticated,
     ProblemKind::Forbidden,
     ProblemKind::NotFound,
     ProblemKind::RequestTimeout,

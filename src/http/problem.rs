@@ -1,5 +1,6 @@
 //! Problem documents (RFC 9457): the form of every error that leaves the service.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::http::{HeaderValue, StatusCode, header};
@@ -13,6 +14,8 @@ use super::openapi::ProblemType;
 pub use super::problem_kind::ProblemKind;
 use crate::domain::Violation;
 use crate::domain::observation::FailureKind;
+use crate::domain::scope::Missing;
+use crate::domain::secret::without_secrets;
 use crate::service::ServiceError;
 use crate::service::read::PlaceError;
 
@@ -89,6 +92,9 @@ pub struct ProblemDocument {
     /// For `unsupported-media-type`.
     #[schema(required = false, nullable = false)]
     pub accepted: Option<Vec<String>>,
+    /// For `forbidden`: the scope that is missing.
+    #[schema(required = false, nullable = false, example = "read:account-123")]
+    pub scope: Option<String>,
     /// For `forbidden`: the setting that allows it.
     #[schema(required = false, nullable = false, example = "--allowed-host")]
     pub setting: Option<String>,
@@ -173,7 +179,12 @@ impl Problem {
         document.insert("status".into(), status.as_u16().into());
         document.insert("detail".into(), self.detail.into());
         document.extend(self.facts);
-        Value::Object(document).to_string()
+        let document = Value::Object(document).to_string();
+        // A name that a problem repeats may be a key that somebody put in its place.
+        match without_secrets(&document) {
+            Cow::Borrowed(_) => document,
+            Cow::Owned(clean) => clean,
+        }
     }
 
     fn with_errors(kind: ProblemKind, errors: Vec<Violation>) -> Self {
@@ -195,10 +206,21 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         response
+    }
+}
+
+impl From<Missing> for Problem {
+    fn from(missing: Missing) -> Self {
+        let Missing(scope) = missing;
+        let detail = format!("The credential does not allow this: the scope {scope} is missing.");
+        Problem::new(ProblemKind::Forbidden, detail).with("scope", scope.to_string())
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 #[serde(rename_all = "kebab-case")]
 pub enum ProblemKind {
     MalformedRequest,
+    Unauthenticated,
     Forbidden,
     NotFound,
     MethodNotAllowed,
@@ -32,8 +33,9 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [ProblemKind; 22] = [
+    pub const ALL: [ProblemKind; 23] = [
         Self::MalformedRequest,
+        Self::Unauthenticated,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -67,12 +69,20 @@ impl ProblemKind {
                 "The body is not valid JSON, or a field or a parameter has the wrong form. `errors` names each field \
                 and the rule that it breaks.",
             ),
+            Self::Unauthenticated => (
+                "unauthenticated",
+                StatusCode::UNAUTHORIZED,
+                "Unauthenticated",
+                "The request needs a credential: `Authorization: Bearer` with an API key or a JWT, or a ticket on an \
+                event stream. The one that it has is unknown, has expired, or was revoked.",
+            ),
             Self::Forbidden => (
                 "forbidden",
                 StatusCode::FORBIDDEN,
                 "Forbidden",
-                "The request names a host that is not one of the service's, or it would change something and comes from \
-                a page of another origin. `setting` is the setting that allows it.",
+                "The credential does not allow this; `scope` is the scope that is missing. Or the request names a host \
+                that is not one of the service's, or would change something and comes from a page of another origin; \
+                `setting` is the setting that allows it.",
             ),
             Self::NotFound => (
                 "not-found",

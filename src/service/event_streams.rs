@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use super::auth::Caller;
 use super::follow::Followed;
 use super::log::follower::Follower;
 use super::log::{Entry, LogName, Trimmed};
@@ -137,6 +138,8 @@ pub struct Audience {
 /// are told the same may share one.
 pub struct Events {
     streams: EventStreams,
+    /// They end when the caller's credential does.
+    caller: Option<Caller>,
     /// `None` after the last event: what it holds is given back at once.
     source: Option<Source>,
     /// What is still to be said where the source is gone.
@@ -150,11 +153,28 @@ pub struct Events {
     told_at: Instant,
 }
 
+/// Waits for the end of the caller's credential.
+async fn ended(caller: Option<&Caller>) {
+    match caller {
+        Some(caller) => caller.ended().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Events {
     pub(super) fn new(admission: &Admission, source: Source, heartbeat: Duration) -> Self {
         let (streams, cursor, told_at) = (admission.0.clone(), source.cursor(), Instant::now());
         let source = Some(source);
-        Self { streams, source, closing: None, cursor, not_an_id: None, heartbeat, beat: None, told_at }
+        Self { streams, caller: None, source, closing: None, cursor, not_an_id: None, heartbeat, beat: None, told_at }
+    }
+
+    /// Whose they are; `None`: they do not end with a credential.
+    pub fn belong_to(&mut self, caller: Option<Caller>) {
+        self.caller = caller;
+    }
+
+    pub fn caller(&self) -> Option<&Caller> {
+        self.caller.as_ref()
     }
 
     /// The place where it begins is beyond the end of the log, so it is no id that a client could come back with.
@@ -191,7 +211,7 @@ impl Events {
         place(self).is_some() && place(self) == place(other)
     }
 
-    /// The same events from here on, for one of those that shared them. `closing`: nothing but their end.
+    /// The same events from here on, for one of those that shared them, and nobody's yet. `closing`: nothing but their end.
     pub fn fork(&self, closing: Option<ClosingReason>) -> Option<Self> {
         let source = match (&self.source, closing) {
             (_, Some(_)) => None,
@@ -200,7 +220,8 @@ impl Events {
         };
         let Self { streams, cursor, not_an_id, heartbeat, told_at, .. } = self;
         let (streams, cursor, not_an_id) = (streams.clone(), *cursor, *not_an_id);
-        Some(Self { streams, source, closing, cursor, not_an_id, heartbeat: *heartbeat, beat: None, told_at: *told_at })
+        let (heartbeat, told_at) = (*heartbeat, *told_at);
+        Some(Self { streams, caller: None, source, closing, cursor, not_an_id, heartbeat, beat: None, told_at })
     }
 
     /// What comes next, however long that takes; `None` at the end. May be given up at any point without a loss.
@@ -210,6 +231,9 @@ impl Events {
         let event = loop {
             if shared.draining.is_cancelled() {
                 break Some(Event::Closing(ClosingReason::Draining));
+            }
+            if self.caller.as_ref().is_some_and(Caller::has_ended) {
+                break Some(Event::Closing(ClosingReason::Expired));
             }
             // The timer is only asked for again when it has come, so a busy connection does not touch it.
             let beat = self.beat.get_or_insert_with(|| shared.heartbeats.after(self.heartbeat));
@@ -224,6 +248,7 @@ impl Events {
                     }
                 }
                 () = shared.draining.cancelled() => {}
+                () = ended(self.caller.as_ref()) => {}
             }
         };
         self.took(event.as_ref());

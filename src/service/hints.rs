@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::aggregated::feed::Feeds;
 use super::aggregated::projector::ProjectorHandle;
+use super::auth::Credentials;
 use super::back_off::BackOff;
 use super::subscriptions::Subscriptions;
 use super::tail::Tail;
@@ -33,26 +34,24 @@ pub struct HintSettings {
 /// Keeps the one LISTEN connection of this instance.
 pub struct Listener {
     database: Database,
-    tail: Tail,
-    feeds: Feeds,
-    projector: ProjectorHandle,
-    subscriptions: Subscriptions,
+    told: Told,
     settings: HintSettings,
     observer: Observer,
     is_live: Arc<AtomicBool>,
 }
 
+/// Who is told of signals.
+pub struct Told {
+    pub credentials: Credentials,
+    pub tail: Tail,
+    pub feeds: Feeds,
+    pub projector: ProjectorHandle,
+    pub subscriptions: Subscriptions,
+}
+
 impl Listener {
-    pub fn new(
-        database: Database,
-        tail: Tail,
-        feeds: Feeds,
-        projector: ProjectorHandle,
-        subscriptions: Subscriptions,
-        settings: HintSettings,
-        observer: Observer,
-    ) -> Self {
-        Self { database, tail, feeds, projector, subscriptions, settings, observer, is_live: Arc::default() }
+    pub fn new(database: Database, told: Told, settings: HintSettings, observer: Observer) -> Self {
+        Self { database, told, settings, observer, is_live: Arc::default() }
     }
 
     /// Whether it listens at this moment.
@@ -101,25 +100,29 @@ impl Listener {
     }
 
     fn pass_on(&self, signal: Signal) {
+        let told = &self.told;
         match signal {
-            Signal::Appended(global_position) => self.tail.hint_at(global_position),
-            Signal::Erased => self.tail.hint_erased(),
-            Signal::Projected => self.feeds.kick(),
+            Signal::Appended(global_position) => told.tail.hint_at(global_position),
+            Signal::Erased => told.tail.hint_erased(),
+            Signal::Keys => told.credentials.look_again(),
+            Signal::Projected => told.feeds.kick(),
             Signal::Defined => {
-                self.projector.reload();
-                self.feeds.kick();
+                told.projector.reload();
+                told.feeds.kick();
             }
-            Signal::Changed(ids) => self.subscriptions.have_changed(&ids),
-            Signal::Room(ids) => self.subscriptions.have_room(&ids),
+            Signal::Changed(ids) => told.subscriptions.have_changed(&ids),
+            Signal::Room(ids) => told.subscriptions.have_room(&ids),
         }
     }
 
     /// Signals may have been missed: everything is looked at.
     fn look_everywhere(&self) {
-        self.tail.hint();
-        self.tail.hint_erased();
-        self.feeds.kick();
-        self.subscriptions.may_have_changed();
+        let told = &self.told;
+        told.tail.hint();
+        told.tail.hint_erased();
+        told.credentials.look_again();
+        told.feeds.kick();
+        told.subscriptions.may_have_changed();
     }
 }
 

@@ -34,9 +34,10 @@ use aggregated::AggregatedStreams;
 use aggregated::feed::Feeds;
 use aggregated::projector::{Projector, ProjectorSettings};
 use append::{Append, AppendSettings};
+use auth::{CredentialSettings, Credentials};
 use erase::Eraser;
 use event_streams::EventStreams;
-use hints::{HintSettings, Listener, Notifier, Signals};
+use hints::{HintSettings, Listener, Notifier, Signals, Told};
 use log::latest::LatestBudget;
 use read::Reads;
 use reports::Reports;
@@ -48,6 +49,7 @@ use trim::Trimmer;
 /// The settings of all agents.
 #[derive(Debug, Clone)]
 pub struct ServiceSettings {
+    pub credentials: CredentialSettings,
     pub append: AppendSettings,
     pub tail: TailSettings,
     pub hints: HintSettings,
@@ -70,6 +72,7 @@ pub struct ServiceSettings {
 /// Everything that HTTP uses. Cheap to clone.
 #[derive(Clone)]
 pub struct Service {
+    pub credentials: Credentials,
     pub append: Append,
     pub reads: Reads,
     pub eraser: Eraser,
@@ -129,19 +132,20 @@ impl Service {
             &lifecycle,
             observer.clone(),
         );
-        let listener = Listener::new(
-            database.clone(),
-            tail.clone(),
-            feeds.clone(),
-            projecting.clone(),
-            subscriptions.clone(),
-            settings.hints.clone(),
-            observer.clone(),
-        );
+        let credentials = Credentials::new(database.clone(), settings.credentials, observer.clone());
+        let told = Told {
+            credentials: credentials.clone(),
+            tail: tail.clone(),
+            feeds: feeds.clone(),
+            projector: projecting.clone(),
+            subscriptions: subscriptions.clone(),
+        };
+        let listener = Listener::new(database.clone(), told, settings.hints.clone(), observer.clone());
         let notifier = Notifier { database: database.clone(), signals, settings: settings.hints };
         let event_streams =
             EventStreams::new(settings.followers_max, tail.clone(), lifecycle.draining().clone(), observer.clone());
         let service = Self {
+            credentials: credentials.clone(),
             append: append.clone(),
             reads,
             retentions: Retentions::new(database.clone(), tail.clone(), observer.clone(), settings.retention_interval),
@@ -165,6 +169,9 @@ impl Service {
             lifecycle: lifecycle.clone(),
         };
         let stopping = lifecycle.stopping();
+        lifecycle.spawn("credentials", credentials.clone().run(stopping.clone()));
+        lifecycle.spawn("JWKS", credentials.clone().fetch_keys(stopping.clone()));
+        lifecycle.spawn("credentials' ends", credentials.expire(stopping.clone()));
         lifecycle.spawn("tail", reader.run(stopping.clone()));
         lifecycle.spawn("listener", listener.run(stopping.clone()));
         lifecycle.spawn("notifier", notifier.run(stopping.clone()));

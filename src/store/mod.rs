@@ -9,6 +9,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub mod aggregated_streams;
+pub mod api_keys;
 pub mod append;
 pub mod conditions;
 pub mod erasures;

@@ -26,6 +26,10 @@ pub(super) fn log(observation: &Observation) {
             }
         },
         Observation::DatabaseFound { by } => tracing::info!(by, "the database is back"),
+        Observation::JwksFetched { keys } => tracing::debug!(keys, "the keys of the JWKS URL were fetched"),
+        Observation::JwksFailed { error, is_news: true } => {
+            tracing::warn!(%error, "the keys of the JWKS URL cannot be fetched; those that are known go on");
+        }
         Observation::ListenerUp => tracing::debug!("listening for signals"),
         Observation::ListenerDown { error } => tracing::warn!(%error, "the listening connection was lost"),
         Observation::TailReads { reads: false } => {

@@ -1,7 +1,11 @@
 //! Where log lines go, and in which format.
 
+use std::io::{self, Write};
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::prelude::*;
+
+use crate::domain::secret::without_secrets;
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -21,7 +25,7 @@ pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal);
+    let layer = tracing_subscriber::fmt::layer().with_writer(|| CleanStderr).with_ansi(is_terminal);
     // The reader of standard error may be gone (`2>&1 | head`): reporting that on standard error would panic.
     let layer = layer.log_internal_errors(false);
     let layer = if text { layer.boxed() } else { layer.json().flatten_event(true).boxed() };
@@ -29,6 +33,22 @@ pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
         .with(layer.with_filter(filter))
         .try_init()
         .map_err(|error| format!("logging cannot be started: {error}"))
+}
+
+/// Standard error, without anything that looks like a credential: whatever a line is made of, its writer may not have known.
+struct CleanStderr;
+
+impl Write for CleanStderr {
+    /// A line comes whole.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        io::stderr().write_all(without_secrets(&text).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
 }
 
 /// The message of a panic.

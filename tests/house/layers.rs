@@ -17,7 +17,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
     // What puts the house together knows every room.
     ("app", &["config", "domain", "embedded_postgres", "http", "lifecycle", "service", "store", "telemetry"]),
     ("transfer", &["app", "config", "domain", "lifecycle", "service", "store", "telemetry"]),
-    ("program", &["app", "config", "http", "store", "telemetry", "transfer"]),
+    ("program", &["app", "config", "domain", "http", "service", "store", "telemetry", "transfer"]),
     ("main", &["program"]),
     (
         "lib",

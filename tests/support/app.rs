@@ -4,10 +4,13 @@
 use std::time::Duration;
 
 use headwater::app::Running;
-use headwater::config::Settings;
+use headwater::config::{CredentialsMode, Settings};
 use headwater::domain::observation::Observation;
+use headwater::domain::scope::Scope;
+use headwater::domain::time::Timestamp;
 use headwater::lifecycle::Lifecycle;
 use headwater::service::Service;
+use headwater::service::auth::KeyRequest;
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -17,10 +20,17 @@ use super::events::Events;
 /// The longest that a test waits for a fact.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A service on a free port.
-pub struct TestApp {
+/// A client of one service, with a credential or without.
+#[derive(Clone)]
+pub struct TestClient {
     pub url: String,
     pub http: reqwest::Client,
+    token: Option<String>,
+}
+
+/// A service on a free port, and a client of it.
+pub struct TestApp {
+    client: TestClient,
     pub service: Service,
     lifecycle: Lifecycle,
     finished: tokio::task::JoinHandle<()>,
@@ -76,8 +86,102 @@ impl TestApp {
         let url = running.url().to_owned();
         let service = running.service.clone();
         let finished = tokio::spawn(async move { running.finish().await.expect("the service stops cleanly") });
-        let http = super::http_client();
-        Self { url, http, service, lifecycle, finished }
+        Self { client: TestClient::of(url, None), service, lifecycle, finished }
+    }
+
+    /// A service that requires credentials. The app itself is a client whose key may do everything.
+    pub async fn guarded(database: &TestDatabase) -> Self {
+        Self::guarded_with(&database.url, |_| {}).await
+    }
+
+    /// The same with other settings, on any database URL.
+    pub async fn guarded_with(url: &str, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut app = Self::with(url, |settings| {
+            settings.auth.credentials = Some(CredentialsMode::Required);
+            change(settings);
+        })
+        .await;
+        let key = app.make_key(&["admin"]).await;
+        app.client = app.client_with(&key);
+        app
+    }
+
+    /// An API key with these scopes.
+    pub async fn make_key(&self, scopes: &[&str]) -> String {
+        self.make_key_for(scopes, None).await
+    }
+
+    /// An API key that expires.
+    pub async fn make_key_for(&self, scopes: &[&str], lasts: Option<Duration>) -> String {
+        let scopes: Vec<Scope> = scopes.iter().map(|scope| scope.parse().expect("a scope")).collect();
+        let expires_at = lasts.map(Timestamp::after);
+        let request = KeyRequest { name: "test", scopes: &scopes, expires_at, created_by: "test" };
+        self.service.credentials.create_key(request).await.expect("a key is made").secret.expose().to_owned()
+    }
+
+    /// A client with a key that has these scopes.
+    pub async fn client_that_may(&self, scopes: &[&str]) -> TestClient {
+        let key = self.make_key(scopes).await;
+        self.client_with(&key)
+    }
+
+    /// A client that sends this credential.
+    pub fn client_with(&self, token: &str) -> TestClient {
+        TestClient::of(self.client.url.clone(), Some(token))
+    }
+
+    /// A client without a credential.
+    pub fn client_without(&self) -> TestClient {
+        TestClient::of(self.client.url.clone(), None)
+    }
+
+    /// Waits for something to happen; call [`Service::observer`]`.watch()` before what causes it.
+    pub async fn observed(
+        watcher: &mut tokio::sync::broadcast::Receiver<Observation>,
+        what: &str,
+        is_it: impl Fn(&Observation) -> bool,
+    ) -> Observation {
+        let waiting = async {
+            loop {
+                match watcher.recv().await {
+                    Ok(observation) if is_it(&observation) => return observation,
+                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(error) => panic!("{what}: {error}"),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    }
+
+    /// Begins to stop, without waiting.
+    pub fn drain(&self) {
+        self.lifecycle.drain();
+    }
+
+    /// Stops and waits for the end.
+    pub async fn stop(self) {
+        self.lifecycle.drain();
+        drop(self.client);
+        self.finished.await.expect("the service ends without a panic");
+    }
+}
+
+impl std::ops::Deref for TestApp {
+    type Target = TestClient;
+
+    fn deref(&self) -> &TestClient {
+        &self.client
+    }
+}
+
+impl TestClient {
+    fn of(url: String, token: Option<&str>) -> Self {
+        Self { url, http: super::http_client_with(token), token: token.map(str::to_owned) }
+    }
+
+    /// The credential that it sends.
+    pub fn token(&self) -> &str {
+        self.token.as_deref().expect("a client with a credential")
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -120,25 +224,9 @@ impl TestApp {
 
     /// Opens an event stream.
     pub async fn follow(&self, path: &str) -> Events {
-        Events::open(&format!("{}{path}", self.url), &[]).await
-    }
-
-    /// Waits for something to happen; call [`Service::observer`]`.watch()` before what causes it.
-    pub async fn observed(
-        watcher: &mut tokio::sync::broadcast::Receiver<Observation>,
-        what: &str,
-        is_it: impl Fn(&Observation) -> bool,
-    ) -> Observation {
-        let waiting = async {
-            loop {
-                match watcher.recv().await {
-                    Ok(observation) if is_it(&observation) => return observation,
-                    Ok(_) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                    Err(error) => panic!("{what}: {error}"),
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+        // On a connection of its own: one that had another request before is served in another way.
+        let http = super::http_client_with(self.token.as_deref());
+        Events::of(http.get(format!("{}{path}", self.url)).send().await.expect("the service answers")).await
     }
 
     /// A metric's value, by its name with labels as it is printed.
@@ -146,18 +234,6 @@ impl TestApp {
         let text = self.get("/metrics").await.text;
         let line = text.lines().find_map(|line| line.strip_prefix(name).filter(|rest| rest.starts_with(' ')));
         line.map_or(0.0, |value| value.trim().parse().unwrap())
-    }
-
-    /// Begins to stop, without waiting.
-    pub fn drain(&self) {
-        self.lifecycle.drain();
-    }
-
-    /// Stops and waits for the end.
-    pub async fn stop(self) {
-        self.lifecycle.drain();
-        drop(self.http);
-        self.finished.await.expect("the service ends without a panic");
     }
 }
 

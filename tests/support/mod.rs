@@ -15,6 +15,19 @@ pub mod writers;
 
 /// An HTTP client. The crate's TLS is built without a provider of its own, so it gets the service's.
 pub fn http_client() -> reqwest::Client {
+    http_client_with(None)
+}
+
+/// The same, with a credential in each request.
+pub fn http_client_with(token: Option<&str>) -> reqwest::Client {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().pool_max_idle_per_host(256).build().expect("a client can be built")
+    let mut headers = reqwest::header::HeaderMap::new();
+    if let Some(token) = token {
+        headers.insert("authorization", format!("Bearer {token}").parse().expect("a header"));
+    }
+    reqwest::Client::builder()
+        .pool_max_idle_per_host(256)
+        .default_headers(headers)
+        .build()
+        .expect("a client can be built")
 }

@@ -1,15 +1,11 @@
 //! Who asks: what a credential allows, and until when.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::scope::Rights;
 use crate::domain::time::Timestamp;
-
-/// A wait for the end of a credential looks at the clock at least this often: the clock may be set.
-const CLOCK_CHECK: Duration = Duration::from_secs(5);
 
 /// The caller of a request. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -20,29 +16,42 @@ struct Inner {
     rights: Rights,
     credential: Option<Arc<str>>,
     expires_at: Option<Timestamp>,
-    revoked: CancellationToken,
+    ended: CancellationToken,
 }
 
 impl Caller {
     /// Everybody, where credentials are off.
     pub fn anybody() -> Self {
-        Self(Arc::new(Inner {
-            rights: Rights::Everything,
-            credential: None,
-            expires_at: None,
-            revoked: CancellationToken::new(),
-        }))
+        static ANYBODY: LazyLock<Caller> =
+            LazyLock::new(|| Caller::new(Rights::Everything, None, None, CancellationToken::new()));
+        ANYBODY.clone()
     }
 
-    /// Who has shown a credential. `credential` names it in limits and logs, and is no secret; `revoked` is cancelled when
-    /// it is revoked.
+    /// Who has shown no credential where one is required, on a path that needs none.
+    pub fn nobody() -> Self {
+        static NOBODY: LazyLock<Caller> =
+            LazyLock::new(|| Caller::new(Rights::of([]), None, None, CancellationToken::new()));
+        NOBODY.clone()
+    }
+
+    /// Who has shown a credential. `credential` names it in limits and logs, and is no secret; `ended` is cancelled when
+    /// it expires or is revoked, by the agent that looks at the clock for all of them.
     pub fn of(
         credential: impl Into<Arc<str>>,
         rights: Rights,
         expires_at: Option<Timestamp>,
-        revoked: CancellationToken,
+        ended: CancellationToken,
     ) -> Self {
-        Self(Arc::new(Inner { rights, credential: Some(credential.into()), expires_at, revoked }))
+        Self::new(rights, Some(credential.into()), expires_at, ended)
+    }
+
+    fn new(
+        rights: Rights,
+        credential: Option<Arc<str>>,
+        expires_at: Option<Timestamp>,
+        ended: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(Inner { rights, credential, expires_at, ended }))
     }
 
     /// What the caller may do.
@@ -62,21 +71,29 @@ impl Caller {
 
     /// Whether the credential has expired or was revoked.
     pub fn has_ended(&self) -> bool {
-        self.0.revoked.is_cancelled() || self.0.expires_at.is_some_and(|at| at <= Timestamp::now())
+        self.0.ended.is_cancelled() || self.0.expires_at.is_some_and(|at| at <= Timestamp::now())
     }
 
     /// Waits until the credential has expired or was revoked; for ever, if it does neither.
     pub async fn ended(&self) {
-        let revoked = self.0.revoked.cancelled();
-        let Some(expires_at) = self.0.expires_at else { return revoked.await };
-        let expired = async {
-            while let left @ 1.. = expires_at.0.saturating_sub(Timestamp::now().0) {
-                tokio::time::sleep(Duration::from_micros(left.unsigned_abs()).min(CLOCK_CHECK)).await;
-            }
-        };
-        tokio::select! {
-            () = revoked => {}
-            () = expired => {}
+        match self.0.credential {
+            Some(_) => self.0.ended.cancelled().await,
+            None => std::future::pending().await,
         }
+    }
+
+    /// Ends it for all that use it.
+    pub(super) fn end(&self) {
+        self.0.ended.cancel();
+    }
+
+    /// Ends with this one.
+    pub(super) fn child_token(&self) -> CancellationToken {
+        self.0.ended.child_token()
+    }
+
+    /// Whether anybody but the one that asks has it.
+    pub(super) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 }

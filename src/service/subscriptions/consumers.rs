@@ -95,6 +95,7 @@ impl Consumers {
                 ClosingReason::Draining => SubscriptionError::Draining,
                 ClosingReason::Deleted => SubscriptionError::NotFound { name },
                 ClosingReason::Removed
+                | ClosingReason::Expired
                 | ClosingReason::Replaced
                 | ClosingReason::HistoryChanged
                 | ClosingReason::InternalError => SubscriptionError::ConsumerRemoved { name, consumer },

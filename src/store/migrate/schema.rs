@@ -142,6 +142,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0011_keyed_aggregated_streams",
     "0012_erasure_and_trim",
     "0014_time_ranges",
+    "0015_credentials",
 ];
 
 const FUNCTIONS: &[(&str, &str)] = functions![

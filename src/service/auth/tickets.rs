@@ -1,0 +1,129 @@
+//! Tickets: short-lived rights to read, in a text that is signed. No instance has to remember one.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::api_keys::Keys;
+use super::{AuthError, Caller};
+use crate::domain::scope::{Missing, Rights, Scope};
+use crate::domain::secret::Secret;
+use crate::domain::time::Timestamp;
+use crate::store::api_keys::KeyHash;
+
+/// Every ticket begins so.
+const PREFIX: &str = "hwt_";
+/// What the signature is about, so that it counts for nothing else.
+const PURPOSE: &[u8] = b"headwater ticket 1\0";
+/// The longest ticket: it has to fit into a URL.
+pub const TICKET_BYTES_MAX: usize = 4 << 10;
+/// The name of the credential that an API key is, before its id.
+const KEY: &str = "key:";
+
+/// A ticket that was made.
+#[derive(Debug)]
+pub struct Ticket {
+    pub secret: Secret,
+    pub expires_at: Timestamp,
+}
+
+/// Why no ticket was made.
+#[derive(Debug, thiserror::Error)]
+pub enum TicketError {
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// The scope at this place does not read.
+    #[error("only scopes to read are for tickets")]
+    NotToRead { at: usize },
+    #[error("the ticket would have {bytes} bytes; at most {TICKET_BYTES_MAX} are allowed: ask for fewer scopes")]
+    TooLong { bytes: usize },
+    /// The database could not be reached since the service began.
+    #[error("the secret that signs tickets is not known yet")]
+    NoSecret,
+}
+
+/// What a ticket says, under names that are short.
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    /// The credential that it was made with.
+    c: String,
+    s: Vec<String>,
+    /// When it expires, in microseconds since 1970.
+    e: i64,
+}
+
+/// Whether a text means to be a ticket.
+pub fn is_one(text: &str) -> bool {
+    text.starts_with(PREFIX)
+}
+
+/// Makes a ticket: no wider and no longer than the caller's own credential.
+pub fn issue(caller: &Caller, scopes: &[Scope], ttl: Duration, secret: Option<KeyHash>) -> Result<Ticket, TicketError> {
+    for (at, scope) in scopes.iter().enumerate() {
+        if !matches!(scope, Scope::Read(_)) {
+            return Err(TicketError::NotToRead { at });
+        }
+        caller.rights().require(scope.clone())?;
+    }
+    let secret = secret.ok_or(TicketError::NoSecret)?;
+    let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
+    let wanted = Timestamp(Timestamp::now().0.saturating_add(ttl));
+    let expires_at = caller.expires_at().map_or(wanted, |own| own.min(wanted));
+    let credential = caller.credential().map_or("anybody", |name| name);
+    let claims =
+        Claims { c: credential.to_owned(), s: scopes.iter().map(ToString::to_string).collect(), e: expires_at.0 };
+    let claims = serde_json::to_vec(&claims).unwrap_or_else(|error| unreachable!("claims are plain data: {error}"));
+    let signature = hmac::sign(&key(&secret), &signed(&claims));
+    let (claims, signature) = (URL_SAFE_NO_PAD.encode(&claims), URL_SAFE_NO_PAD.encode(signature));
+    let text = format!("{PREFIX}{claims}.{signature}");
+    if text.len() > TICKET_BYTES_MAX {
+        return Err(TicketError::TooLong { bytes: text.len() });
+    }
+    Ok(Ticket { secret: Secret::new(text), expires_at })
+}
+
+/// The caller whose ticket this is. It ends with the key that the ticket was made with.
+pub async fn caller_of(ticket: &Secret, keys: &Keys) -> Result<Caller, AuthError> {
+    let claims = read(ticket.expose(), keys)?;
+    let mut expires_at = Timestamp(claims.e);
+    if expires_at <= Timestamp::now() {
+        return Err(AuthError::Expired);
+    }
+    let scopes: Vec<Scope> = claims.s.iter().filter_map(|scope| scope.parse().ok()).collect();
+    let mut ended = CancellationToken::new();
+    if let Some(id) = claims.c.strip_prefix(KEY) {
+        let maker = keys.caller_of_id(id).await?;
+        // The key may have changed since.
+        if scopes.iter().any(|scope| maker.rights().require(scope.clone()).is_err()) {
+            return Err(AuthError::Unknown);
+        }
+        expires_at = maker.expires_at().map_or(expires_at, |own| own.min(expires_at));
+        ended = maker.child_token();
+    }
+    Ok(Caller::of(claims.c, Rights::of(scopes), Some(expires_at), ended))
+}
+
+fn read(text: &str, keys: &Keys) -> Result<Claims, AuthError> {
+    if text.len() > TICKET_BYTES_MAX {
+        return Err(AuthError::Unknown);
+    }
+    let (claims, signature) =
+        text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')).ok_or(AuthError::Unknown)?;
+    let decoded = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthError::Unknown);
+    let (claims, signature) = (decoded(claims)?, decoded(signature)?);
+    let secret = keys.ticket_secret().ok_or(AuthError::Unknown)?;
+    hmac::verify(&key(&secret), &signed(&claims), &signature).map_err(|_| AuthError::Unknown)?;
+    serde_json::from_slice(&claims).map_err(|_| AuthError::Unknown)
+}
+
+fn key(secret: &KeyHash) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, secret)
+}
+
+fn signed(claims: &[u8]) -> Vec<u8> {
+    [PURPOSE, claims].concat()
+}
