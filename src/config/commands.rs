@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Subcommand, ValueEnum};
 
 use super::lasting;
-use crate::domain::api_key::{self, check_key_name};
+use crate::domain::api_key;
+use crate::domain::named::check_name;
 use crate::domain::scope::Scope;
 
 #[derive(Debug, Clone, Subcommand)]
@@ -109,7 +110,7 @@ pub enum OpenApiVersion {
 }
 
 fn key_name(text: &str) -> Result<String, String> {
-    check_key_name(text).map(|()| text.to_owned())
+    check_name(text).map(|()| text.to_owned())
 }
 
 /// Whoever gives a whole key is not shown it again.

@@ -5,9 +5,6 @@ use std::fmt::Write;
 use super::scope::{SCOPES_MAX, Scope};
 use super::time::Timestamp;
 
-/// The longest name of a key, in characters.
-pub const KEY_NAME_CHARACTERS_MAX: usize = 100;
-
 /// Every key begins so; scanners of secrets look for that.
 const PREFIX: &str = "hw_";
 /// Digits of base 32, as RFC 4648 has them, in lower case.
@@ -25,7 +22,7 @@ const SECRET_CHARACTERS: usize = (SECRET_BYTES * 8).div_ceil(5);
 pub struct ApiKey {
     /// The part of the key that names it.
     pub id: String,
-    /// What somebody called it.
+    /// What somebody called it; by the rules of all names.
     pub name: String,
     /// What it allows.
     pub scopes: Vec<Scope>,
@@ -74,20 +71,6 @@ pub fn id_in(text: &str) -> Option<&str> {
     let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
     let is_secret = secret.len() == SECRET_CHARACTERS && secret.bytes().all(|byte| DIGITS.contains(&byte));
     (is_id(id) && is_secret).then_some(id)
-}
-
-/// The rule that a name of a key breaks.
-pub fn check_key_name(name: &str) -> Result<(), String> {
-    if name.trim().is_empty() {
-        return Err("must not be empty".into());
-    }
-    if name.chars().count() > KEY_NAME_CHARACTERS_MAX {
-        return Err(format!("must have at most {KEY_NAME_CHARACTERS_MAX} characters"));
-    }
-    if name.chars().any(char::is_control) {
-        return Err("must not contain control characters".into());
-    }
-    Ok(())
 }
 
 /// Reads scopes; or which one is none, and why.

@@ -12,7 +12,7 @@ use crate::domain::secret::Secret;
 use crate::service::auth::{AuthError, Caller};
 
 /// The parameter that has a ticket, where a browser sends no header.
-const TICKET: &str = "ticket";
+pub const TICKET: &str = "ticket";
 /// The cookie that has one.
 pub const TICKET_COOKIE: &str = "headwater_ticket";
 
@@ -81,17 +81,20 @@ impl From<AuthError> for Problem {
     }
 }
 
-fn is_public(path: &str) -> bool {
+/// Whether this path needs no credential.
+pub fn is_public(path: &str) -> bool {
     PUBLIC.contains(&path) || PUBLIC_BELOW.iter().any(|below| path.starts_with(below))
 }
 
 /// Event streams that change nothing.
 fn takes_tickets(request: &Request) -> bool {
-    request.method() == Method::GET
-        && request.extensions().get::<MatchedPath>().is_some_and(|path| {
-            let path = path.as_str();
-            path.ends_with("/events") && !path.starts_with("/v1/subscriptions/")
-        })
+    let path = request.extensions().get::<MatchedPath>();
+    request.method() == Method::GET && path.is_some_and(|path| takes_tickets_at(path.as_str()))
+}
+
+/// The same by the path of the route.
+pub fn takes_tickets_at(route: &str) -> bool {
+    route.ends_with("/events") && !route.starts_with("/v1/subscriptions/")
 }
 
 fn missing() -> Problem {

@@ -3,6 +3,7 @@
 mod event_streams;
 mod names;
 mod problem_type;
+mod security;
 pub mod texts;
 
 use serde_json::Value;
@@ -61,6 +62,9 @@ const COMMON: [ProblemKind; 10] = [
     ProblemKind::DatabaseUnavailable,
 ];
 
+/// The keys of a path that are operations.
+const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
+
 /// The problems that operations with a body may answer too.
 const OF_BODIES: [ProblemKind; 2] = [ProblemKind::BodyTooLarge, ProblemKind::UnsupportedMediaType];
 
@@ -78,6 +82,7 @@ pub fn finish(document: utoipa::openapi::OpenApi, version: Version) -> Value {
     names::make_constants(&mut document);
     event_streams::describe(&mut document, version);
     names::name_variants(&mut document);
+    security::describe(&mut document);
     document
 }
 
@@ -164,14 +169,18 @@ fn no_defaults_in_changes(document: &mut Value) {
     }
 }
 
+/// Every operation of the document, with its method and its path.
+fn operations_by_path(document: &mut Value) -> impl Iterator<Item = (&str, &str, &mut Value)> {
+    let paths = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.iter_mut());
+    paths.filter_map(|(path, item)| Some((path, item.as_object_mut()?))).flat_map(|(path, item)| {
+        let operations = item.iter_mut().map(move |(method, operation)| (method.as_str(), path.as_str(), operation));
+        operations.filter(|(method, _, _)| METHODS.contains(method))
+    })
+}
+
 /// Every operation of the document.
 fn operations(document: &mut Value) -> impl Iterator<Item = &mut Value> {
-    let paths = document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut());
-    paths
-        .filter_map(Value::as_object_mut)
-        .flat_map(|item| item.iter_mut())
-        .filter(|(key, _)| ["get", "post", "put", "patch", "delete"].contains(&key.as_str()))
-        .map(|(_, operation)| operation)
+    operations_by_path(document).map(|(_, _, operation)| operation)
 }
 
 /// The name of the schema to which a reference points.

@@ -118,7 +118,7 @@ async fn what_is_no_key_is_refused_with_its_field_and_makes_none() {
     let database = TestDatabase::migrated().await;
     let app = TestApp::guarded(&database).await;
     let before = app.get("/v1/keys").await.json()["keys"].as_array().unwrap().len();
-    let long = "x".repeat(101);
+    let long = "x".repeat(201);
     for (body, status, field) in [
         (json!({}), 400, "name"),
         (json!({ "name": "k" }), 400, "scopes"),
@@ -128,7 +128,6 @@ async fn what_is_no_key_is_refused_with_its_field_and_makes_none() {
         (json!({ "name": "k", "scopes": ["admin"], "expires_in": "soon" }), 400, "expires_in"),
         (json!({ "name": "k", "scopes": ["admin"], "id": "x" }), 400, "id"),
         (json!({ "name": "", "scopes": ["admin"] }), 422, "name"),
-        (json!({ "name": "  ", "scopes": ["admin"] }), 422, "name"),
         (json!({ "name": "a\u{0}b", "scopes": ["admin"] }), 422, "name"),
         (json!({ "name": long, "scopes": ["admin"] }), 422, "name"),
         (json!({ "name": "k", "scopes": [] }), 422, "scopes"),

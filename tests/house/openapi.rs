@@ -11,7 +11,7 @@ use super::assert_generated;
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Every route there is under the contract; a new one is added here by hand.
-const ROUTES: [(&str, &str, &str); 59] = [
+const ROUTES: [(&str, &str, &str); 63] = [
     ("get", "/v1/streams/{stream_name}/messages", "readStream"),
     ("post", "/v1/streams/{stream_name}/messages", "appendMessages"),
     ("post", "/v1/appends", "appendToStreams"),
@@ -67,6 +67,10 @@ const ROUTES: [(&str, &str, &str); 59] = [
     ("get", "/v1/reports/categories", "reportCategories"),
     ("get", "/v1/reports/types", "reportTypes"),
     ("get", "/v1/reports/settled", "reportSettled"),
+    ("get", "/v1/keys", "listApiKeys"),
+    ("post", "/v1/keys", "createApiKey"),
+    ("delete", "/v1/keys/{id}", "revokeApiKey"),
+    ("post", "/v1/tickets", "createTicket"),
     ("get", "/livez", "isAlive"),
     ("get", "/readyz", "isReady"),
     ("get", "/metrics", "readMetrics"),

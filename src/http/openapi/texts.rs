@@ -20,7 +20,7 @@ const SENT: [(&str, &str); 10] = [
 ];
 
 /// Fields of these names are durations everywhere.
-const DURATIONS: [&str; 11] = [
+const DURATIONS: [&str; 12] = [
     "ack_timeout",
     "backoff",
     "consumer_timeout",
@@ -31,6 +31,7 @@ const DURATIONS: [&str; 11] = [
     "min_idle",
     "oldest_idle",
     "oldest_unacked_age",
+    "ttl",
     "wait",
 ];
 
@@ -72,9 +73,9 @@ pub struct NameText(#[allow(dead_code)] String);
 #[schema(as = CelExpression, value_type = String, example = "data.amount > 100", min_length = 1, max_length = 1000)]
 pub struct CelExpressionText(#[allow(dead_code)] String);
 
-/// A duration: a number and its unit, `ms`, `s`, `m` or `h`.
+/// A duration: a number and its unit, `ms`, `s`, `m`, `h` or `d`.
 #[derive(ToSchema)]
-#[schema(as = Duration, value_type = String, example = "30s", pattern = "^(0|[0-9]{1,9}(ms|s|m|h))$")]
+#[schema(as = Duration, value_type = String, example = "30s", pattern = "^(0|[0-9]{1,9}(ms|s|m|h|d))$")]
 pub struct DurationText(#[allow(dead_code)] String);
 
 /// Gives these texts their schema in requests. Names in answers may break the rules: other programs write messages too.
