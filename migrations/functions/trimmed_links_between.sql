@@ -1,5 +1,6 @@
 -- How many messages of an aggregated stream, or of some of its partitions, were trimmed between two global positions; as
--- trimmed_between counts them.
+-- trimmed_between counts them. The last link of a partition stays when its message goes, and is no trimmed link: of some
+-- partitions it is looked at, too.
 CREATE OR REPLACE FUNCTION headwater.trimmed_links_between(
   _projection bigint,
   _partitions integer[],
@@ -28,5 +29,17 @@ AS $$
     FROM headwater.trimmed_links AS t
     WHERE t.projection_id = _projection AND (_partitions IS NULL OR t.partition = ANY (_partitions))
       AND t.last_global_position > _after AND t.first_global_position <= _up_to
+    UNION ALL
+    SELECT l.global_position, l.global_position, 1
+    FROM unnest(_partitions) AS p (partition)
+    CROSS JOIN LATERAL (
+      SELECT a.global_position
+      FROM headwater.aggregated_messages AS a
+      WHERE a.projection_id = _projection AND a.partition = p.partition
+      ORDER BY a.position DESC
+      LIMIT 1
+    ) AS l
+    WHERE l.global_position > _after AND l.global_position <= _up_to
+      AND NOT EXISTS (SELECT FROM message_store.messages AS m WHERE m.global_position = l.global_position)
   ) AS r
 $$;

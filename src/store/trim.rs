@@ -2,6 +2,7 @@
 
 use super::outcome::Outcome;
 use super::{AggregatedStreams, Messages, StoreError, Subscriptions};
+use crate::domain::keyed::Part;
 use crate::domain::source::{Source, Topic};
 use crate::domain::time::Timestamp;
 
@@ -111,15 +112,27 @@ impl Messages<'_> {
 }
 
 impl AggregatedStreams<'_> {
-    /// What was trimmed of a projection, or of some of its partitions, between two global positions.
+    /// What was trimmed of a part of a projection between two global positions. A message counts for each of the keys that
+    /// it had.
     pub async fn trimmed_between(
         self,
         projection: i64,
-        partitions: Option<&[i32]>,
+        part: &Part,
         after: i64,
         up_to: i64,
     ) -> Result<Option<Trimmed>, StoreError> {
         let client = self.0.client().await?;
+        let partitions: Option<Vec<i32>> = match part {
+            Part::All => None,
+            Part::Partitions(partitions) => Some(partitions.to_vec()),
+            Part::Keys(keys) => {
+                let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
+                let sql = "SELECT partition FROM headwater.aggregated_keys WHERE projection_id = $1 AND key = ANY ($2)";
+                let statement = client.prepare_cached(sql).await?;
+                let rows = client.query(&statement, &[&projection, &keys]).await?;
+                Some(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+            }
+        };
         let sql = "SELECT message_count, first_position FROM headwater.trimmed_links_between($1, $2, $3, $4)";
         let statement = client.prepare_cached(sql).await?;
         let row = client.query_one(&statement, &[&projection, &partitions, &after, &up_to]).await?;

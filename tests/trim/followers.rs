@@ -57,10 +57,15 @@ async fn a_cursor_among_trimmed_messages_goes_on() {
     let last = fill(&database, "a-1", 100).await;
     let app = TestApp::on(&database).await;
     aggregate(&app, last).await;
-    let paths = ["/v1/streams/a-1/events", "/v1/categories/a/events", "/v1/aggregated-streams/everything/events"];
+    let paths = [
+        "/v1/streams/a-1/events?",
+        "/v1/categories/a/events?",
+        "/v1/aggregated-streams/everything/events?",
+        "/v1/aggregated-streams/keyed/events?key=1&",
+    ];
     let mut cursors = Vec::new();
     for path in paths {
-        let mut events = app.follow(&format!("{path}?from=beginning")).await;
+        let mut events = app.follow(&format!("{path}from=beginning")).await;
         events.messages(20).await;
         let event = events.next("message").await;
         cursors.push(event.id.unwrap());
@@ -69,7 +74,7 @@ async fn a_cursor_among_trimmed_messages_goes_on() {
     let other = TestApp::on(&database).await;
     for (path, cursor) in paths.into_iter().zip(cursors) {
         assert!(cursor.contains('~'), "{cursor}");
-        let mut events = other.follow(&format!("{path}?last_event_id={cursor}")).await;
+        let mut events = other.follow(&format!("{path}last_event_id={cursor}")).await;
         let blocks = events.blocks_until("caught-up").await;
         let trimmed = blocks.iter().find(|event| event.is("trimmed")).unwrap_or_else(|| panic!("{path}: {blocks:?}"));
         let count = trimmed.json()["count"].as_i64().unwrap();
@@ -78,6 +83,29 @@ async fn a_cursor_among_trimmed_messages_goes_on() {
         assert_eq!(blocks.iter().filter(|event| event.is("message")).count(), 10, "{path}");
     }
     other.stop().await;
+    app.stop().await;
+}
+
+/// Also of a key of which nothing is left, and whose last link therefore stays.
+#[tokio::test]
+async fn a_follower_of_keys_is_told_what_is_gone_of_them() {
+    let database = TestDatabase::migrated().await;
+    let last = fill(&database, "a-1", 100).await;
+    let app = TestApp::on(&database).await;
+    let by_type = json!({ "categories": ["a"], "partitioner": { "kind": "key", "of": "type" } });
+    assert_eq!(app.put("/v1/aggregated-streams/types", &by_type).await.status, 201);
+    app.get(&format!("/v1/aggregated-streams/types?min_position={last}&wait=10s")).await;
+    // What is left is the last of the odd ones.
+    trim(&app, "a-1", json!({ "keep_last": 1 })).await;
+    for (keys, gone, left) in [("key=Even", 50, 0), ("key=Odd", 49, 1), ("key=Even&key=Odd", 99, 1), ("key=None", 0, 0)]
+    {
+        let mut events = app.follow(&format!("/v1/aggregated-streams/types/events?{keys}&from=beginning")).await;
+        let blocks = events.blocks_until("caught-up").await;
+        let counts =
+            blocks.iter().filter(|event| event.is("trimmed")).map(|event| event.json()["count"].as_i64().unwrap());
+        assert_eq!(counts.sum::<i64>(), gone, "{keys}: {blocks:?}");
+        assert_eq!(blocks.iter().filter(|event| event.is("message")).count(), left, "{keys}: {blocks:?}");
+    }
     app.stop().await;
 }
 

@@ -83,13 +83,7 @@ impl AggregatedLog {
         let up_to = page.more_after.unwrap_or(page.projected_position.max(known)).max(place.after);
         let entries: Vec<_> = page.messages.into_iter().map(|one| Entry::aggregated(name, one)).collect();
         let is_end = page.more_after.is_none() && !page.is_catching_up;
-        let pages = self.tail.pages();
-        let trimmed = match part {
-            Part::All => pages.trimmed_links(page.projection_id, None, place.after, up_to).await?,
-            Part::Partitions(some) => pages.trimmed_links(page.projection_id, Some(some), place.after, up_to).await?,
-            // Which keys a message had is gone with it.
-            Part::Keys(_) => None,
-        };
+        let trimmed = self.tail.pages().trimmed_links(page.projection_id, part, place.after, up_to).await?;
         Ok(self.recognised(Read::Page(Page { entries, up_to, check: None, is_end, trimmed })))
     }
 

@@ -115,11 +115,11 @@ impl PageReader {
         self.in_turn(reading).await
     }
 
-    /// What was trimmed of a projection between two global positions.
+    /// What was trimmed of a part of a projection between two global positions.
     pub async fn trimmed_links(
         &self,
         projection: i64,
-        partitions: Option<&[i32]>,
+        part: &Part,
         after: i64,
         up_to: i64,
     ) -> Result<Option<Trimmed>, StoreError> {
@@ -127,7 +127,7 @@ impl PageReader {
         if self.script.is_some() {
             return Ok(None);
         }
-        in_time(self.database.aggregated_streams().trimmed_between(projection, partitions, after, up_to)).await
+        in_time(self.database.aggregated_streams().trimmed_between(projection, part, after, up_to)).await
     }
 
     /// The messages at global positions, in order, as far as they fit, and how many of the positions were read.
