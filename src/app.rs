@@ -15,6 +15,7 @@ use crate::http::{self, Limits};
 use crate::lifecycle::Lifecycle;
 use crate::service::aggregated::projector::ProjectorSettings;
 use crate::service::append::{AppendSettings, SessionSettings};
+use crate::service::credential_limits::PerCredentialSettings;
 use crate::service::hints::HintSettings;
 use crate::service::subscriptions::SubscriptionSettings;
 use crate::service::tail::TailSettings;
@@ -335,8 +336,14 @@ pub fn service_settings(settings: &Settings) -> ServiceSettings {
         },
         aggregated_cache_bytes_max: settings.aggregated_cache_bytes_max,
         aggregated_streams_max: settings.aggregated_streams_max,
+        aggregated_streams_per_credential_max: settings.per_credential.aggregated_streams_per_credential_max,
+        per_credential: PerCredentialSettings {
+            followers_max: settings.per_credential.followers_per_credential_max,
+            appends_per_second_max: settings.per_credential.appends_per_credential_max,
+        },
         subscriptions: SubscriptionSettings {
             subscriptions_max: settings.subscriptions_max,
+            subscriptions_per_credential_max: settings.per_credential.subscriptions_per_credential_max,
             consumers_max: settings.subscription_consumers_max,
             revoke_grace: settings.subscription_revoke_grace,
             ack_queue_max: settings.ack_queue_max,

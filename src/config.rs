@@ -2,6 +2,7 @@
 
 mod commands;
 mod credentials;
+mod per_credential;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
+use self::per_credential::PerCredential;
 use crate::domain::browser::{HostName, Origin};
 use crate::domain::database_url;
 use crate::telemetry::logging::LogFormat;
@@ -170,6 +172,8 @@ pub struct Settings {
     /// Followers in all; one more is answered `overloaded` (1 to 1000000)
     #[arg(long, env = "HEADWATER_FOLLOWERS_MAX", global = true, default_value_t = 20_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
     pub followers_max: usize,
+    #[command(flatten)]
+    pub per_credential: PerCredential,
     /// Streams of which event streams with `from=latest_of_each` have the newest messages still to send, of all connections
     /// together (1 to 100000000)
     #[arg(long, env = "HEADWATER_LATEST_OF_EACH_STREAMS_MAX", global = true, default_value_t = 1_000_000, value_parser = within(1, 100_000_000), value_name = "COUNT")]

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use uuid::Uuid;
 
 use headwater::domain::append::{AppendError, AppendRequest, NewMessage, StreamAppend};
+use headwater::domain::scope::Rights;
 use headwater::domain::stream_name::StreamName;
 
 use crate::support::app::{Answer, PATIENCE, TestApp};
@@ -293,7 +294,7 @@ async fn append_that_the_service_leaves_unanswered_while_it_is_written_is_not_sa
             time: None,
         }],
     });
-    let appending = tokio::spawn(async move { append.append(request).await });
+    let appending = tokio::spawn(async move { append.append(request, &Rights::Everything).await });
     until_waiting(&observer, 1).await;
     // As at a stop whose time is over: everything that runs is dropped where it is.
     runtime.shutdown_background();

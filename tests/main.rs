@@ -1,4 +1,5 @@
 //! One binary, a module a promise.
+mod access;
 mod aggregated;
 mod append;
 mod append_sessions;

@@ -173,9 +173,10 @@ pub enum Rights {
 }
 
 /// Which streams of a source a caller may read.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub enum Readable {
     /// All that it has, and may have.
+    #[default]
     All,
     /// Those whose names fit one of these patterns; others are left out.
     Only(ReadableStreams),
@@ -184,6 +185,21 @@ pub enum Readable {
 /// Streams that may be read, by patterns of their names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ReadableStreams(Arc<[Scope]>);
+
+impl Readable {
+    /// Whether nothing is left out.
+    pub fn is_all(&self) -> bool {
+        *self == Self::All
+    }
+
+    /// Whether a stream of this name is not left out.
+    pub fn has(&self, stream_name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(streams) => streams.matches(stream_name),
+        }
+    }
+}
 
 impl ReadableStreams {
     /// Whether a stream of this name is one of them.
@@ -220,6 +236,14 @@ impl Rights {
         self.any(fits, || Scope::read(stream_name))
     }
 
+    /// The streams that may be read.
+    pub fn readable_streams(&self) -> Readable {
+        match self {
+            Self::Everything => Readable::All,
+            Self::Only(scopes) => Readable::Only(ReadableStreams(scopes.clone())),
+        }
+    }
+
     /// Refused unless this stream may be appended to.
     pub fn append_to_stream(&self, stream_name: &str) -> Result<(), Missing> {
         let fits = |scope: &Scope| matches!(scope, Scope::Append(pattern) if pattern.matches(stream_name));
@@ -239,7 +263,7 @@ impl Rights {
         if patterns().any(|pattern| pattern.covers_category(category)) {
             Ok(Readable::All)
         } else if patterns().any(|pattern| pattern.touches_category(category)) {
-            Ok(Readable::Only(ReadableStreams(scopes.clone())))
+            Ok(self.readable_streams())
         } else {
             Err(Missing(Scope::read_category(category)))
         }
@@ -248,13 +272,23 @@ impl Rights {
     /// What of the whole log may be read. Refused if nothing can be.
     pub fn read_log(&self) -> Result<Readable, Missing> {
         let Self::Only(scopes) = self else { return Ok(Readable::All) };
-        if self.require(Scope::read_everything()).is_ok() {
+        if self.read_everything().is_ok() {
             Ok(Readable::All)
         } else if read_patterns(scopes).next().is_some() {
-            Ok(Readable::Only(ReadableStreams(scopes.clone())))
+            Ok(self.readable_streams())
         } else {
             Err(Missing(Scope::read_everything()))
         }
+    }
+
+    /// Refused unless every stream may be read.
+    pub fn read_everything(&self) -> Result<(), Missing> {
+        self.require(Scope::read_everything())
+    }
+
+    /// Refused unless some stream may be appended to.
+    pub fn append_to_something(&self) -> Result<(), Missing> {
+        self.any(|scope| matches!(scope, Scope::Append(_)), || Scope::Append(Pattern::of("*")))
     }
 
     /// Refused unless every stream of the category may be read.
@@ -268,7 +302,7 @@ impl Rights {
     /// Refused unless all of these streams may be read: what an aggregated stream has is not divided by rights.
     pub fn read_streams(&self, streams: &Streams) -> Result<(), Missing> {
         let Self::Only(scopes) = self else { return Ok(()) };
-        if self.require(Scope::read_everything()).is_ok() {
+        if self.read_everything().is_ok() {
             return Ok(());
         }
         if streams.is_everything() {

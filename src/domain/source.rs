@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::message::Message;
+use super::scope::{Missing, Readable, Rights};
 use super::selection::Selections;
 
 /// One log that can be followed, and the name under which its followers are woken.
@@ -79,6 +80,23 @@ impl Source {
         (1..=SOURCE_TOPICS_MAX).contains(&topics.len()).then(|| Self { topics: topics.into(), is_global: true })
     }
 
+    /// What of it may be read. Refused if nothing of it can be.
+    pub fn readable(&self, rights: &Rights) -> Result<Readable, Missing> {
+        let mut parts = self.topics.iter().map(|topic| match topic {
+            Topic::All => rights.read_log(),
+            Topic::Category(name) => rights.read_category(name),
+            Topic::Stream(name) => rights.read_stream(name).map(|()| Readable::All),
+            Topic::Selected(_) => rights.read_everything().map(|()| Readable::All),
+        });
+        let first = parts.next().unwrap_or(Ok(Readable::All));
+        parts.fold(first, |all, part| match (all, part) {
+            (Ok(Readable::All), Ok(Readable::All)) => Ok(Readable::All),
+            (Err(missing), Err(_)) => Err(missing),
+            // A part that is left out whole is left out by the same patterns.
+            _ => Ok(rights.readable_streams()),
+        })
+    }
+
     /// What a follower of it joins.
     pub fn topics(&self) -> &[Topic] {
         &self.topics
@@ -101,6 +119,27 @@ mod tests {
     fn a_stream_inside_a_followed_category_is_not_followed_twice() {
         let source = Source::several(&["a-1".into(), "b-1".into(), "b-1".into()], &["a".into()]).unwrap();
         assert_eq!(source.topics(), [Topic::Category("a".into()), Topic::Stream("b-1".into())]);
+    }
+
+    #[test]
+    fn of_several_topics_what_may_be_read_is_told_by_one_set_of_patterns() {
+        let rights = |scopes: &[&str]| Rights::of(scopes.iter().map(|scope| scope.parse().unwrap()));
+        let source = Source::several(&["a-1".into(), "a-2".into()], &["b".into()]).unwrap();
+        for scopes in [&["read:*"][..], &["read:a-*", "read:b*"], &["admin"]] {
+            assert_eq!(source.readable(&rights(scopes)), Ok(Readable::All), "{scopes:?}");
+        }
+        for (scopes, stream_names) in [
+            (&["read:a-1"][..], &["a-1"][..]),
+            (&["read:b-*"], &["b-7"]),
+            (&["read:a-*", "read:b-1"], &["a-1", "a-2", "b-1"]),
+        ] {
+            let readable = source.readable(&rights(scopes)).unwrap();
+            for name in ["a-1", "a-2", "b-1", "b-7"] {
+                assert_eq!(readable.has(name), stream_names.contains(&name), "{scopes:?} {name}");
+            }
+        }
+        assert!(source.readable(&rights(&["read:c*", "append:*"])).is_err());
+        assert!(Source::all().readable(&rights(&["append:*"])).is_err());
     }
 
     #[test]

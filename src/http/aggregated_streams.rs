@@ -16,7 +16,8 @@ use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::aggregated_stream::Definition;
 use crate::domain::named::check_name;
-use crate::service::aggregated::{AggregatedStream, DefineError, Defined};
+use crate::service::aggregated::{AggregatedStream, DefineError, Defined, FindError};
+use crate::service::auth::Caller;
 
 /// An aggregated stream.
 #[derive(Serialize, ToSchema)]
@@ -152,12 +153,13 @@ pub struct NamesQuery {
 )]
 pub async fn define(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     Json(Object(definition)): Json<Object<Definition>>,
 ) -> Result<(StatusCode, axum::Json<AggregatedStreamBody>), Problem> {
     aggregated_stream_name(&name)?;
-    match app.aggregated.define(&name, &definition).await {
+    match app.aggregated.define(&name, &definition, &caller).await {
         Ok(Defined::New(stream)) => Ok((StatusCode::CREATED, axum::Json(to_body(stream, true)?))),
         Ok(Defined::Same(stream)) => Ok((StatusCode::OK, axum::Json(to_body(stream, true)?))),
         Err(error) => Err(refused(&name, error)),
@@ -172,6 +174,7 @@ pub async fn define(
 )]
 pub async fn read(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<AggregatedStreamQuery>,
 ) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
@@ -185,11 +188,11 @@ pub async fn read(
     }
     let wait = rules.duration("wait", query.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
     let wait = rules.finish(wait)?.unwrap_or_default();
-    let found = match query.min_position {
-        Some(position) => app.aggregated.get_at(&name, position, wait).await?,
-        None => app.aggregated.get(&name).await?,
+    let stream = match query.min_position {
+        Some(position) => app.aggregated.read_at(&name, caller.rights(), position, wait).await?,
+        None => app.aggregated.read(&name, caller.rights()).await?,
     };
-    found.map_or_else(|| Err(unknown(&name)), |stream| to_body(stream, true).map(axum::Json))
+    to_body(stream, true).map(axum::Json)
 }
 
 /// List aggregated streams
@@ -199,6 +202,7 @@ pub async fn read(
 )]
 pub async fn list(
     State(app): State<App>,
+    caller: Caller,
     Query(query): Query<NamesQuery>,
 ) -> Result<axum::Json<AggregatedStreamList>, Problem> {
     let mut rules = Validator::default();
@@ -208,7 +212,7 @@ pub async fn list(
         rules.invalid("after", "must not contain NUL characters");
     }
     rules.finish(())?;
-    let mut found = app.aggregated.list(&after, limit + 1).await?;
+    let mut found = app.aggregated.list(&after, limit + 1, caller.rights()).await?;
     let has_more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| has_more).map(|last| last.stored.name.clone());
@@ -226,11 +230,13 @@ pub async fn list(
 )]
 pub async fn delete(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<StatusCode, Problem> {
     aggregated_stream_name(&name)?;
-    if app.aggregated.delete(&name).await? { Ok(StatusCode::NO_CONTENT) } else { Err(unknown(&name)) }
+    app.aggregated.delete(&name, caller.rights()).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Pause an aggregated stream
@@ -243,12 +249,13 @@ pub async fn delete(
 )]
 pub async fn pause(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
     aggregated_stream_name(&name)?;
-    let is_there = app.aggregated.pause(&name).await?;
-    changed(&app, &name, is_there).await
+    app.aggregated.pause(&name, caller.rights()).await?;
+    to_body(app.aggregated.read(&name, caller.rights()).await?, true).map(axum::Json)
 }
 
 /// Resume an aggregated stream that was paused, or that stopped at a message
@@ -259,12 +266,13 @@ pub async fn pause(
 )]
 pub async fn resume(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
     aggregated_stream_name(&name)?;
-    let is_there = app.aggregated.resume(&name).await?;
-    changed(&app, &name, is_there).await
+    app.aggregated.resume(&name, caller.rights()).await?;
+    to_body(app.aggregated.read(&name, caller.rights()).await?, true).map(axum::Json)
 }
 
 /// Rebuild an aggregated stream from the beginning of the log
@@ -280,25 +288,17 @@ pub async fn resume(
 )]
 pub async fn rebuild(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
     aggregated_stream_name(&name)?;
-    let is_there = app.aggregated.rebuild(&name).await?;
-    changed(&app, &name, is_there).await
-}
-
-async fn changed(app: &App, name: &str, is_there: bool) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
-    let found = if is_there { app.aggregated.get(name).await? } else { None };
-    found.map_or_else(|| Err(unknown(name)), |stream| to_body(stream, true).map(axum::Json))
+    app.aggregated.rebuild(&name, caller.rights()).await?;
+    to_body(app.aggregated.read(&name, caller.rights()).await?, true).map(axum::Json)
 }
 
 pub(super) fn aggregated_stream_name(name: &str) -> Result<(), Problem> {
     check_name(name).map_err(|rule| Problem::invalid(vec![Violation::new("name", rule)]))
-}
-
-fn unknown(name: &str) -> Problem {
-    Problem::not_found(format!("aggregated stream {name}"))
 }
 
 fn refused(name: &str, error: DefineError) -> Problem {
@@ -311,10 +311,21 @@ fn refused(name: &str, error: DefineError) -> Problem {
             );
             Problem::new(ProblemKind::DefinitionDiffers, detail).with("fields", fields)
         }
-        DefineError::TooMany { .. } => {
+        DefineError::Forbidden(missing) => missing.into(),
+        DefineError::TooMany { .. } | DefineError::TooManyOfCredential { .. } => {
             Problem::invalid(vec![Violation::new("name", format!("cannot be created: {error}"))])
         }
         DefineError::Store(error) => error.into(),
+    }
+}
+
+impl From<FindError> for Problem {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::NotFound { name } => Problem::not_found(format!("aggregated stream {name}")),
+            FindError::Forbidden(missing) => missing.into(),
+            FindError::Store(error) => error.into(),
+        }
     }
 }
 

@@ -148,6 +148,11 @@ impl From<AppendError> for Problem {
                     .with("stream_name", stream_name)
                     .with("position", position)
             }
+            AppendError::MessageIdTaken { message_id } => {
+                Problem::new(ProblemKind::MessageIdReused, detail).with("message_id", message_id.to_string())
+            }
+            AppendError::Forbidden(missing) => missing.into(),
+            AppendError::TooFast { max } => Problem::new(ProblemKind::RateLimited, detail).with("limit", max),
             AppendError::Refused { message } => Problem::invalid(vec![Violation::new("messages", message)]),
             AppendError::Overloaded
             | AppendError::Contended { .. }

@@ -84,12 +84,17 @@ pub struct AppendCommit {
 }
 
 /// Answers with the session's lines, from the first moment on: the client need not have sent anything.
-pub async fn respond(app: &App, stream_name: StreamName, request: Request) -> Result<Response, Problem> {
+pub async fn respond(
+    app: &App,
+    caller: &Caller,
+    stream_name: StreamName,
+    request: Request,
+) -> Result<Response, Problem> {
     let mut rules = Validator::default();
     let key = idempotency_key(&mut rules, request.headers()).map(<[u8]>::to_vec);
     rules.finish(())?;
-    let session = app.append.session(stream_name)?;
-    let caller = request.extensions().get::<Caller>().cloned().unwrap_or_else(Caller::nobody);
+    let session = app.append_session_for(caller, stream_name)?;
+    let caller = caller.clone();
     let waits_for_leave = request.headers().contains_key(header::EXPECT);
     let mut lines = Lines::new(app, request.into_body());
     if waits_for_leave {

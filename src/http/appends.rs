@@ -25,7 +25,9 @@ use crate::domain::append::{
 use crate::domain::filter::{FILTER_TYPES_MAX, Filter};
 use crate::domain::keyed::check_key;
 use crate::domain::named::check_name;
+use crate::domain::scope::Readable;
 use crate::domain::stream_name::{Category, StreamName, check_type};
+use crate::service::auth::Caller;
 
 /// Streams, and conditions, in one request.
 const ENTRIES_MAX: usize = 100;
@@ -169,13 +171,14 @@ pub struct StreamAppendResult {
 )]
 pub async fn append_to_streams(
     State(app): State<App>,
+    caller: Caller,
     Query(NoQuery {}): Query<NoQuery>,
     headers: HeaderMap,
     Json(Object(body)): Json<Object<AppendsBody>>,
 ) -> Result<Response, Problem> {
     let request = check(&app, &headers, body)?;
     let names: Vec<String> = request.streams.iter().map(|stream| stream.stream_name.as_str().to_owned()).collect();
-    let Appended { duplicate, streams } = app.append_and_ack(request).await.map_err(with_failures)?;
+    let Appended { duplicate, streams } = app.append_for(&caller, request).await.map_err(with_failures)?;
     let appends = names.into_iter().zip(&streams).map(|(stream_name, stream)| StreamAppendResult {
         stream_name,
         version: stream.version,
@@ -274,7 +277,8 @@ fn check_condition(rules: &mut Validator, at: usize, body: ConditionBody) -> Opt
             let mut own = Validator::default();
             // A list in JSON: a comma in it belongs to the type.
             let types = check_types(&mut own, types.unwrap_or_default());
-            let filter = Filter { types, ..own.filter(&GivenFilter { filter, ..GivenFilter::default() }) };
+            let filter =
+                Filter { types, ..own.filter(&GivenFilter { filter, ..GivenFilter::default() }, Readable::All) };
             rules.take_in(own, &field(""));
             let after = checked_after(rules);
             if categories.is_empty() {

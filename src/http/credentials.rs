@@ -6,8 +6,8 @@ use axum::extract::{FromRequestParts, MatchedPath, OriginalUri, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Uri, header};
 
-use super::App;
 use super::problem::{Problem, ProblemKind, capitalised};
+use super::{App, access};
 use crate::domain::secret::Secret;
 use crate::service::auth::{AuthError, Caller};
 
@@ -15,20 +15,6 @@ use crate::service::auth::{AuthError, Caller};
 pub const TICKET: &str = "ticket";
 /// The cookie that has one.
 pub const TICKET_COOKIE: &str = "headwater_ticket";
-
-/// Files and pages that need no credential, and what begins with these.
-const PUBLIC: [&str; 9] = [
-    "/",
-    "/livez",
-    "/readyz",
-    "/version",
-    "/favicon.ico",
-    "/openapi.json",
-    "/openapi-3.2.json",
-    "/headwater.js",
-    "/docs",
-];
-const PUBLIC_BELOW: [&str; 3] = ["/docs/", "/console/", "/problems/"];
 
 /// Takes a request's credential out of it, so that nothing that handles it from here on can repeat it, and answers whose
 /// it is.
@@ -45,12 +31,12 @@ pub async fn take(app: &App, request: &mut Request) -> Result<Caller, Problem> {
         // A header is said on purpose, and a cookie comes by itself.
         (Some(token), _) => app.credentials.caller(&token).await,
         (None, Some(ticket)) => app.credentials.ticket_caller(&ticket).await,
-        (None, None) if is_public(request.uri().path()) => return Ok(Caller::nobody()),
+        (None, None) if is_public(request) => return Ok(Caller::nobody()),
         (None, None) => return Err(missing()),
     };
     match checked {
         // What everybody may see is shown to those too whose credential has expired.
-        Err(_) if is_public(request.uri().path()) => Ok(Caller::nobody()),
+        Err(_) if is_public(request) => Ok(Caller::nobody()),
         checked => Ok(checked?),
     }
 }
@@ -81,9 +67,9 @@ impl From<AuthError> for Problem {
     }
 }
 
-/// Whether this path needs no credential.
-pub fn is_public(path: &str) -> bool {
-    PUBLIC.contains(&path) || PUBLIC_BELOW.iter().any(|below| path.starts_with(below))
+/// Whether a path needs no credential. One that the router does not have does.
+fn is_public(request: &Request) -> bool {
+    request.extensions().get::<MatchedPath>().is_some_and(|path| access::is_public(path.as_str()))
 }
 
 /// Event streams that change nothing.
@@ -97,7 +83,8 @@ pub fn takes_tickets_at(route: &str) -> bool {
     route.ends_with("/events") && !route.starts_with("/v1/subscriptions/")
 }
 
-fn missing() -> Problem {
+/// The problem of a request that needs a credential and has none.
+pub(super) fn missing() -> Problem {
     Problem::new(
         ProblemKind::Unauthenticated,
         "The request needs a credential: the header `Authorization: Bearer` with an API key or a JWT; an event stream also \

@@ -19,8 +19,10 @@ use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::event_id::EventId;
 use crate::domain::keyed::Part;
+use crate::domain::scope::Readable;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
+use crate::service::auth::Caller;
 use crate::service::event_streams::AdmissionError;
 use crate::service::follow::{AggregatedTarget, FollowError, FollowRequest, Target};
 use crate::service::log::latest::LatestError;
@@ -129,12 +131,13 @@ pub(super) struct FollowOptions {
 )]
 pub async fn follow_stream(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(mut query): Query<FollowQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = stream_name(name)?;
-    follow(app, Target::log(Source::stream(name.as_str())), query.options(), &headers).await
+    follow(app, &caller, Target::log(Source::stream(name.as_str())), query.options(), &headers).await
 }
 
 /// Follow a category
@@ -147,12 +150,13 @@ pub async fn follow_stream(
 )]
 pub async fn follow_category(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(mut query): Query<FollowQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = category(name)?;
-    follow(app, Target::log(Source::category(name.as_str())), query.options(), &headers).await
+    follow(app, &caller, Target::log(Source::category(name.as_str())), query.options(), &headers).await
 }
 
 /// Follow all messages
@@ -165,10 +169,11 @@ pub async fn follow_category(
 )]
 pub async fn follow_all(
     State(app): State<App>,
+    caller: Caller,
     Query(mut query): Query<FollowQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    follow(app, Target::log(Source::all()), query.options(), &headers).await
+    follow(app, &caller, Target::log(Source::all()), query.options(), &headers).await
 }
 
 /// Follow several streams, categories and aggregated streams on one connection
@@ -184,6 +189,7 @@ pub async fn follow_all(
 )]
 pub async fn follow_several(
     State(app): State<App>,
+    caller: Caller,
     Query(mut query): Query<FollowSeveralQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -212,20 +218,25 @@ pub async fn follow_several(
         );
         return Err(Problem::invalid(vec![Violation::new("stream_name", rule)]));
     }
-    follow(app, Target { log, aggregated }, query.options(), &headers).await
+    follow(app, &caller, Target { log, aggregated }, query.options(), &headers).await
 }
 
 pub(super) async fn follow(
     app: App,
+    caller: &Caller,
     target: Target,
     options: FollowOptions,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
+    let readable = match &target.log {
+        Some(log) => log.readable(caller.rights())?,
+        None => Readable::All,
+    };
     let mut rules = Validator::default();
-    let filter = rules.filter(&options.filter);
+    let filter = rules.filter(&options.filter, readable);
     let heartbeat = heartbeat(&mut rules, options.heartbeat.as_deref(), &app);
     let start = start(&mut rules, &options, headers, &target);
-    let events = app.follow(rules.finish(FollowRequest { target, start, filter, heartbeat })?).await?;
+    let events = app.follow(caller, rules.finish(FollowRequest { target, start, filter, heartbeat })?).await?;
     Ok(respond(events, Frames::new(Wire::accepted(headers), options.event_names == EventNames::Type)))
 }
 
@@ -276,11 +287,14 @@ impl From<FollowError> for Problem {
         match error {
             FollowError::Admission(AdmissionError::Draining) => Problem::new(ProblemKind::Draining, detail),
             FollowError::Admission(AdmissionError::TooMany { .. }) => Problem::new(ProblemKind::Overloaded, detail),
+            FollowError::Admission(AdmissionError::TooManyOfCredential { max }) => {
+                Problem::new(ProblemKind::RateLimited, detail).with("limit", max)
+            }
             FollowError::Latest(LatestError::TooMany { .. }) => {
                 Problem::invalid(vec![Violation::new("from", format!("must not be latest_of_each here: {error}"))])
             }
             FollowError::Latest(LatestError::Busy { .. }) => Problem::new(ProblemKind::Overloaded, detail),
-            FollowError::NotFound { name } => Problem::not_found(format!("aggregated stream {name}")),
+            FollowError::Aggregated(error) => error.into(),
             FollowError::Place(error) => error.into(),
             FollowError::Part(violation) => Problem::invalid(vec![violation]),
             FollowError::Subscription(error) => error.into(),

@@ -13,6 +13,7 @@ use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::keyed::check_key;
 use crate::service::aggregated::{FoundStream, PartitionName};
+use crate::service::auth::Caller;
 
 /// A key that has messages.
 #[derive(Serialize, ToSchema)]
@@ -62,6 +63,7 @@ pub struct KeysQuery {
 )]
 pub async fn list_keys(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<KeysQuery>,
 ) -> Result<axum::Json<AggregatedKeyPage>, Problem> {
@@ -76,7 +78,7 @@ pub async fn list_keys(
     };
     let (prefix, from) = (checked("prefix", query.prefix), checked("from", query.from));
     rules.finish(())?;
-    let id = keyed_stream(&app, &name).await?;
+    let id = keyed_stream(&app, &caller, &name).await?;
     let page = app.aggregated.keys(id, &prefix, &from, limit).await?;
     let keys = page.keys.into_iter().map(|one| AggregatedKey {
         key: one.key,
@@ -99,35 +101,43 @@ pub async fn list_keys(
 )]
 pub async fn read_key(
     State(app): State<App>,
+    caller: Caller,
     Path((name, key)): Path<(String, String)>,
     Query(query): Query<PartitionPageQuery>,
 ) -> Result<Response, Problem> {
-    messages_of(&app, &name, &key, &query).await
+    messages_of(&app, &caller, &name, &key, &query).await
 }
 
 /// The same of the empty key, whose segment in the path is empty.
 pub async fn read_empty_key(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<PartitionPageQuery>,
 ) -> Result<Response, Problem> {
-    messages_of(&app, &name, "", &query).await
+    messages_of(&app, &caller, &name, "", &query).await
 }
 
-async fn messages_of(app: &App, name: &str, key: &str, query: &PartitionPageQuery) -> Result<Response, Problem> {
+async fn messages_of(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    key: &str,
+    query: &PartitionPageQuery,
+) -> Result<Response, Problem> {
     let mut rules = Validator::default();
     let request = query.checked(&mut rules, app);
     if let Err(rule) = check_key(key) {
         rules.invalid("key", rule);
     }
     let request = rules.finish(request)?;
-    let id = keyed_stream(app, name).await?;
+    let id = keyed_stream(app, caller, name).await?;
     page(app, name, id, PartitionName::Key(key), &request).await
 }
 
 /// The id of a keyed aggregated stream.
-async fn keyed_stream(app: &App, name: &str) -> Result<i64, Problem> {
-    let FoundStream { id, is_keyed } = stream(app, name).await?;
+async fn keyed_stream(app: &App, caller: &Caller, name: &str) -> Result<i64, Problem> {
+    let FoundStream { id, is_keyed } = stream(app, caller, name).await?;
     if !is_keyed {
         let rule = "must name a keyed aggregated stream: this one has numbered partitions";
         return Err(Problem::invalid(vec![Violation::new("name", rule)]));

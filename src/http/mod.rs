@@ -18,6 +18,7 @@ use self::openapi::Version;
 use crate::domain::browser::Trusted;
 use crate::service::Service;
 
+pub mod access;
 mod aggregated_streams;
 mod api_keys;
 mod append_problems;
@@ -185,6 +186,7 @@ pub fn router(service: Service, limits: Limits) -> Router {
         .fallback(operations::unknown_path)
         .method_not_allowed_fallback(operations::unknown_method)
         .layer(DefaultBodyLimit::max(limits.body_bytes_max))
+        .layer(from_fn(access::enforce))
         .layer(limits::catch_panics(app.observer.clone()))
         // Outside the layer that catches panics, so that they are counted among the requests.
         .layer(from_fn_with_state(app.clone(), limits::bound));

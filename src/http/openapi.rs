@@ -8,7 +8,7 @@ pub mod texts;
 
 use serde_json::Value;
 use utoipa::OpenApi;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, HttpMethod, Ref, RefOr, ResponseBuilder};
 
 pub use self::problem_type::ProblemType;
 use self::texts::{CategoryText, CelExpressionText, DurationText, MessageTypeText, NameText, StreamNameText};
@@ -49,9 +49,8 @@ pub enum Version {
 }
 
 /// The problems that every operation under `/v1` may answer.
-const COMMON: [ProblemKind; 10] = [
+const COMMON: [ProblemKind; 9] = [
     ProblemKind::MalformedRequest,
-    ProblemKind::Unauthenticated,
     ProblemKind::Forbidden,
     ProblemKind::NotFound,
     ProblemKind::RequestTimeout,
@@ -89,13 +88,21 @@ pub fn finish(document: utoipa::openapi::OpenApi, version: Version) -> Value {
 /// Adds to every operation the problems that it may answer.
 fn with_common_problems(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     for (path, item) in &mut document.paths.paths {
-        if !path.starts_with("/v1/") && path != "/readyz" && !path.starts_with("/problems/") {
-            continue;
-        }
-        let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
-        for operation in operations.into_iter().flatten() {
-            let of_bodies: &[ProblemKind] = if operation.request_body.is_some() { &OF_BODIES } else { &[] };
-            for kind in COMMON.iter().chain(of_bodies).copied() {
+        let is_of_contract = path.starts_with("/v1/") || path == "/readyz" || path.starts_with("/problems/");
+        let common: &[ProblemKind] = if is_of_contract { &COMMON } else { &[] };
+        let operations = [
+            (HttpMethod::Get, &mut item.get),
+            (HttpMethod::Post, &mut item.post),
+            (HttpMethod::Put, &mut item.put),
+            (HttpMethod::Patch, &mut item.patch),
+            (HttpMethod::Delete, &mut item.delete),
+        ];
+        for (method, operation) in operations {
+            let Some(operation) = operation else { continue };
+            let has_body = is_of_contract && operation.request_body.is_some();
+            let of_bodies: &[ProblemKind] = if has_body { &OF_BODIES } else { &[] };
+            let of_access = security::problems(&method, path);
+            for kind in common.iter().chain(of_bodies).chain(&of_access).copied() {
                 let response = ResponseBuilder::new().description(problems_like(kind)).content(
                     "application/problem+json",
                     ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build(),

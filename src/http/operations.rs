@@ -128,6 +128,11 @@ pub async fn unknown_path(uri: axum::http::Uri) -> Problem {
 
 /// A known path with another method.
 pub async fn unknown_method(method: axum::http::Method) -> Problem {
+    not_allowed(&method)
+}
+
+/// A method that a path does not have.
+pub fn not_allowed(method: &axum::http::Method) -> Problem {
     let method = method.as_str();
     let method = if method.len() <= METHOD_SHOWN_MAX { method } else { "given" };
     Problem::new(ProblemKind::MethodNotAllowed, format!("Method {method} is not allowed for this path."))

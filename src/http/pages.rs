@@ -15,7 +15,9 @@ use super::trim::trimmed;
 use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::message::Message as StoredMessage;
+use crate::domain::scope::Readable;
 use crate::domain::stream_name::{Category, check_type};
+use crate::service::auth::Caller;
 use crate::service::read::{CategoryOptions, PageRead, PageRequest, PageSource, PageStart};
 
 /// A stored message.
@@ -131,7 +133,7 @@ macro_rules! page_query {
         }
 
         impl $name {
-            fn request(&mut self, rules: &mut Validator, app: &App, source: PageSource) -> PageRequest {
+            fn request(&mut self, rules: &mut Validator, app: &App, source: PageSource, readable: Readable) -> PageRequest {
                 let backward = self.direction == Some(Direction::Backward);
                 if backward && self.wait.is_some() {
                     rules.invalid("wait", "must not be given with direction=backward: nothing new comes at the beginning");
@@ -147,7 +149,7 @@ macro_rules! page_query {
                     from: rules.from(self.from).map_or(PageStart::Default, PageStart::At),
                     backward,
                     limit: rules.limit(self.limit),
-                    filter: rules.filter(&filter),
+                    filter: rules.filter(&filter, readable),
                     wait: rules
                         .duration("wait", self.wait.as_deref(), std::time::Duration::ZERO, app.limits.wait_max)
                         .unwrap_or_default(),
@@ -208,7 +210,7 @@ pub async fn read_stream(
     let name = stream_name(name)?;
     let mut rules = Validator::default();
     let from_last = query.from_last.take();
-    let mut request = query.request(&mut rules, &app, PageSource::Stream(name.clone()));
+    let mut request = query.request(&mut rules, &app, PageSource::Stream(name.clone()), Readable::All);
     if let Some(message_type) = from_last {
         if let Err(error) = check_type(&message_type) {
             rules.invalid("from_last", error.to_string());
@@ -247,10 +249,12 @@ pub async fn read_stream(
 )]
 pub async fn read_category(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(mut query): Query<CategoryPageQuery>,
 ) -> Result<Response, Problem> {
     let name = category(name)?;
+    let readable = caller.rights().read_category(name.as_str())?;
     let mut rules = Validator::default();
     let options = CategoryOptions {
         correlation: query.correlation.take(),
@@ -259,7 +263,7 @@ pub async fn read_category(
     if let Some(Err(error)) = options.correlation.clone().map(Category::parse) {
         rules.invalid("correlation", error.to_string());
     }
-    let request = query.request(&mut rules, &app, PageSource::Category(name, options));
+    let request = query.request(&mut rules, &app, PageSource::Category(name, options), readable);
     let page = app.reads.page(&rules.finish(request)?).await?;
     Ok(json(page_body(&page, None)))
 }
@@ -271,9 +275,14 @@ pub async fn read_category(
     get, path = "/v1/all/messages", operation_id = "readAll", tag = tags::READ,
     params(AllPageQuery), responses((status = 200, body = Page)),
 )]
-pub async fn read_all(State(app): State<App>, Query(mut query): Query<AllPageQuery>) -> Result<Response, Problem> {
+pub async fn read_all(
+    State(app): State<App>,
+    caller: Caller,
+    Query(mut query): Query<AllPageQuery>,
+) -> Result<Response, Problem> {
+    let readable = caller.rights().read_log()?;
     let mut rules = Validator::default();
-    let request = query.request(&mut rules, &app, PageSource::All);
+    let request = query.request(&mut rules, &app, PageSource::All, readable);
     let page = app.reads.page(&rules.finish(request)?).await?;
     Ok(json(page_body(&page, None)))
 }
@@ -333,13 +342,15 @@ pub async fn read_stream_summary(
 )]
 pub async fn read_message(
     State(app): State<App>,
+    caller: Caller,
     Path(id): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<Response, Problem> {
     let id = message_id(&id)?;
     match app.reads.message(id).await? {
-        Some(message) => Ok(json(message.json().clone())),
-        None => Err(Problem::not_found(format!("message {id}"))),
+        Some(message) if caller.rights().read_stream(&message.stream_name).is_ok() => Ok(json(message.json().clone())),
+        // One that may not be read is answered as if it did not exist.
+        Some(_) | None => Err(Problem::not_found(format!("message {id}"))),
     }
 }
 

@@ -10,6 +10,7 @@ use super::problem::Problem;
 use crate::domain::Violation;
 use crate::domain::expression::Expression;
 use crate::domain::filter::{FILTER_TYPES_MAX, Filter};
+use crate::domain::scope::Readable;
 use crate::domain::stream_name::{Category, StreamName, check_type};
 use crate::domain::time::Timestamp;
 
@@ -98,7 +99,8 @@ impl Validator {
         time
     }
 
-    pub fn filter(&mut self, given: &GivenFilter) -> Filter {
+    /// `readable`: what the caller may read of the source.
+    pub fn filter(&mut self, given: &GivenFilter, readable: Readable) -> Filter {
         let types: Vec<String> = given
             .types
             .iter()
@@ -126,6 +128,7 @@ impl Validator {
             expression,
             from_time: self.time("from_time", given.from_time.as_deref()),
             to_time: self.time("to_time", given.to_time.as_deref()),
+            readable,
         }
     }
 }

@@ -21,7 +21,9 @@ use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::keyed::{NAMED_KEYS_MAX, Part, check_key};
 use crate::domain::partitioner::PARTITIONS_MAX;
-use crate::service::aggregated::{FoundStream, PartitionName, PartitionRead, PartitionRequest, PositionsAt};
+use crate::domain::scope::Readable;
+use crate::service::aggregated::{FindError, FoundStream, PartitionName, PartitionRead, PartitionRequest, PositionsAt};
+use crate::service::auth::Caller;
 use crate::service::follow::{AggregatedTarget, Target};
 
 /// A message in its partition.
@@ -162,6 +164,7 @@ follow_query!(FollowAggregatedQuery {
 )]
 pub async fn read_partition(
     State(app): State<App>,
+    caller: Caller,
     Path((name, partition)): Path<(String, String)>,
     Query(query): Query<PartitionPageQuery>,
 ) -> Result<Response, Problem> {
@@ -172,7 +175,10 @@ pub async fn read_partition(
     }
     let request = query.checked(&mut rules, &app);
     aggregated_stream_name(&name)?;
-    let found = app.aggregated.find(&name).await?;
+    let found = match app.aggregated.find(&name, caller.rights()).await {
+        Err(FindError::NotFound { .. }) => None,
+        found => Some(found?),
+    };
     let partition = checked_partition(&mut rules, number.unwrap_or(0), found.is_some_and(|found| found.is_keyed));
     let request = rules.finish(request)?;
     let found = found.ok_or_else(|| unknown(&name))?;
@@ -190,7 +196,7 @@ impl PartitionPageQuery {
         PartitionRequest {
             from: rules.from(self.from),
             limit: rules.limit(self.limit),
-            filter: rules.filter(&filter),
+            filter: rules.filter(&filter, Readable::All),
             wait: rules.duration("wait", self.wait.as_deref(), Duration::ZERO, app.limits.wait_max).unwrap_or_default(),
         }
     }
@@ -222,6 +228,7 @@ pub(super) async fn page(
 )]
 pub async fn find_positions(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<PositionsQuery>,
 ) -> Result<axum::Json<PartitionPositions>, Problem> {
@@ -236,7 +243,7 @@ pub async fn find_positions(
     let keys = checked_keys(&mut rules, query.key);
     let time = rules.finish(time)?;
     let at = time.map_or(PositionsAt::GlobalPosition(query.global_position.unwrap_or(0)), PositionsAt::Time);
-    let FoundStream { id, is_keyed } = stream(&app, &name).await?;
+    let FoundStream { id, is_keyed } = stream(&app, &caller, &name).await?;
     if is_keyed == keys.is_empty() {
         let rule = match is_keyed {
             true => "must name the keys: this aggregated stream is keyed, and may have millions of partitions",
@@ -272,6 +279,7 @@ pub async fn find_positions(
 )]
 pub async fn follow_aggregated_stream(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(mut query): Query<FollowAggregatedQuery>,
     headers: HeaderMap,
@@ -294,13 +302,13 @@ pub async fn follow_aggregated_stream(
     };
     let part = rules.finish(part)?;
     let target = Target { log: None, aggregated: vec![AggregatedTarget { name, part }] };
-    follow(app, target, query.options(), &headers).await
+    follow(app, &caller, target, query.options(), &headers).await
 }
 
-/// An aggregated stream that is there.
-pub(super) async fn stream(app: &App, name: &str) -> Result<FoundStream, Problem> {
+/// An aggregated stream that is there, and may be read.
+pub(super) async fn stream(app: &App, caller: &Caller, name: &str) -> Result<FoundStream, Problem> {
     aggregated_stream_name(name)?;
-    app.aggregated.find(name).await?.ok_or_else(|| unknown(name))
+    Ok(app.aggregated.find(name, caller.rights()).await?)
 }
 
 fn unknown(name: &str) -> Problem {

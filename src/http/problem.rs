@@ -86,7 +86,7 @@ pub struct ProblemDocument {
     /// For `fenced`: the epoch that the partition, or the delivery, has now.
     #[schema(required = false)]
     pub current_epoch: Option<i64>,
-    /// For requests that are too large: the limit, in bytes or header lines.
+    /// For requests that are too large: the limit, in bytes or header lines. For `rate-limited`: the credential's limit.
     #[schema(required = false, nullable = false)]
     pub limit: Option<u64>,
     /// For `unsupported-media-type`.
@@ -209,7 +209,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if status == StatusCode::SERVICE_UNAVAILABLE || status == StatusCode::TOO_MANY_REQUESTS {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
         response

@@ -27,13 +27,14 @@ pub enum ProblemKind {
     Invalid,
     HeadersTooLarge,
     InternalError,
+    RateLimited,
     Overloaded,
     DatabaseUnavailable,
     Draining,
 }
 
 impl ProblemKind {
-    pub const ALL: [ProblemKind; 23] = [
+    pub const ALL: [ProblemKind; 24] = [
         Self::MalformedRequest,
         Self::Unauthenticated,
         Self::Forbidden,
@@ -54,6 +55,7 @@ impl ProblemKind {
         Self::Invalid,
         Self::HeadersTooLarge,
         Self::InternalError,
+        Self::RateLimited,
         Self::Overloaded,
         Self::DatabaseUnavailable,
         Self::Draining,
@@ -199,6 +201,13 @@ impl ProblemKind {
                 "Internal error",
                 "The service or its database has a fault; the service's log has the details. Nothing is reported as \
                 done that was not done.",
+            ),
+            Self::RateLimited => (
+                "rate-limited",
+                StatusCode::TOO_MANY_REQUESTS,
+                "Limit of the credential reached",
+                "The credential appends as often in a second, or has as many event streams open, as one may: `limit` says \
+                how many. Nothing was written; try again after `Retry-After`.",
             ),
             Self::Overloaded => (
                 "overloaded",

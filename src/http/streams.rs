@@ -19,6 +19,7 @@ use super::{App, Limits, body, tags};
 use crate::domain::append::{AppendRequest, Appended, NewMessage, StreamAppend, StreamAppended, WrittenMessage};
 use crate::domain::json_text;
 use crate::domain::stream_name::{StreamName, check_type};
+use crate::service::auth::Caller;
 
 /// Ids made from an idempotency key are UUIDv5 in this namespace.
 const IDEMPOTENCY_NAMESPACE: Uuid = Uuid::from_u128(0x6c1f_44a3_9d0e_5b7a_8f27_3a51_c2d4_e690);
@@ -121,12 +122,13 @@ impl From<&WrittenMessage> for AppendedMessage {
 )]
 pub async fn append_messages(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
     if body::is_lines(request.headers()) {
-        return append_sessions::respond(&app, stream_name(name)?, request).await;
+        return append_sessions::respond(&app, &caller, stream_name(name)?, request).await;
     }
     if !body::is_json(request.headers()) {
         return Err(body::not_json(true));
@@ -143,7 +145,7 @@ pub async fn append_messages(
     let stream = StreamBody { prefix: "", stream_name: name, expected_version, must_exist, messages };
     let stream = check_stream(&mut rules, &app.limits, key, stream, &mut HashSet::new())?;
     let request = rules.finish(AppendRequest::of(stream))?;
-    let Appended { duplicate, streams } = app.append.append(request).await?;
+    let Appended { duplicate, streams } = app.append_for(&caller, request).await?;
     let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
     // The request has one stream.
     let StreamAppended { version, ref messages } = streams[0];

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
+use super::credential_limits::{CredentialLimits, FollowerPlace};
 use super::follow::Followed;
 use super::log::follower::Follower;
 use super::log::{Entry, LogName, Trimmed};
@@ -49,6 +50,8 @@ pub enum AdmissionError {
     Draining,
     #[error("the limit of {max} open event streams is reached")]
     TooMany { max: usize },
+    #[error("the limit of {max} open event streams of one credential is reached")]
+    TooManyOfCredential { max: usize },
 }
 
 /// All open event streams, and what each of them needs beside its source. Cheap to clone.
@@ -58,6 +61,7 @@ pub struct EventStreams(Arc<Shared>);
 struct Shared {
     open: AtomicUsize,
     max: usize,
+    credential_limits: CredentialLimits,
     heartbeats: Heartbeats,
     tail: Tail,
     draining: CancellationToken,
@@ -65,25 +69,37 @@ struct Shared {
 }
 
 /// A connection's place among the open event streams; given back when it goes.
-pub struct Admission(EventStreams);
+pub struct Admission {
+    streams: EventStreams,
+    /// Among those of the caller's credential.
+    _place: FollowerPlace,
+}
 
 impl EventStreams {
-    pub fn new(max: usize, tail: Tail, draining: CancellationToken, observer: Observer) -> Self {
+    pub fn new(
+        max: usize,
+        credential_limits: CredentialLimits,
+        tail: Tail,
+        draining: CancellationToken,
+        observer: Observer,
+    ) -> Self {
         let (open, heartbeats) = (AtomicUsize::new(0), Heartbeats::default());
-        Self(Arc::new(Shared { open, max, heartbeats, tail, draining, observer }))
+        Self(Arc::new(Shared { open, max, credential_limits, heartbeats, tail, draining, observer }))
     }
 
     pub fn heartbeats(&self) -> Heartbeats {
         self.0.heartbeats.clone()
     }
 
-    /// A place, unless all are taken.
-    pub fn admit(&self) -> Result<Admission, AdmissionError> {
+    /// A place, unless all are taken, or all of the caller's credential.
+    pub fn admit(&self, caller: &Caller) -> Result<Admission, AdmissionError> {
         let shared = &self.0;
         if shared.draining.is_cancelled() {
             return Err(AdmissionError::Draining);
         }
-        let place = Admission(self.clone());
+        let place = shared.credential_limits.take_follower(caller);
+        let _place = place.map_err(|max| AdmissionError::TooManyOfCredential { max })?;
+        let place = Admission { streams: self.clone(), _place };
         let before = shared.open.fetch_add(1, Ordering::SeqCst);
         shared.observer.record(Observation::FollowerJoined);
         if before >= shared.max {
@@ -96,7 +112,7 @@ impl EventStreams {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        let shared = &self.0.0;
+        let shared = &self.streams.0;
         shared.open.fetch_sub(1, Ordering::SeqCst);
         shared.observer.record(Observation::FollowerLeft);
     }
@@ -163,7 +179,7 @@ async fn ended(caller: Option<&Caller>) {
 
 impl Events {
     pub(super) fn new(admission: &Admission, source: Source, heartbeat: Duration) -> Self {
-        let (streams, cursor, told_at) = (admission.0.clone(), source.cursor(), Instant::now());
+        let (streams, cursor, told_at) = (admission.streams.clone(), source.cursor(), Instant::now());
         let source = Some(source);
         Self { streams, caller: None, source, closing: None, cursor, not_an_id: None, heartbeat, beat: None, told_at }
     }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::Service;
+use super::aggregated::FindError;
 use super::aggregated::log::AggregatedSource;
+use super::auth::Caller;
 use super::detached::Detached;
 use super::event_streams::{Admission, AdmissionError, Event, Events, Source};
 use super::log::Place;
@@ -20,6 +22,7 @@ use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::keyed::Part;
 use crate::domain::partitioner::PARTITIONS_MAX;
+use crate::domain::scope::Readable;
 use crate::domain::source::{Source as LogSource, Topic};
 use crate::store::StoreError;
 use crate::store::aggregated_streams::FoundStream;
@@ -55,8 +58,8 @@ pub enum FollowError {
     Admission(#[from] AdmissionError),
     #[error(transparent)]
     Latest(#[from] LatestError),
-    #[error("aggregated stream {name} not found")]
-    NotFound { name: String },
+    #[error(transparent)]
+    Aggregated(#[from] FindError),
     #[error(transparent)]
     Place(#[from] PlaceError),
     /// The aggregated stream has no such part.
@@ -103,15 +106,15 @@ fn check_part(part: &Part) -> Result<(), FollowError> {
 }
 
 impl Service {
-    /// Follows a target until the events are dropped; the admission is the connection's.
-    pub async fn follow(&self, request: FollowRequest) -> Result<(Admission, Events), FollowError> {
+    /// Follows a target until the events are dropped; the admission is the connection's. The filter of the request leaves
+    /// out what the caller may not read of streams and categories.
+    pub async fn follow(&self, caller: &Caller, request: FollowRequest) -> Result<(Admission, Events), FollowError> {
         let FollowRequest { target, start, filter, heartbeat } = request;
-        let admission = self.event_streams.admit()?;
+        let admission = self.event_streams.admit(caller)?;
         let cursor_log = target.cursor_log();
         let mut aggregated = Vec::with_capacity(target.aggregated.len());
         for AggregatedTarget { name, part } in target.aggregated {
-            let Some(found) = self.aggregated.find(&name).await? else { return Err(FollowError::NotFound { name }) };
-            let FoundStream { id, is_keyed } = found;
+            let FoundStream { id, is_keyed } = self.aggregated.find(&name, caller.rights()).await?;
             if !is_keyed {
                 check_part(&part)?;
             }
@@ -123,7 +126,7 @@ impl Service {
         let is_beyond_end = matches!(start, Start::At(_)) && self.reads.is_beyond_end(&cursor_log, place).await?;
         let following = match (target.log, &*aggregated) {
             (Some(log), []) if start == Start::LatestOfEach => {
-                let positions = self.latest_positions(&log, place.after).await?;
+                let positions = self.latest_positions(&log, &filter.readable, place.after).await?;
                 let (tail, observer) = (self.tail.clone(), self.observer.clone());
                 let follower = tail.follow(&log, place, filter.clone());
                 Following::Latest(Box::new(LatestOfEach::new(positions, tail, filter, observer, follower)))
@@ -141,19 +144,25 @@ impl Service {
     }
 
     /// Joins the consumers of a subscription until the events are dropped; the admission is the connection's.
-    pub async fn consume(&self, request: ConsumeRequest) -> Result<(Admission, Events), FollowError> {
-        let admission = self.event_streams.admit()?;
-        let connection = self.subscriptions.consumers.connect(&request).await?;
+    pub async fn consume(&self, caller: &Caller, request: ConsumeRequest) -> Result<(Admission, Events), FollowError> {
+        let admission = self.event_streams.admit(caller)?;
+        let connection = self.subscriptions.consumers.connect(&request, caller.rights()).await?;
         let events = Events::new(&admission, Source::Subscription(connection), request.heartbeat);
         Ok((admission, events))
     }
 
     /// Where the newest messages of all streams of a log are, up to a settled position.
-    async fn latest_positions(&self, log: &LogSource, settled: i64) -> Result<LatestPositions, FollowError> {
+    async fn latest_positions(
+        &self,
+        log: &LogSource,
+        readable: &Readable,
+        settled: i64,
+    ) -> Result<LatestPositions, FollowError> {
         let mut latest = self.latest.begin();
         for topic in log.topics() {
             let category = match topic {
                 Topic::Category(category) => category,
+                Topic::Stream(name) if !readable.has(name) => continue,
                 Topic::Stream(name) => {
                     latest.count(1)?;
                     latest.extend(self.tail.pages().newest_positions(&[name.to_string()], settled).await?);
@@ -163,8 +172,9 @@ impl Service {
             };
             let mut after = None;
             loop {
-                let names = self.reports.streams_of(category, after).await?;
+                let mut names = self.reports.streams_of(category, after).await?;
                 latest.count(names.examined)?;
+                names.found.retain(|name| readable.has(name));
                 latest.extend(self.tail.pages().newest_positions(&names.found, settled).await?);
                 after = names.next;
                 if after.is_none() {

@@ -10,10 +10,11 @@ use crate::telemetry::Observer;
 
 pub mod aggregated;
 pub mod append;
-mod append_and_ack;
+mod append_for;
 pub mod auth;
 pub mod back_off;
 mod counting;
+pub mod credential_limits;
 mod detached;
 pub mod erase;
 pub mod event_streams;
@@ -35,6 +36,7 @@ use aggregated::feed::Feeds;
 use aggregated::projector::{Projector, ProjectorSettings};
 use append::{Append, AppendSettings};
 use auth::{CredentialSettings, Credentials};
+use credential_limits::{CredentialLimits, PerCredentialSettings};
 use erase::Eraser;
 use event_streams::EventStreams;
 use hints::{HintSettings, Listener, Notifier, Signals, Told};
@@ -58,6 +60,9 @@ pub struct ServiceSettings {
     pub aggregated_cache_bytes_max: usize,
     /// How many aggregated streams there may be.
     pub aggregated_streams_max: usize,
+    /// How many of these one credential may define; 0: no limit.
+    pub aggregated_streams_per_credential_max: usize,
+    pub per_credential: PerCredentialSettings,
     pub subscriptions: SubscriptionSettings,
     /// The pause between two passes of a retention over its category.
     pub retention_interval: Duration,
@@ -83,6 +88,7 @@ pub struct Service {
     pub subscriptions: Subscriptions,
     pub tail: Tail,
     pub event_streams: EventStreams,
+    pub credential_limits: CredentialLimits,
     pub latest: LatestBudget,
     pub health: Health,
     pub observer: Observer,
@@ -120,6 +126,7 @@ impl Service {
             observer.clone(),
             aggregated::Bounds {
                 aggregated_streams_max: settings.aggregated_streams_max,
+                aggregated_streams_per_credential_max: settings.aggregated_streams_per_credential_max,
                 page_bytes_max: settings.page_bytes_max,
             },
         );
@@ -142,8 +149,14 @@ impl Service {
         };
         let listener = Listener::new(database.clone(), told, settings.hints.clone(), observer.clone());
         let notifier = Notifier { database: database.clone(), signals, settings: settings.hints };
-        let event_streams =
-            EventStreams::new(settings.followers_max, tail.clone(), lifecycle.draining().clone(), observer.clone());
+        let credential_limits = CredentialLimits::new(settings.per_credential);
+        let event_streams = EventStreams::new(
+            settings.followers_max,
+            credential_limits.clone(),
+            tail.clone(),
+            lifecycle.draining().clone(),
+            observer.clone(),
+        );
         let service = Self {
             credentials: credentials.clone(),
             append: append.clone(),
@@ -155,6 +168,7 @@ impl Service {
             aggregated,
             reports: Reports::new(database.clone(), tail.clone()),
             event_streams,
+            credential_limits,
             latest: LatestBudget::new(settings.latest_of_each_streams_max),
             health: Health {
                 database: database.clone(),

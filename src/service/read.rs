@@ -20,9 +20,9 @@ pub use crate::store::read::CategoryOptions;
 use crate::store::read::{Page, PageLimit, Span, StreamSummary};
 use crate::store::{Database, StoreError};
 
-/// How many messages one request may look at for an expression. After these the page ends, and names where to go on.
+/// How many messages one request may look at for what only the service can judge. After these the page ends, and names where to go on.
 pub(super) const EXAMINED_MAX: usize = 10_000;
-/// The bounds of one read for an expression, which looks at messages in memory.
+/// The bounds of one read of that kind, which looks at messages in memory.
 pub(super) const EXAMINED_AT_ONCE: PageBounds = PageBounds { first: 500, messages_max: 500, bytes_max: 4 << 20 };
 
 /// The log that a page is read of.
@@ -152,7 +152,7 @@ impl Reads {
 
     /// Reads a page of what is there now, without waiting.
     async fn read_page(&self, request: &PageRequest, begin: Option<i64>) -> Result<PageRead, StoreError> {
-        let expression = request.filter.expression.as_ref();
+        let filter = &request.filter;
         // One more than was asked for, to know whether anything follows.
         let wanted = request.limit + 1;
         let mut pages = PageSizer::new(EXAMINED_AT_ONCE);
@@ -162,9 +162,9 @@ impl Reads {
         let mut kept = Vec::new();
         loop {
             let room = self.page_bytes_max.saturating_sub(bytes);
-            let limit = match expression {
-                Some(_) => PageLimit { bytes: pages.limit().bytes.min(room), ..pages.limit() },
-                None => PageLimit { messages: (wanted - kept.len()) as i64, bytes: room },
+            let limit = match filter.is_of_columns() {
+                true => PageLimit { messages: (wanted - kept.len()) as i64, bytes: room },
+                false => PageLimit { bytes: pages.limit().bytes.min(room), ..pages.limit() },
             };
             let (span, is_last_span) = spans.next(from, request.backward);
             let mut page = self.read_chunk(request, span, limit).await?;
@@ -174,7 +174,7 @@ impl Reads {
             pages.saw(page.messages.len(), read);
             (examined, bytes) = (examined + page.messages.len(), bytes + read);
             let (head, erasure, first_position) = (page.head, page.erasure, page.first_position);
-            page.messages.retain(|message| expression.is_none_or(|expression| expression.passes(message)));
+            page.messages.retain(|message| filter.judge(message));
             kept.append(&mut page.messages);
             if is_end_of_span && is_last_span || kept.len() > request.limit {
                 return Ok(finish(

@@ -106,8 +106,21 @@ pub struct Progress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
     Yes,
-    /// There is one of this name, or there are as many as may be.
+    /// There is one of this name, or there are as many as may be, in all or of the credential.
     No,
+}
+
+/// An aggregated stream that is to be made.
+pub struct NewAggregatedStream<'a> {
+    pub name: &'a str,
+    /// JSON.
+    pub definition: &'a str,
+    /// The credential of the caller, if there is one.
+    pub created_by: Option<&'a str>,
+    /// How many there may be.
+    pub max: i64,
+    /// How many of one credential there may be; 0: any number.
+    pub max_of_credential: i64,
 }
 
 /// The projection that readers see, with its progress: `p` of `s`.
@@ -137,10 +150,35 @@ struct StateRow {
 }
 
 impl AggregatedStreams<'_> {
-    /// Defines an aggregated stream, unless there is one of that name or there are `max` already.
-    pub async fn create(self, name: &str, definition: &str, max: i64) -> Result<Created, StoreError> {
-        let id = sqlx::query_scalar!("SELECT headwater.aggregated_stream_create($1, $2, $3)", name, definition, max);
+    /// Defines an aggregated stream, unless there is one of that name, or there are as many already as there may be.
+    pub async fn create(self, new: NewAggregatedStream<'_>) -> Result<Created, StoreError> {
+        let id = sqlx::query_scalar!(
+            "SELECT headwater.aggregated_stream_create($1, $2, $3, $4, $5)",
+            new.name,
+            new.definition,
+            new.max,
+            new.created_by,
+            new.max_of_credential
+        );
         Ok(if id.fetch_one(self.0).await?.is_some() { Created::Yes } else { Created::No })
+    }
+
+    /// How many were made with a credential.
+    pub async fn count_by(self, credential: &str) -> Result<i64, StoreError> {
+        let count = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM headwater.aggregated_streams WHERE created_by = $1"#,
+            credential
+        );
+        Ok(count.fetch_one(self.0).await?)
+    }
+
+    /// The definition of an aggregated stream, as JSON.
+    pub async fn definition(self, id: i64) -> Result<Option<String>, StoreError> {
+        let definition = sqlx::query_scalar!(
+            r#"SELECT definition::text AS "definition!" FROM headwater.aggregated_streams WHERE id = $1"#,
+            id
+        );
+        Ok(definition.fetch_optional(self.0).await?)
     }
 
     /// Answers whether there is such a stream.

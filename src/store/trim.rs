@@ -3,6 +3,7 @@
 use super::outcome::Outcome;
 use super::{AggregatedStreams, Messages, StoreError, Subscriptions};
 use crate::domain::keyed::Part;
+use crate::domain::scope::Readable;
 use crate::domain::source::{Source, Topic};
 use crate::domain::time::Timestamp;
 
@@ -88,11 +89,20 @@ impl Messages<'_> {
         Ok(client.query_one(&statement, &[&stream_name]).await?.try_get(0)?)
     }
 
-    /// What was trimmed of a source between two global positions, exclusive and inclusive.
-    pub async fn trimmed_between(self, source: &Source, after: i64, up_to: i64) -> Result<Option<Trimmed>, StoreError> {
+    /// What was trimmed of a source between two global positions, exclusive and inclusive. Of a category there is one count
+    /// for all of its streams: it is not told to a reader that may read some of them only.
+    pub async fn trimmed_between(
+        self,
+        source: &Source,
+        readable: &Readable,
+        after: i64,
+        up_to: i64,
+    ) -> Result<Option<Trimmed>, StoreError> {
         let (mut categories, mut streams) = (Some(Vec::new()), Vec::new());
         for topic in source.topics() {
             match topic {
+                Topic::Stream(name) if !readable.has(name) => {}
+                Topic::All | Topic::Category(_) if !readable.is_all() => {}
                 Topic::All => categories = None,
                 Topic::Category(name) => categories.iter_mut().for_each(|names| names.push(&**name)),
                 Topic::Stream(name) => streams.push(&**name),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::super::scope::Missing;
 use super::{AppendAck, KeyRefusal};
 
 /// One thing that a request demands and that does not hold.
@@ -103,6 +104,21 @@ pub enum AppendError {
         stream_name: String,
         /// Its position in that stream.
         position: i64,
+    },
+    /// The same, and the caller may not know of the other message.
+    #[error("the message id {message_id} is already used")]
+    MessageIdTaken {
+        /// The id in question.
+        message_id: Uuid,
+    },
+    /// The caller may not append to one of the streams, or not read what a condition is about.
+    #[error(transparent)]
+    Forbidden(#[from] Missing),
+    /// The caller's credential has appended as often in this second as it may.
+    #[error("the limit of {max} appends in a second of one credential is reached; nothing was written")]
+    TooFast {
+        /// The limit.
+        max: usize,
     },
     /// PostgreSQL cannot store what was sent.
     #[error("the database refuses the messages: {message}")]

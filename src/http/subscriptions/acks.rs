@@ -14,6 +14,7 @@ use crate::http::pages::NoQuery;
 use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
+use crate::service::auth::Caller;
 use crate::service::subscriptions::{AckRequest, At, NackEntry};
 
 /// The longest reason, in bytes.
@@ -147,6 +148,7 @@ pub struct ExtensionResult {
 )]
 pub async fn ack_messages(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     Json(Object(body)): Json<Object<AckBody>>,
@@ -156,7 +158,7 @@ pub async fn ack_messages(
     consumer_name(&mut rules, &body.consumer);
     entries(&mut rules, "acks", body.acks.len());
     let request = rules.finish(AckRequest { consumer: body.consumer, entries: places(&body.acks) })?;
-    let counts = app.subscriptions.acks.ack(&name, request).await?;
+    let counts = app.subscriptions.acks.ack(&name, request, caller.rights()).await?;
     Ok(axum::Json(AckResult { acked: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
 
@@ -174,6 +176,7 @@ pub async fn ack_messages(
 )]
 pub async fn nack_messages(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     Json(Object(body)): Json<Object<NackBody>>,
@@ -184,7 +187,7 @@ pub async fn nack_messages(
     entries(&mut rules, "nacks", body.nacks.len());
     let nacks = body.nacks.into_iter().enumerate().map(|(at, Object(nack))| read_nack(&mut rules, at, nack)).collect();
     let nacks: Vec<NackEntry> = rules.finish(nacks)?;
-    let counts = app.subscriptions.acks.nack(&name, &body.consumer, nacks).await?;
+    let counts = app.subscriptions.acks.nack(&name, &body.consumer, nacks, caller.rights()).await?;
     Ok(axum::Json(NackResult { nacked: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
 
@@ -203,6 +206,7 @@ pub async fn nack_messages(
 )]
 pub async fn extend_messages(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     Json(Object(body)): Json<Object<ExtensionBody>>,
@@ -213,7 +217,7 @@ pub async fn extend_messages(
     entries(&mut rules, "extensions", body.extensions.len());
     let timeout = duration_ms(&mut rules, "ack_timeout", body.ack_timeout.as_deref(), ACK_TIMEOUT_MS);
     let request = rules.finish(AckRequest { consumer: body.consumer, entries: places(&body.extensions) })?;
-    let counts = app.subscriptions.acks.extend(&name, request, timeout).await?;
+    let counts = app.subscriptions.acks.extend(&name, request, timeout, caller.rights()).await?;
     Ok(axum::Json(ExtensionResult { extended: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
 

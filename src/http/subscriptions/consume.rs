@@ -19,6 +19,7 @@ use crate::http::pages::NoQuery;
 use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
+use crate::service::auth::Caller;
 use crate::service::subscriptions::{ConsumeRequest, FetchRequest};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -90,6 +91,7 @@ pub struct FetchResult {
 )]
 pub async fn follow_subscription(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<ConsumeQuery>,
     headers: HeaderMap,
@@ -107,7 +109,7 @@ pub async fn follow_subscription(
         in_flight_max: query.max_in_flight,
         heartbeat,
     })?;
-    let events = app.consume(request).await?;
+    let events = app.consume(&caller, request).await?;
     Ok(respond(events, Frames::new(Wire::accepted(&headers), false)))
 }
 
@@ -126,6 +128,7 @@ pub async fn follow_subscription(
 )]
 pub async fn fetch_messages(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     Json(Object(body)): Json<Object<FetchBody>>,
@@ -148,6 +151,6 @@ pub async fn fetch_messages(
         wait,
         backlog: body.backlog,
     };
-    let deliveries = app.subscriptions.consumers.fetch(&request).await?;
+    let deliveries = app.subscriptions.consumers.fetch(&request, caller.rights()).await?;
     Ok(delivered(&deliveries, ""))
 }

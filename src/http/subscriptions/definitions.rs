@@ -17,6 +17,7 @@ use crate::http::pages::NoQuery;
 use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
+use crate::service::auth::Caller;
 use crate::service::subscriptions::{PartitionLag, Put, State as Running, Status, StoredSubscription};
 
 /// How many consumers a partition of a competing subscription names: there may be many partitions, each with all of them.
@@ -189,6 +190,7 @@ pub struct ListQuery {
 )]
 pub async fn create_subscription(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     Json(Object(body)): Json<Object<DefinitionBody>>,
@@ -197,11 +199,11 @@ pub async fn create_subscription(
     let mut rules = Validator::default();
     let definition = body.definition(&mut rules);
     let definition = rules.finish(definition)?;
-    let status = match app.subscriptions.definitions.put(&name, &definition).await? {
+    let status = match app.subscriptions.definitions.put(&name, &definition, &caller).await? {
         Put::New => StatusCode::CREATED,
         Put::Same => StatusCode::OK,
     };
-    Ok((status, axum::Json(to_body(app.subscriptions.inspection.status(&name).await?))))
+    Ok((status, axum::Json(to_body(app.subscriptions.inspection.status(&name, caller.rights()).await?))))
 }
 
 /// Read a subscription's definition and status
@@ -212,6 +214,7 @@ pub async fn create_subscription(
 )]
 pub async fn read_subscription(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<StatusQuery>,
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
@@ -226,8 +229,8 @@ pub async fn read_subscription(
     let wait = rules.duration("wait", query.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
     let wait = rules.finish(wait)?.unwrap_or_default();
     let status = match query.min_position {
-        Some(position) => app.subscriptions.inspection.status_at(&name, position, wait).await?,
-        None => app.subscriptions.inspection.status(&name).await?,
+        Some(position) => app.subscriptions.inspection.status_at(&name, position, wait, caller.rights()).await?,
+        None => app.subscriptions.inspection.status(&name, caller.rights()).await?,
     };
     Ok(axum::Json(to_body(status)))
 }
@@ -243,6 +246,7 @@ pub async fn read_subscription(
 )]
 pub async fn change_subscription(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     Json(Object(mut body)): Json<Object<SettingsBody>>,
@@ -250,8 +254,8 @@ pub async fn change_subscription(
     subscription_name(&name)?;
     let mut rules = Validator::default();
     let patch = body.patch(&mut rules);
-    app.subscriptions.definitions.patch(&name, rules.finish(patch)?).await?;
-    Ok(axum::Json(to_body(app.subscriptions.inspection.status(&name).await?)))
+    app.subscriptions.definitions.patch(&name, rules.finish(patch)?, caller.rights()).await?;
+    Ok(axum::Json(to_body(app.subscriptions.inspection.status(&name, caller.rights()).await?)))
 }
 
 /// Delete a subscription
@@ -264,11 +268,12 @@ pub async fn change_subscription(
 )]
 pub async fn delete_subscription(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<StatusCode, Problem> {
     subscription_name(&name)?;
-    app.subscriptions.definitions.delete(&name).await?;
+    app.subscriptions.definitions.delete(&name, caller.rights()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -279,6 +284,7 @@ pub async fn delete_subscription(
 )]
 pub async fn list_subscriptions(
     State(app): State<App>,
+    caller: Caller,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<SubscriptionList>, Problem> {
     let mut rules = Validator::default();
@@ -288,7 +294,7 @@ pub async fn list_subscriptions(
         rules.invalid("after", "must not contain NUL characters");
     }
     rules.finish(())?;
-    let mut found = app.subscriptions.definitions.list(&after, limit + 1).await?;
+    let mut found = app.subscriptions.definitions.list(&after, limit + 1, caller.rights()).await?;
     let has_more = found.len() > limit;
     found.truncate(limit);
     let next = found.last().filter(|_| has_more).map(|(last, _)| last.name.clone());

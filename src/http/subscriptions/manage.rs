@@ -14,6 +14,7 @@ use crate::http::pages::NoQuery;
 use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
+use crate::service::auth::Caller;
 use crate::service::subscriptions::ConsumerInfo;
 
 /// A consumer.
@@ -83,11 +84,12 @@ pub struct SoughtPartition {
 )]
 pub async fn list_consumers(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<ConsumerList>, Problem> {
     subscription_name(&name)?;
-    let consumers = app.subscriptions.consumers.list(&name).await?;
+    let consumers = app.subscriptions.consumers.list(&name, caller.rights()).await?;
     Ok(axum::Json(ConsumerList { consumers: consumers.into_iter().map(ConsumerBody::of).collect() }))
 }
 
@@ -103,6 +105,7 @@ pub async fn list_consumers(
 )]
 pub async fn remove_consumer(
     State(app): State<App>,
+    caller: Caller,
     Path((name, consumer)): Path<(String, String)>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<StatusCode, Problem> {
@@ -110,7 +113,7 @@ pub async fn remove_consumer(
     let mut rules = Validator::default();
     consumer_name(&mut rules, &consumer);
     rules.finish(())?;
-    match app.subscriptions.consumers.remove(&name, &consumer).await? {
+    match app.subscriptions.consumers.remove(&name, &consumer, caller.rights()).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found(format!("consumer {consumer} of the subscription {name}"))),
     }
@@ -127,6 +130,7 @@ pub async fn remove_consumer(
 )]
 pub async fn seek_subscription(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     Json(Object(body)): Json<Object<SeekBody>>,
@@ -143,7 +147,11 @@ pub async fn seek_subscription(
         entries(&mut rules, "partitions", partitions.len());
     }
     let to = rules.finish(to)?.unwrap_or(StartAt::Beginning);
-    let plans = app.subscriptions.definitions.seek(&name, to, body.partitions.as_deref(), body.dry_run).await?;
+    let plans = app
+        .subscriptions
+        .definitions
+        .seek(&name, to, body.partitions.as_deref(), body.dry_run, caller.rights())
+        .await?;
     let partitions = plans.into_iter().map(|plan| SoughtPartition {
         partition: plan.partition,
         from_position: plan.from,
@@ -162,12 +170,13 @@ pub async fn seek_subscription(
 )]
 pub async fn pause_subscription(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
-    app.subscriptions.definitions.pause(&name).await?;
-    Ok(axum::Json(to_body(app.subscriptions.inspection.status(&name).await?)))
+    app.subscriptions.definitions.pause(&name, caller.rights()).await?;
+    Ok(axum::Json(to_body(app.subscriptions.inspection.status(&name, caller.rights()).await?)))
 }
 
 /// Resume a subscription that is paused or has stopped
@@ -180,12 +189,13 @@ pub async fn pause_subscription(
 )]
 pub async fn resume_subscription(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
-    app.subscriptions.definitions.resume(&name).await?;
-    Ok(axum::Json(to_body(app.subscriptions.inspection.status(&name).await?)))
+    app.subscriptions.definitions.resume(&name, caller.rights()).await?;
+    Ok(axum::Json(to_body(app.subscriptions.inspection.status(&name, caller.rights()).await?)))
 }
 
 impl ConsumerBody {

@@ -132,10 +132,10 @@ impl From<SubscriptionError> for Problem {
                 Problem::new(ProblemKind::DefinitionDiffers, detail).with("fields", fields)
             }
             SubscriptionError::Invalid(violations) => Problem::invalid(violations),
-            SubscriptionError::TooManySubscriptions { max } => {
-                let rule = format!("cannot be created: the limit of {max} subscriptions is reached");
-                Problem::invalid(vec![Violation::new("name", rule)])
+            SubscriptionError::TooManySubscriptions { .. } | SubscriptionError::TooManyOfCredential { .. } => {
+                Problem::invalid(vec![Violation::new("name", format!("cannot be created: {error}"))])
             }
+            SubscriptionError::Forbidden(missing) => missing.into(),
             SubscriptionError::TooManyConsumers { .. } | SubscriptionError::Overloaded => {
                 Problem::new(ProblemKind::Overloaded, detail)
             }

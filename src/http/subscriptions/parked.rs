@@ -14,6 +14,7 @@ use crate::http::pages::{Message, NoQuery};
 use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
+use crate::service::auth::Caller;
 use crate::service::subscriptions::{At, ParkedMessage};
 
 /// A message that was parked.
@@ -87,6 +88,7 @@ pub struct ReplayResult {
 )]
 pub async fn list_parked(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<ParkedQuery>,
 ) -> Result<Response, Problem> {
@@ -95,7 +97,7 @@ pub async fn list_parked(
     let limit = rules.limit(query.limit);
     let after = after(&mut rules, query.after.as_deref());
     rules.finish(())?;
-    let found = app.subscriptions.inspection.parked(&name, after, limit).await?;
+    let found = app.subscriptions.inspection.parked(&name, after, limit, caller.rights()).await?;
     let next = found.last().filter(|_| found.len() == limit).map(|last| next_of(last.at));
     let list = ParkedList { parked: found.into_iter().map(to_body).collect(), next };
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], axum::Json(list)).into_response())
@@ -113,6 +115,7 @@ pub async fn list_parked(
 )]
 pub async fn replay_parked(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     Json(Object(body)): Json<Object<ReplayBody>>,
@@ -127,7 +130,7 @@ pub async fn replay_parked(
     }
     rules.finish(())?;
     let which = body.positions.map(|places| places.iter().map(PlaceBody::at).collect::<Vec<_>>());
-    let replayed = app.subscriptions.inspection.replay(&name, which.as_deref()).await?;
+    let replayed = app.subscriptions.inspection.replay(&name, which.as_deref(), caller.rights()).await?;
     Ok(axum::Json(ReplayResult { replayed }))
 }
 
@@ -142,6 +145,7 @@ pub async fn replay_parked(
 )]
 pub async fn delete_parked(
     State(app): State<App>,
+    caller: Caller,
     Path((name, partition, position)): Path<(String, String, String)>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<StatusCode, Problem> {
@@ -156,7 +160,7 @@ pub async fn delete_parked(
     }
     rules.finish(())?;
     let at = At { partition: read_partition.unwrap_or(-1), position: read_position.unwrap_or(-1) };
-    match app.subscriptions.inspection.delete_parked(&name, at).await? {
+    match app.subscriptions.inspection.delete_parked(&name, at, caller.rights()).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found(format!("parked message {partition}/{position} of the subscription {name}"))),
     }

@@ -13,6 +13,7 @@ use crate::http::pages::NoQuery;
 use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
+use crate::service::auth::Caller;
 use crate::service::subscriptions::{At, ClaimRequest, PendingDelivery};
 
 /// The longest `min_idle`, in milliseconds: a year.
@@ -130,6 +131,7 @@ pub struct ClaimResult {
 )]
 pub async fn list_pending(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<PendingQuery>,
 ) -> Result<axum::Json<PendingList>, Problem> {
@@ -142,7 +144,8 @@ pub async fn list_pending(
     let min_idle = duration_ms(&mut rules, "min_idle", query.min_idle.as_deref(), 0..=IDLE_MS_MAX).unwrap_or(0);
     let after = after(&mut rules, query.after.as_deref());
     rules.finish(())?;
-    let found = app.subscriptions.inspection.pending(&name, query.consumer.as_deref(), min_idle, after, limit).await?;
+    let (inspection, consumer) = (&app.subscriptions.inspection, query.consumer.as_deref());
+    let found = inspection.pending(&name, consumer, min_idle, after, limit, caller.rights()).await?;
     let next = found.last().filter(|_| found.len() == limit).map(|last| next_of(last.at));
     Ok(axum::Json(PendingList { pending: found.into_iter().map(to_body).collect(), next }))
 }
@@ -155,11 +158,12 @@ pub async fn list_pending(
 )]
 pub async fn summarise_pending(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<SummaryBody>, Problem> {
     subscription_name(&name)?;
-    let found = app.subscriptions.inspection.pending_summary(&name).await?;
+    let found = app.subscriptions.inspection.pending_summary(&name, caller.rights()).await?;
     let place = |at: At| PendingPlace { partition: at.partition, position: at.position };
     Ok(axum::Json(SummaryBody {
         count: found.iter().map(|one| one.count).sum(),
@@ -188,6 +192,7 @@ pub async fn summarise_pending(
 )]
 pub async fn claim_messages(
     State(app): State<App>,
+    caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
     Json(Object(body)): Json<Object<ClaimBody>>,
@@ -212,7 +217,7 @@ pub async fn claim_messages(
         messages_max: limit,
         bytes_max: app.limits.page_bytes_max,
     };
-    let taken = app.subscriptions.consumers.claim(&request).await?;
+    let taken = app.subscriptions.consumers.claim(&request, caller.rights()).await?;
     let next = taken.next.map_or_else(|| "null".to_owned(), |next| format!("\"{}\"", next_of(next)));
     Ok(delivered(&taken.deliveries, &format!(",\"next\":{next}")))
 }

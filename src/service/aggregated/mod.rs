@@ -2,6 +2,7 @@
 
 mod catch_up;
 pub mod feed;
+mod find;
 pub mod log;
 pub mod projector;
 mod round;
@@ -12,8 +13,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use self::feed::{FeedMember, Feeds};
+use self::find::KnownSelections;
 use self::log::{AggregatedLog, AggregatedSource};
 use self::projector::ProjectorHandle;
+use super::auth::Caller;
 use super::log::follower::Follower;
 use super::log::{Log, Place};
 use super::long_poll::LongPoll;
@@ -22,13 +25,17 @@ use super::tail::Tail;
 use crate::domain::Violation;
 use crate::domain::aggregated_stream::Definition;
 use crate::domain::filter::Filter;
+use crate::domain::scope::{Missing, Rights};
 use crate::domain::time::Timestamp;
-use crate::store::aggregated_streams::{Created, PartitionPage, PartitionState, StoredAggregatedStream};
+use crate::store::aggregated_streams::{
+    Created, NewAggregatedStream, PartitionPage, PartitionState, StoredAggregatedStream,
+};
 pub use crate::store::aggregated_streams::{FoundStream, PartitionName};
 use crate::store::keyed_streams::StoredKey;
 use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
+pub use find::{FindError, may_read};
 
 /// The pause between two looks at a stream whose progress is known here and not written yet.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -44,10 +51,8 @@ pub struct AggregatedStreams {
     projector: ProjectorHandle,
     draining: CancellationToken,
     observer: Observer,
-    /// How many aggregated streams there may be.
-    aggregated_streams_max: usize,
-    /// A page of a partition ends when its messages have this many bytes.
-    page_bytes_max: usize,
+    selections: KnownSelections,
+    bounds: Bounds,
 }
 
 /// The bounds of aggregated streams.
@@ -55,6 +60,8 @@ pub struct AggregatedStreams {
 pub struct Bounds {
     /// How many aggregated streams there may be.
     pub aggregated_streams_max: usize,
+    /// How many of these one credential may define; 0: as many as there may be.
+    pub aggregated_streams_per_credential_max: usize,
     /// How many bytes of messages one page of a partition may have; the message that reaches them is its last.
     pub page_bytes_max: usize,
 }
@@ -86,6 +93,10 @@ pub enum DefineError {
     Differs(Vec<String>),
     #[error("the limit of {max} aggregated streams is reached")]
     TooMany { max: usize },
+    #[error("the limit of {max} aggregated streams of one credential is reached")]
+    TooManyOfCredential { max: usize },
+    #[error(transparent)]
+    Forbidden(#[from] Missing),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -135,13 +146,14 @@ impl AggregatedStreams {
         observer: Observer,
         bounds: Bounds,
     ) -> Self {
-        let Bounds { aggregated_streams_max, page_bytes_max } = bounds;
-        Self { database, tail, feeds, projector, draining, observer, aggregated_streams_max, page_bytes_max }
+        let selections = KnownSelections::default();
+        Self { database, tail, feeds, projector, draining, observer, selections, bounds }
     }
 
     /// Defines an aggregated stream: the messages in the log are projected, then new ones as they come.
-    pub async fn define(&self, name: &str, definition: &Definition) -> Result<Defined, DefineError> {
-        definition.compile().map_err(DefineError::Invalid)?;
+    pub async fn define(&self, name: &str, definition: &Definition, caller: &Caller) -> Result<Defined, DefineError> {
+        let aggregation = definition.compile().map_err(DefineError::Invalid)?;
+        caller.rights().read_streams(aggregation.streams())?;
         // A definition has texts, numbers and lists only, so that this cannot fail.
         let text = serde_json::to_string(definition).unwrap_or_default();
         for _ in 0..DEFINE_ATTEMPTS {
@@ -154,24 +166,33 @@ impl AggregatedStreams {
                     Err(DefineError::Differs(differences))
                 };
             }
-            if self.database.aggregated_streams().create(name, &text, self.aggregated_streams_max as i64).await?
-                == Created::Yes
-            {
+            let new = NewAggregatedStream {
+                name,
+                definition: &text,
+                created_by: caller.credential().map(|name| &**name),
+                max: self.bounds.aggregated_streams_max as i64,
+                max_of_credential: self.bounds.aggregated_streams_per_credential_max as i64,
+            };
+            if self.database.aggregated_streams().create(new).await? == Created::Yes {
                 self.projector.reload();
                 if let Some(stream) = self.get(name).await? {
                     return Ok(Defined::New(stream));
                 }
             }
         }
-        Err(DefineError::TooMany { max: self.aggregated_streams_max })
+        let Bounds { aggregated_streams_max: max, aggregated_streams_per_credential_max: max_of_credential, .. } =
+            self.bounds;
+        let of_credential = match caller.credential() {
+            Some(credential) => self.database.aggregated_streams().count_by(credential).await?,
+            None => 0,
+        };
+        Err(match max_of_credential > 0 && of_credential >= max_of_credential as i64 {
+            true => DefineError::TooManyOfCredential { max: max_of_credential },
+            false => DefineError::TooMany { max },
+        })
     }
 
-    /// An aggregated stream by its name; `None`: there is none of that name.
-    pub async fn find(&self, name: &str) -> Result<Option<FoundStream>, StoreError> {
-        self.database.aggregated_streams().find(name).await
-    }
-
-    pub async fn get(&self, name: &str) -> Result<Option<AggregatedStream>, StoreError> {
+    async fn get(&self, name: &str) -> Result<Option<AggregatedStream>, StoreError> {
         let Some(mut stored) = self.database.aggregated_streams().get(name).await? else { return Ok(None) };
         // Progress may be known here before it is written. The counts of what came with it are in reads after this.
         let known = self.feeds.up_to(stored.id).filter(|known| *known > stored.current.projected_position);
@@ -188,7 +209,7 @@ impl AggregatedStreams {
     }
 
     /// Waits for at most `wait` until everything up to a global position is projected, then answers as [`get`](Self::get).
-    pub async fn get_at(
+    async fn get_at(
         &self,
         name: &str,
         min_position: i64,
@@ -234,27 +255,24 @@ impl AggregatedStreams {
         Ok(())
     }
 
-    /// Aggregated streams in order of name, after a name; without their partitions.
-    pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<AggregatedStream>, StoreError> {
-        let stored = self.database.aggregated_streams().list(after, limit as i64).await?;
-        Ok(stored.into_iter().map(|stored| self.with_end(stored, Vec::new())).collect())
+    pub async fn delete(&self, name: &str, rights: &Rights) -> Result<(), FindError> {
+        self.check(name, rights).await?;
+        self.changed(name, self.database.aggregated_streams().delete(name).await)
     }
 
-    /// Deletes an aggregated stream. Answers whether there was one.
-    pub async fn delete(&self, name: &str) -> Result<bool, StoreError> {
-        self.changed(self.database.aggregated_streams().delete(name).await)
+    pub async fn pause(&self, name: &str, rights: &Rights) -> Result<(), FindError> {
+        self.check(name, rights).await?;
+        self.changed(name, self.database.aggregated_streams().pause(name).await)
     }
 
-    pub async fn pause(&self, name: &str) -> Result<bool, StoreError> {
-        self.changed(self.database.aggregated_streams().pause(name).await)
+    pub async fn resume(&self, name: &str, rights: &Rights) -> Result<(), FindError> {
+        self.check(name, rights).await?;
+        self.changed(name, self.database.aggregated_streams().resume(name).await)
     }
 
-    pub async fn resume(&self, name: &str) -> Result<bool, StoreError> {
-        self.changed(self.database.aggregated_streams().resume(name).await)
-    }
-
-    pub async fn rebuild(&self, name: &str) -> Result<bool, StoreError> {
-        self.changed(self.database.aggregated_streams().rebuild(name).await)
+    pub async fn rebuild(&self, name: &str, rights: &Rights) -> Result<(), FindError> {
+        self.check(name, rights).await?;
+        self.changed(name, self.database.aggregated_streams().rebuild(name).await)
     }
 
     /// A page of a partition; if it would be empty, waits for a message. `None`: there is no such stream.
@@ -266,7 +284,7 @@ impl AggregatedStreams {
     ) -> Result<Option<PartitionRead>, PlaceError> {
         let PartitionRequest { from, limit: wanted, wait, ref filter } = *request;
         let mut from = from.unwrap_or(0);
-        let bytes = self.page_bytes_max;
+        let bytes = self.bounds.page_bytes_max;
         let limit = match filter.is_empty() {
             true => PageLimit { messages: wanted as i64, bytes },
             false => {
@@ -352,10 +370,10 @@ impl AggregatedStreams {
         AggregatedStream { stored, partitions, settled_position }
     }
 
-    fn changed(&self, outcome: Result<bool, StoreError>) -> Result<bool, StoreError> {
+    fn changed(&self, name: &str, outcome: Result<bool, StoreError>) -> Result<(), FindError> {
         self.projector.reload();
         self.feeds.kick();
-        outcome
+        if outcome? { Ok(()) } else { Err(FindError::NotFound { name: name.to_owned() }) }
     }
 }
 

@@ -13,7 +13,9 @@ use crate::domain::append::{
     AppendError, AppendRequest, Condition, KeyCondition, KeyRefusal, Predicate, QueryCondition, READ_CATEGORIES_MAX,
 };
 use crate::domain::filter::Filter;
+use crate::domain::scope::Rights;
 use crate::domain::stream_name::Category;
+use crate::service::aggregated::may_read;
 use crate::store::StoreError;
 use crate::store::keyed_streams::IndexedKey;
 
@@ -27,8 +29,8 @@ pub(super) struct Conditions {
 
 impl Conditions {
     /// The request with its conditions on keys as queries. One that cannot be judged stays what it is, with the reason: the
-    /// request may have been done before.
-    pub async fn find_keys(&self, request: &mut AppendRequest) -> Result<(), AppendError> {
+    /// request may have been done before. One on what the caller may not read is refused at once.
+    pub async fn find_keys(&self, request: &mut AppendRequest, rights: &Rights) -> Result<(), AppendError> {
         let mut read = request.read_categories().count();
         for (at, condition) in request.conditions.iter_mut().enumerate() {
             let Condition::Key(key) = condition else { continue };
@@ -36,6 +38,7 @@ impl Conditions {
             let Some(index) = looking.await.map_err(|error| failed(&error))? else { continue };
             let definition: Definition =
                 serde_json::from_str(&index.definition).map_err(|_| AppendError::WriteRefused)?;
+            may_read(&key.aggregated_stream, &definition, rights)?;
             let refused = |refusal| key.refused(at, refusal);
             match query_of(key, definition, &index)? {
                 Err(refusal) => key.refusal = refused(refusal),

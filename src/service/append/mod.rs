@@ -25,6 +25,7 @@ use uuid::Uuid;
 use super::tail::Tail;
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
+use crate::domain::scope::Rights;
 use crate::telemetry::Observer;
 use appends::Appends;
 use batch_writer::BatchWriter;
@@ -191,9 +192,10 @@ impl Append {
         (append, Committer { requests, batch_ready, writer, shared, lanes })
     }
 
-    /// Writes the request's messages, all or none, and answers once that is durable.
-    pub async fn append(&self, mut request: AppendRequest) -> Result<Appended, AppendError> {
-        self.conditions.find_keys(&mut request).await?;
+    /// Writes the request's messages, all or none, and answers once that is durable. By `rights`, aggregated streams of its
+    /// conditions are found.
+    pub async fn append(&self, mut request: AppendRequest, rights: &Rights) -> Result<Appended, AppendError> {
+        self.conditions.find_keys(&mut request, rights).await?;
         let mut request = Arc::new(request);
         let mut looks = 0;
         loop {

@@ -14,6 +14,9 @@ use crate::domain::append::{
 };
 use crate::domain::observation::Observation;
 use crate::domain::stream_name::StreamName;
+use crate::service::append_for::told_to;
+use crate::service::auth::Caller;
+use crate::service::credential_limits::CredentialLimits;
 
 /// The messages of one client for one stream, in its order.
 ///
@@ -22,6 +25,8 @@ use crate::domain::stream_name::StreamName;
 pub struct AppendSession {
     append: Append,
     settings: SessionSettings,
+    caller: Caller,
+    credential_limits: CredentialLimits,
     stream_name: StreamName,
     expectation: Expectation,
     /// What has come and is in no commit yet, with its lines.
@@ -73,8 +78,13 @@ impl Append {
         self.session_settings.max - self.sessions.available_permits()
     }
 
-    /// Begins a session on a stream.
-    pub fn session(&self, stream_name: StreamName) -> Result<AppendSession, AppendError> {
+    /// Begins a session of a caller on a stream that the caller may append to.
+    pub(in crate::service) fn session(
+        &self,
+        stream_name: StreamName,
+        caller: Caller,
+        credential_limits: CredentialLimits,
+    ) -> Result<AppendSession, AppendError> {
         if self.draining.is_cancelled() {
             return Err(AppendError::Draining);
         }
@@ -86,6 +96,8 @@ impl Append {
         Ok(AppendSession {
             append: self.clone(),
             settings,
+            caller,
+            credential_limits,
             stream_name,
             expectation: Expectation::default(),
             waiting: VecDeque::new(),
@@ -144,6 +156,7 @@ impl AppendSession {
                 }
                 Err(error) => {
                     self.waiting.clear();
+                    let error = told_to(self.caller.rights(), std::slice::from_ref(&self.stream_name), error);
                     return Err(Refusal { line: lines[0], error });
                 }
             }
@@ -170,7 +183,13 @@ impl AppendSession {
         let stream = StreamAppend { stream_name, expected_version, must_exist, messages };
         let request = Arc::new(AppendRequest::of(stream));
         let (append, sent) = (self.append.clone(), request.clone());
-        UnderWay { request, lines, answer: Box::pin(async move { append.append_in_turn(sent).await }) }
+        let (caller, credential_limits) = (self.caller.clone(), self.credential_limits.clone());
+        let answer = Box::pin(async move {
+            // What comes meanwhile is in the next commit: a session that is fast has large ones.
+            credential_limits.turn_to_append(&caller).await;
+            append.append_in_turn(sent).await
+        });
+        UnderWay { request, lines, answer }
     }
 
     fn go_on(&mut self, appended: &Appended) -> Commit {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{Append, AppendSettings, SessionSettings};
 use crate::domain::append::{AppendError, AppendRequest, NewMessage, StreamAppend, WrittenMessage};
+use crate::domain::scope::Rights;
 use crate::domain::stream_name::StreamName;
 use crate::service::seeds::seeds;
 use crate::service::tail::Tail;
@@ -74,7 +75,7 @@ async fn client(number: usize, seed: u64, append: Append, script: Script) {
         }
         let mut may_be_written = false;
         for _ in 0..4 {
-            let answered = tokio::time::timeout(PATIENCE, append.append(request.clone())).await;
+            let answered = tokio::time::timeout(PATIENCE, append.append(request.clone(), &Rights::Everything)).await;
             let what = format!("client {number}: {request:?}: {answered:?}");
             script.told.lock().unwrap().push(format!("{:?}: {what}", begun.elapsed()));
             let stored: Vec<Vec<Stored>> = request.streams.iter().map(|stream| script.stored(stream)).collect();

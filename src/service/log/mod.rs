@@ -133,7 +133,7 @@ impl Log {
         }
     }
 
-    /// What is in the database after a place. The filter's expression is not judged.
+    /// What is in the database after a place. What only the service can judge is not judged.
     pub async fn page(&self, place: Place, limit: PageLimit, filter: &Filter) -> Result<Read, StoreError> {
         match self {
             Log::Messages(membership) => membership.page(place, limit, filter).await,

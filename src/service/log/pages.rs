@@ -84,7 +84,7 @@ impl PageReader {
         Self { script: Some(script), ..Self::new(database, at_once_max) }
     }
 
-    /// What a source has after a place, up to a settled position. The filter's expression is not judged.
+    /// What a source has after a place, up to a settled position. What only the service can judge is not judged.
     pub async fn messages(
         &self,
         source: &Source,
@@ -108,7 +108,7 @@ impl PageReader {
                     let first_position = messages.first_position(name).await?.min(first);
                     Some(Trimmed { count: first_position - after - 1, first_position })
                 }
-                _ => messages.trimmed_between(source, place.after, page.up_to).await?,
+                _ => messages.trimmed_between(source, &filter.readable, place.after, page.up_to).await?,
             };
             Ok(Page { trimmed: trimmed.filter(|trimmed| trimmed.count > 0), ..page })
         };

@@ -11,6 +11,7 @@ use super::{Common, SubscriptionError};
 use crate::domain::append::AppendAck;
 use crate::domain::delivery::{NackAction, Policy};
 use crate::domain::observation::Observation;
+use crate::domain::scope::Rights;
 use crate::store::StoreError;
 use crate::store::subscriptions::{AckEntry, AckOutcome, At, StepEntry};
 
@@ -103,8 +104,8 @@ impl Acks {
     }
 
     /// Acks deliveries of one consumer.
-    pub async fn ack(&self, name: &str, request: AckRequest) -> Result<AckCounts, SubscriptionError> {
-        let subscription = self.common.catalog.find(name).await?;
+    pub async fn ack(&self, name: &str, request: AckRequest, rights: &Rights) -> Result<AckCounts, SubscriptionError> {
+        let subscription = self.common.find(name, rights).await?;
         let is_known_here = self.touch(&subscription, &request.consumer);
         let entries = self.entries(&subscription, &request.consumer, &request.entries);
         let is_partitioned = subscription.definition.is_partitioned();
@@ -116,8 +117,8 @@ impl Acks {
     }
 
     /// Finds the subscription of an ack that is committed with an append, and renews the consumer's lease.
-    pub async fn find(&self, ack: &mut AppendAck) -> Result<(), SubscriptionError> {
-        let subscription = self.common.catalog.find(&ack.name).await?;
+    pub async fn find(&self, ack: &mut AppendAck, rights: &Rights) -> Result<(), SubscriptionError> {
+        let subscription = self.common.find(&ack.name, rights).await?;
         self.touch(&subscription, &ack.consumer);
         ack.subscription = Some(subscription.id);
         ack.is_partitioned = subscription.definition.is_partitioned();
@@ -139,8 +140,9 @@ impl Acks {
         name: &str,
         consumer: &str,
         nacks: Vec<NackEntry>,
+        rights: &Rights,
     ) -> Result<AckCounts, SubscriptionError> {
-        let subscription = self.common.catalog.find(name).await?;
+        let subscription = self.common.find(name, rights).await?;
         self.touch(&subscription, consumer);
         let places: Vec<(At, i64)> = nacks.iter().map(|nack| (nack.at, nack.epoch)).collect();
         let entries = self.entries(&subscription, consumer, &places);
@@ -161,8 +163,9 @@ impl Acks {
         name: &str,
         request: AckRequest,
         timeout_ms: Option<i64>,
+        rights: &Rights,
     ) -> Result<AckCounts, SubscriptionError> {
-        let subscription = self.common.catalog.find(name).await?;
+        let subscription = self.common.find(name, rights).await?;
         self.touch(&subscription, &request.consumer);
         let entries = self.entries(&subscription, &request.consumer, &request.entries);
         let entries: Vec<&AckEntry> = entries.iter().collect();

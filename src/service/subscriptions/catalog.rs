@@ -110,11 +110,6 @@ impl Catalog {
         Ok((stored, definition))
     }
 
-    /// The id of a subscription, read from the database: reports and changes must notice that it was deleted.
-    pub async fn id(&self, name: &str) -> Result<i64, SubscriptionError> {
-        Ok(self.reload(name).await?.id)
-    }
-
     /// A subscription as it was read last; what is outdated is noticed when messages are delivered.
     pub async fn find(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
         let known = self.known().get(name).cloned();

@@ -106,6 +106,8 @@ impl Connection {
                 | SubscriptionError::Differs { .. }
                 | SubscriptionError::Invalid(_)
                 | SubscriptionError::TooManySubscriptions { .. }
+                | SubscriptionError::TooManyOfCredential { .. }
+                | SubscriptionError::Forbidden(_)
                 | SubscriptionError::SourceDeleted { .. }
                 | SubscriptionError::ConsumerRemoved { .. }
                 | SubscriptionError::Fenced { .. },

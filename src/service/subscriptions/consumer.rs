@@ -171,7 +171,7 @@ impl Consumer {
         // The topic is joined before the first round, so that no message falls between the two.
         let source = match (&subscription.log, &subscription.aggregated) {
             (Some(log), _) => Some(Log::Messages(tail.join(log))),
-            (None, Some(aggregated)) => Some(consumers.aggregated.log(aggregated.clone(), false)),
+            (None, Some(aggregated)) => Some(consumers.common.aggregated.log(aggregated.clone(), false)),
             (None, None) => None,
         };
         if session.is_none()

@@ -12,8 +12,8 @@ use super::lease_keeper::LeaseKeeper;
 use super::{Common, SubscriptionError};
 use crate::domain::Violation;
 use crate::domain::closing::ClosingReason;
+use crate::domain::scope::Rights;
 use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
-use crate::service::aggregated::AggregatedStreams;
 use crate::service::long_poll::LongPoll;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{At, ConsumerInfo, State, Take};
@@ -61,28 +61,35 @@ pub struct ClaimRequest {
 /// All consumers that use this instance.
 pub struct Consumers {
     pub(super) common: Arc<Common>,
-    pub(super) aggregated: AggregatedStreams,
     pub(super) lease_keeper: Arc<LeaseKeeper>,
     pub(super) doubts: Arc<Doubts>,
 }
 
 impl Consumers {
     /// Joins the consumers of a subscription until the connection is dropped.
-    pub async fn connect(self: &Arc<Self>, request: &ConsumeRequest) -> Result<Connection, SubscriptionError> {
-        let subscription = self.find(&request.subscription).await?;
+    pub async fn connect(
+        self: &Arc<Self>,
+        request: &ConsumeRequest,
+        rights: &Rights,
+    ) -> Result<Connection, SubscriptionError> {
+        let subscription = self.find(&request.subscription, rights).await?;
         let consumer = Consumer::connect(self, subscription, &request.consumer).await?;
         Ok(Connection::new(consumer, request.in_flight_max))
     }
 
     /// The first messages that there are for a consumer; none if the time is over before.
-    pub async fn fetch(self: &Arc<Self>, request: &FetchRequest) -> Result<Vec<Delivery>, SubscriptionError> {
+    pub async fn fetch(
+        self: &Arc<Self>,
+        request: &FetchRequest,
+        rights: &Rights,
+    ) -> Result<Vec<Delivery>, SubscriptionError> {
         if self.common.draining.is_cancelled() {
             return Err(SubscriptionError::Draining);
         }
         let poll = LongPoll::new(&self.common.tail, &self.common.draining, request.wait);
         let mut rejoins = 0;
         loop {
-            let end = match self.fetch_as_member(request, &poll).await? {
+            let end = match self.fetch_as_member(request, rights, &poll).await? {
                 Ok(deliveries) => return Ok(deliveries),
                 Err(end) => end,
             };
@@ -104,10 +111,10 @@ impl Consumers {
     }
 
     /// A subscription that is to be consumed.
-    async fn find(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
-        let known = self.common.catalog.find(name).await?;
+    async fn find(&self, name: &str, rights: &Rights) -> Result<Arc<Subscription>, SubscriptionError> {
+        let known = self.common.find(name, rights).await?;
         // It may have been deleted since, and made again with another source.
-        let subscription = if known.is_source_gone { self.common.catalog.reload(name).await? } else { known };
+        let subscription = if known.is_source_gone { self.common.reload(name, rights).await? } else { known };
         match subscription.is_source_gone {
             true => Err(SubscriptionError::SourceDeleted { name: name.into() }),
             false => Ok(subscription),
@@ -118,9 +125,10 @@ impl Consumers {
     async fn fetch_as_member(
         self: &Arc<Self>,
         request: &FetchRequest,
+        rights: &Rights,
         poll: &LongPoll<'_>,
     ) -> Result<Result<Vec<Delivery>, ClosingReason>, SubscriptionError> {
-        let subscription = self.find(&request.subscription).await?;
+        let subscription = self.find(&request.subscription, rights).await?;
         let mut consumer = match Consumer::visit(self, subscription, &request.consumer, request.backlog).await {
             // The subscription was in the catalog, but was deleted and perhaps made again.
             Err(SubscriptionError::NotFound { .. }) => return Ok(Err(ClosingReason::Deleted)),
@@ -154,8 +162,12 @@ impl Consumers {
     }
 
     /// Takes over messages that other consumers have not acked.
-    pub async fn claim(self: &Arc<Self>, request: &ClaimRequest) -> Result<Redelivery, SubscriptionError> {
-        let subscription = self.common.catalog.find(&request.subscription).await?;
+    pub async fn claim(
+        self: &Arc<Self>,
+        request: &ClaimRequest,
+        rights: &Rights,
+    ) -> Result<Redelivery, SubscriptionError> {
+        let subscription = self.common.find(&request.subscription, rights).await?;
         if subscription.definition.is_partitioned() {
             let rule = "must be a competing subscription: a partition's messages go with its lease";
             return Err(SubscriptionError::Invalid(vec![Violation::new("name", rule)]));
@@ -175,14 +187,14 @@ impl Consumers {
         Ok(taken)
     }
 
-    pub async fn list(&self, name: &str) -> Result<Vec<ConsumerInfo>, SubscriptionError> {
-        let id = self.common.catalog.id(name).await?;
+    pub async fn list(&self, name: &str, rights: &Rights) -> Result<Vec<ConsumerInfo>, SubscriptionError> {
+        let id = self.common.id(name, rights).await?;
         Ok(self.common.database.subscriptions().consumers(id).await?)
     }
 
     /// Removes a consumer; answers whether there was one.
-    pub async fn remove(&self, name: &str, consumer: &str) -> Result<bool, SubscriptionError> {
-        let id = self.common.catalog.id(name).await?;
+    pub async fn remove(&self, name: &str, consumer: &str, rights: &Rights) -> Result<bool, SubscriptionError> {
+        let id = self.common.id(name, rights).await?;
         self.lease_keeper.forget(id, consumer);
         let was_there =
             self.common.database.subscriptions().remove_consumer(id, consumer, self.common.grace_ms()).await?;

@@ -7,15 +7,19 @@ use std::time::Duration;
 use super::catalog::read_definition;
 use super::{Common, SubscriptionError};
 use crate::domain::Violation;
+use crate::domain::scope::Rights;
 use crate::domain::source::Source;
 use crate::domain::subscription::{Definition, SettingsPatch, StartAt, SubscriptionSource};
 use crate::domain::time::Timestamp;
-use crate::service::aggregated::AggregatedStreams;
+use crate::service::aggregated::FindError;
+use crate::service::auth::Caller;
 use crate::service::read::{PlaceError, Reads, Start};
 use crate::store::StoreError;
 use crate::store::aggregated_streams::FoundStream;
 use crate::store::subscriptions::{At, NewSubscription, State, StoredSubscription, Update};
 
+/// How many subscriptions are read at once for a list of which some are left out.
+const LISTED_AT_ONCE: usize = 200;
 /// Attempts to make a subscription that other requests make and delete at the same moment.
 const PUT_ATTEMPTS: usize = 5;
 
@@ -50,43 +54,53 @@ const PROJECTION_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Which subscriptions there are, how they are defined, and where they begin.
 pub struct Definitions {
     pub(super) common: Arc<Common>,
-    pub(super) aggregated: AggregatedStreams,
     pub(super) reads: Reads,
 }
 
 impl Definitions {
     /// Makes a subscription. A second call with the same definition changes nothing.
-    pub async fn put(&self, name: &str, definition: &Definition) -> Result<Put, SubscriptionError> {
+    pub async fn put(&self, name: &str, definition: &Definition, caller: &Caller) -> Result<Put, SubscriptionError> {
         let violations = definition.check();
         if !violations.is_empty() {
             return Err(SubscriptionError::Invalid(violations));
         }
-        let max = self.common.settings.subscriptions_max;
         for _ in 0..PUT_ATTEMPTS {
             if let Some(stored) = self.common.database.subscriptions().get(name).await? {
                 let standing = read_definition(&stored)?;
+                self.common.may_use(&standing.source, stored.source_id(), caller.rights()).await?;
                 let fields = standing.differences(&definition.of_the_kind_of(&standing));
                 return match fields.is_empty() {
                     true => Ok(Put::Same),
                     false => Err(SubscriptionError::Differs { name: name.into(), fields }),
                 };
             }
-            if self.create(name, definition, max).await? {
+            if self.create(name, definition, caller).await? {
                 return Ok(Put::New);
             }
         }
-        Err(SubscriptionError::TooManySubscriptions { max })
+        let max_of_credential = self.common.settings.subscriptions_per_credential_max;
+        let of_credential = match caller.credential() {
+            Some(credential) => self.common.database.subscriptions().count_by(credential).await?,
+            None => 0,
+        };
+        Err(match max_of_credential > 0 && of_credential >= max_of_credential as i64 {
+            true => SubscriptionError::TooManyOfCredential { max: max_of_credential },
+            false => SubscriptionError::TooManySubscriptions { max: self.common.settings.subscriptions_max },
+        })
     }
 
-    async fn create(&self, name: &str, definition: &Definition, max: usize) -> Result<bool, SubscriptionError> {
+    async fn create(&self, name: &str, definition: &Definition, caller: &Caller) -> Result<bool, SubscriptionError> {
         let mut definition = definition.clone();
-        if let SubscriptionSource::Aggregated(name) = &definition.source
-            && self.aggregated_stream(name).await?.is_keyed
-        {
-            definition.source = SubscriptionSource::Keyed(name.clone());
+        match &definition.source {
+            SubscriptionSource::Aggregated(name) => {
+                if self.aggregated_stream(name, caller.rights()).await?.is_keyed {
+                    definition.source = SubscriptionSource::Keyed(name.clone());
+                }
+            }
+            source => self.common.may_use(source, None, caller.rights()).await?,
         }
         let definition = &definition;
-        let beginning = self.beginning(definition).await?;
+        let beginning = self.beginning(definition, caller.rights()).await?;
         let partitions: Vec<i32> = beginning.cursors.iter().map(|cursor| cursor.partition).collect();
         let cursors: Vec<i64> = beginning.cursors.iter().map(|cursor| cursor.position).collect();
         let id = self
@@ -103,16 +117,18 @@ impl Definitions {
                 first_position: beginning.first_position,
                 partitions: &partitions,
                 cursors: &cursors,
-                subscriptions_max: max as i64,
+                subscriptions_max: self.common.settings.subscriptions_max as i64,
+                created_by: caller.credential().map(|name| &**name),
+                max_of_credential: self.common.settings.subscriptions_per_credential_max as i64,
             })
             .await?;
         Ok(id.is_some())
     }
 
-    async fn beginning(&self, definition: &Definition) -> Result<Beginning, SubscriptionError> {
+    async fn beginning(&self, definition: &Definition, rights: &Rights) -> Result<Beginning, SubscriptionError> {
         let SubscriptionSource::Aggregated(name) = &definition.source else {
             let aggregated_stream_id = match &definition.source {
-                SubscriptionSource::Keyed(name) => Some(self.aggregated_stream(name).await?.id),
+                SubscriptionSource::Keyed(name) => Some(self.aggregated_stream(name, rights).await?.id),
                 _ => None,
             };
             let after = self.log_cursor(definition, definition.from).await?;
@@ -120,7 +136,7 @@ impl Definitions {
             let cursors = (0..count).map(|partition| At { partition, position: after }).collect();
             return Ok(Beginning { aggregated_stream_id, cursors, first_position: 0 });
         };
-        let id = self.aggregated_stream(name).await?.id;
+        let id = self.aggregated_stream(name, rights).await?.id;
         let cursors = self.aggregated_cursors(id, name, definition.from).await?;
         let first_position = match definition.from {
             StartAt::Position(position) => position,
@@ -129,11 +145,14 @@ impl Definitions {
         Ok(Beginning { aggregated_stream_id: Some(id), cursors, first_position })
     }
 
-    async fn aggregated_stream(&self, name: &str) -> Result<FoundStream, SubscriptionError> {
-        let found = self.common.database.aggregated_streams().find(name).await?;
-        found.ok_or_else(|| {
-            let rule = "must name an existing aggregated stream";
-            SubscriptionError::Invalid(vec![Violation::new("source.aggregated_stream", rule)])
+    async fn aggregated_stream(&self, name: &str, rights: &Rights) -> Result<FoundStream, SubscriptionError> {
+        self.common.aggregated.find(name, rights).await.map_err(|error| match error {
+            FindError::NotFound { .. } => {
+                let rule = "must name an existing aggregated stream";
+                SubscriptionError::Invalid(vec![Violation::new("source.aggregated_stream", rule)])
+            }
+            FindError::Forbidden(missing) => missing.into(),
+            FindError::Store(error) => error.into(),
         })
     }
 
@@ -159,7 +178,7 @@ impl Definitions {
     /// in the log already has to be projected before the positions are read.
     async fn aggregated_cursors(&self, id: i64, name: &str, to: StartAt) -> Result<Vec<At>, StoreError> {
         if matches!(to, StartAt::End | StartAt::Time(_)) {
-            self.aggregated.project_what_is_settled(name, PROJECTION_WAIT_MAX).await?;
+            self.common.aggregated.project_what_is_settled(name, PROJECTION_WAIT_MAX).await?;
         }
         let partitions = self.common.database.aggregated_streams().partitions(id).await?;
         let at_time: HashMap<i32, i64> = match to {
@@ -182,8 +201,8 @@ impl Definitions {
     }
 
     /// Changes settings; those that are not given stay.
-    pub async fn patch(&self, name: &str, patch: SettingsPatch) -> Result<(), SubscriptionError> {
-        let mut definition = self.common.catalog.stored(name).await?.1;
+    pub async fn patch(&self, name: &str, patch: SettingsPatch, rights: &Rights) -> Result<(), SubscriptionError> {
+        let mut definition = self.common.stored(name, rights).await?.1;
         definition.settings = definition.settings.patched(patch);
         let violations = definition.check();
         if !violations.is_empty() {
@@ -202,13 +221,23 @@ impl Definitions {
         .await
     }
 
-    pub async fn pause(&self, name: &str) -> Result<(), SubscriptionError> {
+    pub async fn pause(&self, name: &str, rights: &Rights) -> Result<(), SubscriptionError> {
+        self.check(name, rights).await?;
         self.update(name, Update { state: Some(State::Paused), ..Update::default() }).await
     }
 
     /// Lets a subscription go on that was paused or has stopped.
-    pub async fn resume(&self, name: &str) -> Result<(), SubscriptionError> {
+    pub async fn resume(&self, name: &str, rights: &Rights) -> Result<(), SubscriptionError> {
+        self.check(name, rights).await?;
         self.update(name, Update { state: Some(State::Running), ..Update::default() }).await
+    }
+
+    /// Refused unless the caller may use the subscription.
+    async fn check(&self, name: &str, rights: &Rights) -> Result<(), SubscriptionError> {
+        match rights {
+            Rights::Everything => Ok(()),
+            Rights::Only(_) => self.common.reload(name, rights).await.map(drop),
+        }
     }
 
     async fn update(&self, name: &str, update: Update<'_>) -> Result<(), SubscriptionError> {
@@ -218,25 +247,43 @@ impl Definitions {
         Ok(())
     }
 
-    pub async fn delete(&self, name: &str) -> Result<(), SubscriptionError> {
+    pub async fn delete(&self, name: &str, rights: &Rights) -> Result<(), SubscriptionError> {
+        self.check(name, rights).await?;
         let id = self.common.database.subscriptions().delete(name).await?;
         let id = id.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
         self.changed(id);
         Ok(())
     }
 
-    /// Subscriptions in order of name, after a name.
+    /// Subscriptions that the caller may use, in order of name, after a name.
     pub async fn list(
         &self,
         after: &str,
         limit: usize,
+        rights: &Rights,
     ) -> Result<Vec<(StoredSubscription, Definition)>, SubscriptionError> {
-        let found = self.common.database.subscriptions().list(after, limit as i64).await?;
-        let with_definition = found.into_iter().map(|stored| {
-            let definition = read_definition(&stored)?;
-            Ok((stored, definition))
-        });
-        with_definition.collect()
+        let at_once = if *rights == Rights::Everything { limit } else { limit.max(LISTED_AT_ONCE) };
+        let (mut after, mut listed) = (after.to_owned(), Vec::new());
+        loop {
+            let found = self.common.database.subscriptions().list(&after, at_once as i64).await?;
+            let is_end = found.len() < at_once;
+            if let Some(last) = found.last() {
+                after.clone_from(&last.name);
+            }
+            for stored in found {
+                let definition = read_definition(&stored)?;
+                let is_by_name = rights.subscribe(&stored.name).is_ok();
+                match self.common.may_use(&definition.source, stored.source_id(), rights).await {
+                    Ok(()) if is_by_name => listed.push((stored, definition)),
+                    Ok(()) | Err(SubscriptionError::Forbidden(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if is_end || listed.len() >= limit {
+                listed.truncate(limit);
+                return Ok(listed);
+            }
+        }
     }
 
     /// Sets the cursors of all partitions, or of some; a dry run only answers where they would go.
@@ -246,8 +293,9 @@ impl Definitions {
         to: StartAt,
         partitions: Option<&[i32]>,
         is_dry_run: bool,
+        rights: &Rights,
     ) -> Result<Vec<SeekPlan>, SubscriptionError> {
-        let (stored, definition) = self.common.catalog.stored(name).await?;
+        let (stored, definition) = self.common.stored(name, rights).await?;
         let cursors = self.common.database.subscriptions().cursors(stored.id).await?;
         for (at, partition) in partitions.unwrap_or_default().iter().enumerate() {
             if !cursors.iter().any(|cursor| cursor.partition == *partition) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::catalog::{Subscription, unusable_filter};
 use super::lag::Lags;
 use super::{Common, SubscriptionError};
+use crate::domain::scope::Rights;
 use crate::domain::subscription::{Definition, SubscriptionSource};
 use crate::service::long_poll::LongPoll;
 use crate::store::StoreError;
@@ -34,12 +35,12 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    pub async fn status(&self, name: &str) -> Result<Status, SubscriptionError> {
-        let (mut stored, definition) = self.common.catalog.stored(name).await?;
+    pub async fn status(&self, name: &str, rights: &Rights) -> Result<Status, SubscriptionError> {
+        let (mut stored, definition) = self.common.stored(name, rights).await?;
         if let (State::Running, Err(error)) = (stored.state, definition.expression()) {
             // A consumer's next round would stop the subscription; the status should not say that it runs until then.
             self.common.stop_for_filter(stored.id, &unusable_filter(&error)).await?;
-            stored = self.common.catalog.stored(name).await?.0;
+            stored = self.common.stored(name, rights).await?.0;
         }
         // Everything that is committed by now counts, so the tail looks once more.
         let settled = self.common.tail.refresh().await;
@@ -50,9 +51,15 @@ impl Inspection {
     }
 
     /// Waits for at most `wait` until everything up to a position is acked, then answers as [`status`](Self::status).
-    pub async fn status_at(&self, name: &str, position: i64, wait: Duration) -> Result<Status, SubscriptionError> {
+    pub async fn status_at(
+        &self,
+        name: &str,
+        position: i64,
+        wait: Duration,
+        rights: &Rights,
+    ) -> Result<Status, SubscriptionError> {
         let poll = LongPoll::new(&self.common.tail, &self.common.draining, wait);
-        let subscription = self.common.catalog.find(name).await?;
+        let subscription = self.common.find(name, rights).await?;
         let shared = self.common.wakers.shared(subscription.id);
         let mut wake = shared.waker();
         while !self.has_acked(&subscription, position).await? {
@@ -66,7 +73,7 @@ impl Inspection {
                 break;
             }
         }
-        self.status(name).await
+        self.status(name, rights).await
     }
 
     /// Whether everything up to a position is acked; of an aggregated stream: in every partition that has that position,
@@ -107,8 +114,9 @@ impl Inspection {
         min_idle_ms: i64,
         after: At,
         limit: usize,
+        rights: &Rights,
     ) -> Result<Vec<PendingDelivery>, SubscriptionError> {
-        let id = self.common.catalog.id(name).await?;
+        let id = self.common.id(name, rights).await?;
         Ok(self
             .common
             .database
@@ -117,28 +125,34 @@ impl Inspection {
             .await?)
     }
 
-    pub async fn pending_summary(&self, name: &str) -> Result<Vec<PendingSummary>, SubscriptionError> {
-        let id = self.common.catalog.id(name).await?;
+    pub async fn pending_summary(&self, name: &str, rights: &Rights) -> Result<Vec<PendingSummary>, SubscriptionError> {
+        let id = self.common.id(name, rights).await?;
         Ok(self.common.database.subscriptions().pending_summary(id).await?)
     }
 
     /// Dead letters in order of place, after a place.
-    pub async fn parked(&self, name: &str, after: At, limit: usize) -> Result<Vec<ParkedMessage>, SubscriptionError> {
-        let id = self.common.catalog.id(name).await?;
+    pub async fn parked(
+        &self,
+        name: &str,
+        after: At,
+        limit: usize,
+        rights: &Rights,
+    ) -> Result<Vec<ParkedMessage>, SubscriptionError> {
+        let id = self.common.id(name, rights).await?;
         Ok(self.common.database.subscriptions().parked_messages(id, after, limit as i64).await?)
     }
 
     /// Lets parked messages be delivered again: `which`, or all. Answers how many there were.
-    pub async fn replay(&self, name: &str, which: Option<&[At]>) -> Result<i64, SubscriptionError> {
-        let id = self.common.catalog.id(name).await?;
+    pub async fn replay(&self, name: &str, which: Option<&[At]>, rights: &Rights) -> Result<i64, SubscriptionError> {
+        let id = self.common.id(name, rights).await?;
         let count = self.common.database.subscriptions().replay_parked(id, which).await?;
         self.common.wakers.wake(id);
         Ok(count)
     }
 
     /// Deletes a dead letter. Answers whether there was one.
-    pub async fn delete_parked(&self, name: &str, at: At) -> Result<bool, SubscriptionError> {
-        let id = self.common.catalog.id(name).await?;
+    pub async fn delete_parked(&self, name: &str, at: At, rights: &Rights) -> Result<bool, SubscriptionError> {
+        let id = self.common.id(name, rights).await?;
         Ok(self.common.database.subscriptions().delete_parked(id, at).await?)
     }
 }

@@ -3,6 +3,7 @@
 //! All state is in PostgreSQL, so any request may reach any instance. What an instance keeps in memory only saves
 //! queries: which consumers wait here, which leases are to be renewed, and up to where there is nothing for a partition.
 
+mod access;
 mod acks;
 mod catalog;
 mod competing;
@@ -30,6 +31,7 @@ use super::read::Reads;
 use super::tail::Tail;
 use crate::domain::Violation;
 use crate::domain::observation::Observation;
+use crate::domain::scope::Missing;
 use crate::lifecycle::Lifecycle;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
@@ -55,6 +57,8 @@ use wakers::Wakers;
 #[derive(Debug, Clone)]
 pub struct SubscriptionSettings {
     pub subscriptions_max: usize,
+    /// How many one credential may make; 0: as many as there may be.
+    pub subscriptions_per_credential_max: usize,
     /// How many consumers one subscription may have.
     pub consumers_max: usize,
     /// How long a partition that is to change hands waits for the acks of what is in flight.
@@ -76,6 +80,11 @@ pub enum SubscriptionError {
     Invalid(Vec<Violation>),
     #[error("the limit of {max} subscriptions is reached")]
     TooManySubscriptions { max: usize },
+    #[error("the limit of {max} subscriptions of one credential is reached")]
+    TooManyOfCredential { max: usize },
+    /// The caller may not read all of its source.
+    #[error(transparent)]
+    Forbidden(#[from] Missing),
     #[error("the subscription has the maximum of {max} consumers")]
     TooManyConsumers { max: usize },
     #[error("too many acks are waiting to be committed")]
@@ -108,6 +117,7 @@ pub struct Subscriptions {
 struct Common {
     database: Database,
     tail: Tail,
+    aggregated: AggregatedStreams,
     catalog: Catalog,
     wakers: Wakers,
     signals: Signals,
@@ -128,6 +138,7 @@ impl Subscriptions {
         observer: Observer,
     ) -> Self {
         let common = Arc::new(Common {
+            aggregated,
             catalog: Catalog::new(database.clone()),
             wakers: Wakers::default(),
             signals: tail.signals(),
@@ -148,8 +159,8 @@ impl Subscriptions {
         lifecycle.spawn("lease reaper", LeaseReaper::new(common.clone()).run(stopping.clone()));
         lifecycle.spawn("subscription lag", lags.clone().run(stopping.clone()));
         Self {
-            definitions: Arc::new(Definitions { common: common.clone(), aggregated: aggregated.clone(), reads }),
-            consumers: Arc::new(Consumers { common: common.clone(), aggregated, lease_keeper, doubts }),
+            definitions: Arc::new(Definitions { common: common.clone(), reads }),
+            consumers: Arc::new(Consumers { common: common.clone(), lease_keeper, doubts }),
             acks: Arc::new(acks),
             inspection: Arc::new(Inspection { common: common.clone(), lags: lags.clone() }),
             lags,

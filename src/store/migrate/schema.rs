@@ -143,6 +143,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0012_erasure_and_trim",
     "0014_time_ranges",
     "0015_credentials",
+    "0016_made_by",
 ];
 
 const FUNCTIONS: &[(&str, &str)] = functions![

@@ -19,6 +19,10 @@ pub struct NewSubscription<'a> {
     pub cursors: &'a [i64],
     /// How many subscriptions there may be.
     pub subscriptions_max: i64,
+    /// The credential of the caller, if there is one.
+    pub created_by: Option<&'a str>,
+    /// How many of one credential there may be; 0: any number.
+    pub max_of_credential: i64,
 }
 
 /// A subscription as the database has it.
@@ -37,6 +41,13 @@ pub struct StoredSubscription {
     pub generation: i64,
     /// The aggregated stream that it consumes is gone.
     pub is_source_gone: bool,
+}
+
+impl StoredSubscription {
+    /// The aggregated stream that it consumes, keyed or not.
+    pub fn source_id(&self) -> Option<i64> {
+        self.aggregated_stream_id.or(self.keyed_stream_id)
+    }
 }
 
 /// Whether a subscription delivers messages.
@@ -102,10 +113,11 @@ impl Subscriptions<'_> {
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    /// Makes a subscription and answers its id; `None` if there is one of that name, or there are as many as there may be.
+    /// Makes a subscription and answers its id; `None` if there is one of that name, or there are as many as there may be, in
+    /// all or of the credential.
     pub async fn create(self, new: NewSubscription<'_>) -> Result<Option<i64>, StoreError> {
         let id = sqlx::query_scalar!(
-            "SELECT headwater.subscription_create($1, $2::text::jsonb, $3, $4, $5, $6, $7, $8, $9, $10)",
+            "SELECT headwater.subscription_create($1, $2::text::jsonb, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             new.name,
             new.definition,
             new.is_partitioned,
@@ -115,7 +127,9 @@ impl Subscriptions<'_> {
             new.first_position,
             new.partitions,
             new.cursors,
-            new.subscriptions_max
+            new.subscriptions_max,
+            new.created_by,
+            new.max_of_credential
         );
         Ok(id.fetch_one(self.0).await?)
     }
@@ -165,6 +179,15 @@ impl Subscriptions<'_> {
     pub async fn delete(self, name: &str) -> Result<Option<i64>, StoreError> {
         let id = sqlx::query_scalar!("SELECT headwater.subscription_delete($1)", name);
         Ok(id.fetch_one(self.0).await?)
+    }
+
+    /// How many were made with a credential.
+    pub async fn count_by(self, credential: &str) -> Result<i64, StoreError> {
+        let count = sqlx::query_scalar!(
+            r#"SELECT count(*) AS "count!" FROM headwater.subscriptions WHERE created_by = $1"#,
+            credential
+        );
+        Ok(count.fetch_one(self.0).await?)
     }
 
     pub async fn count(self) -> Result<i64, StoreError> {
