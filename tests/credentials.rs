@@ -1,7 +1,10 @@
 //! Who may ask: keys, tickets, JWTs, and the ends of all of them.
 
 mod api_keys;
+mod command_line;
 mod ends;
+mod jwt;
+mod secrets;
 mod tickets;
 
 use std::time::Duration;

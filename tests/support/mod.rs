@@ -4,6 +4,7 @@ pub mod append_session;
 pub mod database;
 pub mod embedded_process;
 pub mod events;
+pub mod jwt;
 pub mod own_server;
 pub mod proxy;
 pub mod raw_http;

@@ -50,6 +50,8 @@ struct Document {
 
 impl Jwks {
     pub fn new(settings: JwksSettings, observer: Observer) -> Self {
+        // What fetches has no provider of cryptography of its own. Whoever comes second finds it done.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let (keys, unknown) = (Mutex::new(Arc::from([])), tokio::sync::Mutex::default());
         Self { settings, keys, unknown, has_failed: AtomicBool::new(false), observer }
     }

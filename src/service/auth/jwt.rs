@@ -65,7 +65,9 @@ pub struct Jwts {
 
 #[derive(Deserialize)]
 struct Claims {
-    exp: f64,
+    /// A number, as the library has seen.
+    #[serde(default)]
+    exp: serde_json::Value,
     #[serde(default)]
     sub: Option<String>,
     #[serde(default)]
@@ -158,8 +160,7 @@ impl Jwts {
     fn caller_of(&self, claims: &Claims) -> Caller {
         let scopes = claims.scope.iter().chain(&claims.scopes).flat_map(Texts::scopes);
         let leeway = self.settings.leeway.as_micros() as i64;
-        // What is no time at all was refused.
-        let expires_at = Timestamp(((claims.exp * 1e6) as i64).saturating_add(leeway));
+        let expires_at = Timestamp(((claims.exp.as_f64().unwrap_or(0.0) * 1e6) as i64).saturating_add(leeway));
         let subject = claims.sub.as_deref().unwrap_or("without sub");
         let subject: String = subject.chars().filter(|one| !one.is_control()).take(SUBJECT_CHARACTERS_MAX).collect();
         Caller::of(format!("jwt:{subject}"), Rights::of(scopes), Some(expires_at), CancellationToken::new())

@@ -1,0 +1,121 @@
+//! `headwater keys`: on the database, whether the service runs or not.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::until_refused;
+use crate::support::app::TestApp;
+use crate::support::database::{TestDatabase, temporary_dir};
+use crate::support::service_process::ServiceProcess;
+
+/// Exit code, standard output, standard error.
+fn keys(place: &[&str], arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_headwater"))
+        .arg("keys")
+        .args(arguments)
+        .args(place)
+        .env_remove("DATABASE_URL")
+        .env_remove("HEADWATER_DATABASE_URL")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_made_used_listed_and_revoked_beside_a_running_service() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::guarded(&database).await;
+    let place = ["--database-url", &database.url];
+    let create = ["create", "--name", "billing worker", "--scope", "read:*", "--scope", "admin", "--expires-in", "30d"];
+    let (code, out, error) = keys(&place, &create);
+    assert_eq!(code, 0, "{error}");
+    let key = out.trim();
+    assert_eq!(out, format!("{key}\n"), "the key alone, for scripts");
+    let (id, secret) = (&key[3..16], &key[17..]);
+    assert!(error.contains(id) && error.contains("billing worker") && error.contains("read:*"), "{error}");
+    assert!(error.contains(&format!("headwater keys revoke {id}")) && !error.contains(secret), "{error}");
+    let client = app.client_with(key);
+    assert_eq!(client.get("/v1/keys").await.status, 200);
+
+    let (code, out, _) = keys(&place, &["list"]);
+    assert_eq!(code, 0);
+    let line = out.lines().find(|line| line.starts_with(id)).expect("it is listed");
+    assert!(line.contains("billing worker") && line.contains("active") && line.ends_with("read:* admin"), "{out}");
+    assert!(out.starts_with("ID ") && !out.contains(secret), "{out}");
+    let (_, out, _) = keys(&place, &["list", "--json"]);
+    let listed: Value = serde_json::from_str(&out).unwrap();
+    let found = listed["keys"].as_array().unwrap().iter().find(|one| one["id"] == id).unwrap();
+    assert_eq!((&found["state"], &found["created_by"]), (&"active".into(), &"command line".into()));
+    assert!(!out.contains(secret));
+
+    let (code, out, error) = keys(&place, &["revoke", id]);
+    assert_eq!((code, out.as_str()), (0, ""), "{error}");
+    assert!(error.contains("billing worker"), "{error}");
+    until_refused(&client, "/v1/keys").await;
+    // Whoever gives the whole key means the same, and does not see it again.
+    let (code, _, error) = keys(&place, &["revoke", key]);
+    assert!(code == 0 && !error.contains(secret), "{error}");
+    let (code, _, error) = keys(&place, &["revoke", "aaaaaaaaaaaaa"]);
+    assert!(code == 1 && error.contains("there is no key aaaaaaaaaaaaa"), "{error}");
+
+    let (code, out, _) = keys(&place, &["create", "--name", "k", "--scope", "read:a-*", "--json"]);
+    let made: Value = serde_json::from_str(&out).unwrap();
+    assert!(code == 0 && made["key"].as_str().unwrap().contains(made["id"].as_str().unwrap()), "{out}");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_key_needs_no_service_and_no_schema() {
+    let database = TestDatabase::empty().await;
+    let place = ["--database-url", database.url.as_str()];
+    let (code, out, error) = keys(&place, &["create", "--name", "first", "--scope", "admin"]);
+    assert_eq!(code, 0, "{error}");
+    let service = ServiceProcess::start(&["--listen", "127.0.0.1:0", "--credentials", "required", place[0], place[1]]);
+    let request = crate::support::http_client_with(Some(out.trim())).get(format!("{}/v1/keys", service.url));
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    assert!(service.stop().success());
+    // One that nobody can use is still in the list.
+    let (code, out, error) = keys(&["--database-url", &TestDatabase::empty().await.url], &["list"]);
+    assert!(code == 0 && out.is_empty() && error.contains("headwater keys create"), "{error}");
+}
+
+#[test]
+fn a_wrong_argument_ends_with_2_and_says_the_rule() {
+    for (arguments, part) in [
+        (&["create"][..], "--name"),
+        (&["create", "--name", "k"], "--scope"),
+        (&["create", "--name", "", "--scope", "admin"], "must not be empty"),
+        (&["create", "--name", "k", "--scope", "write:*"], "read:<pattern>"),
+        (&["create", "--name", "k", "--scope", "read:"], "must not be empty"),
+        (&["create", "--name", "k", "--scope", "admin", "--expires-in", "never"], "must be a duration"),
+        (&["create", "--name", "k", "--scope", "admin", "--expires-in", "0s"], "must be a duration"),
+        (&["revoke"], "<ID>"),
+        (&["revoke", "x"], "must be the id of a key"),
+        (&["forget"], "forget"),
+    ] {
+        let (code, out, error) = keys(&[], arguments);
+        assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {error}");
+        assert!(error.contains(part), "{arguments:?}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_made_in_the_embedded_database_running_or_not() {
+    let directory = temporary_dir();
+    let data = directory.path().join("data");
+    let place = ["--data-dir", data.to_str().unwrap(), "--no-download"];
+    let (code, before, error) = keys(&place, &["create", "--name", "before", "--scope", "admin"]);
+    assert_eq!(code, 0, "{error}");
+    let service =
+        ServiceProcess::start(&[&["--listen", "127.0.0.1:0", "--credentials", "required"][..], &place].concat());
+    let (code, beside, error) = keys(&place, &["create", "--name", "beside", "--scope", "admin"]);
+    assert_eq!(code, 0, "{error}");
+    for key in [before, beside] {
+        let request = crate::support::http_client_with(Some(key.trim())).get(format!("{}/v1/keys", service.url));
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    }
+    assert!(service.stop().success());
+}
