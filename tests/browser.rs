@@ -264,3 +264,19 @@ async fn the_document_says_that_every_operation_may_be_forbidden() {
         }
     }
 }
+
+#[tokio::test]
+async fn with_credentials_any_name_will_do_and_a_foreign_page_still_changes_nothing() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::guarded(&database).await;
+    let body = json!({ "messages": [{ "type": "A" }] });
+    let path = "/v1/streams/a-1/messages";
+    assert_eq!(send(&app, "POST", path, &[("host", "evil.example")], Some(&body)).await.status, 201);
+    let answer = send(&app, "POST", path, &[("origin", EVIL)], Some(&body)).await;
+    refused(&answer, "--cors-origin", path);
+    // The first thing that a page without a credential hears is that, too.
+    let stranger = app.client_without();
+    let request = stranger.http.post(format!("{}{path}", app.url)).header("origin", EVIL).json(&body);
+    refused(&Answer::of(request.send().await.unwrap()).await, "--cors-origin", path);
+    app.stop().await;
+}

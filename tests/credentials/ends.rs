@@ -98,14 +98,23 @@ async fn a_client_goes_on_after_the_end_where_it_was() {
 }
 
 #[tokio::test]
-async fn lines_end_too() {
+async fn lines_end_too_and_so_does_http_2() {
     let database = TestDatabase::migrated().await;
     let app = TestApp::guarded(&database).await;
+    let http2 = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    for http in [crate::support::http_client(), http2] {
+        lines_end(&app, &http).await;
+    }
+    app.stop().await;
+}
+
+async fn lines_end(app: &TestApp, http: &reqwest::Client) {
     let leaving = app.client_that_may(&["read:*"]).await;
-    let request = leaving.http.get(format!("{}/v1/all/events", app.url)).header("accept", "application/x-ndjson");
+    let request = http.get(format!("{}/v1/all/events", app.url)).header("accept", "application/x-ndjson");
+    let request = request.header("authorization", format!("Bearer {}", leaving.token()));
     let mut body = request.send().await.unwrap().bytes_stream();
     body.next().await.expect("it begins").unwrap();
-    revoke(&app, &leaving).await;
+    revoke(app, &leaving).await;
     let rest = async {
         let mut text = String::new();
         while let Some(Ok(bytes)) = body.next().await {
@@ -116,7 +125,6 @@ async fn lines_end_too() {
     let rest = timeout(PROMISED, rest).await.expect("within 5 s");
     let last: serde_json::Value = serde_json::from_str(rest.lines().last().unwrap()).unwrap();
     assert_eq!((&last["event"], &last["data"]["reason"]), (&json!("closing"), &json!("expired")), "{rest}");
-    app.stop().await;
 }
 
 #[tokio::test]

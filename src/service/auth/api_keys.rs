@@ -202,6 +202,8 @@ impl Keys {
 
     pub async fn revoke(&self, id: &str) -> Result<Option<ApiKey>, StoreError> {
         let revoked = self.database.api_keys().revoke(id).await?;
+        // A look that is under way may have read the key as it was; if this one fails, the key ends all the same.
+        let _ = self.look(Instant::now()).await;
         if revoked.is_some()
             && let Some(key) = self.known().keys.remove(id)
         {

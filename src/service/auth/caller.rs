@@ -92,6 +92,12 @@ impl Caller {
         self.0.ended.child_token()
     }
 
+    /// Whether both end together.
+    #[cfg(test)]
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether anybody but the one that asks has it.
     pub(super) fn is_in_use(&self) -> bool {
         Arc::strong_count(&self.0) > 1

@@ -37,15 +37,16 @@ impl KnownCallers {
         Some(Ok(caller))
     }
 
-    /// Remembers a caller. It ends when it expires only if it is remembered.
-    pub fn remember(&self, hash: KeyHash, caller: &Caller) {
+    /// Remembers a caller, and answers the one to use: another request may have brought the same credential meanwhile, and
+    /// only the one that is remembered ends when it expires.
+    pub fn remember(&self, hash: KeyHash, caller: Caller) -> Caller {
         let mut callers = self.callers();
         if callers.by_hash.len() >= callers.purge_at {
             callers.by_hash.retain(|_, caller| caller.is_in_use());
             // Not again for each, if most of them are in use.
             callers.purge_at = self.cached_max.max(callers.by_hash.len() * 2);
         }
-        callers.by_hash.insert(hash, caller.clone());
+        callers.by_hash.entry(hash).or_insert(caller).clone()
     }
 
     /// Ends those that have expired.
@@ -85,10 +86,10 @@ mod tests {
     #[test]
     fn callers_that_nobody_uses_are_bounded_and_those_in_use_stay() {
         let known = KnownCallers::new(10);
-        let used = caller(None);
-        known.remember([255; 32], &used);
+        let used = known.remember([255; 32], caller(None));
+        assert!(known.remember([255; 32], caller(None)).is_same(&used));
         for at in 0..100 {
-            known.remember([at; 32], &caller(None));
+            known.remember([at; 32], caller(None));
             assert!(known.callers().by_hash.len() <= 11);
         }
         assert!(known.find(&[255; 32]).is_some());
@@ -98,9 +99,8 @@ mod tests {
     fn one_that_has_expired_is_ended_for_all_that_use_it() {
         let known = KnownCallers::new(10);
         let (past, future) = (Timestamp(0), Timestamp(i64::MAX));
-        let (ended, lasting) = (caller(Some(past)), caller(Some(future)));
-        known.remember([1; 32], &ended);
-        known.remember([2; 32], &lasting);
+        let (ended, lasting) =
+            (known.remember([1; 32], caller(Some(past))), known.remember([2; 32], caller(Some(future))));
         known.expire();
         assert!(ended.has_ended() && known.find(&[1; 32]).is_none());
         assert!(!lasting.has_ended() && matches!(known.find(&[2; 32]), Some(Ok(_))));

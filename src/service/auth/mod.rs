@@ -112,8 +112,7 @@ impl Credentials {
             return caller;
         }
         let caller = jwts.caller(token).await?;
-        self.0.tokens.remember(fingerprint, &caller);
-        Ok(caller)
+        Ok(self.0.tokens.remember(fingerprint, caller))
     }
 
     /// Whether JWTs are taken.
@@ -128,8 +127,7 @@ impl Credentials {
             return caller;
         }
         let caller = tickets::caller_of(ticket, &self.0.keys).await?;
-        self.0.tickets.remember(fingerprint, &caller);
-        Ok(caller)
+        Ok(self.0.tickets.remember(fingerprint, caller))
     }
 
     /// Makes a ticket for a caller.
