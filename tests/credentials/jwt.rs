@@ -324,7 +324,7 @@ async fn known_keys_go_on_whatever_the_url_answers() {
         let asked = server.asked();
         let fetched = async {
             while server.asked() < asked + 2 {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(20), fetched).await.expect("it is asked again");
