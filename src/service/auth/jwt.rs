@@ -15,8 +15,8 @@ use crate::domain::scope::{Rights, Scope};
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
 
-/// The longest `sub` that names a credential.
-const SUBJECT_CHARACTERS_MAX: usize = 200;
+/// The longest name of a credential, which `sub` and `iss` make.
+const NAME_CHARACTERS_MAX: usize = 500;
 /// Keys that are tried for a token that names none.
 const CANDIDATES_MAX: usize = 16;
 
@@ -70,6 +70,9 @@ struct Claims {
     exp: serde_json::Value,
     #[serde(default)]
     sub: Option<String>,
+    /// Some write a list.
+    #[serde(default)]
+    iss: Option<Texts>,
     #[serde(default)]
     scope: Option<Texts>,
     #[serde(default)]
@@ -85,6 +88,13 @@ enum Texts {
 }
 
 impl Texts {
+    fn text(&self) -> String {
+        match self {
+            Self::Words(text) => text.clone(),
+            Self::List(texts) => texts.join(" "),
+        }
+    }
+
     fn scopes(&self) -> Vec<Scope> {
         // Other services have scopes of their own in the same token, which mean nothing here.
         match self {
@@ -161,9 +171,10 @@ impl Jwts {
         let scopes = claims.scope.iter().chain(&claims.scopes).flat_map(Texts::scopes);
         let leeway = self.settings.leeway.as_micros() as i64;
         let expires_at = Timestamp(((claims.exp.as_f64().unwrap_or(0.0) * 1e6) as i64).saturating_add(leeway));
-        let subject = claims.sub.as_deref().unwrap_or("without sub");
-        let subject: String = subject.chars().filter(|one| !one.is_control()).take(SUBJECT_CHARACTERS_MAX).collect();
-        Caller::of(format!("jwt:{subject}"), Rights::of(scopes), Some(expires_at), CancellationToken::new())
+        let issuer = claims.iss.as_ref().map_or_else(String::new, |issuer| format!(" of {}", issuer.text()));
+        let name = format!("jwt:{}{issuer}", claims.sub.as_deref().unwrap_or("without sub"));
+        let name: String = name.chars().filter(|one| !one.is_control()).take(NAME_CHARACTERS_MAX).collect();
+        Caller::of(name, Rights::of(scopes), Some(expires_at), CancellationToken::new())
     }
 }
 
