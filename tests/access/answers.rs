@@ -65,6 +65,19 @@ impl World {
         }
     }
 
+    /// The position of a dead letter.
+    async fn parked(&self) -> String {
+        self.admin.write("order-1", json!({})).await;
+        let fetch = json!({ "consumer": "w1", "limit": 1, "wait": "5s" });
+        let fetched = self.admin.post("/v1/subscriptions/billing/fetch", &fetch).await.json();
+        let message = &fetched["messages"][0];
+        let nack = json!({ "position": message["position"], "epoch": message["epoch"], "action": "park" });
+        let parked = json!({ "consumer": "w1", "nacks": [nack] });
+        let answer = self.admin.post("/v1/subscriptions/billing/nacks", &parked).await;
+        assert_eq!(answer.json()["nacked"], 1, "{fetched}");
+        message["position"].to_string()
+    }
+
     /// The path with its parameters, and with the query that it cannot do without.
     async fn path(&self, path: &str) -> String {
         let name = if path.contains("/keys") { "by-id" } else { "orders" };
@@ -75,7 +88,6 @@ impl World {
             ("category", "order"),
             ("name", name),
             ("partition", "0"),
-            ("position", "0"),
             ("key", "1"),
             ("consumer", "w1"),
             ("problem", "forbidden"),
@@ -83,6 +95,14 @@ impl World {
             ("*path", "style.css"),
         ] {
             filled = filled.replace(&format!("{{{parameter}}}"), value);
+        }
+        if path.contains("{consumer}") {
+            // A lease may have run out, or the consumer was removed.
+            let joined = self.admin.post("/v1/subscriptions/billing/fetch", &json!({ "consumer": "w1" })).await;
+            assert_eq!(joined.status, 200, "{}", joined.text);
+        }
+        if filled.contains("{position}") {
+            filled = filled.replace("{position}", &self.parked().await);
         }
         if filled.contains("{id}") {
             filled = filled.replace("{id}", &self.id(path).await);
