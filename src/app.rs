@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::config::Settings;
 use crate::domain::browser::Trusted;
 use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError, EmbeddedSettings};
-use crate::http::server::{Listening, Tls};
+use crate::http::server::{Listening, TlsFiles};
 use crate::http::{self, Limits};
 use crate::lifecycle::Lifecycle;
 use crate::service::aggregated::projector::ProjectorSettings;
@@ -27,6 +27,9 @@ use crate::telemetry::Observer;
 
 /// A listening session that does not answer for this long is given up.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Open files that are not connections of clients: sessions of agents, the listening socket, refused connections that are
+/// told so, files that are read.
+const OPEN_FILES_RESERVED: usize = 200;
 /// The pause between two attempts to reach a database that is not there yet.
 const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// Agents that are still busy this long after they were told to end are not waited for; a line in the log says so.
@@ -127,8 +130,11 @@ impl Running {
         let limits = limits(settings);
         let router = http::router(service.clone(), limits.clone());
         let (draining, drain_timeout) = (lifecycle.draining().clone(), settings.drain_timeout);
+        let observer = service.observer.clone();
         let server =
-            tokio::spawn(async move { listening.serve(router, Arc::new(limits), draining, drain_timeout).await });
+            tokio::spawn(
+                async move { listening.serve(router, Arc::new(limits), observer, draining, drain_timeout).await },
+            );
         Ok(Self { url, service, database, lifecycle, server })
     }
 
@@ -226,7 +232,11 @@ async fn next_signal() {
 
 async fn listen(settings: &Settings) -> Result<Listening, AppError> {
     let tls = match (&settings.tls_certificate, &settings.tls_key) {
-        (Some(certificate), Some(key)) => Some(Tls { certificate, key }),
+        (Some(certificate), Some(key)) => Some(TlsFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            reload_interval: settings.tls_reload_interval,
+        }),
         _ => None,
     };
     Listening::bind(settings.listen, tls).await.map_err(|error| AppError::Listen { address: settings.listen, error })
@@ -356,6 +366,29 @@ pub fn service_settings(settings: &Settings) -> ServiceSettings {
     }
 }
 
+/// As many connections as the setting says, or as the limit of open files leaves room for: the database, the listening
+/// socket and files must be reached however many clients there are.
+fn connections_max(settings: &Settings) -> usize {
+    let reserved = settings.database_connections_max + OPEN_FILES_RESERVED;
+    let room = open_files_max().saturating_sub(reserved).max(1);
+    if room < settings.connections_max {
+        tracing::info!(connections_max = room, "the limit of open files allows fewer connections than the setting");
+    }
+    settings.connections_max.min(room)
+}
+
+/// How many files this process may have open.
+fn open_files_max() -> usize {
+    // SAFETY: the structure is filled by the call before it is read.
+    unsafe {
+        let mut limit = std::mem::zeroed::<libc::rlimit>();
+        match libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) {
+            0 => usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX),
+            _ => usize::MAX,
+        }
+    }
+}
+
 /// The limits of requests.
 pub fn limits(settings: &Settings) -> Limits {
     Limits {
@@ -363,10 +396,14 @@ pub fn limits(settings: &Settings) -> Limits {
         message_bytes_max: settings.message_bytes_max,
         page_bytes_max: settings.page_bytes_max,
         messages_per_append_max: settings.messages_per_append_max,
+        bodies_bytes_max: settings.bodies_bytes_max,
         headers_max: settings.headers_max,
         header_bytes_max: settings.header_bytes_max,
         url_bytes_max: settings.url_bytes_max,
         request_timeout: settings.request_timeout,
+        write_timeout: settings.write_timeout,
+        connections_max: connections_max(settings),
+        connections_per_address_max: settings.connections_per_address_max,
         // A request may wait for its turn, for a lock, for the commit, and for a look-up of what became of it.
         append_timeout: settings.append_lock_timeout * 3
             + settings.append_commit_timeout

@@ -3,20 +3,21 @@
 mod commands;
 mod credentials;
 mod per_credential;
+mod values;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser};
 
+pub use self::commands::{Command, GrantExtra, KeysCommand, OpenApiVersion};
+pub use self::credentials::{CredentialSettings, CredentialsMode};
 use self::per_credential::PerCredential;
+use self::values::{config_file, lasting, with_file, within};
 use crate::domain::browser::{HostName, Origin};
 use crate::domain::database_url;
 use crate::telemetry::logging::LogFormat;
-
-pub use self::commands::{Command, KeysCommand, OpenApiVersion};
-pub use self::credentials::{CredentialSettings, CredentialsMode};
 
 /// The variable that names a database if no setting does.
 const DATABASE_URL: &str = "DATABASE_URL";
@@ -50,6 +51,9 @@ pub struct Settings {
     /// PEM file with the certificate's private key
     #[arg(long, env = "HEADWATER_TLS_KEY", global = true, requires = "tls_certificate", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// How often the certificate's files are looked at; changed ones are used from then on (100ms to 24h)
+    #[arg(long, env = "HEADWATER_TLS_RELOAD_INTERVAL", global = true, default_value = "10s", value_parser = lasting("100ms", "24h"), value_name = "DURATION")]
+    pub tls_reload_interval: Duration,
     /// Origin whose pages may call this service (`https://app.example`); may be given several times
     #[arg(long, env = "HEADWATER_CORS_ORIGIN", global = true, value_delimiter = ',', value_name = "ORIGIN")]
     pub cors_origin: Vec<Origin>,
@@ -185,6 +189,17 @@ pub struct Settings {
     #[arg(long, env = "HEADWATER_WAIT_MAX", global = true, default_value = "60s", value_parser = lasting("1s", "10m"), value_name = "DURATION")]
     pub wait_max: Duration,
 
+    /// Connections that may be open; one more is refused (1 to 1000000)
+    #[arg(long, env = "HEADWATER_CONNECTIONS_MAX", global = true, default_value_t = 30_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
+    pub connections_max: usize,
+    /// Connections that may be open from one address, of IPv6 from one /64; 0: as many as in all. A proxy in front has one
+    /// address (0 to 1000000)
+    #[arg(long, env = "HEADWATER_CONNECTIONS_PER_ADDRESS_MAX", global = true, default_value_t = 25_000, value_parser = within(0, 1_000_000), value_name = "COUNT")]
+    pub connections_per_address_max: usize,
+    /// Bytes of bodies, of requests and answers, that may be in memory at the same time; one more is answered `overloaded`
+    /// (1048576 to 68719476736)
+    #[arg(long, env = "HEADWATER_BODIES_BYTES_MAX", global = true, default_value_t = 256 << 20, value_parser = within(1 << 20, 64 << 30), value_name = "BYTES")]
+    pub bodies_bytes_max: usize,
     /// Bytes of a request's body (1024 to 1073741824)
     #[arg(long, env = "HEADWATER_BODY_BYTES_MAX", global = true, default_value_t = 4 << 20, value_parser = within(1 << 10, 1 << 30), value_name = "BYTES")]
     pub body_bytes_max: usize,
@@ -209,6 +224,10 @@ pub struct Settings {
     /// Time for a request to be read and answered, long polls and event streams aside (100ms to 10m)
     #[arg(long, env = "HEADWATER_REQUEST_TIMEOUT", global = true, default_value = "30s", value_parser = lasting("100ms", "10m"), value_name = "DURATION")]
     pub request_timeout: Duration,
+    /// Time for which a client may take nothing of an answer, and for each MB of it at most, event streams aside (100ms to
+    /// 10m)
+    #[arg(long, env = "HEADWATER_WRITE_TIMEOUT", global = true, default_value = "30s", value_parser = lasting("100ms", "10m"), value_name = "DURATION")]
+    pub write_timeout: Duration,
     /// Time for open requests and event streams to end when the service stops (0s to 10m)
     #[arg(long, env = "HEADWATER_DRAIN_TIMEOUT", global = true, default_value = "10s", value_parser = lasting("0s", "10m"), value_name = "DURATION")]
     pub drain_timeout: Duration,
@@ -272,67 +291,6 @@ impl Settings {
             let name = if fell_back { DATABASE_URL } else { "--database-url (HEADWATER_DATABASE_URL)" };
             clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("the value of {name} {reason}\n"))
         })
-    }
-}
-
-/// The file that the flag or the variable names; read before all else, because it holds defaults for the rest.
-fn config_file(arguments: &[std::ffi::OsString]) -> Option<PathBuf> {
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
-        if argument == "--config" {
-            return rest.next().map(PathBuf::from);
-        }
-        if let Some(file) = argument.to_str().and_then(|text| text.strip_prefix("--config=")) {
-            return Some(file.into());
-        }
-    }
-    std::env::var_os("HEADWATER_CONFIG").map(PathBuf::from)
-}
-
-/// Makes the file's values the defaults, so that they are checked like any other.
-fn with_file(mut command: clap::Command, file: &Path) -> Result<clap::Command, clap::Error> {
-    let wrong = |message: String| {
-        clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{}: {message}\n", file.display()))
-    };
-    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
-    for (key, value) in table {
-        let known = command.get_arguments().find(|argument| argument.get_id() == key.as_str() && key != "config");
-        let Some(is_list) = known.map(|argument| argument.get_value_delimiter().is_some()) else {
-            return Err(wrong(format!("there is no setting `{key}`")));
-        };
-        let value = match value {
-            toml::Value::String(text) => text,
-            toml::Value::Integer(number) => number.to_string(),
-            toml::Value::Boolean(flag) => flag.to_string(),
-            toml::Value::Array(items) if is_list && items.iter().all(toml::Value::is_str) => {
-                items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
-            }
-            other => {
-                return Err(wrong(format!("`{key}` must be a text, a number or a boolean, not {}", other.type_str())));
-            }
-        };
-        command = command.mut_arg(key, |argument| argument.default_value(value));
-    }
-    Ok(command)
-}
-
-/// A number within bounds, both included.
-fn within(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
-    move |text| match text.parse::<usize>() {
-        Ok(number) if (min..=max).contains(&number) => Ok(number),
-        _ => Err(format!("must be a number from {min} to {max}")),
-    }
-}
-
-/// A duration within bounds, both included.
-fn lasting(min: &'static str, max: &'static str) -> impl Fn(&str) -> Result<Duration, String> + Clone {
-    move |text| {
-        let bound = |text| humantime::parse_duration(text).unwrap_or_default();
-        match humantime::parse_duration(text) {
-            Ok(duration) if (bound(min)..=bound(max)).contains(&duration) => Ok(duration),
-            _ => Err(format!("must be a duration from {min} to {max}, such as 30s")),
-        }
     }
 }
 

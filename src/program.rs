@@ -5,8 +5,8 @@ mod keys;
 use std::process::ExitCode;
 
 use crate::app::{self, AppError, DatabaseInUse};
-use crate::config::{Cli, Command, OpenApiVersion, Settings};
-use crate::store::migrate::{self, MigrateOptions};
+use crate::config::{Cli, Command, GrantExtra, OpenApiVersion, Settings};
+use crate::store::migrate::{self, Extra, MigrateError, MigrateOptions};
 use crate::transfer::{self, ExportOptions, ImportOptions};
 use crate::{http, telemetry};
 
@@ -29,8 +29,9 @@ pub fn run() -> ExitCode {
     };
     let outcome = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => runtime.block_on(app::serve(cli.settings)).map(|()| ExitCode::SUCCESS),
-        Command::Migrate { check, notify_trigger } => {
-            runtime.block_on(migrate_schema(&cli.settings, check, MigrateOptions { notify_trigger }))
+        Command::Migrate { check, notify_trigger, grant_to, grant } => {
+            let grant = grant_to.map(|role| (role, grant.into_iter().map(extra).collect()));
+            runtime.block_on(migrate_schema(&cli.settings, check, MigrateOptions { notify_trigger }, grant))
         }
         Command::Keys { command } => runtime.block_on(keys::run(&cli.settings, command)).map(|()| ExitCode::SUCCESS),
         Command::Psql { arguments } => runtime.block_on(psql(&cli.settings, &arguments)),
@@ -75,15 +76,38 @@ fn failed(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn migrate_schema(settings: &Settings, check: bool, options: MigrateOptions) -> Result<ExitCode, AppError> {
+fn extra(extra: GrantExtra) -> Extra {
+    match extra {
+        GrantExtra::Trim => Extra::Trim,
+        GrantExtra::Erase => Extra::Erase,
+        GrantExtra::Import => Extra::Import,
+    }
+}
+
+/// Migrates, and gives a role its rights if one is named.
+async fn migrate_schema(
+    settings: &Settings,
+    check: bool,
+    options: MigrateOptions,
+    grant: Option<(String, Vec<Extra>)>,
+) -> Result<ExitCode, AppError> {
     let database = DatabaseInUse::join(settings).await?;
-    let report = match check {
-        true => migrate::check(database.url(), &options).await,
-        false => migrate::run(database.url(), &options).await,
+    let migrating = async {
+        let report = match check {
+            true => migrate::check(database.url(), &options).await?,
+            false => migrate::run(database.url(), &options).await?,
+        };
+        let grants = match &grant {
+            Some((role, extras)) => migrate::grant_to(database.url(), role, extras, check).await?,
+            None => Vec::new(),
+        };
+        Ok((report, grants))
     };
+    let outcome: Result<_, MigrateError> = migrating.await;
     database.stop().await;
-    let report = report?;
-    let lines: String = report.lines().iter().map(|line| format!("{line}\n")).collect();
+    let (report, grants) = outcome?;
+    let mut lines: String = report.lines().iter().map(|line| format!("{line}\n")).collect();
+    lines.extend(grants.iter().map(|grant| format!("{grant};\n")));
     app::print(&lines).map_err(AppError::Output)?;
     Ok(if check && !report.is_up_to_date() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -12,7 +12,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use tokio::sync::broadcast;
 
-use crate::domain::observation::{FailureKind, Observation};
+use crate::domain::observation::{FailureKind, Observation, Stalled};
 use lines::log;
 use recent::RecentLines;
 
@@ -85,6 +85,11 @@ struct Metrics {
     projections_stopped: Counter,
     history_changes: Counter,
     panics: Counter,
+    connections: Gauge,
+    connections_refused: Counter,
+    bodies_refused: Counter,
+    /// By what was given up, in the order of [`Stalled::ALL`].
+    stalled: [Counter; 3],
     subscription_delivered: Counter,
     subscription_acked: Counter,
     subscription_fenced: Counter,
@@ -170,6 +175,9 @@ impl Observer {
                 self.inner.recent.is_news(format!("{by}: {error}"))
             }
             Observation::DatabaseFound { by } => self.inner.recent.is_news(format!("{by}: found")),
+            // Whatever the address: there may be thousands.
+            Observation::ConnectionRefused { setting, .. } => self.inner.recent.is_news((*setting).to_owned()),
+            Observation::BodyRefused => self.inner.recent.is_news("bodies".to_owned()),
             _ => true,
         }
     }
@@ -255,6 +263,11 @@ impl Observer {
                 metrics.ack_requests.record(*requests as f64);
                 metrics.ack_commit_seconds.record(took.as_secs_f64());
             }
+            Observation::ConnectionOpened => metrics.connections.increment(1.0),
+            Observation::ConnectionClosed => metrics.connections.decrement(1.0),
+            Observation::ConnectionRefused { .. } => metrics.connections_refused.increment(1),
+            Observation::BodyRefused => metrics.bodies_refused.increment(1),
+            Observation::ClientStalled { what } => metrics.stalled[*what as usize].increment(1),
             Observation::Panicked { .. } => metrics.panics.increment(1),
         }
     }
@@ -331,6 +344,10 @@ impl Metrics {
             projections_stopped: counter("headwater_projections_stopped_total"),
             history_changes: counter("headwater_history_changes_total"),
             panics: counter("headwater_panics_total"),
+            connections: gauge("headwater_connections"),
+            connections_refused: counter("headwater_connections_refused_total"),
+            bodies_refused: counter("headwater_bodies_refused_total"),
+            stalled: Stalled::ALL.map(|what| labelled("headwater_clients_stalled_total", "gave_up", what.name())),
             subscription_delivered: counter("headwater_subscription_deliveries_total"),
             subscription_acked: labelled("headwater_subscription_acks_total", "outcome", "acked"),
             subscription_fenced: labelled("headwater_subscription_acks_total", "outcome", "fenced"),
@@ -376,6 +393,9 @@ fn describe(recorder: &PrometheusRecorder) {
         ),
         ("headwater_messages_erased_total", "Requests on this instance that erased a message."),
         ("headwater_messages_trimmed_total", "Messages that this instance trimmed, on request or by a retention."),
+        ("headwater_connections_refused_total", "Connections refused because as many were open as may be."),
+        ("headwater_bodies_refused_total", "Requests refused because other bodies took all the memory they may."),
+        ("headwater_clients_stalled_total", "Times a client took or sent nothing for too long, by what was given up."),
         ("headwater_panics_total", "Requests, and lanes of appends, that panicked."),
         ("headwater_subscription_deliveries_taken_back_total", "Lost answers whose deliveries were taken back."),
         ("headwater_http_requests_total", "Requests answered, by method, path and status."),
@@ -384,6 +404,7 @@ fn describe(recorder: &PrometheusRecorder) {
     }
     for (name, text) in [
         ("headwater_followers", "Followers connected now."),
+        ("headwater_connections", "Connections that are open."),
         ("headwater_cache_bytes", "Bytes of messages kept for followers who keep up."),
         ("headwater_cache_messages", "Messages kept for followers who keep up."),
         ("headwater_settled_position", "Global position up to which nothing can appear any more."),

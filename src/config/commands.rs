@@ -22,6 +22,12 @@ pub enum Command {
         /// Add a trigger that notifies, where Message DB was installed before and does not
         #[arg(long)]
         notify_trigger: bool,
+        /// Give this role the rights that a service needs, and print the statements (with `--check`: only print them)
+        #[arg(long, value_name = "ROLE")]
+        grant_to: Option<String>,
+        /// What the service may do beyond reading and appending, separated by commas
+        #[arg(long, value_enum, value_delimiter = ',', requires = "grant_to", value_name = "EXTRA")]
+        grant: Vec<GrantExtra>,
     },
     /// Make, list and revoke API keys, in the database in use, whether the service runs or not
     Keys {
@@ -99,6 +105,17 @@ pub enum KeysCommand {
         #[arg(required = true, value_name = "ID", value_parser = key_id)]
         ids: Vec<String>,
     },
+}
+
+/// Rights of the service's role that not every service needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum GrantExtra {
+    /// Trim streams, and keep categories at an age or a number
+    Trim,
+    /// Erase messages
+    Erase,
+    /// Import messages with their global positions
+    Import,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -1,5 +1,6 @@
 //! Everything that is worth a metric or a log line, as facts. `telemetry` makes both of them.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::append::LockHolder;
@@ -284,11 +285,54 @@ pub enum Observation {
         /// From its headers to those of the answer.
         took: Duration,
     },
+    /// A connection was accepted.
+    ConnectionOpened,
+    /// It has ended.
+    ConnectionClosed,
+    /// A connection was refused: as many are open as may be.
+    ConnectionRefused {
+        /// The setting that says how many.
+        setting: &'static str,
+        /// Where it came from; of IPv6 the first half.
+        address: IpAddr,
+    },
+    /// There was no memory for the body of a request or an answer.
+    BodyRefused,
+    /// A client took or sent nothing for too long, and was not waited for any more.
+    ClientStalled {
+        /// What was given up.
+        what: Stalled,
+    },
     /// A task has panicked.
     Panicked {
         /// The message of the panic.
         message: String,
     },
+}
+
+/// What is given up where a client does not do its part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stalled {
+    /// A connection on which something waits to be written.
+    Connection,
+    /// An answer.
+    Answer,
+    /// A request whose body comes too slowly.
+    Request,
+}
+
+impl Stalled {
+    /// Each of them, for the metrics.
+    pub const ALL: [Stalled; 3] = [Stalled::Connection, Stalled::Answer, Stalled::Request];
+
+    /// The name in the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stalled::Connection => "connection",
+            Stalled::Answer => "answer",
+            Stalled::Request => "request",
+        }
+    }
 }
 
 /// How the database failed.

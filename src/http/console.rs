@@ -12,10 +12,7 @@ use uuid::Uuid;
 
 use super::extract::Path;
 use super::problem::Problem;
-
-/// The console loads nothing from other origins, and no other page shows it in a frame.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+use super::security_headers::PAGE_POLICY;
 
 macro_rules! files {
     ($($path:literal),* $(,)?) => {
@@ -65,6 +62,7 @@ const FILES: &[(&str, &[u8])] = files![
     "app/widgets.js",
     "icon.svg",
     "index.html",
+    "page.css",
     "style.css",
     "vendor/README.md",
     "vendor/htm/LICENSE",
@@ -124,8 +122,8 @@ fn answer(path: &str, headers: &HeaderMap) -> Result<Response, Problem> {
         // Browsers ask again each time, and mostly get a 304: so a new version is shown at once.
         (header::CACHE_CONTROL, "no-cache".to_owned()),
         (header::VARY, "accept-encoding".to_owned()),
-        (header::CONTENT_SECURITY_POLICY, POLICY.to_owned()),
-        (header::REFERRER_POLICY, "no-referrer".to_owned()),
+        // Scripts and icons as well as the page: so each of them is harmless where it is opened alone.
+        (header::CONTENT_SECURITY_POLICY, PAGE_POLICY.to_owned()),
     ];
     if is_known {
         return Ok((StatusCode::NOT_MODIFIED, common).into_response());

@@ -4,7 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -14,6 +14,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 
 use super::body;
+use super::held_bodies::{HeldBodies, Incoming, no_room};
 use super::plain_words;
 use super::problem::{Problem, ProblemKind};
 use crate::domain::Violation;
@@ -28,25 +29,43 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         if !body::is_json(request.headers()) {
             return Err(body::not_json(false));
         }
-        let limits = request.extensions().get().copied().unwrap_or(BodyLimits { bytes: 0, time: Duration::MAX });
-        let receiving = tokio::time::timeout(limits.time, Bytes::from_request(request, state));
-        let Ok(received) = receiving.await else {
-            let detail = format!("The body was not received within {:?}.", limits.time);
-            return Err(Problem::new(ProblemKind::RequestTimeout, detail));
-        };
-        let received = received.map_err(|rejection| match rejection.into_response_status() {
-            413 => body::too_large(limits.bytes),
-            _ => Problem::malformed(vec![Violation::new("body", "was not received completely")]),
-        })?;
+        let received = receive(request, state).await?;
         serde_json::from_slice(&received).map(Json).map_err(|_| malformed_json::<T>(&received, 1))
     }
 }
 
-/// How large a body may be, and how long it may take, as a request's extension.
-#[derive(Clone, Copy)]
+/// How large a body may be, how long it may take, and with which others it shares the memory, as a request's extension.
+#[derive(Clone)]
 pub struct BodyLimits {
     pub bytes: usize,
     pub time: Duration,
+    pub bodies: HeldBodies,
+}
+
+/// The whole body.
+async fn receive<S: Send + Sync>(mut request: Request, state: &S) -> Result<Bytes, Problem> {
+    let Some(BodyLimits { bytes, time, bodies }) = request.extensions_mut().remove() else {
+        return Err(body::too_large(0));
+    };
+    let (parts, body) = request.into_parts();
+    let (body, refused) = Incoming::new(body, bodies);
+    let receiving = Bytes::from_request(Request::from_parts(parts, Body::new(body)), state);
+    tokio::select! {
+        biased;
+        () = refused.cancelled() => Err(no_room()),
+        received = tokio::time::timeout(time, receiving) => match received {
+            Ok(Ok(received)) => Ok(received),
+            Ok(Err(_)) if refused.is_cancelled() => Err(no_room()),
+            Ok(Err(rejection)) => Err(match rejection.into_response_status() {
+                413 => body::too_large(bytes),
+                _ => Problem::malformed(vec![Violation::new("body", "was not received completely")]),
+            }),
+            Err(_) => {
+                let detail = format!("The body was not received within {time:?}.");
+                Err(Problem::new(ProblemKind::RequestTimeout, detail))
+            }
+        },
+    }
 }
 
 trait RejectionStatus {

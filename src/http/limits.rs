@@ -1,20 +1,20 @@
 //! The limits of every request, and the answer to one that panics.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, header};
+use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::event_stream::Unwritten;
 use super::extract::BodyLimits;
+use super::guarded::Conduct;
 use super::problem::{Problem, ProblemKind, StoreFailure};
 use super::{App, body, browser, credentials};
-use crate::domain::browser::Origin;
 use crate::domain::observation::{FailureKind, Observation};
 use crate::telemetry::{Observer, logging::panic_text};
 
@@ -24,8 +24,12 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
     let begun = Instant::now();
     let method = method_label(request.method());
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let limits = BodyLimits { bytes: app.limits.body_bytes_max, time: app.limits.request_timeout };
+    let bodies = app.bodies.clone();
+    let limits = BodyLimits { bytes: app.limits.body_bytes_max, time: app.limits.request_timeout, bodies };
     request.extensions_mut().insert(limits);
+    // Connections of `event_connection` have none.
+    let conduct = request.extensions().get::<Arc<Conduct>>().cloned();
+    let unanswered = conduct.as_ref().map(Conduct::unanswered);
     let needs_credential = app.credentials.are_required();
     let refused =
         too_large(&app, &request).or_else(|| browser::refused(&app.limits.trusted, needs_credential, &request));
@@ -48,6 +52,7 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
             }
         }
     };
+    let response = app.bodies.bound(response).await;
     let status = response.status().as_u16();
     if let Some(StoreFailure(error)) = response.extensions().get() {
         let (by, kind) = (format!("{method} {path}"), error.kind());
@@ -56,7 +61,13 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
         app.observer.record(Observation::StoreFailed { by, kind, error: error.to_string(), is_news });
     }
     app.observer.record(Observation::RequestAnswered { method, path, status, took: begun.elapsed() });
-    response
+    if let Some(unanswered) = unanswered {
+        unanswered.done();
+    }
+    match conduct {
+        Some(conduct) => conduct.answered(response),
+        None => response,
+    }
 }
 
 /// Answers a request whose credential, and whose body as its headers tell of it, are as they must be.
@@ -126,33 +137,6 @@ pub fn catch_panics(observer: Observer) -> CatchPanicLayer<impl Fn(Box<dyn Any +
         observer.record(Observation::Panicked { message: panic_text(&*panic) });
         Problem::new(ProblemKind::InternalError, "The service failed; its log has the details.").into_response()
     })
-}
-
-/// Lets pages of these origins call the service; without any, no page of another origin may.
-pub fn cors(origins: &[Origin]) -> Option<CorsLayer> {
-    if origins.is_empty() {
-        return None;
-    }
-    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.as_str().parse().ok()).collect();
-    let layer = CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
-        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
-        .allow_headers([
-            header::CONTENT_TYPE,
-            header::AUTHORIZATION,
-            header::IF_NONE_MATCH,
-            header::HeaderName::from_static("last-event-id"),
-            header::HeaderName::from_static("idempotency-key"),
-        ])
-        .expose_headers([header::ETAG, header::RETRY_AFTER]);
-    Some(layer)
-}
-
-/// Keeps browsers from taking JSON for a page.
-pub async fn no_sniffing(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    response
 }
 
 #[cfg(test)]

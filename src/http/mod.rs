@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -14,6 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
+use self::held_bodies::HeldBodies;
 use self::openapi::Version;
 use crate::domain::browser::Trusted;
 use crate::service::Service;
@@ -26,6 +27,8 @@ mod append_sessions;
 mod appends;
 mod body;
 mod browser;
+mod certificate;
+mod connections;
 mod console;
 pub mod credentials;
 mod erase;
@@ -37,6 +40,8 @@ mod events;
 pub mod extract;
 mod follow;
 mod frames;
+mod guarded;
+mod held_bodies;
 mod keys;
 mod limits;
 pub mod openapi;
@@ -50,6 +55,7 @@ mod problem_bodies;
 mod problem_kind;
 mod reports;
 mod retention;
+mod security_headers;
 pub mod server;
 mod streams;
 mod subscriptions;
@@ -65,10 +71,17 @@ pub struct Limits {
     /// How many bytes of messages one answer may have.
     pub page_bytes_max: usize,
     pub messages_per_append_max: usize,
+    /// Bytes of bodies, of requests and of answers, that may be in memory at the same time.
+    pub bodies_bytes_max: usize,
     pub headers_max: usize,
     pub header_bytes_max: usize,
     pub url_bytes_max: usize,
     pub request_timeout: Duration,
+    /// How long a client may take nothing of what is written for it.
+    pub write_timeout: Duration,
+    pub connections_max: usize,
+    /// 0: as many as in all.
+    pub connections_per_address_max: usize,
     /// How much longer an append may take: it waits until it is known whether its messages were written.
     pub append_timeout: Duration,
     pub wait_max: Duration,
@@ -84,6 +97,7 @@ pub struct App(Arc<Shared>);
 pub struct Shared {
     service: Service,
     limits: Limits,
+    bodies: HeldBodies,
 }
 
 impl std::ops::Deref for App {
@@ -164,20 +178,23 @@ fn documentation(document: utoipa::openapi::OpenApi) -> Router<App> {
     let pages = Router::from(SwaggerUi::new("/docs").external_url_unchecked("/openapi.json", document));
     let pages = pages.route("/openapi-3.2.json", get(move || std::future::ready(with_item_schemas.clone())));
     pages.layer(from_fn(|uri: axum::http::Uri, request: Request, next: Next| async move {
-        let response = next.run(request).await;
+        let mut response = next.run(request).await;
         if response.status() == StatusCode::NOT_FOUND {
             return operations::unknown_path(uri).await.into_response();
         }
+        let policy = HeaderValue::from_static(security_headers::API_PAGE_POLICY);
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
         response
     }))
 }
 
 /// The whole service as a router.
 pub fn router(service: Service, limits: Limits) -> Router {
-    let app = App(Arc::new(Shared { service, limits }));
+    let bodies = HeldBodies::new(limits.bodies_bytes_max, limits.write_timeout, service.observer.clone());
+    let app = App(Arc::new(Shared { service, limits, bodies }));
     let limits = &app.limits;
     let (router, document) = routes().split_for_parts();
-    let cors = limits::cors(&limits.trusted.origins);
+    let cors = security_headers::cors(&limits.trusted.origins);
     let router = router
         .route("/", get(console::page))
         .route("/console/{*path}", get(console::file))
@@ -194,5 +211,5 @@ pub fn router(service: Service, limits: Limits) -> Router {
         Some(cors) => router.layer(cors),
         None => router,
     };
-    router.layer(from_fn(limits::no_sniffing)).with_state(app)
+    router.layer(from_fn(security_headers::add)).with_state(app)
 }

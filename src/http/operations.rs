@@ -115,8 +115,7 @@ pub async fn read_problem_page(Path(slug): Path<String>) -> Result<Html<String>,
     let (status, title, advice) = (kind.status().as_u16(), kind.title(), kind.advice());
     Ok(Html(format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width\"><title>{slug}</title><style>body{{font:1rem/1.5 system-ui,sans-serif;\
-         max-width:40rem;margin:3rem auto;padding:0 1rem;color-scheme:light dark}}code{{font-size:.9em}}</style>\
+         content=\"width=device-width\"><title>{slug}</title><link rel=\"stylesheet\" href=\"/console/page.css\">\
          <h1>{title}</h1><p><code>{slug}</code>, status {status}</p><p>{advice}</p></html>\n"
     )))
 }

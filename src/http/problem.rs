@@ -20,7 +20,7 @@ use crate::service::ServiceError;
 use crate::service::read::PlaceError;
 
 /// Seconds after which a refused request may be tried again.
-const RETRY_AFTER_SECONDS: u32 = 1;
+pub const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// A problem document on its way out.
 #[derive(Debug, Clone)]
@@ -95,7 +95,7 @@ pub struct ProblemDocument {
     /// For `forbidden`: the scope that is missing.
     #[schema(required = false, nullable = false, example = "read:account-123")]
     pub scope: Option<String>,
-    /// For `forbidden`: the setting that allows it.
+    /// For `forbidden` and `overloaded`: the setting that allows it, or more of it.
     #[schema(required = false, nullable = false, example = "--allowed-host")]
     pub setting: Option<String>,
     /// For `not-found`: what was not found.

@@ -6,13 +6,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use axum::http::StatusCode;
 use axum_server::accept::Accept;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Limits;
 use super::body;
-use super::problem::{Problem, ProblemKind};
+use super::problem::{Problem, ProblemKind, RETRY_AFTER_SECONDS};
 use super::wire::{AnnouncedLength, Lingering, Opening};
 use crate::domain::Violation;
 
@@ -79,14 +80,19 @@ where
 }
 
 /// The whole answer as HTTP/1.1; the connection ends with it.
-fn as_http1(problem: Problem) -> Bytes {
+pub fn as_http1(problem: Problem) -> Bytes {
     let status = problem.kind().status();
     let body = problem.document();
     let reason = status.canonical_reason().unwrap_or("Error");
+    let retry_after = if status == StatusCode::SERVICE_UNAVAILABLE {
+        format!("retry-after: {RETRY_AFTER_SECONDS}\r\n")
+    } else {
+        String::new()
+    };
     let (status, length) = (status.as_u16(), body.len());
     Bytes::from(format!(
         "HTTP/1.1 {status} {reason}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
-         connection: close\r\n\r\n{body}"
+         {retry_after}x-content-type-options: nosniff\r\nconnection: close\r\n\r\n{body}"
     ))
 }
 

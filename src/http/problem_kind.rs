@@ -213,8 +213,9 @@ impl ProblemKind {
                 "overloaded",
                 StatusCode::SERVICE_UNAVAILABLE,
                 "Too many requests in progress",
-                "A queue is full, too many event streams are open, or another transaction holds the lock of the \
-                category. Nothing was written; try again after `Retry-After`.",
+                "A queue is full, too many connections or event streams are open, the bodies of other requests and answers \
+                take the memory, or another transaction holds the lock of the category. Nothing was written; try again \
+                after `Retry-After`.",
             ),
             Self::DatabaseUnavailable => (
                 "database-unavailable",

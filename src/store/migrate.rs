@@ -3,12 +3,14 @@
 mod error;
 mod found;
 mod functions;
+mod grant;
 mod plan;
 mod report;
 mod rights;
 mod schema;
 
 pub use error::MigrateError;
+pub use grant::Extra;
 pub use report::{Change, MigrationReport, Notice, Origin};
 pub use schema::{FUNCTIONS_VERSION, Function, MESSAGE_STORE_ROLE, Migration, Schema};
 
@@ -45,6 +47,17 @@ pub async fn run(url: &str, options: &MigrateOptions) -> Result<MigrationReport,
 /// Only looks: what [`run`] would do.
 pub async fn check(url: &str, options: &MigrateOptions) -> Result<MigrationReport, MigrateError> {
     check_schema(url, options, &Schema::embedded()).await
+}
+
+/// Gives a role the rights that the service needs, and answers the statements. With `only_look` nothing is given.
+pub async fn grant_to(url: &str, role: &str, extras: &[Extra], only_look: bool) -> Result<Vec<String>, MigrateError> {
+    let mut connection = connect(url).await?;
+    let statements = grant::statements(&mut connection, role, extras).await?;
+    if !only_look {
+        grant::execute(&mut connection, &statements).await?;
+    }
+    close(connection).await;
+    Ok(statements)
 }
 
 /// [`run`] with another schema than the embedded one.

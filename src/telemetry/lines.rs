@@ -98,6 +98,13 @@ pub(super) fn log(observation: &Observation) {
             head,
             "the log is another one than the one that was read: followers get history-changed and have to begin anew"
         ),
+        Observation::ConnectionRefused { setting, address } => {
+            tracing::warn!(setting, %address, "connections are refused: as many are open as may be");
+        }
+        Observation::BodyRefused => tracing::warn!(
+            setting = "--bodies-bytes-max",
+            "requests are refused: the bodies of others take all the memory that they may"
+        ),
         Observation::Panicked { message } => tracing::error!(%message, "a request panicked"),
         // 503 is no fault of the service, and comes by the thousand: metrics count it, and its cause has a line of its own.
         Observation::RequestAnswered { method, path, status, took } if *status >= 500 && *status != 503 => {

@@ -16,9 +16,13 @@ pub enum LogFormat {
     Json,
 }
 
+/// The driver logs the parameters of every statement at `debug`: what messages have, whatever it is. Only who names the
+/// driver in the filter gets that.
+const QUIET: &str = "tokio_postgres=info";
+
 /// Sends log lines to standard error. `filter` is a tracing directive such as `info` or `headwater=debug`.
 pub fn start_logging(filter: &str, format: LogFormat) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| format!("log: {error}"))?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| format!("log: {error}"))?;
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let text = match format {
         LogFormat::Auto => is_terminal,

@@ -17,12 +17,27 @@ export async function temporaryDirectory() {
   return { path: directory, remove: () => rm(directory, { recursive: true, force: true }) }
 }
 
+/** What a log must not have: see `tests/support/log_scan.rs`, which says the same. */
+const SECRETS = /HwTestSecret|(?:[Bb]earer |ticket=)[\w.-]{8}|hwt?_[\w.-]{16}|eyJ[\w.-]{16}|BEGIN PRIVATE KEY/
+
+/** Passes the log on, and fails the run if it has a secret. */
+function searchLog(log) {
+  createInterface({ input: log }).on('line', line => {
+    process.stderr.write(`${line}\n`)
+    if (SECRETS.test(line)) {
+      process.stderr.write('a secret is in the log\n')
+      process.exitCode = 1
+    }
+  })
+}
+
 /** Starts the service on its embedded PostgreSQL; resolves once it says that it listens. */
 export async function startService(directory, listen = '127.0.0.1:0', more = []) {
   const child = spawn(BINARY, ['serve', '--listen', listen, '--data-dir', join(directory, 'data'), ...more], {
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, HEADWATER_LOG: 'warn', DATABASE_URL: '' },
   })
+  searchLog(child.stderr)
   const ended = new Promise(resolve => child.once('exit', resolve))
   const url = await new Promise((resolve, reject) => {
     createInterface({ input: child.stdout }).once('line', line => resolve(line.replace('headwater listening on ', '')))

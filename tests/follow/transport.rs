@@ -1,8 +1,6 @@
 //! Event streams over HTTP/2 and TLS.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,6 +9,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::app::TestApp;
+use crate::support::certificate::PemPair;
 use crate::support::database::{TestDatabase, temporary_dir};
 use crate::support::events::Events;
 use crate::support::http_client;
@@ -73,39 +72,19 @@ async fn fifty_event_streams_share_one_http2_connection() {
     app.stop().await;
 }
 
-/// A certificate for 127.0.0.1 that nobody has signed; `None` where there is no `openssl`.
-fn certificate(directory: &std::path::Path) -> Option<(PathBuf, PathBuf)> {
-    let (certificate, key) = (directory.join("certificate.pem"), directory.join("key.pem"));
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
-        .args(["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .ok()?;
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    Some((certificate, key))
-}
-
 #[tokio::test]
 async fn event_streams_go_over_tls_with_http2_and_http1() {
     let directory = temporary_dir();
-    let Some((certificate, key)) = certificate(directory.path()) else {
-        println!("left out: there is no openssl to make a certificate");
-        return;
-    };
+    let pair = PemPair::make(directory.path(), "own");
     let database = TestDatabase::migrated().await;
     let app = TestApp::with(&database.url, |settings| {
-        settings.tls_certificate = Some(certificate.clone());
-        settings.tls_key = Some(key);
+        settings.tls_certificate = Some(pair.certificate.clone());
+        settings.tls_key = Some(pair.key.clone());
     })
     .await;
     assert!(app.url.starts_with("https://"), "{}", app.url);
-    let root = reqwest::Certificate::from_pem(&std::fs::read(&certificate).unwrap()).unwrap();
     for (version, only_http1) in [(Version::HTTP_2, false), (Version::HTTP_11, true)] {
-        let builder = reqwest::Client::builder().tls_certs_only([root.clone()]);
+        let builder = pair.client();
         let client = if only_http1 { builder.http1_only() } else { builder }.build().unwrap();
         let answer = client.get(format!("{}/v1/all/events", app.url)).send().await.unwrap();
         assert_eq!(answer.version(), version);

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::database::TestDatabase;
 use super::events::Events;
+use super::log_scan;
 
 /// The longest that a test waits for a fact.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -77,6 +78,7 @@ impl TestApp {
 
     /// A service with other settings, on any database URL.
     pub async fn with(url: &str, change: impl FnOnce(&mut Settings)) -> Self {
+        log_scan::collect_own();
         let mut settings = Settings::defaults();
         settings.listen = "127.0.0.1:0".parse().unwrap();
         settings.drain_timeout = Duration::from_secs(5);
@@ -163,6 +165,7 @@ impl TestApp {
         self.lifecycle.drain();
         drop(self.client);
         self.finished.await.expect("the service ends without a panic");
+        log_scan::assert_no_secrets();
     }
 }
 

@@ -1,13 +1,16 @@
 //! What the tests share.
 pub mod app;
 pub mod append_session;
+pub mod certificate;
 pub mod database;
 pub mod embedded_process;
 pub mod events;
 pub mod jwt;
+pub mod log_scan;
 pub mod own_server;
 pub mod proxy;
 pub mod raw_http;
+pub mod raw_http2;
 pub mod seeds;
 pub mod service_process;
 pub mod sql_writer;

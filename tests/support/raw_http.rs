@@ -19,7 +19,11 @@ impl RawHttp {
     /// Connects to the service at this URL.
     pub async fn connect(url: &str) -> Self {
         let address = url.strip_prefix("http://").expect("a URL of the service");
-        let stream = TcpStream::connect(address).await.expect("the service accepts connections");
+        Self::of(TcpStream::connect(address).await.expect("the service accepts connections"))
+    }
+
+    /// A connection that is open.
+    pub fn of(stream: TcpStream) -> Self {
         Self { stream, bytes: Vec::new() }
     }
 
@@ -36,6 +40,11 @@ impl RawHttp {
     /// Says that nothing more will be sent.
     pub async fn end_sending(&mut self) {
         self.stream.shutdown().await.expect("a connection can be closed on one side");
+    }
+
+    /// The same, though the service may have closed the connection by then.
+    pub async fn try_end_sending(&mut self) -> std::io::Result<()> {
+        self.stream.shutdown().await
     }
 
     /// One answer; `None` if the service closes without one.

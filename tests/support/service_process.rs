@@ -4,10 +4,13 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use super::log_scan::{self, Log};
+
 /// `headwater serve` as a process.
 pub struct ServiceProcess {
     child: Child,
     pub url: String,
+    pub log: Log,
     /// Standard output, kept open: the service may write to it again.
     _stdout: BufReader<std::process::ChildStdout>,
 }
@@ -20,20 +23,27 @@ impl ServiceProcess {
 
     /// The same; if it ends before it is ready, how.
     pub fn try_start(arguments: &[&str]) -> Result<Self, ExitStatus> {
+        Self::try_start_logging(arguments, "warn")
+    }
+
+    /// The same with more in its log, or less.
+    pub fn try_start_logging(arguments: &[&str], log: &str) -> Result<Self, ExitStatus> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_headwater"))
             .arg("serve")
             .args(arguments)
             .env_remove("DATABASE_URL")
-            .env("HEADWATER_LOG", "warn")
+            .env("HEADWATER_LOG", log)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let lines = log_scan::collect(child.stderr.take().unwrap());
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         match line.trim().strip_prefix("headwater listening on ") {
-            Some(url) => Ok(Self { url: url.to_owned(), child, _stdout: stdout }),
+            Some(url) => Ok(Self { url: url.to_owned(), child, log: lines, _stdout: stdout }),
             None => Err(child.wait().unwrap()),
         }
     }
@@ -65,7 +75,9 @@ impl ServiceProcess {
     /// Asks it to stop, and waits until it has.
     pub fn stop(mut self) -> ExitStatus {
         self.signal(libc::SIGTERM);
-        self.child.wait().unwrap()
+        let status = self.child.wait().unwrap();
+        log_scan::assert_no_secrets();
+        status
     }
 }
 

@@ -35,7 +35,8 @@ pub enum MigrateError {
     IncompatibleMessageStore { problems: Vec<String> },
 
     #[error(
-        "role {role} lacks rights that Headwater needs. An owner or an administrator gives them with: {}",
+        "role {role} lacks rights that Headwater needs. An owner or an administrator gives them with \
+         `headwater migrate --grant-to {role}`, or with: {}",
         grants.join("; ")
     )]
     MissingRights { role: String, grants: Vec<String> },

@@ -54,6 +54,8 @@ const MISSING: &str = "
       SELECT 4, true, 'SELECT, INSERT, UPDATE, DELETE', 'ALL TABLES IN SCHEMA headwater'
       FROM relation, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
       WHERE nspname = 'headwater' AND relkind IN ('r', 'p') AND NOT has_table_privilege(oid, needed)
+        -- Only migrations write to these.
+        AND NOT (relname IN ('migrations', 'installation') AND needed <> 'SELECT')
       UNION ALL
       SELECT 5, false, 'USAGE', 'ALL SEQUENCES IN SCHEMA headwater'
       FROM relation

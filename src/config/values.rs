@@ -1,0 +1,65 @@
+//! Reads values of settings: from the TOML file, and within their bounds.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The file that the flag or the variable names; read before all else, because it holds defaults for the rest.
+pub(super) fn config_file(arguments: &[std::ffi::OsString]) -> Option<PathBuf> {
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        if argument == "--config" {
+            return rest.next().map(PathBuf::from);
+        }
+        if let Some(file) = argument.to_str().and_then(|text| text.strip_prefix("--config=")) {
+            return Some(file.into());
+        }
+    }
+    std::env::var_os("HEADWATER_CONFIG").map(PathBuf::from)
+}
+
+/// Makes the file's values the defaults, so that they are checked like any other.
+pub(super) fn with_file(mut command: clap::Command, file: &Path) -> Result<clap::Command, clap::Error> {
+    let wrong = |message: String| {
+        clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{}: {message}\n", file.display()))
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(error.to_string()))?;
+    for (key, value) in table {
+        let known = command.get_arguments().find(|argument| argument.get_id() == key.as_str() && key != "config");
+        let Some(is_list) = known.map(|argument| argument.get_value_delimiter().is_some()) else {
+            return Err(wrong(format!("there is no setting `{key}`")));
+        };
+        let value = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Integer(number) => number.to_string(),
+            toml::Value::Boolean(flag) => flag.to_string(),
+            toml::Value::Array(items) if is_list && items.iter().all(toml::Value::is_str) => {
+                items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
+            }
+            other => {
+                return Err(wrong(format!("`{key}` must be a text, a number or a boolean, not {}", other.type_str())));
+            }
+        };
+        command = command.mut_arg(key, |argument| argument.default_value(value));
+    }
+    Ok(command)
+}
+
+/// A number within bounds, both included.
+pub(super) fn within(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |text| match text.parse::<usize>() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(format!("must be a number from {min} to {max}")),
+    }
+}
+
+/// A duration within bounds, both included.
+pub(super) fn lasting(min: &'static str, max: &'static str) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| {
+        let bound = |text| humantime::parse_duration(text).unwrap_or_default();
+        match humantime::parse_duration(text) {
+            Ok(duration) if (bound(min)..=bound(max)).contains(&duration) => Ok(duration),
+            _ => Err(format!("must be a duration from {min} to {max}, such as 30s")),
+        }
+    }
+}
