@@ -130,7 +130,7 @@ mod tests {
         }
         for (scopes, stream_names) in [
             (&["read:a-1"][..], &["a-1"][..]),
-            (&["read:b-*"], &["b-7"]),
+            (&["read:b-*"], &["b-1", "b-7"]),
             (&["read:a-*", "read:b-1"], &["a-1", "a-2", "b-1"]),
         ] {
             let readable = source.readable(&rights(scopes)).unwrap();
