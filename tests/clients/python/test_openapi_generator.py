@@ -30,7 +30,7 @@ from headwater_api.models import (
     SubscriptionSettings,
 )
 
-CLIENT = ApiClient(Configuration(host=os.environ["HEADWATER_URL"]))
+CLIENT = ApiClient(Configuration(host=os.environ["HEADWATER_URL"], access_token=os.environ["HEADWATER_KEY"]))
 
 
 # None of these is what a subscription has unless it is given.

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 from http import HTTPStatus
 
-from headwater_client import Client
+from headwater_client import AuthenticatedClient
 from headwater_client.api.aggregate import define_aggregated_stream, read_aggregated_stream, read_partition
 from headwater_client.api.append import append_messages, append_to_streams
 from headwater_client.api.follow import follow_stream
@@ -46,7 +46,7 @@ from headwater_client.models import (
 )
 from headwater_client.types import UNSET
 
-CLIENT = Client(base_url=os.environ["HEADWATER_URL"])
+CLIENT = AuthenticatedClient(base_url=os.environ["HEADWATER_URL"], token=os.environ["HEADWATER_KEY"])
 
 
 # None of these is what a subscription has unless it is given.

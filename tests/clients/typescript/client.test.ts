@@ -12,7 +12,9 @@ import type { AggregatedStreamDefinition, EventData, Message, Problem, ProblemTy
 
 const baseUrl = process.env.HEADWATER_URL
 assert.ok(baseUrl, 'HEADWATER_URL says where the service is')
-const client = createClient({ baseUrl })
+const key = process.env.HEADWATER_KEY
+assert.ok(key, 'HEADWATER_KEY is an API key')
+const client = createClient({ baseUrl, auth: (scheme) => (scheme.scheme === 'bearer' ? key : undefined) })
 
 const aStream = (category = 'account') => `${category}-${randomUUID()}`
 const deposited = (amount: number) => ({ type: 'Deposited', data: { amount } })

@@ -7,7 +7,8 @@ use serde_json::json;
 
 fn service() -> Configuration {
     let base_path = std::env::var("HEADWATER_URL").expect("HEADWATER_URL says where the service is");
-    Configuration { base_path, ..Configuration::new() }
+    let key = std::env::var("HEADWATER_KEY").expect("HEADWATER_KEY is an API key");
+    Configuration { base_path, bearer_access_token: Some(key), ..Configuration::new() }
 }
 
 fn a_stream() -> String {
@@ -67,7 +68,8 @@ async fn follows_by_lines() {
     append_api::append_messages(&service, &stream, deposited(&[1, 2]), None).await.unwrap();
     // The generated function would read to the end, and there is none: the events are read from its client instead.
     let url = format!("{}/v1/streams/{stream}/events?from=beginning", service.base_path);
-    let mut answer = service.client.get(url).header("accept", "application/x-ndjson").send().await.unwrap();
+    let request = service.client.get(url).bearer_auth(service.bearer_access_token.as_deref().unwrap());
+    let mut answer = request.header("accept", "application/x-ndjson").send().await.unwrap();
     let (mut positions, mut text) = (Vec::new(), Vec::new());
     while positions.len() < 3 {
         text.extend(answer.chunk().await.unwrap().expect("the service ended the stream"));
