@@ -22,7 +22,7 @@ after(async () => {
 async function follow(path, url = service.url) {
   const page = await browser.newPage()
   // A page of the same origin that opens nothing by itself.
-  await page.goto(`${url}/livez`)
+  await page.goto(`${url}/problems/forbidden`)
   await page.evaluate(path => {
     window.seen = []
     window.source = new EventSource(path)

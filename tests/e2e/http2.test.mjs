@@ -32,7 +32,7 @@ test('twenty tabs follow at once over one connection', async () => {
   const context = await browser.newContext({ ignoreHTTPSErrors: true })
   const pages = await Promise.all(Array.from({ length: TABS }, async () => {
     const page = await context.newPage()
-    await page.goto(`${service.url}/livez`)
+    await page.goto(`${service.url}/problems/forbidden`)
     await page.evaluate(() => {
       window.seen = []
       window.source = new EventSource('/v1/categories/tab/events')
