@@ -119,3 +119,90 @@ async fn a_key_is_made_in_the_embedded_database_running_or_not() {
     }
     assert!(service.stop().success());
 }
+
+/// Starts the service with its log in a file; answers the status of a request without a credential, and the log.
+async fn served(database: &TestDatabase, arguments: &[&str]) -> (u16, String) {
+    let directory = temporary_dir();
+    let log = directory.path().join("log");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_headwater"))
+        .args(["serve", "--log", "warn", "--database-url", &database.url])
+        .args(arguments)
+        .env_remove("DATABASE_URL")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut stdout, &mut line).unwrap();
+    let url = line.trim().strip_prefix("headwater listening on ").expect("it starts").replace("0.0.0.0", "127.0.0.1");
+    let answer = crate::support::http_client().get(format!("{url}/v1/all/messages")).send().await.unwrap();
+    // SAFETY: the child has not been waited for, so its id is still its own.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+    child.wait().unwrap();
+    (answer.status().as_u16(), std::fs::read_to_string(&log).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_says_whether_credentials_are_required_unless_a_setting_does() {
+    let database = TestDatabase::migrated().await;
+    let (here, everywhere) = (["--listen", "127.0.0.1:0"], ["--listen", "0.0.0.0:0"]);
+    let first_key = "headwater keys create --name admin --scope admin";
+    for (address, more, status, said) in [
+        (here, &[][..], 200, &[][..]),
+        (here, &["--insecure"], 200, &[]),
+        (here, &["--credentials", "off"], 200, &[]),
+        (here, &["--credentials", "required"], 401, &[first_key]),
+        (everywhere, &[], 401, &[first_key, "--tls-certificate"]),
+        (everywhere, &["--insecure"], 200, &["everybody who reaches this address"]),
+        (everywhere, &["--insecure", "--credentials", "off"], 200, &["everybody who reaches this address"]),
+        (everywhere, &["--insecure", "--credentials", "required"], 401, &[first_key]),
+    ] {
+        let (found, log) = served(&database, &[&address[..], more].concat()).await;
+        assert_eq!(found, status, "{address:?} {more:?}");
+        assert_eq!(log.is_empty(), said.is_empty(), "{address:?} {more:?}: {log}");
+        said.iter().for_each(|part| assert!(log.contains(part), "{part} is not in {log}"));
+    }
+    // Once there is a key, nothing is said of it.
+    assert_eq!(keys(&["--database-url", &database.url], &["create", "--name", "k", "--scope", "admin"]).0, 0);
+    let (_, log) = served(&database, &["--listen", "127.0.0.1:0", "--credentials", "required"]).await;
+    assert_eq!(log, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_file_that_cannot_be_used_is_said_at_the_start() {
+    let database = TestDatabase::migrated().await;
+    let directory = temporary_dir();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let private = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\n-----END PRIVATE KEY-----\n";
+    for (flag, path, part) in [
+        ("--jwt-secret-file", "/no/such/file".to_owned(), "/no/such/file"),
+        ("--jwt-secret-file", file("short", "too short to be a secret\n"), "less than 32 bytes"),
+        ("--jwt-public-key-file", file("text", "no key"), "BEGIN PUBLIC KEY"),
+        ("--jwt-public-key-file", file("private", private), "BEGIN PUBLIC KEY"),
+        (
+            "--jwt-public-key-file",
+            // X25519 does not sign.
+            file(
+                "x25519",
+                "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VuAyEAAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n-----END PUBLIC KEY-----\n",
+            ),
+            "another kind",
+        ),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_headwater"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--database-url", &database.url, flag, &path])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{flag}: {error}");
+        assert!(error.contains(flag) && error.contains(part), "{part} is not in {error}");
+        assert!(!error.contains("too short to be") && !error.contains("MC4CAQ"), "{error}");
+    }
+}

@@ -189,3 +189,50 @@ async fn an_append_session_answers_what_it_has_and_ends_with_a_problem() {
     assert_eq!(version + 1, written);
     app.stop().await;
 }
+
+/// More than one group has room for, while messages come.
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_connections_of_one_key_end_together_and_miss_nothing_before() {
+    const CONNECTIONS: usize = 400;
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::guarded(&database).await;
+    let leaving = app.client_that_may(&["read:*"]).await;
+    let staying = app.client_that_may(&["read:*"]).await;
+    let mut open = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut events = leaving.follow("/v1/all/events").await;
+        events.next("caught-up").await;
+        open.push(events);
+    }
+    let mut other = staying.follow("/v1/all/events").await;
+    other.next("caught-up").await;
+    let mut sent = vec![app.write("a-1", "A", json!({})).await];
+    let reading: Vec<_> = open
+        .into_iter()
+        .map(|mut events| {
+            tokio::spawn(async move {
+                let mut positions = Vec::new();
+                loop {
+                    let event = events.next_event().await;
+                    match event.name.as_deref() {
+                        Some("message") => positions.push(event.json()["global_position"].as_i64().unwrap()),
+                        Some("closing") => break (positions, event.json()),
+                        _ => {}
+                    }
+                }
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        sent.push(app.write("a-1", "A", json!({})).await);
+    }
+    revoke(&app, &leaving).await;
+    sent.push(app.write("a-1", "A", json!({})).await);
+    for one in reading {
+        let (positions, closing) = timeout(PROMISED, one).await.expect("within 5 s").unwrap();
+        assert_eq!(closing, json!({ "reason": "expired" }));
+        assert_eq!(positions, sent[..positions.len()], "in order, without holes, as far as it got");
+    }
+    assert_eq!(other.positions_until(*sent.last().unwrap()).await, sent);
+    app.stop().await;
+}
