@@ -8,6 +8,7 @@ import { count } from './format.js'
 import { Keys } from './keys.js'
 import { useLook } from './poll.js'
 import { to } from './router.js'
+import { useRights } from './session.js'
 import { Badge, Command, curl, Empty, Failure, Heading, Loading, Stat } from './widgets.js'
 
 /** Lags that are kept, one a second. */
@@ -77,13 +78,14 @@ export function Aggregated({ name }) {
   const [lags, setLags] = useState([])
   const [ask, setAsk] = useState(null)
   const status = value?.status
+  const mayChange = useRights().subscribe(name)
   useEffect(() => { if (status) setLags(lags => [...lags, status.lag].slice(-LAGS_MAX)) }, [value])
   const act = action => async () => { await send('POST', `${path}/${action}`); again() }
   const isPaused = status?.state === 'paused'
   const isKeyed = value?.definition.partitioner.kind === 'key'
   return html`
     <${Heading} trail=${[['Aggregated', to('aggregated')]]} title=${name}>
-      ${status && html`
+      ${status && mayChange && html`
         <button onClick=${() => setAsk(isPaused
           ? { title: `Resume ${name}?`, text: 'It goes on from where it was paused.', action: 'Resume', run: act('resume') }
           : { title: `Pause ${name}?`, text: 'New messages are not projected until it is resumed. What was projected can be read.', action: 'Pause', run: act('pause') })}>

@@ -1,4 +1,5 @@
 // The public API: requests, problems, and whether the service can be reached.
+import { authorization, noteRefused } from './session.js'
 import { Store } from './store.js'
 
 /** An answer that is no success, as a problem document says it. */
@@ -36,12 +37,13 @@ async function request(path, { signal, method = 'GET', body } = {}) {
     response = await fetch(path, {
       method,
       signal: AbortSignal.any(signals),
-      headers: body === undefined ? {} : { 'content-type': 'application/json' },
+      headers: { ...authorization(), ...(body !== undefined && { 'content-type': 'application/json' }) },
       body: body === undefined ? undefined : JSON.stringify(body),
       cache: 'no-store',
     })
     const text = await response.text()
     if (response.ok) return text
+    if (response.status === 401) noteRefused()
     let document = {}
     try { document = JSON.parse(text) } catch { /* something between here and the service has answered */ }
     throw new Problem(response.status, document)

@@ -6,7 +6,8 @@ import { LogView } from './log_view.js'
 import { categoryLog } from './logs.js'
 import { useLook, useNow, useWhenBack } from './poll.js'
 import { Retention } from './retention.js'
-import { amend, to, useRoute } from './router.js'
+import { amend, go, to, useRoute } from './router.js'
+import { useRights } from './session.js'
 import { Empty, Failure, Heading, Loading, Search, Tabs } from './widgets.js'
 import { FirstMessage } from './overview.js'
 
@@ -18,6 +19,9 @@ const REQUESTS_MAX = 5
 const ROWS_MAX = 2_000
 
 export function Browse({ category }) {
+  const { readEverything } = useRights()
+  // Lists and counts are of all streams: without the right to them there is what has a name.
+  if (!readEverything) return category === undefined ? html`<${ByName} />` : html`<${Category} key=${category} name=${category} />`
   return html`
     <div class=${classes('browse', category !== undefined && 'has-category')}>
       <${Categories} chosen=${category} />
@@ -57,20 +61,35 @@ function AllStreams() {
   return html`<${Heading} title="Streams" /><${Streams} />`
 }
 
-const TABS = [['streams', 'Streams'], ['messages', 'Messages'], ['types', 'Types'], ['retention', 'Retention']]
+function ByName() {
+  return html`
+    <${Heading} title="Streams" />
+    <${Empty} title="Open a stream or a category by its name">
+      <p>This credential may not list all streams. Those that it may read can be opened.</p>
+      <${Search} label="Name of a stream or a category" value="" onChange=${name => name && go(name.includes('-') ? 'streams' : 'categories', name)} isCode=${true} delay=${1_500} />
+    <//>`
+}
+
+/** Id, text, and the right that it takes. */
+const TABS = [
+  ['streams', 'Streams', 'readEverything'], ['messages', 'Messages', 'readSomething'], ['types', 'Types', 'readEverything'], ['retention', 'Retention', 'admin'],
+]
 
 function Category({ name }) {
   const route = useRoute()
-  const tab = route.query.get('tab') ?? 'streams'
+  const rights = useRights()
+  const tabs = TABS.filter(([, , right]) => rights[right])
+  const tab = route.query.get('tab') ?? tabs[0]?.[0]
   const log = useMemo(() => categoryLog(name), [name])
-  const { value } = useLook(signal => getJson(query('/v1/reports/categories', { from: name, limit: 1 }), { signal }), [name], 3_000)
+  const { value } = useLook(
+    async signal => (rights.readEverything ? getJson(query('/v1/reports/categories', { from: name, limit: 1 }), { signal }) : undefined), [name, rights], 3_000)
   const line = value?.categories.find(line => line.category === name)
   const now = useNow()
   return html`
     <${Heading} trail=${[['Streams', to('streams')]]} title=${name}>
       ${line && html`<span class="muted">${plural(line.message_count, 'message')} · ${plural(line.stream_count, 'stream')} · last ${ago(line.last_time, now)}</span>`}
     <//>
-    <${Tabs} label="Parts of the category" current=${tab} tabs=${TABS.map(([id, text]) => [id, text, to('categories', name, { tab: id === 'streams' ? undefined : id })])} />
+    <${Tabs} label="Parts of the category" current=${tab} tabs=${tabs.map(([id, text]) => [id, text, to('categories', name, { tab: id === tabs[0][0] ? undefined : id })])} />
     ${tab === 'messages' ? html`<${LogView} log=${log} withStream=${true}><${FirstMessage} stream=${`${name}-1`} /><//>`
       : tab === 'types' ? html`<${Types} category=${name} />`
         : tab === 'retention' ? html`<${Retention} category=${name} />`

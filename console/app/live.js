@@ -1,6 +1,7 @@
-// Following with the browser's own EventSource, within bounds: what comes too fast is sampled, not stored.
+// Following, within bounds: what comes too fast is sampled, not stored.
 import { useEffect, useRef, useState } from './dom.js'
 import { query } from './api.js'
+import { EventStream } from './event_stream.js'
 import { messageOf } from './json_text.js'
 
 /** More events a second than this cannot be read by anybody: then the newest of each second are shown instead. */
@@ -51,7 +52,7 @@ export function follow(path, { after = null, names = ['message'], itemOf = messa
   function open() {
     if (isEnded || document.hidden) return
     const start = { null: { from: 'end' }, beginning: { from: 'beginning' } }[cursor] ?? { last_event_id: cursor }
-    source = new EventSource(query(path, start))
+    source = new EventStream(query(path, start))
     const own = source
     for (const name of names) own.addEventListener(name, take)
     own.addEventListener('caught-up', event => {

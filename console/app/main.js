@@ -1,5 +1,5 @@
 // The shell: navigation, connection, keys, and which view is shown.
-import { classes, html, render, useEffect, useLayoutEffect, useRef, useState } from './dom.js'
+import { classes, html, render, useEffect, useLayoutEffect, useMemo, useRef, useState } from './dom.js'
 import { Aggregated, AggregatedList } from './aggregated.js'
 import { connection } from './api.js'
 import { Browse } from './browse.js'
@@ -11,21 +11,24 @@ import { startMetrics } from './metrics.js'
 import { Overview } from './overview.js'
 import { useNow } from './poll.js'
 import { go, to, useRoute } from './router.js'
+import { session, startSession, useRights } from './session.js'
+import { Access, SignIn } from './sign_in.js'
 import { useStore } from './store.js'
 import { Log, MessageById, Stream } from './stream.js'
 import { Subscription } from './subscription.js'
 import { SubscriptionList } from './subscriptions.js'
 import { nextTheme, theme } from './theme_choice.js'
-import { Empty, Heading } from './widgets.js'
+import { Empty, Heading, Loading } from './widgets.js'
 
-/** Route, name, key after `g`, and the first parts that belong to it. */
+/** Route, name, key after `g`, the first parts that belong to it, and the right that it takes. */
 const SECTIONS = [
-  { path: [], text: 'Overview', key: 'o', of: [undefined] },
-  { path: ['streams'], text: 'Streams', key: 's', of: ['streams', 'categories'] },
-  { path: ['log'], text: 'Log', key: 'l', of: ['log', 'messages'] },
+  { path: [], text: 'Overview', key: 'o', of: [undefined], right: 'readEverything' },
+  { path: ['streams'], text: 'Streams', key: 's', of: ['streams', 'categories'], right: 'readSomething' },
+  { path: ['log'], text: 'Log', key: 'l', of: ['log', 'messages'], right: 'readSomething' },
   { path: ['aggregated'], text: 'Aggregated', key: 'a', of: ['aggregated'] },
   { path: ['subscriptions'], text: 'Subscriptions', key: 'u', of: ['subscriptions'] },
-  { path: ['health'], text: 'Health', key: 'h', of: ['health'] },
+  { path: ['health'], text: 'Health', key: 'h', of: ['health'], right: 'readEverything' },
+  { path: ['access'], text: 'Access', key: 'c', of: ['access'] },
 ]
 
 function View() {
@@ -41,11 +44,12 @@ function View() {
       return name === undefined ? html`<${AggregatedList} />` : html`<${Aggregated} key=${name} name=${name} />`
     case 'subscriptions': return name === undefined ? html`<${SubscriptionList} />` : html`<${Subscription} key=${name} name=${name} />`
     case 'health': return html`<${Health} />`
+    case 'access': return html`<${Access} />`
     default: return html`<${Heading} title="Not here" /><${Empty} title="There is no such view"><p><a href="#/">To the overview</a></p><//>`
   }
 }
 
-function Navigation({ onHelp }) {
+function Navigation({ sections, onHelp }) {
   const { parts } = useRoute()
   const choice = useStore(theme)
   const list = useRef(null)
@@ -55,7 +59,7 @@ function Navigation({ onHelp }) {
     <nav class="navigation" aria-label="Sections">
       <a class="brand" href="#/"><svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 2.5v5.5" /><path d="M3.5 12.5c2.8-2.6 5.7-2.6 8.5 0s5.7 2.6 8.5 0" /><path d="M3.5 19c2.8-2.6 5.7-2.6 8.5 0s5.7 2.6 8.5 0" /></svg>Headwater</a>
       <ul ref=${list}>
-        ${SECTIONS.map(({ path, text, of }) => html`
+        ${sections.map(({ path, text, of }) => html`
           <li key=${text}><a href=${to(...path)} aria-current=${of.includes(parts[0]) ? 'page' : undefined}>${text}</a></li>`)}
       </ul>
       <div class="navigation-end">
@@ -87,7 +91,7 @@ function Banner() {
 /** Whether a key belongs to what is being typed. */
 const isTyping = target => target.closest?.('input, textarea, select, dialog')
 
-function useKeys(setHelp) {
+function useKeys(sections, setHelp) {
   useLayoutEffect(() => {
     let isGoing = false, timer
     const onKey = event => {
@@ -95,7 +99,7 @@ function useKeys(setHelp) {
       if (isGoing) {
         isGoing = false
         clearTimeout(timer)
-        const section = SECTIONS.find(section => section.key === event.key)
+        const section = sections.find(section => section.key === event.key)
         if (section) { event.preventDefault(); go(...section.path) }
         return
       }
@@ -113,23 +117,38 @@ function useKeys(setHelp) {
     }
     addEventListener('keydown', onKey)
     return () => { removeEventListener('keydown', onKey); clearTimeout(timer) }
-  }, [])
+  }, [sections])
 }
 
+/** Signs in first, where the service asks for that. */
 function Console() {
+  const { state, caller } = useStore(session)
+  useEffect(() => { startSession() }, [])
+  if (state === 'out') return html`<${SignIn} />`
+  // Another credential begins with nothing of what the one before has seen.
+  return state === 'unknown' ? html`<main id="main"><${Banner} /><${Loading} /></main>` : html`<${SignedIn} key=${caller.credential} />`
+}
+
+function SignedIn() {
   const [help, setHelp] = useState(false)
   const { parts } = useRoute()
-  useKeys(setHelp)
-  useEffect(startMetrics, [])
+  const rights = useRights()
+  const sections = useMemo(() => SECTIONS.filter(({ right }) => !right || rights[right]), [rights])
+  useKeys(sections, setHelp)
+  useEffect(() => startMetrics(rights.readEverything), [rights])
+  useEffect(() => {
+    // The overview is of all streams: without it, the log, or what there is to consume, comes first.
+    if (parts.length === 0 && !rights.readEverything) location.replace(to(rights.readSomething ? 'log' : 'subscriptions'))
+  }, [parts.length, rights])
   useEffect(() => { scrollTo(0, 0) }, [parts.join('/')])
   return html`
     <a class="skip" href="#main" onClick=${event => { event.preventDefault(); document.querySelector('main').focus() }}>Skip to the content</a>
-    <${Navigation} onHelp=${() => setHelp(true)} />
+    <${Navigation} sections=${sections} onHelp=${() => setHelp(true)} />
     <main id="main" tabindex="-1">
       <${Banner} />
       <${View} />
     </main>
-    <${HelpDialog} isOpen=${help} onClose=${() => setHelp(false)} sections=${SECTIONS} />`
+    <${HelpDialog} isOpen=${help} onClose=${() => setHelp(false)} sections=${sections} />`
 }
 
 render(html`<${Console} />`, document.querySelector('#app'))

@@ -4,6 +4,7 @@ import { EraseDialog, ErasedMark, ErasedPart } from './erase.js'
 import { ago, clock, count } from './format.js'
 import { JsonView } from './json_view.js'
 import { amend, to } from './router.js'
+import { useRights } from './session.js'
 import { Copy } from './widgets.js'
 import { useNow } from './poll.js'
 
@@ -76,6 +77,7 @@ const OF_LISTS = { isAfterCut: undefined, key_position: undefined }
 export function MessageDetail({ message, onErased, onClose = () => amend({ at: undefined }) }) {
   const now = useNow()
   const [isErasing, setIsErasing] = useState(false)
+  const rights = useRights()
   const whole = JSON.stringify({ ...message, ...OF_LISTS, data: 0, metadata: 0 })
     .replace('"data":0', () => `"data":${message.data}`).replace('"metadata":0', () => `"metadata":${message.metadata}`)
   return html`
@@ -84,7 +86,7 @@ export function MessageDetail({ message, onErased, onClose = () => amend({ at: u
         <h2>${message.type}</h2>
         <div class="detail-actions">
           <${Copy} text=${whole} label="Copy JSON" />
-          ${!message.erased && html`<button class="quiet" onClick=${() => setIsErasing(true)}>Erase…</button>`}
+          ${!message.erased && rights.admin && html`<button class="quiet" onClick=${() => setIsErasing(true)}>Erase…</button>`}
           <button class="quiet" onClick=${onClose} data-key="Escape" aria-label="Close" title="Close (Esc)">✕</button>
         </div>
       </header>

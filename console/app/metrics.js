@@ -105,17 +105,17 @@ function take(families) {
   reading.set(families)
 }
 
-/** Begins to read; the same reading says whether the service can be reached. */
-export function startMetrics() {
+/** Begins to read; the same reading says whether the service can be reached. Without the right to read metrics it is asked only that. */
+export function startMetrics(mayRead) {
   return poll(async signal => {
     let text
     try {
-      text = await getText('/metrics', { signal })
+      text = await getText(mayRead ? '/metrics' : '/readyz', { signal })
     } catch (error) {
       if (!signal.aborted) noteConnection(error instanceof Problem ? 'unready' : 'offline')
       throw error
     }
     noteConnection('online')
-    take(parseMetrics(text))
+    if (mayRead) take(parseMetrics(text))
   }, INTERVAL_MS)
 }

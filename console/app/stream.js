@@ -7,6 +7,7 @@ import { allLog, streamLog } from './logs.js'
 import { FirstMessage } from './overview.js'
 import { useLook } from './poll.js'
 import { go, to } from './router.js'
+import { useRights } from './session.js'
 import { TrimDialog } from './trim.js'
 import { Failure, Heading, Loading, Search } from './widgets.js'
 
@@ -18,13 +19,14 @@ export function Stream({ name }) {
   const [isTrimming, setIsTrimming] = useState(false)
   const [trims, setTrims] = useState(0)
   const hasMessages = version >= 0
+  const rights = useRights()
   const { value, again } = useLook(async signal => (hasMessages ? getJson(api`/v1/streams/${name}`, { signal }) : null), [name, hasMessages], 5_000)
   const category = categoryOf(name)
   const trimmed = value?.first_position ?? 0
   return html`
     <${Heading} trail=${[['Streams', to('streams')], [category, to('categories', category)]]} title=${name}>
       ${version !== undefined && html`<span class="muted">${version < 0 ? 'empty' : `version ${count(version)}`}${trimmed > 0 ? ` · begins at ${count(trimmed)}` : ''}</span>`}
-      ${hasMessages && html`<button onClick=${() => setIsTrimming(true)}>Trim…</button>`}
+      ${hasMessages && rights.admin && html`<button onClick=${() => setIsTrimming(true)}>Trim…</button>`}
     <//>
     <${LogView} key=${`${name} ${trims}`} log=${log} onVersion=${setVersion} trimmed=${trimmed}><${FirstMessage} stream=${name} /><//>
     ${isTrimming && html`<${TrimDialog} stream=${name} onDone=${() => { setTrims(trims + 1); again() }} onClose=${() => setIsTrimming(false)} />`}`

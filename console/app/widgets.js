@@ -1,6 +1,7 @@
 // Small parts that every view is made of.
 import { classes, html, useEffect, useRef, useState } from './dom.js'
 import { connection, Problem, Unreachable } from './api.js'
+import { session } from './session.js'
 import { useStore } from './store.js'
 import { STATE_TEXT } from './live.js'
 
@@ -39,7 +40,10 @@ export function Command({ lines }) {
 }
 
 /** `curl` with a JSON body. */
-export const curl = (path, body, method) => [`curl ${method ? `-X ${method} ` : ''}--json '${JSON.stringify(body)}'`, location.origin + path]
+export function curl(path, body, method) {
+  const credential = session.value.state === 'in' ? ['-H "Authorization: Bearer $HEADWATER_KEY"'] : []
+  return [`curl ${method ? `-X ${method} ` : ''}--json '${JSON.stringify(body)}'`, ...credential, location.origin + path]
+}
 
 /** What went wrong with a look, and a way to look again. */
 export function Failure({ error, again }) {

@@ -220,6 +220,14 @@ impl Rights {
         if scopes.contains(&Scope::Admin) { Self::Everything } else { Self::Only(scopes) }
     }
 
+    /// The scopes as they are written.
+    pub fn to_texts(&self) -> Vec<String> {
+        match self {
+            Self::Everything => vec![Scope::Admin.to_string()],
+            Self::Only(scopes) => scopes.iter().map(ToString::to_string).collect(),
+        }
+    }
+
     /// Refused without the scope, or one that covers it.
     pub fn require(&self, wanted: Scope) -> Result<(), Missing> {
         let is_covered = match self {

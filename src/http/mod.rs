@@ -27,6 +27,7 @@ mod append_sessions;
 mod appends;
 mod body;
 mod browser;
+mod callers;
 mod certificate;
 mod connections;
 mod console;
@@ -165,6 +166,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::revoke))
         .routes(routes!(tickets::create))
+        .routes(routes!(callers::read))
         .routes(routes!(operations::is_alive))
         .routes(routes!(operations::is_ready))
         .routes(routes!(operations::read_metrics))

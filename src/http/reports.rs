@@ -9,7 +9,9 @@ use super::pages::NoQuery;
 use super::parameters::Validator;
 use super::problem::Problem;
 use super::{App, tags};
+use crate::domain::scope::Scope;
 use crate::domain::stream_name::{self, Category, STREAM_NAME_BYTES_MAX, check_type};
+use crate::service::auth::Caller;
 use crate::service::reports::{CountLine, CountedBy, CountsPage, HolderLine, NameQuery, StreamLine};
 
 /// A stream in a report.
@@ -275,19 +277,26 @@ pub async fn report_types(
 }
 
 /// Read the settled position and what holds it back
+///
+/// Who holds it back is told to callers that may read every stream.
 #[utoipa::path(
     get, path = "/v1/reports/settled", operation_id = "reportSettled", tag = tags::REPORTS,
     responses((status = 200, body = SettledReport)),
 )]
 pub async fn report_settled(
     State(app): State<App>,
+    caller: Caller,
     Query(NoQuery {}): Query<NoQuery>,
 ) -> Result<axum::Json<SettledReport>, Problem> {
     let found = app.reports.settled().await?;
     let held_back = found.held_back.map(|held| HeldBack {
         position: held.at,
         seconds: held.age.as_secs_f64(),
-        holders: held.holders.into_iter().map(HeldBackBy::from).collect(),
+        // Names of roles, programs and addresses.
+        holders: match caller.rights().require(Scope::read_everything()) {
+            Ok(()) => held.holders.into_iter().map(HeldBackBy::from).collect(),
+            Err(_) => Vec::new(),
+        },
     });
     Ok(axum::Json(SettledReport {
         head: found.head,

@@ -9,8 +9,8 @@ const FOLDER = process.env.HEADWATER_TEST_CONSOLE
 
 const TYPES = { js: 'text/javascript', css: 'text/css', svg: 'image/svg+xml' }
 
-/** Starts a service that `fill` writes to, and a browser, around the tests of a file. */
-export function startConsole(fill = () => {}) {
+/** Starts a service that `fill` writes to, and a browser, around the tests of a file. `more`: settings of the service. */
+export function startConsole(fill = () => {}, more = []) {
   const it = { service: undefined, directory: undefined }
   const problems = []
   let browser, directory
@@ -18,7 +18,7 @@ export function startConsole(fill = () => {}) {
   before(async () => {
     directory = await temporaryDirectory()
     it.directory = directory.path
-    it.service = await startService(directory.path)
+    it.service = await startService(directory.path, undefined, more)
     browser = await startBrowser()
     await fill(it.service)
   })

@@ -11,7 +11,7 @@ use super::assert_generated;
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Every route there is under the contract; a new one is added here by hand.
-const ROUTES: [(&str, &str, &str); 63] = [
+const ROUTES: [(&str, &str, &str); 64] = [
     ("get", "/v1/streams/{stream_name}/messages", "readStream"),
     ("post", "/v1/streams/{stream_name}/messages", "appendMessages"),
     ("post", "/v1/appends", "appendToStreams"),
@@ -27,6 +27,7 @@ const ROUTES: [(&str, &str, &str); 63] = [
     ("delete", "/v1/categories/{category}/retention", "deleteRetention"),
     ("get", "/v1/retentions", "listRetentions"),
     ("get", "/v1/streams/{stream_name}/events", "followStream"),
+    ("get", "/v1/caller", "readCaller"),
     ("get", "/v1/categories/{category}/events", "followCategory"),
     ("get", "/v1/all/events", "followAll"),
     ("get", "/v1/events", "followSeveral"),
