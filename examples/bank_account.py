@@ -8,7 +8,8 @@ Python's standard library is enough:
     ./examples/bank_account.py withdraw acc1 30
     ./examples/bank_account.py show acc1
 
-HEADWATER_URL says where the service is; http://127.0.0.1:8080 unless it is set.
+HEADWATER_URL says where the service is; http://127.0.0.1:8080 unless it is set. HEADWATER_KEY is an API key, if one is
+required: with the scopes read:account-* and append:account-*.
 """
 
 import json
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SERVICE = os.environ.get("HEADWATER_URL", "http://127.0.0.1:8080")
+KEY = os.environ.get("HEADWATER_KEY")
 ATTEMPTS_MAX = 10
 SECONDS_MAX = 10
 
@@ -101,6 +103,8 @@ def request(method: str, where: str, body: Any = None) -> Any:
     """Sends a request; again if the service cannot be reached, which is why a message brings its id."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Content-Type": "application/json"}
+    if KEY:
+        headers["Authorization"] = f"Bearer {KEY}"
     call = urllib.request.Request(SERVICE + where, data=data, headers=headers, method=method)
     for attempt in range(ATTEMPTS_MAX):
         try:

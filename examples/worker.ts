@@ -3,9 +3,11 @@
 //
 //     node examples/worker.ts            (Node.js 22.18 or newer runs TypeScript as it is)
 //
-// HEADWATER_URL says where the service is; http://127.0.0.1:8080 unless it is set.
+// HEADWATER_URL says where the service is; http://127.0.0.1:8080 unless it is set. HEADWATER_KEY is an API key, if one is
+// required: with the scopes read:order*, append:invoice-* and subscribe:invoices.
 
 const service = process.env.HEADWATER_URL ?? 'http://127.0.0.1:8080'
+const credential = process.env.HEADWATER_KEY ? { authorization: `Bearer ${process.env.HEADWATER_KEY}` } : {}
 const consumer = process.argv[2] ?? `worker-${process.pid}`
 const subscription = `${service}/v1/subscriptions/invoices`
 
@@ -25,7 +27,7 @@ class Refused extends Error {
 }
 
 async function call<T>(method: string, url: string, body?: unknown, options: RequestInit = {}): Promise<T> {
-  const headers = { 'content-type': 'application/json', ...options.headers }
+  const headers = { 'content-type': 'application/json', ...credential, ...options.headers }
   const response = await fetch(url, { ...options, method, headers, body: body === undefined ? null : JSON.stringify(body) })
   if (!response.ok) throw new Refused(await response.json())
   return (response.status === 204 ? undefined : await response.json()) as T

@@ -3,15 +3,16 @@ import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
 import { after, before, test } from 'node:test'
 import { promisify } from 'node:util'
-import { startService, temporaryDirectory } from './service.mjs'
+import { makeKey, startService, temporaryDirectory } from './service.mjs'
 
 const PROGRAM = new URL('../../examples/bank_account.py', import.meta.url).pathname
 
-let directory, service
+let directory, service, key
 
 before(async () => {
   directory = await temporaryDirectory()
-  service = await startService(directory.path)
+  service = await startService(directory.path, undefined, ['--credentials', 'required'])
+  key = await makeKey(directory.path, 'bank', 'read:account-*', 'append:account-*')
 })
 
 after(async () => {
@@ -21,7 +22,7 @@ after(async () => {
 
 /** What the program says, or what it says as it fails. */
 async function bank(...words) {
-  const env = { ...process.env, HEADWATER_URL: service.url }
+  const env = { ...process.env, HEADWATER_URL: service.url, HEADWATER_KEY: key }
   try {
     return (await promisify(execFile)(PROGRAM, words.map(String), { env })).stdout.trim()
   } catch (error) {

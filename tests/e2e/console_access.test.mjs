@@ -1,21 +1,13 @@
 // Signing in to the console, and what it shows to whom.
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
-import { join } from 'node:path'
 import { test } from 'node:test'
 import { heading, rows, startConsole } from './console_page.mjs'
-import { BINARY } from './service.mjs'
+import { makeKey as makeKeyIn } from './service.mjs'
 
 const it = startConsole(() => {}, ['--credentials', 'required'])
 const { open, close } = it
 
-/** A key that is made as a user makes the first one. */
-function makeKey(name, ...scopes) {
-  const given = scopes.flatMap(scope => ['--scope', scope])
-  return execFileSync(BINARY, ['keys', 'create', '--name', name, ...given, '--data-dir', join(it.directory, 'data')], {
-    encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'], env: { ...process.env, DATABASE_URL: '' },
-  }).trim()
-}
+const makeKey = (name, ...scopes) => makeKeyIn(it.directory, name, ...scopes)
 
 async function send(key, method, path, body) {
   const response = await fetch(it.service.url + path, {
@@ -37,7 +29,7 @@ async function signIn(page, key) {
 const sections = page => page.locator('nav[aria-label=Sections] li').allInnerTexts()
 
 test('an administrator signs in, sees everything, follows live, makes and revokes a key', async () => {
-  const admin = makeKey('root', 'admin')
+  const admin = await makeKey('root', 'admin')
   await write(admin, 'order-1', 'Placed', { sku: 'A' })
   const page = await open('/log')
   await page.getByLabel('API key or JWT').waitFor()
@@ -88,8 +80,8 @@ test('an administrator signs in, sees everything, follows live, makes and revoke
 })
 
 test('a reader of some streams sees those and is offered nothing else', async () => {
-  const admin = makeKey('admin again', 'admin')
-  const reader = makeKey('reader', 'read:order*', 'subscribe:orders')
+  const admin = await makeKey('admin again', 'admin')
+  const reader = await makeKey('reader', 'read:order*', 'subscribe:orders')
   await write(admin, 'secret-1', 'Hidden')
   await write(admin, 'order-3', 'Returned', { sku: 'B' })
   await send(admin, 'PUT', '/v1/subscriptions/orders', { source: { category: 'order' } })
@@ -125,8 +117,8 @@ test('a reader of some streams sees those and is offered nothing else', async ()
 })
 
 test('a key that is revoked ends the session of the tab and says so', async () => {
-  const admin = makeKey('third', 'admin')
-  const reader = makeKey('soon gone', 'read:*')
+  const admin = await makeKey('third', 'admin')
+  const reader = await makeKey('soon gone', 'read:*')
   const page = await open('/log')
   await signIn(page, reader)
   await page.locator('.live-switch.is-live').waitFor()

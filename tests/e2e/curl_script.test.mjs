@@ -2,28 +2,21 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { readFile } from 'node:fs/promises'
-import { after, before, test } from 'node:test'
-import { startService, temporaryDirectory } from './service.mjs'
+import { test } from 'node:test'
+import { makeKey, startService, temporaryDirectory } from './service.mjs'
 
-let directory, service
-
-before(async () => {
-  directory = await temporaryDirectory()
-  service = await startService(directory.path)
-})
-
-after(async () => {
-  await service?.stop()
-  await directory?.remove()
-})
-
-test('append, conflict, aggregate, subscribe, follow', async () => {
+for (const isGuarded of [false, true]) test(`append, conflict, aggregate, subscribe, follow${isGuarded ? ' with a key' : ''}`, async context => {
+  const directory = await temporaryDirectory()
+  context.after(directory.remove)
+  const service = await startService(directory.path, undefined, isGuarded ? ['--credentials', 'required'] : [])
+  context.after(() => service.stop())
+  const key = isGuarded ? await makeKey(directory.path, 'curl', 'read:order*', 'append:order-*', 'subscribe:*') : ''
   const script = await readFile(new URL('../../examples/curl.sh', import.meta.url), 'utf8')
   const [head, ...lines] = script.split(/^(?=curl )/m)
   assert.equal(lines.length, 5)
   const run = (line, seconds = 20) => {
     const text = `${head}\n${line}`
-    const env = { ...process.env, HEADWATER_URL: service.url }
+    const env = { ...process.env, HEADWATER_URL: service.url, HEADWATER_KEY: key }
     try {
       return execFileSync('timeout', [String(seconds), 'bash', '-c', text], { encoding: 'utf8', env, stdio: ['ignore', 'pipe', 'ignore'] })
     } catch (error) {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import { after, before, test } from 'node:test'
-import { append, startBrowser, startService, temporaryDirectory } from './service.mjs'
+import { append, makeKey, startBrowser, startService, temporaryDirectory } from './service.mjs'
 
 const BOARD = new URL('../../examples/order-board.html', import.meta.url)
 
@@ -41,7 +41,7 @@ const card = (page, state, item) => page.locator(`section[data-state="${state}"]
 async function place(page, item) {
   await page.fill('[name=item]', item)
   await page.fill('[name=quantity]', '2')
-  await page.click('form button')
+  await page.click('#place button')
   await card(page, 'placed', `2 × ${item}`).waitFor()
 }
 
@@ -73,4 +73,37 @@ test('who comes second is told, and sees how the order stands', async () => {
   await page.locator('#notice', { hasText: 'Somebody else was faster' }).waitFor()
   await card(page, 'packed', 'White tea').waitFor()
   await page.close()
+})
+
+test('a board that needs a key asks for it, and goes on when its ticket has ended', async () => {
+  const own = await temporaryDirectory()
+  const more = ['--cors-origin', new URL(address).origin, '--credentials', 'required', '--ticket-ttl-max', '1m']
+  const guarded = await startService(own.path, '127.0.0.1:0', more)
+  try {
+    const key = await makeKey(own.path, 'board', 'read:order*', 'append:order-*')
+    const page = await browser.newPage()
+    const tickets = []
+    // Each ticket of this page lasts two seconds.
+    await page.route('**/v1/tickets', async route => {
+      if (route.request().method() !== 'POST') return route.continue()
+      tickets.push(route.request().headers().authorization)
+      await route.continue({ postData: JSON.stringify({ scopes: ['read:order*'], ttl: '2s' }) })
+    })
+    await page.goto(`${new URL(address).origin}/order-board.html?headwater=${encodeURIComponent(guarded.url)}`)
+    await page.getByLabel('Key').fill(key)
+    await page.getByRole('button', { name: 'Sign in' }).click()
+    await page.waitForSelector('#state.live')
+    await place(page, 'Oolong')
+    const seen = tickets.length
+    await page.waitForFunction(() => document.querySelector('#state').textContent !== 'live')
+    await page.waitForSelector('#state.live')
+    assert.ok(tickets.length > seen && tickets.at(-1) === `Bearer ${key}`)
+    await card(page, 'placed', 'Oolong').getByText('Pack').click()
+    await card(page, 'packed', 'Oolong').waitFor()
+    assert.equal(await page.locator('article').count(), 1)
+    await page.close()
+  } finally {
+    await guarded.stop()
+    await own.remove()
+  }
 })

@@ -1,9 +1,10 @@
 // The service and a browser, for tests: both are processes of their own, ended by their id.
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
+import { promisify } from 'node:util'
 import { chmod } from 'node:fs/promises'
 import { chromium } from 'playwright-core'
 
@@ -50,6 +51,13 @@ export async function startService(directory, listen = '127.0.0.1:0', more = [])
   return { url, stop: () => stop('SIGTERM'), kill: () => stop('SIGKILL') }
 }
 
+/** Makes an API key on a service's own database, as a user makes the first one. */
+export async function makeKey(directory, name, ...scopes) {
+  const words = ['keys', 'create', '--name', name, ...scopes.flatMap(scope => ['--scope', scope]), '--data-dir', join(directory, 'data')]
+  const { stdout } = await promisify(execFile)(BINARY, words, { env: { ...process.env, DATABASE_URL: '' } })
+  return stdout.trim()
+}
+
 /** A headless browser that talks to nobody but the service. */
 export function startBrowser(more = []) {
   return chromium.launch({
@@ -61,14 +69,14 @@ export function startBrowser(more = []) {
   })
 }
 
-/** Appends one message and returns the answer. */
-export const append = (url, stream, type, data) => appendMany(url, stream, [{ type, data }])
+/** Appends one message and returns the answer; with a key, where one is required. */
+export const append = (url, stream, type, data, key) => appendMany(url, stream, [{ type, data }], key)
 
 /** Appends several messages at once. */
-export async function appendMany(url, stream, messages) {
+export async function appendMany(url, stream, messages, key) {
   const response = await fetch(`${url}/v1/streams/${encodeURIComponent(stream)}/messages`, {
     method: 'POST',
-    headers: { 'content-type': 'application/json' },
+    headers: { 'content-type': 'application/json', ...(key && { authorization: `Bearer ${key}` }) },
     body: JSON.stringify({ messages }),
   })
   if (response.status !== 201) throw new Error(`${response.status}: ${await response.text()}`)

@@ -4,18 +4,20 @@ import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { after, before, test } from 'node:test'
-import { append, startService, temporaryDirectory } from './service.mjs'
+import { append as appendWith, makeKey, startService, temporaryDirectory } from './service.mjs'
 
 const PROGRAM = new URL('../../examples/worker.ts', import.meta.url).pathname
 // Node.js runs TypeScript as it is from 22.18 on; tests/clients/run brings such a one along.
 const PINNED = new URL('../../target/clients/typescript/node_modules/.bin/node', import.meta.url).pathname
 const NODE = existsSync(PINNED) ? PINNED : process.execPath
 
-let directory, service, workers
+let directory, service, workers, admin, key
 
 before(async () => {
   directory = await temporaryDirectory()
-  service = await startService(directory.path)
+  service = await startService(directory.path, undefined, ['--credentials', 'required'])
+  admin = await makeKey(directory.path, 'test', 'admin')
+  key = await makeKey(directory.path, 'worker', 'read:order*', 'append:invoice-*', 'subscribe:invoices')
   workers = []
 })
 
@@ -29,7 +31,7 @@ after(async () => {
 async function startWorker(name) {
   const child = spawn(NODE, [PROGRAM, name], {
     stdio: ['ignore', 'pipe', 'inherit'],
-    env: { ...process.env, HEADWATER_URL: service.url },
+    env: { ...process.env, HEADWATER_URL: service.url, HEADWATER_KEY: key },
   })
   const ended = new Promise(resolve => child.once('exit', resolve))
   const lines = []
@@ -52,9 +54,12 @@ async function startWorker(name) {
   return worker
 }
 
+const append = (stream, type, data) => appendWith(service.url, stream, type, data, admin)
+const get = async path => (await fetch(service.url + path, { headers: { authorization: `Bearer ${admin}` } })).json()
+
 async function ship(order, item) {
-  await append(service.url, order, 'OrderPlaced', { item, quantity: 2 })
-  await append(service.url, order, 'OrderShipped', {})
+  await append(order, 'OrderPlaced', { item, quantity: 2 })
+  await append(order, 'OrderShipped', {})
 }
 
 /** The invoices, once there are as many. */
@@ -62,8 +67,7 @@ async function invoices(count) {
   const found = []
   let from = 1
   while (found.length < count) {
-    const response = await fetch(`${service.url}/v1/categories/invoice/messages?wait=30s&limit=1000&from=${from}`)
-    const page = await response.json()
+    const page = await get(`/v1/categories/invoice/messages?wait=30s&limit=1000&from=${from}`)
     found.push(...page.messages)
     from = page.next
   }
@@ -78,9 +82,9 @@ test('each order gets one invoice, poison is put aside, and what a worker leaves
   assert.deepEqual(first.map(message => message.stream_name).sort(), orders.map(order => order.replace('order', 'invoice')))
 
   // Shipped without having been placed: no attempt will ever make an invoice of it.
-  await append(service.url, 'order-poison', 'OrderShipped', {})
+  await append('order-poison', 'OrderShipped', {})
   await Promise.any([one.says('park: order-poison'), two.says('park: order-poison')])
-  const aside = await (await fetch(`${service.url}/v1/subscriptions/invoices/parked`)).json()
+  const aside = await get('/v1/subscriptions/invoices/parked')
   assert.deepEqual(aside.parked.map(one => one.message.stream_name), ['order-poison'])
 
   await one.end('SIGKILL')
@@ -89,6 +93,6 @@ test('each order gets one invoice, poison is put aside, and what a worker leaves
   const all = await invoices(16)
   assert.ok(all.every(message => message.position === 0), 'an order has two invoices')
   assert.equal(await two.end('SIGTERM'), 0)
-  const { consumers } = await (await fetch(`${service.url}/v1/subscriptions/invoices/consumers`)).json()
+  const { consumers } = await get('/v1/subscriptions/invoices/consumers')
   assert.ok(!JSON.stringify(consumers).includes('two'), 'who stops in good order leaves')
 })
