@@ -194,7 +194,7 @@ pub async fn revoke(
 
 fn check_id(rules: &mut Validator, field: &str, id: &str) {
     if !api_key::is_id(id) {
-        rules.invalid(field, "must be the id of a key: the 13 letters and digits after `hw_`, not the whole key");
+        rules.invalid(field, "must be the id of a key: the 13 letters and digits after hw_, not the whole key");
     }
 }
 
