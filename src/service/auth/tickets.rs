@@ -23,6 +23,8 @@ const PURPOSE: &[u8] = b"headwater ticket 1\0";
 pub const TICKET_BYTES_MAX: usize = 4 << 10;
 /// The name of the credential that an API key is, before its id.
 const KEY: &str = "key:";
+/// The maker of tickets where credentials are off: they count for nothing where these are required.
+const ANYBODY: &str = "anybody";
 
 /// A ticket that was made.
 #[derive(Debug)]
@@ -73,7 +75,7 @@ pub fn issue(caller: &Caller, scopes: &[Scope], ttl: Duration, secret: Option<Ke
     let ttl = i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX);
     let wanted = Timestamp(Timestamp::now().0.saturating_add(ttl));
     let expires_at = caller.expires_at().map_or(wanted, |own| own.min(wanted));
-    let credential = caller.credential().map_or("anybody", |name| name);
+    let credential = caller.credential().map_or(ANYBODY, |name| name);
     let claims =
         Claims { c: credential.to_owned(), s: scopes.iter().map(ToString::to_string).collect(), e: expires_at.0 };
     let claims = serde_json::to_vec(&claims).unwrap_or_else(|error| unreachable!("claims are plain data: {error}"));
@@ -90,6 +92,9 @@ pub fn issue(caller: &Caller, scopes: &[Scope], ttl: Duration, secret: Option<Ke
 pub async fn caller_of(ticket: &Secret, keys: &Keys) -> Result<Caller, AuthError> {
     let claims = read(ticket.expose(), keys)?;
     let mut expires_at = Timestamp(claims.e);
+    if claims.c == ANYBODY {
+        return Err(AuthError::Unknown);
+    }
     if expires_at <= Timestamp::now() {
         return Err(AuthError::Expired);
     }
