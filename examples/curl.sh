@@ -13,6 +13,6 @@ curl --json '{"expected_version":-1,"messages":[{"type":"OrderPlaced","data":{"i
 # aggregate: all orders, divided among four partitions; those of one order stay together
 curl -X PUT --json '{"categories":["order"],"partitioner":{"kind":"stream","partitions":4}}' "$url/aggregated-streams/orders"
 # subscribe: a shared place in them, and the first messages for one consumer
-curl -X PUT --json '{"source":{"aggregated_stream":"orders"}}' "$url/subscriptions/billing" && curl --json '{"consumer":"me","wait":"10s"}' "$url/subscriptions/billing/fetch"
+curl -X PUT --json '{"source":{"aggregated_stream":"orders"}}' "$url/subscriptions/billing" && curl --json '{"consumer":"w1","wait":"10s"}' "$url/subscriptions/billing/fetch"
 # follow: all orders, from the beginning and then live (Ctrl-C ends it)
 curl -N "$url/categories/order/events?from=beginning"

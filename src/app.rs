@@ -1,15 +1,25 @@
 //! One running service: starts its parts in order, and stops them.
 
+mod announcement;
+mod checks;
 mod credentials;
+mod database;
+#[cfg(test)]
+mod memory;
+mod signals;
 
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::Settings;
+pub use self::checks::{backed_up_at, check_settings, connections_max, data_dir, open_files_max};
+pub use self::signals::stop_on_signals;
+use crate::backup;
+use crate::config::{self, PageCache, Settings};
 use crate::domain::browser::Trusted;
-use crate::embedded_postgres::{EmbeddedPostgres, EmbeddedPostgresError, EmbeddedSettings};
+use crate::embedded_postgres::{Download, DownloadWhen, EmbeddedPostgres, EmbeddedPostgresError, EmbeddedSettings};
+use crate::http::page_cache::PageCaching;
 use crate::http::server::{Listening, TlsFiles};
 use crate::http::{self, Limits};
 use crate::lifecycle::Lifecycle;
@@ -22,8 +32,10 @@ use crate::service::tail::TailSettings;
 use crate::service::{Service, ServiceSettings};
 use crate::store::gap_rule::GapRuleError;
 use crate::store::migrate::{self, MigrateError, MigrateOptions, MigrationReport, Notice};
-use crate::store::{Database, DatabaseSettings, OpenError};
+use crate::store::{Database, OpenError, PoolerError};
 use crate::telemetry::Observer;
+
+pub use database::open_database;
 
 /// A listening session that does not answer for this long is given up.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -35,6 +47,9 @@ const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// Agents that are still busy this long after they were told to end are not waited for; a line in the log says so.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The last spans are given up after this time.
+const SPANS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Why the service could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -43,7 +58,11 @@ pub enum AppError {
          address, or require credentials, or add --insecure"
     )]
     NeedsInsecure { address: SocketAddr },
-    #[error("cannot listen on {address}: {error}")]
+    #[error(
+        "--page-cache public would let caches give pages to clients without a credential: it goes with --credentials off only"
+    )]
+    PublicPages,
+    #[error("cannot listen on {address}: {error}. {}", announcement::advice_for(error))]
     Listen { address: SocketAddr, error: std::io::Error },
     #[error(transparent)]
     EmbeddedPostgres(#[from] EmbeddedPostgresError),
@@ -55,6 +74,8 @@ pub enum AppError {
     Output(std::io::Error),
     #[error(transparent)]
     GapRule(#[from] GapRuleError),
+    #[error(transparent)]
+    Pooler(#[from] PoolerError),
     #[error("HTTP failed: {0}")]
     Http(std::io::Error),
     #[error("{0}")]
@@ -70,17 +91,17 @@ pub struct DatabaseInUse {
 impl DatabaseInUse {
     /// Starts the embedded server, unless a URL is given.
     pub async fn start(settings: &Settings) -> Result<Self, AppError> {
-        if let Some(url) = &settings.database_url {
-            return Ok(Self { url: url.clone(), embedded: None });
+        if let Some(url) = settings.given_database() {
+            return Ok(Self { url: url.to_owned(), embedded: None });
         }
         let embedded = EmbeddedPostgres::start(&embedded_settings(settings)).await?;
-        tracing::info!("the embedded PostgreSQL is ready");
+        tracing::info!(data_dir = %embedded.data_dir().display(), "the embedded PostgreSQL is ready");
         Ok(Self { url: embedded.url().to_owned(), embedded: Some(embedded) })
     }
 
     /// The embedded server that another process runs, if one does; else as [`start`](Self::start).
     pub async fn join(settings: &Settings) -> Result<Self, AppError> {
-        if settings.database_url.is_none()
+        if settings.given_database().is_none()
             && let Some(url) = EmbeddedPostgres::running_url(&embedded_settings(settings)).await?
         {
             return Ok(Self { url, embedded: None });
@@ -117,10 +138,12 @@ impl Running {
         let listening = listen(settings).await?;
         migrate_when_reachable(settings, database_url, &lifecycle).await?;
         let database = open_database(settings, database_url)?;
+        database::check_pooler(&database, settings, &lifecycle).await?;
         check_gap_rule(&database).await?;
         let mut of_service = service_settings(settings);
         of_service.credentials.jwt = jwt;
-        let service = Service::start(database.clone(), of_service, lifecycle.clone(), Observer::new());
+        let (replicas, observer) = (database::open_replicas(settings)?, Observer::with_spans());
+        let service = Service::start(database.clone(), replicas, of_service, lifecycle.clone(), observer);
         // The first look at the log: from here on the settled position is known.
         service.tail.refresh().await;
         // And at the keys: before that, none is taken.
@@ -138,6 +161,13 @@ impl Running {
         Ok(Self { url, service, database, lifecycle, server })
     }
 
+    /// Measures from now on how old the embedded server's backup is.
+    fn watch_backup(&self, embedded: EmbeddedSettings) {
+        let (observer, stopping) = (self.service.observer.clone(), self.lifecycle.stopping().clone());
+        let watching = backup::watch(embedded, self.database.clone(), observer, stopping);
+        self.lifecycle.spawn("backup-watch", watching);
+    }
+
     /// The address that it listens on: `http://127.0.0.1:8080`.
     pub fn url(&self) -> &str {
         &self.url
@@ -149,6 +179,9 @@ impl Running {
         self.lifecycle.drain();
         if tokio::time::timeout(STOP_TIMEOUT, self.lifecycle.stop_agents()).await.is_err() {
             tracing::warn!("some agents were still busy when the time to stop was over");
+        }
+        if tokio::time::timeout(SPANS_TIMEOUT, self.service.observer.flush()).await.is_err() {
+            tracing::warn!("the collector took too long for the last spans");
         }
         self.database.close();
         if let Some(reason) = self.lifecycle.failure() {
@@ -165,7 +198,8 @@ impl Running {
 pub async fn serve(settings: Settings) -> Result<(), AppError> {
     credentials::check_address(&settings)?;
     let lifecycle = Lifecycle::new();
-    stop_on_signals(lifecycle.clone(), "stopping: open requests may end, event streams are asked to connect again");
+    let says = "stopping: open requests may end, event streams are asked to connect again";
+    stop_on_signals(lifecycle.clone(), says, settings.drain_grace);
     let database = DatabaseInUse::start(&settings).await?;
     if let Some(embedded) = &database.embedded {
         let (failed, lifecycle) = (embedded.failed(), lifecycle.clone());
@@ -173,28 +207,17 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     }
     let outcome = match Running::start(&settings, database.url(), lifecycle).await {
         Ok(running) => {
-            announce(running.url());
+            if database.embedded.is_some() {
+                running.watch_backup(embedded_settings(&settings));
+            }
+            let data_dir = database.embedded.as_ref().map(EmbeddedPostgres::data_dir);
+            announcement::announce(running.url(), data_dir, running.service.credentials.are_required());
             running.finish().await
         }
         Err(error) => Err(error),
     };
     database.stop().await;
     outcome
-}
-
-/// One line for programs; on a terminal, three more for people.
-fn announce(url: &str) {
-    let mut text = format!("headwater listening on {url}\n");
-    if std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-        text += &format!(
-            "\n  curl -N {url}/v1/categories/account/events?from=beginning\n  curl --json \
-             '{{\"messages\":[{{\"type\":\"Deposited\",\"data\":{{\"amount\":5}}}}]}}' {url}/v1/streams/account-1/messages\n  \
-             open {url}/ in a browser\n\n"
-        );
-    }
-    if let Err(error) = print(&text) {
-        tracing::warn!(%error, "standard output cannot be written to");
-    }
 }
 
 /// Writes to standard output. A reader that is gone (`| head`) is no failure.
@@ -206,40 +229,16 @@ pub fn print(text: &str) -> std::io::Result<()> {
     }
 }
 
-/// The first signal drains; a second one ends the process at once.
-pub fn stop_on_signals(lifecycle: Lifecycle, says: &'static str) {
-    tokio::spawn(async move {
-        next_signal().await;
-        tracing::info!("{says}");
-        lifecycle.drain();
-        next_signal().await;
-        tracing::warn!("a second signal: ending at once");
-        std::process::exit(1);
-    });
-}
-
-async fn next_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
 async fn listen(settings: &Settings) -> Result<Listening, AppError> {
-    let tls = match (&settings.tls_certificate, &settings.tls_key) {
-        (Some(certificate), Some(key)) => Some(TlsFiles {
-            certificate: certificate.clone(),
-            key: key.clone(),
-            reload_interval: settings.tls_reload_interval,
-        }),
-        _ => None,
-    };
-    Listening::bind(settings.listen, tls).await.map_err(|error| AppError::Listen { address: settings.listen, error })
+    let address = settings.listen;
+    Listening::bind(address, tls_files(settings)).await.map_err(|error| AppError::Listen { address, error })
+}
+
+/// `None`: plain HTTP is spoken.
+fn tls_files(settings: &Settings) -> Option<TlsFiles> {
+    let (Some(certificate), Some(key)) = (&settings.tls_certificate, &settings.tls_key) else { return None };
+    let (certificate, key) = (certificate.clone(), key.clone());
+    Some(TlsFiles { certificate, key, reload_interval: settings.tls_reload_interval })
 }
 
 /// A database that starts at the same time as the service may take a while.
@@ -249,8 +248,10 @@ async fn migrate_when_reachable(settings: &Settings, url: &str, lifecycle: &Life
     loop {
         match migrate::run(url, &MigrateOptions::default()).await {
             Ok(report) => return take_report(report),
-            Err(error @ (MigrateError::Connect { .. } | MigrateError::ConnectTimeout { .. }))
-                if begun.elapsed() < settings.database_wait && !lifecycle.is_draining() =>
+            Err(error)
+                if error.is_about_connecting()
+                    && begun.elapsed() < settings.database_wait
+                    && !lifecycle.is_draining() =>
             {
                 if !std::mem::replace(&mut is_reported, true) {
                     tracing::warn!(%error, "waiting for the database");
@@ -260,16 +261,6 @@ async fn migrate_when_reachable(settings: &Settings, url: &str, lifecycle: &Life
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Connects nowhere yet.
-pub fn open_database(settings: &Settings, url: &str) -> Result<Database, OpenError> {
-    Database::open(DatabaseSettings {
-        url: url.to_owned(),
-        connections_max: settings.database_connections_max,
-        connect_timeout: settings.database_connect_timeout,
-        silence_timeout: settings.database_silence_timeout,
-    })
 }
 
 /// Refuses an engine that breaks the rule. If the rule cannot be tried (a right is missing, or the table is locked), the
@@ -300,12 +291,24 @@ pub fn take_report(report: MigrationReport) -> Result<(), AppError> {
     Ok(())
 }
 
-fn embedded_settings(settings: &Settings) -> EmbeddedSettings {
+/// Where the embedded server's data is, and with what it runs.
+pub fn embedded_settings(settings: &Settings) -> EmbeddedSettings {
     EmbeddedSettings {
         data_dir: settings.data_dir.clone(),
         bin_dir: settings.postgres_bin_dir.clone(),
-        download: !settings.no_download,
+        download: download_of(settings),
+        backup_wal_bytes_max: Some(settings.backup.backup_wal_bytes_max),
     }
+}
+
+fn download_of(settings: &Settings) -> Download {
+    let settings = &settings.download;
+    let when = match settings.postgres_download {
+        config::DownloadWhen::Never => DownloadWhen::Never,
+        config::DownloadWhen::WhenMissing => DownloadWhen::WhenMissing,
+        config::DownloadWhen::Always => DownloadWhen::Always,
+    };
+    Download { when, url: settings.postgres_download_url.clone(), timeout: settings.postgres_download_timeout }
 }
 
 /// The settings of the service's parts.
@@ -359,33 +362,15 @@ pub fn service_settings(settings: &Settings) -> ServiceSettings {
             ack_queue_max: settings.ack_queue_max,
             poll_interval: settings.poll_interval,
         },
+        primary_interval: settings.database_watch_interval,
         retention_interval: settings.retention_interval,
+        metrics_history_interval: settings.metrics_history_interval,
+        in_effect: settings.in_effect.clone().into(),
         followers_max: settings.followers_max,
+        // The other half is for the last of them, and for requests that were open.
+        closing_time_max: settings.drain_timeout / 2,
         latest_of_each_streams_max: settings.latest_of_each_streams_max,
         page_bytes_max: settings.page_bytes_max,
-    }
-}
-
-/// As many connections as the setting says, or as the limit of open files leaves room for: the database, the listening
-/// socket and files must be reached however many clients there are.
-fn connections_max(settings: &Settings) -> usize {
-    let reserved = settings.database_connections_max + OPEN_FILES_RESERVED;
-    let room = open_files_max().saturating_sub(reserved).max(1);
-    if room < settings.connections_max {
-        tracing::info!(connections_max = room, "the limit of open files allows fewer connections than the setting");
-    }
-    settings.connections_max.min(room)
-}
-
-/// How many files this process may have open.
-fn open_files_max() -> usize {
-    // SAFETY: the structure is filled by the call before it is read.
-    unsafe {
-        let mut limit = std::mem::zeroed::<libc::rlimit>();
-        match libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) {
-            0 => usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX),
-            _ => usize::MAX,
-        }
     }
 }
 
@@ -410,6 +395,11 @@ pub fn limits(settings: &Settings) -> Limits {
             + settings.append_resolve_timeout,
         wait_max: settings.wait_max,
         heartbeat: settings.heartbeat,
+        page_caching: PageCaching {
+            is_public: settings.page_cache == PageCache::Public,
+            max_age: settings.page_max_age,
+            stale_while_revalidate: settings.page_stale_while_revalidate,
+        },
         trusted: Trusted {
             origins: settings.cors_origin.clone(),
             hosts: settings.allowed_host.clone(),

@@ -1,7 +1,11 @@
 //! Every setting: a flag, a variable `HEADWATER_…` and a key of the TOML file, in this order of precedence.
 
+mod backup;
 mod commands;
 mod credentials;
+mod download;
+mod groups;
+mod in_effect;
 mod per_credential;
 mod values;
 
@@ -9,22 +13,36 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+use self::backup::BackupSettings;
 pub use self::commands::{Command, GrantExtra, KeysCommand, OpenApiVersion};
 pub use self::credentials::{CredentialSettings, CredentialsMode};
+pub use self::download::{DownloadSettings, DownloadWhen};
+pub use self::groups::UNGROUPED;
 use self::per_credential::PerCredential;
-use self::values::{config_file, lasting, with_file, within};
+use self::values::{config_file, lasting, secure_url, with_file, within};
+use crate::build_info;
 use crate::domain::browser::{HostName, Origin};
 use crate::domain::database_url;
+use crate::domain::setting::SettingInEffect;
 use crate::telemetry::logging::LogFormat;
 
 /// The variable that names a database if no setting does.
 const DATABASE_URL: &str = "DATABASE_URL";
 
+/// Whose caches may keep pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PageCache {
+    /// The client's own
+    Private,
+    /// Also those that many clients share
+    Public,
+}
+
 /// An event store that a browser can subscribe to.
 #[derive(Debug, Parser)]
-#[command(name = "headwater", version, about, args_conflicts_with_subcommands = false)]
+#[command(name = "headwater", version = build_info::line(), about, args_conflicts_with_subcommands = false)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -65,7 +83,8 @@ pub struct Settings {
     #[command(flatten)]
     pub auth: CredentialSettings,
 
-    /// PostgreSQL to use (`postgresql://user@host/database`). Without one, an embedded server is started
+    /// PostgreSQL to use (`postgresql://user@host/database`); of several hosts (`host1,host2`), the primary. Without one, an
+    /// embedded server is started
     #[arg(long, env = "HEADWATER_DATABASE_URL", global = true, value_name = "URL", hide_env_values = true)]
     pub database_url: Option<String>,
     /// Directory of the embedded server's data [default: ~/.local/share/headwater, as root /var/lib/headwater]
@@ -74,9 +93,10 @@ pub struct Settings {
     /// Directory of the PostgreSQL programs for the embedded server [default: found]
     #[arg(long, env = "HEADWATER_POSTGRES_BIN_DIR", global = true, value_name = "DIRECTORY")]
     pub postgres_bin_dir: Option<PathBuf>,
-    /// Never download PostgreSQL, even if none is found
-    #[arg(long, env = "HEADWATER_NO_DOWNLOAD", global = true)]
-    pub no_download: bool,
+    #[command(flatten)]
+    pub download: DownloadSettings,
+    #[command(flatten)]
+    pub backup: BackupSettings,
     /// Connections to the database in the pools (4 to 1000); some agents keep one more each
     #[arg(long, env = "HEADWATER_DATABASE_CONNECTIONS_MAX", global = true, default_value_t = 16, value_parser = within(4, 1_000), value_name = "COUNT")]
     pub database_connections_max: usize,
@@ -89,6 +109,18 @@ pub struct Settings {
     /// Give up a database connection on which nothing is heard for this long (1s to 5m)
     #[arg(long, env = "HEADWATER_DATABASE_SILENCE_TIMEOUT", global = true, default_value = "10s", value_parser = lasting("1s", "5m"), value_name = "DURATION")]
     pub database_silence_timeout: Duration,
+
+    /// The same PostgreSQL without a pooler, where `--database-url` leads to one that keeps no sessions (PgBouncer with
+    /// `pool_mode = transaction`)
+    #[arg(long, env = "HEADWATER_DIRECT_DATABASE_URL", global = true, value_name = "URL", hide_env_values = true)]
+    pub direct_database_url: Option<String>,
+    /// Replicas of the PostgreSQL in use, from which history is read as far as each has replayed it
+    /// (`postgresql://user@replica1,replica2/database`)
+    #[arg(long, env = "HEADWATER_REPLICA_URL", global = true, value_name = "URL", hide_env_values = true)]
+    pub replica_url: Option<String>,
+    /// How often it is looked which of several servers is the primary (100ms to 60s)
+    #[arg(long, env = "HEADWATER_DATABASE_WATCH_INTERVAL", global = true, default_value = "2s", value_parser = lasting("100ms", "60s"), value_name = "DURATION")]
+    pub database_watch_interval: Duration,
 
     /// Append requests that may wait; one more is answered `overloaded` (1 to 1000000)
     #[arg(long, env = "HEADWATER_APPEND_QUEUE_MAX", global = true, default_value_t = 10_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
@@ -173,6 +205,10 @@ pub struct Settings {
     #[arg(long, env = "HEADWATER_RETENTION_INTERVAL", global = true, default_value = "10s", value_parser = lasting("100ms", "1h"), value_name = "DURATION")]
     pub retention_interval: Duration,
 
+    /// How often a sample of the service's own metrics is kept, for charts; 1440 are kept. 0s: never (0s to 10m)
+    #[arg(long, env = "HEADWATER_METRICS_HISTORY_INTERVAL", global = true, default_value = "15s", value_parser = lasting("0s", "10m"), value_name = "DURATION")]
+    pub metrics_history_interval: Duration,
+
     /// Followers in all; one more is answered `overloaded` (1 to 1000000)
     #[arg(long, env = "HEADWATER_FOLLOWERS_MAX", global = true, default_value_t = 20_000, value_parser = within(1, 1_000_000), value_name = "COUNT")]
     pub followers_max: usize,
@@ -185,6 +221,23 @@ pub struct Settings {
     /// Heartbeat of a quiet event stream, unless it asks for another (1s to 5m)
     #[arg(long, env = "HEADWATER_HEARTBEAT", global = true, default_value = "15s", value_parser = lasting("1s", "5m"), value_name = "DURATION")]
     pub heartbeat: Duration,
+    /// Whose caches may keep full pages of settled messages: the client's own, or also those that many share, which is for
+    /// services without credentials only
+    #[arg(
+        long,
+        env = "HEADWATER_PAGE_CACHE",
+        global = true,
+        default_value = "private",
+        value_enum,
+        value_name = "WHOSE"
+    )]
+    pub page_cache: PageCache,
+    /// How long they may keep them without asking; an erasure is seen after that (0s to 24h)
+    #[arg(long, env = "HEADWATER_PAGE_MAX_AGE", global = true, default_value = "60s", value_parser = lasting("0s", "24h"), value_name = "DURATION")]
+    pub page_max_age: Duration,
+    /// How much longer they may use them while they ask (0s to 24h)
+    #[arg(long, env = "HEADWATER_PAGE_STALE_WHILE_REVALIDATE", global = true, default_value = "5m", value_parser = lasting("0s", "24h"), value_name = "DURATION")]
+    pub page_stale_while_revalidate: Duration,
     /// Longest `wait` of a long poll (1s to 10m)
     #[arg(long, env = "HEADWATER_WAIT_MAX", global = true, default_value = "60s", value_parser = lasting("1s", "10m"), value_name = "DURATION")]
     pub wait_max: Duration,
@@ -228,7 +281,12 @@ pub struct Settings {
     /// 10m)
     #[arg(long, env = "HEADWATER_WRITE_TIMEOUT", global = true, default_value = "30s", value_parser = lasting("100ms", "10m"), value_name = "DURATION")]
     pub write_timeout: Duration,
-    /// Time for open requests and event streams to end when the service stops (0s to 10m)
+    /// Time between a signal to stop and the stop, while `/readyz` says 503 and all requests are served: for balancers to
+    /// notice. Passed over if nobody has asked `/readyz` in the last minute (0s to 10m)
+    #[arg(long, env = "HEADWATER_DRAIN_GRACE", global = true, default_value = "5s", value_parser = lasting("0s", "10m"), value_name = "DURATION")]
+    pub drain_grace: Duration,
+    /// Time for open requests and event streams to end when the service stops; the ends of many event streams are spread
+    /// over up to half of it (0s to 10m)
     #[arg(long, env = "HEADWATER_DRAIN_TIMEOUT", global = true, default_value = "10s", value_parser = lasting("0s", "10m"), value_name = "DURATION")]
     pub drain_timeout: Duration,
 
@@ -245,6 +303,10 @@ pub struct Settings {
         value_name = "FORMAT"
     )]
     pub log_format: LogFormat,
+
+    /// All of these as they were read, to be told.
+    #[arg(skip)]
+    pub in_effect: Vec<SettingInEffect>,
 }
 
 impl Cli {
@@ -257,20 +319,34 @@ impl Cli {
         }
     }
 
+    /// The commands and settings, these in groups.
+    pub fn grouped() -> clap::Command {
+        groups::grouped(Self::command())
+    }
+
     /// Reads given arguments in the same way.
     pub fn read_from(arguments: Vec<std::ffi::OsString>) -> Result<Self, clap::Error> {
-        let mut command = Self::command();
+        let mut command = Self::grouped();
         if let Some(file) = config_file(&arguments) {
             command = with_file(command, &file)?;
         }
-        let mut cli = Self::from_arg_matches(&command.try_get_matches_from(arguments)?)?;
+        let matches = command.try_get_matches_from(arguments)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        let mut plain = Self::command();
+        plain.build();
+        cli.settings.in_effect = in_effect::settings(&plain, &matches);
         cli.settings.fall_back();
-        cli.settings.check_database_url()?;
+        cli.settings.check_urls()?;
         Ok(cli)
     }
 }
 
 impl Settings {
+    /// The database that is given: without a pooler before it, where that is known.
+    pub fn given_database(&self) -> Option<&str> {
+        self.direct_database_url.as_deref().or(self.database_url.as_deref())
+    }
+
     /// The settings with every default.
     pub fn defaults() -> Self {
         // Without arguments nothing can be wrong but a variable, and that is said with its name.
@@ -280,16 +356,29 @@ impl Settings {
     fn fall_back(&mut self) {
         if self.database_url.is_none() {
             self.database_url = std::env::var(DATABASE_URL).ok().filter(|url| !url.is_empty());
+            if self.database_url.is_some() {
+                in_effect::hide(&mut self.in_effect, "database-url");
+            }
         }
     }
 
     /// Not with the others, because their errors repeat the value.
-    fn check_database_url(&self) -> Result<(), clap::Error> {
+    fn check_urls(&self) -> Result<(), clap::Error> {
+        let refused = |name: &str, reason: &str| {
+            clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("the value of {name} {reason}\n"))
+        };
+        if let Some(url) = &self.replica_url {
+            let checked = database_url::check_replicas(url);
+            checked.map_err(|reason| refused("--replica-url (HEADWATER_REPLICA_URL)", reason))?;
+        }
+        if let Some(url) = &self.direct_database_url {
+            let checked = database_url::check(url);
+            checked.map_err(|reason| refused("--direct-database-url (HEADWATER_DIRECT_DATABASE_URL)", reason))?;
+        }
         let Some(url) = &self.database_url else { return Ok(()) };
         database_url::check(url).map_err(|reason| {
             let fell_back = std::env::var(DATABASE_URL).is_ok_and(|fallback| fallback == *url);
-            let name = if fell_back { DATABASE_URL } else { "--database-url (HEADWATER_DATABASE_URL)" };
-            clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("the value of {name} {reason}\n"))
+            refused(if fell_back { DATABASE_URL } else { "--database-url (HEADWATER_DATABASE_URL)" }, reason)
         })
     }
 }

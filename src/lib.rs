@@ -4,7 +4,10 @@
 #![cfg_attr(not(test), warn(unused_crate_dependencies))]
 
 pub mod app;
+mod backup;
+mod build_info;
 pub mod config;
+mod doctor;
 pub mod domain;
 pub mod embedded_postgres;
 pub mod http;

@@ -1,23 +1,51 @@
 //! Starts tasks by name and stops them in order. A task that dies brings the process down.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// A balancer that has not asked for this long whether the service is ready does not go by the answer.
+const WATCHED_WITHIN: Duration = Duration::from_secs(60);
+
 /// The life of one service: the tokens that stop it, and its tasks.
 #[derive(Clone, Default)]
 pub struct Lifecycle {
+    leaving: CancellationToken,
     draining: CancellationToken,
     stopping: CancellationToken,
     tasks: TaskTracker,
     failure: Arc<Mutex<Option<String>>>,
+    /// When somebody last asked whether the service is ready.
+    asked: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Lifecycle {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Whether the service is about to stop: it says that it is not ready any more, and still serves whatever comes.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_cancelled()
+    }
+
+    /// Is about to stop.
+    pub fn leave(&self) {
+        self.leaving.cancel();
+    }
+
+    /// Somebody asks whether the service is ready.
+    pub fn readiness_was_asked(&self) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether a balancer asks now and then if the service is ready, so that it has to be told before the service stops.
+    pub fn is_watched(&self) -> bool {
+        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.is_some_and(|at| at.elapsed() < WATCHED_WITHIN)
     }
 
     /// Cancelled when the service begins to stop: no new work, and event streams are closed.
@@ -36,6 +64,7 @@ impl Lifecycle {
 
     /// Begins to stop.
     pub fn drain(&self) {
+        self.leaving.cancel();
         self.draining.cancel();
     }
 
@@ -62,7 +91,7 @@ impl Lifecycle {
         if let Ok(mut failure) = self.failure.lock() {
             failure.get_or_insert(reason);
         }
-        self.draining.cancel();
+        self.drain();
     }
 
     /// Why the service had to stop, if it was not asked to.

@@ -5,10 +5,12 @@ mod keys;
 use std::process::ExitCode;
 
 use crate::app::{self, AppError, DatabaseInUse};
+use crate::backup::{self, BackupOptions, RestoreOptions};
 use crate::config::{Cli, Command, GrantExtra, OpenApiVersion, Settings};
+use crate::domain::database_url;
 use crate::store::migrate::{self, Extra, MigrateError, MigrateOptions};
 use crate::transfer::{self, ExportOptions, ImportOptions};
-use crate::{http, telemetry};
+use crate::{doctor, http, telemetry};
 
 /// Does what the command line asks for.
 ///
@@ -43,13 +45,26 @@ pub fn run() -> ExitCode {
             let options = ImportOptions { file, append, check };
             runtime.block_on(transfer::run_import(&cli.settings, options)).map(|()| ExitCode::SUCCESS)
         }
+        Command::Backup { to, once } => {
+            runtime.block_on(backup::run_backup(&cli.settings, BackupOptions { to, once })).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Restore { from, at, list } => runtime
+            .block_on(backup::run_restore(&cli.settings, RestoreOptions { from, at, list }))
+            .map(|()| ExitCode::SUCCESS),
+        Command::Doctor { json } => runtime.block_on(doctor::run(&cli.settings, json)),
         Command::Openapi { version } => {
             let version = match version {
                 OpenApiVersion::V3_1 => http::openapi::Version::V3_1,
                 OpenApiVersion::V3_2 => http::openapi::Version::V3_2,
             };
-            app::print(&http::openapi::document_in(version)).map(|()| ExitCode::SUCCESS).map_err(AppError::Output)
+            printed(&http::openapi::document_in(version))
         }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::grouped(), "headwater", &mut script);
+            printed(&String::from_utf8_lossy(&script))
+        }
+        Command::Man => man().and_then(|page| printed(&page)),
     };
     outcome.unwrap_or_else(|error| failed(&error))
 }
@@ -82,6 +97,17 @@ fn extra(extra: GrantExtra) -> Extra {
         GrantExtra::Erase => Extra::Erase,
         GrantExtra::Import => Extra::Import,
     }
+}
+
+fn printed(text: &str) -> Result<ExitCode, AppError> {
+    app::print(text).map(|()| ExitCode::SUCCESS).map_err(AppError::Output)
+}
+
+/// The manual page: the commands, each with what it takes, and the settings.
+fn man() -> Result<String, AppError> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::grouped()).render(&mut page).map_err(AppError::Output)?;
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 /// Migrates, and gives a role its rights if one is named.
@@ -118,10 +144,13 @@ const PSQL_OPTIONS: &str = "-c search_path=message_store,public";
 async fn psql(settings: &Settings, arguments: &[String]) -> Result<ExitCode, AppError> {
     let database = DatabaseInUse::join(settings).await?;
     let program = settings.postgres_bin_dir.as_ref().map_or_else(|| "psql".into(), |directory| directory.join("psql"));
+    // Of several hosts, the primary.
+    let of_several = database_url::of_each_host(database.url()).len() > 1;
     let status = tokio::process::Command::new(&program)
         .arg(database.url())
         .args(arguments)
         .env("PGOPTIONS", PSQL_OPTIONS)
+        .envs(of_several.then_some(("PGTARGETSESSIONATTRS", "read-write")))
         .status()
         .await;
     database.stop().await;

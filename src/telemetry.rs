@@ -1,8 +1,12 @@
 //! The one place that makes metrics and log lines of observations.
 
+mod backup;
 mod lines;
 pub mod logging;
 mod recent;
+mod servers;
+mod spans;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,7 +18,7 @@ use tokio::sync::broadcast;
 
 use crate::domain::observation::{FailureKind, Observation, Stalled};
 use lines::log;
-use recent::RecentLines;
+pub use spans::OpenSpan;
 
 /// How many observations a slow watcher may lag behind.
 const WATCHED_MAX: usize = 4_096;
@@ -36,7 +40,8 @@ struct Inner {
     metrics: Metrics,
     /// The metrics of requests so far: by route, then method and status, all of which are few.
     requests: RwLock<HashMap<String, Answered>>,
-    recent: RecentLines,
+    recent: recent::RecentLines,
+    spans: Option<spans::SpanExporter>,
 }
 
 /// The metrics of one route, by method and status.
@@ -130,7 +135,8 @@ impl Observer {
                 watchers: broadcast::Sender::new(WATCHED_MAX),
                 metrics,
                 requests: RwLock::default(),
-                recent: RecentLines::default(),
+                recent: recent::RecentLines::default(),
+                spans: None,
             }),
         }
     }
@@ -160,25 +166,11 @@ impl Observer {
 
     pub fn record(&self, observation: Observation) {
         self.count(&observation);
-        if self.is_worth_a_line(&observation) {
+        if self.inner.recent.is_worth_a_line(&observation) {
             log(&observation);
         }
         if self.inner.watchers.receiver_count() > 0 {
             let _ = self.inner.watchers.send(observation);
-        }
-    }
-
-    /// Whether to log an observation: if many fail together for one reason, one line is enough.
-    fn is_worth_a_line(&self, observation: &Observation) -> bool {
-        match observation {
-            Observation::StoreFailed { by, error, is_news: true, .. } => {
-                self.inner.recent.is_news(format!("{by}: {error}"))
-            }
-            Observation::DatabaseFound { by } => self.inner.recent.is_news(format!("{by}: found")),
-            // Whatever the address: there may be thousands.
-            Observation::ConnectionRefused { setting, .. } => self.inner.recent.is_news((*setting).to_owned()),
-            Observation::BodyRefused => self.inner.recent.is_news("bodies".to_owned()),
-            _ => true,
         }
     }
 
@@ -208,8 +200,10 @@ impl Observer {
                 metrics.store_errors[*kind as usize].increment(1);
                 metrics.database_lost.increment(u64::from(*is_news && *kind == FailureKind::Outage));
             }
-            Observation::DatabaseFound { .. } => {}
+            Observation::DatabaseFound { .. } | Observation::Retained { .. } => {}
             Observation::JwksFetched { .. } | Observation::JwksFailed { .. } => {}
+            Observation::PrimaryChanged { .. } | Observation::OtherPrimary { .. } => self.count_server(observation),
+            Observation::ReplicaSeen { .. } | Observation::ReplicaRead { .. } => self.count_server(observation),
             Observation::ListenerUp => metrics.listener_up.set(1.0),
             Observation::ListenerDown { .. } => {
                 metrics.listener_up.set(0.0);
@@ -225,10 +219,10 @@ impl Observer {
             Observation::PositionsAhead { at, .. } => metrics.positions_ahead.set(f64::from(at.is_some())),
             Observation::WrittenBehind { messages, .. } => metrics.written_behind.increment(*messages as u64),
             Observation::Erased { .. } => metrics.erased.increment(1),
-            Observation::Retained { .. } => {}
             Observation::Trimmed { messages } => metrics.trimmed.increment(messages.unsigned_abs()),
             Observation::HeldBack { seconds, .. } => metrics.held_back_seconds.set(*seconds),
             Observation::Released { .. } => metrics.held_back_seconds.set(0.0),
+            Observation::BackupMeasured { age, wal_behind_bytes } => self.measure_backup(*age, *wal_behind_bytes),
             Observation::HistoryChanged { .. } => metrics.history_changes.increment(1),
             Observation::FollowerJoined => metrics.followers.increment(1.0),
             Observation::FollowerLeft => metrics.followers.decrement(1.0),
@@ -248,7 +242,7 @@ impl Observer {
             Observation::RequestAnswered { method, path, status, took } => {
                 self.count_request(method, path, *status, *took);
             }
-            Observation::ConsumerJoined { .. } | Observation::ConsumerLeft { .. } => {}
+            Observation::ConsumerJoined | Observation::ConsumerLeft => {}
             Observation::SubscriptionStopped { .. } => {}
             Observation::LeaseExpired { .. } => metrics.leases_expired.increment(1),
             Observation::DeliveriesTakenBack { .. } => metrics.deliveries_taken_back.increment(1),
@@ -366,6 +360,8 @@ impl Metrics {
 }
 
 fn describe(recorder: &PrometheusRecorder) {
+    backup::describe(recorder);
+    servers::describe(recorder);
     for (name, text) in [
         ("headwater_messages_appended_total", "Messages written."),
         ("headwater_appends_total", "Append requests by outcome."),

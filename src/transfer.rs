@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
@@ -16,6 +17,7 @@ use crate::domain::source::Source;
 use crate::lifecycle::Lifecycle;
 use crate::service::hints::Signals;
 use crate::service::read::Reads;
+use crate::service::replicas::Replicas;
 use crate::service::tail::Tail;
 use crate::service::transfer::batches::{Batch, Batches, ReadError};
 use crate::service::transfer::export::{ExportRequest, export};
@@ -61,7 +63,7 @@ pub async fn run_export(settings: &Settings, options: ExportOptions) -> Result<(
     };
     let (mut out, after) = Output::open(&options).map_err(AppError::Failed)?;
     let lifecycle = Lifecycle::new();
-    app::stop_on_signals(lifecycle.clone(), "stopping: --resume goes on with the file");
+    app::stop_on_signals(lifecycle.clone(), "stopping: --resume goes on with the file", Duration::ZERO);
     let in_use = DatabaseInUse::join(settings).await?;
     let database = app::open_database(settings, in_use.url())?;
     let outcome = async {
@@ -72,7 +74,7 @@ pub async fn run_export(settings: &Settings, options: ExportOptions) -> Result<(
         }
         app::check_gap_rule(&database).await?;
         let (signals, tail_settings) = (Signals::default(), app::service_settings(settings).tail);
-        let (tail, reader) = Tail::new(database.clone(), signals, tail_settings, Observer::new());
+        let (tail, reader) = Tail::new(database.clone(), Replicas::none(), signals, tail_settings, Observer::new());
         lifecycle.spawn("tail", reader.run(lifecycle.stopping().clone()));
         let stopping = lifecycle.draining();
         let reads = Reads::new(database.clone(), tail.clone(), stopping.clone(), settings.page_bytes_max);
@@ -103,7 +105,11 @@ pub async fn run_import(settings: &Settings, options: ImportOptions) -> Result<(
     // First of all, so that a wrong name is said before anything is started.
     let is_file = open(&options.file)?.1.is_some();
     let lifecycle = Lifecycle::new();
-    app::stop_on_signals(lifecycle.clone(), "stopping after this batch: the same command goes on from there");
+    app::stop_on_signals(
+        lifecycle.clone(),
+        "stopping after this batch: the same command goes on from there",
+        Duration::ZERO,
+    );
     let in_use = DatabaseInUse::join(settings).await?;
     let outcome = async {
         let report = migrate::run(in_use.url(), &MigrateOptions::default()).await?;

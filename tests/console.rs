@@ -28,9 +28,10 @@ async fn the_page_and_all_that_it_loads_are_there() {
             let folder = &path[..path.rfind('/').unwrap()];
             for name in imported.filter_map(|line| line.split('\'').nth(1)) {
                 let parent = &folder[..folder.rfind('/').unwrap()];
-                open.push(match name.strip_prefix("../") {
-                    Some(rest) => format!("{parent}/{rest}"),
-                    None => format!("{folder}/{}", name.strip_prefix("./").unwrap()),
+                open.push(match (name.strip_prefix("../"), name.strip_prefix("./")) {
+                    (Some(rest), _) => format!("{parent}/{rest}"),
+                    (_, Some(rest)) => format!("{folder}/{rest}"),
+                    _ => name.to_owned(),
                 });
             }
         }

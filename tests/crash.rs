@@ -1,7 +1,6 @@
 //! Processes are killed under load: what was acknowledged is there, once.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,7 +9,7 @@ use serde_json::json;
 use crate::support::app::{Answer, PATIENCE};
 use crate::support::database::{TestDatabase, connect, temporary_dir};
 use crate::support::http_client;
-use crate::support::service_process::ServiceProcess;
+use crate::support::service_process::{ServiceProcess, embedded_url, postmaster};
 use crate::support::waiting::{until, until_some};
 use crate::support::writers::{Sent, Told, Writers, compare, send};
 
@@ -75,13 +74,11 @@ async fn killed_postgres_leaves_the_service_up_and_nothing_acknowledged_is_lost(
     for round in 0..3 {
         writers.progress(150).await;
         tokio::time::sleep(Duration::from_micros(fastrand::u64(..5_000))).await;
-        let postmaster = postmaster(&data).expect("PostgreSQL runs");
+        let first = postmaster(&data).expect("PostgreSQL runs");
         // SAFETY: the service would have to start another one, after this one is gone, for the id to be another's.
-        assert_eq!(unsafe { libc::kill(postmaster, libc::SIGKILL) }, 0);
+        assert_eq!(unsafe { libc::kill(first, libc::SIGKILL) }, 0);
         let mut told = false;
-        let again = until_some("another PostgreSQL runs", PATIENCE, || {
-            self::postmaster(&data).filter(|pid| *pid != postmaster)
-        });
+        let again = until_some("another PostgreSQL runs", PATIENCE, || postmaster(&data).filter(|pid| *pid != first));
         let asking = async {
             loop {
                 let request = http.post(format!("{}/v1/streams/probe-1/messages", service.url));
@@ -102,7 +99,7 @@ async fn killed_postgres_leaves_the_service_up_and_nothing_acknowledged_is_lost(
         let (again, ()) = tokio::join!(again, async {
             tokio::time::timeout(PATIENCE, asking).await.expect("it was away, and it is ready again");
         });
-        assert_ne!(again, postmaster);
+        assert_ne!(again, first);
         writers.progress(50).await;
         println!("round {round}: {} written, {} without a good answer", writers.written(), writers.refused());
     }
@@ -113,17 +110,6 @@ async fn killed_postgres_leaves_the_service_up_and_nothing_acknowledged_is_lost(
     let url = embedded_url(&data);
     assert_sent_again_stands_once(&service.url, &connect(&url).await, &sent).await;
     assert!(service.stop().success());
-}
-
-fn postmaster(data: &Path) -> Option<libc::pid_t> {
-    std::fs::read_to_string(data.join("pgdata/postmaster.pid")).ok()?.lines().next()?.parse().ok()
-}
-
-/// The embedded server's URL, from where its socket is.
-fn embedded_url(data: &Path) -> String {
-    let pid_file = std::fs::read_to_string(data.join("pgdata/postmaster.pid")).unwrap();
-    let socket_dir = pid_file.lines().nth(4).unwrap().replace('/', "%2F");
-    format!("postgresql://headwater@{socket_dir}:5432/headwater?sslmode=disable")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! The embedded PostgreSQL: durable, alone on its data, and never in anybody's way.
 mod data_directory;
 mod death;
+mod download;
 mod start_and_stop;
 
 use crate::support::database::{TestDatabase, connect, temporary_dir};

@@ -3,6 +3,7 @@
 mod bounds;
 mod cursor;
 mod latest_of_each;
+mod slow;
 mod together;
 mod transport;
 mod wire;

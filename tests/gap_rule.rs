@@ -38,6 +38,7 @@ async fn the_test_of_the_server_uses_up_no_position() {
     let sql = database.connect().await;
     let settings = headwater::store::DatabaseSettings {
         url: database.url.clone(),
+        pooler_url: None,
         connections_max: 4,
         connect_timeout: std::time::Duration::from_secs(5),
         silence_timeout: std::time::Duration::from_secs(5),

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::app::{Answer, PATIENCE, TestApp};
-use crate::support::database::TestDatabase;
+use crate::support::database::{TestDatabase, temporary_dir};
+use crate::support::own_server::OwnServer;
 use crate::support::sql_writer;
+use crate::support::waiting::eventually;
 
 const LOGS: [&str; 3] = ["/v1/streams/a-1/messages", "/v1/categories/a/messages", "/v1/all/messages"];
 
@@ -67,6 +69,37 @@ async fn a_poll_is_answered_as_soon_as_a_message_comes() {
         assert!(written.elapsed() < Duration::from_secs(2), "{:?}", written.elapsed());
     }
     app.stop().await;
+}
+
+#[tokio::test]
+async fn many_who_wait_for_the_same_cost_no_read() {
+    let directory = temporary_dir();
+    let server = OwnServer::start_counting(&directory.path().join("data")).await;
+    let app = TestApp::with(&server.url, |settings| settings.wait_max = Duration::from_secs(60)).await;
+    app.write("a-1", "Written", json!({})).await;
+    let paths = ["/v1/streams/a-1/messages?from=1", "/v1/categories/a/messages?from=2", "/v1/all/messages?from=2"];
+    let polls: Vec<_> = (0..60)
+        .map(|number| {
+            let filter = ["", "&types=Written", "&filter=data.n%20%3D%3D%201"][number / 3 % 3];
+            polling(&app, &format!("{}{filter}&wait=60s", paths[number % 3]))
+        })
+        .collect();
+    let sql = server.sql().await;
+    let pages = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE query LIKE '%m.type = ANY ($1)%'";
+    let reads = async || sql.query_one(pages, &[]).await.unwrap().get::<_, i64>(0);
+    eventually("all have read", async || (reads().await >= 60).then_some(())).await;
+    all_wait(&polls).await;
+    let before = reads().await;
+    let position = app.write("a-1", "Written", json!({ "n": 1 })).await;
+    for poll in polls {
+        let page = answered(poll).await;
+        assert_eq!(global_positions(&page), [position]);
+        assert_eq!(page["at_end"], true);
+    }
+    assert_eq!(reads().await, before);
+    drop(sql);
+    app.stop().await;
+    server.stop().await;
 }
 
 #[tokio::test]

@@ -134,7 +134,13 @@ async fn of_many_followers_of_their_own_streams_a_message_reaches_only_its_own()
     assert_eq!(reads().await, read, "nothing was read from the database for it");
     app.drain();
     for (number, events) in followers.iter_mut().enumerate() {
-        let event = events.next_event().await;
+        // On a busy machine a heartbeat is sent meanwhile.
+        let event = loop {
+            let event = events.next_event().await;
+            if !event.is("heartbeat") {
+                break event;
+            }
+        };
         assert!(event.is("closing"), "{event:?}");
         // The cursor of each of them.
         assert_eq!(event.place(), Some(if written.contains(&number) { "0" } else { "-1" }));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use headwater::domain::observation::{FailureKind, Observation};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
 use crate::support::app::TestApp;
@@ -169,6 +169,40 @@ async fn a_write_that_is_not_allowed_is_no_outage() {
     app.write("a-1", "T", json!({})).await;
     app.stop().await;
     administrator.batch_execute(&format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await.unwrap();
+}
+
+/// As an operator does it, or a limit of time: the same request may work at the next attempt.
+#[tokio::test]
+async fn a_statement_that_is_cancelled_may_be_sent_again() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::on(&database).await;
+    app.write("a-1", "T", json!({})).await;
+    let (holder, other) = (database.connect().await, database.connect().await);
+    let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() \
+        AND application_name = 'headwater' AND wait_event_type = 'Lock'";
+    for is_append in [true, false] {
+        holder.batch_execute("BEGIN; LOCK TABLE message_store.messages IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let body = json!({ "messages": [{ "type": "T" }] });
+        let asking = async {
+            if is_append { app.append("a-1", &body).await } else { app.get("/v1/streams/a-1/messages").await }
+        };
+        let cancelling = async {
+            loop {
+                other.execute(cancel, &[]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let answer = tokio::select! {
+            answer = asking => answer,
+            () = cancelling => unreachable!(),
+        };
+        let problem = answer.problem(503, "database-unavailable");
+        assert!(answer.headers.contains_key("retry-after"));
+        assert_eq!(problem["outcome"], if is_append { json!("not_written") } else { Value::Null });
+        holder.batch_execute("COMMIT").await.unwrap();
+    }
+    assert_eq!(app.append("a-1", &json!({ "messages": [{ "type": "T" }] })).await.json()["version"], 1);
+    app.stop().await;
 }
 
 #[tokio::test]

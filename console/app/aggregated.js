@@ -1,15 +1,17 @@
 // Aggregated streams: the list, and one with its partitions as columns that fill.
 import { html, useEffect, useState } from './dom.js'
-import { api, getJson, send } from './api.js'
+import { NewAggregated } from './aggregated_form.js'
+import { api, getJson } from './api.js'
 import { Columns } from './columns.js'
 import { Spark } from './chart.js'
 import { Confirm } from './dialog.js'
-import { count } from './format.js'
+import { count, plural } from './format.js'
 import { Keys } from './keys.js'
 import { useLook } from './poll.js'
-import { to } from './router.js'
+import { go, to } from './router.js'
 import { useRights } from './session.js'
-import { Badge, Command, curl, Empty, Failure, Heading, Loading, Stat } from './widgets.js'
+import { Table } from './table.js'
+import { Badge, Command, curl, Empty, Failure, Heading, isNotFound, Loading, Stat } from './widgets.js'
 
 /** Lags that are kept, one a second. */
 const LAGS_MAX = 120
@@ -26,34 +28,37 @@ export function State({ state }) {
   return html`<${Badge} tone=${tone}>${text}<//>`
 }
 
+const DefineCommand = ({ name }) => html`
+  <${Command} lines=${curl({ method: 'PUT', path: api`/v1/aggregated-streams/${name}`, body: { categories: ['order'], partitioner: { kind: 'stream', partitions: 4 } } })} />`
+
 const messages = status => (status?.partitions ?? []).reduce((sum, one) => sum + one.message_count, 0)
 
 export function AggregatedList() {
+  const [isDefining, setIsDefining] = useState(false)
+  const rights = useRights()
   const { value, error, again } = useLook(signal => getJson(`/v1/aggregated-streams?limit=${LIST_MAX}`, { signal }), [], 2_000)
   const rows = value?.aggregated_streams
   return html`
-    <${Heading} title="Aggregated streams" />
+    <${Heading} title="Aggregated streams" path="/v1/aggregated-streams">
+      ${rights.subscribeSomething && html`<button onClick=${() => setIsDefining(true)}>New…</button>`}
+    <//>
+    ${isDefining && html`<${NewAggregated} onDone=${name => go('aggregated', name)} onClose=${() => setIsDefining(false)} />`}
     <${Failure} error=${error} again=${again} />
     ${!rows ? !error && html`<${Loading} />`
       : rows.length === 0 ? html`
         <${Empty} title="No aggregated stream yet">
           <p>An aggregated stream gathers the messages of many streams and divides them into partitions, each in an order that never changes.</p>
-          <${Command} lines=${curl('/v1/aggregated-streams/orders', { categories: ['order'], partitioner: { kind: 'stream', partitions: 4 } }, 'PUT')} />
+          ${rights.subscribeSomething && html`<${DefineCommand} name="orders" />`}
         <//>`
         : html`
-          <table class="table">
-            <thead><tr><th>Name</th><th>State</th><th class="wide-only">Divided by</th><th class="num wide-only">Projected up to</th><th class="num">Lag</th><th class="num wide-only">Left out</th></tr></thead>
-            <tbody>${rows.map(row => html`
-              <tr key=${row.name}>
-                <td class="name"><a href=${to('aggregated', row.name)}>${row.name}</a></td>
-                <td><${State} state=${row.status.state} /></td>
-                <td class="wide-only muted">${partitionerText(row.definition?.partitioner)}</td>
-                <td class="num wide-only">${count(row.status.projected_position)}</td>
-                <td class="num">${count(row.status.lag)}</td>
-                <td class="num wide-only">${count(row.status.skipped)}</td>
-              </tr>`)}
-            </tbody>
-          </table>
+          <${Table} label="Aggregated streams" rows=${rows} keyOf=${row => row.name} columns=${[
+            { label: 'Name', kind: 'name', cell: row => html`<a href=${to('aggregated', row.name)}>${row.name}</a>` },
+            { label: 'State', cell: row => html`<${State} state=${row.status.state} />` },
+            { label: 'Divided by', tone: 'muted', cell: row => partitionerText(row.definition?.partitioner) },
+            { label: 'Projected up to', kind: 'num', cell: row => count(row.status.projected_position) },
+            { label: 'Lag', kind: 'num', cell: row => html`<b>${count(row.status.lag)}</b>` },
+            { label: 'Left out', kind: 'num', cell: row => count(row.status.skipped) },
+          ]} />
           ${value.next && html`<p class="hint">The first ${count(LIST_MAX)} are shown.</p>`}`}`
 }
 
@@ -77,22 +82,33 @@ export function Aggregated({ name }) {
   const { value, error, again } = useLook(signal => getJson(path, { signal }), [name], 1_000)
   const [lags, setLags] = useState([])
   const [ask, setAsk] = useState(null)
+  const [isDefining, setIsDefining] = useState(false)
   const status = value?.status
   const mayChange = useRights().subscribe(name)
   useEffect(() => { if (status) setLags(lags => [...lags, status.lag].slice(-LAGS_MAX)) }, [value])
-  const act = action => async () => { await send('POST', `${path}/${action}`); again() }
-  const isPaused = status?.state === 'paused'
+  const act = action => ({ request: { method: 'POST', path: `${path}/${action}` }, done: again })
+  const isHeld = status?.state === 'paused' || status?.state === 'stopped'
   const isKeyed = value?.definition.partitioner.kind === 'key'
   return html`
-    <${Heading} trail=${[['Aggregated', to('aggregated')]]} title=${name}>
+    <${Heading} trail=${[['Aggregated', to('aggregated')]]} title=${name} path=${path}>
       ${status && mayChange && html`
-        <button onClick=${() => setAsk(isPaused
-          ? { title: `Resume ${name}?`, text: 'It goes on from where it was paused.', action: 'Resume', run: act('resume') }
-          : { title: `Pause ${name}?`, text: 'New messages are not projected until it is resumed. What was projected can be read.', action: 'Pause', run: act('pause') })}>
-          ${isPaused ? 'Resume' : 'Pause'}</button>
-        <button onClick=${() => setAsk({ title: `Rebuild ${name}?`, text: 'All messages are projected again from the beginning. Readers see the present projection until the new one has caught up.', action: 'Rebuild', run: act('rebuild') })}>Rebuild</button>`}
+        <button onClick=${() => setAsk(isHeld
+          ? { title: `Resume ${name}?`, text: status.error ? 'It tries the message at which it has stopped once more, and stops there again unless what was wrong has been corrected.' : 'It goes on from where it was paused.', action: 'Resume', ...act('resume') }
+          : { title: `Pause ${name}?`, text: 'New messages are not projected until it is resumed. What was projected can be read.', action: 'Pause', ...act('pause') })}>
+          ${isHeld ? 'Resume…' : 'Pause…'}</button>
+        <button onClick=${() => setIsDefining(true)}>Define another…</button>
+        <button onClick=${() => setAsk({
+          title: `Delete ${name}?`, action: 'Delete', danger: true, request: { method: 'DELETE', path }, done: () => go('aggregated'),
+          text: `Its ${isKeyed ? plural(status.key_count, 'key') : `${plural(status.partitions.length, 'partition')} of ${plural(messages(status), 'message')}`} go; the messages themselves stay in their streams. Subscriptions that consume it stand still from then on. Shown from its status of a second ago.`,
+        })}>Delete…</button>
+        <button onClick=${() => setAsk({ title: `Rebuild ${name}?`, text: 'All messages are projected again from the beginning. Readers see the present projection until the new one has caught up.', action: 'Rebuild', ...act('rebuild') })}>Rebuild…</button>`}
     <//>
     <${Failure} error=${error} again=${again} />
+    ${!value && isNotFound(error) && mayChange && html`
+      <${Empty} title="It can be defined">
+        <p>Such as this one, of all orders. <a href=${to('aggregated')}>The list</a> has those that exist.</p>
+        <${DefineCommand} name=${name} />
+      <//>`}
     ${!value ? !error && html`<${Loading} />` : html`
       <dl class="stats">
         <div class="stat"><dt>State</dt><dd><${State} state=${status.state} /></dd></div>
@@ -104,16 +120,25 @@ export function Aggregated({ name }) {
         <${Stat} label="Settled up to" value=${count(status.settled_position)} />
       </dl>
       ${status.error && html`<${Stopped} error=${status.error} />`}
-      ${status.rebuild && html`<p class="hint">A new projection is being made: ${count(status.rebuild.projected_position)} of ${count(status.settled_position)}. Readers see the present one until then.</p>`}
+      ${status.rebuild && html`<${Rebuilding} rebuild=${status.rebuild} end=${status.settled_position} />`}
       <p class="definition"><span class="muted">From</span> ${sourceText(value.definition)} <span class="muted">divided by</span> ${partitionerText(value.definition.partitioner)}</p>
       ${isKeyed ? html`<${Keys} name=${name} />` : status.partitions.length === 0
         ? html`<${Empty} title="No message has been projected yet"><p>Partitions appear with their first message.</p><//>`
-        : html`<${Columns} key=${name} name=${name} partitions=${status.partitions} lag=${status.lag} />`}`}
+        : html`<${Columns} key=${name} name=${name} partitions=${status.partitions} isHeld=${isHeld} />`}`}
+    ${isDefining && html`<${NewAggregated} like=${value.definition} onDone=${name => go('aggregated', name)} onClose=${() => setIsDefining(false)} />`}
     <${Confirm} ask=${ask} onClose=${() => setAsk(null)} />`
 }
 
+const Rebuilding = ({ rebuild: { state, error, projected_position: at }, end }) => html`
+  <div class="progress-box" role="status">
+    <label>A new projection is being made: ${count(at)} of ${count(end)}, ${Math.floor((100 * at) / Math.max(end, 1))} %. <progress max=${end} value=${at} /></label>
+    <p class="hint">Readers see the present one until then.</p>
+    ${state === 'stopped' && error && html`<${Stopped} error=${error} />`}
+  </div>`
+
 const Stopped = ({ error }) => html`
-  <div class="failure" role="alert"><p>
-    It has stopped before <a href=${to('messages', error.message_id)}>a message of ${error.stream_name}</a> at ${count(error.global_position)}: ${error.reason}
-  </p></div>`
+  <div class="failure" role="alert"><div>
+    <p>It has stopped before <a href=${to('messages', error.message_id)}>a message of ${error.stream_name}</a> at ${count(error.global_position)}: ${error.reason}.</p>
+    <p>Correct what is wrong (an erased field, say) and resume it; or delete it and define it anew with another <code>on_error</code>, which skips such messages or puts them into a partition of their own. What was projected can be read meanwhile.</p>
+  </div></div>`
 

@@ -30,15 +30,15 @@ export function noteConnection(state) {
 /** How long any request may take beyond what it waits for by itself. */
 const TIMEOUT_MS = 20_000
 
-async function request(path, { signal, method = 'GET', body } = {}) {
+async function request(path, { signal, method = 'GET', body, text: given = body === undefined ? undefined : JSON.stringify(body) } = {}) {
   const signals = [AbortSignal.timeout(TIMEOUT_MS), ...(signal ? [signal] : [])]
   let response
   try {
     response = await fetch(path, {
       method,
       signal: AbortSignal.any(signals),
-      headers: { ...authorization(), ...(body !== undefined && { 'content-type': 'application/json' }) },
-      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: { ...authorization(), ...(given !== undefined && { 'content-type': 'application/json' }) },
+      body: given,
       cache: 'no-store',
     })
     const text = await response.text()
@@ -55,9 +55,12 @@ async function request(path, { signal, method = 'GET', body } = {}) {
 
 export const getText = (path, options) => request(path, options)
 export const getJson = async (path, options) => JSON.parse(await request(path, options))
-export const send = async (method, path, body) => {
-  const text = await request(path, { method, body })
-  return text ? JSON.parse(text) : null
+export const send = (method, path, body) => perform({ method, path, body })
+
+/** Sends a request that a dialog has shown: `{ method, path, body }`, or with a JSON `text` as its body. */
+export async function perform({ method, path, body, text }) {
+  const answer = await request(path, { method, body, text })
+  return answer ? JSON.parse(answer) : null
 }
 
 /** A path of the API with its names encoded: api`/v1/streams/${name}/messages`. */

@@ -5,9 +5,11 @@ import { ago, count, plural, short } from './format.js'
 import { LogView } from './log_view.js'
 import { categoryLog } from './logs.js'
 import { useLook, useNow, useWhenBack } from './poll.js'
+import { useRates } from './rates.js'
 import { Retention } from './retention.js'
 import { amend, go, to, useRoute } from './router.js'
 import { useRights } from './session.js'
+import { Table } from './table.js'
 import { Empty, Failure, Heading, Loading, Search, Tabs } from './widgets.js'
 import { FirstMessage } from './overview.js'
 
@@ -33,6 +35,7 @@ function Categories({ chosen }) {
   const [search, setSearch] = useState('')
   const { value, error, again } = useLook(
     signal => getJson(query('/v1/reports/categories', { contains: search, limit: CATEGORIES_MAX }), { signal }), [search], 3_000)
+  const rates = useRates(useMemo(() => value && new Map(value.categories.map(line => [line.category, line.message_count])), [value]))
   const most = Math.max(...(value?.categories ?? []).map(line => line.message_count), 1)
   const isCounting = value && value.counted_position < value.settled_position - 50_000
   return html`
@@ -48,7 +51,7 @@ function Categories({ chosen }) {
           ${value.categories.map(line => html`
             <li key=${line.category}><a href=${to('categories', line.category)} aria-current=${line.category === chosen ? 'page' : undefined}
               title=${`${plural(line.message_count, 'message')} in ${plural(line.stream_count, 'stream')}, ${line.percent} %`}>
-              <span class="name">${line.category}</span><span class="num">${short(line.message_count)}</span>
+              <span class="name">${line.category}</span><span class="num">${rates.get(line.category) > 0 && html`<span class="rate">${short(rates.get(line.category))}/s</span> `}${short(line.message_count)}</span>
               <i class="bar" style=${`width:${Math.max((100 * line.message_count) / most, 0.5)}%`} />
             </a></li>`)}
         </ul>
@@ -58,7 +61,7 @@ function Categories({ chosen }) {
 }
 
 function AllStreams() {
-  return html`<${Heading} title="Streams" /><${Streams} />`
+  return html`<${Heading} title="Streams" path="/v1/reports/streams" /><${Streams} />`
 }
 
 function ByName() {
@@ -86,7 +89,7 @@ function Category({ name }) {
   const line = value?.categories.find(line => line.category === name)
   const now = useNow()
   return html`
-    <${Heading} trail=${[['Streams', to('streams')]]} title=${name}>
+    <${Heading} trail=${[['Streams', to('streams')]]} title=${name} path=${tab === 'messages' ? undefined : query('/v1/reports/streams', { category: name })}>
       ${line && html`<span class="muted">${plural(line.message_count, 'message')} · ${plural(line.stream_count, 'stream')} · last ${ago(line.last_time, now)}</span>`}
     <//>
     <${Tabs} label="Parts of the category" current=${tab} tabs=${tabs.map(([id, text]) => [id, text, to('categories', name, { tab: id === tabs[0][0] ? undefined : id })])} />
@@ -143,20 +146,14 @@ function Streams({ category }) {
     <${Failure} error=${found.error} again=${found.more} />
     ${found.rows.length === 0 && found.busy ? html`<${Loading} lines=${12} />`
       : found.rows.length === 0
-        ? found.error ? null : text || category ? html`<${Empty} title=${found.next ? 'Nothing found so far' : 'No stream with such a name'} />` : html`<${FirstMessage} />`
+        ? found.error ? null : text ? html`<${Empty} title=${found.next ? 'Nothing found so far' : 'No stream with such a name'} />` : html`<${FirstMessage} stream=${category && `${category}-1`} />`
         : html`
-          <table class="table">
-            <thead><tr><th>Stream</th><th class="num">Messages</th><th class="num wide-only">Version</th><th class="num">Last message</th></tr></thead>
-            <tbody>
-              ${found.rows.map(row => html`
-                <tr key=${row.stream_name}>
-                  <td class="name"><a href=${to('streams', row.stream_name)}>${row.stream_name}</a></td>
-                  <td class="num">${count(row.message_count)}</td>
-                  <td class="num wide-only">${count(row.version)}</td>
-                  <td class="num muted" title=${row.last_time}>${ago(row.last_time, now)}</td>
-                </tr>`)}
-            </tbody>
-          </table>`}
+          <${Table} label="Streams" rows=${found.rows} keyOf=${row => row.stream_name} columns=${[
+            { label: 'Stream', kind: 'name', cell: row => html`<a href=${to('streams', row.stream_name)}>${row.stream_name}</a>` },
+            { label: 'Messages', kind: 'num', cell: row => count(row.message_count) },
+            { label: 'Version', kind: 'num', cell: row => count(row.version) },
+            { label: 'Last message', kind: 'num', tone: 'muted', cell: row => html`<time datetime=${row.last_time} title=${row.last_time}>${ago(row.last_time, now)}</time>` },
+          ]} />`}
     ${found.next && html`
       <div class="more">
         <button onClick=${found.more} disabled=${found.busy}>${found.busy ? 'Looking' : text ? 'Look further' : 'More'}</button>
@@ -171,18 +168,12 @@ function Types({ category }) {
   if (!value) return error ? html`<${Failure} error=${error} again=${again} />` : html`<${Loading} />`
   const lines = [...value.types].sort((a, b) => b.message_count - a.message_count)
   const sum = lines.reduce((sum, line) => sum + line.message_count, 0)
-  if (lines.length === 0) return html`<${Empty} title="No message has been counted here" />`
+  if (lines.length === 0) return html`<${FirstMessage} stream=${`${category}-1`} />`
   return html`
-    <table class="table">
-      <thead><tr><th>Type</th><th class="num">Messages</th><th class="num">Share</th><th class="num wide-only">Last message</th></tr></thead>
-      <tbody>
-        ${lines.map(line => html`
-          <tr key=${line.type}>
-            <td class="name"><a href=${to('categories', category, { tab: 'messages', types: line.type })}>${line.type}</a></td>
-            <td class="num">${count(line.message_count)}</td>
-            <td class="num">${((100 * line.message_count) / sum).toFixed(1)} %</td>
-            <td class="num muted wide-only">${ago(line.last_time, now)}</td>
-          </tr>`)}
-      </tbody>
-    </table>`
+    <${Table} label="Types" rows=${lines} keyOf=${line => line.type} columns=${[
+      { label: 'Type', kind: 'name', cell: line => html`<a href=${to('categories', category, { tab: 'messages', types: line.type })}>${line.type}</a>` },
+      { label: 'Messages', kind: 'num', cell: line => count(line.message_count) },
+      { label: 'Share', kind: 'num', cell: line => `${((100 * line.message_count) / sum).toFixed(1)} %` },
+      { label: 'Last message', kind: 'num', tone: 'muted', cell: line => ago(line.last_time, now) },
+    ]} />`
 }

@@ -2,7 +2,17 @@
 import uPlot from '../vendor/uplot/uPlot.js'
 import { html, useEffect, useLayoutEffect, useRef, useState } from './dom.js'
 import { theme } from './theme_choice.js'
-import { useStore } from './store.js'
+import { kept, useStore } from './store.js'
+
+/** How much of the past charts show, in seconds. */
+const SPANS = [['600', '10 min'], ['3600', '1 h'], ['21600', '6 h']]
+const span = kept('span', '21600')
+
+export function Spans() {
+  const chosen = useStore(span)
+  return html`<span class="spans" role="group" aria-label="How much the charts show">${SPANS.map(([value, text]) => html`
+    <button key=${value} aria-pressed=${chosen === value} onClick=${() => span.set(value)}>${text}</button>`)}</span>`
+}
 
 /** The colours in use, as the browser computes them from the style sheet. */
 export function colours(element) {
@@ -41,7 +51,7 @@ function optionsOf({ series, format, floor }, ink, size, setAt) {
     cursor: { y: false, points: { size: 6 }, drag: { x: false, y: false } },
     scales: {
       // The present is at the right end; a young line grows from there.
-      x: { time: true, range: (_, low, high) => [Math.max(high - 600, Math.min(low, high - 60)), high] },
+      x: { time: true, range: (_, low, high) => [Math.max(high - Number(span.value), Math.min(low, high - 60)), high] },
       y: { range: (_, low, high) => [0, Math.max(high * 1.12, floor)] },
     },
     axes: [
@@ -67,7 +77,7 @@ export function Chart({ title, times, series, format, floor = 0.001, height = 15
   const chart = useRef(null)
   const [at, setAt] = useState(null)
   const colour = useThemeChange()
-  const shape = series.map(one => one.label).join()
+  const shape = `${series.map(one => one.label).join()} ${useStore(span)}`
 
   useLayoutEffect(() => {
     const element = holder.current

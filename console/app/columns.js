@@ -6,9 +6,9 @@ import { ErasedMark } from './erase.js'
 import { ago, clock, count, short } from './format.js'
 import { deliveryOf, pageOf } from './json_text.js'
 import { useFollow } from './live.js'
-import { MessageDetail, TrimmedLine } from './message_list.js'
+import { MessageDetail, Sampling, TrimmedLine } from './message_list.js'
 import { useNow } from './poll.js'
-import { amend, useRoute } from './router.js'
+import { amend, to, useRoute } from './router.js'
 import { LiveSwitch } from './widgets.js'
 
 /** Columns at once, and messages kept in each. */
@@ -20,7 +20,8 @@ const PAGE = 200
 /** Rates that are kept, one for each look at the status. */
 const RATES_MAX = 60
 
-export function Columns({ name, partitions }) {
+/** `isHeld`: nothing comes, because the aggregated stream is paused or has stopped. */
+export function Columns({ name, partitions, isHeld }) {
   const { query: route } = useRoute()
   const [isLive, setIsLive] = useState(true)
   const first = Math.min(Number(route.get('from')) || 0, Math.max(partitions.length - 1, 0))
@@ -30,6 +31,7 @@ export function Columns({ name, partitions }) {
   const [cells, setCells] = useState(null)
   const [chosen, setChosen] = useState(null)
   const [trimmed, setTrimmed] = useState(0)
+  const [attempt, setAttempt] = useState(0)
   const base = api`/v1/aggregated-streams/${name}`
 
   const path = `${base}/events?${numbers.map(number => `partition=${number}`).join('&')}`
@@ -40,11 +42,12 @@ export function Columns({ name, partitions }) {
       setTrimmed(sum => items.reduce((sum, item) => sum + (item.trimmed ?? 0), sum))
       setCells(now => merge(now ?? {}, byPartition(items.filter(item => item.message))))
     },
-  }, [key])
+    onLost: () => setAttempt(attempt => attempt + 1),
+  }, [key, attempt])
 
   // The ends are read once it follows, so no message falls between them; what comes twice has the same position.
   const isFollowing = state === 'live' || state === 'sampling' || !isLive
-  useEffect(() => { setCells(null); setTrimmed(0) }, [name, key])
+  useEffect(() => { setCells(null); setTrimmed(0) }, [name, key, attempt])
   useEffect(() => {
     if (!isFollowing) return
     const controller = new AbortController()
@@ -52,7 +55,7 @@ export function Columns({ name, partitions }) {
       ends => setCells(now => merge(now ?? {}, Object.fromEntries(numbers.map((number, at) => [number, ends[at]])))),
       () => { if (!controller.signal.aborted) setCells(now => now ?? {}) })
     return () => controller.abort()
-  }, [name, key, isFollowing])
+  }, [name, key, attempt, isFollowing])
 
   const onErased = message => {
     setChosen(message)
@@ -69,15 +72,15 @@ export function Columns({ name, partitions }) {
               ${partitions[page * COLUMNS_MAX].partition}–${partitions[Math.min((page + 1) * COLUMNS_MAX, partitions.length) - 1].partition}</button>`)}
         </nav>`}
       <span class="spacer" />
-      <${LiveSwitch} state=${state} on=${isLive} onChange=${setIsLive} />
+      ${!isHeld && html`<${LiveSwitch} state=${state} on=${isLive} onChange=${setIsLive} />`}
     </div>
+    ${state === 'sampling' && html`<${Sampling} />`}
     <div class=${classes('split', chosen && 'has-detail')}>
       <div class="split-list">
         ${trimmed > 0 && html`<${TrimmedLine} number=${trimmed} />`}
         <div class="partition-columns" style=${`--columns:${shown.length}`}>
-          ${shown.map(one => html`<${Column} key=${one.partition} status=${one} cells=${cells?.[one.partition]} chosen=${chosen} onChoose=${setChosen} />`)}
+          ${shown.map(one => html`<${Column} key=${one.partition} name=${name} status=${one} cells=${cells?.[one.partition]} chosen=${chosen} onChoose=${setChosen} />`)}
         </div>
-        ${state === 'sampling' && html`<p class="hint">More messages come than can be read: the newest of each second are shown.</p>`}
       </div>
       ${chosen && html`<${MessageDetail} message=${chosen} onErased=${onErased} onClose=${() => setChosen(null)} />`}
     </div>`
@@ -119,33 +122,41 @@ function merge(now, newer) {
   return merged
 }
 
-function Column({ status, cells, chosen, onChoose }) {
+function Column({ name, status, cells, chosen, onChoose }) {
   const now = useNow()
   const rates = useRates(status.message_count)
   const newest = useRef(null)
   const before = newest.current
   useEffect(() => { if (cells?.length) newest.current = cells[0].position }, [cells])
+  const link = near => to('aggregated', name, 'partitions', status.partition, { near })
   return html`
     <section class="partition" aria-label=${`Partition ${status.partition}`}>
       <header>
-        <h3><small>Partition</small> ${status.partition}</h3>
+        <h3><a href=${link()} title="All messages of this partition"><small>Partition</small> ${status.partition}</a></h3>
         <span class="num">${short(status.message_count)}</span>
         <${Spark} values=${rates} label="New messages" width=${64} height=${18} />
         <span class="muted">${status.last_time ? ago(status.last_time, now) : ''}</span>
       </header>
       <ol>
-        ${(cells ?? []).map((cell, at) => html`
-          <li key=${cell.position} class=${at + 1 < cells.length && cells[at + 1].position < cell.position - 1 ? 'is-after-cut' : ''}>
-            <button class=${classes('cell', before !== null && cell.position > before && 'is-new')} aria-pressed=${chosen?.id === cell.message.id}
-              title=${`${cell.message.type} in ${cell.message.stream_name} at ${clock(cell.message.time)}`} onClick=${() => onChoose(chosen?.id === cell.message.id ? null : cell.message)}>
-              <span class="cell-top"><b class="num">${count(cell.position)}</b><span class="type">${cell.message.type}</span></span>
-              <span class="name">${cell.message.stream_name}${cell.message.erased && html` <${ErasedMark} erased=${cell.message.erased} />`}</span>
-            </button>
-          </li>`)}
+        ${(cells ?? []).flatMap((cell, at) => [
+          html`<${Cell} key=${cell.position} cell=${cell} isNew=${before !== null && cell.position > before} isChosen=${chosen?.id === cell.message.id} onChoose=${onChoose} />`,
+          at + 1 < cells.length && cells[at + 1].position < cell.position - 1 && html`
+            <li key=${`left ${cell.position}`} class="left-line">${count(cell.position - cells[at + 1].position - 1)} not shown <a href=${link(cell.position)}>Show</a></li>`,
+        ])}
         ${cells && cells.length === 0 && html`<li class="muted">Empty</li>`}
       </ol>
     </section>`
 }
+
+const Cell = ({ cell: { position, message }, isNew, isChosen, onChoose }) => html`
+  <li>
+    <button class=${classes('cell', isNew && 'is-new')} aria-pressed=${isChosen}
+      title=${`${message.type} in ${message.stream_name} at ${clock(message.time)}`} onClick=${() => onChoose(isChosen ? null : message)}>
+      <span class="type">${message.type}</span>
+      <span class="cell-place"><span class="name">${message.stream_name}</span><b class="num">${count(position)}</b></span>
+      ${message.erased && html`<${ErasedMark} erased=${message.erased} />`}
+    </button>
+  </li>`
 
 /** How much was added between two looks. */
 function useRates(total) {

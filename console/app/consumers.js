@@ -1,38 +1,45 @@
-// Who consumes a subscription, and what they have not acknowledged yet.
-import { html } from './dom.js'
-import { api, getJson, query, send } from './api.js'
-import { ago, count, duration, plural, seconds } from './format.js'
+// Who consumes a subscription, and what is pending.
+import { html, useMemo } from './dom.js'
+import { api, getJson, query } from './api.js'
+import { ago, count, duration, plural, seconds, short } from './format.js'
 import { useLook, useNow } from './poll.js'
-import { Empty, Failure, Loading } from './widgets.js'
+import { useRates } from './rates.js'
+import { Table } from './table.js'
+import { Command, curl, Empty, Failure, Loading } from './widgets.js'
 
 const PENDING_MAX = 200
 
-export function Consumers({ path, onAsk }) {
+export function Consumers({ path, mode, onAsk }) {
   const { value, error, again } = useLook(signal => getJson(`${path}/consumers`, { signal }), [path], 1_000)
   const now = useNow()
+  // Who has joined anew is counted anew.
+  const rates = useRates(useMemo(() => value && new Map(value.consumers.map(row => [`${row.consumer} ${row.joined_at}`, row.acked])), [value]))
   if (!value) return error ? html`<${Failure} error=${error} again=${again} />` : html`<${Loading} lines=${3} />`
   const rows = value.consumers
-  if (rows.length === 0) return html`<${Empty} title="Nobody consumes"><p>A consumer joins by <span class="code">GET …/events?consumer=w1</span> or <span class="code">POST …/fetch</span>.</p><//>`
+  if (rows.length === 0) return html`
+    <${Empty} title="Nobody consumes">
+      <p>A consumer joins by what it asks for: by fetching, or by following <span class="code">…/events?consumer=w1</span>.</p>
+      <${Command} lines=${curl({ method: 'POST', path: `${path}/fetch`, body: { consumer: 'w1', wait: '10s' } })} />
+    <//>`
   const remove = name => onAsk({
     title: `Remove ${name}?`, text: 'Its partitions and messages go to the other consumers. If it is still running, it joins again.', action: 'Remove', danger: true,
-    run: async () => { await send('DELETE', path + api`/consumers/${name}`); again() },
+    request: { method: 'DELETE', path: path + api`/consumers/${name}` }, done: again,
   })
   return html`
-    <div class="scroll"><table class="table">
-      <thead><tr><th>Consumer</th><th>Takes by</th><th>Partitions</th><th class="num">Unacknowledged</th><th class="num wide-only">Joined</th><th class="num">Lease</th><th /></tr></thead>
-      <tbody>${rows.map(row => html`
-        <tr key=${row.consumer}>
-          <td class="name">${row.consumer}</td>
-          <td class="muted">${row.connected ? 'event stream' : 'fetch'}</td>
-          <td>${row.partitions.join(', ') || html`<span class="muted">none</span>`}</td>
-          <td class="num">${count(row.in_flight)}</td>
-          <td class="num muted wide-only" title=${row.joined_at}>${ago(row.joined_at, now)}</td>
-          <td class="num muted">${duration(seconds(row.expires_in))}</td>
-          <td class="row-actions"><button class="quiet" onClick=${() => remove(row.consumer)}>Remove</button></td>
-        </tr>`)}
-      </tbody>
-    </table></div>`
+    <${Table} label="Consumers" rows=${rows} keyOf=${row => row.consumer} columns=${[
+      { label: 'Consumer', kind: 'name', cell: row => row.consumer },
+      { label: 'Takes by', tone: 'muted', cell: row => (row.connected ? 'event stream' : 'fetch') },
+      // Consumers of a competing subscription share all there is.
+      mode === 'partitioned' && { label: 'Partitions', cell: row => row.partitions.join(', ') || html`<span class="muted">none</span>` },
+      { label: 'Pending', kind: 'num', cell: row => count(row.in_flight) },
+      { label: 'Acked', kind: 'num', cell: row => html`<span title="Messages acked in a second, of those that this instance was told of">${rateText(rates.get(`${row.consumer} ${row.joined_at}`))}</span>` },
+      { label: 'Joined', kind: 'num', tone: 'muted', cell: row => html`<time datetime=${row.joined_at} title=${row.joined_at}>${ago(row.joined_at, now)}</time>` },
+      { label: 'Lease', kind: 'num', tone: 'muted', cell: row => duration(seconds(row.expires_in)) },
+      { label: '', kind: 'actions', cell: row => html`<button class="quiet" onClick=${() => remove(row.consumer)}>Remove…</button>` },
+    ]} />`
 }
+
+const rateText = rate => (rate === undefined ? '–' : `${short(rate)}/s`)
 
 /** How long messages have been out, in steps that a reader knows what to do about. */
 const AGES = [[1, 'under 1 s'], [10, '1 to 10 s'], [60, '10 s to 1 min'], [600, '1 to 10 min'], [Infinity, 'over 10 min']]
@@ -43,24 +50,20 @@ export function Pending({ path }) {
   const { value, error, again } = useLook(signal => getJson(query(`${path}/pending`, { limit: PENDING_MAX }), { signal }), [path], 1_000)
   if (!value) return error ? html`<${Failure} error=${error} again=${again} />` : html`<${Loading} lines=${3} />`
   const rows = value.pending
-  if (rows.length === 0) return html`<${Empty} title="Everything that was delivered is acknowledged" />`
+  if (rows.length === 0) return html`<${Empty} title="Nothing is pending"><p>A message is pending from its delivery until it is acked.</p><//>`
   const groups = AGES.map(([, text], at) => [text, rows.filter(row => idleOf(row) < AGES[at][0] && (at === 0 || idleOf(row) >= AGES[at - 1][0])).length])
   const most = Math.max(...groups.map(([, number]) => number))
   return html`
     <ol class="bars ages" aria-label="How long ago they were delivered">
       ${groups.map(([text, number]) => html`<li key=${text}><div><span>${text}</span><span class="num">${count(number)}</span><i class="bar" style=${`width:${(100 * number) / most}%`} /></div></li>`)}
     </ol>
-    <div class="scroll"><table class="table">
-      <thead><tr><th class="num">Partition</th><th class="num">Position</th><th>Consumer</th><th class="num">Out for</th><th class="num">Deliveries</th><th class="wide-only">Last error</th></tr></thead>
-      <tbody>${rows.map(row => html`
-        <tr key=${`${row.partition} ${row.position}`}>
-          <td class="num">${row.partition}</td><td class="num">${count(row.position)}</td>
-          <td>${row.consumer ?? html`<span class="muted">waits</span>`}</td>
-          <td class="num">${duration(idleOf(row))}</td>
-          <td class="num">${row.delivery_count > 1 ? html`<b class="tone-warn">${count(row.delivery_count)}</b>` : count(row.delivery_count)}</td>
-          <td class="wide-only reason" title=${row.last_error}>${row.last_error ?? ''}</td>
-        </tr>`)}
-      </tbody>
-    </table></div>
+    <${Table} label="Pending messages" rows=${rows} keyOf=${row => `${row.partition} ${row.position}`} columns=${[
+      { label: 'Partition', kind: 'num', cell: row => row.partition },
+      { label: 'Position', kind: 'num', cell: row => count(row.position) },
+      { label: 'Consumer', cell: row => row.consumer ?? html`<span class="muted">waits</span>` },
+      { label: 'Pending for', kind: 'num', cell: row => duration(idleOf(row)) },
+      { label: 'Deliveries', kind: 'num', cell: row => (row.delivery_count > 1 ? html`<b class="tone-warn">${count(row.delivery_count)}</b>` : count(row.delivery_count)) },
+      { label: 'Last error', tone: 'reason', cell: row => html`<span title=${row.last_error}>${row.last_error ?? ''}</span>` },
+    ]} />
     ${value.next && html`<p class="hint">The first ${plural(PENDING_MAX, 'message')} are shown.</p>`}`
 }

@@ -15,12 +15,13 @@ const sizeText = (name, text) => (text === 'null' ? `no ${name}` : `${name}, ${c
 /** `onDone` gets the message as it is afterwards. */
 export function EraseDialog({ message, onDone, onClose }) {
   const [reason, setReason] = useState('')
+  const request = { method: 'DELETE', path: query(api`/v1/messages/${message.id}`, { reason }) }
   const run = async () => {
-    onDone(messageOf(await getText(query(api`/v1/messages/${message.id}`, { reason }), { method: 'DELETE' })))
+    onDone(messageOf(await getText(request.path, request)))
     onClose()
   }
   return html`
-    <${Dialog} title="Erase this message?" action="Erase its data" isDanger=${true} run=${run} onClose=${onClose}>
+    <${Dialog} title="Erase this message?" action="Erase its data" isDanger=${true} request=${request} run=${run} onClose=${onClose}>
       <dl class="facts">
         <dt>Goes</dt><dd>${sizeText('data', message.data)}; ${sizeText('metadata', message.metadata)}</dd>
         <dt>Stays</dt><dd>position ${count(message.position)} of <span class="name">${message.stream_name}</span>, global ${count(message.global_position)}; its type ${message.type}, its time and its id</dd>

@@ -1,10 +1,14 @@
 // The instance: what it needs, what holds the settled position back, what it has answered.
 import { html } from './dom.js'
 import { getJson, Problem } from './api.js'
+import { Attention, attention } from './attention.js'
 import { bytes, clock, count, duration, short } from './format.js'
+import { Settings, Storage, Version } from './installation.js'
 import { quantiles, reading, valueOf } from './metrics.js'
 import { useLook } from './poll.js'
+import { SlowFollowers } from './slow_followers.js'
 import { useStore } from './store.js'
+import { Table } from './table.js'
 import { Badge, Empty, Failure, Heading, Loading, Stat } from './widgets.js'
 
 const CHECKS = {
@@ -27,20 +31,27 @@ async function readiness(signal) {
 
 export function Health() {
   return html`
-    <${Heading} title="Health"><a class="button" href="/metrics">Metrics</a><a class="button" href="/docs/">API</a><//>
+    <${Heading} title="Health" path="/readyz"><a class="button" href="/metrics">Metrics</a><a class="button" href="/docs/">API</a><//>
+    <${Attention} />
     <div class="columns even">
       <${Checks} />
       <${Settled} />
     </div>
+    <${SlowFollowers} />
     <${Instance} />
+    <${Storage} />
+    <${Settings} />
+    <${Version} />
     <${Requests} />`
 }
 
 function Checks() {
   const { value, error } = useLook(readiness, [], 2_000)
+  // Ready is not well: what needs attention takes the green away.
+  const isCalm = useStore(attention)?.length === 0
   return html`
     <section class="panel">
-      <header><h2>Instance</h2>${value && html`<${Badge} tone=${value.isReady ? 'good' : 'bad'}>${value.isReady ? 'Ready' : 'Not ready'}<//>`}</header>
+      <header><h2>Instance</h2>${value && html`<${Badge} tone=${!value.isReady ? 'bad' : isCalm ? 'good' : 'warn'}>${value.isReady ? 'Ready' : 'Not ready'}<//>`}</header>
       <${Failure} error=${error} />
       ${value?.text && html`<p class="hint">${value.text}</p>`}
       ${!value ? !error && html`<${Loading} lines=${3} />` : html`
@@ -64,23 +75,18 @@ function Settled() {
       <${Failure} error=${error} />
       ${!value ? !error && html`<${Loading} lines=${3} />` : html`
         <dl class="stats small">
-          <${Stat} label="Settled" value=${count(value.settled)} />
-          <${Stat} label="Head" value=${count(value.head)} />
-          <${Stat} label="Between" value=${count(value.lag)} tone=${isLong ? 'warn' : ''} />
+          <${Stat} label="Settled up to" value=${count(value.settled)} />
+          <${Stat} label="Last position" value=${count(value.head)} />
+          <${Stat} label="Not settled" value=${count(value.lag)} tone=${isLong ? 'warn' : ''} />
         </dl>
         ${isLong && html`
           <p class="hint">Position ${count(held.position)} may still appear. Later messages are delivered once ${held.holders.length === 1 ? 'this transaction ends' : 'these transactions end'}:</p>
-          <table class="table">
-            <thead><tr><th>Session</th><th>Program</th><th>State</th><th class="num">Began</th></tr></thead>
-            <tbody>${held.holders.map(holder => html`
-              <tr key=${holder.pid ?? holder.prepared_as}>
-                <td>${holder.pid ? html`<span class="code">${holder.pid}</span>` : html`prepared <span class="code">${holder.prepared_as}</span>`}</td>
-                <td>${holder.application_name ?? '–'} <span class="muted">${[holder.user_name, holder.client_address].filter(Boolean).join(' @ ')}</span></td>
-                <td>${holder.state ?? '–'}</td>
-                <td class="num">${holder.transaction_started ? clock(holder.transaction_started) : '–'}</td>
-              </tr>`)}
-            </tbody>
-          </table>
+          <${Table} label="What holds it back" rows=${held.holders} keyOf=${holder => holder.pid ?? holder.prepared_as} columns=${[
+            { label: 'Session', cell: holder => (holder.pid ? html`<span class="code">${holder.pid}</span>` : html`prepared <span class="code">${holder.prepared_as}</span>`) },
+            { label: 'Program', cell: holder => html`${holder.application_name ?? '–'} <span class="muted">${[holder.user_name, holder.client_address].filter(Boolean).join(' @ ')}</span>` },
+            { label: 'State', cell: holder => holder.state ?? '–' },
+            { label: 'Began', kind: 'num', cell: holder => (holder.transaction_started ? clock(holder.transaction_started) : '–') },
+          ]} />
           <p class="hint">To end one: <code>SELECT pg_terminate_backend(${held.holders[0]?.pid ?? 'pid'})</code></p>`}`}
     </section>`
 }
@@ -94,7 +100,7 @@ function Instance() {
   const troubles = [
     ['Listener lost', 'headwater_listener_lost_total'], ['Database lost', 'headwater_database_lost_total'],
     ['Batches failed', 'headwater_batches_failed_total'], ['Panics', 'headwater_panics_total'],
-    ['Followers refused', 'headwater_followers_refused_total'],
+    ['Followers refused', 'headwater_followers_refused_total'], ['Followers fell behind', 'headwater_followers_fell_behind_total'],
   ].map(([label, name]) => [label, value(name)])
   return html`
     <section class="panel">
@@ -136,18 +142,13 @@ function Requests() {
     <section class="panel">
       <header><h2>Requests</h2></header>
       ${rows.length === 0 ? html`<${Empty} title="No request yet" />` : html`
-        <div class="scroll"><table class="table">
-          <thead><tr><th>Route</th><th class="num">Answered</th><th class="num">Refused</th><th class="num">Failed</th><th class="num">p50</th><th class="num">p99</th></tr></thead>
-          <tbody>${rows.map(row => {
-            const [p50, p99] = latencies(now, row.method, row.path)
-            return html`<tr key=${row.method + row.path}>
-              <td><span class="method">${row.method}</span> <span class="code">${row.path}</span></td>
-              <td class="num">${count(row.all)}</td>
-              <td class="num">${row.refused ? count(row.refused) : '–'}</td>
-              <td class="num">${row.failed ? html`<b class="tone-bad">${count(row.failed)}</b>` : '–'}</td>
-              <td class="num">${duration(p50)}</td><td class="num">${duration(p99)}</td>
-            </tr>`
-          })}</tbody>
-        </table></div>`}
+        <${Table} label="Requests" rows=${rows.map(row => ({ ...row, times: latencies(now, row.method, row.path) }))} keyOf=${row => row.method + row.path} columns=${[
+          { label: 'Route', kind: 'name', cell: row => html`<span class="method">${row.method}</span> <span class="code">${row.path}</span>` },
+          { label: 'Answered', kind: 'num', cell: row => count(row.all) },
+          { label: 'Refused', kind: 'num', cell: row => (row.refused ? count(row.refused) : '–') },
+          { label: 'Failed', kind: 'num', cell: row => (row.failed ? html`<b class="tone-bad">${count(row.failed)}</b>` : '–') },
+          { label: 'p50', kind: 'num', cell: row => duration(row.times[0]) },
+          { label: 'p99', kind: 'num', cell: row => duration(row.times[1]) },
+        ]} />`}
     </section>`
 }

@@ -1,7 +1,8 @@
 // The shell: navigation, connection, keys, and which view is shown.
-import { classes, html, render, useEffect, useLayoutEffect, useMemo, useRef, useState } from './dom.js'
+import { classes, html, render, useEffect, useLayoutEffect, useMemo, useState } from './dom.js'
 import { Aggregated, AggregatedList } from './aggregated.js'
 import { connection } from './api.js'
+import { attention, startAttention } from './attention.js'
 import { Browse } from './browse.js'
 import { duration } from './format.js'
 import { Health } from './health.js'
@@ -9,6 +10,7 @@ import { HelpDialog } from './help.js'
 import { Key } from './keys.js'
 import { startMetrics } from './metrics.js'
 import { Overview } from './overview.js'
+import { Partition } from './partition_log.js'
 import { useNow } from './poll.js'
 import { go, to, useRoute } from './router.js'
 import { session, startSession, useRights } from './session.js'
@@ -33,6 +35,11 @@ const SECTIONS = [
 
 function View() {
   const { parts: [section, name, part, text = ''] } = useRoute()
+  const rights = useRights()
+  const { right, text: title } = SECTIONS.find(({ of }) => of.includes(section)) ?? {}
+  if (section !== undefined && right && !rights[right]) {
+    return html`<${Heading} title=${title} /><${Empty} title="This credential does not show this"><p><a href=${to('access')}>What it may do</a></p><//>`
+  }
   switch (section) {
     case undefined: return html`<${Overview} />`
     case 'streams': return name === undefined ? html`<${Browse} />` : html`<${Stream} key=${name} name=${name} />`
@@ -40,6 +47,7 @@ function View() {
     case 'log': return html`<${Log} />`
     case 'messages': return html`<${MessageById} id=${name ?? ''} />`
     case 'aggregated':
+      if (part === 'partitions') return html`<${Partition} name=${name} number=${text} />`
       if (part === 'keys') return html`<${Key} name=${name} text=${text} />`
       return name === undefined ? html`<${AggregatedList} />` : html`<${Aggregated} key=${name} name=${name} />`
     case 'subscriptions': return name === undefined ? html`<${SubscriptionList} />` : html`<${Subscription} key=${name} name=${name} />`
@@ -52,19 +60,17 @@ function View() {
 function Navigation({ sections, onHelp }) {
   const { parts } = useRoute()
   const choice = useStore(theme)
-  const list = useRef(null)
-  // On a narrow screen the sections are a row that scrolls.
-  useEffect(() => { list.current.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' }) }, [parts[0]])
+  const waiting = useStore(attention)?.length
   return html`
     <nav class="navigation" aria-label="Sections">
       <a class="brand" href="#/"><svg viewBox="0 0 24 24" aria-hidden="true"><path d="M12 2.5v5.5" /><path d="M3.5 12.5c2.8-2.6 5.7-2.6 8.5 0s5.7 2.6 8.5 0" /><path d="M3.5 19c2.8-2.6 5.7-2.6 8.5 0s5.7 2.6 8.5 0" /></svg>Headwater</a>
-      <ul ref=${list}>
+      <ul>
         ${sections.map(({ path, text, of }) => html`
-          <li key=${text}><a href=${to(...path)} aria-current=${of.includes(parts[0]) ? 'page' : undefined}>${text}</a></li>`)}
+          <li key=${text}><a href=${to(...path)} aria-current=${of.includes(parts[0]) ? 'page' : undefined}>${text}${path[0] === 'health' && waiting > 0 && html` <span class="count" title="Needs attention">${waiting}</span>`}</a></li>`)}
       </ul>
       <div class="navigation-end">
         <${Connection} />
-        <button class="quiet" onClick=${nextTheme} title="Colours: system, light, dark">${{ system: 'System', light: 'Light', dark: 'Dark' }[choice]}<span class="wide-only"> colours</span></button>
+        <button class="quiet" onClick=${nextTheme} title="Colours: system, light, dark">${{ system: 'System', light: 'Light', dark: 'Dark' }[choice]} colours</button>
         <button class="quiet" onClick=${onHelp} title="Keys (?)">Keys</button>
       </div>
     </nav>`
@@ -136,6 +142,7 @@ function SignedIn() {
   const sections = useMemo(() => SECTIONS.filter(({ right }) => !right || rights[right]), [rights])
   useKeys(sections, setHelp)
   useEffect(() => startMetrics(rights.readEverything), [rights])
+  useEffect(() => startAttention(rights), [rights])
   useEffect(() => {
     // The overview is of all streams: without it, the log, or what there is to consume, comes first.
     if (parts.length === 0 && !rights.readEverything) location.replace(to(rights.readSomething ? 'log' : 'subscriptions'))

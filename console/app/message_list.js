@@ -1,13 +1,16 @@
 // Messages as rows, and the one that is chosen as a whole.
 import { classes, html, useEffect, useLayoutEffect, useRef, useState } from './dom.js'
 import { EraseDialog, ErasedMark, ErasedPart } from './erase.js'
-import { ago, clock, count } from './format.js'
+import { ago, clock, count, plural } from './format.js'
+import { entries, kindOf } from './json_text.js'
 import { JsonView } from './json_view.js'
-import { amend, to } from './router.js'
+import { amend, here, to } from './router.js'
 import { useRights } from './session.js'
 import { Copy } from './widgets.js'
 import { useNow } from './poll.js'
 
+/** Fields of the metadata that are looked at for what ties messages together. */
+const TIES_LOOKED_AT = 100
 /** Characters of a row's preview; the style sheet cuts what does not fit. */
 const PREVIEW = 240
 
@@ -16,9 +19,19 @@ export const trimmedRow = ({ count, first_position }) => ({ id: `trimmed before 
 
 export const isMessage = row => row.trimmed === undefined
 
-export const TrimmedLine = ({ number }) => html`<p class="trimmed-line" role="note">${number === 1 ? '1 message was trimmed' : `${count(number)} messages were trimmed`}</p>`
+export const TrimmedLine = ({ number }) => html`<p class="list-line trimmed-line" role="note">${number === 1 ? '1 message was trimmed' : `${count(number)} messages were trimmed`}</p>`
 
-export function MessageList({ rows: all, position, selected, withStream, onSelect = at => amend({ at }) }) {
+/** Stands where messages came too fast to be shown; `number` is true if nobody has counted them. */
+export const LeftLine = ({ number, link }) => html`
+  <p class="list-line left-line" role="note">${number === true ? 'Messages not shown' : `${plural(number, 'message')} not shown`} <a href=${link}>Show</a></p>`
+
+export const Sampling = () => html`<p class="hint" role="note">More messages come than can be read: the newest of each second are shown, and the others counted.</p>`
+
+/** A click that selects text or follows a link chooses nothing. */
+const isChoice = event => !event.target.closest('a') && String(getSelection()) === ''
+
+/** `linkTo` gives the link that opens a row; `onSelect` chooses one without leaving the view. */
+export function MessageList({ rows: all, position, selected, withStream, onSelect = at => amend({ at }), linkTo = at => here({ at }) }) {
   const body = useRef(null)
   const rows = all.filter(isMessage)
   // Of this very moment: keys may come faster than pictures.
@@ -27,7 +40,7 @@ export function MessageList({ rows: all, position, selected, withStream, onSelec
   useLayoutEffect(() => {
     const onKey = event => {
       if (event.target.closest?.('input, textarea, select, dialog') || event.metaKey || event.ctrlKey || event.altKey) return
-      const step = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key]
+      const step = { j: 1, k: -1 }[event.key]
       const { rows, selected, onSelect } = current.current
       if (!step || rows.length === 0) return
       event.preventDefault()
@@ -49,29 +62,32 @@ export function MessageList({ rows: all, position, selected, withStream, onSelec
         <span role="columnheader">Time</span>
         ${withStream && html`<span role="columnheader">Stream</span>`}
         <span role="columnheader">Type</span>
-        <span role="columnheader" class="wide-only">Data</span>
+        <span role="columnheader">Data</span>
       </div>
-      ${all.map(row => !isMessage(row) ? html`<${TrimmedLine} key=${row.id} number=${row.trimmed} />` : html`<${Row} key=${row.id} row=${row} position=${position} withStream=${withStream} isSelected=${row[position] === selected} onSelect=${onSelect} />`)}
+      ${all.flatMap(row => !isMessage(row) ? html`<${TrimmedLine} key=${row.id} number=${row.trimmed} />` : [
+        html`<${Row} key=${row.id} row=${row} position=${position} withStream=${withStream} isSelected=${row[position] === selected} onSelect=${onSelect} link=${linkTo(row[position])} />`,
+        row.left && html`<${LeftLine} key=${`left ${row.id}`} number=${row.left} link=${here({ near: row[position], at: undefined })} />`,
+      ])}
     </div>`
 }
 
-function Row({ row, position, withStream, isSelected, onSelect }) {
+function Row({ row, position, withStream, isSelected, onSelect, link }) {
   return html`
-    <button class=${classes('message-row', row.isAfterCut && 'is-after-cut')} role="row" aria-selected=${isSelected}
-      onClick=${() => onSelect(isSelected ? undefined : row[position])}>
-      <span role="gridcell" class="num">${count(row[position])}</span>
+    <div class="message-row" role="row" aria-selected=${isSelected}
+      onClick=${event => { if (isChoice(event)) onSelect(isSelected ? undefined : row[position]) }}>
+      <span role="gridcell" class="num"><a href=${link}>${count(row[position])}</a></span>
       <span role="gridcell" class="time">${clock(row.time)}</span>
-      ${withStream && html`<span role="gridcell" class="name">${row.stream_name}</span>`}
-      <span role="gridcell" class="type">${row.type}${row.erased && html`<span class="narrow-only"> <${ErasedMark} erased=${row.erased} /></span>`}</span>
-      <span role="gridcell" class="preview wide-only">${row.erased ? html`<${ErasedMark} erased=${row.erased} /> ${row.erased.reason ?? ''}`
+      ${withStream && html`<span role="gridcell" class="name"><a href=${to('streams', row.stream_name)}>${row.stream_name}</a></span>`}
+      <span role="gridcell" class="type" title=${row.type}>${row.type}</span>
+      <span role="gridcell" class="preview">${row.erased ? html`<${ErasedMark} erased=${row.erased} /> ${row.erased.reason ?? ''}`
         : row.data === 'null' ? '–' : row.data.slice(0, PREVIEW)}</span>
-    </button>`
+    </div>`
 }
 
 const size = text => new Blob([text]).size
 
 /** What a list knows of a row beside the message. */
-const OF_LISTS = { isAfterCut: undefined, key_position: undefined }
+const OF_LISTS = { left: undefined, partition_position: undefined }
 
 /** A message whole. `onErased` gets the message as it is once it has been erased here. */
 export function MessageDetail({ message, onErased, onClose = () => amend({ at: undefined }) }) {
@@ -99,9 +115,31 @@ export function MessageDetail({ message, onErased, onClose = () => amend({ at: u
       </dl>
       ${message.erased ? html`<${ErasedPart} erased=${message.erased} />` : html`
         <${Part} title="Data" text=${message.data} />
-        <${Part} title="Metadata" text=${message.metadata} />`}
+        <${Part} title="Metadata" text=${message.metadata} />
+        <${Follow} metadata=${message.metadata} />`}
       ${isErasing && html`<${EraseDialog} message=${message} onDone=${onErased} onClose=${() => setIsErasing(false)} />`}
     </aside>`
+}
+
+/** What ties messages together: fields of the metadata by such names. */
+const TIES = /correlation|causation|trace|^request_?id/i
+/** Of a W3C `traceparent`: the trace. */
+const TRACE = /^00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/
+
+/** Links to all messages with the same correlation or trace. */
+function Follow({ metadata }) {
+  if (metadata[0] !== '{') return null
+  const ties = entries(metadata, TIES_LOOKED_AT).filter(([key, text]) => TIES.test(key) && kindOf(text) === 'string' && /^[A-Za-z_]\w*$/.test(key))
+  if (ties.length === 0) return null
+  return html`
+    <nav class="part" aria-label="Messages that belong together">
+      <h3>Follow</h3>
+      <ul>${ties.map(([key, text]) => {
+        const trace = TRACE.exec(JSON.parse(text))?.[1]
+        const filter = trace ? `has(metadata.${key}) && metadata.${key}.contains("${trace}")` : `has(metadata.${key}) && metadata.${key} == ${text}`
+        return html`<li key=${key}><a href=${to('log', { filter })}>${key}</a> <span class="code muted">${trace ?? text}</span></li>`
+      })}</ul>
+    </nav>`
 }
 
 function Part({ title, text }) {

@@ -1,5 +1,5 @@
 // The instance's metrics, read once a second, and what can be computed from two readings of them.
-import { getText, noteConnection, Problem } from './api.js'
+import { getJson, getText, noteConnection, Problem } from './api.js'
 import { poll } from './poll.js'
 import { Store } from './store.js'
 
@@ -89,6 +89,50 @@ function sampleOf(now, before, first) {
   }
 }
 
+/** Of the history that the service keeps: what was before this page was opened. Again now and then, because live readings are kept for minutes only. */
+const HISTORY_MS = 300_000
+let past = null
+/** Live samples; `history` is the past, and then these. */
+let live = []
+
+/** Series of a report by what this page calls them. */
+function pastOf({ times, series }) {
+  const valuesOf = (name, label, value) => series.find(one => one.name === name && (!label || one.labels[label] === value))?.values ?? []
+  const at = times.map(time => Date.parse(time) / 1000)
+  const rateOf = (name, isKnownAtZero = true) => {
+    const values = valuesOf(name)
+    return values.map((value, n) => {
+      const isKnown = n > 0 && value !== null && values[n - 1] !== null && (isKnownAtZero || values[n - 1] > 0)
+      const change = isKnown ? value - values[n - 1] : -1
+      return change < 0 ? null : change / (at[n] - at[n - 1])
+    })
+  }
+  const request = 'headwater_http_request_seconds', commit = 'headwater_commit_seconds'
+  return {
+    time: at, log: rateOf('headwater_head_position', false), // an instance that has just started knows no position yet
+    written: rateOf('headwater_messages_appended_total'), delivered: rateOf('headwater_messages_delivered_total'),
+    append50: valuesOf(request, 'quantile', '0.5'), append99: valuesOf(request, 'quantile', '0.99'),
+    commit50: valuesOf(commit, 'quantile', '0.5'), commit99: valuesOf(commit, 'quantile', '0.99'), lag: valuesOf('headwater_settled_lag'),
+  }
+}
+
+/** Reads the history; a service that keeps none has nothing before the live readings. */
+async function lookBack(signal) {
+  try {
+    past = pastOf(await getJson('/v1/reports/metrics', { signal }))
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error
+    past = null
+  }
+}
+
+function joined() {
+  const first = live[0]?.time ?? Infinity
+  const until = past ? past.time.findIndex(time => time >= first) : 0
+  const old = past ? Object.fromEntries(Object.entries(past).map(([name, values]) => [name, until < 0 ? values : values.slice(0, until)])) : {}
+  return Object.fromEntries(Object.keys(history.value).map(name => [name, [...(old[name] ?? []), ...live.map(sample => sample[name])]]))
+}
+
 function take(families) {
   const now = { at: Date.now(), families }
   const before = readings.at(-1)
@@ -97,17 +141,18 @@ function take(families) {
   // After a pause there is no rate worth showing: the line breaks.
   const hasGap = !before || now.at - before.at > 5 * INTERVAL_MS
   if (hasGap) readings.splice(0, readings.length - 1)
-  const old = history.value
   const sample = hasGap
-    ? { ...Object.fromEntries(Object.keys(old).map(name => [name, null])), time: now.at / 1000 }
+    ? { ...Object.fromEntries(Object.keys(history.value).map(name => [name, null])), time: now.at / 1000 }
     : sampleOf(now, before, readings[0])
-  history.set(Object.fromEntries(Object.entries(old).map(([name, values]) => [name, [...values.slice(1 - SAMPLES_MAX), sample[name]]])))
+  live = [...live.slice(1 - SAMPLES_MAX), sample]
+  history.set(joined())
   reading.set(families)
 }
 
 /** Begins to read; the same reading says whether the service can be reached. Without the right to read metrics it is asked only that. */
 export function startMetrics(mayRead) {
-  return poll(async signal => {
+  const endHistory = mayRead ? poll(lookBack, HISTORY_MS) : () => {}
+  const end = poll(async signal => {
     let text
     try {
       text = await getText(mayRead ? '/metrics' : '/readyz', { signal })
@@ -118,4 +163,5 @@ export function startMetrics(mayRead) {
     noteConnection('online')
     if (mayRead) take(parseMetrics(text))
   }, INTERVAL_MS)
+  return () => { endHistory(); end() }
 }

@@ -1,13 +1,16 @@
 // The first view: what goes in and out, how long it takes, what came last.
 import { html, useMemo, useState } from './dom.js'
-import { getJson } from './api.js'
-import { Chart } from './chart.js'
+import { api, getJson } from './api.js'
+import { Attention } from './attention.js'
+import { Chart, Spans } from './chart.js'
 import { count, duration, plural, short } from './format.js'
 import { allLog } from './logs.js'
 import { MessageList } from './message_list.js'
 import { history, reading, valueOf } from './metrics.js'
 import { useLook } from './poll.js'
+import { useRates } from './rates.js'
 import { go, to } from './router.js'
+import { useRights } from './session.js'
 import { useStore } from './store.js'
 import { useLog } from './use_log.js'
 import { Command, curl, Empty, Failure, Heading, Loading, Stat } from './widgets.js'
@@ -19,7 +22,8 @@ const rate = value => `${short(value)}/s`
 
 export function Overview() {
   return html`
-    <${Heading} title="Overview" />
+    <${Heading} title="Overview" path="/v1/reports/metrics"><${Spans} /><//>
+    <${Attention} />
     <${Numbers} />
     <${Charts} />
     <div class="columns">
@@ -80,18 +84,22 @@ function Latest() {
       <${Failure} error=${found.error} again=${found.again} />
       ${!rows ? html`<${Loading} lines=${LATEST} />`
         : rows.length === 0 ? html`<${FirstMessage} />`
-          : html`<${MessageList} rows=${rows} position="global_position" withStream=${true} onSelect=${at => go('log', { at })} />`}
+          : html`<${MessageList} rows=${rows} position="global_position" withStream=${true} onSelect=${at => go('log', { at })} linkTo=${at => to('log', { at })} />`}
     </section>`
 }
 
-export const FirstMessage = ({ stream = 'account-1' }) => html`
+export const FirstMessage = ({ stream = 'order-1' }) => html`
   <${Empty} title="No message yet">
-    <p>Append the first one:</p>
-    <${Command} lines=${curl(`/v1/streams/${encodeURIComponent(stream)}/messages`, { messages: [{ type: 'Deposited', data: { amount: 5 } }] })} />
+    ${useRights().append(stream) ? html`<${FirstAppend} stream=${stream} />` : html`<p>It is shown as soon as one comes.</p>`}
   <//>`
+
+const FirstAppend = ({ stream }) => html`
+  <p>Append the first one:</p>
+  <${Command} lines=${curl({ method: 'POST', path: api`/v1/streams/${stream}/messages`, body: { messages: [{ type: 'OrderPlaced', data: { item: 'Tea', quantity: 2 } }] } })} />`
 
 function Busiest() {
   const { value, error } = useLook(signal => getJson('/v1/reports/categories?limit=1000', { signal }), [], 5_000)
+  const rates = useRates(useMemo(() => value && new Map(value.categories.map(line => [line.category, line.message_count])), [value]))
   const lines = [...(value?.categories ?? [])].sort((a, b) => b.message_count - a.message_count)
   const most = lines[0]?.message_count ?? 1
   return html`
@@ -101,8 +109,8 @@ function Busiest() {
         : lines.length === 0 ? html`<${Empty} title="No category yet" />`
           : html`<ol class="bars">
             ${lines.slice(0, BUSIEST).map(line => html`
-              <li key=${line.category}><a href=${to('categories', line.category)}>
-                <span class="name">${line.category}</span><span class="num">${short(line.message_count)}</span>
+              <li key=${line.category}><a href=${to('categories', line.category)} title=${line.category}>
+                <span class="name">${line.category}</span><span class="num">${rates.get(line.category) > 0 && html`<span class="rate" title="New messages, as they are counted">${rate(rates.get(line.category))}</span> `}${short(line.message_count)}</span>
                 <i class="bar" style=${`width:${Math.max((100 * line.message_count) / most, 0.5)}%`} />
               </a></li>`)}
             ${lines.length > BUSIEST && html`<li class="muted">${plural(lines.length - BUSIEST, 'more category', 'more categories')}</li>`}

@@ -6,6 +6,8 @@ import { ago, count, plural } from './format.js'
 import { deliveryOf, pageOf } from './json_text.js'
 import { MessageDetail } from './message_list.js'
 import { useLook, useNow } from './poll.js'
+import { to } from './router.js'
+import { Table } from './table.js'
 import { Empty, Failure, Loading } from './widgets.js'
 
 const PARKED_MAX = 200
@@ -32,14 +34,12 @@ export function Parked({ path, onAsk }) {
   const replay = all => onAsk({
     title: all ? 'Replay all parked messages?' : `Replay ${plural(chosen.length, 'message')}?`,
     text: 'They are delivered again, with their deliveries counted anew.', action: 'Replay',
-    run: async () => {
-      await send('POST', `${path}/parked/replay`, all ? { all: true } : { positions: chosen.map(({ partition, position }) => ({ partition, position })) })
-      done()
-    },
+    request: { method: 'POST', path: `${path}/parked/replay`, body: all ? { all: true } : { positions: chosen.map(({ partition, position }) => ({ partition, position })) } }, done,
   })
   const remove = () => onAsk({
     title: `Delete ${plural(chosen.length, 'parked message')}?`,
     text: 'The subscription will never deliver them. The messages themselves stay in their streams.', action: 'Delete', danger: true,
+    request: chosen.length === 1 ? { method: 'DELETE', path: path + api`/parked/${chosen[0].partition}/${chosen[0].position}` } : undefined,
     run: async () => {
       for (const { partition, position } of chosen) await send('DELETE', path + api`/parked/${partition}/${position}`)
       done()
@@ -55,23 +55,18 @@ export function Parked({ path, onAsk }) {
     </div>
     <${Failure} error=${error} again=${again} />
     <div class=${classes('split', shown && 'has-detail')}>
-      <div class="split-list scroll"><table class="table">
-        <thead><tr>
-          <th class="tick"><input type="checkbox" aria-label="All" checked=${isAll} onChange=${() => setPicked(new Set(isAll ? [] : rows.map(keyOf)))} /></th>
-          <th class="num">Partition</th><th class="num">Position</th><th>Type</th><th class="wide-only">Stream</th><th>Reason</th><th class="num">Deliveries</th><th class="num">Parked</th>
-        </tr></thead>
-        <tbody>${rows.map(row => html`
-          <tr key=${keyOf(row)} aria-selected=${keyOf(row) === open}>
-            <td class="tick"><input type="checkbox" aria-label=${`Choose ${row.position}`} checked=${picked.has(keyOf(row))} onChange=${() => pick(row)} /></td>
-            <td class="num">${row.partition}</td><td class="num">${count(row.position)}</td>
-            <td><button class="link" onClick=${() => setOpen(keyOf(row) === open ? null : keyOf(row))}>${row.message?.type ?? 'gone'}</button>${row.message?.erased && html` <${ErasedMark} erased=${row.message.erased} />`}</td>
-            <td class="name wide-only">${row.message?.stream_name ?? '–'}</td>
-            <td class="reason" title=${row.reason}>${row.reason}</td>
-            <td class="num">${count(row.deliveries)}</td>
-            <td class="num muted">${ago(row.parked_at, now)}</td>
-          </tr>`)}
-        </tbody>
-      </table></div>
+      <div class="split-list"><${Table} label="Parked messages" rows=${rows} keyOf=${keyOf} isSelected=${row => keyOf(row) === open} columns=${[
+        { label: 'Choose', kind: 'tick', cell: row => html`<input type="checkbox" aria-label=${`Choose ${row.position}`} checked=${picked.has(keyOf(row))} onChange=${() => pick(row)} />`,
+          head: html`<input type="checkbox" aria-label="All" checked=${isAll} onChange=${() => setPicked(new Set(isAll ? [] : rows.map(keyOf)))} />` },
+        { label: 'Type', cell: row => (row.message ? html`<button class="link" onClick=${() => setOpen(keyOf(row) === open ? null : keyOf(row))}>${row.message.type}</button>${row.message.erased && html` <${ErasedMark} erased=${row.message.erased} />`}`
+          : html`<span class="muted" title="The message is not in its stream any more; replayed, it is passed over">trimmed</span>`) },
+        { label: 'Partition', kind: 'num', cell: row => row.partition },
+        { label: 'Position', kind: 'num', cell: row => count(row.position) },
+        { label: 'Stream', tone: 'stream', cell: row => (row.message ? html`<a href=${to('streams', row.message.stream_name, { at: row.message.position })}>${row.message.stream_name}</a>` : '–') },
+        { label: 'Reason', tone: 'reason', cell: row => html`<span title=${row.reason}>${row.reason}</span>` },
+        { label: 'Deliveries', kind: 'num', cell: row => count(row.deliveries) },
+        { label: 'Parked', kind: 'num', tone: 'muted', cell: row => ago(row.parked_at, now) },
+      ]} /></div>
       ${shown?.message && html`<${MessageDetail} message=${shown.message} onErased=${again} onClose=${() => setOpen(null)} />`}
     </div>
     ${value.next && html`<p class="hint">The first ${count(PARKED_MAX)} are shown.</p>`}`

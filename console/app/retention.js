@@ -1,14 +1,11 @@
 // What is kept of a category: shown, set with a preview, ended.
-import { html, useEffect, useState } from './dom.js'
-import { api, getJson, Problem, send } from './api.js'
-import { Confirm, Dialog } from './dialog.js'
+import { html, useState } from './dom.js'
+import { api, getJson, Problem } from './api.js'
+import { Confirm, Dialog, PreviewBox, usePreview } from './dialog.js'
 import { ago, clock, count, duration, plural, seconds } from './format.js'
 import { useLook, useNow } from './poll.js'
 import { previewRetention } from './retention_preview.js'
 import { Empty, Failure, Loading, Stat } from './widgets.js'
-
-/** How long nothing is typed before a preview is made. */
-const PAUSE_MS = 300
 
 const UNITS = [['minutes', 60], ['hours', 3_600], ['days', 86_400]]
 
@@ -45,7 +42,7 @@ function Kept({ category, path, first, onChange, onEnded }) {
   const retention = look.value ?? first
   const end = () => setAsk({
     title: `End the retention of ${category}?`, text: 'From then on everything is kept. What was trimmed does not come back.', action: 'End retention',
-    run: async () => { await send('DELETE', path); onEnded() },
+    request: { method: 'DELETE', path }, done: onEnded,
   })
   return html`
     <${Failure} error=${look.error} again=${look.again} />
@@ -57,7 +54,7 @@ function Kept({ category, path, first, onChange, onEnded }) {
       <${Stat} label="Last trimmed" value=${retention.last_trimmed_at ? ago(retention.last_trimmed_at, now) : 'never'} title=${retention.last_trimmed_at} />
     </dl>
     <p class="hint">The oldest messages go, in small steps; the newest of every stream stays. ${retention.unless_unacked
-      ? 'What a subscription has not acknowledged stays, and what comes after it in its stream.' : 'Subscriptions never get what goes, acknowledged or not.'}</p>
+      ? 'What a subscription has not acked stays, and what comes after it in its stream.' : 'Subscriptions never get what goes, acked or not.'}</p>
     <div class="toolbar">
       <button onClick=${onChange}>Change…</button>
       <button onClick=${end}>End…</button>
@@ -81,32 +78,14 @@ function RetentionDialog({ category, path, retention, onDone, onClose }) {
   const [unit, setUnit] = useState(firstUnit)
   const [number, setNumber] = useState(retention?.max_count ? String(retention.max_count) : '')
   const [unlessUnacked, setUnlessUnacked] = useState(retention?.unless_unacked ?? true)
-  const [look, setLook] = useState({})
   const longest = wholeOf(age) && wholeOf(age) * unit
   const rule = { max_age: longest ? `${longest}s` : undefined, max_count: wholeOf(number) ?? undefined, unless_unacked: unlessUnacked }
   const isUnderstood = (age.trim() === '' || longest) && (number.trim() === '' || rule.max_count)
   const isRule = Boolean(isUnderstood && (longest || rule.max_count))
-  useEffect(() => {
-    setLook({})
-    if (!isRule) return
-    const controller = new AbortController()
-    const timer = setTimeout(async () => {
-      try {
-        const preview = await previewRetention(category, longest, rule.max_count, controller.signal)
-        if (!controller.signal.aborted) setLook({ preview })
-      } catch (error) {
-        if (!controller.signal.aborted) setLook({ error })
-      }
-    }, PAUSE_MS)
-    return () => { clearTimeout(timer); controller.abort() }
-  }, [category, longest, rule.max_count, isRule])
-  const run = async () => {
-    await send('PUT', path, rule)
-    onDone()
-    onClose()
-  }
+  const look = usePreview(isRule && (signal => previewRetention(category, longest, rule.max_count, signal)), [category, longest, rule.max_count, isRule])
+  const done = () => { onDone(); onClose() }
   return html`
-    <${Dialog} title=${`${retention ? 'Change the' : 'Set a'} retention of ${category}?`} action=${`Set retention of ${category}`} isDanger=${true} isReady=${isRule && Boolean(look.preview)} run=${run} onClose=${onClose}>
+    <${Dialog} title=${`${retention ? 'Change the' : 'Set a'} retention of ${category}?`} action=${`Set retention of ${category}`} isDanger=${true} isReady=${isRule && Boolean(look.preview)} request=${{ method: 'PUT', path, body: rule }} onDone=${done} onClose=${onClose}>
       <div class="field-row">
         <label class="field">Keep for at most
           <input inputmode="numeric" autocomplete="off" placeholder="any time" value=${age} onInput=${event => setAge(event.target.value)} /></label>
@@ -118,12 +97,9 @@ function RetentionDialog({ category, path, retention, onDone, onClose }) {
       <label class="field">Keep at most so many messages of the category
         <input inputmode="numeric" autocomplete="off" placeholder="any number" value=${number} onInput=${event => setNumber(event.target.value)} /></label>
       <label class="check"><input type="checkbox" checked=${unlessUnacked} onChange=${event => setUnlessUnacked(event.target.checked)} />
-        Keep what a subscription has not acknowledged</label>
-      <div class="preview-box" aria-live="polite">
-        ${look.preview ? html`<${Preview} preview=${look.preview} unlessUnacked=${unlessUnacked} />`
-          : look.error ? html`<${Failure} error=${look.error} />`
-            : html`<p class="muted">${isRule ? 'Looking' : isUnderstood ? 'What would go now is shown here first.' : 'This is not understood.'}</p>`}
-      </div>
+        Keep what a subscription has not acked</label>
+      <${PreviewBox} look=${look} waits=${isRule ? 'Looking' : isUnderstood ? 'What would go now is shown here first.' : 'This is not understood.'}>
+        ${preview => html`<${Preview} preview=${preview} unlessUnacked=${unlessUnacked} />`}<//>
     <//>`
 }
 
@@ -137,5 +113,5 @@ function Preview({ preview: { byAge, byCount, total, first }, unlessUnacked }) {
       ${byCount && html`<dt>Too many now</dt><dd><b>${number(byCount)}</b> of ${count(total)}</dd>`}
       ${first && html`<dt>Oldest message</dt><dd>${clock(first.time)} <span class="muted">${ago(first.time, now)}</span></dd>`}
     </dl>
-    <p class="hint">Computed from what can be read now${unlessUnacked ? '; what a subscription has not acknowledged stays, so it may be less' : ''}. The newest message of every stream stays; nothing brings back what goes. It goes in small steps, from now on.</p>`
+    <p class="hint">Computed from what can be read now${unlessUnacked ? '; what a subscription has not acked stays, so it may be less' : ''}. The newest message of every stream stays; nothing brings back what goes. It goes in small steps, from now on.</p>`
 }

@@ -1,4 +1,4 @@
-// Routes are in the hash, `#/streams/account-1?at=4`: every view has a link that leads back to it.
+// Routes are in the hash, `#/streams/order-1?at=4`: every view has a link that leads back to it.
 import { Store, useStore } from './store.js'
 
 function parse(hash) {
@@ -7,8 +7,9 @@ function parse(hash) {
   return { parts: path.split('/').filter(Boolean).map(decode), query: new URLSearchParams(query) }
 }
 
-const route = new Store(parse(location.hash))
-addEventListener('hashchange', () => route.set(parse(location.hash)))
+/** `visit` counts the links that were followed, back and forth as well; what `amend` changes is the same visit. */
+const route = new Store({ ...parse(location.hash), visit: 0 })
+addEventListener('hashchange', () => route.set({ ...parse(location.hash), visit: route.value.visit + 1 }))
 
 export const useRoute = () => useStore(route)
 
@@ -20,12 +21,16 @@ export function to(...parts) {
   return `#/${parts.map(encodeURIComponent).join('/')}${text && `?${text}`}`
 }
 
+/** A link to the view that is shown, with changes of its query. */
+export function here(changes) {
+  const { parts, query } = route.value
+  return to(...parts, { ...Object.fromEntries(query), ...changes })
+}
+
 export const go = (...parts) => { location.hash = to(...parts) }
 
 /** Changes the query of the view that is shown, without a new entry in the history. */
 export function amend(changes) {
-  const { parts, query } = route.value
-  const merged = { ...Object.fromEntries(query), ...changes }
-  history.replaceState(null, '', to(...parts, merged))
-  route.set(parse(location.hash))
+  history.replaceState(null, '', here(changes))
+  route.set({ ...parse(location.hash), visit: route.value.visit })
 }

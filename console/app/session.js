@@ -75,12 +75,15 @@ const fits = (pattern, name) => new RegExp(`^${pattern.split('*').map(escaped).j
 export function rightsOf(scopes) {
   const patterns = verb => scopes.filter(scope => scope.startsWith(`${verb}:`)).map(scope => scope.slice(verb.length + 1))
   const admin = scopes.includes('admin')
-  const [read, subscribe] = [patterns('read'), patterns('subscribe')]
+  const [read, append, subscribe] = [patterns('read'), patterns('append'), patterns('subscribe')]
   return {
     admin,
     /** Reports and metrics are of all streams. */
     readEverything: admin || read.includes('*'),
     readSomething: admin || read.length > 0,
+    append: stream => admin || append.some(pattern => fits(pattern, stream)),
+    appendSomething: admin || append.length > 0,
+    subscribeSomething: admin || subscribe.length > 0,
     subscribe: name => admin || subscribe.some(pattern => fits(pattern, name)),
   }
 }

@@ -1,11 +1,12 @@
 // Signing in, and who may do what.
 import { html, useEffect, useRef, useState } from './dom.js'
-import { getJson, send } from './api.js'
+import { getJson } from './api.js'
 import { Confirm, Dialog } from './dialog.js'
 import { ago } from './format.js'
 import { useLook, useNow } from './poll.js'
 import { session, signIn, signOut, useRights } from './session.js'
 import { useStore } from './store.js'
+import { Table } from './table.js'
 import { Badge, Command, Copy, Empty, Failure, Heading, Loading } from './widgets.js'
 
 export function SignIn() {
@@ -59,7 +60,7 @@ export function Access() {
   const { state, caller } = useStore(session)
   const rights = useRights()
   return html`
-    <${Heading} title="Access">${state === 'in' && html`<button onClick=${() => signOut()}>Sign out</button>`}<//>
+    <${Heading} title="Access" path="/v1/caller">${state === 'in' && html`<button onClick=${() => signOut()}>Sign out</button>`}<//>
     ${state === 'open'
       ? html`<div class="failure" role="alert"><p>Credentials are off: everybody who reaches this address may do everything.</p></div>`
       : html`
@@ -79,28 +80,23 @@ function ApiKeys() {
   const revoke = ({ id, name }) => setAsk({
     title: `Revoke ${name}?`, action: 'Revoke', danger: true,
     text: 'For good. Whoever uses it is refused from now on; event streams that were opened with it end within five seconds.',
-    run: async () => { await send('DELETE', `/v1/keys/${id}`); again() },
+    request: { method: 'DELETE', path: `/v1/keys/${id}` }, done: again,
   })
   return html`
     <section class="part">
       <h3>API keys <button onClick=${() => setIsMaking(true)}>New key…</button></h3>
       <${Failure} error=${error} again=${again} />
       ${!value ? !error && html`<${Loading} lines=${3} />` : value.keys.length === 0 ? html`<${Empty} title="No API key yet" />` : html`
-        <div class="scroll"><table class="table">
-          <thead><tr><th>Name</th><th>State</th><th>Scopes</th><th class="wide-only">Id</th><th class="wide-only">Made</th><th>Last used</th><th>Expires</th><th></th></tr></thead>
-          <tbody>${value.keys.map(key => html`
-            <tr key=${key.id}>
-              <td class="name">${key.name}</td>
-              <td><${Badge} tone=${TONES[key.state]}>${key.state}<//></td>
-              <td class="code">${key.scopes.join(', ')}</td>
-              <td class="code wide-only muted">${key.id}</td>
-              <td class="wide-only muted">${ago(key.created_at, now)}</td>
-              <td>${key.last_used_at ? ago(key.last_used_at, now) : html`<span class="muted">never</span>`}</td>
-              <td>${key.expires_at ? new Date(key.expires_at).toLocaleDateString() : html`<span class="muted">never</span>`}</td>
-              <td>${key.state === 'active' && html`<button class="quiet" onClick=${() => revoke(key)}>Revoke…</button>`}</td>
-            </tr>`)}
-          </tbody>
-        </table></div>
+        <${Table} label="API keys" rows=${value.keys} keyOf=${key => key.id} columns=${[
+          { label: 'Name', kind: 'name', cell: key => key.name },
+          { label: 'State', cell: key => html`<${Badge} tone=${TONES[key.state]}>${key.state}<//>` },
+          { label: 'Scopes', tone: 'code', cell: key => key.scopes.join(', ') },
+          { label: 'Id', tone: 'code', cell: key => key.id },
+          { label: 'Made', tone: 'muted', cell: key => ago(key.created_at, now) },
+          { label: 'Last used', cell: key => (key.last_used_at ? ago(key.last_used_at, now) : html`<span class="muted">never</span>`) },
+          { label: 'Expires', cell: key => (key.expires_at ? new Date(key.expires_at).toLocaleDateString() : html`<span class="muted">never</span>`) },
+          { label: '', kind: 'actions', cell: key => key.state === 'active' && html`<button class="quiet" onClick=${() => revoke(key)}>Revoke…</button>` },
+        ]} />
         ${value.next && html`<p class="hint">The first ${KEYS_SHOWN} are shown.</p>`}`}
       ${isMaking && html`<${NewKey} onClose=${() => { setIsMaking(false); again() }} />`}
       <${Confirm} ask=${ask} onClose=${() => setAsk(null)} />
@@ -114,9 +110,9 @@ function NewKey({ onClose }) {
   const [lasts, setLasts] = useState('')
   const [made, setMade] = useState(null)
   const list = scopes.split(/[\s,]+/).filter(Boolean)
-  const run = async () => setMade(await send('POST', '/v1/keys', { name, scopes: list, ...(lasts && { expires_in: lasts }) }))
+  const request = made ? undefined : { method: 'POST', path: '/v1/keys', body: { name, scopes: list, ...(lasts && { expires_in: lasts }) } }
   return html`
-    <${Dialog} title=${made ? `The key of ${made.name}` : 'New API key'} action=${made ? undefined : 'Make the key'} isReady=${name.trim() && list.length > 0} run=${run} onClose=${onClose}>
+    <${Dialog} title=${made ? `The key of ${made.name}` : 'New API key'} action=${made ? undefined : 'Make the key'} isReady=${name.trim() && list.length > 0} request=${request} onDone=${setMade} onClose=${onClose}>
       ${made ? html`
       <p>It is shown this once: the service keeps its hash only.</p>
       <div class="command"><pre class="code">${made.key}</pre><${Copy} text=${made.key} /></div>` : html`

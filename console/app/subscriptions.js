@@ -1,10 +1,13 @@
 // The list of subscriptions.
-import { html } from './dom.js'
-import { getJson } from './api.js'
+import { html, useState } from './dom.js'
+import { api, getJson } from './api.js'
 import { LIST_MAX, State } from './aggregated.js'
 import { count, duration } from './format.js'
 import { useLook } from './poll.js'
-import { to } from './router.js'
+import { go, to } from './router.js'
+import { useRights } from './session.js'
+import { NewSubscription } from './subscription_form.js'
+import { Table } from './table.js'
 import { Command, curl, Empty, Failure, Heading, Loading } from './widgets.js'
 import { measured } from './subscription_status.js'
 import { reading } from './metrics.js'
@@ -19,35 +22,36 @@ export function sourceText(source = {}) {
   return JSON.stringify(source)
 }
 
+export const CreateCommand = ({ name }) => html`
+  <${Command} lines=${curl({ method: 'PUT', path: api`/v1/subscriptions/${name}`, body: { source: { category: 'order' }, partitions: 4 } })} />`
+
 export function SubscriptionList() {
   const { value, error, again } = useLook(signal => getJson(`/v1/subscriptions?limit=${LIST_MAX}`, { signal }), [], 2_000)
   const rows = value?.subscriptions
   const metrics = useStore(reading)
+  const [isCreating, setIsCreating] = useState(false)
+  const rights = useRights()
   return html`
-    <${Heading} title="Subscriptions" />
+    <${Heading} title="Subscriptions" path="/v1/subscriptions">
+      ${rights.subscribeSomething && html`<button onClick=${() => setIsCreating(true)}>New…</button>`}
+    <//>
+    ${isCreating && html`<${NewSubscription} onDone=${name => go('subscriptions', name)} onClose=${() => setIsCreating(false)} />`}
     <${Failure} error=${error} again=${again} />
     ${!rows ? !error && html`<${Loading} />`
       : rows.length === 0 ? html`
         <${Empty} title="No subscription yet">
-          <p>A subscription gives each message to one of its consumers, and knows what has been acknowledged.</p>
-          <${Command} lines=${curl('/v1/subscriptions/billing', { source: { category: 'order' }, mode: 'partitioned', partitions: 4 }, 'PUT')} />
+          <p>A subscription gives each message to one of its consumers, and knows what has been acked.</p>
+          ${rights.subscribeSomething && html`<${CreateCommand} name="billing" />`}
         <//>`
         : html`
-          <div class="scroll"><table class="table">
-            <thead><tr><th>Name</th><th>State</th><th class="wide-only">Mode</th><th class="wide-only">Source</th><th class="num">Consumers</th><th class="num">Lag</th><th class="num">Oldest unacked</th></tr></thead>
-            <tbody>${rows.map(row => {
-              const now = measured(metrics, row.name)
-              return html`
-                <tr key=${row.name}>
-                  <td class="name"><a href=${to('subscriptions', row.name)}>${row.name}</a></td>
-                  <td><${State} state=${row.status.state} /></td>
-                  <td class="wide-only muted">${row.definition.mode}</td>
-                  <td class="wide-only muted">${sourceText(row.definition.source)}</td>
-                  <td class="num">${count(now.consumers)}</td>
-                  <td class="num"><b>${count(now.lag)}</b></td>
-                  <td class="num">${duration(now.oldest || null)}</td>
-                </tr>`
-            })}</tbody>
-          </table></div>
+          <${Table} label="Subscriptions" rows=${rows.map(row => ({ ...row, now: measured(metrics, row.name) }))} keyOf=${row => row.name} columns=${[
+            { label: 'Name', kind: 'name', cell: row => html`<a href=${to('subscriptions', row.name)}>${row.name}</a>` },
+            { label: 'State', cell: row => html`<${State} state=${row.status.state} />` },
+            { label: 'Mode', tone: 'muted', cell: row => row.definition.mode },
+            { label: 'Source', tone: 'muted', cell: row => sourceText(row.definition.source) },
+            { label: 'Consumers', kind: 'num', cell: row => count(row.now.consumers) },
+            { label: 'Unacked', kind: 'num', cell: row => html`<b>${count(row.now.unacked)}</b>` },
+            { label: 'Oldest pending', kind: 'num', cell: row => duration(row.now.oldest || null) },
+          ]} />
           ${value.next && html`<p class="hint">The first ${count(LIST_MAX)} are shown.</p>`}`}`
 }

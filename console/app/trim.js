@@ -1,14 +1,10 @@
 // Trimming a stream: which of its oldest messages go is shown first.
 import { html, useEffect, useRef, useState } from './dom.js'
-import { api, send } from './api.js'
-import { Dialog } from './dialog.js'
+import { api, perform } from './api.js'
+import { Dialog, PreviewBox, usePreview } from './dialog.js'
 import { ago, clock, count, plural } from './format.js'
 import { useNow } from './poll.js'
 import { previewTrim } from './trim_preview.js'
-import { Failure } from './widgets.js'
-
-/** How long nothing is typed before a preview is made. */
-const PAUSE_MS = 300
 
 const WAYS = [['keep_last', 'All but the newest'], ['before_position', 'Those before a position'], ['before_time', 'Those before a time']]
 
@@ -28,33 +24,19 @@ export function TrimDialog({ stream, onDone, onClose }) {
   const [way, setWay] = useState('keep_last')
   const [text, setText] = useState('')
   const [unlessUnacked, setUnlessUnacked] = useState(true)
-  const [look, setLook] = useState({})
   const [done, setDone] = useState(null)
   const oldest = oldestOf(way, text)
   const isOpen = useRef(true)
   useEffect(() => () => { isOpen.current = false }, [])
-  useEffect(() => {
-    setLook({})
-    if (!oldest) return
-    const controller = new AbortController()
-    const timer = setTimeout(async () => {
-      try {
-        const preview = await previewTrim(stream, oldest, unlessUnacked, controller.signal)
-        if (!controller.signal.aborted) setLook({ preview })
-      } catch (error) {
-        if (!controller.signal.aborted) setLook({ error })
-      }
-    }, PAUSE_MS)
-    return () => { clearTimeout(timer); controller.abort() }
-  }, [stream, way, text, unlessUnacked])
+  const look = usePreview(oldest && (signal => previewTrim(stream, oldest, unlessUnacked, signal)), [stream, way, text, unlessUnacked])
+  const request = { method: 'POST', path: api`/v1/streams/${stream}/trim`, body: { before_position: look.preview?.before, unless_unacked: unlessUnacked } }
 
   const run = async () => {
-    // What was shown and no more, whatever has been appended since.
-    const body = { before_position: look.preview.before, unless_unacked: unlessUnacked }
     let trimmed = 0, result
     // The service answers after ten seconds at most, and goes on when it is asked again.
     do {
-      result = await send('POST', api`/v1/streams/${stream}/trim`, body)
+      // What was shown and no more, whatever has been appended since.
+      result = await perform(request)
       trimmed += result.trimmed
       setDone({ ...result, trimmed })
     } while (!result.is_complete && isOpen.current)
@@ -65,7 +47,7 @@ export function TrimDialog({ stream, onDone, onClose }) {
   const most = isEstimate ? preview.wanted : preview?.goes
   if (done?.is_complete) return html`<${Dialog} title=${`Trimmed ${stream}`} onClose=${onClose}><${Result} done=${done} /><//>`
   return html`
-    <${Dialog} title=${`Trim ${stream}?`} action=${preview ? `Trim ${isEstimate ? 'up to ' : ''}${plural(most, 'message')} of ${stream}` : 'Trim'} isDanger=${true}
+    <${Dialog} title=${`Trim ${stream}?`} action=${preview ? `Trim ${isEstimate ? 'up to ' : ''}${plural(most, 'message')} of ${stream}` : 'Trim'} isDanger=${true} request=${request}
       isReady=${most > 0} run=${run} onClose=${onClose}>
       <div class="field-row">
         <label class="field">Which messages go
@@ -79,13 +61,10 @@ export function TrimDialog({ stream, onDone, onClose }) {
         </label>
       </div>
       <label class="check"><input type="checkbox" checked=${unlessUnacked} onChange=${event => setUnlessUnacked(event.target.checked)} />
-        Keep what a subscription has not acknowledged</label>
+        Keep what a subscription has not acked</label>
       ${done && html`<p class="hint" role="status">${plural(done.trimmed, 'message')} trimmed so far.</p>`}
-      <div class="preview-box" aria-live="polite">
-        ${preview ? html`<${Preview} preview=${preview} unlessUnacked=${unlessUnacked} />`
-          : look.error ? html`<${Failure} error=${look.error} />`
-            : html`<p class="muted">${oldest ? 'Looking' : text ? 'This is not understood.' : 'What would go is shown here first.'}</p>`}
-      </div>
+      <${PreviewBox} look=${look} waits=${oldest ? 'Looking' : text ? 'This is not understood.' : 'What would go is shown here first.'}>
+        ${preview => html`<${Preview} preview=${preview} unlessUnacked=${unlessUnacked} />`}<//>
     <//>`
 }
 
@@ -98,7 +77,7 @@ function Preview({ preview: { summary, wanted, goes, first, holders, isPartial }
         ? html`<b>${isEstimate ? 'at least ' : ''}${plural(goes, 'message')}</b>, positions ${count(summary.first_position)} to ${count(summary.first_position + goes - 1)}`
         : html`<b>${isEstimate ? 'maybe none' : 'None'}</b>`}</dd>
       <dt>First to stay</dt><dd>${first ? html`position ${count(first.position)}, ${first.type}, ${clock(first.time)} <span class="muted">${ago(first.time, now)}</span>` : '–'}</dd>
-      ${wanted > goes && html`<dt>Kept</dt><dd>${plural(wanted - goes, 'more message')} would go, but ${holders.map(({ name, from, isEstimate }, at) => html`${at > 0 ? '; ' : ''}<b>${name}</b> ${isEstimate ? 'may not have' : 'has not'} acknowledged position ${count(from)} and later`)}</dd>`}
+      ${wanted > goes && html`<dt>Kept</dt><dd>${plural(wanted - goes, 'more message')} would go, but ${holders.map(({ name, from, isEstimate }, at) => html`${at > 0 ? '; ' : ''}<b>${name}</b> ${isEstimate ? 'may not have' : 'has not'} acked position ${count(from)} and later`)}</dd>`}
     </dl>
     ${isPartial && html`<p class="hint">There are more subscriptions than were asked: they may keep more.</p>`}
     ${!unlessUnacked && html`<p class="hint tone-warn">Subscriptions will never get what goes.</p>`}
@@ -106,4 +85,4 @@ function Preview({ preview: { summary, wanted, goes, first, holders, isPartial }
 }
 
 const Result = ({ done: { trimmed, first_position, kept_unacked } }) => html`
-  <p>${trimmed === 0 ? 'No message has gone.' : trimmed === 1 ? '1 message has gone.' : `${count(trimmed)} messages have gone.`} The first is now at position ${count(first_position)}.${kept_unacked ? ' What a subscription has not acknowledged has stayed.' : ''}</p>`
+  <p>${trimmed === 0 ? 'No message has gone.' : trimmed === 1 ? '1 message has gone.' : `${count(trimmed)} messages have gone.`} The first is now at position ${count(first_position)}.${kept_unacked ? ' What a subscription has not acked has stayed.' : ''}</p>`

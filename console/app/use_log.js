@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from './dom.js'
 import { query } from './api.js'
 import { messageOf } from './json_text.js'
 import { useFollow } from './live.js'
+import { gather } from './logs.js'
 import { isMessage, trimmedRow } from './message_list.js'
 import { poll, useWhenBack } from './poll.js'
 
@@ -10,12 +11,23 @@ import { poll, useWhenBack } from './poll.js'
 export const ROWS_MAX = 400
 const POLL_MS = 1_000
 
-const nothing = { rows: null, before: null, cursor: null, error: null, busy: true, version: undefined }
+/** Newer messages than the one that was asked for, to see it among its neighbours. */
+const PAGE_ABOVE = 20
+
+const nothing = { rows: null, before: null, cursor: null, error: null, busy: true, version: undefined, around: null, end: undefined }
+
+/** The page around a position; at the end where the position is not before it. */
+async function pageAround(log, at, filter, signal) {
+  const before = at === null ? null : at + 1 + PAGE_ABOVE
+  const page = await gather(log, before, filter, signal)
+  if (before === null || before <= page.end) return { ...page, around: at, isAtEnd: before === null }
+  return { ...await gather(log, null, filter, signal), around: at, isAtEnd: true }
+}
 
 /**
  * `at`: begin near this position, not at the end. `isLive`: follow. Returns `{ rows, hasOlder, older, busy, error,
- * replace, again, state }`; a row with `isAfterCut` has something missing below it, one with `trimmed` says how many messages are
- * not there any more.
+ * replace, load, state, around }`; before a row with `left` so many more came that are not shown, one with `trimmed` says how many
+ * messages are not there any more. `around` is the position that was asked for, `load(at)` asks for another.
  */
 export function useLog(log, { filter = {}, at = null, isLive = true }) {
   const key = JSON.stringify([log.id, filter])
@@ -24,34 +36,35 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
   const start = useRef(at)
   const controller = useRef(null)
 
-  useEffect(() => { start.current = at }, [log.id])
   useEffect(() => {
     controller.current?.abort()
     const own = new AbortController()
     controller.current = own
     setState(nothing)
-    const before = start.current === null ? null : start.current + PAGE_ABOVE
-    start.current = null
-    log.before(before, filter, own.signal).then(
-      page => { if (!own.signal.aborted) setState({ ...nothing, ...page, isAtEnd: before === null || before > page.end, busy: false }) },
+    pageAround(log, start.current, filter, own.signal).then(
+      page => { if (!own.signal.aborted) setState({ ...nothing, ...page, busy: false }) },
       error => { if (!own.signal.aborted) setState({ ...nothing, rows: [], busy: false, error }) },
     )
     return () => own.abort()
   }, [key, attempt])
+  const load = at => { start.current = at; setAttempt(attempt => attempt + 1) }
 
   const older = async () => {
     const { signal } = controller.current
     setState(state => ({ ...state, busy: true }))
     try {
-      const page = await log.before(state.before, filter, signal)
-      setState(state => ({ ...state, rows: [...state.rows, ...page.rows].slice(-ROWS_MAX), before: page.before, isAtEnd: state.isAtEnd && state.rows.length + page.rows.length <= ROWS_MAX, busy: false, error: null }))
+      const page = await gather(log, state.before, filter, signal)
+      setState(state => ({ ...state, rows: [...state.rows, ...page.rows].slice(-ROWS_MAX), before: page.before, looked: state.looked + page.looked, isAtEnd: state.isAtEnd && state.rows.length + page.rows.length <= ROWS_MAX, busy: false, error: null }))
     } catch (error) {
       if (!signal.aborted) setState(state => ({ ...state, busy: false, error }))
     }
   }
 
-  const add = (newer, wasCut, cursor) => setState(state => {
+  const add = (came, passedOver, cursor) => setState(state => {
     if (!state.rows) return state
+    const newer = log.passes ? came.filter(row => !isMessage(row) || log.passes(row)) : came
+    // How many of those that were passed over would be shown, nobody has looked.
+    const left = log.passes ? passedOver > 0 : passedOver
     const known = new Set(state.rows.map(message => message.id))
     const newest = state.rows.find(isMessage)?.[log.position] ?? -1
     // What was trimmed is shown below the message that came next.
@@ -59,7 +72,7 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
       : { ...row, [log.position]: (newer.slice(0, at).findLast(isMessage)?.[log.position] ?? newest + 1) - 0.5 }))
     const fresh = placed.filter(row => !known.has(row.id))
     if (fresh.length === 0) return cursor ? { ...state, cursor } : state
-    if (wasCut && state.rows.length) fresh[fresh.length - 1] = { ...fresh.at(-1), isAfterCut: true }
+    if (left && state.rows.length) fresh[fresh.length - 1] = { ...fresh.at(-1), left }
     const rows = [...fresh, ...state.rows].sort((a, b) => b[log.position] - a[log.position])
     const kept = rows.slice(0, ROWS_MAX)
     return {
@@ -76,10 +89,11 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
     after: state.cursor,
     names: ['message', 'trimmed'],
     itemOf: (text, type) => (type === 'trimmed' ? trimmedRow(JSON.parse(text)) : (log.itemOf ?? messageOf)(text)),
-    onEvents: (items, wasCut) => add(items.reverse(), wasCut),
+    onEvents: (items, left, cursor) => add(items.reverse(), left, cursor),
+    onLost: () => load(null),
   }, [key, attempt])
 
-  useWhenBack(state.error, () => (state.rows?.length ? older() : setAttempt(attempt => attempt + 1)))
+  useWhenBack(state.error, () => (state.rows?.length ? older() : load(start.current)))
 
   const cursor = useRef(null)
   cursor.current = state.cursor
@@ -88,7 +102,7 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
     if (!isPolled) return
     return poll(async signal => {
       const page = await log.after(cursor.current, filter, signal)
-      add(page.rows, page.wasCut, page.cursor)
+      add(page.rows, page.left, page.cursor)
     }, POLL_MS)
   }, [isPolled, key])
 
@@ -96,12 +110,10 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
     ...state,
     hasOlder: state.before !== null,
     older,
-    again: () => setAttempt(attempt + 1),
+    load,
+    again: () => load(start.current),
     /** Takes a message as it is by now. */
     replace: message => setState(state => ({ ...state, rows: state.rows.map(row => (row.id === message.id ? { ...row, ...message } : row)) })),
-    state: !isLive || !state.isAtEnd ? 'off' : log.events ? followed : 'live',
+    state: isLive && state.rows === null ? 'connecting' : !isLive || !state.isAtEnd ? 'off' : log.events ? followed : 'live',
   }
 }
-
-/** Newer messages than the one that was asked for, to see it among its neighbours. */
-const PAGE_ABOVE = 20

@@ -5,8 +5,8 @@ import { session } from './session.js'
 import { useStore } from './store.js'
 import { STATE_TEXT } from './live.js'
 
-/** A view's heading: where one is, and what can be done. */
-export function Heading({ trail = [], title, children }) {
+/** A view's heading: where one is, and what can be done; `path` is what the view reads. */
+export function Heading({ trail = [], title, path, children }) {
   useEffect(() => { document.title = title ? `${title} · Headwater` : 'Headwater' }, [title])
   return html`
     <header class="heading">
@@ -16,22 +16,18 @@ export function Heading({ trail = [], title, children }) {
         </nav>`}
         <h1>${title}</h1>
       </div>
-      <div class="heading-actions">${children}</div>
+      <div class="heading-actions">${children}${path && html`<${CopyCurl} request=${{ path }} />`}</div>
     </header>`
 }
 
 export const Empty = ({ title, children }) => html`
   <div class="empty"><p class="empty-title">${title}</p>${children && html`<div class="empty-text">${children}</div>`}</div>`
 
-/** Parts of a view: [id, text, link] each. On a narrow screen they are a row that scrolls. */
-export function Tabs({ label, tabs, current }) {
-  const row = useRef(null)
-  useEffect(() => { row.current.querySelector('[aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' }) }, [current])
-  return html`
-    <nav class="tabs" aria-label=${label} ref=${row}>
-      ${tabs.map(([id, text, link]) => html`<a key=${id} href=${link} aria-current=${current === id ? 'page' : undefined}>${text}</a>`)}
-    </nav>`
-}
+/** Parts of a view: [id, text, link] each. */
+export const Tabs = ({ label, tabs, current }) => html`
+  <nav class="tabs" aria-label=${label}>
+    ${tabs.map(([id, text, link]) => html`<a key=${id} href=${link} aria-current=${current === id ? 'page' : undefined}>${text}</a>`)}
+  </nav>`
 
 /** A command to try, over several lines, as a shell takes it. */
 export function Command({ lines }) {
@@ -39,11 +35,19 @@ export function Command({ lines }) {
   return html`<div class="command"><pre class="code">${text}</pre><${Copy} text=${text} /></div>`
 }
 
-/** `curl` with a JSON body. */
-export function curl(path, body, method) {
+/** A text as a shell takes it whole. */
+const quoted = text => (/^[\w./:=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`)
+
+/** A request as `curl` lines. `text` is a JSON body that is given as text. */
+export function curl({ method = 'GET', path, body, text = body === undefined ? undefined : JSON.stringify(body) }) {
   const credential = session.value.state === 'in' ? ['-H "Authorization: Bearer $HEADWATER_KEY"'] : []
-  return [`curl ${method ? `-X ${method} ` : ''}--json '${JSON.stringify(body)}'`, ...credential, location.origin + path]
+  const verb = method === (text === undefined ? 'GET' : 'POST') ? '' : ` -X ${method}`
+  const first = text === undefined ? `curl${verb}` : `curl${verb} --json ${quoted(text)}`
+  return [first, ...credential, quoted(location.origin + path)]
 }
+
+/** Copies what a view reads, or what an action sends. */
+export const CopyCurl = ({ request }) => html`<${Copy} text=${() => curl(request).join(' \\\n  ')} label="Copy as curl" />`
 
 /** What went wrong with a look, and a way to look again. */
 export function Failure({ error, again }) {
@@ -54,9 +58,14 @@ export function Failure({ error, again }) {
   return html`
     <div class="failure" role="alert">
       <p>${error.message} ${slug && html`<a href=${`/problems/${slug}`} target="_blank" rel="noreferrer">What this means</a>`}</p>
-      ${again && html`<button onClick=${again}>Try again</button>`}
+      ${again && isWorthAgain(error) && html`<button onClick=${again}>Try again</button>`}
     </div>`
 }
+
+export const isNotFound = error => error instanceof Problem && error.status === 404
+
+/** What was refused is refused again, unless the service says that it was short of something. */
+const isWorthAgain = error => !(error instanceof Problem) || error.status >= 500 || error.status === 408 || error.status === 429
 
 export const Loading = ({ lines = 6 }) => html`
   <div class="loading" role="status" aria-label="Loading">${Array.from({ length: lines }, (_, n) => html`<i key=${n} />`)}</div>`
@@ -82,9 +91,16 @@ export function Search({ label, title, value, onChange, placeholder = label, del
 }
 
 /** Says whether a list follows along, and changes it. */
-export const LiveSwitch = ({ state, on, onChange }) => html`
+export function LiveSwitch({ state, on, onChange }) {
+  const { state: reached } = useStore(connection)
+  // Nothing is live while the service cannot be reached, whatever was asked last.
+  const shown = !on || state === 'off' ? 'off' : reached === 'offline' ? 'reconnecting' : state
+  return html`<${Switch} state=${shown} on=${on} onChange=${onChange} />`
+}
+
+const Switch = ({ state, on, onChange }) => html`
   <button class=${classes('live-switch', `is-${state}`)} aria-pressed=${on} onClick=${() => onChange(!on)} data-key="t"
-    title=${on ? 'Stop following (t)' : 'Follow (t)'}><i class="dot" />${STATE_TEXT[on ? state : 'off']}</button>`
+    title=${on ? 'Stop following (t)' : 'Follow (t)'}><i class="dot" />${STATE_TEXT[state]}</button>`
 
 export const Stat = ({ label, value, unit, tone, href, title }) => html`
   <div class=${classes('stat', tone && `is-${tone}`)} title=${title}>
@@ -99,7 +115,7 @@ export function Copy({ text, label = 'Copy' }) {
   const [done, setDone] = useState(false)
   const copy = async () => {
     try {
-      await navigator.clipboard.writeText(text)
+      await navigator.clipboard.writeText(typeof text === 'function' ? text() : text)
       setDone(true)
       setTimeout(() => setDone(false), 1_200)
     } catch { /* the browser has said no; nothing is lost */ }

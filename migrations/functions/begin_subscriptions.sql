@@ -5,6 +5,8 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
+  -- More epochs than this are not given out in a part of the log that is lost.
+  _epochs_lost_max CONSTANT integer := 100000;
   _end bigint := headwater.log_end();
   _id_now uuid;
   s headwater.subscriptions;
@@ -87,6 +89,18 @@ BEGIN
       END IF;
     END LOOP;
 
+    -- What consumers hold may be of the log that is gone, and its positions may be other messages' by now: no ack of it
+    -- counts, nor one under an epoch that was given out in that log and is not known here.
+    IF NOT _is_anew AND s.is_partitioned THEN
+      PERFORM headwater.subscription_hand_over(
+        s.id, array_agg(l.partition), array_agg(coalesce(l.next_owner, l.consumer))
+      )
+      FROM headwater.subscription_partitions AS l
+      WHERE l.subscription_id = s.id;
+
+      UPDATE headwater.subscription_partitions AS l SET epoch = l.epoch + _epochs_lost_max WHERE l.subscription_id = s.id;
+    END IF;
+
     IF _is_anew THEN
       PERFORM headwater.subscription_lock_deliveries(s.id, NULL);
       DELETE FROM headwater.subscription_deliveries AS d WHERE d.subscription_id = s.id;
@@ -101,6 +115,11 @@ BEGIN
 
     PERFORM headwater.subscription_changed(s.id);
   END LOOP;
+
+  -- The same of competing deliveries, whose epochs come from here. To set the sequence takes a right that callers lack.
+  IF NOT _is_anew THEN
+    PERFORM nextval('headwater.subscription_epochs') FROM generate_series(1, _epochs_lost_max);
+  END IF;
 
   -- What was counted for lags is counted again. The first table before the second, as sessions that count lock them.
   DELETE FROM headwater.subscription_counts;

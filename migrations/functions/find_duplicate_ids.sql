@@ -37,7 +37,7 @@ AS $$
         -- An append without data stores JSON null. Rows from before that, and from SQL, may have SQL's NULL.
         AND (
           coalesce(m.data, 'null') = coalesce(given.data::jsonb, 'null')
-          AND m.metadata IS NOT DISTINCT FROM given.metadata::jsonb
+          AND headwater.is_same_metadata(m.metadata, given.metadata::jsonb)
           -- What an erased message had cannot be compared any more.
           OR m.data IS NULL AND EXISTS (SELECT FROM headwater.erased_messages AS e WHERE e.id = m.id)
         )

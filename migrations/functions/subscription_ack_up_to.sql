@@ -1,5 +1,6 @@
 -- Acks of partitioned subscriptions, from many requests at once. An ack is for everything in its partition up to its
 -- position. Acks move forward only, and count under the epoch of the lease only. Outcomes: 'done', 'fenced', 'missing'.
+-- `messages`: how many were not acked before.
 CREATE OR REPLACE FUNCTION headwater.subscription_ack_up_to(
   _subscriptions bigint[],
   _consumers text[],
@@ -7,7 +8,7 @@ CREATE OR REPLACE FUNCTION headwater.subscription_ack_up_to(
   _positions bigint[],
   _epochs bigint[]
 )
-RETURNS TABLE (number bigint, outcome text, current_epoch bigint)
+RETURNS TABLE (number bigint, outcome text, current_epoch bigint, messages bigint)
 LANGUAGE plpgsql VOLATILE
 AS $$
 #variable_conflict use_column
@@ -15,6 +16,7 @@ DECLARE
   _now timestamptz := clock_timestamp();
   _up_to bigint;
   _acked integer;
+  _told integer;
   _is_there boolean;
   _replays boolean;
   a record;
@@ -32,6 +34,7 @@ BEGIN
   LOOP
     IF a.is_first THEN
       _up_to := NULL;
+      _told := 0;
       SELECT s.*, b.ack_timeout, headwater.subscription_acked_up_to(s.unacked_positions, s.read_up_to) AS acked_up_to
       INTO p
       FROM headwater.subscription_partitions AS s
@@ -47,6 +50,7 @@ BEGIN
 
     number := a.number;
     current_epoch := NULL;
+    messages := 0;
 
     IF NOT _is_there THEN
       outcome := 'missing';
@@ -59,12 +63,15 @@ BEGIN
         DELETE FROM headwater.subscription_deliveries AS d
         WHERE d.subscription_id = a.subscription_id AND d.partition = a.partition AND d.position = a.position
           AND d.epoch = a.epoch;
+        messages := FOUND::integer;
       END IF;
       IF NOT _replays OR NOT FOUND THEN
         IF a.position > p.read_up_to THEN
           outcome := 'missing';
         ELSIF a.position > p.acked_up_to THEN
           _up_to := a.position;
+          messages := greatest(width_bucket(a.position, p.unacked_positions) - _told, 0);
+          _told := _told + messages;
         END IF;
       END IF;
     END IF;

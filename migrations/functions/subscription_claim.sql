@@ -1,6 +1,7 @@
 -- New messages go to a consumer of a competing subscription: the shared cursor moves on, unless another consumer has
 -- moved it. The epoch of these deliveries was drawn before the call, so that they can be found should its answer be lost.
--- Outcomes: 'done', 'stale': the cursor had moved, or the subscription is not running.
+-- `_last_id`: of the last of these messages, as the consumer read it.
+-- Outcomes: 'done', 'stale': the cursor had moved, the last message is not in the log any more, or the subscription is not running.
 CREATE OR REPLACE FUNCTION headwater.subscription_claim(
   _subscription bigint,
   _consumer text,
@@ -10,7 +11,8 @@ CREATE OR REPLACE FUNCTION headwater.subscription_claim(
   _positions bigint[],
   _global_positions bigint[],
   _is_auto boolean,
-  _epoch bigint
+  _epoch bigint,
+  _last_id uuid
 )
 RETURNS text
 LANGUAGE plpgsql VOLATILE
@@ -19,12 +21,16 @@ DECLARE
   _timeout interval;
   _now timestamptz;
 BEGIN
+  IF NOT headwater.subscription_message_is_there(
+    _subscription, _partition, _positions[cardinality(_positions)], _global_positions[cardinality(_positions)], _last_id
+  ) THEN
+    RETURN 'stale';
+  END IF;
+
   UPDATE headwater.subscription_partitions AS p
   SET
     read_up_to = _read_up_to,
-    last_id = coalesce(
-      headwater.subscription_message_id(_subscription, _partition, _positions[cardinality(_positions)]), p.last_id
-    ),
+    last_id = coalesce(_last_id, p.last_id),
     delivered = coalesce(_positions[cardinality(_positions)], p.delivered),
     committed = CASE WHEN _is_auto THEN coalesce(_positions[cardinality(_positions)], p.committed) ELSE p.committed END
   FROM headwater.subscriptions AS s

@@ -1,5 +1,6 @@
--- Messages of some partitions go to their consumer. A partition that has changed since the consumer looked is skipped;
--- the answer has the others, with how often each of their messages was delivered by now.
+-- Messages of some partitions go to their consumer. A partition that has changed since the consumer looked is skipped, as
+-- one is whose last message is not in the log any more; the answer has the others, with how often each of their messages
+-- was delivered by now. The last messages are given as the consumer read them.
 --
 -- What is delivered and not acked is kept in four arrays side by side: element n of unacked_positions, unacked_counts,
 -- unacked_failures and unacked_times is one message, in order of position, and `unnest` of all four makes rows of them.
@@ -15,6 +16,8 @@ CREATE OR REPLACE FUNCTION headwater.subscription_deliver(
   _read_up_to bigint[],
   _message_counts integer[],
   _positions bigint[],
+  _last_global_positions bigint[],
+  _last_ids uuid[],
   _is_auto boolean
 )
 RETURNS TABLE ("partition" integer, counts integer[])
@@ -46,7 +49,10 @@ BEGIN
 
     CONTINUE WHEN p.consumer IS DISTINCT FROM _consumer OR p.epoch <> _epochs[i]
       OR p.rewind_generation <> _rewind_generations[i] OR p.read_up_to <> _expected[i] OR p.next_owner IS NOT NULL
-      OR p.retry_at > _now;
+      OR p.retry_at > _now
+      OR NOT headwater.subscription_message_is_there(
+        _subscription, _partitions[i], _new[cardinality(_new)], nullif(_last_global_positions[i], 0), _last_ids[i]
+      );
 
     _counts := array_fill(1, ARRAY[cardinality(_new)]);
 
@@ -92,9 +98,7 @@ BEGIN
     SET
       committed = p.committed,
       delivered = coalesce(_new[cardinality(_new)], s.delivered),
-      last_id = coalesce(
-        headwater.subscription_message_id(_subscription, _partitions[i], _new[cardinality(_new)]), s.last_id
-      ),
+      last_id = CASE WHEN cardinality(_new) > 0 THEN _last_ids[i] ELSE s.last_id END,
       read_up_to = _read_up_to[i],
       unacked_positions = p.unacked_positions,
       unacked_counts = p.unacked_counts,

@@ -116,5 +116,8 @@ BEGIN
     DELETE FROM headwater.subscription_counts AS c WHERE c.subscription_id = ANY (_unacked_subscriptions);
     DELETE FROM headwater.subscription_backlog AS b WHERE b.subscription_id = ANY (_unacked_subscriptions);
   END IF;
+
+  -- Last, because all trims wait for it until the commit: what comes after this sees all that were before it.
+  UPDATE headwater.trims AS n SET number = n.number + 1;
 END;
 $$;

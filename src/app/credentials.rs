@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::AppError;
-use crate::config::{CredentialsMode, Settings};
+use crate::config::{CredentialsMode, PageCache, Settings};
 use crate::domain::secret::Secret;
 use crate::service::Service;
 use crate::service::auth::{CredentialSettings, JwksSettings, JwtKey, JwtSettings, KeyError};
@@ -28,6 +28,9 @@ fn are_required(settings: &Settings) -> bool {
 }
 
 pub fn check_address(settings: &Settings) -> Result<(), AppError> {
+    if settings.page_cache == PageCache::Public && are_required(settings) {
+        return Err(AppError::PublicPages);
+    }
     let is_safe = settings.listen.ip().is_loopback() || are_required(settings) || settings.insecure;
     if is_safe { Ok(()) } else { Err(AppError::NeedsInsecure { address: settings.listen }) }
 }

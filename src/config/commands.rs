@@ -9,6 +9,7 @@ use super::lasting;
 use crate::domain::api_key;
 use crate::domain::named::check_name;
 use crate::domain::scope::Scope;
+use crate::domain::time::Timestamp;
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
@@ -67,12 +68,47 @@ pub enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Back the embedded server up: all changes as they come, and base backups now and then, until it is stopped
+    Backup {
+        /// Directory of the backups; it has those of one store, and nothing else
+        #[arg(long, value_name = "DIRECTORY")]
+        to: PathBuf,
+        /// One base backup and the changes up to its end, then end
+        #[arg(long)]
+        once: bool,
+    },
+    /// Make the embedded server's data of a backup, as it was at a time; the data directory must have none
+    Restore {
+        /// Directory of the backups
+        #[arg(long, value_name = "DIRECTORY")]
+        from: PathBuf,
+        /// All that was committed up to this time (`2026-11-20T12:00:00Z`); everything without
+        #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "list")]
+        at: Option<Timestamp>,
+        /// Only say which times can be restored
+        #[arg(long)]
+        list: bool,
+    },
+    /// Look at settings, machine and database, and say what is wrong and what to do; fails if something is. Changes nothing
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the OpenAPI document
     Openapi {
         /// The version of OpenAPI: 3.2 describes the events of event streams too, and few generators read it yet
         #[arg(long, value_enum, default_value = "3.1")]
         version: OpenApiVersion,
     },
+    /// Print what makes a shell complete commands and settings
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
 }
 
 #[derive(Debug, Clone, Subcommand)]
@@ -124,6 +160,10 @@ pub enum OpenApiVersion {
     V3_1,
     #[value(name = "3.2")]
     V3_2,
+}
+
+fn time(text: &str) -> Result<Timestamp, &'static str> {
+    Timestamp::parse_rfc3339(text).ok_or("must be a time as in RFC 3339: 2026-11-20T12:00:00Z")
 }
 
 fn key_name(text: &str) -> Result<String, String> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{lasting, within};
+use super::{lasting, secure_url, within};
 
 /// Whether requests need a credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -29,7 +29,7 @@ pub struct CredentialSettings {
     #[arg(long, env = "HEADWATER_JWT_PUBLIC_KEY_FILE", global = true, value_delimiter = ',', value_name = "FILE")]
     pub jwt_public_key_file: Vec<PathBuf>,
     /// URL of the keys that JWTs are signed with (JWKS); https, or http on this machine
-    #[arg(long, env = "HEADWATER_JWKS_URL", global = true, value_parser = jwks_url, value_name = "URL")]
+    #[arg(long, env = "HEADWATER_JWKS_URL", global = true, value_parser = secure_url, value_name = "URL")]
     pub jwks_url: Option<String>,
     /// How often the keys of the JWKS URL are fetched (1s to 24h)
     #[arg(long, env = "HEADWATER_JWKS_REFRESH", global = true, default_value = "5m", value_parser = lasting("1s", "24h"), value_name = "DURATION")]
@@ -52,49 +52,4 @@ pub struct CredentialSettings {
     /// The longest that a ticket may be valid (1s to 24h)
     #[arg(long, env = "HEADWATER_TICKET_TTL_MAX", global = true, default_value = "1h", value_parser = lasting("1s", "24h"), value_name = "DURATION")]
     pub ticket_ttl_max: Duration,
-}
-
-/// Whoever can change what a URL answers on its way could give the service keys.
-fn jwks_url(text: &str) -> Result<String, &'static str> {
-    const RULE: &str = "must be an https URL, or an http one on this machine";
-    let (scheme, rest) = text.split_once("://").ok_or(RULE)?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return Err("must have no user and no password in it");
-    }
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => authority.split(':').next().unwrap_or_default(),
-    };
-    let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    match scheme {
-        "https" if !host.is_empty() => Ok(text.to_owned()),
-        "http" if is_here => Ok(text.to_owned()),
-        _ => Err(RULE),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::jwks_url;
-
-    #[test]
-    fn keys_are_fetched_where_nobody_else_can_change_them() {
-        for url in ["https://id.example/keys", "http://localhost:1/k", "http://127.0.0.1:9", "http://[::1]:9/k"] {
-            assert!(jwks_url(url).is_ok(), "{url}");
-        }
-        for url in [
-            "",
-            "id.example",
-            "http://id.example/keys",
-            "http://localhost.evil.example/",
-            "http://localhost@evil.example/",
-            "https://user:secret@id.example/",
-            "https:///keys",
-            "ftp://localhost/",
-            "file:///etc/keys",
-        ] {
-            assert!(jwks_url(url).is_err(), "{url}");
-        }
-    }
 }

@@ -63,3 +63,48 @@ pub(super) fn lasting(min: &'static str, max: &'static str) -> impl Fn(&str) -> 
         }
     }
 }
+
+/// A URL whose answers nobody can change on their way: they bring keys that are trusted, or programs that are run.
+pub(super) fn secure_url(text: &str) -> Result<String, &'static str> {
+    const RULE: &str = "must be an https URL, or an http one on this machine";
+    let (scheme, rest) = text.split_once("://").ok_or(RULE)?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err("must have no user and no password in it");
+    }
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let is_here = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    match scheme {
+        "https" if !host.is_empty() => Ok(text.to_owned()),
+        "http" if is_here => Ok(text.to_owned()),
+        _ => Err(RULE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::secure_url;
+
+    #[test]
+    fn what_is_trusted_is_fetched_where_nobody_else_can_change_it() {
+        for url in ["https://id.example/keys", "http://localhost:1/k", "http://127.0.0.1:9", "http://[::1]:9/k"] {
+            assert!(secure_url(url).is_ok(), "{url}");
+        }
+        for url in [
+            "",
+            "id.example",
+            "http://id.example/keys",
+            "http://localhost.evil.example/",
+            "http://localhost@evil.example/",
+            "https://user:secret@id.example/",
+            "https:///keys",
+            "ftp://localhost/",
+            "file:///etc/keys",
+        ] {
+            assert!(secure_url(url).is_err(), "{url}");
+        }
+    }
+}

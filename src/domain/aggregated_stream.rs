@@ -26,7 +26,7 @@ pub struct Definition {
     /// Streams by pattern: `%` matches any run of characters, every other character matches itself. Streams of
     /// `categories` are added; without both, every stream is selected.
     #[serde(default)]
-    #[schema(default = json!([]), example = json!(["aggregate-me-%"]), max_items = 100)]
+    #[schema(default = json!([]), example = json!(["order-%"]), max_items = 100)]
     pub stream_wildcards: Vec<String>,
     /// All streams of these categories.
     #[serde(default)]

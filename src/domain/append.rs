@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::stream_name::StreamName;
 use super::time::Timestamp;
+use super::trace::SpanRef;
 
 pub use condition::{Condition, KeyCondition, KeyRefusal, Predicate, QueryCondition, READ_CATEGORIES_MAX};
 pub use error::{AppendError, LockHolder, Mismatch};
@@ -61,6 +62,8 @@ pub struct AppendRequest {
     /// Messages that its conditions are about have come each time that they were looked at: this time the locks are held
     /// meanwhile.
     pub holds_locks: bool,
+    /// The span in which the caller sent it, if the caller records its trace.
+    pub trace: Option<SpanRef>,
 }
 
 /// A subscription's progress that is committed with the messages it has led to.
@@ -85,7 +88,7 @@ pub struct AppendAck {
 impl AppendRequest {
     /// A request for one stream, without conditions.
     pub fn of(stream: StreamAppend) -> Self {
-        Self { streams: vec![stream], conditions: Vec::new(), ack: None, holds_locks: false }
+        Self { streams: vec![stream], conditions: Vec::new(), ack: None, holds_locks: false, trace: None }
     }
 
     /// All messages, stream by stream.

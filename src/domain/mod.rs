@@ -19,15 +19,19 @@ pub mod message;
 pub mod named;
 pub mod observation;
 pub mod partitioner;
+pub mod primary;
+pub mod replica;
 pub mod scope;
 pub mod secret;
 pub mod selection;
+pub mod setting;
 pub mod settling;
 pub mod signal;
 pub mod source;
 pub mod stream_name;
 pub mod subscription;
 pub mod time;
+pub mod trace;
 
 /// A field that breaks a rule, as a problem document names both.
 #[derive(Debug, Clone, PartialEq, Eq)]

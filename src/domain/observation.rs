@@ -74,6 +74,45 @@ pub enum Observation {
         /// Who asked.
         by: &'static str,
     },
+    /// It was looked how old the backup of the embedded server is.
+    BackupMeasured {
+        /// Since the newest base backup.
+        age: Duration,
+        /// Changes that were not received yet. `None`: some were removed before they were.
+        wal_behind_bytes: Option<i64>,
+    },
+    /// Connections lead to another server from now on, because it is the primary.
+    PrimaryChanged {
+        /// The server.
+        name: String,
+    },
+    /// Several servers take writes, or not any more.
+    OtherPrimary {
+        /// The one in use.
+        used: String,
+        /// One of the others; `None`: there is no other any more.
+        other: Option<String>,
+    },
+    /// It was looked how far a replica has replayed.
+    ReplicaSeen {
+        /// The replica.
+        name: String,
+        /// Whether it is read from.
+        used: bool,
+        /// Why, or why not.
+        reason: String,
+        /// The position up to which it may be read.
+        up_to: i64,
+        /// This has changed.
+        is_news: bool,
+    },
+    /// A page was asked of a replica.
+    ReplicaRead {
+        /// The replica.
+        name: String,
+        /// Otherwise it was read from the primary after all.
+        is_used: bool,
+    },
     /// The connection that listens for signals is there.
     ListenerUp,
     /// The connection that listens for signals was lost.
@@ -222,36 +261,26 @@ pub enum Observation {
     },
     /// A subscription cannot go on.
     SubscriptionStopped {
-        /// The id of the subscription, as in the following facts.
-        subscription: i64,
+        /// The subscription.
+        subscription: String,
         /// Why.
         reason: String,
     },
     /// A consumer has joined a subscription.
-    ConsumerJoined {
-        /// The id of the subscription.
-        subscription: i64,
-        /// Its name.
-        consumer: String,
-    },
+    ConsumerJoined,
     /// A consumer's connection has ended.
-    ConsumerLeft {
-        /// The id of the subscription.
-        subscription: i64,
-        /// Its name.
-        consumer: String,
-    },
+    ConsumerLeft,
     /// A consumer's lease has run out.
     LeaseExpired {
-        /// The id of the subscription.
-        subscription: i64,
-        /// Its name.
+        /// The subscription.
+        subscription: String,
+        /// The consumer.
         consumer: String,
     },
     /// An answer of the database was lost: what it may have delivered was taken back.
     DeliveriesTakenBack {
-        /// The id of the subscription.
-        subscription: i64,
+        /// The subscription.
+        subscription: String,
         /// The consumer that may have been meant to have it.
         consumer: String,
     },

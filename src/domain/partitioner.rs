@@ -124,7 +124,7 @@ pub struct CelPartitioner {
     #[schema(inline)]
     pub kind: CelKind,
     /// Over `type, data, metadata, stream_name, category, position, global_position, time`.
-    #[schema(example = "type == 'EventA' ? data.num % 3 : 0", max_length = 1000)]
+    #[schema(example = "data.quantity > 1 ? 1 : 0", max_length = 1000)]
     pub expression: String,
 }
 

@@ -29,8 +29,7 @@ impl Account {
     pub fn choose(data_dir: &Path, pgdata: &Path) -> Result<Account, EmbeddedPostgresError> {
         let uid = effective_uid();
         if uid != 0 {
-            let name = lookup(By::Uid(uid)).map_or_else(|| uid.to_string(), |entry| entry.name);
-            return Ok(Account { name, uid, gid: 0, groups: Vec::new(), switch: false });
+            return Ok(Self::own());
         }
         let owner = [pgdata, data_dir].into_iter().filter_map(owner_of).find(|uid| *uid != 0);
         let entry = match owner {
@@ -45,6 +44,13 @@ impl Account {
         }
         let groups = groups_of(&entry);
         Ok(Account { name: entry.name, uid: entry.uid, gid: entry.gid, groups, switch: true })
+    }
+
+    /// The user that we are.
+    pub fn own() -> Account {
+        let uid = effective_uid();
+        let name = lookup(By::Uid(uid)).map_or_else(|| uid.to_string(), |entry| entry.name);
+        Account { name, uid, gid: 0, groups: Vec::new(), switch: false }
     }
 
     /// Makes the process run as this account. Called between fork and exec, so it allocates nothing.

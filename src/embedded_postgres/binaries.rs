@@ -72,6 +72,8 @@ pub(super) struct Search<'a> {
     pub bin_dir: Option<&'a Path>,
     /// An earlier download.
     pub downloaded: Option<&'a Path>,
+    /// Whatever is installed is not looked at.
+    pub downloaded_only: bool,
     pub pgdata: &'a Path,
     pub data_major: Option<u32>,
 }
@@ -87,7 +89,8 @@ impl Search<'_> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let in_path = std::env::split_paths(&path).filter(|dir| dir.is_absolute());
         let in_usual_places = USUAL_PLACES.iter().flat_map(|pattern| expand(pattern));
-        let dirs = in_path.chain(in_usual_places).chain(self.downloaded.map(Path::to_owned));
+        let installed = in_path.chain(in_usual_places).filter(|_| !self.downloaded_only);
+        let dirs = installed.chain(self.downloaded.map(Path::to_owned));
         let mut seen = HashSet::new();
         let found = dirs
             .filter_map(|dir| Binaries::in_dir(&dir).ok())
@@ -167,7 +170,9 @@ mod tests {
     #[test]
     fn installation_that_fits_the_data_is_chosen_and_a_misfit_is_named() {
         let installed = |major| Binaries { bin_dir: format!("/pg/{major}").into(), major, version: major.to_string() };
-        let search = |data_major| Search { bin_dir: None, downloaded: None, pgdata: Path::new("/data"), data_major };
+        let pgdata = Path::new("/data");
+        let search =
+            |data_major| Search { bin_dir: None, downloaded: None, downloaded_only: false, pgdata, data_major };
         let both = vec![installed(17), installed(15)];
         assert_eq!(search(Some(15)).choose(both.clone()).unwrap(), Some(installed(15)));
         assert_eq!(search(None).choose(both.clone()).unwrap(), Some(installed(17)));

@@ -83,10 +83,15 @@ pub enum EmbeddedPostgresError {
     },
 
     #[error(
-        "PostgreSQL {version} could not be downloaded: {reason}. Install PostgreSQL yourself and, where it is not \
+        "PostgreSQL {version} could not be downloaded: {reason}. {advice}; or install PostgreSQL and, where it is not \
          found, name its directory with --postgres-bin-dir (HEADWATER_POSTGRES_BIN_DIR)"
     )]
-    Download { version: String, reason: String },
+    Download {
+        version: &'static str,
+        reason: String,
+        /// What would help, as a sentence without its full stop.
+        advice: &'static str,
+    },
 
     #[error("the directory {} for PostgreSQL's socket is not private: {reason}. Remove it, or choose a shorter data directory", path.display())]
     SocketDirNotPrivate { path: PathBuf, reason: String },
@@ -103,6 +108,24 @@ pub enum EmbeddedPostgresError {
 
     #[error("PostgreSQL on {} does not start ({attempts} attempts; the last one: {status}). Its output:\n{output}", pgdata.display())]
     DoesNotStart { pgdata: PathBuf, attempts: u32, status: String, output: String },
+
+    #[error(
+        "there is data in {} already, and a restore never writes over data: name a directory without, with --data-dir \
+         (HEADWATER_DATA_DIR), or move that one away",
+        pgdata.display()
+    )]
+    DataExists { pgdata: PathBuf },
+
+    #[error("the data cannot be made of the backup: PostgreSQL {status}. Its output:\n{output}")]
+    DoesNotRecover { status: String, output: String },
+
+    #[error(
+        "`{program}` of PostgreSQL {major} is missing in {}. Install PostgreSQL's client programs (Debian: apt install \
+         postgresql-client-{major}), or name a directory that has all programs with --postgres-bin-dir \
+         (HEADWATER_POSTGRES_BIN_DIR)",
+        bin_dir.display()
+    )]
+    ProgramMissing { program: &'static str, bin_dir: PathBuf, major: u32 },
 
     #[error("the embedded PostgreSQL was stopped while it started")]
     Stopped,

@@ -4,6 +4,7 @@ use super::binaries::Binaries;
 use super::data_dir::DataDir;
 use super::error::EmbeddedPostgresError;
 use super::program::command;
+use super::restore;
 use super::{DATABASE, ROLE};
 use std::fs::{self, DirBuilder, File};
 use std::io::Write;
@@ -115,14 +116,17 @@ fn failure(pgdata: &Path, program: &'static str, output: &Output) -> EmbeddedPos
     }
 }
 
-fn remove_unfinished(data_dir: &DataDir) -> Result<(), EmbeddedPostgresError> {
+/// Removes what an interrupted attempt to make data, or to restore it, left behind.
+pub(super) fn remove_unfinished(data_dir: &DataDir) -> Result<(), EmbeddedPostgresError> {
     let root = &data_dir.root;
     let entries = fs::read_dir(root).map_err(EmbeddedPostgresError::io("read", root))?;
     for entry in entries {
         let entry = entry.map_err(EmbeddedPostgresError::io("read", root))?;
-        if entry.file_name().to_string_lossy().starts_with(UNFINISHED_PREFIX) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if [UNFINISHED_PREFIX, restore::UNFINISHED_PREFIX].iter().any(|prefix| name.starts_with(prefix)) {
             let path = entry.path();
-            tracing::info!(path = %path.display(), "removing what an interrupted initdb left behind");
+            tracing::info!(path = %path.display(), "removing what an interrupted initdb or restore left behind");
             remove_dir(&path).map_err(EmbeddedPostgresError::io("remove", path))?;
         }
     }
@@ -141,6 +145,6 @@ fn remove_dir(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn sync(path: &Path) -> Result<(), EmbeddedPostgresError> {
+pub(super) fn sync(path: &Path) -> Result<(), EmbeddedPostgresError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(EmbeddedPostgresError::io("sync", path))
 }

@@ -10,10 +10,15 @@ mod init_db;
 mod orphan;
 mod program;
 mod readiness;
+mod restore;
 mod server_log;
 mod supervisor;
+mod tools;
 
+pub use download::{Download, DownloadWhen};
 pub use error::EmbeddedPostgresError;
+pub use restore::{RestorePlan, restore};
+pub use tools::{Tools, url_as};
 
 use account::Account;
 use binaries::{Binaries, SUGGESTED_MAJOR, Search};
@@ -25,6 +30,10 @@ use supervisor::{Launch, Phase, Supervisor};
 /// The superuser that `initdb` makes, and as whom all clients of the socket connect.
 const ROLE: &str = "headwater";
 const DATABASE: &str = "headwater";
+/// So much is kept for a backup, unless the settings say something else.
+const BACKUP_WAL_BYTES_MAX: usize = 8 << 30;
+/// Beside the data: when the newest base backup was finished.
+const BACKUP_NOTE: &str = "backup.txt";
 
 /// Where the data is, and what runs on it.
 #[derive(Clone, Debug, Default)]
@@ -33,12 +42,15 @@ pub struct EmbeddedSettings {
     pub data_dir: Option<PathBuf>,
     /// The directory that holds `postgres` and `initdb`. None: they are looked for.
     pub bin_dir: Option<PathBuf>,
-    /// Whether PostgreSQL may be downloaded when none is installed.
-    pub download: bool,
+    /// Whether PostgreSQL may be downloaded, and from where.
+    pub download: Download,
+    /// Changes that are kept for a backup that does not receive them. None: [`BACKUP_WAL_BYTES_MAX`].
+    pub backup_wal_bytes_max: Option<usize>,
 }
 
 impl EmbeddedSettings {
-    fn data_root(&self) -> Result<PathBuf, EmbeddedPostgresError> {
+    /// Where the data is.
+    pub fn data_root(&self) -> Result<PathBuf, EmbeddedPostgresError> {
         self.data_dir.clone().map_or_else(EmbeddedPostgres::default_data_dir, Ok)
     }
 }
@@ -49,6 +61,7 @@ impl EmbeddedSettings {
 /// until the shutdown is done (or, if our process ends first, the kernel interrupts PostgreSQL).
 pub struct EmbeddedPostgres {
     url: String,
+    data_dir: PathBuf,
     supervisor: Supervisor,
 }
 
@@ -57,14 +70,15 @@ impl EmbeddedPostgres {
     /// connections are accepted. There is no deadline for a server that recovers.
     pub async fn start(settings: &EmbeddedSettings) -> Result<EmbeddedPostgres, EmbeddedPostgresError> {
         let settings = settings.clone();
-        let download_allowed = settings.download;
+        let download = settings.download.clone();
         let mut prepared = blocking(move || Prepared::new(&settings)).await?;
+        let data_dir = prepared.data_dir.root.clone();
         let binaries = match prepared.installed.take() {
             Some(installed) => installed,
-            None => prepared.download(download_allowed).await?,
+            None => prepared.download(&download).await?,
         };
         let (launch, lock, url) = blocking(move || prepared.make_ready(binaries)).await?;
-        let postgres = EmbeddedPostgres { url, supervisor: Supervisor::start(launch, lock)? };
+        let postgres = EmbeddedPostgres { url, data_dir, supervisor: Supervisor::start(launch, lock)? };
         let mut phase = postgres.supervisor.phase();
         let settled = phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await;
         match settled.map(|phase| phase.clone()) {
@@ -77,6 +91,11 @@ impl EmbeddedPostgres {
     /// Names the server's socket; understood by tokio-postgres, sqlx and psql.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// The directory of its data.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
     }
 
     /// Resolves if PostgreSQL cannot be started any more and the supervisor has given up.
@@ -108,6 +127,19 @@ impl EmbeddedPostgres {
         blocking(move || Ok(LockFacts::of_holder(&DataDir::at(&root))?.map(|facts| facts.url))).await
     }
 
+    /// Notes beside the data when the newest base backup was finished: a copy of the data does not have that note.
+    pub fn note_backup(settings: &EmbeddedSettings, finished_at: &str) -> Result<(), EmbeddedPostgresError> {
+        let data_dir = DataDir::at(&settings.data_root()?);
+        let account = Account::choose(&data_dir.root, &data_dir.pgdata)?;
+        restore::write_file(&account, &data_dir.root.join(BACKUP_NOTE), finished_at)
+    }
+
+    /// When the newest base backup was finished; `None` if there is none, or the note cannot be read.
+    pub async fn noted_backup(settings: &EmbeddedSettings) -> Option<String> {
+        let path = settings.data_root().ok()?.join(BACKUP_NOTE);
+        blocking(move || Ok(std::fs::read_to_string(path).ok())).await.ok()?
+    }
+
     /// For root `/var/lib/headwater`, which PostgreSQL's account can reach; else `$XDG_DATA_HOME/headwater` or
     /// `~/.local/share/headwater`.
     pub fn default_data_dir() -> Result<PathBuf, EmbeddedPostgresError> {
@@ -137,6 +169,7 @@ struct Prepared {
     installed: Option<Binaries>,
     socket_dir: PathBuf,
     url: String,
+    backup_wal_bytes_max: Option<usize>,
 }
 
 impl Prepared {
@@ -159,24 +192,28 @@ impl Prepared {
         let search = Search {
             bin_dir: settings.bin_dir.as_deref(),
             downloaded: Some(&downloaded),
+            downloaded_only: settings.download.when == DownloadWhen::Always,
             pgdata: &data_dir.pgdata,
             data_major,
         };
         let installed = match search.run() {
             // The download may fit if the installed version does not.
             Err(EmbeddedPostgresError::VersionMismatch { data_major: download::MAJOR, .. })
-                if settings.download && settings.bin_dir.is_none() && download::AVAILABLE =>
+                if settings.download.when != DownloadWhen::Never
+                    && settings.bin_dir.is_none()
+                    && download::AVAILABLE =>
             {
                 None
             }
             found => found?,
         };
-        Ok(Prepared { data_dir, lock, account, data_major, installed, socket_dir, url })
+        let backup_wal_bytes_max = settings.backup_wal_bytes_max;
+        Ok(Prepared { data_dir, lock, account, data_major, installed, socket_dir, url, backup_wal_bytes_max })
     }
 
-    async fn download(&self, allowed: bool) -> Result<Binaries, EmbeddedPostgresError> {
-        check_download(self.data_major, allowed)?;
-        let bin_dir = download::fetch(&self.data_dir.root).await?;
+    async fn download(&self, from: &Download) -> Result<Binaries, EmbeddedPostgresError> {
+        check_download(self.data_major, from.when)?;
+        let bin_dir = download::fetch(&self.data_dir.root, from).await?;
         blocking(move || {
             Binaries::in_dir(&bin_dir).map_err(|reason| EmbeddedPostgresError::BinDirUnusable { bin_dir, reason })
         })
@@ -184,22 +221,23 @@ impl Prepared {
     }
 
     fn make_ready(self, binaries: Binaries) -> Result<(Launch, DataDirLock, String), EmbeddedPostgresError> {
-        let Prepared { data_dir, lock, account, socket_dir, url, .. } = self;
+        let Prepared { data_dir, lock, account, socket_dir, url, backup_wal_bytes_max, .. } = self;
         account.check_executes(&binaries.program("postgres"))?;
         orphan::stop(&data_dir.pgdata)?;
         orphan::forget_the_dead(&data_dir.pgdata, &data_dir::socket_path(&socket_dir))?;
         init_db::ensure(&data_dir, &binaries, &account)?;
         data_dir::make_socket_dir(&socket_dir, &account)?;
-        Ok((Launch { binaries, account, pgdata: data_dir.pgdata, socket_dir }, lock, url))
+        let launch = Launch { binaries, account, pgdata: data_dir.pgdata, socket_dir, backup_wal_bytes_max };
+        Ok((launch, lock, url))
     }
 }
 
 /// For data without an installation that fits: whether the download can help; the error says what else can.
-fn check_download(data_major: Option<u32>, allowed: bool) -> Result<(), EmbeddedPostgresError> {
+fn check_download(data_major: Option<u32>, when: DownloadWhen) -> Result<(), EmbeddedPostgresError> {
     let download = if !download::AVAILABLE {
         "(This headwater was built without the download.)"
-    } else if !allowed {
-        "(The download is switched off.)"
+    } else if when == DownloadWhen::Never {
+        "(The download is switched off: --postgres-download.)"
     } else if data_major.is_some_and(|major| major != download::MAJOR) {
         "(The download has another major version than the data.)"
     } else {
@@ -240,13 +278,13 @@ mod tests {
 
     #[test]
     fn without_binaries_and_download_the_error_says_what_to_install_or_set() {
-        for (data_major, allowed) in [(None, false), (Some(15), true)] {
-            let message = check_download(data_major, allowed).unwrap_err().to_string();
+        for (data_major, when) in [(None, DownloadWhen::Never), (Some(15), DownloadWhen::WhenMissing)] {
+            let message = check_download(data_major, when).unwrap_err().to_string();
             for advice in ["Install it", "HEADWATER_POSTGRES_BIN_DIR", "HEADWATER_DATABASE_URL", "download"] {
                 assert!(message.contains(advice), "{advice}: {message}");
             }
         }
-        assert_eq!(check_download(None, true).is_ok(), download::AVAILABLE);
+        assert_eq!(check_download(None, DownloadWhen::WhenMissing).is_ok(), download::AVAILABLE);
     }
 
     #[test]

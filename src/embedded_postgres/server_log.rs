@@ -14,6 +14,17 @@ const LINE_BYTES_MAX: u64 = 16 * 1024;
 /// How long to wait for the last lines of a server that has ended: its left-over children may hold the pipe open.
 const LAST_WORDS_WAIT_MAX: Duration = Duration::from_millis(300);
 
+/// What PostgreSQL says of itself is for `--log postgres=debug`, but for what an operator should know: that it recovers
+/// after a crash, or that one of its processes has died.
+const WORTH_TELLING: [&str; 6] = [
+    "database system was interrupted",
+    "database system was not properly shut down",
+    "redo ",
+    "server process (",
+    "terminating any other active server processes",
+    "all server processes terminated",
+];
+
 /// The log of one run of the server.
 pub(super) struct ServerLog {
     tail: Arc<Mutex<VecDeque<String>>>,
@@ -91,12 +102,13 @@ impl Severity {
         if line == "FATAL:  terminating connection due to administrator command" {
             return Some(Severity::Debug);
         }
-        let (label, _) = line.split_once(":  ")?;
+        let (label, text) = line.split_once(":  ")?;
         match label {
             "PANIC" => Some(Severity::Error),
             // These are about one client, not the server: a violated constraint is an ERROR, too.
             "FATAL" | "ERROR" | "WARNING" => Some(Severity::Warn),
-            "LOG" | "NOTICE" | "INFO" => Some(Severity::Info),
+            "LOG" if WORTH_TELLING.iter().any(|beginning| text.starts_with(beginning)) => Some(Severity::Info),
+            "LOG" | "NOTICE" | "INFO" => Some(Severity::Debug),
             _ => None,
         }
     }
@@ -128,7 +140,8 @@ mod tests {
     fn severity_follows_the_label_and_details_belong_to_what_they_follow() {
         assert_eq!(Severity::of("PANIC:  could not write"), Some(Severity::Error));
         assert_eq!(Severity::of("ERROR:  duplicate key"), Some(Severity::Warn));
-        assert_eq!(Severity::of("LOG:  database system is ready"), Some(Severity::Info));
+        assert_eq!(Severity::of("LOG:  database system was not properly shut down"), Some(Severity::Info));
+        assert_eq!(Severity::of("LOG:  checkpoint complete: wrote 3 buffers"), Some(Severity::Debug));
         assert_eq!(Severity::of("FATAL:  the database system is starting up"), Some(Severity::Debug));
         assert_eq!(Severity::of("DETAIL:  Key (id)=(1) already exists."), None);
     }

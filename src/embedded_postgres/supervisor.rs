@@ -1,4 +1,5 @@
 //! The thread that is PostgreSQL's parent: starts it, waits for it, and starts it again when it dies.
+use super::BACKUP_WAL_BYTES_MAX;
 use super::account::Account;
 use super::binaries::Binaries;
 use super::data_dir::DataDirLock;
@@ -34,14 +35,16 @@ pub(super) struct Launch {
     pub account: Account,
     pub pgdata: PathBuf,
     pub socket_dir: PathBuf,
+    pub backup_wal_bytes_max: Option<usize>,
 }
 
 impl Launch {
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut postgres = command(&self.binaries.program("postgres"), &self.account);
         postgres.arg("-D").arg(&self.pgdata).stdout(Stdio::null()).stderr(Stdio::piped());
         // On the command line, which overrides an older headwater's file and ALTER SYSTEM.
         let quoted_dir = self.socket_dir.to_string_lossy().replace('"', "\"\"");
+        let backup_wal_bytes_max = self.backup_wal_bytes_max.unwrap_or(BACKUP_WAL_BYTES_MAX);
         let settings = [
             ("listen_addresses", String::new()),
             ("port", "5432".to_owned()),
@@ -50,6 +53,7 @@ impl Launch {
             ("max_connections", CONNECTIONS_MAX.to_string()),
             ("shared_buffers", SHARED_BUFFERS.to_owned()),
             ("max_wal_size", WAL_SIZE_MAX.to_owned()),
+            ("max_slot_wal_keep_size", format!("{}MB", backup_wal_bytes_max >> 20)),
             ("fsync", "on".to_owned()),
             ("synchronous_commit", "on".to_owned()),
             ("full_page_writes", "on".to_owned()),

@@ -104,11 +104,16 @@ pub const RULES: &[(&str, &str, Rule)] = &[
     ("GET", "/v1/reports/categories", Rule::ReadEverything),
     ("GET", "/v1/reports/types", Rule::ReadEverything),
     ("GET", "/v1/reports/settled", Rule::ReadLog),
+    ("GET", "/v1/reports/storage", Rule::ReadEverything),
+    ("GET", "/v1/reports/metrics", Rule::ReadEverything),
+    ("GET", "/v1/reports/event-streams", Rule::ReadEverything),
     ("POST", "/v1/tickets", Rule::Credentials),
     ("GET", "/v1/caller", Rule::Credentials),
     ("POST", "/v1/keys", Rule::Admin),
     ("GET", "/v1/keys", Rule::Admin),
     ("DELETE", "/v1/keys/{id}", Rule::Admin),
+    ("GET", "/version", Rule::Public),
+    ("GET", "/v1/settings", Rule::Admin),
     ("GET", "/metrics", Rule::ReadEverything),
     ("GET", "/livez", Rule::Public),
     ("GET", "/readyz", Rule::Public),
@@ -120,6 +125,7 @@ pub const RULES: &[(&str, &str, Rule)] = &[
     ("GET", "/docs/{*rest}", Rule::Public),
     ("GET", "/", Rule::Public),
     ("GET", "/console/{*path}", Rule::Public),
+    ("GET", "/headwater.js", Rule::Public),
     ("GET", "/favicon.ico", Rule::Public),
 ];
 
@@ -225,7 +231,7 @@ pub async fn enforce(mut request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     if is_by_credential {
         let headers = response.headers_mut();
-        headers.append(header::VARY, HeaderValue::from_static("authorization"));
+        headers.append(header::VARY, HeaderValue::from_static("authorization, cookie"));
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
     }
     response
@@ -353,7 +359,7 @@ mod tests {
     async fn an_answer_to_credentials_is_kept_for_nobody_else() {
         let own = answer(Some(caller(&["read:*"])), "GET", "/v1/streams/a").await;
         assert_eq!(own.headers()["cache-control"], "private, no-cache");
-        assert_eq!(own.headers()["vary"], "authorization");
+        assert_eq!(own.headers()["vary"], "authorization, cookie");
         let anybodys = answer(Some(Caller::anybody()), "GET", "/v1/streams/a").await;
         assert!(!anybodys.headers().contains_key("cache-control"));
     }

@@ -27,7 +27,7 @@ const EXPIRES_IN_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3_600);
 /// A key to be made.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = ApiKeyRequest, example = json!({ "name": "billing worker", "scopes": ["read:order-*", "subscribe:billing"], "expires_in": "90d" }))]
+#[schema(as = ApiKeyRequest)]
 pub struct ApiKeyBody {
     /// What it is for, in words.
     #[schema(example = "billing worker")]

@@ -19,7 +19,7 @@ use super::body::LINES;
 use super::extract::{Object, malformed_json};
 use super::parameters::Validator;
 use super::problem::{Problem, ProblemDocument, ProblemKind};
-use super::streams::{AppendedMessage, NewMessageBody, Place, check_message, check_version, idempotency_key};
+use super::streams::{AppendHeaders, AppendedMessage, NewMessageBody, Place, check_message, check_version};
 use super::wire::{LINGER_BYTES_MAX, LINGER_TIME_MAX};
 use super::{App, credentials};
 use crate::domain::Violation;
@@ -50,7 +50,7 @@ pub struct AppendLine {
     r#type: String,
     /// Any JSON; `null` if absent.
     #[serde(default)]
-    #[schema(value_type = Option<Value>, example = json!({"amount": 5}))]
+    #[schema(value_type = Option<Value>, example = json!({"item": "Tea", "quantity": 2}))]
     data: Option<Box<RawValue>>,
     /// Any JSON.
     #[serde(default)]
@@ -91,9 +91,9 @@ pub async fn respond(
     request: Request,
 ) -> Result<Response, Problem> {
     let mut rules = Validator::default();
-    let key = idempotency_key(&mut rules, request.headers()).map(<[u8]>::to_vec);
+    let headers = AppendHeaders::of(&mut rules, request.headers());
     rules.finish(())?;
-    let session = app.append_session_for(caller, stream_name)?;
+    let session = app.append_session_for(caller, stream_name, headers.span())?;
     let caller = caller.clone();
     let waits_for_leave = request.headers().contains_key(header::EXPECT);
     let mut lines = Lines::new(app, request.into_body());
@@ -103,7 +103,7 @@ pub async fn respond(
         tokio::task::yield_now().await;
     }
     let app = app.clone();
-    let conversation = Conversation { app, caller, session, key, lines: Some(lines), messages: 0, refusal: None };
+    let conversation = Conversation { app, caller, session, headers, lines: Some(lines), messages: 0, refusal: None };
     let answers = futures_util::stream::unfold(conversation, |mut conversation| async move {
         let line = conversation.next_line().await?;
         Some((Ok::<_, Infallible>(line), conversation))
@@ -121,7 +121,7 @@ struct Conversation {
     app: App,
     caller: Caller,
     session: AppendSession,
-    key: Option<Vec<u8>>,
+    headers: AppendHeaders,
     /// `None`: nothing more is read.
     lines: Option<Lines>,
     /// Messages that were read.
@@ -204,10 +204,10 @@ impl Conversation {
                 }
             }
         }
-        let key = self.key.as_deref().map(|key| (key, self.messages));
         let body = NewMessageBody { id, r#type, data, metadata, time };
         let place = Place::OnLine(number);
-        let message = check_message(&mut rules, &self.app.limits, place, body, self.session.stream_name(), key)?;
+        let of = (&self.headers, self.messages);
+        let message = check_message(&mut rules, &self.app.limits, place, body, self.session.stream_name(), of)?;
         self.messages += 1;
         rules.finish(Some(message))
     }

@@ -15,7 +15,7 @@ use super::pages::NoQuery;
 use super::parameters::{GivenFilter, Validator};
 use super::problem::Problem;
 use super::streams::{
-    AppendedMessage, NewMessageBody, StreamBody, check_stream, check_version, count_messages, idempotency_key,
+    AppendHeaders, AppendedMessage, NewMessageBody, StreamBody, check_stream, check_version, count_messages,
 };
 use super::{App, tags};
 use crate::domain::append::{
@@ -35,13 +35,7 @@ const ENTRIES_MAX: usize = 100;
 /// Messages for several streams: all are written, or none.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = AppendsRequest, example = json!({
-    "appends": [
-        { "stream_name": "order-1", "expected_version": -1, "messages": [{ "type": "OrderPlaced", "data": { "sku": "X1" } }] },
-        { "stream_name": "customer-7", "messages": [{ "type": "CustomerOrdered", "data": { "order": 1 } }] },
-    ],
-    "conditions": [{ "categories": ["order"], "types": ["OrderPlaced"], "filter": "data.sku == 'X1'", "after": 0 }],
-}))]
+#[schema(as = AppendsRequest)]
 pub struct AppendsBody {
     /// Each for another stream. Together they have at most as many messages as one append may have.
     #[schema(min_items = 1, max_items = 100, value_type = Vec<StreamAppendBody>)]
@@ -98,7 +92,7 @@ pub struct ConditionBody {
     types: Option<Vec<String>>,
     /// Only messages for which this CEL expression is true match.
     #[serde(default)]
-    #[schema(example = "data.sku == 'X1'")]
+    #[schema(example = "data.coupon == 'SPRING-7'")]
     filter: Option<String>,
     /// Messages after this global position may not match: what the caller has read up to. Absent: none at all may.
     #[serde(default)]
@@ -106,11 +100,11 @@ pub struct ConditionBody {
     after: Option<i64>,
     /// A keyed aggregated stream, all of whose streams are in categories that its definition names.
     #[serde(default)]
-    #[schema(example = "orders-by-sku")]
+    #[schema(example = "orders-by-item")]
     aggregated_stream: Option<String>,
     /// Messages with this key may not appear. A message that the partitioner cannot place has no key.
     #[serde(default)]
-    #[schema(example = "X1", max_length = 256)]
+    #[schema(example = "Tea", max_length = 256)]
     key: Option<String>,
 }
 
@@ -160,7 +154,9 @@ pub struct StreamAppendResult {
 /// result, before versions, conditions and `ack` are looked at.
 #[utoipa::path(
     post, path = "/v1/appends", operation_id = "appendToStreams", tag = tags::APPEND,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Any text; gives ids to messages that have none", min_length = 1, max_length = 1000)),
+    params(("Idempotency-Key" = Option<String>, Header, description = "Any text; gives ids to messages that have none", min_length = 1, max_length = 1000),
+        ("traceparent" = Option<String>, Header, description = "W3C Trace Context; kept in `metadata` of messages that bring none of their own"),
+        ("tracestate" = Option<String>, Header, description = "Kept with `traceparent`, up to 512 bytes")),
     request_body = AppendsBody,
     responses(
         (status = 201, description = "Written, durably", body = AppendsResult),
@@ -190,7 +186,7 @@ pub async fn append_to_streams(
 
 fn check(app: &App, headers: &HeaderMap, body: AppendsBody) -> Result<AppendRequest, Problem> {
     let mut rules = Validator::default();
-    let key = idempotency_key(&mut rules, headers);
+    let given = AppendHeaders::of(&mut rules, headers);
     let AppendsBody { appends, conditions, ack } = body;
     let conditions = conditions.unwrap_or_default();
     if !(1..=ENTRIES_MAX).contains(&appends.len()) {
@@ -208,12 +204,12 @@ fn check(app: &App, headers: &HeaderMap, body: AppendsBody) -> Result<AppendRequ
         }
     }
     let mut rules = count_messages(go_on(rules)?, &app.limits, "appends", count)?;
-    let streams = check_streams(&mut rules, app, key, appends)?;
+    let streams = check_streams(&mut rules, app, &given, appends)?;
     let conditions = conditions.into_iter().enumerate();
     let conditions = conditions.map(|(at, Object(body))| check_condition(&mut rules, at, body)).collect::<Vec<_>>();
     let ack = ack.map(|Object(ack)| check_ack(&mut rules, ack));
     let conditions = conditions.into_iter().flatten().collect();
-    let request = AppendRequest { streams, conditions, ack, holds_locks: false };
+    let request = AppendRequest { streams, conditions, ack, holds_locks: false, trace: given.span() };
     let read = request.read_categories().count();
     if read > READ_CATEGORIES_MAX {
         rules.invalid("conditions", format!("must be about {READ_CATEGORIES_MAX} categories at most, not {read}"));
@@ -230,7 +226,7 @@ fn go_on(rules: Validator) -> Result<Validator, Problem> {
 fn check_streams(
     rules: &mut Validator,
     app: &App,
-    key: Option<&[u8]>,
+    headers: &AppendHeaders,
     appends: Vec<Object<StreamAppendBody>>,
 ) -> Result<Vec<StreamAppend>, Problem> {
     let mut streams: Vec<StreamAppend> = Vec::with_capacity(appends.len());
@@ -246,7 +242,7 @@ fn check_streams(
             rules.invalid(&format!("{prefix}stream_name"), "must differ from the streams before it");
         }
         let body = StreamBody { prefix, stream_name, expected_version, must_exist, messages };
-        streams.push(check_stream(rules, &app.limits, key, body, &mut ids)?);
+        streams.push(check_stream(rules, &app.limits, headers, body, &mut ids)?);
     }
     Ok(streams)
 }

@@ -33,7 +33,7 @@ pub fn refused(trusted: &Trusted, needs_credential: bool, request: &Request) -> 
         Problem::new(
             ProblemKind::Forbidden,
             format!(
-                "Pages of {origin} are not allowed to change anything: it is not the service's own origin, nor one that \
+                "Pages of {origin} are not allowed to change anything: it is neither the service's own origin nor one that \
                  --cors-origin (HEADWATER_CORS_ORIGIN) names."
             ),
         )
@@ -86,9 +86,9 @@ fn foreign_origin(trusted: &Trusted, headers: &HeaderMap, authorities: &[&str]) 
     if origins.peek().is_none() {
         // An image, a link or a form of another page: with some of these browsers send no origin.
         let is_foreign = site.is_some_and(|site| site != b"none");
-        return is_foreign.then(|| "A page of another origin".to_owned());
+        return is_foreign.then(|| "another origin".to_owned());
     }
     let foreign = origins
         .find(|origin| !origin.to_str().is_ok_and(|origin| trusted.takes_origin(origin, authorities.iter().copied())));
-    foreign.map(|origin| format!("The origin {origin:?}"))
+    foreign.map(|origin| format!("the origin {origin:?}"))
 }

@@ -1,4 +1,4 @@
-//! The console at `/`: its files, embedded, compressed once, with ETags.
+//! The console at `/` and its files, and `headwater.js` for pages of others: embedded, compressed once, with ETags.
 
 use std::io::Write;
 use std::sync::LazyLock;
@@ -21,20 +21,27 @@ macro_rules! files {
 }
 
 const INDEX: &str = "index.html";
+const HEADWATER_JS: &str = "headwater.js";
 const FILES: &[(&str, &[u8])] = files![
     "app/aggregated.js",
+    "app/aggregated_form.js",
     "app/api.js",
+    "app/append.js",
+    "app/attention.js",
     "app/browse.js",
     "app/chart.js",
+    "app/claim.js",
     "app/columns.js",
     "app/consumers.js",
     "app/dialog.js",
     "app/dom.js",
     "app/erase.js",
-    "app/event_stream.js",
+    "app/fields.js",
+    "app/fold.js",
     "app/format.js",
     "app/health.js",
     "app/help.js",
+    "app/installation.js",
     "app/json_text.js",
     "app/json_view.js",
     "app/keys.js",
@@ -44,25 +51,34 @@ const FILES: &[(&str, &[u8])] = files![
     "app/main.js",
     "app/message_list.js",
     "app/metrics.js",
+    "app/newest_match.js",
     "app/overview.js",
     "app/parked.js",
+    "app/partition_log.js",
     "app/poll.js",
+    "app/rates.js",
     "app/retention.js",
     "app/retention_preview.js",
     "app/router.js",
+    "app/seek.js",
     "app/session.js",
+    "app/shared_events.js",
     "app/sign_in.js",
+    "app/slow_followers.js",
     "app/store.js",
     "app/stream.js",
     "app/subscription.js",
+    "app/subscription_form.js",
     "app/subscription_status.js",
     "app/subscriptions.js",
+    "app/table.js",
     "app/theme.js",
     "app/theme_choice.js",
     "app/trim.js",
     "app/trim_preview.js",
     "app/use_log.js",
     "app/widgets.js",
+    "headwater.js",
     "icon.svg",
     "index.html",
     "page.css",
@@ -102,6 +118,11 @@ static SERVED: LazyLock<Vec<File>> = LazyLock::new(|| {
 
 pub async fn page(headers: HeaderMap) -> Result<Response, Problem> {
     answer(INDEX, &headers)
+}
+
+/// `EventSource`'s interface over one connection for all tabs of a browser; the file says how.
+pub async fn headwater_js(headers: HeaderMap) -> Result<Response, Problem> {
+    answer(HEADWATER_JS, &headers)
 }
 
 pub async fn file(Path(path): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {

@@ -6,7 +6,8 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::extract::{Path, Query};
-use super::pages::{Message, json, message_id};
+use super::page_bodies::Message;
+use super::pages::{json, message_id};
 use super::parameters::Validator;
 use super::problem::{Problem, ProblemKind, capitalised};
 use super::{App, tags};

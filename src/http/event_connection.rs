@@ -21,6 +21,7 @@ use tower::ServiceExt;
 use super::event_groups::Groups;
 use super::event_socket;
 use super::event_stream::Unwritten;
+use super::guarded::RemoteAddress;
 
 /// A request whose head is longer goes to hyper.
 const HEAD_BYTES_MAX: usize = 4 << 10;
@@ -57,7 +58,10 @@ impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
             let reading = tokio::time::timeout(header_timeout, read_head(&mut stream, &mut head));
             let request = Box::pin(reading).await;
             match request {
-                Ok(Ok(Some(request))) => {
+                Ok(Ok(Some(mut request))) => {
+                    if let Ok(address) = stream.peer_addr() {
+                        request.extensions_mut().insert(RemoteAddress(address.ip()));
+                    }
                     drop(head);
                     serve(stream, request, router, groups).await?;
                     // The connection was served: nothing is left for hyper.

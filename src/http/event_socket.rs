@@ -8,50 +8,65 @@ use tokio::net::TcpStream;
 
 use super::event_groups::{Departure, Groups};
 use super::event_stream::{EventStream, Writer};
+use crate::service::open_streams::OpenStream;
 
 /// Writes an event stream until its end, or until the client goes.
 pub async fn serve(socket: TcpStream, head: Bytes, stream: EventStream, groups: Groups) -> io::Result<()> {
     let EventStream { admission, writer } = stream;
     let socket = Arc::new(socket);
     let outcome = tokio::select! {
-        outcome = write(&socket, head, writer, &groups) => outcome,
+        outcome = write(&socket, head, writer, &groups, admission.stream()) => outcome,
         outcome = client_gone(&socket) => outcome,
     };
     drop(admission);
     outcome
 }
 
-async fn write(socket: &Arc<TcpStream>, head: Bytes, mut writer: Box<Writer>, groups: &Groups) -> io::Result<()> {
-    write_all(socket, head).await?;
+async fn write(
+    socket: &Arc<TcpStream>,
+    head: Bytes,
+    mut writer: Box<Writer>,
+    groups: &Groups,
+    open: &Arc<OpenStream>,
+) -> io::Result<()> {
+    write_all(socket, head, open).await?;
     // Boxed, because most connections are members of a group and do not wait here.
     while let Some(chunk) = Box::pin(writer.next_chunk()).await {
-        write_all(socket, chunk.framed()).await?;
+        write_all(socket, chunk.framed(), open).await?;
         let Some(audience) = writer.audience() else { continue };
         while let Some(chunk) = writer.try_next_chunk() {
-            write_all(socket, chunk.framed()).await?;
+            write_all(socket, chunk.framed(), open).await?;
         }
         if writer.events.is_live() {
             // A group is nobody's: each of its connections ends by itself.
-            let caller = writer.events.caller().cloned();
-            writer.events.belong_to(None);
+            let caller = writer.events.share();
             // A connection that has left a group takes its next event by itself before it joins again.
             let Some(departure) = groups.join(audience, writer, socket, caller.as_ref()).await else { return Ok(()) };
             let Departure { rest, writer: own } = departure;
             writer = own;
-            writer.events.belong_to(caller);
-            write_all(socket, rest).await?;
+            writer.events.go_on_for(caller, open);
+            write_all(socket, rest, open).await?;
         }
     }
-    write_all(socket, Bytes::from_static(b"0\r\n\r\n")).await
+    write_all(socket, Bytes::from_static(b"0\r\n\r\n"), open).await
 }
 
-async fn write_all(socket: &TcpStream, mut bytes: Bytes) -> io::Result<()> {
+async fn write_all(socket: &TcpStream, mut bytes: Bytes, open: &OpenStream) -> io::Result<()> {
+    let mut is_stalled = false;
     while !bytes.is_empty() {
         match socket.try_write(&bytes) {
             Ok(written) => drop(bytes.split_to(written)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if !std::mem::replace(&mut is_stalled, true) {
+                    open.stalled();
+                }
+                socket.writable().await?;
+            }
             Err(error) => return Err(error),
         }
+    }
+    if is_stalled {
+        open.taken();
     }
     Ok(())
 }

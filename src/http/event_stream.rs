@@ -1,5 +1,6 @@
 //! The one writer of event streams: each connection's events become frames in one buffer when the connection asks.
 
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::domain::time::Timestamp;
 use crate::service::auth::Caller;
 use crate::service::event_streams::{self, Admission, Event, Events};
 use crate::service::log::Trimmed;
+use crate::service::open_streams::Asked;
 use crate::service::subscriptions::Change;
 
 /// A client that lost its connection comes back after this long, with up to as much again on top, so that not all come
@@ -23,6 +25,9 @@ use crate::service::subscriptions::Change;
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// The same when the service ends the stream, for many clients at once.
 const CLOSING_RETRY_SPREAD: Duration = Duration::from_secs(5);
+
+/// So much of a path and its query is kept while the event stream is open.
+const PATH_BYTES_MAX: usize = 300;
 
 /// What an HTTP/1.1 chunk begins with, at its longest.
 const CHUNK_HEAD_BYTES: usize = "ffffffff\r\n".len();
@@ -36,7 +41,10 @@ pub fn respond((admission, events): (Admission, Events), frames: Frames) -> Resp
     let first = Err(unwritten.clone());
     let body = futures_util::stream::unfold(first, |stream: Result<EventStream, Unwritten>| async move {
         let mut stream = stream.or_else(|unwritten| unwritten.take().ok_or(())).ok()?;
+        stream.admission.stream().taken();
         let chunk = stream.writer.next_chunk().await?.bytes();
+        // Until more is asked for, the client has not taken it.
+        stream.admission.stream().stalled();
         Some((Ok::<_, std::convert::Infallible>(chunk), Ok(stream)))
     });
     let mut response = Response::new(Body::from_stream(body));
@@ -58,9 +66,11 @@ impl Unwritten {
         self.lock().take()
     }
 
-    /// From here on it ends with the caller's credential.
-    pub fn belong_to(&self, caller: &Caller) {
+    /// From here on it ends with the caller's credential. `path` and `address`: what was asked for, and from where.
+    pub fn belong_to(&self, caller: &Caller, path: &str, address: Option<IpAddr>) {
         if let Some(stream) = &mut *self.lock() {
+            let path = path[..path.floor_char_boundary(PATH_BYTES_MAX)].into();
+            stream.admission.stream().is_asked(Asked { path, credential: caller.credential().cloned(), address });
             stream.writer.events.belong_to(Some(caller.clone()).filter(|caller| caller.credential().is_some()));
         }
     }

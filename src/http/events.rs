@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::pages::Message;
+use super::page_bodies::Message;
 use super::partitions::AggregatedMessage;
 use crate::domain::closing::ClosingReason;
 

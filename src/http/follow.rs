@@ -53,7 +53,7 @@ macro_rules! follow_query {
             #[param(style = Form, explode = false)]
             types: Vec<String>,
             /// Only messages for which this CEL expression is true.
-            #[param(example = "data.amount > 100")]
+            #[param(example = "data.quantity > 1")]
             filter: Option<String>,
             /// Only messages of this time or later (RFC 3339).
             #[param(format = DateTime)]

@@ -2,6 +2,7 @@
 //! again and again for what it then does not want.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -49,14 +50,15 @@ where
     type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let permit = stream.peer_addr().map(|address| self.connections.enter(address.ip()));
+        let address = stream.peer_addr().map(|address| address.ip());
+        let permit = address.as_ref().map(|&address| self.connections.enter(address));
         match permit {
             Ok(Ok(permit)) => {
                 let accepting = self.acceptor.accept(stream, service);
-                let (patience, observer) = (self.write_timeout, self.observer.clone());
+                let (patience, observer, address) = (self.write_timeout, self.observer.clone(), address.ok());
                 Box::pin(async move {
                     let (stream, service) = accepting.await?;
-                    let conduct = Arc::new(Conduct::default());
+                    let conduct = Arc::new(Conduct { address, ..Conduct::default() });
                     let service = Extension(conduct.clone()).layer(service);
                     Ok((Guarded { stream, conduct, patience, stalled: None, observer, _permit: permit }, service))
                 })
@@ -71,7 +73,7 @@ where
                 })
             }
             // It has gone already.
-            Err(error) => Box::pin(async { Err(error) }),
+            Err(_) => Box::pin(async { Err(io::ErrorKind::NotConnected.into()) }),
         }
     }
 }
@@ -79,6 +81,7 @@ where
 /// What the client of one connection does. An extension of its requests.
 #[derive(Default)]
 pub struct Conduct {
+    address: Option<IpAddr>,
     /// Event streams that are open: their clients may read as slowly as they like.
     event_streams: AtomicUsize,
     given_up: AtomicUsize,
@@ -86,7 +89,16 @@ pub struct Conduct {
     is_over: AtomicBool,
 }
 
+/// Where a connection comes from that has no [`Conduct`]. An extension of its request.
+#[derive(Clone, Copy)]
+pub struct RemoteAddress(pub IpAddr);
+
 impl Conduct {
+    /// Where the connection comes from.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
     /// A request that is not answered yet.
     pub fn unanswered(self: &Arc<Self>) -> Unanswered {
         Unanswered { conduct: self.clone(), is_answered: false }

@@ -1,13 +1,14 @@
 //! Keyed aggregated streams over HTTP: their keys, and the messages of a key.
 
 use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{Path, Query};
 use super::parameters::Validator;
-use super::partitions::{PartitionPage, PartitionPageQuery, page, stream};
+use super::partitions::{Asked, PartitionPage, PartitionPageQuery, page, stream};
 use super::problem::Problem;
 use super::{App, tags};
 use crate::domain::Violation;
@@ -18,7 +19,7 @@ use crate::service::auth::Caller;
 /// A key that has messages.
 #[derive(Serialize, ToSchema)]
 pub struct AggregatedKey {
-    #[schema(example = "X1", max_length = 256)]
+    #[schema(example = "Tea", max_length = 256)]
     pub key: String,
     /// Numbered from 0 when the key was first seen.
     #[schema(example = 2, minimum = 0)]
@@ -43,7 +44,7 @@ pub struct AggregatedKeyPage {
 #[into_params(parameter_in = Query)]
 pub struct KeysQuery {
     /// Only keys that begin with this text, whatever characters it has.
-    #[param(example = "X", max_length = 256)]
+    #[param(example = "T", max_length = 256)]
     prefix: Option<String>,
     /// The first key to list, inclusive; it need not exist.
     #[param(max_length = 256)]
@@ -78,7 +79,7 @@ pub async fn list_keys(
     };
     let (prefix, from) = (checked("prefix", query.prefix), checked("from", query.from));
     rules.finish(())?;
-    let id = keyed_stream(&app, &caller, &name).await?;
+    let FoundStream { id, .. } = keyed_stream(&app, &caller, &name).await?;
     let page = app.aggregated.keys(id, &prefix, &from, limit).await?;
     let keys = page.keys.into_iter().map(|one| AggregatedKey {
         key: one.key,
@@ -91,21 +92,27 @@ pub async fn list_keys(
 
 /// Read the messages of a key
 ///
-/// In order of position in the key's partition. A key without messages is an empty page.
+/// In order of position in the key's partition. A key without messages is an empty page. Caches may keep full pages, as of
+/// `readPartition`.
 #[utoipa::path(
     get, path = "/v1/aggregated-streams/{name}/keys/{key}/messages", operation_id = "readAggregatedKey", tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "Name of an aggregated stream"),
         ("key" = String, Path, description = "A key, percent-encoded: `/` is `%2F`. The keys `.` and `..` cannot be in a path: read them with `readPartition`"),
-        PartitionPageQuery),
-    responses((status = 200, body = PartitionPage)),
+        PartitionPageQuery,
+        ("If-None-Match" = Option<String>, Header, description = "The ETag of an earlier answer")),
+    responses((status = 200, body = PartitionPage, headers(("ETag" = String))), (status = 304, description = "Nothing has changed")),
 )]
 pub async fn read_key(
     State(app): State<App>,
     caller: Caller,
     Path((name, key)): Path<(String, String)>,
     Query(query): Query<PartitionPageQuery>,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    messages_of(&app, &caller, &name, &key, &query).await
+    let mut rules = Validator::default();
+    let asked = query.checked(&mut rules, &app, uri, headers);
+    messages_of(&app, &caller, (&name, &key), rules, asked).await
 }
 
 /// The same of the empty key, whose segment in the path is empty.
@@ -114,33 +121,35 @@ pub async fn read_empty_key(
     caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<PartitionPageQuery>,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    messages_of(&app, &caller, &name, "", &query).await
+    let mut rules = Validator::default();
+    let asked = query.checked(&mut rules, &app, uri, headers);
+    messages_of(&app, &caller, (&name, ""), rules, asked).await
 }
 
 async fn messages_of(
     app: &App,
     caller: &Caller,
-    name: &str,
-    key: &str,
-    query: &PartitionPageQuery,
+    (name, key): (&str, &str),
+    mut rules: Validator,
+    asked: Asked,
 ) -> Result<Response, Problem> {
-    let mut rules = Validator::default();
-    let request = query.checked(&mut rules, app);
     if let Err(rule) = check_key(key) {
         rules.invalid("key", rule);
     }
-    let request = rules.finish(request)?;
-    let id = keyed_stream(app, caller, name).await?;
-    page(app, name, id, PartitionName::Key(key), &request).await
+    let asked = rules.finish(asked)?;
+    let found = keyed_stream(app, caller, name).await?;
+    page(app, name, found, PartitionName::Key(key), &asked).await
 }
 
-/// The id of a keyed aggregated stream.
-async fn keyed_stream(app: &App, caller: &Caller, name: &str) -> Result<i64, Problem> {
-    let FoundStream { id, is_keyed } = stream(app, caller, name).await?;
-    if !is_keyed {
+/// A keyed aggregated stream.
+async fn keyed_stream(app: &App, caller: &Caller, name: &str) -> Result<FoundStream, Problem> {
+    let found = stream(app, caller, name).await?;
+    if !found.is_keyed {
         let rule = "must name a keyed aggregated stream: this one has numbered partitions";
         return Err(Problem::invalid(vec![Violation::new("name", rule)]));
     }
-    Ok(id)
+    Ok(found)
 }

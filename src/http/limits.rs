@@ -1,18 +1,20 @@
 //! The limits of every request, and the answer to one that panics.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::Method;
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderValue, Method, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use super::event_stream::Unwritten;
 use super::extract::BodyLimits;
-use super::guarded::Conduct;
+use super::guarded::{Conduct, RemoteAddress};
 use super::problem::{Problem, ProblemKind, StoreFailure};
 use super::{App, body, browser, credentials};
 use crate::domain::observation::{FailureKind, Observation};
@@ -22,7 +24,7 @@ use crate::telemetry::{Observer, logging::panic_text};
 /// that take too long; and counts the answers.
 pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
-    let method = method_label(request.method());
+    let (method, version) = (method_label(request.method()), request.version());
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let bodies = app.bodies.clone();
     let limits = BodyLimits { bytes: app.limits.body_bytes_max, time: app.limits.request_timeout, bodies };
@@ -65,9 +67,18 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
         unanswered.done();
     }
     match conduct {
-        Some(conduct) => conduct.answered(response),
+        Some(conduct) => conduct.answered(ends_connection(&app, version, response)),
         None => response,
     }
+}
+
+/// While the service is about to stop, each answer over HTTP/1 is the last one of its connection: a balancer that keeps
+/// connections sends nothing more on one that could be closed at that moment. HTTP/2 has GOAWAY for that.
+fn ends_connection(app: &App, version: Version, mut response: Response) -> Response {
+    if app.lifecycle.is_leaving() && version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Answers a request whose credential, and whose body as its headers tell of it, are as they must be.
@@ -83,6 +94,7 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Response {
     let is_read = request.method() == Method::GET;
     let waits = is_read || request.uri().path().ends_with("/fetch");
     request.extensions_mut().insert(caller.clone());
+    let (uri, address) = (request.uri().clone(), address_of(&request));
     let response = tokio::select! {
         biased;
         response = next.run(request) => response,
@@ -92,9 +104,17 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Response {
         return credentials::ended().into_response();
     }
     if let Some(events) = response.extensions().get::<Unwritten>() {
-        events.belong_to(&caller);
+        let path = uri.path_and_query().map_or(uri.path(), PathAndQuery::as_str);
+        events.belong_to(&caller, path, address);
     }
     response
+}
+
+/// Where the connection of a request comes from.
+fn address_of(request: &Request) -> Option<IpAddr> {
+    let extensions = request.extensions();
+    let conduct = extensions.get::<Arc<Conduct>>().and_then(|conduct| conduct.address());
+    conduct.or_else(|| extensions.get::<RemoteAddress>().map(|address| address.0))
 }
 
 fn too_large(app: &App, request: &Request) -> Option<Problem> {

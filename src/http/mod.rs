@@ -45,8 +45,11 @@ mod guarded;
 mod held_bodies;
 mod keys;
 mod limits;
+mod metrics_report;
 pub mod openapi;
 mod operations;
+mod page_bodies;
+pub mod page_cache;
 mod pages;
 mod parameters;
 mod partitions;
@@ -58,6 +61,9 @@ mod reports;
 mod retention;
 mod security_headers;
 pub mod server;
+mod settings;
+mod slow_followers;
+mod storage;
 mod streams;
 mod subscriptions;
 mod tickets;
@@ -87,6 +93,8 @@ pub struct Limits {
     pub append_timeout: Duration,
     pub wait_max: Duration,
     pub heartbeat: Duration,
+    /// What caches may keep of pages.
+    pub page_caching: page_cache::PageCaching,
     /// Which pages may call the service, and by which names.
     pub trusted: Trusted,
 }
@@ -163,10 +171,15 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(reports::report_categories))
         .routes(routes!(reports::report_types))
         .routes(routes!(reports::report_settled))
+        .routes(routes!(storage::report_storage))
+        .routes(routes!(metrics_report::report_metrics))
+        .routes(routes!(slow_followers::report_event_streams))
         .routes(routes!(api_keys::list, api_keys::create))
         .routes(routes!(api_keys::revoke))
         .routes(routes!(tickets::create))
         .routes(routes!(callers::read))
+        .routes(routes!(operations::read_version))
+        .routes(routes!(settings::read))
         .routes(routes!(operations::is_alive))
         .routes(routes!(operations::is_ready))
         .routes(routes!(operations::read_metrics))
@@ -200,6 +213,7 @@ pub fn router(service: Service, limits: Limits) -> Router {
     let router = router
         .route("/", get(console::page))
         .route("/console/{*path}", get(console::file))
+        .route("/headwater.js", get(console::headwater_js))
         .route("/favicon.ico", get(operations::no_icon))
         .merge(documentation(document))
         .fallback(operations::unknown_path)

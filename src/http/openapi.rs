@@ -1,6 +1,7 @@
 //! The OpenAPI document: what the routes declare, completed by rules that hold for all of them.
 
 mod event_streams;
+mod examples;
 mod names;
 mod problem_type;
 mod security;
@@ -21,19 +22,20 @@ use super::problem::{ProblemDocument, ProblemKind};
     info(
         title = "Headwater",
         description = "An event store that a browser can subscribe to.\n\nStreams of messages with expected versions, \
-            read in pages and followed as server-sent events.",
+            read in pages and followed as server-sent events.\n\nEvery body has an example that works as it is. Together \
+            they are a small story of orders: send them from top to bottom, on a service that has no `order-1` yet.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
         (name = "append", description = "Write messages"),
         (name = "read", description = "Read messages in pages"),
         (name = "follow", description = "Follow messages as they come: server-sent events, or lines of JSON"),
-        (name = "aggregate", description = "Messages of many streams, divided into partitions"),
-        (name = "subscribe", description = "Messages delivered until a consumer has acked them"),
+        (name = "aggregate", description = "Put messages of many streams into partitions"),
+        (name = "subscribe", description = "Deliver messages to consumers until they have acked them"),
         (name = "retain", description = "Trim streams, keep categories at an age or a size, erase messages"),
-        (name = "reports", description = "What is in the store: categories, streams, types, the settled position"),
-        (name = "credentials", description = "API keys, and tickets for browsers"),
-        (name = "operations", description = "Health and metrics"),
+        (name = "reports", description = "See what is in the store: categories, streams, types, the settled position"),
+        (name = "credentials", description = "Make API keys, and tickets for browsers"),
+        (name = "operations", description = "Check health, read metrics"),
     ),
     components(schemas(ProblemDocument, Direction, EventNames, CategoryText, CelExpressionText, DurationText, MessageTypeText, NameText, StreamNameText)),
 )]
@@ -82,6 +84,7 @@ pub fn finish(document: utoipa::openapi::OpenApi, version: Version) -> Value {
     event_streams::describe(&mut document, version);
     names::name_variants(&mut document);
     security::describe(&mut document);
+    examples::describe(&mut document);
     document
 }
 

@@ -1,7 +1,7 @@
 //! Health, metrics, the OpenAPI document and the pages on problems.
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
@@ -9,7 +9,9 @@ use utoipa::ToSchema;
 
 use super::extract::Path;
 use super::problem::{Problem, ProblemKind};
-use super::{App, retention, subscriptions, tags};
+use super::{App, retention, storage, subscriptions, tags};
+use crate::build_info;
+use crate::service::FUNCTIONS_VERSION;
 use crate::service::tail::HistoryChanged;
 
 /// A method that is longer is not repeated in the answer.
@@ -58,6 +60,39 @@ impl HistoryChangedBody {
     }
 }
 
+/// What answers, and what it was built from.
+#[derive(Serialize, ToSchema)]
+pub struct Version {
+    /// Of Headwater.
+    #[schema(example = "0.1.0")]
+    version: &'static str,
+    /// What it was built from, where that is known.
+    #[schema(required = true)]
+    commit: Option<&'static str>,
+    /// The compiler.
+    rustc: &'static str,
+    /// Of the functions that it brings to the database.
+    functions_version: i32,
+    /// The PostgreSQL in use; null as long as none has answered.
+    #[schema(required = true, example = "17.2")]
+    postgresql: Option<String>,
+}
+
+/// Read the version
+#[utoipa::path(
+    get, path = "/version", operation_id = "readVersion", tag = tags::OPERATIONS,
+    responses((status = 200, body = Version)),
+)]
+pub async fn read_version(State(app): State<App>) -> axum::Json<Version> {
+    axum::Json(Version {
+        version: build_info::VERSION,
+        commit: build_info::commit(),
+        rustc: build_info::RUSTC,
+        functions_version: FUNCTIONS_VERSION,
+        postgresql: app.storage.server_version().await,
+    })
+}
+
 /// Check whether the process is alive
 #[utoipa::path(
     get, path = "/livez", operation_id = "isAlive", tag = tags::OPERATIONS,
@@ -72,7 +107,14 @@ pub async fn is_alive() -> &'static str {
     get, path = "/readyz", operation_id = "isReady", tag = tags::OPERATIONS,
     responses((status = 200, description = "It can", body = Ready)),
 )]
-pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Problem> {
+pub async fn is_ready(State(app): State<App>, headers: HeaderMap) -> Result<axum::Json<Ready>, Problem> {
+    // A page in a browser asks too, and sends nobody elsewhere.
+    if !headers.contains_key("sec-fetch-mode") {
+        app.lifecycle.readiness_was_asked();
+    }
+    if app.lifecycle.is_leaving() {
+        return Err(Problem::new(ProblemKind::Draining, "The service is shutting down."));
+    }
     let found = app.health.readiness().await;
     let ready = Ready {
         database: found.database,
@@ -82,9 +124,6 @@ pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Probl
         tail: found.tail,
         history_changed: app.tail.history_changed().map(HistoryChangedBody::of),
     };
-    if app.lifecycle.is_draining() {
-        return Err(Problem::new(ProblemKind::Draining, "The service is shutting down."));
-    }
     if !found.is_ready() {
         return Err(
             Problem::new(ProblemKind::DatabaseUnavailable, "The service is not ready.").with("checks", json!(ready))
@@ -99,8 +138,25 @@ pub async fn is_ready(State(app): State<App>) -> Result<axum::Json<Ready>, Probl
     responses((status = 200, body = String, content_type = "text/plain")),
 )]
 pub async fn read_metrics(State(app): State<App>) -> Response {
-    let text = app.health.metrics() + &subscriptions::metrics(&app).await + &retention::metrics(&app).await;
+    let text = app.health.metrics()
+        + &build_metric(app.storage.server_version().await.as_deref().unwrap_or_default())
+        + &storage::metrics(&app).await
+        + &subscriptions::metrics(&app).await
+        + &retention::metrics(&app).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// Always 1; what it says is in its labels.
+fn build_metric(postgresql: &str) -> String {
+    // A server's own text.
+    let postgresql = postgresql.replace(['\\', '"', '\n'], " ");
+    let (version, rustc, commit) = (build_info::VERSION, build_info::RUSTC, build_info::commit().unwrap_or_default());
+    format!(
+        "# HELP headwater_build_info What this instance was built from, and the PostgreSQL that it uses.\n\
+         # TYPE headwater_build_info gauge\n\
+         headwater_build_info{{version=\"{version}\",commit=\"{commit}\",rustc=\"{rustc}\",\
+         functions_version=\"{FUNCTIONS_VERSION}\",postgresql=\"{postgresql}\"}} 1\n"
+    )
 }
 
 /// Read what a problem means and what to do about it

@@ -1,7 +1,7 @@
 //! Reading over HTTP: pages of streams, categories and the whole log, and single messages.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -9,79 +9,17 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::extract::{Path, Query};
+use super::page_bodies::{Message, Page, StreamPage, page_body};
+use super::page_cache::{Interval, PageTag, matches};
 use super::parameters::{Direction, GivenFilter, Validator, category, stream_name};
 use super::problem::Problem;
 use super::trim::trimmed;
 use super::{App, tags};
 use crate::domain::Violation;
-use crate::domain::message::Message as StoredMessage;
 use crate::domain::scope::Readable;
 use crate::domain::stream_name::{Category, check_type};
 use crate::service::auth::Caller;
-use crate::service::read::{CategoryOptions, PageRead, PageRequest, PageSource, PageStart};
-
-/// A stored message.
-#[derive(Serialize, ToSchema)]
-pub struct Message {
-    pub id: Uuid,
-    #[schema(example = "account-123")]
-    pub stream_name: String,
-    #[schema(example = "Deposited")]
-    pub r#type: String,
-    /// Counts from 0 in its stream.
-    #[schema(example = 4, minimum = 0)]
-    pub position: i64,
-    /// Counts from 1 over the whole store, with holes.
-    #[schema(example = 1017, minimum = 1)]
-    pub global_position: i64,
-    /// Any JSON, as PostgreSQL's jsonb prints it.
-    #[schema(value_type = Value, example = json!({"amount": 5}))]
-    pub data: serde_json::Value,
-    /// Any JSON, as PostgreSQL's jsonb prints it.
-    #[schema(value_type = Value, example = json!({"correlationStreamName": "transfer-9"}))]
-    pub metadata: serde_json::Value,
-    /// When it was written: UTC, with microseconds.
-    #[schema(format = DateTime, example = "2026-11-20T12:00:00.123456Z")]
-    pub time: String,
-    /// Only of a message whose data and metadata were erased: both are null then.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub erased: Option<Erased>,
-}
-
-/// When and why a message was erased.
-#[derive(Serialize, ToSchema)]
-pub struct Erased {
-    #[schema(format = DateTime)]
-    pub at: String,
-    /// Null if none was given.
-    #[schema(required = true)]
-    pub reason: Option<String>,
-}
-
-/// A page of a stream.
-#[derive(Serialize, ToSchema)]
-pub struct StreamPage {
-    pub messages: Vec<Message>,
-    /// What to pass as `from` to go on; null if nothing can follow (backward, at the beginning).
-    #[schema(required = true)]
-    pub next: Option<i64>,
-    /// True: nothing followed when this page was read.
-    pub at_end: bool,
-    /// The position of the stream's last message, -1 for an empty stream: the `expected_version` of a next append.
-    #[schema(minimum = -1)]
-    pub version: i64,
-}
-
-/// A page of a category or of all messages.
-#[derive(Serialize, ToSchema)]
-pub struct Page {
-    pub messages: Vec<Message>,
-    /// What to pass as `from` to go on; null where nothing can follow (backward, at the beginning).
-    #[schema(required = true)]
-    pub next: Option<i64>,
-    /// True: nothing followed when this page was read.
-    pub at_end: bool,
-}
+use crate::service::read::{CategoryOptions, PageRequest, PageSource, PageStart};
 
 /// A summary of a stream.
 #[derive(Serialize, ToSchema)]
@@ -116,7 +54,7 @@ macro_rules! page_query {
             #[param(style = Form, explode = false)]
             types: Vec<String>,
             /// Only messages for which this CEL expression is true.
-            #[param(example = "data.amount > 100")]
+            #[param(example = "data.quantity > 1")]
             filter: Option<String>,
             /// Only messages of this time or later (RFC 3339).
             #[param(format = DateTime)]
@@ -127,6 +65,10 @@ macro_rules! page_query {
             /// How long an empty page waits for a message, such as `30s`.
             #[param(example = "30s")]
             wait: Option<String>,
+            /// With `wait`, for caches that fold many requests into one: 0 at first, then what the answer before had. Then
+            /// the wait ends with an interval of the clock that is as long as `wait`, so that all who wait ask for the same.
+            #[param(minimum = 0, maximum = 9007199254740991i64)]
+            cursor: Option<i64>,
             /// `backward` reads towards the beginning, from the end unless `from` is given.
             direction: Option<Direction>,
             $($(#[$field_meta])* $field: $type,)*
@@ -193,7 +135,8 @@ pub struct NoQuery {}
 /// Read a stream
 ///
 /// In order of position. A stream that does not exist is an empty page with version -1. Where messages were trimmed, a page
-/// without `from` begins with the first that is left, and `from` before that one is `position-trimmed`.
+/// without `from` begins with the first that is left, and `from` before that one is `position-trimmed`. A full page of
+/// settled messages may be kept by caches, as its `Cache-Control` says, and has an ETag that changes by erasures and trims.
 #[utoipa::path(
     get, path = "/v1/streams/{stream_name}/messages", operation_id = "readStream", tag = tags::READ,
     params(("stream_name" = String, Path, description = "Name of a stream"), StreamPageQuery,
@@ -205,6 +148,7 @@ pub async fn read_stream(
     State(app): State<App>,
     Path(name): Path<String>,
     Query(mut query): Query<StreamPageQuery>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = stream_name(name)?;
@@ -220,38 +164,50 @@ pub async fn read_stream(
         }
         request.from = PageStart::NewestOf(message_type);
     }
+    let interval = Interval::checked(&mut rules, query.cursor, &mut request.wait, &uri);
     let request = rules.finish(request)?;
+    let settled_tag = PageTag::of(&app, &uri, &Readable::All, None).await;
+    if let Some(same) = settled_tag.not_modified(&app, &headers) {
+        return Ok(same);
+    }
     if let Some(known) = headers.get(header::IF_NONE_MATCH)
         && request.wait.is_zero()
+        && interval.is_none()
     {
         let (version, erasure, first_position) = app.reads.stream_version(&name).await?;
         let tag = entity_tag(version, erasure, first_position);
-        if matches(known, &tag) {
-            return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+        if known == "*" || matches(known, &tag) {
+            let headers = [(header::ETAG, tag), (header::CACHE_CONTROL, "no-store".to_owned())];
+            return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
         }
     }
     let page = app.reads.page(&request).await?;
     if request.is_trimmed(&page) {
         return Err(trimmed(page.first_position));
     }
+    // A page that something may follow is another one with each message of the stream.
     let tag = entity_tag(page.version, page.erasure, page.first_position);
-    let version = page.version;
-    Ok(([(header::ETAG, tag)], json(page_body(&page, Some(version)))).into_response())
+    let answer = ([(header::ETAG, tag)], json(page_body(&page, Some(page.version), interval))).into_response();
+    Ok(settled_tag.answer(&app, page.is_settled, interval, answer))
 }
 
 /// Read a category
 ///
-/// In order of global position, from all streams of the category.
+/// In order of global position, from all streams of the category. A full page of settled messages may be kept by caches, as
+/// its `Cache-Control` says, and has an ETag that changes by erasures and trims.
 #[utoipa::path(
     get, path = "/v1/categories/{category}/messages", operation_id = "readCategory", tag = tags::READ,
-    params(("category" = String, Path, description = "Name of a category: without `-`"), CategoryPageQuery),
-    responses((status = 200, body = Page)),
+    params(("category" = String, Path, description = "Name of a category: without `-`"), CategoryPageQuery,
+        ("If-None-Match" = Option<String>, Header, description = "The ETag of an earlier answer")),
+    responses((status = 200, body = Page, headers(("ETag" = String))), (status = 304, description = "Nothing has changed")),
 )]
 pub async fn read_category(
     State(app): State<App>,
     caller: Caller,
     Path(name): Path<String>,
     Query(mut query): Query<CategoryPageQuery>,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let name = category(name)?;
     let readable = caller.rights().read_category(name.as_str())?;
@@ -263,28 +219,47 @@ pub async fn read_category(
     if let Some(Err(error)) = options.correlation.clone().map(Category::parse) {
         rules.invalid("correlation", error.to_string());
     }
-    let request = query.request(&mut rules, &app, PageSource::Category(name, options), readable);
-    let page = app.reads.page(&rules.finish(request)?).await?;
-    Ok(json(page_body(&page, None)))
+    let mut request = query.request(&mut rules, &app, PageSource::Category(name, options), readable);
+    let interval = Interval::checked(&mut rules, query.cursor, &mut request.wait, &uri);
+    page_of_log(&app, &rules.finish(request)?, interval, &uri, &headers).await
 }
 
 /// Read all messages
 ///
-/// In order of global position, up to the settled one: after that, messages may still appear.
+/// In order of global position, up to the settled one: after that, messages may still appear. A full page may be kept by
+/// caches, as its `Cache-Control` says, and has an ETag that changes by erasures and trims.
 #[utoipa::path(
     get, path = "/v1/all/messages", operation_id = "readAll", tag = tags::READ,
-    params(AllPageQuery), responses((status = 200, body = Page)),
+    params(AllPageQuery, ("If-None-Match" = Option<String>, Header, description = "The ETag of an earlier answer")),
+    responses((status = 200, body = Page, headers(("ETag" = String))), (status = 304, description = "Nothing has changed")),
 )]
 pub async fn read_all(
     State(app): State<App>,
     caller: Caller,
     Query(mut query): Query<AllPageQuery>,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let readable = caller.rights().read_log()?;
     let mut rules = Validator::default();
-    let request = query.request(&mut rules, &app, PageSource::All, readable);
-    let page = app.reads.page(&rules.finish(request)?).await?;
-    Ok(json(page_body(&page, None)))
+    let mut request = query.request(&mut rules, &app, PageSource::All, readable);
+    let interval = Interval::checked(&mut rules, query.cursor, &mut request.wait, &uri);
+    page_of_log(&app, &rules.finish(request)?, interval, &uri, &headers).await
+}
+
+async fn page_of_log(
+    app: &App,
+    request: &PageRequest,
+    interval: Option<Interval>,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let tag = PageTag::of(app, uri, &request.filter.readable, None).await;
+    if let Some(same) = tag.not_modified(app, headers) {
+        return Ok(same);
+    }
+    let page = app.reads.page(request).await?;
+    Ok(tag.answer(app, page.is_settled, interval, json(page_body(&page, None, interval))))
 }
 
 /// Read the last message of a stream
@@ -383,26 +358,6 @@ fn consumer_group(rules: &mut Validator, member: Option<i64>, size: Option<i64>)
     }
 }
 
-/// The body of a page. The JSON of messages is put in as it is, never parsed and printed again.
-fn page_body(page: &PageRead, version: Option<i64>) -> Bytes {
-    let size: usize = page.messages.iter().map(|message: &StoredMessage| message.json().len() + 1).sum();
-    let mut body = Vec::with_capacity(size + 80);
-    body.extend_from_slice(b"{\"messages\":[");
-    for (at, message) in page.messages.iter().enumerate() {
-        if at > 0 {
-            body.push(b',');
-        }
-        body.extend_from_slice(message.json());
-    }
-    let next = page.next.map_or_else(|| "null".to_owned(), |next| next.to_string());
-    body.extend_from_slice(format!("],\"next\":{next},\"at_end\":{}", page.at_end).as_bytes());
-    if let Some(version) = version {
-        body.extend_from_slice(format!(",\"version\":{version}").as_bytes());
-    }
-    body.push(b'}');
-    body.into()
-}
-
 pub(super) fn json(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
@@ -413,9 +368,4 @@ fn entity_tag(version: i64, erasure: i64, first_position: i64) -> String {
         (0, 0) => format!("\"{version}\""),
         (erasure, first_position) => format!("\"{version}-{erasure}-{first_position}\""),
     }
-}
-
-fn matches(known: &HeaderValue, tag: &str) -> bool {
-    let known = known.to_str().unwrap_or_default();
-    known.split(',').map(|one| one.trim().trim_start_matches("W/")).any(|one| one == tag || one == "*")
 }

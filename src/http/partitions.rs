@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -13,7 +13,8 @@ use super::aggregated_streams::aggregated_stream_name;
 use super::events::AggregatedEventLine;
 use super::extract::{Path, Query};
 use super::follow::{EventNames, follow, follow_query};
-use super::pages::Message;
+use super::page_bodies::Message;
+use super::page_cache::{Interval, PageTag};
 use super::parameters::{GivenFilter, Validator};
 use super::problem::Problem;
 use super::trim::trimmed;
@@ -61,7 +62,7 @@ pub struct AggregatedMessage {
 #[derive(Serialize, ToSchema)]
 #[allow(dead_code)] // described only
 pub struct MessageKey {
-    #[schema(example = "X1")]
+    #[schema(example = "Tea")]
     pub key: String,
     #[schema(example = 2, minimum = 0)]
     pub partition: i32,
@@ -79,6 +80,10 @@ pub struct PartitionPage {
     pub next: i64,
     /// True: nothing followed when this page was read.
     pub at_end: bool,
+    /// Only if the request had one: what to pass as `cursor` with `next`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    pub cursor: Option<i64>,
 }
 
 /// Where to go on in every partition that has messages.
@@ -113,7 +118,7 @@ pub struct PartitionPageQuery {
     #[param(style = Form, explode = false)]
     types: Vec<String>,
     /// Only messages for which this CEL expression is true.
-    #[param(example = "data.amount > 100")]
+    #[param(example = "data.quantity > 1")]
     filter: Option<String>,
     /// Only messages of this time or later (RFC 3339).
     #[param(format = DateTime)]
@@ -124,6 +129,10 @@ pub struct PartitionPageQuery {
     /// How long an empty page waits for a message, such as `30s`.
     #[param(example = "30s")]
     wait: Option<String>,
+    /// With `wait`, for caches that fold many requests into one: 0 at first, then what the answer before had. Then the wait
+    /// ends with an interval of the clock that is as long as `wait`, so that all who wait ask for the same.
+    #[param(minimum = 0, maximum = 9007199254740991i64)]
+    cursor: Option<i64>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -154,67 +163,88 @@ follow_query!(FollowAggregatedQuery {
 /// Read a partition of an aggregated stream
 ///
 /// In order of position in the partition. A partition without messages is an empty page. Positions of trimmed messages are
-/// passed over; `from` before the first that is left is `position-trimmed`.
+/// passed over; `from` before the first that is left is `position-trimmed`. A full page may be kept by caches, as its
+/// `Cache-Control` says, and has an ETag that changes by erasures, trims and a rebuild.
 #[utoipa::path(
     get, path = "/v1/aggregated-streams/{name}/partitions/{partition}/messages", operation_id = "readPartition",
     tag = tags::AGGREGATE,
     params(("name" = String, Path, description = "Name of an aggregated stream"),
-        ("partition" = i32, Path, description = "Number of a partition", minimum = 0), PartitionPageQuery),
-    responses((status = 200, body = PartitionPage), (status = 410, description = "position-trimmed", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
+        ("partition" = i32, Path, description = "Number of a partition", minimum = 0), PartitionPageQuery,
+        ("If-None-Match" = Option<String>, Header, description = "The ETag of an earlier answer")),
+    responses((status = 200, body = PartitionPage, headers(("ETag" = String))), (status = 304, description = "Nothing has changed"), (status = 410, description = "position-trimmed", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json")),
 )]
 pub async fn read_partition(
     State(app): State<App>,
     caller: Caller,
     Path((name, partition)): Path<(String, String)>,
     Query(query): Query<PartitionPageQuery>,
+    uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let mut rules = Validator::default();
     let number = partition.parse::<i64>().ok();
     if number.is_none() {
         rules.malformed("partition", "must be an integer");
     }
-    let request = query.checked(&mut rules, &app);
+    let asked = query.checked(&mut rules, &app, uri, headers);
     aggregated_stream_name(&name)?;
     let found = match app.aggregated.find(&name, caller.rights()).await {
         Err(FindError::NotFound { .. }) => None,
         found => Some(found?),
     };
     let partition = checked_partition(&mut rules, number.unwrap_or(0), found.is_some_and(|found| found.is_keyed));
-    let request = rules.finish(request)?;
+    let asked = rules.finish(asked)?;
     let found = found.ok_or_else(|| unknown(&name))?;
-    page(&app, &name, found.id, PartitionName::Number(partition), &request).await
+    page(&app, &name, found, PartitionName::Number(partition), &asked).await
+}
+
+/// A page of a partition as a client asks for it.
+pub(super) struct Asked {
+    request: PartitionRequest,
+    interval: Option<Interval>,
+    uri: Uri,
+    headers: HeaderMap,
 }
 
 impl PartitionPageQuery {
-    pub(super) fn checked(&self, rules: &mut Validator, app: &App) -> PartitionRequest {
+    pub(super) fn checked(&self, rules: &mut Validator, app: &App, uri: Uri, headers: HeaderMap) -> Asked {
         let filter = GivenFilter {
             types: self.types.clone(),
             filter: self.filter.clone(),
             from_time: self.from_time.clone(),
             to_time: self.to_time.clone(),
         };
-        PartitionRequest {
+        let wait = rules.duration("wait", self.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
+        let mut request = PartitionRequest {
             from: rules.from(self.from),
             limit: rules.limit(self.limit),
             filter: rules.filter(&filter, Readable::All),
-            wait: rules.duration("wait", self.wait.as_deref(), Duration::ZERO, app.limits.wait_max).unwrap_or_default(),
-        }
+            wait: wait.unwrap_or_default(),
+        };
+        let interval = Interval::checked(rules, self.cursor, &mut request.wait, &uri);
+        Asked { request, interval, uri, headers }
     }
 }
 
 pub(super) async fn page(
     app: &App,
     name: &str,
-    id: i64,
+    found: FoundStream,
     partition: PartitionName<'_>,
-    request: &PartitionRequest,
+    asked: &Asked,
 ) -> Result<Response, Problem> {
-    let read = app.aggregated.partition_page(id, partition, request).await?.ok_or_else(|| unknown(name))?;
+    let Asked { request, interval, uri, headers } = asked;
+    let tag = PageTag::of(app, uri, &Readable::All, Some(found.projection_id)).await;
+    if let Some(same) = tag.not_modified(app, headers) {
+        return Ok(same);
+    }
+    let read = app.aggregated.partition_page(found.id, partition, request).await?.ok_or_else(|| unknown(name))?;
     if request.from.is_some_and(|from| from < read.page.first_position) {
         return Err(trimmed(read.page.first_position));
     }
     let json = HeaderValue::from_static("application/json");
-    Ok(([(header::CONTENT_TYPE, json)], page_body(&read)).into_response())
+    let page = ([(header::CONTENT_TYPE, json)], page_body(&read, *interval)).into_response();
+    Ok(tag.answer(app, read.is_settled(), *interval, page))
 }
 
 /// Find positions in an aggregated stream
@@ -243,7 +273,7 @@ pub async fn find_positions(
     let keys = checked_keys(&mut rules, query.key);
     let time = rules.finish(time)?;
     let at = time.map_or(PositionsAt::GlobalPosition(query.global_position.unwrap_or(0)), PositionsAt::Time);
-    let FoundStream { id, is_keyed } = stream(&app, &caller, &name).await?;
+    let FoundStream { id, is_keyed, .. } = stream(&app, &caller, &name).await?;
     if is_keyed == keys.is_empty() {
         let rule = match is_keyed {
             true => "must name the keys: this aggregated stream is keyed, and may have millions of partitions",
@@ -340,7 +370,7 @@ fn checked_keys(rules: &mut Validator, mut keys: Vec<String>) -> Vec<String> {
 }
 
 /// The body of a page. The JSON of messages is put in as it is, never parsed and printed again.
-fn page_body(read: &PartitionRead) -> Vec<u8> {
+fn page_body(read: &PartitionRead, interval: Option<Interval>) -> Vec<u8> {
     let messages = &read.page.messages;
     let size: usize = messages.iter().map(|one| one.message.json().len() + 60).sum();
     let mut body = Vec::with_capacity(size + 80);
@@ -352,6 +382,10 @@ fn page_body(read: &PartitionRead) -> Vec<u8> {
         body.extend_from_slice(one.message.json());
         body.push(b'}');
     }
-    body.extend_from_slice(format!("],\"next\":{},\"at_end\":{}}}", read.next, read.at_end).as_bytes());
+    body.extend_from_slice(format!("],\"next\":{},\"at_end\":{}", read.next, read.at_end).as_bytes());
+    if let Some(interval) = interval {
+        body.extend_from_slice(format!(",\"cursor\":{}", interval.next(messages.is_empty())).as_bytes());
+    }
+    body.push(b'}');
     body
 }

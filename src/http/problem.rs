@@ -93,7 +93,7 @@ pub struct ProblemDocument {
     #[schema(required = false, nullable = false)]
     pub accepted: Option<Vec<String>>,
     /// For `forbidden`: the scope that is missing.
-    #[schema(required = false, nullable = false, example = "read:account-123")]
+    #[schema(required = false, nullable = false, example = "read:order-1")]
     pub scope: Option<String>,
     /// For `forbidden` and `overloaded`: the setting that allows it, or more of it.
     #[schema(required = false, nullable = false, example = "--allowed-host")]
@@ -240,6 +240,10 @@ impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
         let mut problem = match error.kind() {
             FailureKind::Outage => Problem::new(ProblemKind::DatabaseUnavailable, "The database is unavailable."),
+            FailureKind::Refused if error.may_pass() => Problem::new(
+                ProblemKind::DatabaseUnavailable,
+                "The database could not carry this out, and may at the next attempt; the service's log has the details.",
+            ),
             FailureKind::Refused => Problem::new(
                 ProblemKind::InternalError,
                 "The database refused a statement of the service; the service's log has the details.",
@@ -262,6 +266,15 @@ pub fn capitalised(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_database_may_do_at_the_next_attempt_is_no_internal_error() {
+        let problem = |code: &str| Problem::from(ServiceError::Refused { code: code.into(), message: "x".into() }).kind;
+        for code in ["57014", "53100", "53200", "40001", "40P01"] {
+            assert_eq!(problem(code), ProblemKind::DatabaseUnavailable, "{code}");
+        }
+        assert_eq!(problem("42501"), ProblemKind::InternalError);
+    }
 
     #[test]
     fn every_problem_has_a_name_of_its_own_and_an_error_status() {

@@ -26,7 +26,7 @@ const MEASURED_MAX: i64 = 1_000;
 /// What is kept of a category: messages that are older, or more than that, are trimmed.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = RetentionRequest, example = json!({ "max_age": "30d", "max_count": 1000000 }))]
+#[schema(as = RetentionRequest)]
 pub struct RetentionBody {
     /// The longest that a message is kept, such as `30d` or `12h`.
     #[serde(default)]
@@ -101,7 +101,7 @@ impl From<StoredRetention> for CategoryRetention {
     }
 }
 
-/// Set what is kept of a category
+/// Set the retention of a category
 ///
 /// Messages that are older than `max_age`, or more than `max_count`, are trimmed in the background, in small steps. The
 /// newest message of each stream always stays.
@@ -131,7 +131,7 @@ pub async fn set(
     Ok(axum::Json(stored.ok_or_else(|| unknown(name.as_str()))?.into()))
 }
 
-/// Read what is kept of a category
+/// Read the retention of a category
 #[utoipa::path(
     get, path = "/v1/categories/{category}/retention", operation_id = "readRetention", tag = tags::RETAIN,
     params(("category" = String, Path, description = "Name of a category: without `-`")),
@@ -146,7 +146,7 @@ pub async fn read(
     Ok(axum::Json(app.retentions.get(name.as_str()).await?.ok_or_else(|| unknown(name.as_str()))?.into()))
 }
 
-/// Keep everything of a category
+/// End the retention of a category
 ///
 /// From then on nothing of it is trimmed.
 #[utoipa::path(
@@ -166,7 +166,7 @@ pub async fn delete(
     }
 }
 
-/// List what is kept of categories
+/// List the retentions of categories
 ///
 /// In order of name; categories without a retention keep everything, and are not in it.
 #[utoipa::path(

@@ -9,11 +9,12 @@ use axum::response::Response;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::domain::browser::Origin;
+use crate::domain::trace;
 
 /// A page of the service: it loads nothing from other origins, runs no script of its own text, and no other page shows it
 /// in a frame.
-pub const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+pub const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; \
+    img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// The pages of the API: Swagger UI adds one style of its own text, which is allowed by its hash. A newer version of it may
 /// have another one: the tests in a browser say so.
 pub const API_PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; \
@@ -47,6 +48,8 @@ pub fn cors(origins: &[Origin]) -> Option<CorsLayer> {
             header::IF_NONE_MATCH,
             HeaderName::from_static("last-event-id"),
             HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static(trace::TRACEPARENT),
+            HeaderName::from_static(trace::TRACESTATE),
         ])
         .expose_headers([header::ETAG, header::RETRY_AFTER, header::WWW_AUTHENTICATE])
         .max_age(PREFLIGHT_AGE);
@@ -62,6 +65,8 @@ pub async fn add(request: Request, next: Next) -> Response {
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     let is_page =
         headers.get(header::CONTENT_TYPE).is_some_and(|media_type| media_type.as_bytes().starts_with(b"text/html"));
+    // A cache must not guess for how long something is good.
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
     let policy = if is_page { PAGE_POLICY } else { DATA_POLICY };
     headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(policy));
     if is_page {

@@ -46,6 +46,11 @@ const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEP_ALIVE: socket2::TcpKeepalive =
     socket2::TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10));
 
+/// Whether a certificate and its key can be used.
+pub async fn check_tls_files(files: TlsFiles) -> io::Result<()> {
+    Certificate::read(files).await.map(drop)
+}
+
 /// A socket that is bound and not yet served.
 pub struct Listening {
     listener: TcpListener,

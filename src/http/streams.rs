@@ -19,6 +19,7 @@ use super::{App, Limits, body, tags};
 use crate::domain::append::{AppendRequest, Appended, NewMessage, StreamAppend, StreamAppended, WrittenMessage};
 use crate::domain::json_text;
 use crate::domain::stream_name::{StreamName, check_type};
+use crate::domain::trace::{self, SpanRef, TraceContext};
 use crate::service::auth::Caller;
 
 /// Ids made from an idempotency key are UUIDv5 in this namespace.
@@ -54,7 +55,7 @@ pub struct NewMessageBody {
     pub r#type: String,
     /// Any JSON; `null` if absent.
     #[serde(default)]
-    #[schema(value_type = Option<Value>, example = json!({"amount": 5}))]
+    #[schema(value_type = Option<Value>, example = json!({"item": "Tea", "quantity": 2}))]
     pub data: Option<Box<RawValue>>,
     /// Any JSON.
     #[serde(default)]
@@ -110,7 +111,9 @@ impl From<&WrittenMessage> for AppendedMessage {
 #[utoipa::path(
     post, path = "/v1/streams/{stream_name}/messages", operation_id = "appendMessages", tag = tags::APPEND,
     params(("stream_name" = String, Path, description = "Name of a stream"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Any text; gives ids to messages that have none", min_length = 1, max_length = 1000)),
+        ("Idempotency-Key" = Option<String>, Header, description = "Any text; gives ids to messages that have none", min_length = 1, max_length = 1000),
+        ("traceparent" = Option<String>, Header, description = "W3C Trace Context; kept in `metadata` of messages that bring none of their own"),
+        ("tracestate" = Option<String>, Header, description = "Kept with `traceparent`, up to 512 bytes")),
     request_body(content((AppendBody = "application/json"), (AppendLine = "application/x-ndjson"))),
     responses(
         (status = 201, description = "Written, durably", body = AppendResult),
@@ -141,10 +144,10 @@ pub async fn append_messages(
     let AppendBody { expected_version, must_exist, messages } = body;
     check_version(&mut rules, "expected_version", expected_version);
     let mut rules = count_messages(rules, &app.limits, "messages", messages.len())?;
-    let key = idempotency_key(&mut rules, &headers);
+    let given = AppendHeaders::of(&mut rules, &headers);
     let stream = StreamBody { prefix: "", stream_name: name, expected_version, must_exist, messages };
-    let stream = check_stream(&mut rules, &app.limits, key, stream, &mut HashSet::new())?;
-    let request = rules.finish(AppendRequest::of(stream))?;
+    let stream = check_stream(&mut rules, &app.limits, &given, stream, &mut HashSet::new())?;
+    let request = rules.finish(AppendRequest { trace: given.span(), ..AppendRequest::of(stream) })?;
     let Appended { duplicate, streams } = app.append_for(&caller, request).await?;
     let status = if duplicate { StatusCode::OK } else { StatusCode::CREATED };
     // The request has one stream.
@@ -177,7 +180,7 @@ pub fn count_messages(mut rules: Validator, limits: &Limits, field: &str, count:
 pub fn check_stream(
     rules: &mut Validator,
     limits: &Limits,
-    key: Option<&[u8]>,
+    headers: &AppendHeaders,
     body: StreamBody<'_>,
     ids: &mut HashSet<Uuid>,
 ) -> Result<StreamAppend, Problem> {
@@ -185,7 +188,7 @@ pub fn check_stream(
     let mut checked = Vec::with_capacity(messages.len());
     for (at, Object(message)) in messages.into_iter().enumerate() {
         let place = Place::InList { prefix, at };
-        let message = check_message(rules, limits, place, message, &stream_name, key.map(|key| (key, at)))?;
+        let message = check_message(rules, limits, place, message, &stream_name, (headers, at))?;
         if !ids.insert(message.id) {
             rules.invalid(&place.field("id"), "must differ from the ids of the other messages");
         }
@@ -200,12 +203,29 @@ pub fn check_version(rules: &mut Validator, field: &str, version: Option<i64>) {
     }
 }
 
-pub fn idempotency_key<'a>(rules: &mut Validator, headers: &'a HeaderMap) -> Option<&'a [u8]> {
-    let key = headers.get("idempotency-key").map(HeaderValue::as_bytes);
-    if key.is_some_and(|key| key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX) {
-        rules.invalid("Idempotency-Key", format!("must be from 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes"));
+/// What the headers of a request give to its messages.
+pub struct AppendHeaders {
+    /// The idempotency key gives ids to those that have none.
+    key: Option<Box<[u8]>>,
+    /// Kept in the metadata of those that bring none of their own.
+    trace: Option<TraceContext>,
+}
+
+impl AppendHeaders {
+    pub fn of(rules: &mut Validator, headers: &HeaderMap) -> Self {
+        let key = headers.get("idempotency-key").map(HeaderValue::as_bytes);
+        if key.is_some_and(|key| key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX) {
+            rules.invalid("Idempotency-Key", format!("must be from 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes"));
+        }
+        let all = |name| headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+        let trace = TraceContext::parse(all(trace::TRACEPARENT), all(trace::TRACESTATE));
+        Self { key: key.map(Into::into), trace }
     }
-    key
+
+    /// The span in which the request was sent, if the caller records its trace.
+    pub fn span(&self) -> Option<SpanRef> {
+        self.trace.as_ref().and_then(TraceContext::sampled)
+    }
 }
 
 /// Where a message is in what was sent.
@@ -226,14 +246,14 @@ impl Place<'_> {
     }
 }
 
-/// The message as it is to be written. `key` gives an id to one that has none, by its number.
+/// The message as it is to be written; `number`: which one of the request it is.
 pub fn check_message(
     rules: &mut Validator,
     limits: &Limits,
     place: Place<'_>,
     body: NewMessageBody,
     stream_name: &StreamName,
-    key: Option<(&[u8], usize)>,
+    (headers, number): (&AppendHeaders, usize),
 ) -> Result<NewMessage, Problem> {
     let length = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
     let (bytes, limit) = (length(&body.data) + length(&body.metadata), limits.message_bytes_max);
@@ -254,14 +274,17 @@ pub fn check_message(
         }
     }
     let time = body.time.and_then(|time| rules.time(&place.field("time"), Some(&time)));
-    let id = body.id.or_else(|| key.map(|(key, number)| id_of_key(stream_name, key, number)));
+    let id = body.id.or_else(|| headers.key.as_ref().map(|key| id_of_key(stream_name, key, number)));
     let text = |value: Option<Box<RawValue>>| value.map(|value| Box::<str>::from(value).into_string());
     Ok(NewMessage {
         is_client_supplied_id: id.is_some(),
         id: id.unwrap_or_else(Uuid::now_v7),
         message_type: body.r#type,
         data: text(body.data).unwrap_or_else(|| "null".into()),
-        metadata: text(body.metadata),
+        metadata: match &headers.trace {
+            Some(trace) => trace.keep_in(text(body.metadata)),
+            None => text(body.metadata),
+        },
         time,
     })
 }

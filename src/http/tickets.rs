@@ -26,7 +26,7 @@ const TTL_MIN: Duration = Duration::from_secs(1);
 /// A ticket to be made.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = TicketRequest, example = json!({ "scopes": ["read:order-*"], "ttl": "10m" }))]
+#[schema(as = TicketRequest)]
 pub struct TicketBody {
     /// What it allows: `read:<pattern>`, each covered by a scope of the caller's own.
     #[schema(min_items = 1, max_items = 100, example = json!(["read:order-*"]))]

@@ -14,7 +14,7 @@ use crate::service::trim::{Oldest, TrimError};
 /// Which of the oldest messages go: exactly one of the first three says so.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = TrimRequest, example = json!({ "keep_last": 1000 }))]
+#[schema(as = TrimRequest)]
 pub struct TrimBody {
     /// Messages before this position.
     #[serde(default)]

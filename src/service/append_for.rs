@@ -7,6 +7,7 @@ use super::subscriptions::SubscriptionError;
 use crate::domain::append::{AppendAck, AppendError, AppendRequest, Appended, Condition};
 use crate::domain::scope::{Missing, Rights};
 use crate::domain::stream_name::StreamName;
+use crate::domain::trace::SpanRef;
 
 impl Service {
     /// Writes the request's messages and acks what it names, all or none.
@@ -26,9 +27,15 @@ impl Service {
     }
 
     /// Begins a session of a caller on a stream.
-    pub fn append_session_for(&self, caller: &Caller, stream_name: StreamName) -> Result<AppendSession, AppendError> {
+    /// `trace`: the span in which the caller began it, if the caller records its trace.
+    pub fn append_session_for(
+        &self,
+        caller: &Caller,
+        stream_name: StreamName,
+        trace: Option<SpanRef>,
+    ) -> Result<AppendSession, AppendError> {
         caller.rights().append_to_stream(stream_name.as_str())?;
-        self.append.session(stream_name, caller.clone(), self.credential_limits.clone())
+        self.append.session(stream_name, caller.clone(), self.credential_limits.clone(), trace)
     }
 
     async fn append_and_ack(

@@ -44,6 +44,7 @@ impl Eraser {
         let Some((message, erasure)) = erased else { return Err(EraseError::NotFound { id }) };
         // Before the answer: nothing here shows the former data after it.
         self.tail.erased(vec![erasure]);
+        self.tail.hint_erased();
         self.observer.record(Observation::Erased { id, global_position: message.global_position });
         Ok(message)
     }

@@ -8,17 +8,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
 use super::credential_limits::{CredentialLimits, FollowerPlace};
-use super::follow::Followed;
+use super::event_source::Source;
 use super::log::follower::Follower;
 use super::log::{Entry, LogName, Trimmed};
-use super::subscriptions::{Change, Connection, Delivery};
+use super::open_streams::{BehindReport, Listed, OpenStream, OpenStreams};
+use super::subscriptions::{Change, Delivery};
 use super::tail::Tail;
 use super::tail::heartbeat::{Beat, Heartbeats};
 use crate::domain::closing::ClosingReason;
 use crate::domain::event_id::EventId;
 use crate::domain::filter::Filter;
 use crate::domain::observation::Observation;
+use crate::domain::trace::Span;
 use crate::telemetry::Observer;
+
+/// When the service stops, event streams are closed in so many steps, so that not all clients come back at once.
+const CLOSING_STEPS: usize = 64;
+/// The time that each event stream adds to these steps.
+const CLOSING_TIME: Duration = Duration::from_millis(1);
 
 /// What an event stream says.
 #[derive(Debug)]
@@ -60,11 +67,14 @@ pub struct EventStreams(Arc<Shared>);
 
 struct Shared {
     open: AtomicUsize,
+    listed: OpenStreams,
     max: usize,
     credential_limits: CredentialLimits,
     heartbeats: Heartbeats,
     tail: Tail,
     draining: CancellationToken,
+    /// Cancelled one after another once the service drains.
+    closing: [CancellationToken; CLOSING_STEPS],
     observer: Observer,
 }
 
@@ -73,6 +83,7 @@ pub struct Admission {
     streams: EventStreams,
     /// Among those of the caller's credential.
     _place: FollowerPlace,
+    listed: Listed,
 }
 
 impl EventStreams {
@@ -83,12 +94,35 @@ impl EventStreams {
         draining: CancellationToken,
         observer: Observer,
     ) -> Self {
-        let (open, heartbeats) = (AtomicUsize::new(0), Heartbeats::default());
-        Self(Arc::new(Shared { open, max, credential_limits, heartbeats, tail, draining, observer }))
+        let (open, listed, heartbeats) = (AtomicUsize::new(0), OpenStreams::default(), Heartbeats::default());
+        let closing = std::array::from_fn(|_| CancellationToken::new());
+        let shared = Shared { open, listed, max, credential_limits, heartbeats, tail, draining, closing, observer };
+        Self(Arc::new(shared))
+    }
+
+    /// Closes event streams once the service drains: the more there are, the longer that takes, up to a limit.
+    pub async fn close_in_steps(self, time_max: Duration, stopping: CancellationToken) {
+        let shared = &self.0;
+        shared.draining.cancelled().await;
+        let open = u32::try_from(shared.open.load(Ordering::SeqCst)).unwrap_or(u32::MAX);
+        let pause = CLOSING_TIME.saturating_mul(open).min(time_max) / CLOSING_STEPS as u32;
+        for step in &shared.closing {
+            step.cancel();
+            // Timers are no finer.
+            if pause >= Duration::from_millis(1) {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        stopping.cancelled().await;
     }
 
     pub fn heartbeats(&self) -> Heartbeats {
         self.0.heartbeats.clone()
+    }
+
+    /// The event streams of this instance that have been behind for so long, at most `limit` of them.
+    pub fn behind(&self, behind_for: Duration, limit: usize) -> BehindReport {
+        self.0.listed.behind(self.0.tail.settled(), behind_for, limit)
     }
 
     /// A place, unless all are taken, or all of the caller's credential.
@@ -99,7 +133,7 @@ impl EventStreams {
         }
         let place = shared.credential_limits.take_follower(caller);
         let _place = place.map_err(|max| AdmissionError::TooManyOfCredential { max })?;
-        let place = Admission { streams: self.clone(), _place };
+        let place = Admission { streams: self.clone(), _place, listed: shared.listed.enter() };
         let before = shared.open.fetch_add(1, Ordering::SeqCst);
         shared.observer.record(Observation::FollowerJoined);
         if before >= shared.max {
@@ -110,35 +144,18 @@ impl EventStreams {
     }
 }
 
+impl Admission {
+    /// What is known of it while it is open.
+    pub fn stream(&self) -> &Arc<OpenStream> {
+        self.listed.stream()
+    }
+}
+
 impl Drop for Admission {
     fn drop(&mut self) {
         let shared = &self.streams.0;
         shared.open.fetch_sub(1, Ordering::SeqCst);
         shared.observer.record(Observation::FollowerLeft);
-    }
-}
-
-/// What the events of one connection are made from.
-#[allow(clippy::large_enum_variant)] // nearly all connections have the large one
-pub(super) enum Source {
-    Log(Followed),
-    Subscription(Connection),
-}
-
-impl Source {
-    async fn next(&mut self) -> Option<Event> {
-        match self {
-            Source::Log(followed) => followed.next().await,
-            Source::Subscription(connection) => connection.next().await,
-        }
-    }
-
-    /// `None` where the service keeps the cursor, or while a page is being read.
-    fn cursor(&self) -> Option<EventId> {
-        match self {
-            Source::Log(followed) => followed.cursor(),
-            Source::Subscription(_) => None,
-        }
     }
 }
 
@@ -156,6 +173,8 @@ pub struct Events {
     streams: EventStreams,
     /// They end when the caller's credential does.
     caller: Option<Caller>,
+    /// The connection that is told; `None`: several, of which each has its own.
+    open: Option<Arc<OpenStream>>,
     /// `None` after the last event: what it holds is given back at once.
     source: Option<Source>,
     /// What is still to be said where the source is gone.
@@ -167,6 +186,8 @@ pub struct Events {
     heartbeat: Duration,
     beat: Option<Beat>,
     told_at: Instant,
+    /// The step in which it is closed when the service stops.
+    closing_step: u8,
 }
 
 /// Waits for the end of the caller's credential.
@@ -180,8 +201,17 @@ async fn ended(caller: Option<&Caller>) {
 impl Events {
     pub(super) fn new(admission: &Admission, source: Source, heartbeat: Duration) -> Self {
         let (streams, cursor, told_at) = (admission.streams.clone(), source.cursor(), Instant::now());
+        let open = admission.stream().clone();
+        match &source {
+            Source::Log(_) => source.told_up_to().into_iter().for_each(|position| open.told_up_to(position)),
+            // How far a subscription is behind, its status says.
+            Source::Subscription(_) => open.caught_up(),
+        }
+        let open = Some(open);
         let source = Some(source);
-        Self { streams, caller: None, source, closing: None, cursor, not_an_id: None, heartbeat, beat: None, told_at }
+        let closing_step = fastrand::u8(0..CLOSING_STEPS as u8);
+        let (caller, closing, not_an_id, beat) = (None, None, None, None);
+        Self { streams, caller, open, source, closing, cursor, not_an_id, heartbeat, beat, told_at, closing_step }
     }
 
     /// Whose they are; `None`: they do not end with a credential.
@@ -189,8 +219,20 @@ impl Events {
         self.caller = caller;
     }
 
-    pub fn caller(&self) -> Option<&Caller> {
-        self.caller.as_ref()
+    /// From here on they are for several connections, and nobody's. Answers whose they were.
+    pub fn share(&mut self) -> Option<Caller> {
+        self.open = None;
+        self.caller.take()
+    }
+
+    /// From here on they are for one connection again.
+    pub fn go_on_for(&mut self, caller: Option<Caller>, open: &Arc<OpenStream>) {
+        self.caller = caller;
+        self.source.as_ref().and_then(Source::told_up_to).into_iter().for_each(|position| open.told_up_to(position));
+        if !self.is_live() {
+            open.fell_behind();
+        }
+        self.open = Some(open.clone());
     }
 
     /// The place where it begins is beyond the end of the log, so it is no id that a client could come back with.
@@ -234,18 +276,22 @@ impl Events {
             (Some(Source::Log(followed)), None) => Some(Source::Log(followed.fork()?)),
             (Some(Source::Subscription(_)) | None, None) => return None,
         };
-        let Self { streams, cursor, not_an_id, heartbeat, told_at, .. } = self;
-        let (streams, cursor, not_an_id) = (streams.clone(), *cursor, *not_an_id);
-        let (heartbeat, told_at) = (*heartbeat, *told_at);
-        Some(Self { streams, caller: None, source, closing, cursor, not_an_id, heartbeat, beat: None, told_at })
+        let Self { cursor, not_an_id, heartbeat, told_at, closing_step, .. } = *self;
+        let (streams, caller, open, beat) = (self.streams.clone(), None, None, None);
+        Some(Self { streams, caller, open, source, closing, cursor, not_an_id, heartbeat, beat, told_at, closing_step })
     }
 
     /// What comes next, however long that takes; `None` at the end. May be given up at any point without a loss.
     pub async fn next(&mut self) -> Option<Event> {
         let Some(source) = self.source.as_mut() else { return self.closing.take().map(Event::Closing) };
         let shared = &self.streams.0;
+        let draining = match source {
+            Source::Log(_) => &shared.closing[usize::from(self.closing_step)],
+            // What it holds is for others to take over, at once.
+            Source::Subscription(_) => &shared.draining,
+        };
         let event = loop {
-            if shared.draining.is_cancelled() {
+            if draining.is_cancelled() {
                 break Some(Event::Closing(ClosingReason::Draining));
             }
             if self.caller.as_ref().is_some_and(Caller::has_ended) {
@@ -263,7 +309,7 @@ impl Events {
                         break Some(Event::Heartbeat { head: shared.tail.head(), settled: shared.tail.settled() });
                     }
                 }
-                () = shared.draining.cancelled() => {}
+                () = draining.cancelled() => {}
                 () = ended(self.caller.as_ref()) => {}
             }
         };
@@ -300,6 +346,13 @@ impl Events {
         match event {
             Event::Messages(entries) | Event::Latest(entries) | Event::Trimmed { entries, .. } => {
                 observer.record(Observation::Delivered { messages: entries.len() * connections });
+                if observer.traces() {
+                    let spans = entries.iter().filter_map(|entry| Span::of_message("frame", &entry.message));
+                    spans.for_each(|mut span| {
+                        span.facts.push(("headwater.connections", connections as i64));
+                        observer.span(span);
+                    });
+                }
             }
             // Of the first, its log has said so.
             Event::FellBehind { .. } => (1..connections).for_each(|_| observer.record(Observation::FellBehind)),
@@ -310,6 +363,18 @@ impl Events {
     fn took(&mut self, event: Option<&Event>) {
         self.told_at = Instant::now();
         self.cursor = self.source.as_ref().and_then(Source::cursor).or(self.cursor);
+        if let Some(open) = &self.open {
+            self.source
+                .as_ref()
+                .and_then(Source::told_up_to)
+                .into_iter()
+                .for_each(|position| open.told_up_to(position));
+            match event {
+                Some(Event::CaughtUp { .. }) => open.caught_up(),
+                Some(Event::FellBehind { .. }) => open.fell_behind(),
+                _ => {}
+            }
+        }
         if matches!(event, None | Some(Event::Closing(_))) {
             self.source = None;
         }
@@ -320,5 +385,41 @@ impl Events {
             Some(Source::Log(followed)) => followed.live(),
             Some(Source::Subscription(_)) | None => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::credential_limits::PerCredentialSettings;
+
+    fn event_streams(open: usize) -> (EventStreams, Vec<Admission>) {
+        let limits = CredentialLimits::new(PerCredentialSettings { followers_max: 0, appends_per_second_max: 0 });
+        let (tail, draining) = (Tail::without_reader(1 << 10), CancellationToken::new());
+        let streams = EventStreams::new(open, limits, tail, draining, Observer::new());
+        let places = (0..open).map(|_| streams.admit(&Caller::anybody()).ok().unwrap()).collect();
+        (streams, places)
+    }
+
+    /// How many steps are done this long after the service began to drain.
+    async fn closed_after(open: usize, time_max: Duration, time: Duration) -> usize {
+        let (streams, _places) = event_streams(open);
+        let closing = tokio::spawn(streams.clone().close_in_steps(time_max, CancellationToken::new()));
+        streams.0.draining.cancel();
+        tokio::time::sleep(time).await;
+        closing.abort();
+        streams.0.closing.iter().filter(|step| step.is_cancelled()).count()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_event_streams_are_closed_over_time_and_few_at_once() {
+        let second = Duration::from_secs(1);
+        assert_eq!(closed_after(60, 5 * second, Duration::from_millis(1)).await, CLOSING_STEPS);
+        // 2 s for 2,000, in steps of 31 ms.
+        let half = closed_after(2_000, 5 * second, second).await;
+        assert!((28..=34).contains(&half), "{half}");
+        assert_eq!(closed_after(2_000, 5 * second, 3 * second).await, CLOSING_STEPS);
+        // No more than the limit, however many there are.
+        assert_eq!(closed_after(2_000, second, 2 * second).await, CLOSING_STEPS);
     }
 }

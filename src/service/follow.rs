@@ -7,7 +7,8 @@ use super::aggregated::FindError;
 use super::aggregated::log::AggregatedSource;
 use super::auth::Caller;
 use super::detached::Detached;
-use super::event_streams::{Admission, AdmissionError, Event, Events, Source};
+use super::event_source::Source;
+use super::event_streams::{Admission, AdmissionError, Event, Events};
 use super::log::Place;
 use super::log::cursor::Next;
 use super::log::follower::Follower;
@@ -114,7 +115,7 @@ impl Service {
         let cursor_log = target.cursor_log();
         let mut aggregated = Vec::with_capacity(target.aggregated.len());
         for AggregatedTarget { name, part } in target.aggregated {
-            let FoundStream { id, is_keyed } = self.aggregated.find(&name, caller.rights()).await?;
+            let FoundStream { id, is_keyed, .. } = self.aggregated.find(&name, caller.rights()).await?;
             if !is_keyed {
                 check_part(&part)?;
             }
@@ -227,6 +228,14 @@ impl Followed {
     pub fn cursor(&self) -> Option<EventId> {
         match &self.0 {
             Detached::Idle(following) => following.cursor(),
+            Detached::AtWork(_) | Detached::Lost => None,
+        }
+    }
+
+    /// Everything up to this global position was told. `None` as for the cursor.
+    pub fn told_up_to(&self) -> Option<i64> {
+        match &self.0 {
+            Detached::Idle(following) => following.told_up_to(),
             Detached::AtWork(_) | Detached::Lost => None,
         }
     }

@@ -22,6 +22,11 @@ impl<'a> LongPoll<'a> {
         Self { deadline: Instant::now() + wait, tail, history: tail.history(), draining }
     }
 
+    /// As places count it.
+    pub fn history(&self) -> u64 {
+        self.history
+    }
+
     pub fn is_over(&self) -> bool {
         Instant::now() >= self.deadline
     }

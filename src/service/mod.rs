@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::domain::setting::SettingInEffect;
 use crate::lifecycle::Lifecycle;
 use crate::store::Database;
 use crate::telemetry::Observer;
@@ -17,20 +18,27 @@ mod counting;
 pub mod credential_limits;
 mod detached;
 pub mod erase;
+mod event_source;
 pub mod event_streams;
 pub mod follow;
 pub mod hints;
 pub mod log;
 mod long_poll;
+pub mod metrics_history;
+pub mod open_streams;
+mod primary_watch;
 pub mod read;
+pub mod replicas;
 pub mod reports;
 pub mod retention;
+pub mod storage;
 pub mod subscriptions;
 pub mod tail;
 pub mod transfer;
 pub mod trim;
 
 pub use crate::store::StoreError as ServiceError;
+pub use crate::store::migrate::FUNCTIONS_VERSION;
 use aggregated::AggregatedStreams;
 use aggregated::feed::Feeds;
 use aggregated::projector::{Projector, ProjectorSettings};
@@ -41,9 +49,13 @@ use erase::Eraser;
 use event_streams::EventStreams;
 use hints::{HintSettings, Listener, Notifier, Signals, Told};
 use log::latest::LatestBudget;
+use metrics_history::MetricsHistory;
+use primary_watch::PrimaryWatch;
 use read::Reads;
+use replicas::{ReplicaDatabase, Replicas};
 use reports::Reports;
 use retention::Retentions;
+use storage::StorageMeter;
 use subscriptions::{SubscriptionSettings, Subscriptions};
 use tail::{Tail, TailSettings};
 use trim::Trimmer;
@@ -63,11 +75,19 @@ pub struct ServiceSettings {
     /// How many of these one credential may define; 0: no limit.
     pub aggregated_streams_per_credential_max: usize,
     pub per_credential: PerCredentialSettings,
+    /// How often it is looked which server is the primary.
+    pub primary_interval: Duration,
     pub subscriptions: SubscriptionSettings,
     /// The pause between two passes of a retention over its category.
     pub retention_interval: Duration,
+    /// How often a sample of the metrics is kept; zero: never.
+    pub metrics_history_interval: Duration,
+    /// The settings in effect, to be told.
+    pub in_effect: Arc<[SettingInEffect]>,
     /// How many event streams may be open.
     pub followers_max: usize,
+    /// Over how long the ends of event streams are spread at most, when the service stops.
+    pub closing_time_max: Duration,
     /// Of how many streams all event streams together may have the newest messages still to tell.
     pub latest_of_each_streams_max: usize,
     /// How many bytes of messages one page may have.
@@ -85,21 +105,33 @@ pub struct Service {
     pub retentions: Retentions,
     pub aggregated: AggregatedStreams,
     pub reports: Reports,
+    pub storage: Arc<StorageMeter>,
     pub subscriptions: Subscriptions,
     pub tail: Tail,
     pub event_streams: EventStreams,
     pub credential_limits: CredentialLimits,
     pub latest: LatestBudget,
     pub health: Health,
+    pub metrics_history: MetricsHistory,
+    pub settings_in_effect: Arc<[SettingInEffect]>,
     pub observer: Observer,
     pub lifecycle: Lifecycle,
 }
 
 impl Service {
     /// Builds the service and starts its agents, in the order in which they need each other.
-    pub fn start(database: Database, settings: ServiceSettings, lifecycle: Lifecycle, observer: Observer) -> Self {
+    pub fn start(
+        database: Database,
+        replicas: Vec<ReplicaDatabase>,
+        settings: ServiceSettings,
+        lifecycle: Lifecycle,
+        observer: Observer,
+    ) -> Self {
         let signals = Signals::default();
-        let (tail, reader) = Tail::new(database.clone(), signals.clone(), settings.tail, observer.clone());
+        let replicas = Replicas::new(replicas, observer.clone());
+        let replica_interval = settings.tail.poll_interval;
+        let (tail, reader) =
+            Tail::new(database.clone(), replicas.clone(), signals.clone(), settings.tail, observer.clone());
         let (append, committer) = Append::new(
             database.clone(),
             tail.clone(),
@@ -162,11 +194,12 @@ impl Service {
             append: append.clone(),
             reads,
             retentions: Retentions::new(database.clone(), tail.clone(), observer.clone(), settings.retention_interval),
-            trimmer: Trimmer::new(database.clone(), observer.clone()),
+            trimmer: Trimmer::new(database.clone(), tail.clone(), observer.clone()),
             eraser: Eraser::new(database.clone(), tail.clone(), observer.clone()),
             subscriptions,
             aggregated,
             reports: Reports::new(database.clone(), tail.clone()),
+            storage: Arc::new(StorageMeter::new(database.clone())),
             event_streams,
             credential_limits,
             latest: LatestBudget::new(settings.latest_of_each_streams_max),
@@ -178,6 +211,8 @@ impl Service {
                 tail: tail.clone(),
                 observer: observer.clone(),
             },
+            metrics_history: MetricsHistory::new(settings.metrics_history_interval),
+            settings_in_effect: settings.in_effect,
             tail,
             observer,
             lifecycle: lifecycle.clone(),
@@ -186,14 +221,27 @@ impl Service {
         lifecycle.spawn("credentials", credentials.clone().run(stopping.clone()));
         lifecycle.spawn("JWKS", credentials.clone().fetch_keys(stopping.clone()));
         lifecycle.spawn("credentials' ends", credentials.expire(stopping.clone()));
+        lifecycle.spawn("metrics", service.observer.clone().keep_up(stopping.clone()));
         lifecycle.spawn("tail", reader.run(stopping.clone()));
+        let watch = PrimaryWatch {
+            database: database.clone(),
+            interval: settings.primary_interval,
+            observer: service.observer.clone(),
+        };
+        lifecycle.spawn("primary", watch.run(stopping.clone()));
+        let looking = replicas.run(database.clone(), service.tail.clone(), replica_interval, stopping.clone());
+        lifecycle.spawn("replicas", looking);
         lifecycle.spawn("listener", listener.run(stopping.clone()));
         lifecycle.spawn("notifier", notifier.run(stopping.clone()));
         lifecycle.spawn("projector", projector.run(stopping.clone()));
         let (tail, observer) = (service.tail.clone(), service.observer.clone());
         lifecycle.spawn("aggregated feeds", feeds.run(database, tail, observer, stopping.clone()));
         lifecycle.spawn("heartbeats", service.event_streams.heartbeats().run(stopping.clone()));
+        let closing = service.event_streams.clone().close_in_steps(settings.closing_time_max, stopping.clone());
+        lifecycle.spawn("event streams' ends", closing);
         lifecycle.spawn("retention", service.retentions.clone().run(stopping.clone()));
+        let (history, health) = (service.metrics_history.clone(), service.health.clone());
+        lifecycle.spawn("metrics", history.run(health, service.subscriptions.clone(), stopping.clone()));
         lifecycle.spawn("committer", committer.run(stopping.clone()));
         service
     }

@@ -1,5 +1,8 @@
-//! Reads pages and single messages, and finds the place where a follower begins.
+//! Reads pages and single messages.
 
+mod places;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -7,18 +10,19 @@ use uuid::Uuid;
 
 use super::counting::Counting;
 use super::log::Place;
+use super::log::cursor::Next;
+use super::log::follower::Follower;
 use super::log::pages::{PageBounds, PageSizer};
 use super::long_poll::LongPoll;
 use super::tail::Tail;
-use crate::domain::event_id::{Check, EventId};
 use crate::domain::filter::Filter;
 use crate::domain::message::Message;
 use crate::domain::source::Source;
 use crate::domain::stream_name::{Category, StreamName};
-use crate::domain::time::Timestamp;
 pub use crate::store::read::CategoryOptions;
 use crate::store::read::{Page, PageLimit, Span, StreamSummary};
 use crate::store::{Database, StoreError};
+pub use places::{PlaceError, Start};
 
 /// How many messages one request may look at for what only the service can judge. After these the page ends, and names where to go on.
 pub(super) const EXAMINED_MAX: usize = 10_000;
@@ -60,7 +64,7 @@ pub struct PageRequest {
 /// A page, and where to go on.
 #[derive(Debug)]
 pub struct PageRead {
-    pub messages: Vec<Message>,
+    pub messages: Vec<Arc<Message>>,
     /// The value to pass as `from` for what follows; `None` if nothing can follow (the beginning, backward).
     pub next: Option<i64>,
     pub at_end: bool,
@@ -70,33 +74,8 @@ pub struct PageRead {
     pub erasure: i64,
     /// The first position of the stream that was not trimmed, 0 if none was.
     pub first_position: i64,
-}
-
-/// Where a follower begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// After a cursor, which is the id of an earlier event.
-    After(EventId),
-    /// At a position, inclusive: in the stream for a single stream, otherwise global.
-    At(i64),
-    Beginning,
-    End,
-    AtTime(Timestamp),
-    /// At the end, after the newest message of each stream.
-    LatestOfEach,
-}
-
-/// Why a place cannot be found.
-#[derive(Debug, thiserror::Error)]
-pub enum PlaceError {
-    /// Another message is at the cursor's position than the cursor names, or the cursor is beyond the end; or the log went
-    /// back meanwhile.
-    #[error(
-        "the history of the log has changed: position {position} is one of an earlier log, and the log ends at {head} now"
-    )]
-    HistoryChanged { position: i64, head: i64 },
-    #[error(transparent)]
-    Store(#[from] StoreError),
+    /// It stays the same, but for erasures and trims: something follows, and nothing can appear in it.
+    pub is_settled: bool,
 }
 
 /// Reads of the log. Cheap to clone.
@@ -119,24 +98,69 @@ impl Reads {
     /// A page; if it would be empty, waits for a message as long as the request says.
     pub async fn page(&self, request: &PageRequest) -> Result<PageRead, PlaceError> {
         // The topic is joined before the first look, so that no message falls between the two.
-        let mut log = (!request.wait.is_zero()).then(|| self.tail.join(&request.source.source()));
+        let membership = (!request.wait.is_zero()).then(|| self.tail.join(&request.source.source()));
         let poll = LongPoll::new(&self.tail, &self.draining, request.wait);
         let mut from = self.first_position(request).await?;
         loop {
-            let page = self.read_page(request, from).await?;
+            // As of before the read: what the read could not see comes after it.
+            let settled = self.tail.settled();
+            let mut page = self.read_page(request, from).await?;
+            let Some(membership) = membership.as_ref().filter(|_| page.messages.is_empty() && !request.backward) else {
+                return Ok(page);
+            };
             if request.is_trimmed(&page) {
                 return Ok(page);
             }
-            let Some(log) = log.as_mut().filter(|_| page.messages.is_empty() && !request.backward) else {
-                return Ok(page);
+            let is_to_look = match (page.at_end, page.next) {
+                (true, Some(next)) => {
+                    let place = request.source.place_before(next, settled, poll.history());
+                    let mut follower = membership.follow(place, request.filter.clone());
+                    self.wait(request, &poll, &mut follower, &mut page).await?
+                }
+                _ => !poll.is_over(),
             };
-            let position = from.unwrap_or(0);
-            let is_over = if page.at_end { !poll.wait_in_log(log.changed(), position).await? } else { poll.is_over() };
-            if is_over {
+            if !is_to_look {
                 return Ok(page);
             }
             // Messages that did not pass the filter need not be looked at again.
             from = page.next.or(from);
+        }
+    }
+
+    /// Waits at the end of a log, and takes what comes into an empty page: from memory, as many may wait for the same.
+    /// Answers whether the database has to be looked at in place of that.
+    async fn wait(
+        &self,
+        request: &PageRequest,
+        poll: &LongPoll<'_>,
+        follower: &mut Follower,
+        page: &mut PageRead,
+    ) -> Result<bool, PlaceError> {
+        loop {
+            let next = follower.advance();
+            let position = follower.place().position();
+            match next {
+                Next::Messages(entries) if request.source.is_judged_here() => {
+                    page.messages = entries.into_iter().map(|entry| entry.message).collect();
+                    let is_cut = page.messages.len() > request.limit;
+                    page.messages.truncate(request.limit);
+                    // The same for all who wait for it, so that caches can take what they ask for next for one.
+                    page.next = page.messages.last().map(|last| request.position_of(last).saturating_add(1));
+                    page.at_end = !is_cut && matches!(follower.advance(), Next::CaughtUp | Next::Idle);
+                    page.version = follower.place().stream_after.unwrap_or(0);
+                    return Ok(false);
+                }
+                Next::Moved => {}
+                Next::CaughtUp | Next::Idle => {
+                    if !poll.wait_in_log(follower.changed(), position).await? {
+                        return Ok(false);
+                    }
+                }
+                Next::HistoryChanged => {
+                    return Err(PlaceError::HistoryChanged { position, head: self.tail.settled() });
+                }
+                _ => return Ok(true),
+            }
         }
     }
 
@@ -158,6 +182,8 @@ impl Reads {
         let mut pages = PageSizer::new(EXAMINED_AT_ONCE);
         let spans = self.counting.spans(&request.filter, request.source.single_stream()).await?;
         let mut from = begin.unwrap_or(if request.backward { i64::MAX } else { 0 });
+        // As of before the read: all up to there is visible to it.
+        let settled = self.tail.settled();
         let (mut examined, mut bytes) = (0, 0);
         let mut kept = Vec::new();
         loop {
@@ -177,11 +203,8 @@ impl Reads {
             page.messages.retain(|message| filter.judge(message));
             kept.append(&mut page.messages);
             if is_end_of_span && is_last_span || kept.len() > request.limit {
-                return Ok(finish(
-                    request,
-                    begin,
-                    Page { messages: kept, head, erasure, first_position, is_cut: false },
-                ));
+                let page = Page { messages: kept, head, erasure, first_position, is_cut: false };
+                return Ok(finish(request, begin, page, settled));
             }
             // A page that ended before the end of the span has messages.
             let end = last.filter(|_| !is_end_of_span).unwrap_or(span.to);
@@ -189,7 +212,9 @@ impl Reads {
             if examined >= EXAMINED_MAX || bytes >= self.page_bytes_max {
                 let version = if matches!(request.source, PageSource::Stream(_)) { head } else { 0 };
                 let next = Some(from).filter(|next| *next >= request.source.first_position());
-                return Ok(PageRead { messages: kept, at_end: next.is_none(), next, version, erasure, first_position });
+                let (at_end, is_settled) = (next.is_none(), false);
+                let messages = kept.into_iter().map(Arc::new).collect();
+                return Ok(PageRead { messages, at_end, next, version, erasure, first_position, is_settled });
             }
         }
     }
@@ -204,7 +229,7 @@ impl Reads {
             PageSource::All => {
                 // Only settled messages: a later page could not come back for one that appears before them.
                 let settled = self.tail.refresh().await;
-                self.database.messages().all_page(span, settled, limit, filter).await
+                self.tail.pages().all(span, self.tail.history(), settled, limit, filter).await
             }
         }
     }
@@ -233,96 +258,6 @@ impl Reads {
     pub async fn stream_summary(&self, name: &StreamName) -> Result<Option<StreamSummary>, StoreError> {
         self.database.messages().stream_summary(name.as_str()).await
     }
-
-    /// The place in a source where a follower begins.
-    pub async fn place(&self, source: &Source, start: Start) -> Result<Place, PlaceError> {
-        // Everything that is committed by now is to be found, so the tail looks once more.
-        self.tail.refresh().await;
-        let begin = Place::global(0, self.tail.history());
-        match source.single_stream() {
-            Some(name) => self.place_in_stream(name, start, begin).await,
-            None => self.place_in_log(source, start, begin).await,
-        }
-    }
-
-    async fn place_in_log(&self, source: &Source, start: Start, begin: Place) -> Result<Place, PlaceError> {
-        let (after, check) = match start {
-            Start::After(cursor) => {
-                let found = self.database.messages().id_at(cursor.position).await?;
-                let end = self.end_at_least(cursor.position).await?;
-                (cursor.position, checked(cursor, found, end)?)
-            }
-            Start::At(position) => (position.saturating_sub(1).max(0), None),
-            Start::Beginning => (0, None),
-            Start::End | Start::LatestOfEach => {
-                let after = self.tail.refresh().await;
-                (after, self.database.messages().id_at(after).await?.map(Check::of))
-            }
-            Start::AtTime(time) => {
-                // A message that is not settled may still appear before the first one that is visible now.
-                let settled = self.tail.refresh().await;
-                let messages = self.database.messages();
-                let first = settled.min(messages.first_global_position_at(time).await? - 1);
-                // From there on other sources have messages of that time, this one perhaps later.
-                let filter = Filter { from_time: Some(time), ..Filter::default() };
-                let page = messages.follow_page(source, first, settled, PageLimit::ONE, &filter).await?;
-                (page.messages.first().map_or(settled, |message| message.global_position - 1), None)
-            }
-        };
-        Ok(Place { after, check, ..begin })
-    }
-
-    /// Whether a place is beyond the end of its source, so that it cannot be a client's cursor yet.
-    pub async fn is_beyond_end(&self, source: &Source, place: Place) -> Result<bool, StoreError> {
-        match (source.single_stream(), place.stream_after) {
-            (Some(name), Some(after)) => Ok(after > self.database.messages().stream_version(name, None).await?),
-            _ => Ok(place.after > self.end_at_least(place.after).await?),
-        }
-    }
-
-    /// The place in a single stream, whose cursors are positions in it. The global position before it is found by reading.
-    async fn place_in_stream(&self, name: &str, start: Start, begin: Place) -> Result<Place, PlaceError> {
-        let (after, stream_after, check) = match start {
-            Start::After(cursor) => {
-                let found = self.database.messages().id_in_stream(name, cursor.position).await?;
-                let end = self.database.messages().stream_version(name, None).await?;
-                (0, cursor.position, checked(cursor, found, end)?)
-            }
-            Start::At(position) => (0, position.saturating_sub(1).max(-1), None),
-            Start::Beginning => (0, -1, None),
-            Start::End | Start::LatestOfEach => {
-                let settled = self.tail.refresh().await;
-                let end = self.database.messages().stream_version(name, Some(settled)).await?;
-                (settled, end, self.database.messages().id_in_stream(name, end).await?.map(Check::of))
-            }
-            Start::AtTime(time) => {
-                let messages = self.database.messages();
-                let first = messages.first_global_position_at(time).await?;
-                let span = Span::forward(messages.first_position_after(name, first - 1).await?);
-                let filter = Filter { from_time: Some(time), ..Filter::default() };
-                let page = messages.stream_page(name, span, PageLimit::ONE, &filter).await?;
-                (0, page.messages.first().map_or(page.head, |message| message.position - 1), None)
-            }
-        };
-        Ok(Place { after, stream_after: Some(stream_after), check, ..begin })
-    }
-
-    /// The end of the log. It is looked up only if the settled position known here is before the cursor, which another
-    /// instance may have given out.
-    async fn end_at_least(&self, cursor: i64) -> Result<i64, StoreError> {
-        let settled = self.tail.settled();
-        if cursor <= settled { Ok(settled) } else { self.database.messages().last_position_given().await }
-    }
-}
-
-/// The check of the message at a cursor, if the log is still the one that the cursor came from. A position without a message
-/// (trimmed, erased, a hole) proves nothing.
-fn checked(cursor: EventId, found: Option<Uuid>, head: i64) -> Result<Option<Check>, PlaceError> {
-    let position = cursor.position;
-    if position > head || cursor.names_another_than(found) {
-        return Err(PlaceError::HistoryChanged { position, head });
-    }
-    Ok(found.map(Check::of))
 }
 
 impl PageSource {
@@ -341,6 +276,22 @@ impl PageSource {
         }
     }
 
+    /// Whether a filter says all that is asked of messages; else only SQL can judge them.
+    fn is_judged_here(&self) -> bool {
+        match self {
+            PageSource::Category(_, options) => *options == CategoryOptions::default(),
+            PageSource::All | PageSource::Stream(_) => true,
+        }
+    }
+
+    /// The place before a position, after which nothing more was to be found up to a settled position.
+    fn place_before(&self, position: i64, settled: i64, history: u64) -> Place {
+        match self {
+            PageSource::All | PageSource::Category(..) => Place::global(settled.max(position - 1), history),
+            PageSource::Stream(_) => Place { stream_after: Some(position - 1), ..Place::global(settled, history) },
+        }
+    }
+
     fn source(&self) -> Source {
         match self {
             PageSource::All => Source::all(),
@@ -356,6 +307,21 @@ impl PageRequest {
         matches!(self.from, PageStart::At(from) if from < page.first_position)
     }
 
+    /// Whether nothing can appear in a full page any more where everything up to a position is settled.
+    fn is_settled_with(&self, messages: &[Message], settled: i64) -> bool {
+        let begins_where_it_did = match (&self.from, &self.source) {
+            (PageStart::NewestOf(_), _) => false,
+            (PageStart::Default, _) => !self.backward,
+            (PageStart::At(_), _) if !self.backward => true,
+            // From beyond the end backward: what is appended comes first then.
+            (PageStart::At(from), PageSource::Stream(_)) => {
+                messages.first().is_some_and(|first| first.position == *from)
+            }
+            (PageStart::At(from), PageSource::All | PageSource::Category(..)) => *from <= settled,
+        };
+        begins_where_it_did && messages.iter().all(|message| message.global_position <= settled)
+    }
+
     fn position_of(&self, message: &Message) -> i64 {
         match self.source {
             PageSource::Stream(_) => message.position,
@@ -365,7 +331,7 @@ impl PageRequest {
 }
 
 /// Cuts a page to its limit. It was read with one message more, to know whether it is the last page.
-fn finish(request: &PageRequest, begin: Option<i64>, mut page: Page) -> PageRead {
+fn finish(request: &PageRequest, begin: Option<i64>, mut page: Page, settled: i64) -> PageRead {
     let at_end = page.messages.len() <= request.limit;
     page.messages.truncate(request.limit);
     let last = page.messages.last().map(|message| request.position_of(message));
@@ -380,10 +346,12 @@ fn finish(request: &PageRequest, begin: Option<i64>, mut page: Page) -> PageRead
         (false, false) => last.map(|last| last.saturating_add(1)),
     };
     let version = if matches!(request.source, PageSource::Stream(_)) { page.head } else { 0 };
+    let at_end = at_end || next.is_none();
     PageRead {
-        messages: page.messages,
+        is_settled: !at_end && request.is_settled_with(&page.messages, settled),
+        messages: page.messages.into_iter().map(Arc::new).collect(),
         next,
-        at_end: at_end || next.is_none(),
+        at_end,
         version,
         erasure: page.erasure,
         first_position: page.first_position,

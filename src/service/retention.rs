@@ -78,6 +78,7 @@ impl Retentions {
         let Some(step) = step else { return Ok(LOOK_INTERVAL) };
         if step.trimmed > 0 {
             let messages = step.trimmed;
+            self.tail.hint_erased();
             self.observer.record(Observation::Trimmed { messages });
             if step.is_over {
                 self.observer.record(Observation::Retained { category: step.category, messages });

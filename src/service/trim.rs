@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::log::pages::in_time;
+use super::tail::Tail;
 use crate::domain::observation::Observation;
 use crate::domain::stream_name::StreamName;
 pub use crate::store::trim::Oldest;
@@ -80,12 +81,13 @@ impl From<StoreError> for TrimError {
 #[derive(Clone)]
 pub struct Trimmer {
     database: Database,
+    tail: Tail,
     observer: Observer,
 }
 
 impl Trimmer {
-    pub fn new(database: Database, observer: Observer) -> Self {
-        Self { database, observer }
+    pub fn new(database: Database, tail: Tail, observer: Observer) -> Self {
+        Self { database, tail, observer }
     }
 
     /// Deletes the oldest messages of a stream, but not the newest one. What was deleted stays deleted if the caller goes
@@ -101,6 +103,7 @@ impl Trimmer {
             };
             trimmed += step.trimmed;
             if step.trimmed > 0 {
+                self.tail.hint_erased();
                 self.observer.record(Observation::Trimmed { messages: step.trimmed });
             }
             if step.is_complete || began.elapsed() > TRIM_TIME_MAX {

@@ -13,12 +13,14 @@ use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::keyed::Part;
 use crate::domain::time::Timestamp;
 
-/// What never changes of an aggregated stream.
+/// An aggregated stream by its name.
 #[derive(Debug, Clone, Copy)]
 pub struct FoundStream {
     pub id: i64,
     /// Its partitions are keys.
     pub is_keyed: bool,
+    /// The projection that readers see: a rebuild puts another one in its place, nothing else changes here.
+    pub projection_id: i64,
 }
 
 /// Which partition is read.
@@ -212,8 +214,10 @@ impl AggregatedStreams<'_> {
     pub async fn find(self, name: &str) -> Result<Option<FoundStream>, StoreError> {
         let found = sqlx::query_as!(
             FoundStream,
-            r#"SELECT id, definition #>> '{partitioner,kind}' = 'key' AS "is_keyed!" FROM headwater.aggregated_streams
-               WHERE name = $1"#,
+            r#"SELECT s.id, s.definition #>> '{partitioner,kind}' = 'key' AS "is_keyed!", p.id AS projection_id
+               FROM headwater.aggregated_streams AS s
+               JOIN headwater.projections AS p ON p.aggregated_stream_id = s.id AND p.is_current
+               WHERE s.name = $1"#,
             name
         );
         Ok(found.fetch_optional(self.0).await?)
@@ -277,7 +281,7 @@ impl AggregatedStreams<'_> {
         from: i64,
         limit: PageLimit,
     ) -> Result<Option<PartitionPage>, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let (number, partition): (_, &(dyn ToSql + Sync)) = match &partition {
             PartitionName::Number(number) => ("$2::int", number),
             PartitionName::Key(key) => (PARTITION_OF_KEY, key),
@@ -330,7 +334,7 @@ impl AggregatedStreams<'_> {
         after: i64,
         limit: PageLimit,
     ) -> Result<Option<AggregatedPage>, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let links = links_of(is_keyed, part);
         let keyed = if is_keyed { ", m.partitions, m.positions, m.keys" } else { "" };
         let sql = format!(

@@ -106,7 +106,7 @@ impl ApiKeys<'_> {
 
     /// Keys in the order in which they were made, after one of them; those that ended too.
     pub async fn list(self, after: Option<&str>, limit: i64) -> Result<Vec<ApiKey>, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let sql = format!(
             "SELECT {COLUMNS} FROM headwater.api_keys AS k WHERE $1::text IS NULL OR (k.created_at, k.id) > \
              (SELECT a.created_at, a.id FROM headwater.api_keys AS a WHERE a.id = $1) ORDER BY k.created_at, k.id LIMIT $2"
@@ -117,7 +117,7 @@ impl ApiKeys<'_> {
 
     /// What has to be looked at often. The checksum is that of the rows' versions, so that it notices whatever changes them.
     pub async fn state(self) -> Result<KeysState, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let sql = "SELECT (SELECT coalesce(sum(hashtextextended(k.ctid::text || ' ' || k.xmin::text, 0)), 0)::text \
             FROM headwater.api_keys AS k), s.secret FROM headwater.secrets AS s WHERE s.name = 'tickets'";
         let statement = client.prepare_cached(sql).await?;
@@ -127,7 +127,7 @@ impl ApiKeys<'_> {
 
     /// All keys that can be used.
     pub async fn live(self) -> Result<Vec<LiveKey>, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let sql = format!(
             "SELECT k.id, k.hash, k.scopes, k.expires_at AT TIME ZONE 'UTC' FROM headwater.api_keys AS k \
              WHERE {LIVE}"

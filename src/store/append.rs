@@ -14,7 +14,7 @@ use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::outcome::Outcome;
-use super::{Connection, Database, Session, StoreError, source_text};
+use super::{Database, Session, StoreError, source_text};
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::message::Message;
 use columns::Columns;
@@ -30,6 +30,9 @@ pub struct BatchSession {
     append_batch: Statement,
     backend: Backend,
 }
+
+/// Drives the connection of a session.
+pub type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// One server process, told apart from a later one with the same pid.
 #[derive(Debug, Clone)]
@@ -103,10 +106,18 @@ pub enum BatchError {
 
 impl BatchSession {
     /// Connects. The task that waits for the session has to poll the connection.
-    pub async fn open(database: &Database, lock_timeout: Duration) -> Result<(Self, Pin<Box<Connection>>), StoreError> {
+    pub async fn open(database: &Database, lock_timeout: Duration) -> Result<(Self, Driver), StoreError> {
         let (session, (backend, append_batch), connection) =
             Session::open_undriven(database, async |session| set_up(session, lock_timeout).await).await?;
-        Ok((Self { session, append_batch, backend }, connection))
+        let server = session.leads_to();
+        let driver = async move {
+            tokio::select! {
+                // Its end shows as an error of everything that waits for an answer.
+                _ = connection => {}
+                () = server.left() => {}
+            }
+        };
+        Ok((Self { session, append_batch, backend }, Box::pin(driver)))
     }
 
     /// Whether the connection has ended, as far as it has been polled.

@@ -27,12 +27,14 @@ pub struct Erasures {
     /// All up to this number have been seen.
     pub seen: i64,
     pub is_all: bool,
+    /// How many trims there were.
+    pub trims: i64,
 }
 
 /// `$1` is the number up to which all were seen, NULL for a first look. A number that is lower than that is of a database
 /// that was restored.
-const AFTER: &str = "SELECT n.number, e.number, e.global_position, e.id, headwater.erasure(e.id) \
-    FROM headwater.erasures AS n LEFT JOIN LATERAL (SELECT * FROM headwater.erased_messages AS e \
+const AFTER: &str = "SELECT n.number, e.number, e.global_position, e.id, headwater.erasure(e.id), \
+    t.number FROM headwater.erasures AS n CROSS JOIN headwater.trims AS t LEFT JOIN LATERAL (SELECT * FROM headwater.erased_messages AS e \
     WHERE e.number > CASE WHEN n.number < $1 THEN 0 ELSE coalesce($1, n.number) END ORDER BY e.number LIMIT $2) AS e \
     ON true";
 
@@ -40,9 +42,9 @@ impl Session {
     /// What was erased after a number.
     pub async fn erasures_after(&self, seen: Option<i64>) -> Result<Erasures, StoreError> {
         let rows = self.query_typed(AFTER, &[(&seen, Type::INT8), (&ERASURES_MAX, Type::INT8)]).await?;
-        let mut found = Erasures { erasures: Vec::new(), seen: seen.unwrap_or(0), is_all: true };
+        let mut found = Erasures { erasures: Vec::new(), seen: seen.unwrap_or(0), is_all: true, trims: 0 };
         for row in &rows {
-            found.seen = row.try_get(0)?;
+            (found.seen, found.trims) = (row.try_get(0)?, row.try_get(5)?);
             if let Some(global_position) = row.try_get(2)? {
                 found.erasures.push(Erasure { global_position, id: row.try_get(3)?, text: row.try_get(4)? });
             }
@@ -58,7 +60,7 @@ impl Session {
 impl Messages<'_> {
     /// The number of the last erasure in a stream, 0 for none.
     pub async fn last_erasure(self, stream_name: &str) -> Result<i64, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let sql = "SELECT coalesce(max(number), 0) FROM headwater.erased_messages WHERE stream_name = $1";
         let statement = client.prepare_cached(sql).await?;
         Ok(client.query_one(&statement, &[&stream_name]).await?.try_get(0)?)

@@ -50,7 +50,7 @@ impl StoreError {
     }
 
     /// The error of a step that took longer than it may.
-    pub(super) fn too_slow(what: &str) -> Self {
+    pub(crate) fn too_slow(what: &str) -> Self {
         StoreError::Unavailable(format!("{what} took too long"))
     }
 

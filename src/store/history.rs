@@ -34,9 +34,9 @@ const SERVER: &str = "SELECT concat_ws('/', (SELECT system_identifier FROM pg_co
 const KEPT: &str = "SELECT position, history, message_position, message_id, first_position, first_id, server, \
     sequence_file FROM headwater.settled_position";
 
-const KEEP: &str = "UPDATE headwater.settled_position SET position = $1, message_position = $3, message_id = $4, \
+const KEEP: &str = "UPDATE headwater.settled_position AS k SET position = $1, message_position = $3, message_id = $4, \
     first_position = $5, first_id = $6, server = $7, sequence_file = $8, updated_at = now() \
-    WHERE history = $2 AND position < $1";
+    WHERE history = $2 AND (position < $1 OR position = $1 AND k.server IS DISTINCT FROM $7)";
 
 /// What the reader of the tail recognises the log by.
 impl Session {

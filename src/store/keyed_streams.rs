@@ -130,7 +130,7 @@ impl AggregatedStreams<'_> {
         after: i64,
         links_max: i64,
     ) -> Result<Option<IndexedKey>, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let statement = client.prepare_cached(INDEXED_KEY).await?;
         let row = client.query_opt(&statement, &[&name, &key, &after, &links_max, &after.saturating_add(1)]).await?;
         let Some(row) = row else { return Ok(None) };

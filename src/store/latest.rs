@@ -14,7 +14,7 @@ const NEWEST: &str = "SELECT last.global_position FROM unnest($1::text[]) AS s (
 impl Messages<'_> {
     /// The global positions of the newest messages of streams, up to a settled position.
     pub async fn newest_positions(self, stream_names: &[String], up_to: i64) -> Result<Vec<i64>, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let statement = client.prepare_cached(NEWEST).await?;
         let rows = client.query(&statement, &[&stream_names, &up_to]).await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
@@ -28,7 +28,7 @@ impl Messages<'_> {
             "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.global_position = ANY ($1) \
              ORDER BY m.global_position"
         );
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let statement = client.prepare_cached(&sql).await?;
         let read = |row: &Row| message_of(row);
         let found = client.query_bounded(&statement, &[&asked], limit.bytes, read).await?;

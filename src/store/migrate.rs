@@ -12,13 +12,15 @@ mod schema;
 pub use error::MigrateError;
 pub use grant::Extra;
 pub use report::{Change, MigrationReport, Notice, Origin};
-pub use schema::{FUNCTIONS_VERSION, Function, MESSAGE_STORE_ROLE, Migration, Schema};
+pub use schema::{FUNCTIONS_SERVE_FROM, FUNCTIONS_VERSION, Function, MESSAGE_STORE_ROLE, Migration, Schema};
 
+use super::finder::Finder;
+use super::pooler;
+use super::target::Target;
 use found::{Found, role_exists};
 use plan::{MigrationStep, Plan};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, raw_sql};
-use std::str::FromStr;
 use std::time::Duration;
 
 /// How long a database may take to accept the connection.
@@ -63,6 +65,9 @@ pub async fn grant_to(url: &str, role: &str, extras: &[Extra], only_look: bool) 
 /// [`run`] with another schema than the embedded one.
 pub async fn run_schema(url: &str, options: &MigrateOptions, schema: &Schema) -> Result<MigrationReport, MigrateError> {
     let mut connection = connect(url).await?;
+    if !are_sessions(url).await? {
+        return Err(MigrateError::Pooler);
+    }
     // Nearly every start finds nothing to do: it then waits for no lock, and works on a standby too.
     let found = Found::read(&mut connection, &schema.role).await?;
     let plan = Plan::of(&found, schema, options)?;
@@ -112,10 +117,27 @@ fn report(plan: &Plan<'_>, changes: Vec<Change>) -> MigrationReport {
 }
 
 async fn connect(url: &str) -> Result<PgConnection, MigrateError> {
-    let options = PgConnectOptions::from_str(url).map_err(|source| MigrateError::Url { source })?;
-    let options = options.application_name("headwater migrate");
-    match tokio::time::timeout(CONNECT_WAIT_MAX, options.connect()).await {
-        Ok(connected) => connected.map_err(|source| MigrateError::Connect { source }),
+    in_time(async { way_to_primary(url).await?.connect().await.map_err(|source| MigrateError::Connect { source }) })
+        .await
+}
+
+/// Whether the URL leads to PostgreSQL itself, or to a pooler that keeps sessions.
+async fn are_sessions(url: &str) -> Result<bool, MigrateError> {
+    let options = way_to_primary(url).await?;
+    in_time(async { pooler::are_sessions(&options).await.map_err(|source| MigrateError::Connect { source }) }).await
+}
+
+async fn way_to_primary(url: &str) -> Result<PgConnectOptions, MigrateError> {
+    let target = Target::parse(url, CONNECT_WAIT_MAX, CONNECT_WAIT_MAX);
+    let target = target.map_err(|source| MigrateError::Url { source })?;
+    let server = Finder::new(target, CONNECT_WAIT_MAX).server().await;
+    let server = server.map_err(|error| MigrateError::NoPrimary { reason: error.to_string() })?;
+    Ok(server.way.plain.clone().application_name("headwater migrate"))
+}
+
+async fn in_time<T>(connecting: impl Future<Output = Result<T, MigrateError>>) -> Result<T, MigrateError> {
+    match tokio::time::timeout(CONNECT_WAIT_MAX, connecting).await {
+        Ok(connected) => connected,
         Err(_) => Err(MigrateError::ConnectTimeout { waited: CONNECT_WAIT_MAX }),
     }
 }

@@ -1,22 +1,23 @@
 //! The only room with SQL and database drivers.
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
-use sqlx::postgres::PgConnectOptions;
+use tokio::sync::watch;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub mod aggregated_streams;
 pub mod api_keys;
 pub mod append;
+pub mod backup;
 pub mod conditions;
 pub mod erasures;
 mod error;
+mod finder;
 pub mod gap_rule;
 pub mod history;
 pub mod import;
+pub mod inspection;
 pub mod keyed_streams;
 pub mod latest;
 pub mod listen;
@@ -24,13 +25,17 @@ pub mod migrate;
 mod outcome;
 mod plain;
 mod pool;
+mod pooler;
 pub mod projector;
 pub mod read;
+pub mod replica;
 pub mod reports;
 pub mod retention;
 mod session;
 pub mod settled;
+pub mod storage;
 pub mod subscriptions;
+mod target;
 mod timestamp;
 mod tls;
 pub mod trim;
@@ -38,15 +43,21 @@ pub mod written_behind;
 
 pub use error::StoreError;
 pub(crate) use error::source_text;
+use finder::Finder;
+pub use finder::{Found, Server};
 use pool::Pool;
 pub use pool::PoolUse;
+pub use pooler::PoolerError;
 pub use session::Session;
+use target::Target;
 
 /// How to reach the database.
 #[derive(Debug, Clone)]
 pub struct DatabaseSettings {
     /// As libpq reads it; several hosts may be named.
     pub url: String,
+    /// A pooler before the same database, for whatever needs no session.
+    pub pooler_url: Option<String>,
     /// The most connections in the pool.
     pub connections_max: usize,
     /// The longest that connecting, or waiting for a free connection, may take.
@@ -62,15 +73,14 @@ const APPLICATION_NAME: &str = "headwater";
 #[derive(Clone)]
 pub struct Database {
     pool: Arc<Pool>,
-    plain_options: Arc<PgConnectOptions>,
-    config: Arc<tokio_postgres::Config>,
-    tls: MakeRustlsConnect,
+    finder: Arc<Finder>,
+    pooler: Option<Arc<Finder>>,
     settings: Arc<DatabaseSettings>,
 }
 
-/// Reads of the log: pages, single messages and positions.
+/// Reads of the log: pages, single messages and positions. Pages are read on the session, if there is one.
 #[derive(Clone, Copy)]
-pub struct Messages<'a>(&'a Database);
+pub struct Messages<'a>(&'a Database, Option<&'a Session>);
 
 /// Reports on what is in the store: names and counts.
 #[derive(Clone, Copy)]
@@ -96,37 +106,49 @@ pub enum OpenError {
 impl Database {
     /// Reads the URL and sets up the pool; connects nowhere yet.
     pub fn open(settings: DatabaseSettings) -> Result<Self, OpenError> {
-        let (url, tls) = tls::connector(&settings.url)?;
-        let mut config = tokio_postgres::Config::from_str(&url).map_err(|error| OpenError::Url(source_text(&error)))?;
-        config.connect_timeout(settings.connect_timeout);
-        config.tcp_user_timeout(settings.silence_timeout);
-        config.keepalives_idle(settings.silence_timeout);
-        config.keepalives_interval(Duration::from_secs(1));
-        config.keepalives_retries(3);
-        if config.get_application_name().is_none() {
-            config.application_name(APPLICATION_NAME);
-        }
-        let plain_options = PgConnectOptions::from_str(&settings.url)
-            .map_err(|error| OpenError::Url(error.to_string()))?
-            .application_name(config.get_application_name().unwrap_or(APPLICATION_NAME))
-            .disable_statement_logging();
+        let target = Target::parse(&settings.url, settings.connect_timeout, settings.silence_timeout)?;
+        let finder = Finder::new(target, settings.connect_timeout);
+        let pooler = settings.pooler_url.as_deref().map(|url| -> Result<_, OpenError> {
+            let target = Target::parse(url, settings.connect_timeout, settings.silence_timeout)?;
+            Ok(Arc::new(Finder::new(target, settings.connect_timeout)))
+        });
         Ok(Self {
             pool: Pool::new(settings.connections_max.max(1)),
-            plain_options: Arc::new(plain_options),
-            config: Arc::new(config),
-            tls,
+            finder: Arc::new(finder),
+            pooler: pooler.transpose()?,
             settings: Arc::new(settings),
         })
     }
 
-    async fn connect(&self) -> Result<(tokio_postgres::Client, Connection), StoreError> {
-        let connecting = self.config.connect(self.tls.clone());
-        match tokio::time::timeout(self.settings.connect_timeout, connecting).await {
-            Ok(Ok(pair)) => Ok(pair),
+    /// Looks whether another server is the primary by now. If so, all connections to the one before end.
+    pub async fn look_for_primary(&self) -> Result<Found, StoreError> {
+        self.finder.look().await
+    }
+
+    /// The server in use; changes when another one has become the primary.
+    pub fn primary(&self) -> watch::Receiver<Option<Arc<Server>>> {
+        self.finder.changes()
+    }
+
+    /// Where connections lead that need no session.
+    fn pooler(&self) -> &Finder {
+        self.pooler.as_ref().unwrap_or(&self.finder)
+    }
+
+    async fn connect_by(
+        &self,
+        finder: &Finder,
+    ) -> Result<(tokio_postgres::Client, Connection, Arc<Server>), StoreError> {
+        let server = finder.server().await?;
+        let connecting = server.way.config.connect(finder.tls());
+        let failed = match tokio::time::timeout(self.settings.connect_timeout, connecting).await {
+            Ok(Ok((client, connection))) => return Ok((client, connection, server)),
             // Whatever the server says to new connections: it serves none.
-            Ok(Err(error)) => Err(StoreError::Unavailable(source_text(&error))),
-            Err(_) => Err(StoreError::too_slow("connecting")),
-        }
+            Ok(Err(error)) => StoreError::Unavailable(source_text(&error)),
+            Err(_) => StoreError::too_slow("connecting"),
+        };
+        server.doubt();
+        Err(failed)
     }
 
     /// Bounds the first statements of a session: a server may take a connection and then never answer.
@@ -142,11 +164,13 @@ impl Database {
 
     /// Closes idle connections and does not use busy ones again: they lead to a server that is no primary any more, or gone.
     pub fn forget_connections(&self) {
+        self.finder.doubt();
+        self.pooler().doubt();
         self.pool.forget();
     }
 
     pub fn messages(&self) -> Messages<'_> {
-        Messages(self)
+        Messages(self, None)
     }
 
     pub fn reports(&self) -> Reports<'_> {

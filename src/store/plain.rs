@@ -1,6 +1,8 @@
 //! Plain statements: queries of sqlx that are checked when this is compiled, as in `query!(…).fetch_one(database)`.
 
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
@@ -16,7 +18,7 @@ use sqlx::{Connection, Decode, Describe, Either, Encode, Error, Execute, Executo
 use tokio_postgres::types::Type;
 
 use super::session::{CANCEL_AGAIN, CANCEL_TIMEOUT};
-use super::{Database, SESSION_SETTINGS, StoreError, source_text};
+use super::{Database, SESSION_SETTINGS, Server, StoreError, pooler, source_text};
 use crate::domain::time::Timestamp;
 
 /// A connection that was idle for this long is checked before it is lent: sqlx notices its end only when it is used.
@@ -25,28 +27,40 @@ const IDLE_TRUSTED: Duration = Duration::from_millis(500);
 /// A connection of sqlx. The task that waits for a statement drives the connection.
 pub(super) struct Plain {
     pub connection: PgConnection,
-    pid: i32,
+    /// The process that executes its statements; through a pooler, 0 while it executes none.
+    pid: AtomicI32,
+    is_pooled: bool,
+    server: Arc<Server>,
     idle_since: Instant,
 }
 
 impl Plain {
     pub async fn open(database: &Database) -> Result<Self, StoreError> {
+        let (server, is_pooled) = (database.pooler().server().await?, database.pooler.is_some());
         let opening = async {
-            let connecting = PgConnection::connect_with(&database.plain_options).await;
+            let connecting = PgConnection::connect_with(&server.way.plain).await;
             // Whatever the server says to new connections: it serves none.
             let mut connection = connecting.map_err(|error| StoreError::Unavailable(source_text(&error)))?;
-            sqlx::raw_sql(SESSION_SETTINGS).execute(&mut connection).await?;
-            let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
-            Ok(Self { connection, pid, idle_since: Instant::now() })
+            let mut pid = 0;
+            if !is_pooled {
+                sqlx::raw_sql(SESSION_SETTINGS).execute(&mut connection).await?;
+                pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
+            }
+            let (pid, server) = (AtomicI32::new(pid), server.clone());
+            Ok(Self { connection, pid, is_pooled, server, idle_since: Instant::now() })
         };
-        match tokio::time::timeout(database.settings().connect_timeout, opening).await {
+        let opened = match tokio::time::timeout(database.settings().connect_timeout, opening).await {
             Ok(opened) => opened,
             Err(_) => Err(StoreError::too_slow("connecting")),
-        }
+        };
+        opened.inspect_err(|_| server.doubt())
     }
 
     /// Whether the connection can be lent: it was in use a moment ago, or answers.
     pub async fn is_alive(&mut self, within: Duration) -> bool {
+        if self.server.is_left() {
+            return false;
+        }
         let is_fresh = self.idle_since.elapsed() < IDLE_TRUSTED;
         is_fresh || matches!(tokio::time::timeout(within, self.connection.ping()).await, Ok(Ok(())))
     }
@@ -59,12 +73,15 @@ impl Plain {
     /// hit its next statement.
     pub async fn cancel(mut self, database: &Database) {
         let ending = async {
-            let Ok(other) = database.control().await else { return };
+            let (pid, Ok(other)) = (self.pid.load(Ordering::SeqCst), database.control().await) else { return };
+            if pid == 0 {
+                return;
+            }
             // The ping is answered once the statement before it has ended.
             let mut ended = pin!(self.connection.ping());
             loop {
                 // PostgreSQL forgets a cancellation that comes before the statement has begun.
-                let _ = other.query_typed("SELECT pg_cancel_backend($1)", &[(&self.pid, Type::INT4)]).await;
+                let _ = other.query_typed("SELECT pg_cancel_backend($1)", &[(&pid, Type::INT4)]).await;
                 if tokio::time::timeout(CANCEL_AGAIN, ended.as_mut()).await.is_ok() {
                     return;
                 }
@@ -73,22 +90,33 @@ impl Plain {
         let _ = tokio::time::timeout(CANCEL_TIMEOUT, ending).await;
     }
 
+    /// The server that it leads to.
+    pub fn leads_to(&self) -> &Server {
+        &self.server
+    }
+
     /// Executes something. sqlx has no time limit for a silent peer, so after a while another session asks PostgreSQL
     /// whether the statement is still being executed.
     async fn watched<'a, T>(
         &'a mut self,
         database: &Database,
-        work: impl FnOnce(&'a mut PgConnection) -> BoxFuture<'a, Result<T, Error>>,
+        work: impl FnOnce(&'a mut PgConnection, &'a AtomicI32) -> BoxFuture<'a, Result<T, Error>>,
     ) -> Result<T, Error> {
         let silence_timeout = database.settings().silence_timeout;
-        let mut working = work(&mut self.connection);
+        let mut working = work(&mut self.connection, &self.pid);
         let mut is_over = false;
         loop {
-            match tokio::time::timeout(silence_timeout, &mut working).await {
+            let waiting = tokio::time::timeout(silence_timeout, &mut working);
+            let waited = tokio::select! {
+                biased;
+                waited = waiting => waited,
+                () = self.server.left() => return Err(Error::Configuration(Server::left_error().into())),
+            };
+            match waited {
                 Ok(outcome) => return outcome,
                 // The answer has had time to arrive.
                 Err(_) if is_over => return Err(Error::Io(std::io::ErrorKind::TimedOut.into())),
-                Err(_) => is_over = !is_at_work(database, self.pid).await,
+                Err(_) => is_over = !is_at_work(database, self.pid.load(Ordering::SeqCst)).await,
             }
         }
     }
@@ -103,13 +131,18 @@ async fn is_at_work(database: &Database, pid: i32) -> bool {
     found.is_ok_and(|rows| !rows.is_empty())
 }
 
-type Rows = Vec<Either<PgQueryResult, PgRow>>;
+pub(super) type Rows = Vec<Either<PgQueryResult, PgRow>>;
 
 impl Database {
     async fn rows<'q, E: Execute<'q, Postgres> + 'q>(&self, query: E) -> Result<Rows, Error> {
         let mut lent = self.lend_plain().await?;
-        let outcome =
-            lent.plain()?.watched(self, |connection| connection.fetch_many(query).try_collect().boxed()).await;
+        let plain = lent.plain()?;
+        let is_pooled = plain.is_pooled;
+        let working = plain.watched(self, |connection, pid| match is_pooled {
+            true => pooler::in_transaction(connection, query, pid),
+            false => connection.fetch_many(query).try_collect().boxed(),
+        });
+        let outcome = working.await;
         lent.done(outcome)
     }
 }
@@ -142,7 +175,7 @@ impl<'c> Executor<'c> for &'c Database {
     {
         async move {
             let mut lent = self.lend_plain().await?;
-            let outcome = lent.plain()?.watched(self, |connection| connection.prepare_with(sql, types)).await;
+            let outcome = lent.plain()?.watched(self, |connection, _| connection.prepare_with(sql, types)).await;
             lent.done(outcome)
         }
         .boxed()
@@ -154,7 +187,7 @@ impl<'c> Executor<'c> for &'c Database {
     {
         async move {
             let mut lent = self.lend_plain().await?;
-            let outcome = lent.plain()?.watched(self, |connection| connection.describe(sql)).await;
+            let outcome = lent.plain()?.watched(self, |connection, _| connection.describe(sql)).await;
             lent.done(outcome)
         }
         .boxed()

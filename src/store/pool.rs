@@ -31,12 +31,14 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct Idle {
     sessions: Vec<Arc<Session>>,
+    /// Those that lead to a pooler.
+    pooled: Vec<Arc<Session>>,
     plain: Vec<Plain>,
 }
 
 impl Idle {
     fn len(&self) -> usize {
-        self.sessions.len() + self.plain.len()
+        self.sessions.len() + self.pooled.len() + self.plain.len()
     }
 }
 
@@ -65,6 +67,17 @@ impl Place {
         runtime.spawn(async move {
             ending.await;
             drop(self);
+        });
+    }
+
+    /// Ends the transaction of a session that leads to a pooler, before that is put back.
+    fn end_transaction(self, session: Arc<Session>) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let ended = tokio::time::timeout(CONTROL_LIMIT.0, session.end_transaction()).await;
+            if matches!(ended, Ok(Ok(()))) {
+                self.rest(|idle| idle.pooled.push(session));
+            }
         });
     }
 
@@ -146,9 +159,25 @@ impl Database {
     pub async fn client(&self) -> Result<Lent, StoreError> {
         let place = self.place().await?;
         let take = |idle: &mut Idle| std::iter::from_fn(|| idle.sessions.pop()).find(|session| !session.is_closed());
-        let session = match self.pool.take(take, |idle| drop(idle.plain.pop())) {
+        let make_room = |idle: &mut Idle| drop((idle.plain.pop().is_none()).then(|| idle.pooled.pop()));
+        let session = match self.pool.take(take, make_room) {
             Some(session) => session,
             None => Arc::new(Session::open(self, None).await?),
+        };
+        Ok(Lent { session, place: Some(place) })
+    }
+
+    /// A session for one statement that only reads, through the pooler if there is one.
+    pub async fn reader(&self) -> Result<Lent, StoreError> {
+        if self.pooler.is_none() {
+            return self.client().await;
+        }
+        let place = self.place().await?;
+        let take = |idle: &mut Idle| std::iter::from_fn(|| idle.pooled.pop()).find(|session| !session.is_closed());
+        let make_room = |idle: &mut Idle| drop((idle.plain.pop().is_none()).then(|| idle.sessions.pop()));
+        let session = match self.pool.take(take, make_room) {
+            Some(session) => session,
+            None => Arc::new(Session::open_pooled(self).await?),
         };
         Ok(Lent { session, place: Some(place) })
     }
@@ -158,7 +187,8 @@ impl Database {
         let lending = async {
             let place = self.place().await?;
             let plain = loop {
-                match self.pool.take(|idle| idle.plain.pop(), |idle| drop(idle.sessions.pop())) {
+                let make_room = |idle: &mut Idle| drop(idle.sessions.pop().or_else(|| idle.pooled.pop()));
+                match self.pool.take(|idle| idle.plain.pop(), make_room) {
                     None => break Plain::open(self).await?,
                     Some(mut plain) => {
                         if plain.is_alive(self.settings().connect_timeout).await {
@@ -213,11 +243,21 @@ impl Drop for Lent {
     fn drop(&mut self) {
         let Some(place) = self.place.take() else { return };
         let session = self.session.clone();
+        if session.leads_to().is_doubted() {
+            // The others led to the same server.
+            place.database.pool.forget();
+        }
         if session.is_closed() {
             return;
         }
         if session.is_busy() {
             return place.keep_while(async move { session.cancel().await });
+        }
+        if session.is_in_transaction() {
+            return place.end_transaction(session);
+        }
+        if session.is_pooled() {
+            return place.rest(|idle| idle.pooled.push(session));
         }
         place.rest(|idle| idle.sessions.push(session));
     }
@@ -230,18 +270,24 @@ impl LentPlain {
 
     /// Ends the loan with the outcome of the statement. A connection that was lost does not go back.
     pub fn done<T>(mut self, outcome: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        use sqlx::Error::{Database, Io, Protocol, Tls, WorkerCrashed};
-        let is_over = match &outcome {
-            // An operator has ended the session, or the server.
-            Err(Database(answer)) => answer.code().is_some_and(|code| code.starts_with("57P")),
-            Err(Io(_) | Protocol(_) | Tls(_) | WorkerCrashed) => true,
-            _ => false,
+        use sqlx::Error::{Configuration, Database, Io, Protocol, Tls, WorkerCrashed};
+        let (is_over, is_no_primary) = match &outcome {
+            Err(Database(answer)) => {
+                let is_no_primary = answer.code().is_some_and(|code| is_of_no_primary(&code));
+                (is_no_primary, is_no_primary)
+            }
+            Err(Io(_) | Protocol(_) | Tls(_) | WorkerCrashed | Configuration(_)) => (true, false),
+            _ => (false, false),
         };
-        if let (Some(mut plain), Some(place)) = (self.plain.take(), &self.place)
-            && !is_over
-        {
+        let (Some(mut plain), Some(place)) = (self.plain.take(), &self.place) else { return outcome };
+        if is_over {
+            plain.leads_to().doubt();
+        } else {
             plain.rests();
             place.rest(|idle| idle.plain.push(plain));
+        }
+        if is_no_primary {
+            place.database.forget_connections();
         }
         outcome
     }
@@ -253,6 +299,12 @@ impl Drop for LentPlain {
         let database = place.database.clone();
         place.keep_while(async move { plain.cancel(&database).await });
     }
+}
+
+/// Whether an answer says that the server, or the session, was ended or takes no writes any more: other connections lead
+/// to the same server.
+fn is_of_no_primary(code: &str) -> bool {
+    code == "25006" || code.starts_with("57P")
 }
 
 /// Counts a task that waits for a connection, for as long as this exists.

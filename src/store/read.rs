@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::migrate::FUNCTIONS_VERSION;
 use super::{Database, Messages, StoreError};
 use crate::domain::filter::Filter;
 use crate::domain::message::{Message, MessageParts};
@@ -50,7 +51,7 @@ pub struct FollowedPage {
 }
 
 /// What else narrows a category's page, beside the filter.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CategoryOptions {
     /// Only messages whose metadata names a stream of this category in `correlationStreamName`.
     pub correlation: Option<String>,
@@ -111,7 +112,7 @@ impl PageLimit {
 }
 
 impl Page {
-    fn followed(self, limit: PageLimit) -> FollowedPage {
+    pub(super) fn followed(self, limit: PageLimit) -> FollowedPage {
         let is_full = self.is_cut || self.messages.len() as i64 >= limit.messages;
         FollowedPage { messages: self.messages, is_full }
     }
@@ -241,7 +242,7 @@ impl Messages<'_> {
     }
 
     pub async fn by_id(self, id: Uuid) -> Result<Option<Message>, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let sql = format!("SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.id = $1");
         let statement = client.prepare_cached(&sql).await?;
         client.query_opt(&statement, &[&id]).await?.as_ref().map(message_of).transpose()
@@ -359,7 +360,14 @@ impl Messages<'_> {
         bytes_max: usize,
         own: &[&(dyn ToSql + Sync)],
     ) -> Result<Page, StoreError> {
-        let client = self.0.client().await?;
+        let lent;
+        let client = match self.1 {
+            Some(session) => session,
+            None => {
+                lent = self.0.reader().await?;
+                &*lent
+            }
+        };
         let statement = client.prepare_cached(sql).await?;
         let types = (!filter.types.is_empty()).then_some(&*filter.types);
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&types, &filter.from_time, &filter.to_time];
@@ -394,14 +402,20 @@ impl Span {
 }
 
 impl Database {
-    /// Whether the database can be reached, is a primary, and has the service's functions.
+    /// Whether the database can be reached, is a primary, and has functions that serve this version.
     pub async fn has_schema(&self) -> Result<bool, StoreError> {
         let has_schema = sqlx::query_scalar!(
             r#"SELECT to_regproc('headwater.append_batch') IS NOT NULL AND NOT pg_is_in_recovery()
                AND has_table_privilege('message_store.messages', 'SELECT')
-               AND has_table_privilege('message_store.messages', 'INSERT') AS "has_schema!""#
+               AND has_table_privilege('message_store.messages', 'INSERT')
+               AND NOT EXISTS (SELECT FROM headwater.installation AS i WHERE i.functions_serve_from > $1) AS "has_schema!""#,
+            FUNCTIONS_VERSION
         );
-        Ok(has_schema.fetch_one(self).await?)
+        match has_schema.fetch_one(self).await.map_err(StoreError::from) {
+            // The database was reached, and has no schema that could be asked.
+            Err(StoreError::Refused { .. }) => Ok(false),
+            answer => answer,
+        }
     }
 }
 

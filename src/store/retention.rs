@@ -65,7 +65,7 @@ impl Database {
         only: Option<&str>,
         limit: i64,
     ) -> Result<Vec<StoredRetention>, StoreError> {
-        let client = self.client().await?;
+        let client = self.reader().await?;
         let sql = format!(
             "SELECT {COLUMNS} FROM headwater.retentions AS r WHERE r.category > $1 \
              AND ($2::text IS NULL OR r.category = $2) ORDER BY r.category LIMIT $3"

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -14,7 +14,8 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, RowStream, Statement, ToStatement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::{Connection, Database, SESSION_SETTINGS, StoreError};
+use super::finder::Finder;
+use super::{Connection, Database, SESSION_SETTINGS, Server, StoreError, pooler};
 
 /// The longest that ending a statement may take; after that its connection is closed although the statement goes on.
 pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,6 +32,10 @@ pub struct Session {
     /// `None` if the task that waits for the session drives its connection.
     driver: Option<AbortHandle>,
     tls: MakeRustlsConnect,
+    server: Arc<Server>,
+    /// It leads to a pooler, and is in a transaction while it is lent.
+    is_pooled: bool,
+    is_in_transaction: AtomicBool,
     /// Whether a statement was sent whose end has not been seen.
     is_busy: AtomicBool,
 }
@@ -95,9 +100,46 @@ impl Session {
         D: Future<Output = ()> + Send + 'static,
     {
         let (mut session, connection) = Self::connect(database, limit).await?;
-        session.driver = Some(tokio::spawn(driver(connection)).abort_handle());
+        session.drive(driver(connection));
         database.in_time(session.client.batch_execute(SESSION_SETTINGS)).await?;
         Ok(session)
+    }
+
+    /// Connects to the pooler, if there is one.
+    pub(super) async fn open_pooled(database: &Database) -> Result<Self, StoreError> {
+        let Some(pooler) = &database.pooler else { return Self::open(database, None).await };
+        let (mut session, connection) = Self::connect_by(database, pooler, None).await?;
+        session.is_pooled = true;
+        session.drive(async move { drop(connection.await) });
+        Ok(session)
+    }
+
+    /// Has a task drive the connection, until another server is the primary.
+    fn drive(&mut self, driving: impl Future<Output = ()> + Send + 'static) {
+        let server = self.server.clone();
+        let driving = async move {
+            tokio::select! {
+                () = driving => {}
+                () = server.left() => {}
+            }
+        };
+        self.driver = Some(tokio::spawn(driving).abort_handle());
+    }
+
+    pub(super) fn is_pooled(&self) -> bool {
+        self.is_pooled
+    }
+
+    /// Whether it is lent in a transaction that has to be ended.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.is_in_transaction.load(Ordering::Relaxed)
+    }
+
+    /// Ends the transaction of a loan, which has only read.
+    pub(super) async fn end_transaction(&self) -> Result<(), StoreError> {
+        self.batch(pooler::END).await?;
+        self.is_in_transaction.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Connects without a task: the task that waits for the session has to poll the connection, which saves two wake-ups
@@ -126,21 +168,37 @@ impl Session {
         database: &Database,
         limit: Option<(Duration, &'static str)>,
     ) -> Result<(Self, Pin<Box<Connection>>), StoreError> {
-        let (client, connection) = database.connect().await?;
+        Self::connect_by(database, &database.finder, limit).await
+    }
+
+    async fn connect_by(
+        database: &Database,
+        finder: &Finder,
+        limit: Option<(Duration, &'static str)>,
+    ) -> Result<(Self, Pin<Box<Connection>>), StoreError> {
+        let (client, connection, server) = database.connect_by(finder).await?;
         let session = Self {
             client,
             statements: Mutex::default(),
             limit,
             driver: None,
-            tls: database.tls.clone(),
+            tls: finder.tls(),
+            server,
+            is_pooled: false,
+            is_in_transaction: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
         };
         Ok((session, Box::pin(connection)))
     }
 
-    /// Whether the connection has ended, as far as it has been driven.
+    /// Whether the connection has ended, as far as it has been driven, or leads to a server that is no primary any more.
     pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.client.is_closed() || self.server.is_left()
+    }
+
+    /// The server that it leads to.
+    pub(super) fn leads_to(&self) -> Arc<Server> {
+        self.server.clone()
     }
 
     /// Whether a statement was given up before its end was seen.
@@ -149,6 +207,13 @@ impl Session {
     }
 
     pub async fn prepare_cached(&self, sql: &str) -> Result<Statement, StoreError> {
+        if self.is_pooled {
+            if !self.is_in_transaction() {
+                self.is_in_transaction.store(true, Ordering::Relaxed);
+                self.batch(pooler::BEGIN).await?;
+            }
+            return self.while_busy(self.client.prepare(sql)).await;
+        }
         let prepared = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
         if let Some(statement) = prepared {
             return Ok(statement);
@@ -312,7 +377,13 @@ impl Session {
             },
         };
         self.is_done();
-        Ok(result?)
+        result.map_err(|error| {
+            let error = StoreError::from(error);
+            if error.is_unavailable() {
+                self.server.doubt();
+            }
+            error
+        })
     }
 
     fn is_done(&self) {

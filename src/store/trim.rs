@@ -83,10 +83,19 @@ impl Messages<'_> {
 
     /// The first position of a stream that was not trimmed, 0 if none was.
     pub async fn first_position(self, stream_name: &str) -> Result<i64, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let sql = "SELECT coalesce(max(first_position), 0) FROM headwater.trimmed_streams WHERE stream_name = $1";
         let statement = client.prepare_cached(sql).await?;
         Ok(client.query_one(&statement, &[&stream_name]).await?.try_get(0)?)
+    }
+
+    /// Whether messages were trimmed around a global position, of whatever category.
+    pub async fn is_in_trimmed(self, global_position: i64) -> Result<bool, StoreError> {
+        let client = self.0.reader().await?;
+        let sql = "SELECT EXISTS (SELECT FROM headwater.trimmed_ranges AS t \
+            WHERE $1 BETWEEN t.first_global_position AND t.last_global_position)";
+        let statement = client.prepare_cached(sql).await?;
+        Ok(client.query_one(&statement, &[&global_position]).await?.try_get(0)?)
     }
 
     /// What was trimmed of a source between two global positions, exclusive and inclusive. Of a category there is one count
@@ -113,7 +122,7 @@ impl Messages<'_> {
         if categories.is_none() {
             streams.clear();
         }
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let sql = "SELECT message_count, first_position FROM headwater.trimmed_between($1, $2, $3, $4)";
         let statement = client.prepare_cached(sql).await?;
         let row = client.query_one(&statement, &[&categories, &streams, &after, &up_to]).await?;
@@ -131,7 +140,7 @@ impl AggregatedStreams<'_> {
         after: i64,
         up_to: i64,
     ) -> Result<Option<Trimmed>, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let partitions: Option<Vec<i32>> = match part {
             Part::All => None,
             Part::Partitions(partitions) => Some(partitions.to_vec()),
@@ -153,7 +162,7 @@ impl AggregatedStreams<'_> {
 impl Subscriptions<'_> {
     /// How many messages were trimmed although the subscription had not acked them.
     pub async fn trimmed(self, subscription: i64) -> Result<i64, StoreError> {
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let sql = "SELECT coalesce(max(trimmed), 0) FROM headwater.subscriptions WHERE id = $1";
         let statement = client.prepare_cached(sql).await?;
         Ok(client.query_one(&statement, &[&subscription]).await?.try_get(0)?)

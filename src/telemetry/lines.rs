@@ -30,6 +30,21 @@ pub(super) fn log(observation: &Observation) {
         Observation::JwksFailed { error, is_news: true } => {
             tracing::warn!(%error, "the keys of the JWKS URL cannot be fetched; those that are known go on");
         }
+        Observation::PrimaryChanged { name } => tracing::warn!(name, "another server is the primary from now on"),
+        Observation::OtherPrimary { used, other: Some(other) } => tracing::error!(
+            used,
+            other,
+            "another server takes writes too: what is written there is lost to this log. Stop it"
+        ),
+        Observation::OtherPrimary { used, other: None } => {
+            tracing::info!(used, "no other server takes writes any more");
+        }
+        Observation::ReplicaSeen { name, used: true, reason, is_news: true, .. } => {
+            tracing::info!(name, reason, "a replica is read from");
+        }
+        Observation::ReplicaSeen { name, used: false, reason, is_news: true, .. } => {
+            tracing::warn!(name, reason, "a replica is not read from: the primary is, in its place");
+        }
         Observation::ListenerUp => tracing::debug!("listening for signals"),
         Observation::ListenerDown { error } => tracing::warn!(%error, "the listening connection was lost"),
         Observation::TailReads { reads: false } => {
@@ -83,13 +98,13 @@ pub(super) fn log(observation: &Observation) {
             tracing::warn!(%name, %reason, "an aggregated stream has stopped at a message that it cannot place");
         }
         Observation::SubscriptionStopped { subscription, reason } => {
-            tracing::warn!(subscription, %reason, "a subscription has stopped");
+            tracing::warn!(%subscription, %reason, "a subscription has stopped");
         }
         Observation::DeliveriesTakenBack { subscription, consumer } => {
-            tracing::info!(subscription, %consumer, "the database's answer was lost; what it may have delivered comes again");
+            tracing::info!(%subscription, %consumer, "the database's answer was lost; what it may have delivered comes again");
         }
         Observation::LeaseExpired { subscription, consumer } => {
-            tracing::info!(subscription, %consumer, "a consumer's lease ran out; what it had goes to the others");
+            tracing::info!(%subscription, %consumer, "a consumer's lease ran out; what it had goes to the others");
         }
         Observation::HistoryChanged { reason, is_anew, settled, head } => tracing::warn!(
             reason,

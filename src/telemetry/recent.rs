@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::domain::observation::Observation;
+
 /// How long the same line is not logged again.
 const REPEAT_AFTER: Duration = Duration::from_secs(10);
 /// How many lines are remembered.
@@ -14,6 +16,18 @@ const REMEMBERED_MAX: usize = 64;
 pub struct RecentLines(Mutex<VecDeque<(String, Instant)>>);
 
 impl RecentLines {
+    /// Whether to log an observation: if many fail together for one reason, one line is enough.
+    pub fn is_worth_a_line(&self, observation: &Observation) -> bool {
+        match observation {
+            Observation::StoreFailed { by, error, is_news: true, .. } => self.is_news(format!("{by}: {error}")),
+            Observation::DatabaseFound { by } => self.is_news(format!("{by}: found")),
+            // Whatever the address: there may be thousands.
+            Observation::ConnectionRefused { setting, .. } => self.is_news((*setting).to_owned()),
+            Observation::BodyRefused => self.is_news("bodies".to_owned()),
+            _ => true,
+        }
+    }
+
     /// Whether a line was not logged lately; notes that it is now.
     pub fn is_news(&self, line: String) -> bool {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,7 +67,12 @@ mod tests {
         let observer = Observer::new();
         let is_said = |by: &str, error: &str| {
             let (by, error) = (by.to_owned(), error.to_owned());
-            observer.is_worth_a_line(&Observation::StoreFailed { by, kind: FailureKind::Outage, error, is_news: true })
+            observer.inner.recent.is_worth_a_line(&Observation::StoreFailed {
+                by,
+                kind: FailureKind::Outage,
+                error,
+                is_news: true,
+            })
         };
         assert!(is_said("followers", "away"));
         assert!(!is_said("followers", "away"));

@@ -8,7 +8,7 @@ use headwater::http::openapi::document;
 use serde_json::{Value, json};
 
 /// What the router has beside the operations of the OpenAPI document.
-const UNDOCUMENTED: [&str; 9] = [
+const UNDOCUMENTED: [&str; 10] = [
     "/v1/aggregated-streams/{name}/keys//messages",
     "/openapi.json",
     "/openapi-3.2.json",
@@ -17,6 +17,7 @@ const UNDOCUMENTED: [&str; 9] = [
     "/docs/{*rest}",
     "/",
     "/console/{*path}",
+    "/headwater.js",
     "/favicon.ico",
 ];
 const WRITE_VARIABLE: &str = "HEADWATER_WRITE_DOCS";

@@ -240,6 +240,7 @@ async fn it_is_noted_when_a_key_was_used() {
     let used = [(id.to_owned(), headwater::domain::time::Timestamp::now())];
     let pool = headwater::store::Database::open(headwater::store::DatabaseSettings {
         url: database.url.clone(),
+        pooler_url: None,
         connections_max: 2,
         connect_timeout: Duration::from_secs(5),
         silence_timeout: Duration::from_secs(5),

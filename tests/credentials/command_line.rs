@@ -106,7 +106,7 @@ fn a_wrong_argument_ends_with_2_and_says_the_rule() {
 async fn a_key_is_made_in_the_embedded_database_running_or_not() {
     let directory = temporary_dir();
     let data = directory.path().join("data");
-    let place = ["--data-dir", data.to_str().unwrap(), "--no-download"];
+    let place = ["--data-dir", data.to_str().unwrap(), "--postgres-download", "never"];
     let (code, before, error) = keys(&place, &["create", "--name", "before", "--scope", "admin"]);
     assert_eq!(code, 0, "{error}");
     let service =

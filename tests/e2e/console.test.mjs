@@ -224,7 +224,7 @@ test('a subscription shows its lag, its consumers, and what is parked', async ()
 
   await page.getByRole('link', { name: 'Consumers' }).click()
   assert.match(await page.locator('tr', { hasText: 'worker-1' }).innerText(), /fetch/)
-  await page.getByRole('link', { name: 'Unacknowledged' }).click()
+  await page.getByRole('link', { name: 'Pending' }).click()
   await page.waitForFunction(() => document.querySelectorAll('.table tbody tr').length === 2)
 
   await page.getByRole('link', { name: 'Parked' }).click()

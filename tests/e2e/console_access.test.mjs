@@ -1,7 +1,7 @@
 // Signing in to the console, and what it shows to whom.
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { heading, rows, startConsole } from './console_page.mjs'
+import { heading, rows, signIn, startConsole } from './console_page.mjs'
 import { makeKey as makeKeyIn } from './service.mjs'
 
 const it = startConsole(() => {}, ['--credentials', 'required'])
@@ -20,11 +20,6 @@ async function send(key, method, path, body) {
 }
 
 const write = (key, stream, type, data = {}) => send(key, 'POST', `/v1/streams/${stream}/messages`, { messages: [{ type, data }] })
-
-async function signIn(page, key) {
-  await page.getByLabel('API key or JWT').fill(key)
-  await page.getByRole('button', { name: 'Sign in' }).click()
-}
 
 const sections = page => page.locator('nav[aria-label=Sections] li').allInnerTexts()
 
@@ -113,6 +108,23 @@ test('a reader of some streams sees those and is offered nothing else', async ()
   await page.goto(`${it.service.url}/#/access`)
   await page.getByText('order*').waitFor()
   assert.equal(await page.getByText('API keys').count(), 0)
+  for (const [route, said] of [
+    ['/streams/order-none', 'No message yet'], ['/aggregated/other', 'Aggregated stream other not found'], ['/health', 'This credential does not show this'],
+  ]) {
+    await page.goto(`${it.service.url}/#${route}`)
+    await page.getByText(said).waitFor()
+    assert.equal(await page.locator('.empty pre').count(), 0, `${route} offers what is refused`)
+  }
+  await close(page)
+})
+
+test('on a phone a reader sees what its credential may do', async () => {
+  const page = await open('/access', { viewport: { width: 390, height: 844 } })
+  await signIn(page, await makeKey('phone', 'read:order*'))
+  const scope = page.locator('dd', { hasText: 'order*' })
+  await scope.waitFor()
+  assert.ok((await scope.boundingBox()).width > 60)
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - innerWidth), 0)
   await close(page)
 })
 

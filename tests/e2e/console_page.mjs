@@ -32,6 +32,12 @@ export function startConsole(fill = () => {}, more = []) {
   /** A page of the console; errors and requests to elsewhere are kept. */
   it.open = async (route, options = {}) => {
     const context = await browser.newContext({ viewport: { width: 1400, height: 900 }, ...options })
+    return openIn(context, route)
+  }
+  /** Another tab of the browser that a page is in. */
+  it.openBeside = (page, route) => openIn(page.context(), route)
+
+  async function openIn(context, route) {
     const page = await context.newPage()
     page.on('pageerror', error => problems.push(error.message))
     page.on('console', message => {
@@ -65,6 +71,11 @@ export function startConsole(fill = () => {}, more = []) {
     return text && JSON.parse(text)
   }
   return it
+}
+
+export async function signIn(page, key) {
+  await page.getByLabel('API key or JWT').fill(key)
+  await page.getByRole('button', { name: 'Sign in' }).click()
 }
 
 export const heading = (page, text) => page.locator('h1', { hasText: text }).waitFor()

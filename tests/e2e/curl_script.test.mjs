@@ -7,9 +7,11 @@ import { makeKey, startService, temporaryDirectory } from './service.mjs'
 
 for (const isGuarded of [false, true]) test(`append, conflict, aggregate, subscribe, follow${isGuarded ? ' with a key' : ''}`, async context => {
   const directory = await temporaryDirectory()
-  context.after(directory.remove)
   const service = await startService(directory.path, undefined, isGuarded ? ['--credentials', 'required'] : [])
-  context.after(() => service.stop())
+  context.after(async () => {
+    await service.stop()
+    await directory.remove()
+  })
   const key = isGuarded ? await makeKey(directory.path, 'curl', 'read:order*', 'append:order-*', 'subscribe:*') : ''
   const script = await readFile(new URL('../../examples/curl.sh', import.meta.url), 'utf8')
   const [head, ...lines] = script.split(/^(?=curl )/m)

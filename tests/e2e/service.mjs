@@ -1,4 +1,5 @@
 // The service and a browser, for tests: both are processes of their own, ended by their id.
+import assert from 'node:assert/strict'
 import { execFile, spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -81,4 +82,16 @@ export async function appendMany(url, stream, messages, key) {
   })
   if (response.status !== 201) throw new Error(`${response.status}: ${await response.text()}`)
   return response.json()
+}
+
+/** Waits until a service has so many event streams open. */
+export async function connections(url, count, key) {
+  const end = Date.now() + 20_000
+  for (;;) {
+    const answer = await fetch(`${url}/metrics`, { headers: key ? { authorization: `Bearer ${key}` } : {} })
+    const found = Number(/^headwater_followers (\d+)/m.exec(await answer.text())?.[1])
+    if (found === count) return
+    assert.ok(Date.now() < end, `${found} connections, not ${count}`)
+    await new Promise(resolve => setTimeout(resolve, 50))
+  }
 }

@@ -2,11 +2,14 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import { copyFile } from 'node:fs/promises'
 import { createInterface } from 'node:readline'
 import { after, before, test } from 'node:test'
 import { append as appendWith, makeKey, startService, temporaryDirectory } from './service.mjs'
 
-const PROGRAM = new URL('../../examples/worker.ts', import.meta.url).pathname
+// The example, beside the client that tests/clients/run has installed.
+const FOLDER = new URL('../../target/clients/headwater-typescript/used/', import.meta.url)
+const PROGRAM = new URL('worker.ts', FOLDER).pathname
 // Node.js runs TypeScript as it is from 22.18 on; tests/clients/run brings such a one along.
 const PINNED = new URL('../../target/clients/typescript/node_modules/.bin/node', import.meta.url).pathname
 const NODE = existsSync(PINNED) ? PINNED : process.execPath
@@ -14,6 +17,8 @@ const NODE = existsSync(PINNED) ? PINNED : process.execPath
 let directory, service, workers, admin, key
 
 before(async () => {
+  assert.ok(existsSync(FOLDER), 'the client is not installed: tests/clients/run typescript_package')
+  await copyFile(new URL('../../examples/worker.ts', import.meta.url), PROGRAM)
   directory = await temporaryDirectory()
   service = await startService(directory.path, undefined, ['--credentials', 'required'])
   admin = await makeKey(directory.path, 'test', 'admin')
@@ -84,7 +89,10 @@ test('each order gets one invoice, poison is put aside, and what a worker leaves
   // Shipped without having been placed: no attempt will ever make an invoice of it.
   await append('order-poison', 'OrderShipped', {})
   await Promise.any([one.says('park: order-poison'), two.says('park: order-poison')])
-  const aside = await get('/v1/subscriptions/invoices/parked')
+  // The worker says so before it is done.
+  let aside
+  do aside = await get('/v1/subscriptions/invoices/parked')
+  while (!aside.parked.length)
   assert.deepEqual(aside.parked.map(one => one.message.stream_name), ['order-poison'])
 
   await one.end('SIGKILL')

@@ -3,27 +3,34 @@
 use super::sources;
 
 /// Each room with the rooms of this crate that it may use beside itself.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("domain", &[]),
+    // What the program was built from.
+    ("build_info", &[]),
     ("store", &["domain"]),
     // What happens is recorded where it happens, and agents are started by the life cycle.
     ("service", &["domain", "store", "lifecycle", "telemetry"]),
-    ("http", &["domain", "service", "telemetry"]),
+    ("http", &["build_info", "domain", "service", "telemetry"]),
     ("lifecycle", &[]),
     // It shows the use of the pools, whose type the store owns.
     ("telemetry", &["domain", "store"]),
-    ("config", &["domain", "telemetry"]),
+    ("config", &["build_info", "domain", "telemetry"]),
     ("embedded_postgres", &[]),
     // What puts the house together knows every room.
-    ("app", &["config", "domain", "embedded_postgres", "http", "lifecycle", "service", "store", "telemetry"]),
+    ("app", &["backup", "config", "domain", "embedded_postgres", "http", "lifecycle", "service", "store", "telemetry"]),
     ("transfer", &["app", "config", "domain", "lifecycle", "service", "store", "telemetry"]),
-    ("program", &["app", "config", "domain", "http", "service", "store", "telemetry", "transfer"]),
+    ("backup", &["app", "config", "domain", "embedded_postgres", "lifecycle", "store", "telemetry"]),
+    ("doctor", &["app", "build_info", "config", "domain", "store"]),
+    ("program", &["app", "backup", "config", "doctor", "domain", "http", "service", "store", "telemetry", "transfer"]),
     ("main", &["program"]),
     (
         "lib",
         &[
             "app",
+            "backup",
+            "build_info",
             "config",
+            "doctor",
             "domain",
             "embedded_postgres",
             "http",

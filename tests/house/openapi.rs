@@ -11,7 +11,7 @@ use super::assert_generated;
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Every route there is under the contract; a new one is added here by hand.
-const ROUTES: [(&str, &str, &str); 64] = [
+const ROUTES: [(&str, &str, &str); 69] = [
     ("get", "/v1/streams/{stream_name}/messages", "readStream"),
     ("post", "/v1/streams/{stream_name}/messages", "appendMessages"),
     ("post", "/v1/appends", "appendToStreams"),
@@ -28,6 +28,7 @@ const ROUTES: [(&str, &str, &str); 64] = [
     ("get", "/v1/retentions", "listRetentions"),
     ("get", "/v1/streams/{stream_name}/events", "followStream"),
     ("get", "/v1/caller", "readCaller"),
+    ("get", "/v1/settings", "readSettings"),
     ("get", "/v1/categories/{category}/events", "followCategory"),
     ("get", "/v1/all/events", "followAll"),
     ("get", "/v1/events", "followSeveral"),
@@ -68,10 +69,14 @@ const ROUTES: [(&str, &str, &str); 64] = [
     ("get", "/v1/reports/categories", "reportCategories"),
     ("get", "/v1/reports/types", "reportTypes"),
     ("get", "/v1/reports/settled", "reportSettled"),
+    ("get", "/v1/reports/storage", "reportStorage"),
+    ("get", "/v1/reports/metrics", "reportMetrics"),
+    ("get", "/v1/reports/event-streams", "reportEventStreams"),
     ("get", "/v1/keys", "listApiKeys"),
     ("post", "/v1/keys", "createApiKey"),
     ("delete", "/v1/keys/{id}", "revokeApiKey"),
     ("post", "/v1/tickets", "createTicket"),
+    ("get", "/version", "readVersion"),
     ("get", "/livez", "isAlive"),
     ("get", "/readyz", "isReady"),
     ("get", "/metrics", "readMetrics"),

@@ -1,7 +1,7 @@
 //! Every setting is a flag, a variable and a key, with help that says its range, and is listed in `docs/SETTINGS.md`.
 
-use clap::{Arg, CommandFactory};
-use headwater::config::Cli;
+use clap::Arg;
+use headwater::config::{Cli, UNGROUPED};
 
 use super::{assert_generated, root};
 
@@ -9,7 +9,7 @@ use super::{assert_generated, root};
 const WRITE_VARIABLE: &str = "HEADWATER_WRITE_DOCS";
 
 fn settings() -> Vec<Arg> {
-    let command = Cli::command();
+    let command = Cli::grouped();
     command.get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())).cloned().collect()
 }
 
@@ -17,21 +17,45 @@ fn document() -> String {
     let mut text = String::from(
         "# Settings\n\nEach is a flag, a variable, and a key of the TOML file that `--config` names; in this order of \
          precedence. Durations are\nwritten `500ms`, `30s`, `5m`; sizes are bytes. Without `HEADWATER_DATABASE_URL`, \
-         `DATABASE_URL` is taken.\n\n| flag | variable | key | default | meaning |\n|---|---|---|---|---|\n",
+         `DATABASE_URL` is taken.\n",
     );
-    for arg in settings() {
-        let flag = arg.get_long().unwrap();
-        let value = arg.get_value_names().filter(|_| arg.get_action().takes_values());
-        let value = value.map_or(String::new(), |names| format!(" {}", names[0]));
-        let variable = arg.get_env().unwrap().to_str().unwrap();
-        let key = if flag == "config" { String::new() } else { format!("`{}`", arg.get_id()) };
-        let default =
-            arg.get_default_values().first().and_then(|default| default.to_str()).filter(|_| !value.is_empty());
-        let default = default.map_or(String::new(), |default| format!("`{default}`"));
-        let help = arg.get_help().unwrap().to_string().replace('|', "\\|");
-        text.push_str(&format!("| `--{flag}{value}` | `{variable}` | {key} | {default} | {help} |\n"));
+    let settings = settings();
+    let mut headings: Vec<String> = Vec::new();
+    for arg in &settings {
+        let heading = arg.get_help_heading().expect("a heading").to_owned();
+        if !headings.contains(&heading) {
+            headings.push(heading);
+        }
+    }
+    for heading in headings {
+        text.push_str(&format!(
+            "\n## {heading}\n\n| flag | variable | key | default | meaning |\n|---|---|---|---|---|\n"
+        ));
+        for arg in settings.iter().filter(|arg| arg.get_help_heading() == Some(&heading)) {
+            text.push_str(&row(arg));
+        }
     }
     text
+}
+
+fn row(arg: &Arg) -> String {
+    let flag = arg.get_long().unwrap();
+    let value = arg.get_value_names().filter(|_| arg.get_action().takes_values());
+    let value = value.map_or(String::new(), |names| format!(" {}", names[0]));
+    let variable = arg.get_env().unwrap().to_str().unwrap();
+    let key = if flag == "config" { String::new() } else { format!("`{}`", arg.get_id()) };
+    let default = arg.get_default_values().first().and_then(|default| default.to_str()).filter(|_| !value.is_empty());
+    let default = default.map_or(String::new(), |default| format!("`{default}`"));
+    let help = arg.get_help().unwrap().to_string().replace('|', "\\|");
+    format!("| `--{flag}{value}` | `{variable}` | {key} | {default} | {help} |\n")
+}
+
+#[test]
+fn every_setting_is_in_a_group() {
+    for arg in settings() {
+        let heading = arg.get_help_heading().expect("a heading");
+        assert_ne!(heading, UNGROUPED, "put --{} into a group of config/groups.rs", arg.get_long().unwrap());
+    }
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Managed {
     async fn migrate(&self, schema: &Schema) -> MigrationReport {
         // As a setting of the connection: the server may not let the user log in.
         let separator = if self.database.url.contains('?') { '&' } else { '?' };
-        let url = format!("{}{separator}options[role]={}", self.database.url, self.user);
+        let url = format!("{}{separator}options=-c%20role%3D{}", self.database.url, self.user);
         run_schema(&url, &MigrateOptions::default(), schema).await.expect("the database is migrated")
     }
 

@@ -132,3 +132,42 @@ async fn the_metrics_know_the_lag_of_each_subscription() {
     assert_eq!(app.metric("headwater_subscription_acks_total{outcome=\"acked\"}").await, 1.0);
     app.stop().await;
 }
+
+#[tokio::test]
+async fn consumers_say_how_many_messages_they_have_acked() {
+    let (_database, app) = filled(1, 8).await;
+    let acked = async |sub: &Sub<'_>| {
+        let consumers = sub.get("/consumers").await["consumers"].as_array().unwrap().clone();
+        let counts: Vec<(String, i64)> = consumers
+            .iter()
+            .map(|one| (one["consumer"].as_str().unwrap().to_owned(), one["acked"].as_i64().unwrap()))
+            .collect();
+        assert_eq!(sub.status().await["consumers"][0]["acked"], consumers[0]["acked"]);
+        counts
+    };
+    let of =
+        |counts: &[(&str, i64)]| counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect::<Vec<_>>();
+
+    let sub = Sub::new(&app, "partitioned", json!({ "source": { "stream_name": "a-1" } })).await;
+    let found = sub.fetch_count("w1", 6).await;
+    assert_eq!(acked(&sub).await, of(&[("w1", 0)]));
+    sub.acked("w1", &found[2..3]).await;
+    assert_eq!(acked(&sub).await, of(&[("w1", 3)]), "an ack is for all before it, too");
+    sub.acked("w1", &found[..3]).await;
+    assert_eq!(acked(&sub).await, of(&[("w1", 3)]), "what was acked before is not counted again");
+    sub.acked("w1", &[found[5].clone(), found[3].clone()]).await;
+    assert_eq!(acked(&sub).await, of(&[("w1", 6)]));
+
+    let sub = Sub::new(&app, "competing", json!({ "source": { "category": "a" }, "mode": "competing" })).await;
+    let (one, two) = (sub.fetch_count("w1", 4).await, sub.fetch_count("w2", 4).await);
+    sub.acked("w1", &one[1..3]).await;
+    sub.acked("w2", &two).await;
+    sub.nacked("w1", &one[0], json!({ "action": "park" })).await;
+    sub.ack("w1", &one[1..3]).await;
+    assert_eq!(acked(&sub).await, of(&[("w1", 2), ("w2", 4)]), "neither what was parked nor what is missing");
+
+    let sub = Sub::new(&app, "auto", json!({ "source": { "category": "a" }, "ack": "auto" })).await;
+    sub.fetch_count("w1", 8).await;
+    assert_eq!(acked(&sub).await, of(&[("w1", 8)]));
+    app.stop().await;
+}

@@ -41,7 +41,7 @@ async fn consume(group: &Group, failure: Failure) -> Told {
     let credit = if failure == Failure::Hangs { 1 } else { 3 };
     let name = format!("w&max_in_flight={credit}");
     let mut events = group.events(&name).await;
-    let deadline = Instant::now() + PATIENCE;
+    let mut deadline = Instant::now() + PATIENCE;
     loop {
         let next = tokio::time::timeout(Duration::from_millis(100), events.next_block(PATIENCE)).await;
         let Ok(event) = next else {
@@ -56,6 +56,8 @@ async fn consume(group: &Group, failure: Failure) -> Told {
         if !event.is("message") {
             continue;
         }
+        // Each comes a few times at most.
+        deadline = Instant::now() + PATIENCE;
         let message = event.json();
         if is_poison(&message) {
             *told.deliveries.entry(message["message"]["data"]["n"].as_i64().unwrap()).or_default() += 1;

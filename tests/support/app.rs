@@ -155,6 +155,11 @@ impl TestApp {
         tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
     }
 
+    /// Is about to stop.
+    pub fn leave(&self) {
+        self.lifecycle.leave();
+    }
+
     /// Begins to stop, without waiting.
     pub fn drain(&self) {
         self.lifecycle.drain();

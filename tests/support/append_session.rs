@@ -27,14 +27,32 @@ impl AppendSession {
         Self::by(&app.http, app, stream, headers).await
     }
 
-    /// The answer's head is there before anything is sent.
     pub async fn by(http: &reqwest::Client, app: &TestApp, stream: &str, headers: &[(&str, &str)]) -> Self {
+        Self::at(http, &app.url, stream, headers).await
+    }
+
+    /// The answer's head is there before anything is sent.
+    pub async fn at(http: &reqwest::Client, url: &str, stream: &str, headers: &[(&str, &str)]) -> Self {
+        Self::beginning_with(http, url, stream, headers, None).await
+    }
+
+    /// Some proxies ask the service once the body has begun.
+    pub async fn beginning_with(
+        http: &reqwest::Client,
+        url: &str,
+        stream: &str,
+        headers: &[(&str, &str)],
+        first: Option<&Value>,
+    ) -> Self {
         let (body, chunks) = mpsc::channel(1);
+        if let Some(first) = first {
+            body.send(Ok(format!("{first}\n").into())).await.expect("there is room for one");
+        }
         let chunks = futures_util::stream::unfold(chunks, |mut chunks: mpsc::Receiver<_>| async move {
             Some((chunks.recv().await?, chunks))
         });
         let mut request = http
-            .post(format!("{}/v1/streams/{}/messages", app.url, encode(stream)))
+            .post(format!("{url}/v1/streams/{}/messages", encode(stream)))
             .header("content-type", "application/x-ndjson");
         for (name, value) in headers {
             request = request.header(*name, *value);

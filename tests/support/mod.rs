@@ -5,6 +5,7 @@ pub mod certificate;
 pub mod database;
 pub mod embedded_process;
 pub mod events;
+pub mod front;
 pub mod jwt;
 pub mod log_scan;
 pub mod own_server;
@@ -14,6 +15,7 @@ pub mod raw_http2;
 pub mod seeds;
 pub mod service_process;
 pub mod sql_writer;
+pub mod tmpfs;
 pub mod waiting;
 pub mod writers;
 

@@ -21,6 +21,18 @@ pub struct OwnServer {
 }
 
 impl OwnServer {
+    /// One that counts statements, in `pg_stat_statements`.
+    pub async fn start_counting(dir: &Path) -> Self {
+        let server = Self::start(dir).await;
+        let sql = server.sql().await;
+        sql.batch_execute("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'").await.unwrap();
+        drop(sql);
+        server.stop().await;
+        let server = Self::start(dir).await;
+        server.sql().await.batch_execute("CREATE EXTENSION pg_stat_statements").await.unwrap();
+        server
+    }
+
     /// On a directory, with the data that is there or new data.
     pub async fn start(dir: &Path) -> Self {
         let settings = EmbeddedSettings { data_dir: Some(dir.to_owned()), ..EmbeddedSettings::default() };

@@ -1,4 +1,4 @@
-//! A TCP proxy before PostgreSQL that cuts, silences, slows or refuses connections.
+//! A TCP proxy before PostgreSQL that cuts, silences, delays, slows or refuses connections.
 #![allow(dead_code)]
 
 use std::collections::HashMap;
@@ -25,6 +25,10 @@ struct Shared {
     target: Mutex<PathBuf>,
     links: Mutex<Vec<Arc<Link>>>,
     refuses: AtomicBool,
+    /// Nothing passes in either direction, on new connections too, and nobody is told.
+    is_black_hole: AtomicBool,
+    /// How long each piece of what is said is kept back, in milliseconds.
+    delay_ms: AtomicUsize,
     silenced_by: Mutex<Option<String>>,
     /// What clients say in place of what, of the same length.
     rewritten: Mutex<Option<(String, String)>>,
@@ -157,6 +161,19 @@ impl FaultProxy {
     /// From now on the server's answers share a line that carries so many bytes a second.
     pub fn slow_down(&self, bytes_per_second: usize) {
         self.shared.bytes_per_second.store(bytes_per_second, Ordering::SeqCst);
+    }
+
+    /// From now on everything that is said, in both directions, arrives so much later.
+    pub fn delay(&self, by: Duration) {
+        self.shared.delay_ms.store(by.as_millis() as usize, Ordering::SeqCst);
+    }
+
+    /// From now on nothing passes, and nobody is told, not even who connects; until it is ended, which cuts what was open.
+    pub fn black_hole(&self, is_one: bool) {
+        self.shared.is_black_hole.store(is_one, Ordering::SeqCst);
+        if !is_one {
+            self.cut_all();
+        }
     }
 
     /// The next so many statements with this text are carried out; their answers are lost, and their connections cut.
@@ -308,6 +325,10 @@ async fn pass(
         if side.is_client {
             shared.rewrite(&mut buffer[..count]);
         }
+        let delay = shared.delay_ms.load(Ordering::SeqCst);
+        if delay > 0 {
+            tokio::time::sleep(Duration::from_millis(delay as u64)).await;
+        }
         let passes = side.passes(&buffer[..count], &link, &shared);
         if side.is_client {
             let text = String::from_utf8_lossy(&buffer[..count]);
@@ -317,6 +338,10 @@ async fn pass(
             }
         }
         let is_lost = !passes || !side.is_client && link.answers_are_lost.load(Ordering::SeqCst);
+        // What is lost in the hole leaves a connection of no use, which stays silent.
+        if shared.is_black_hole.load(Ordering::SeqCst) {
+            link.silence();
+        }
         if is_lost || link.is_silent() {
             continue;
         }
@@ -353,4 +378,13 @@ impl Shared {
             tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / bytes_per_second as f64)).await;
         }
     }
+}
+
+/// The URL of a database with the hosts of two proxies, in this order.
+pub fn both(one: &FaultProxy, other: &FaultProxy) -> String {
+    let host = |proxy: &FaultProxy| {
+        let (_, rest) = proxy.url.split_once('@').unwrap();
+        rest.split_once('/').unwrap().0.to_owned()
+    };
+    one.url.replace(&host(one), &format!("{},{}", host(one), host(other)))
 }

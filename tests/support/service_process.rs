@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::log_scan::{self, Log};
@@ -26,13 +27,27 @@ impl ServiceProcess {
         Self::try_start_logging(arguments, "warn")
     }
 
+    /// The same with variables of its own.
+    pub fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let started = Self::try_start_with(arguments, "warn", variables);
+        started.unwrap_or_else(|status| panic!("the service does not start: {status}"))
+    }
+
     /// The same with more in its log, or less.
     pub fn try_start_logging(arguments: &[&str], log: &str) -> Result<Self, ExitStatus> {
+        Self::try_start_with(arguments, log, &[])
+    }
+
+    /// The same with variables.
+    pub fn try_start_with(arguments: &[&str], log: &str, variables: &[(&str, &str)]) -> Result<Self, ExitStatus> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_headwater"))
             .arg("serve")
             .args(arguments)
             .env_remove("DATABASE_URL")
             .env("HEADWATER_LOG", log)
+            // No balancer has to notice that it stops; a flag says otherwise.
+            .env("HEADWATER_DRAIN_GRACE", "0s")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -88,4 +103,16 @@ impl Drop for ServiceProcess {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The process of the embedded server on a data directory.
+pub fn postmaster(data: &Path) -> Option<libc::pid_t> {
+    std::fs::read_to_string(data.join("pgdata/postmaster.pid")).ok()?.lines().next()?.parse().ok()
+}
+
+/// The embedded server's URL, from where its socket is.
+pub fn embedded_url(data: &Path) -> String {
+    let pid_file = std::fs::read_to_string(data.join("pgdata/postmaster.pid")).unwrap();
+    let socket_dir = pid_file.lines().nth(4).unwrap().replace('/', "%2F");
+    format!("postgresql://headwater@{socket_dir}:5432/headwater?sslmode=disable")
 }

@@ -31,3 +31,16 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut fact: 
         tokio::time::sleep(POLL).await;
     }
 }
+
+/// The duration that a variable gives to a test: `90s`, `10m`, `1h`.
+pub fn lasting(variable: &str, text: &str) -> Duration {
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        _ => panic!("{variable} is not a duration such as 10m: {text}"),
+    };
+    let number: u64 = number.parse().unwrap_or_else(|_| panic!("{variable} is not a duration such as 10m: {text}"));
+    Duration::from_secs(number * seconds)
+}

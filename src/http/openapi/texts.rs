@@ -20,9 +20,10 @@ const SENT: [(&str, &str); 10] = [
 ];
 
 /// Fields of these names are durations everywhere.
-const DURATIONS: [&str; 12] = [
+const DURATIONS: [&str; 13] = [
     "ack_timeout",
     "backoff",
+    "behind_for",
     "consumer_timeout",
     "delay",
     "expires_in",
@@ -38,7 +39,7 @@ const DURATIONS: [&str; 12] = [
 /// The name of a stream: at most 1000 bytes.
 #[derive(ToSchema)]
 #[schema(
-    as = StreamName, value_type = String, example = "account-123",
+    as = StreamName, value_type = String, example = "order-1",
     min_length = 1, max_length = 1000, pattern = "^[^\\u0000-\\u001F\\u007F-\\u009F]+$"
 )]
 pub struct StreamNameText(#[allow(dead_code)] String); // described only, as all of these
@@ -46,7 +47,7 @@ pub struct StreamNameText(#[allow(dead_code)] String); // described only, as all
 /// The name of a category, which is what stream names have before their first `-`: at most 1000 bytes.
 #[derive(ToSchema)]
 #[schema(
-    as = Category, value_type = String, example = "account",
+    as = Category, value_type = String, example = "order",
     min_length = 1, max_length = 1000, pattern = "^[^-\\u0000-\\u001F\\u007F-\\u009F]+$"
 )]
 pub struct CategoryText(#[allow(dead_code)] String);
@@ -54,7 +55,7 @@ pub struct CategoryText(#[allow(dead_code)] String);
 /// The type of a message: at most 1000 bytes.
 #[derive(ToSchema)]
 #[schema(
-    as = MessageType, value_type = String, example = "Deposited",
+    as = MessageType, value_type = String, example = "OrderPlaced",
     min_length = 1, max_length = 1000, pattern = "^[^\\u0000-\\u001F\\u007F-\\u009F]+$"
 )]
 pub struct MessageTypeText(#[allow(dead_code)] String);
@@ -70,7 +71,7 @@ pub struct NameText(#[allow(dead_code)] String);
 /// A CEL expression that is true or false, over `type, data, metadata, stream_name, category, position,
 /// global_position, time`: at most 1000 bytes.
 #[derive(ToSchema)]
-#[schema(as = CelExpression, value_type = String, example = "data.amount > 100", min_length = 1, max_length = 1000)]
+#[schema(as = CelExpression, value_type = String, example = "data.quantity > 1", min_length = 1, max_length = 1000)]
 pub struct CelExpressionText(#[allow(dead_code)] String);
 
 /// A duration: a number and its unit, `ms`, `s`, `m`, `h` or `d`.

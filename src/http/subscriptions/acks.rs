@@ -83,7 +83,7 @@ pub struct NackBodyEntry {
 pub enum ActionBody {
     /// Deliver it again, unless it was delivered as often as it may be.
     Retry,
-    /// Put it among the dead letters.
+    /// Park it: it is put aside until somebody replays or deletes it.
     Park,
     /// Do not deliver it again.
     Skip,
@@ -162,7 +162,7 @@ pub async fn ack_messages(
     Ok(axum::Json(AckResult { acked: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
 
-/// Refuse messages
+/// Refuse messages (nack)
 ///
 /// In a partitioned subscription a retry takes the whole partition back to that message: order is never broken.
 #[utoipa::path(
@@ -191,7 +191,7 @@ pub async fn nack_messages(
     Ok(axum::Json(NackResult { nacked: counts.done, fenced: counts.fenced, missing: counts.missing }))
 }
 
-/// Ask for more time
+/// Ask for more time for messages
 ///
 /// The messages count as failed only when that time is over. In a partitioned subscription the time is one for the whole
 /// partition.

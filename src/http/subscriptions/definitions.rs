@@ -260,7 +260,7 @@ pub async fn change_subscription(
 
 /// Delete a subscription
 ///
-/// Its cursors, pending messages and dead letters are deleted with it.
+/// Its cursors, pending messages and parked messages are deleted with it.
 #[utoipa::path(
     delete, path = "/v1/subscriptions/{name}", operation_id = "deleteSubscription", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),
@@ -330,7 +330,7 @@ fn brief(stored: StoredSubscription, definition: &Definition) -> SubscriptionBod
 pub(super) fn to_body(status: Status) -> SubscriptionBody {
     let mut body = brief(status.stored, &status.definition);
     let competing = if status.definition.is_partitioned() { &[] } else { &*status.consumers };
-    let competing: Vec<String> = competing.iter().take(CONSUMERS_NAMED_MAX).map(|one| one.name.clone()).collect();
+    let competing: Vec<String> = competing.iter().take(CONSUMERS_NAMED_MAX).map(|one| one.info.name.clone()).collect();
     let partitions: Vec<PartitionBody> = status.lag.partitions.iter().map(|lag| partition(lag, &competing)).collect();
     let oldest = status.lag.partitions.iter().filter_map(|one| one.oldest_unacked_ms).max();
     body.status.committed_lag = Some(status.lag.committed());

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use crate::domain::closing::RevokedReason;
 use crate::http::events::{CaughtUpEvent, ClosingEvent, HeartbeatEvent, TrimmedEvent};
-use crate::http::pages::Message;
+use crate::http::page_bodies::Message;
 
 /// Data of `message`, and an entry of what a fetch answers.
 #[derive(Serialize, ToSchema)]

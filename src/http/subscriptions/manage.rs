@@ -15,7 +15,7 @@ use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
 use crate::service::auth::Caller;
-use crate::service::subscriptions::ConsumerInfo;
+use crate::service::subscriptions::CountedConsumer;
 
 /// A consumer.
 #[derive(Serialize, ToSchema)]
@@ -34,6 +34,10 @@ pub struct ConsumerBody {
     pub partitions: Vec<i32>,
     /// How many messages it has that it has not acked.
     pub in_flight: i64,
+    /// How many messages it has acked on the instance that answers, since it came there; two looks give a rate. Each
+    /// instance counts the acks that it took, and forgets them with the consumer. An ack that is committed with an append
+    /// counts as one.
+    pub acked: u64,
 }
 
 /// The consumers of a subscription.
@@ -119,7 +123,7 @@ pub async fn remove_consumer(
     }
 }
 
-/// Set cursors
+/// Move a subscription to another place (seek)
 ///
 /// Acks of what was delivered before are fenced; consumers go on from the new place.
 #[utoipa::path(
@@ -199,7 +203,7 @@ pub async fn resume_subscription(
 }
 
 impl ConsumerBody {
-    pub fn of(info: ConsumerInfo) -> Self {
+    pub fn of(CountedConsumer { info, acked }: CountedConsumer) -> Self {
         Self {
             consumer: info.name,
             connected: info.is_connected,
@@ -207,6 +211,7 @@ impl ConsumerBody {
             expires_in: span(info.expires_in_ms.max(0)),
             partitions: info.partitions,
             in_flight: info.in_flight,
+            acked,
         }
     }
 }

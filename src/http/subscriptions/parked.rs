@@ -10,7 +10,8 @@ use utoipa::{IntoParams, ToSchema};
 use super::{PlaceBody, after, entries, next_of, subscription_name};
 use crate::domain::delivery::Cause;
 use crate::http::extract::{Json, Object, Path, Query};
-use crate::http::pages::{Message, NoQuery};
+use crate::http::page_bodies::Message;
+use crate::http::pages::NoQuery;
 use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
 use crate::http::{App, tags};
@@ -80,7 +81,7 @@ pub struct ReplayResult {
     pub replayed: i64,
 }
 
-/// List the dead letters
+/// List parked messages (dead letters)
 #[utoipa::path(
     get, path = "/v1/subscriptions/{name}/parked", operation_id = "listParked", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription"), ParkedQuery),
@@ -103,7 +104,7 @@ pub async fn list_parked(
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], axum::Json(list)).into_response())
 }
 
-/// Deliver dead letters again
+/// Deliver parked messages again
 ///
 /// Their deliveries are counted anew. In a partitioned subscription they are delivered out of turn if their partition has
 /// gone on.
@@ -134,7 +135,7 @@ pub async fn replay_parked(
     Ok(axum::Json(ReplayResult { replayed }))
 }
 
-/// Delete a dead letter
+/// Delete a parked message
 #[utoipa::path(
     delete, path = "/v1/subscriptions/{name}/parked/{partition}/{position}", operation_id = "deleteParked",
     tag = tags::SUBSCRIBE,

@@ -123,7 +123,7 @@ pub struct ClaimResult {
     pub next: Option<String>,
 }
 
-/// List what is pending
+/// List pending messages
 #[utoipa::path(
     get, path = "/v1/subscriptions/{name}/pending", operation_id = "listPending", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription"), PendingQuery),
@@ -150,7 +150,7 @@ pub async fn list_pending(
     Ok(axum::Json(PendingList { pending: found.into_iter().map(to_body).collect(), next }))
 }
 
-/// Count what is pending
+/// Count pending messages
 #[utoipa::path(
     get, path = "/v1/subscriptions/{name}/pending/summary", operation_id = "summarisePending", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),
@@ -181,7 +181,7 @@ pub async fn summarise_pending(
     }))
 }
 
-/// Take over what others have left (competing)
+/// Claim messages that other consumers have left (competing)
 ///
 /// Some messages, or all that were left alone for `min_idle`. They are delivered to this consumer with new epochs.
 #[utoipa::path(

@@ -121,6 +121,14 @@ pub struct PartitionRead {
     pub at_end: bool,
 }
 
+impl PartitionRead {
+    /// It stays the same, but for erasures and trims, as long as the projection is the same: only what is settled is
+    /// projected, and something follows.
+    pub fn is_settled(&self) -> bool {
+        !self.at_end && !self.page.messages.is_empty()
+    }
+}
+
 /// A page of keys.
 #[derive(Debug)]
 pub struct KeyPage {

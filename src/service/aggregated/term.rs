@@ -88,7 +88,7 @@ impl<'a> ProjectorTerm<'a> {
             catching_up: JoinSet::new(),
             past: HashSet::new(),
             goal: watch::Sender::new(lease.live_position),
-            pages: PageReader::new(projector.database.clone(), projector.settings.catch_ups_max),
+            pages: projector.tail.pages().in_turns_of(projector.settings.catch_ups_max),
             history: projector.tail.history(),
             follower: None,
             position: lease.live_position,

@@ -1,20 +1,19 @@
 //! What group commit asks of the database: sessions that write, and what became of what one of them left behind. In its
 //! simulation a script answers.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use crate::domain::append::{AppendError, AppendRequest, Appended, KeyCondition, LockHolder, Predicate};
-use crate::store::append::{Backend, BatchAnswer, BatchError, BatchSession};
+use crate::store::append::{Backend, BatchAnswer, BatchError, BatchSession, Driver};
 use crate::store::conditions::Window;
 use crate::store::keyed_streams::IndexedKey;
 use crate::store::{Database, StoreError};
 
 /// A session, and the future that drives its connection.
-pub type Opened = (Arc<dyn Session>, Pin<Box<dyn Future<Output = ()> + Send>>);
+pub type Opened = (Arc<dyn Session>, Driver);
 /// For each request what became of it; `None`: it was not written.
 pub type Resolved = Vec<Option<Result<Appended, AppendError>>>;
 
@@ -67,11 +66,8 @@ pub trait Session: Send + Sync {
 impl Appends for Database {
     fn open(&self, lock_timeout: Duration) -> BoxFuture<'_, Result<Opened, StoreError>> {
         Box::pin(async move {
-            let (session, connection) = BatchSession::open(self, lock_timeout).await?;
-            let session: Arc<dyn Session> = Arc::new(session);
-            // Its end shows as an error of everything that waits for an answer.
-            let driver = Box::pin(async move { drop(connection.await) });
-            Ok((session, driver as Pin<Box<_>>))
+            let (session, driver) = BatchSession::open(self, lock_timeout).await?;
+            Ok((Arc::new(session) as Arc<dyn Session>, driver))
         })
     }
 

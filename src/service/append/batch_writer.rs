@@ -14,9 +14,11 @@ use super::appends::Session;
 use super::{Locked, PendingAppend, Shared};
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
+use crate::domain::trace::{Span, SpanRef};
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
 use crate::store::append::{Answer, Backend, BatchAnswer, BatchError};
+use crate::telemetry::OpenSpan;
 
 /// A batch that another transaction's doing rolled back is sent again this often.
 const SEND_AGAIN_MAX: usize = 5;
@@ -85,7 +87,8 @@ impl BatchWriter {
         let mut open: VecDeque<Vec<PendingAppend>> = VecDeque::from([batch]);
         let mut locked = Vec::new();
         let mut sent_again = 0;
-        while let Some(batch) = open.pop_front() {
+        while let Some(mut batch) = open.pop_front() {
+            let span = self.open_span(&mut batch);
             let requests: Vec<&AppendRequest> = batch.iter().map(|waiting| &*waiting.request).collect();
             let wanted = self.shared.tail.wants(&requests);
             let session = match self.connected().await {
@@ -98,7 +101,9 @@ impl BatchWriter {
                 }
             };
             batch.iter().for_each(|waiting| waiting.is_sent.store(true, Ordering::Relaxed));
+            let commit = span.as_ref().and_then(|batch| self.shared.observer.open(|| batch.span.child("commit")));
             let sent = self.send(&*session, &requests, wanted.messages(), awaited).await;
+            drop(commit);
             if !matches!(sent, Ok(_) | Err(BatchError::InDoubt(_))) {
                 // It was rolled back.
                 batch.iter().for_each(|waiting| waiting.is_sent.store(false, Ordering::Relaxed));
@@ -151,6 +156,25 @@ impl BatchWriter {
             }
         }
         locked
+    }
+
+    /// The batch in a trace of its own, and the requests in it that are traced, linked with each other.
+    fn open_span(&self, batch: &mut [PendingAppend]) -> Option<OpenSpan> {
+        let traced: Vec<SpanRef> = batch.iter().filter_map(|waiting| Some(waiting.span.as_ref()?.span.own)).collect();
+        if traced.is_empty() {
+            return None;
+        }
+        let mut open = self.shared.observer.open(|| Span::root("batch"))?;
+        open.span.links = traced;
+        open.span.facts.push(("headwater.requests", batch.len() as i64));
+        let messages: usize = batch.iter().map(|waiting| waiting.request.message_count()).sum();
+        open.span.facts.push(("headwater.messages", messages as i64));
+        for waiting in batch.iter_mut() {
+            if let Some(request) = &mut waiting.span {
+                request.span.links.push(open.span.own);
+            }
+        }
+        Some(open)
     }
 
     async fn send(
@@ -298,7 +322,7 @@ fn resolve_in_background(shared: Shared, batch: Vec<PendingAppend>, backend: Bac
 
 /// What callers are told whose messages were not written, whatever they were.
 fn not_written(error: &StoreError) -> AppendError {
-    if error.is_unavailable() { AppendError::DatabaseUnavailable } else { AppendError::WriteRefused }
+    if error.may_pass() { AppendError::DatabaseUnavailable } else { AppendError::WriteRefused }
 }
 
 pub fn answer(mut waiting: PendingAppend, result: Result<Appended, AppendError>) {

@@ -117,5 +117,5 @@ fn query_of(
 }
 
 fn failed(error: &StoreError) -> AppendError {
-    if error.is_unavailable() { AppendError::DatabaseUnavailable } else { AppendError::WriteRefused }
+    if error.may_pass() { AppendError::DatabaseUnavailable } else { AppendError::WriteRefused }
 }

@@ -196,7 +196,14 @@ mod tests {
         let bytes = QueuedBytes { bytes: 0, room: Arc::default() };
         let request = Arc::new(request);
         (
-            PendingAppend { request, reply: Some(reply), is_sent: AtomicBool::default(), bytes, locked_since: None },
+            PendingAppend {
+                request,
+                reply: Some(reply),
+                is_sent: AtomicBool::default(),
+                bytes,
+                locked_since: None,
+                span: None,
+            },
             answer,
         )
     }

@@ -26,7 +26,8 @@ use super::tail::Tail;
 use crate::domain::append::{AppendError, AppendRequest, Appended};
 use crate::domain::observation::Observation;
 use crate::domain::scope::Rights;
-use crate::telemetry::Observer;
+use crate::domain::trace::Span;
+use crate::telemetry::{Observer, OpenSpan};
 use appends::Appends;
 use batch_writer::BatchWriter;
 use conditions::Conditions;
@@ -109,6 +110,8 @@ struct PendingAppend {
     bytes: QueuedBytes,
     /// Since when it has waited for locks.
     locked_since: Option<Instant>,
+    /// From here to the answer, if the caller records the trace and spans are exported.
+    span: Option<OpenSpan>,
 }
 
 /// A request that cannot be written before another transaction lets go of a lock.
@@ -254,12 +257,14 @@ impl Append {
         }
         let bytes = QueuedBytes { bytes, room: self.room.clone() };
         let (reply, answer) = oneshot::channel();
+        let span = request.trace.and_then(|of| self.observer.open(|| Span::in_request("append", of)));
         place.send(PendingAppend {
             request,
             reply: Some(reply),
             is_sent: AtomicBool::default(),
             bytes,
             locked_since: None,
+            span,
         });
         if self.queued() >= CROWD_MIN {
             self.batch_ready.notify_one();

@@ -14,6 +14,7 @@ use crate::domain::append::{
 };
 use crate::domain::observation::Observation;
 use crate::domain::stream_name::StreamName;
+use crate::domain::trace::SpanRef;
 use crate::service::append_for::told_to;
 use crate::service::auth::Caller;
 use crate::service::credential_limits::CredentialLimits;
@@ -35,6 +36,8 @@ pub struct AppendSession {
     /// Messages in the next commit at most.
     commit_max: usize,
     under_way: Option<UnderWay>,
+    /// The span in which it was begun, if its caller records the trace.
+    trace: Option<SpanRef>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -84,6 +87,7 @@ impl Append {
         stream_name: StreamName,
         caller: Caller,
         credential_limits: CredentialLimits,
+        trace: Option<SpanRef>,
     ) -> Result<AppendSession, AppendError> {
         if self.draining.is_cancelled() {
             return Err(AppendError::Draining);
@@ -104,6 +108,7 @@ impl Append {
             waiting_bytes: 0,
             commit_max: settings.messages_max,
             under_way: None,
+            trace,
             _place: place,
         })
     }
@@ -181,7 +186,7 @@ impl AppendSession {
         let Expectation { version: expected_version, must_exist } = self.expectation;
         let stream_name = self.stream_name.clone();
         let stream = StreamAppend { stream_name, expected_version, must_exist, messages };
-        let request = Arc::new(AppendRequest::of(stream));
+        let request = Arc::new(AppendRequest { trace: self.trace, ..AppendRequest::of(stream) });
         let (append, sent) = (self.append.clone(), request.clone());
         let (caller, credential_limits) = (self.caller.clone(), self.credential_limits.clone());
         let answer = Box::pin(async move {

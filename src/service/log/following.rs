@@ -25,6 +25,14 @@ impl Following {
         }
     }
 
+    /// Everything up to this global position was handed over; `None` while newest messages are told.
+    pub fn told_up_to(&self) -> Option<i64> {
+        match self {
+            Following::Merged(follower) => Some(follower.cursor().position),
+            Following::One(_) | Following::Latest(_) => self.one().map(|follower| follower.place().after),
+        }
+    }
+
     /// The follower of one log.
     pub fn one(&self) -> Option<&Follower> {
         match self {

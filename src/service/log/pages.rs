@@ -9,9 +9,12 @@ use super::{Page, Place, Trimmed};
 use crate::domain::filter::Filter;
 use crate::domain::keyed::Part;
 use crate::domain::message::Message;
-use crate::domain::source::Source;
+use crate::domain::scope::Readable;
+use crate::domain::source::{Source, Topic};
+use crate::service::replicas::{Reading, Replicas};
 use crate::store::aggregated_streams::AggregatedPage;
-use crate::store::read::PageLimit;
+use crate::store::read::{self, PageLimit, Span};
+use crate::store::replica::Wanted;
 use crate::store::subscriptions::{At, Linked};
 use crate::store::{Database, StoreError};
 
@@ -62,6 +65,8 @@ impl PageSizer {
 #[derive(Clone)]
 pub struct PageReader {
     database: Database,
+    /// Pages of messages are read from them as far as they go.
+    replicas: Replicas,
     turns: Arc<Semaphore>,
     /// What answers in place of the database.
     #[cfg(test)]
@@ -69,19 +74,25 @@ pub struct PageReader {
 }
 
 impl PageReader {
-    pub fn new(database: Database, at_once_max: usize) -> Self {
+    pub fn new(database: Database, replicas: Replicas, at_once_max: usize) -> Self {
         let turns = Arc::new(Semaphore::new(at_once_max));
         Self {
             database,
+            replicas,
             turns,
             #[cfg(test)]
             script: None,
         }
     }
 
+    /// The same with turns of its own.
+    pub fn in_turns_of(&self, at_once_max: usize) -> Self {
+        Self { turns: Arc::new(Semaphore::new(at_once_max)), ..self.clone() }
+    }
+
     #[cfg(test)]
     pub fn scripted(database: Database, at_once_max: usize, script: super::model::Script) -> Self {
-        Self { script: Some(script), ..Self::new(database, at_once_max) }
+        Self { script: Some(script), ..Self::new(database, Replicas::none(), at_once_max) }
     }
 
     /// What a source has after a place, up to a settled position. What only the service can judge is not judged.
@@ -99,20 +110,93 @@ impl PageReader {
             return Ok(Page::followed(self.in_turn(reading).await?, place, settled));
         }
         let reading = async {
-            let messages = self.database.messages();
-            let page = messages.follow_page(source, place.position(), settled, limit, filter).await?;
+            if let Some(page) = self.page_of_replica(source, place, settled, limit, filter).await? {
+                return Ok(page);
+            }
+            let page = self.database.messages().follow_page(source, place.position(), settled, limit, filter).await?;
             let page = Page::followed(page, place, settled);
-            let trimmed = match (source.single_stream(), place.stream_after) {
-                (Some(name), Some(after)) => {
-                    let first = page.entries.first().map_or(i64::MAX, |first| first.message.position);
-                    let first_position = messages.first_position(name).await?.min(first);
-                    Some(Trimmed { count: first_position - after - 1, first_position })
-                }
-                _ => messages.trimmed_between(source, &filter.readable, place.after, page.up_to).await?,
-            };
-            Ok(Page { trimmed: trimmed.filter(|trimmed| trimmed.count > 0), ..page })
+            let trimmed = self.trimmed(source, place, filter, &page).await?;
+            Ok(Page { trimmed, ..page })
         };
         self.in_turn(reading).await
+    }
+
+    /// The same from a replica, up to where that has replayed. `None`: it has to be read from the primary, also where
+    /// messages were trimmed: what a replica still has of them is not shown.
+    async fn page_of_replica(
+        &self,
+        source: &Source,
+        place: Place,
+        settled: i64,
+        limit: PageLimit,
+        filter: &Filter,
+    ) -> Result<Option<Page>, StoreError> {
+        let wanted = Wanted::After(source, place.position());
+        let reading = Reading { wanted, after: place.after, history: place.history, settled, limit, filter };
+        let Some((read, up_to)) = self.replicas.page(&self.database, reading).await else { return Ok(None) };
+        let page = Page::followed(read.page, place, up_to);
+        let is_trimmed = self.is_trimmed(source, place, page.up_to).await?;
+        // After the end of what the replica has, there is more.
+        let is_end = page.is_end && up_to == settled;
+        Ok((!is_trimmed).then_some(Page { is_end, ..page }))
+    }
+
+    /// Whether the primary has trimmed anything between a place and a global position, whoever may know of it.
+    async fn is_trimmed(&self, source: &Source, place: Place, up_to: i64) -> Result<bool, StoreError> {
+        let messages = self.database.messages();
+        if let (Some(name), Some(after)) = (source.single_stream(), place.stream_after) {
+            return Ok(messages.first_position(name).await? > after.saturating_add(1));
+        }
+        let everything = Source::all();
+        let has_patterns = source.topics().iter().any(|topic| matches!(topic, Topic::Selected(_)));
+        let source = if has_patterns { &everything } else { source };
+        Ok(messages.trimmed_between(source, &Readable::All, place.after, up_to).await?.is_some())
+    }
+
+    /// What was trimmed between a place and the end of a page.
+    async fn trimmed(
+        &self,
+        source: &Source,
+        place: Place,
+        filter: &Filter,
+        page: &Page,
+    ) -> Result<Option<Trimmed>, StoreError> {
+        let messages = self.database.messages();
+        let trimmed = match (source.single_stream(), place.stream_after) {
+            (Some(name), Some(after)) => {
+                let first = page.entries.first().map_or(i64::MAX, |first| first.message.position);
+                let first_position = messages.first_position(name).await?.min(first);
+                Some(Trimmed { count: first_position - after - 1, first_position })
+            }
+            _ => messages.trimmed_between(source, &filter.readable, place.after, page.up_to).await?,
+        };
+        Ok(trimmed.filter(|trimmed| trimmed.count > 0))
+    }
+
+    /// All messages in a span, up to a settled position: a full page from a replica that has replayed so far, else what the
+    /// primary has.
+    pub async fn all(
+        &self,
+        span: Span,
+        history: u64,
+        settled: i64,
+        limit: PageLimit,
+        filter: &Filter,
+    ) -> Result<read::Page, StoreError> {
+        let latest = if span.backward { span.from.min(settled) } else { span.from.saturating_add(limit.messages) };
+        let reading =
+            Reading { wanted: Wanted::All(span), after: latest.saturating_sub(1), history, settled, limit, filter };
+        if let Some((read, _)) = self.replicas.page(&self.database, reading).await
+            && (read.page.is_full || span.backward)
+        {
+            let page = read.into_page(settled);
+            let positions = page.messages.iter().map(|message| message.global_position);
+            let (first, last) = (positions.clone().min().unwrap_or(0), positions.max().unwrap_or(0));
+            if !self.is_trimmed(&Source::all(), Place::global(first - 1, history), last).await? {
+                return Ok(page);
+            }
+        }
+        self.database.messages().all_page(span, settled, limit, filter).await
     }
 
     /// What was trimmed of a part of a projection between two global positions.

@@ -40,6 +40,8 @@ pub struct AckCounts {
     pub done: usize,
     pub fenced: usize,
     pub missing: usize,
+    /// Acked by what was done.
+    messages: u64,
     first_fenced: Option<Fenced>,
 }
 
@@ -111,6 +113,7 @@ impl Acks {
         let is_partitioned = subscription.definition.is_partitioned();
         let outcomes = self.submit(Work::Ack { is_partitioned, entries }).await?;
         let counts = count(&request.entries, &outcomes);
+        self.lease_keeper.acked(subscription.id, &request.consumer, counts.messages);
         self.common.observer.record(Observation::DeliveriesAcked { acked: counts.done, fenced: counts.fenced });
         self.made_room(subscription.id, is_known_here, counts.done);
         counts.unless_fenced()
@@ -129,6 +132,7 @@ impl Acks {
     pub fn committed(&self, ack: &AppendAck, acked: usize, fenced: usize) {
         self.common.observer.record(Observation::DeliveriesAcked { acked, fenced });
         if let Some(subscription) = ack.subscription {
+            self.lease_keeper.acked(subscription, &ack.consumer, acked as u64);
             let is_known_here = self.lease_keeper.knows(subscription, &ack.consumer);
             self.made_room(subscription, is_known_here, acked);
         }
@@ -223,7 +227,10 @@ fn count(entries: &[(At, i64)], outcomes: &[AckOutcome]) -> AckCounts {
     let mut counts = AckCounts::default();
     for ((at, epoch), outcome) in entries.iter().zip(outcomes) {
         match outcome {
-            AckOutcome::Done => counts.done += 1,
+            AckOutcome::Done { messages } => {
+                counts.done += 1;
+                counts.messages += messages.unsigned_abs();
+            }
             AckOutcome::Missing => counts.missing += 1,
             AckOutcome::Fenced { current_epoch } => {
                 counts.fenced += 1;

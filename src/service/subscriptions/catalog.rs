@@ -139,6 +139,16 @@ impl Catalog {
         }
     }
 
+    /// How the log names a subscription. One that is gone, or cannot be looked up, is named by its id.
+    pub async fn name_of(&self, id: i64) -> String {
+        let known = self.known().values().find(|subscription| subscription.id == id).map(|known| known.name.clone());
+        let name = match known {
+            Some(name) => Some(name),
+            None => self.database.subscriptions().name_of(id).await.ok().flatten(),
+        };
+        name.unwrap_or_else(|| format!("of id {id}"))
+    }
+
     pub fn forget(&self, id: i64) {
         self.known().retain(|_, subscription| subscription.id != id);
     }

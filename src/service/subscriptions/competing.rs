@@ -163,6 +163,7 @@ impl Consumer {
             global_positions: &global_positions,
             is_auto,
             epoch,
+            last_id: one.taken.last().map(|(_, message)| message.id),
         };
         if !self.consumers.common.database.subscriptions().claim(&claim).await? {
             return Ok(false);

@@ -230,6 +230,9 @@ impl Consumer {
         if !round.deliveries.is_empty() {
             let messages = round.deliveries.len();
             self.consumers.common.observer.record(Observation::SubscriptionDelivered { messages });
+            if self.subscription.definition.settings.is_auto() {
+                self.consumers.lease_keeper.acked(self.subscription.id, &self.name, messages as u64);
+            }
         }
         Ok(round)
     }
@@ -311,7 +314,7 @@ impl Consumer {
         lease_keeper.joined(id, &self.name, self.session, self.subscription.consumer_timeout());
         lease_keeper.opened(id, &self.name);
         self.is_open = true;
-        common.observer.record(Observation::ConsumerJoined { subscription: id, consumer: self.name.clone() });
+        common.observer.record(Observation::ConsumerJoined);
         Ok(())
     }
 
@@ -322,8 +325,8 @@ impl Consumer {
         status: ConsumerStatus,
     ) -> Result<Option<ClosingReason>, SubscriptionError> {
         match (status, self.session) {
-            (ConsumerStatus::Unknown, Some(_)) => return Ok(Some(ClosingReason::Removed)),
-            (ConsumerStatus::Replaced, Some(_)) => return Ok(Some(ClosingReason::Replaced)),
+            (ConsumerStatus::Unknown, Some(_)) => return Ok(Some(self.unless_history(ClosingReason::Removed).await)),
+            (ConsumerStatus::Replaced, Some(_)) => return Ok(Some(self.unless_history(ClosingReason::Replaced).await)),
             (ConsumerStatus::Unknown, None) => {
                 self.close();
                 self.join().await?;
@@ -342,12 +345,19 @@ impl Consumer {
         Ok(self.subscription.is_source_gone.then_some(ClosingReason::Deleted))
     }
 
+    /// Why a lease is another one's or gone: with the log that it was taken in, if that is gone.
+    async fn unless_history(&self, reason: ClosingReason) -> ClosingReason {
+        let tail = &self.consumers.common.tail;
+        tail.refresh().await;
+        if tail.history() == self.history { reason } else { ClosingReason::HistoryChanged }
+    }
+
     /// Whether messages may be delivered. A subscription whose filter does not compile stops: without the filter, every
     /// message would be delivered.
     pub(super) async fn may_deliver(&self, state: State) -> Result<bool, StoreError> {
         let is_running = state == State::Running;
         if let (true, Some(reason)) = (is_running, &self.subscription.unusable) {
-            self.consumers.common.stop_for_filter(self.subscription.id, reason).await?;
+            self.consumers.common.stop_for_filter(self.subscription.id, &self.subscription.name, reason).await?;
             return Ok(false);
         }
         Ok(is_running)

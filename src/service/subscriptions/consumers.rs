@@ -8,7 +8,7 @@ use super::competing::Redelivery;
 use super::connection::Connection;
 use super::consumer::{Consumer, Delivery, DeliveryRequest};
 use super::doubts::Doubts;
-use super::lease_keeper::LeaseKeeper;
+use super::lease_keeper::{CountedConsumer, LeaseKeeper};
 use super::{Common, SubscriptionError};
 use crate::domain::Violation;
 use crate::domain::closing::ClosingReason;
@@ -16,7 +16,7 @@ use crate::domain::scope::Rights;
 use crate::domain::subscription::MAX_IN_FLIGHT_MAX;
 use crate::service::long_poll::LongPoll;
 use crate::store::read::PageLimit;
-use crate::store::subscriptions::{At, ConsumerInfo, State, Take};
+use crate::store::subscriptions::{At, State, Take};
 
 /// How often a fetch joins again at once when it learns that its consumer was removed.
 const REJOINS_MAX: usize = 3;
@@ -187,9 +187,9 @@ impl Consumers {
         Ok(taken)
     }
 
-    pub async fn list(&self, name: &str, rights: &Rights) -> Result<Vec<ConsumerInfo>, SubscriptionError> {
+    pub async fn list(&self, name: &str, rights: &Rights) -> Result<Vec<CountedConsumer>, SubscriptionError> {
         let id = self.common.id(name, rights).await?;
-        Ok(self.common.database.subscriptions().consumers(id).await?)
+        Ok(self.lease_keeper.consumers(id).await?)
     }
 
     /// Removes a consumer; answers whether there was one.

@@ -106,7 +106,7 @@ impl Doubts {
             }
         }
         self.common.wakers.wake(subscription);
-        let consumer = consumer.to_owned();
+        let (subscription, consumer) = (self.common.catalog.name_of(subscription).await, consumer.to_owned());
         self.common.observer.record(Observation::DeliveriesTakenBack { subscription, consumer });
         Ok(())
     }

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::catalog::{Subscription, unusable_filter};
 use super::lag::Lags;
+use super::lease_keeper::{CountedConsumer, LeaseKeeper};
 use super::{Common, SubscriptionError};
 use crate::domain::scope::Rights;
 use crate::domain::subscription::{Definition, SubscriptionSource};
 use crate::service::long_poll::LongPoll;
 use crate::store::StoreError;
 use crate::store::subscriptions::{
-    At, ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription,
+    At, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription,
 };
 
 /// The pause between two looks whether a position is acked.
@@ -22,7 +23,7 @@ const LOOK_PAUSE: Duration = Duration::from_millis(25);
 pub struct Status {
     pub stored: StoredSubscription,
     pub definition: Definition,
-    pub consumers: Vec<ConsumerInfo>,
+    pub consumers: Vec<CountedConsumer>,
     pub lag: Lag,
     /// Messages that were trimmed although they had not been acked.
     pub trimmed: i64,
@@ -32,6 +33,7 @@ pub struct Status {
 pub struct Inspection {
     pub(super) common: Arc<Common>,
     pub(super) lags: Arc<Lags>,
+    pub(super) lease_keeper: Arc<LeaseKeeper>,
 }
 
 impl Inspection {
@@ -39,13 +41,13 @@ impl Inspection {
         let (mut stored, definition) = self.common.stored(name, rights).await?;
         if let (State::Running, Err(error)) = (stored.state, definition.expression()) {
             // A consumer's next round would stop the subscription; the status should not say that it runs until then.
-            self.common.stop_for_filter(stored.id, &unusable_filter(&error)).await?;
+            self.common.stop_for_filter(stored.id, &stored.name, &unusable_filter(&error)).await?;
             stored = self.common.stored(name, rights).await?.0;
         }
         // Everything that is committed by now counts, so the tail looks once more.
         let settled = self.common.tail.refresh().await;
         let lag = self.lags.lag(stored.id, settled).await?;
-        let consumers = self.common.database.subscriptions().consumers(stored.id).await?;
+        let consumers = self.lease_keeper.consumers(stored.id).await?;
         let trimmed = self.common.database.subscriptions().trimmed(stored.id).await?;
         Ok(Status { stored, definition, consumers, lag, trimmed })
     }

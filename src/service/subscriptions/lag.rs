@@ -119,6 +119,12 @@ impl Lags {
         Ok((count, shown.unwrap_or_default()))
     }
 
+    /// The lags as they were measured last, without asking for newer ones.
+    pub fn last(&self) -> Vec<LagOfSubscription> {
+        let measured = self.measured.borrow();
+        measured.as_ref().filter(|(at, _)| at.elapsed() < SHOWN_FOR).map(|(_, lags)| lags.clone()).unwrap_or_default()
+    }
+
     /// Runs until the service stops. While the database is away, the last measurement gets old.
     pub(super) async fn run(self: Arc<Self>, stopping: CancellationToken) {
         loop {

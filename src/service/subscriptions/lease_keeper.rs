@@ -14,7 +14,7 @@ use super::wakers::lock;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
-use crate::store::subscriptions::{Leaving, Renewal};
+use crate::store::subscriptions::{ConsumerInfo, Leaving, Renewal};
 
 /// How often the keeper looks which leases to renew.
 const TICK: Duration = Duration::from_millis(100);
@@ -25,6 +25,13 @@ const LATELY: Duration = Duration::from_secs(1);
 const LEAVING_MAX: usize = 100;
 /// How many leases are renewed in one statement.
 const RENEWALS_MAX: usize = 5_000;
+
+/// A consumer, and how many messages it has acked here since it is known here.
+#[derive(Debug)]
+pub struct CountedConsumer {
+    pub info: ConsumerInfo,
+    pub acked: u64,
+}
 
 /// The consumers that this instance speaks for.
 pub(super) struct LeaseKeeper {
@@ -46,6 +53,8 @@ struct Entry {
     touched_at: Instant,
     renewed_at: Instant,
     timeout: Duration,
+    /// Messages that it has acked here.
+    acked: u64,
 }
 
 impl Entry {
@@ -80,6 +89,7 @@ impl LeaseKeeper {
             touched_at: Instant::now(),
             renewed_at: Instant::now(),
             timeout,
+            acked: 0,
         });
         if session.is_some() {
             entry.session = session;
@@ -114,9 +124,30 @@ impl LeaseKeeper {
             touched_at: Instant::now(),
             renewed_at: Instant::now().checked_sub(timeout / 2).unwrap_or_else(Instant::now),
             timeout,
+            acked: 0,
         });
         entry.is_touched = true;
         entry.touched_at = Instant::now();
+    }
+
+    /// A consumer has acked so many messages here.
+    pub fn acked(&self, subscription: i64, consumer: &str, messages: u64) {
+        if messages > 0
+            && let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned()))
+        {
+            entry.acked += messages;
+        }
+    }
+
+    /// The consumers of a subscription, wherever they take their messages.
+    pub async fn consumers(&self, subscription: i64) -> Result<Vec<CountedConsumer>, StoreError> {
+        let found = self.common.database.subscriptions().consumers(subscription).await?;
+        let known = lock(&self.consumers);
+        let counted = |info: ConsumerInfo| {
+            let acked = known.get(&(subscription, info.name.clone())).map_or(0, |entry| entry.acked);
+            CountedConsumer { info, acked }
+        };
+        Ok(found.into_iter().map(counted).collect())
     }
 
     /// Whether a consumer takes its messages here: it waits, or came lately. One that came here once may wait on another
@@ -217,8 +248,7 @@ impl LeaseKeeper {
             }
             for one in some {
                 common.wakers.wake(one.subscription);
-                let (subscription, consumer) = (one.subscription, one.consumer.clone());
-                common.observer.record(Observation::ConsumerLeft { subscription, consumer });
+                common.observer.record(Observation::ConsumerLeft);
             }
         }
         result

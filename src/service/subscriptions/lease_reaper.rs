@@ -50,6 +50,7 @@ impl LeaseReaper {
         let expired = common.database.subscriptions().expire_consumers(common.grace_ms()).await?;
         for (subscription, consumer) in expired {
             common.wakers.wake(subscription);
+            let subscription = common.catalog.name_of(subscription).await;
             common.observer.record(Observation::LeaseExpired { subscription, consumer });
         }
         if self.polled_at.elapsed() >= common.settings.poll_interval {

@@ -37,7 +37,7 @@ use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
 pub use crate::store::subscriptions::{
-    At, ConsumerInfo, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription,
+    At, Lag, ParkedMessage, PartitionLag, PendingDelivery, PendingSummary, State, StoredSubscription,
 };
 pub use acks::{AckCounts, AckRequest, Acks, Fenced, NackEntry};
 pub use connection::Connection;
@@ -46,6 +46,7 @@ pub use consumers::{ClaimRequest, ConsumeRequest, Consumers, FetchRequest};
 pub use definitions::{Definitions, Put, SeekPlan};
 pub use inspect::{Inspection, Status};
 pub use lag::{LagOfSubscription, Lags};
+pub use lease_keeper::CountedConsumer;
 
 use catalog::Catalog;
 use doubts::Doubts;
@@ -160,9 +161,9 @@ impl Subscriptions {
         lifecycle.spawn("subscription lag", lags.clone().run(stopping.clone()));
         Self {
             definitions: Arc::new(Definitions { common: common.clone(), reads }),
-            consumers: Arc::new(Consumers { common: common.clone(), lease_keeper, doubts }),
+            consumers: Arc::new(Consumers { common: common.clone(), lease_keeper: lease_keeper.clone(), doubts }),
             acks: Arc::new(acks),
-            inspection: Arc::new(Inspection { common: common.clone(), lags: lags.clone() }),
+            inspection: Arc::new(Inspection { common: common.clone(), lags: lags.clone(), lease_keeper }),
             lags,
             common,
         }
@@ -198,10 +199,10 @@ impl Common {
     }
 
     /// Stops a subscription whose filter does not compile.
-    async fn stop_for_filter(&self, id: i64, reason: &str) -> Result<(), StoreError> {
+    async fn stop_for_filter(&self, id: i64, name: &str, reason: &str) -> Result<(), StoreError> {
         if self.database.subscriptions().stop(id, "filter", reason).await? {
-            let reason = reason.to_owned();
-            self.observer.record(Observation::SubscriptionStopped { subscription: id, reason });
+            let (subscription, reason) = (name.to_owned(), reason.to_owned());
+            self.observer.record(Observation::SubscriptionStopped { subscription, reason });
         }
         Ok(())
     }

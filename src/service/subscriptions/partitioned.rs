@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::SubscriptionError;
 use super::consumer::{Consumer, Delivery, DeliveryRequest, DeliveryRound};
 use super::reading::{Budget, PartitionReader};
@@ -145,6 +147,8 @@ impl Consumer {
                     read_up_to: one.cursor,
                     committed: held.committed,
                     positions: one.taken.iter().map(|(position, _)| *position).collect(),
+                    last_global_position: one.taken.last().map_or(0, |(_, message)| message.global_position),
+                    last_id: one.taken.last().map_or(Uuid::nil(), |(_, message)| message.id),
                 })
             })
             .collect();

@@ -1,6 +1,6 @@
 //! The newest messages, by topic: what followers read as long as they keep up.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -147,18 +147,20 @@ impl Cache {
         let stale = std::mem::replace(&mut messages, fresh);
         left_out.extend(stale.iter().map(|stale| (stale.global_position, stale.stream_name.to_string())));
         self.move_to(settled);
-        for state in self.topics.values_mut().filter(|state| state.opened > opened) {
-            state.messages.forget_up_to(settled);
-        }
         let last = messages.last().map(|message| (message.global_position, message.id));
-        let mut touched: Vec<Topic> = Vec::new();
+        let mut touched = HashSet::new();
+        if self.opened > opened {
+            for (topic, state) in self.topics.iter_mut().filter(|(_, state)| state.opened > opened) {
+                state.messages.forget_up_to(settled);
+                // Its followers may have looked at the database before these were there, and wait since.
+                touched.insert(topic.clone());
+            }
+        }
         for (global_position, stream_name) in left_out {
             for topic in self.topics_of(&stream_name, None) {
                 let Some(state) = self.topics.get_mut(&topic) else { continue };
                 state.messages.forget_up_to(global_position);
-                if !touched.contains(&topic) {
-                    touched.push(topic);
-                }
+                touched.insert(topic);
             }
         }
         for message in messages {
@@ -167,8 +169,8 @@ impl Cache {
                 let Some(state) = self.topics.get_mut(&topic).filter(|state| state.opened <= opened) else { continue };
                 let is_in = state.messages.push(message.clone());
                 kept |= is_in;
-                if is_in && !touched.contains(&topic) {
-                    touched.push(topic);
+                if is_in {
+                    touched.insert(topic);
                 }
             }
             if kept {
@@ -392,6 +394,20 @@ mod tests {
         cache.publish(read(vec![message("a-1", 3, 4), message("a-1", 4, 5)]), 5, opened);
         assert!(hit(&cache, &Source::all(), at(3)).is_none());
         assert_eq!(hit(&cache, &Source::all(), at(4)), Some((vec![5], 5)));
+    }
+
+    #[test]
+    fn a_follower_that_comes_while_a_message_is_written_is_woken_to_read_it() {
+        let mut cache = Cache::new(1 << 20);
+        cache.publish(read(vec![]), 5, 0);
+        // Asked before the message was sent; the follower comes, looks, and waits before it is published.
+        let opened = cache.opened();
+        let woken = cache.join(&Topic::All);
+        assert_eq!(hit(&cache, &Source::all(), at(5)), Some((vec![], 5)));
+        assert!(!woken.has_changed().unwrap());
+        cache.publish(read(vec![]), 6, opened);
+        assert!(woken.has_changed().unwrap());
+        assert!(hit(&cache, &Source::all(), at(5)).is_none(), "it is read from the database");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -30,6 +30,26 @@ pub(super) struct Erased {
     is_hinted: AtomicBool,
     /// Counts erasures.
     count: watch::Sender<u64>,
+    /// Raised when history may have changed. What was found by a look that began before that is out of date.
+    doubts: AtomicU64,
+    /// What the last look found, with the doubts that there were when it began.
+    counted: Mutex<Option<(u64, Counted)>>,
+}
+
+/// What changes history, counted; and the server that counts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Counted {
+    erasures: i64,
+    trims: i64,
+    /// A backup that is restored twice counts the same twice.
+    server: Option<String>,
+}
+
+/// Which state of its past the log is in. A page of settled messages is the same as long as this is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Generation {
+    history: i64,
+    counted: Counted,
 }
 
 #[derive(Default)]
@@ -47,9 +67,9 @@ pub(super) struct Seen {
 }
 
 impl Tail {
-    /// Messages may have been erased: look soon.
+    /// Messages may have been erased or trimmed: look soon.
     pub fn hint_erased(&self) {
-        self.inner.erased.is_hinted.store(true, Ordering::SeqCst);
+        self.doubt_generation();
         self.inner.wake.notify_one();
     }
 
@@ -72,6 +92,22 @@ impl Tail {
         erasures.iter().for_each(|erasure| cache.erase(erasure.global_position));
         drop(cache);
         erased.count.send_modify(|sum| *sum += count);
+    }
+
+    /// The log is another one: what was counted in the former one says nothing.
+    pub(super) fn doubt_generation(&self) {
+        let erased = &self.inner.erased;
+        erased.doubts.fetch_add(1, Ordering::SeqCst);
+        erased.is_hinted.store(true, Ordering::SeqCst);
+    }
+
+    /// The state that the log's past is in, unless that is not known at this moment. What is read after this call is of that
+    /// state or of a later one. What another instance erased or trimmed is known on its signal, or within a look's interval.
+    pub fn generation(&self) -> Option<Generation> {
+        let erased = &self.inner.erased;
+        let (doubts, counted) = lock(&erased.counted).clone().filter(|_| self.is_reading())?;
+        let generation = Generation { history: self.history_number(), counted };
+        (doubts == erased.doubts.load(Ordering::SeqCst)).then_some(generation)
     }
 
     /// Changes when messages were erased.
@@ -120,10 +156,14 @@ impl Reader {
             return Ok(());
         }
         loop {
+            let doubts = self.tail.inner.erased.doubts.load(Ordering::SeqCst);
             let found = session.erasures_after(self.erasures.number).await?;
             self.tail.erased(found.erasures);
             self.erasures.number = Some(found.seen);
             if found.is_all {
+                let server = self.memory.server.clone();
+                let counted = Counted { erasures: found.seen, trims: found.trims, server };
+                *lock(&self.tail.inner.erased.counted) = Some((doubts, counted));
                 self.erasures.looked = Some(Instant::now());
                 return Ok(());
             }

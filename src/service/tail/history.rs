@@ -66,6 +66,7 @@ impl Tail {
         cache.begin_at(settled);
         inner.history_number.store(number, Ordering::SeqCst);
         if !is_first {
+            self.doubt_generation();
             // Under the cache's lock, so that nobody reads the new log as the old one.
             inner.history.send_modify(|number| *number += 1);
         }

@@ -27,6 +27,7 @@ use crate::service::hints::Signals;
 use crate::service::log::follower::Follower;
 use crate::service::log::pages::PageReader;
 use crate::service::log::{Log, Page, Place, Read};
+use crate::service::replicas::Replicas;
 use crate::store::append::Written;
 use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
@@ -34,6 +35,7 @@ use crate::telemetry::Observer;
 
 use cache::Cache;
 use erasures::Erased;
+pub use erasures::Generation;
 pub use held_back::HeldBack;
 pub use history::HistoryChanged;
 pub use reader::Reader;
@@ -135,7 +137,13 @@ pub struct Membership {
 
 impl Tail {
     /// The tail, and the agent that reads for it.
-    pub fn new(database: Database, signals: Signals, settings: TailSettings, observer: Observer) -> (Self, Reader) {
+    pub fn new(
+        database: Database,
+        replicas: Replicas,
+        signals: Signals,
+        settings: TailSettings,
+        observer: Observer,
+    ) -> (Self, Reader) {
         let inner = Inner {
             cache: Mutex::new(Cache::new(settings.cache_bytes_max)),
             inbox: Mutex::default(),
@@ -150,7 +158,7 @@ impl Tail {
             history_number: AtomicI64::new(0),
             history_changed: Mutex::default(),
             erased: Erased::default(),
-            pages: PageReader::new(database.clone(), settings.catch_up_reads_max),
+            pages: PageReader::new(database.clone(), replicas, settings.catch_up_reads_max),
             database,
             observer,
             settings,
@@ -296,6 +304,11 @@ impl Membership {
     /// The same topics, joined once more.
     pub fn again(&self) -> Self {
         self.tail.join(&self.source)
+    }
+
+    /// Follows the same from a place on.
+    pub fn follow(&self, place: Place, filter: Filter) -> Follower {
+        self.tail.follow(&self.source, place, filter)
     }
 
     /// Whether any of the topics has other followers here.

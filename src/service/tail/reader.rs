@@ -20,6 +20,7 @@ use crate::domain::history::{Known, Landmark};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::domain::settling::{Settling, Step};
+use crate::domain::trace::Span;
 use crate::service::back_off::BackOff;
 use crate::store::settled::{Look, NewRow};
 use crate::store::{Session, StoreError};
@@ -50,6 +51,8 @@ pub struct Reader {
     pub(super) erasures: Seen,
     hole: Hole,
     checkpoint: (i64, Instant),
+    /// The server that was named with it.
+    kept_of: Option<String>,
 }
 
 struct Pending {
@@ -81,6 +84,7 @@ impl Reader {
             erasures: Seen::default(),
             hole: Hole::default(),
             checkpoint: (0, Instant::now()),
+            kept_of: None,
         }
     }
 
@@ -366,6 +370,11 @@ impl Reader {
         let settled = self.settling.settled();
         self.saw(settled);
         self.pending = self.pending.split_off(&(settled + 1));
+        let observer = &self.tail.inner.observer;
+        if observer.traces() {
+            let spans = new.messages.iter().filter_map(|message| Span::of_message("tail", message));
+            spans.for_each(|span| observer.span(span));
+        }
         let size = {
             let mut cache = self.tail.cache();
             cache.publish(new, settled, opened);
@@ -386,9 +395,12 @@ impl Reader {
 
     async fn keep_checkpoint(&mut self, session: &Session) -> Result<(), StoreError> {
         let settled = self.settling.settled();
-        if settled > self.checkpoint.0 && self.checkpoint.1.elapsed() >= CHECKPOINT_INTERVAL {
+        let is_further = settled > self.checkpoint.0 && self.checkpoint.1.elapsed() >= CHECKPOINT_INTERVAL;
+        // Replicas are told by it which primary they have replayed.
+        if is_further || self.kept_of != self.memory.known.ground.server {
             session.keep_checkpoint(settled, &self.memory.known).await?;
             self.checkpoint = (settled, Instant::now());
+            self.kept_of = self.memory.known.ground.server.clone();
         }
         Ok(())
     }

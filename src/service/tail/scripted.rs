@@ -8,6 +8,7 @@ use super::{Tail, TailSettings};
 use crate::service::hints::Signals;
 use crate::service::log::model::Script;
 use crate::service::log::pages::PageReader;
+use crate::service::replicas::Replicas;
 use crate::store::{Database, DatabaseSettings};
 use crate::telemetry::Observer;
 
@@ -17,6 +18,7 @@ impl Tail {
         let settings = DatabaseSettings {
             url: "postgres://nobody@127.0.0.1:1/none".into(),
             connections_max: 4,
+            pooler_url: None,
             connect_timeout: Duration::from_secs(1),
             silence_timeout: Duration::from_secs(1),
         };
@@ -26,7 +28,8 @@ impl Tail {
             held_back_warning: Duration::from_secs(1),
             catch_up_reads_max: 3,
         };
-        Self::new(Database::open(settings).unwrap(), Signals::default(), settings_of_tail, Observer::new()).0
+        let database = Database::open(settings).unwrap();
+        Self::new(database, Replicas::none(), Signals::default(), settings_of_tail, Observer::new()).0
     }
 
     /// One whose pages come from a script.

@@ -1,17 +1,28 @@
 //! Why a migration did not happen.
 use std::time::Duration;
 
+use crate::store::OpenError;
+
 /// Why a migration failed. It left everything as it was, because all of it is one transaction.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    #[error("the database URL is not understood: {source}")]
-    Url { source: sqlx::Error },
+    #[error(transparent)]
+    Url { source: OpenError },
+
+    #[error("{reason}")]
+    NoPrimary { reason: String },
 
     #[error("no connection to the database: {source}")]
     Connect { source: sqlx::Error },
 
     #[error("the database did not accept a connection within {} s", waited.as_secs())]
     ConnectTimeout { waited: Duration },
+
+    #[error(
+        "the database URL leads to a pooler that keeps no sessions (PgBouncer with pool_mode = transaction): PostgreSQL \
+         itself has to be named too, with --direct-database-url (HEADWATER_DIRECT_DATABASE_URL), for what needs a session"
+    )]
+    Pooler,
 
     #[error("another instance was still migrating after {} s", waited.as_secs())]
     Locked { waited: Duration },
@@ -31,6 +42,12 @@ pub enum MigrateError {
     #[error("migration {version} ({name}) was never applied, although {newest_applied} was")]
     MissedMigration { version: i32, name: String, newest_applied: i32 },
 
+    #[error(
+        "the database has functions of version {database}, which serve callers of version {serve_from} or newer; this binary \
+         calls those of version {binary}: start a newer one"
+    )]
+    TooOld { database: i32, serve_from: i32, binary: i32 },
+
     #[error("schema message_store is not one that can be attached to: {}", problems.join("; "))]
     IncompatibleMessageStore { problems: Vec<String> },
 
@@ -49,6 +66,11 @@ pub enum MigrateError {
 }
 
 impl MigrateError {
+    /// Whether no connection was had: the database may be there later.
+    pub fn is_about_connecting(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::NoPrimary { .. })
+    }
+
     /// For `map_err`: names the step at which the statement failed.
     pub(super) fn at(step: impl Into<String>) -> impl FnOnce(sqlx::Error) -> Self {
         let step = step.into();

@@ -17,6 +17,8 @@ pub(super) struct Installation {
     pub origin: Origin,
     pub functions_version: i32,
     pub functions_checksum: String,
+    /// Whose calls they serve: those of this version, and of later ones.
+    pub functions_serve_from: i32,
     pub role_granted: bool,
     pub role_refusal: Option<String>,
 }
@@ -139,8 +141,10 @@ async fn read_applied(connection: &mut PgConnection) -> Result<Vec<Applied>, Mig
 async fn read_installation(connection: &mut PgConnection) -> Result<Option<Installation>, MigrateError> {
     let row = sqlx::query(
         "SELECT message_store_origin = 'attached' AS attached, functions_version, functions_checksum, role_granted,
-                role_refusal
-         FROM headwater.installation",
+                role_refusal,
+                -- A database of an earlier version has no such column.
+                coalesce((to_jsonb(i) ->> 'functions_serve_from')::integer, 0) AS functions_serve_from
+         FROM headwater.installation AS i",
     )
     .fetch_optional(connection)
     .await
@@ -149,6 +153,7 @@ async fn read_installation(connection: &mut PgConnection) -> Result<Option<Insta
         origin: if row.get("attached") { Origin::Attached } else { Origin::Installed },
         functions_version: row.get("functions_version"),
         functions_checksum: row.get("functions_checksum"),
+        functions_serve_from: row.get("functions_serve_from"),
         role_granted: row.get("role_granted"),
         role_refusal: row.get("role_refusal"),
     }))

@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 /// PostgreSQL's error when a function would get another result, or other names of parameters.
 const INVALID_FUNCTION_DEFINITION: &str = "42P13";
 
+/// The migration with the column for it.
+const CALLERS_FROM_MIGRATION: i32 = 17;
+
 /// Installs all functions twice: first without checking their bodies, since functions call each other in any order, then
 /// with that check, so that a name that does not exist fails here and not when the function is called.
 pub(super) async fn install(
@@ -37,9 +40,22 @@ pub(super) async fn install(
     .bind(schema.functions_version)
     .bind(schema.functions_checksum(attached))
     .bind(functions)
-    .execute(transaction)
+    .execute(&mut *transaction)
     .await
     .map_err(MigrateError::at("recording the functions' version"))?;
+    record_callers(transaction, schema).await
+}
+
+/// Records whose calls the functions serve.
+async fn record_callers(transaction: &mut PgConnection, schema: &Schema) -> Result<(), MigrateError> {
+    if schema.newest_version() < CALLERS_FROM_MIGRATION {
+        return Ok(());
+    }
+    sqlx::query("UPDATE headwater.installation SET functions_serve_from = $1")
+        .bind(schema.functions_serve_from)
+        .execute(transaction)
+        .await
+        .map_err(MigrateError::at("recording whose calls the functions serve"))?;
     Ok(())
 }
 

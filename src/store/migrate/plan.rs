@@ -27,6 +27,7 @@ impl<'a> Plan<'a> {
         if !found.incompatible.is_empty() {
             return Err(MigrateError::IncompatibleMessageStore { problems: found.incompatible.clone() });
         }
+        check_serves(found, schema)?;
         let mut plan = Self { origin: found.origin(), steps: Vec::new(), notices: Vec::new() };
         plan.check_applied(found, schema)?;
         plan.add_migrations(found, schema)?;
@@ -161,6 +162,17 @@ impl<'a> Plan<'a> {
     /// What the steps would change, for a check.
     pub(super) fn changes(&self, schema: &Schema) -> Vec<Change> {
         self.steps.iter().map(|step| step.change(schema, self.is_attached())).collect()
+    }
+}
+
+/// Refuses to begin where a newer version has put something else in the place of what this binary calls.
+fn check_serves(found: &Found, schema: &Schema) -> Result<(), MigrateError> {
+    let (binary, installation) = (schema.functions_version, found.installation.as_ref());
+    match installation.map(|installation| (installation.functions_version, installation.functions_serve_from)) {
+        Some((database, serve_from)) if serve_from > binary => {
+            Err(MigrateError::TooOld { database, serve_from, binary })
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

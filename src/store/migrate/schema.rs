@@ -8,6 +8,10 @@ use std::fmt::Write as _;
 /// that restarts during a roll-out from putting its own functions in the place of newer ones.
 pub const FUNCTIONS_VERSION: i32 = 2;
 
+/// The oldest version of the service whose calls these functions and tables serve. Raised with a release that drops or
+/// changes what the release before it calls: instances of that one then refuse to work, and say so.
+pub const FUNCTIONS_SERVE_FROM: i32 = 2;
+
 /// Functions of version 1 that later ones have not. From version 2 on the database has a list of its own.
 pub(super) const FORMER_FUNCTIONS: &[&str] = &[
     "is_standing",
@@ -74,6 +78,7 @@ pub struct Schema {
     pub migrations: Vec<Migration>,
     pub functions: Vec<Function>,
     pub functions_version: i32,
+    pub functions_serve_from: i32,
     pub role: Cow<'static, str>,
 }
 
@@ -84,6 +89,7 @@ impl Schema {
             migrations: MIGRATIONS.iter().map(|&(file, sql)| numbered(file, sql)).collect(),
             functions: FUNCTIONS.iter().map(|&(path, sql)| Function { path: path.into(), sql: sql.into() }).collect(),
             functions_version: FUNCTIONS_VERSION,
+            functions_serve_from: FUNCTIONS_SERVE_FROM,
             role: MESSAGE_STORE_ROLE.into(),
         }
     }
@@ -144,6 +150,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0014_time_ranges",
     "0015_credentials",
     "0016_made_by",
+    "0017_trims_and_callers",
 ];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
@@ -166,6 +173,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "group_member",
     "insert_aggregated",
     "insert_keyed",
+    "is_same_metadata",
     "judge_guard",
     "log_end",
     "message_is_unchanged",
@@ -214,6 +222,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_lag",
     "subscription_lock_deliveries",
     "subscription_message_id",
+    "subscription_message_is_there",
     "subscription_number",
     "subscription_park",
     "subscription_partition",

@@ -26,11 +26,12 @@ pub struct StepEntry {
 /// What came of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AckOutcome {
-    Done,
-    /// The lease, or the delivery, is not this consumer's any more.
-    Fenced {
-        current_epoch: i64,
+    Done {
+        /// How many messages are acked by that: an ack is for all before it in its partition, too.
+        messages: i64,
     },
+    /// The lease, or the delivery, is not this consumer's any more.
+    Fenced { current_epoch: i64 },
     /// There is no such delivery.
     Missing,
 }
@@ -70,7 +71,7 @@ impl Subscriptions<'_> {
         let columns = Columns::of(entries.iter().copied());
         let rows = sqlx::query_as!(
             OutcomeRow,
-            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch
+            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch, messages AS "messages!"
                FROM headwater.subscription_ack_up_to($1, $2, $3, $4, $5)"#,
             &columns.subscriptions,
             &columns.consumers as _,
@@ -86,7 +87,7 @@ impl Subscriptions<'_> {
         let columns = Columns::of(entries.iter().copied());
         let rows = sqlx::query_as!(
             OutcomeRow,
-            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch
+            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch, 1::bigint AS "messages!"
                FROM headwater.subscription_ack_each($1, $2, $3, $4)"#,
             &columns.subscriptions,
             &columns.partitions,
@@ -119,7 +120,7 @@ impl Subscriptions<'_> {
         let reasons: Vec<Option<&str>> = steps.iter().map(|step| step.reason.as_deref()).collect();
         let rows = sqlx::query_as!(
             OutcomeRow,
-            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch
+            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch, 0::bigint AS "messages!"
                FROM headwater.subscription_step($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"#,
             &columns.subscriptions,
             &columns.consumers as _,
@@ -146,7 +147,7 @@ impl Subscriptions<'_> {
         let columns = Columns::of(entries.iter().copied());
         let rows = sqlx::query_as!(
             OutcomeRow,
-            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch
+            r#"SELECT number AS "number!", outcome AS "outcome!: Outcome", current_epoch, 0::bigint AS "messages!"
                FROM headwater.subscription_extend($1, $2, $3, $4, $5, $6)"#,
             subscription,
             consumer,
@@ -164,6 +165,8 @@ struct OutcomeRow {
     number: i64,
     outcome: Outcome,
     current_epoch: Option<i64>,
+    /// How many were acked.
+    messages: i64,
 }
 
 /// Both numbers are NULL where there is no such delivery.
@@ -176,7 +179,7 @@ fn outcomes(rows: Vec<OutcomeRow>, count: usize) -> Result<Vec<AckOutcome>, Stor
     let mut outcomes = vec![AckOutcome::Missing; count];
     for row in rows {
         let outcome = match row.outcome {
-            Outcome::Done => AckOutcome::Done,
+            Outcome::Done => AckOutcome::Done { messages: row.messages },
             Outcome::Fenced => AckOutcome::Fenced { current_epoch: row.current_epoch.unwrap_or_default() },
             Outcome::Missing => AckOutcome::Missing,
             other => return Err(other.unexpected()),

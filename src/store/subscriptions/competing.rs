@@ -36,6 +36,8 @@ pub struct Claim<'a> {
     pub is_auto: bool,
     /// The epoch of these deliveries, which was drawn before.
     pub epoch: i64,
+    /// Of the last of these messages, as it was read.
+    pub last_id: Option<Uuid>,
 }
 
 /// Which messages are taken again.
@@ -109,7 +111,7 @@ impl Subscriptions<'_> {
     /// Answers whether the consumer got the messages: not if the cursor had moved, or the subscription is not running.
     pub async fn claim(self, claim: &Claim<'_>) -> Result<bool, StoreError> {
         let outcome = sqlx::query_scalar!(
-            r#"SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8, $9) AS "outcome!: Outcome""#,
+            r#"SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS "outcome!: Outcome""#,
             claim.subscription,
             claim.consumer,
             claim.partition,
@@ -118,7 +120,8 @@ impl Subscriptions<'_> {
             claim.positions,
             claim.global_positions,
             claim.is_auto,
-            claim.epoch
+            claim.epoch,
+            claim.last_id
         );
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }

@@ -181,6 +181,12 @@ impl Subscriptions<'_> {
         Ok(id.fetch_one(self.0).await?)
     }
 
+    /// A subscription's name, if there is one of that id.
+    pub async fn name_of(self, id: i64) -> Result<Option<String>, StoreError> {
+        let name = sqlx::query_scalar!("SELECT name FROM headwater.subscriptions WHERE id = $1", id);
+        Ok(name.fetch_optional(self.0).await?)
+    }
+
     /// How many were made with a credential.
     pub async fn count_by(self, credential: &str) -> Result<i64, StoreError> {
         let count = sqlx::query_scalar!(

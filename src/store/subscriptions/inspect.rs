@@ -183,7 +183,7 @@ impl Subscriptions<'_> {
              WHERE k.subscription_id = $1 AND (k.partition, k.position) > ($2, $3) \
              ORDER BY k.partition, k.position LIMIT $4"
         );
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let statement = client.prepare_cached(&sql).await?;
         let rows = client.query(&statement, &[&subscription, &after.partition, &after.position, &limit]).await?;
         let read = |row: &Row| {

@@ -54,6 +54,9 @@ pub struct Advance {
     pub committed: i64,
     /// The messages that go to the consumer.
     pub positions: Vec<i64>,
+    /// Of the last of them, as it was read: 0 and nil if there is none.
+    pub last_global_position: i64,
+    pub last_id: Uuid,
 }
 
 impl Subscriptions<'_> {
@@ -122,9 +125,10 @@ impl Subscriptions<'_> {
         let partitions: Vec<i32> = advances.iter().map(|advance| advance.partition).collect();
         let counts: Vec<i32> = advances.iter().map(|advance| advance.positions.len() as i32).collect();
         let positions: Vec<i64> = advances.iter().flat_map(|advance| advance.positions.iter().copied()).collect();
+        let last_ids: Vec<Uuid> = advances.iter().map(|advance| advance.last_id).collect();
         let moved = sqlx::query!(
             r#"SELECT partition AS "partition!", counts AS "counts!"
-               FROM headwater.subscription_deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"#,
+               FROM headwater.subscription_deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
             subscription,
             consumer,
             &partitions,
@@ -134,6 +138,8 @@ impl Subscriptions<'_> {
             &column(|advance| advance.read_up_to),
             &counts,
             &positions,
+            &column(|advance| advance.last_global_position),
+            &last_ids,
             is_auto
         );
         Ok(moved.fetch_all(self.0).await?.into_iter().map(|moved| (moved.partition, moved.counts)).collect())

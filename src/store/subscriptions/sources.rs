@@ -41,7 +41,7 @@ impl Subscriptions<'_> {
              LEFT JOIN message_store.messages AS m ON m.global_position = a.global_position \
              ORDER BY a.global_position OFFSET 0) AS m"
         );
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let statement = client.prepare_cached(&sql).await?;
         let read = |row: &Row| {
             let at = At { partition: row.try_get(AFTER_COLUMNS)?, position: row.try_get(AFTER_COLUMNS + 1)? };
@@ -63,7 +63,7 @@ impl Subscriptions<'_> {
     pub async fn messages_at(self, global_positions: &[i64]) -> Result<HashMap<i64, Message>, StoreError> {
         let sql =
             format!("SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.global_position = ANY ($1)");
-        let client = self.0.client().await?;
+        let client = self.0.reader().await?;
         let statement = client.prepare_cached(&sql).await?;
         let rows = client.query(&statement, &[&global_positions]).await?;
         rows.iter().map(|row| message_of(row).map(|message| (message.global_position, message))).collect()

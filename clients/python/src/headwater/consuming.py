@@ -1,0 +1,235 @@
+"""A consumer of a subscription: its handlers, its acks, and what it does when a partition is taken from it."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import HeadwaterError, Refused, Unavailable
+from .generated.api.subscribe import ack_messages, follow_subscription, nack_messages, read_subscription, remove_consumer
+from .generated.models import (
+    AckRequest, DeliveredMessage, DeliveryPlace, Message, Nack, NackAction, NackRequest, Subscription, SubscriptionMode,
+)
+from .transport import Transport
+
+HEARTBEAT = 2.0
+# Acks wait so long for others to be sent with them, unless half of what may be in flight waits already.
+ACK_DELAY = 0.05
+ACKS_MAX = 1000
+REASON_MAX = 2000
+
+Handler = Callable[[Message], object]
+log = logging.getLogger("headwater")
+
+
+class Park(Exception):
+    """Raised by a handler: no attempt will ever change this message, so put it aside, where people can look at it."""
+
+
+@dataclass
+class Lane:
+    """What is handled in order, one after the other: a partition under one epoch, or a message of a competing subscription."""
+
+    epoch: int
+    waiting: deque[DeliveredMessage] = field(default_factory=deque)
+    is_lost: bool = False
+    last: int = -1
+    # A message is to come again: what was on its way behind it comes again too, after it.
+    is_behind_retry: bool = False
+
+
+class Consumer:
+    """Consumes a subscription.
+
+    Messages of a partition are handled in order, one after the other; those of different partitions, and of competing
+    subscriptions, by at most `max_in_flight` threads at once. A message is acked once its handler has returned; acks are sent in batches.
+    A handler that raises has its message delivered again as the subscription says, after those before it in its partition were acked;
+    `Park` puts it aside. A partition that goes to another consumer is given up: what waits is dropped, and what is being handled is not acked.
+    Handlers may see a message twice, after a crash for example: that is for them to bear.
+    """
+
+    def __init__(self, transport: Transport, subscription: str, handler: Handler, consumer: str, max_in_flight: int) -> None:
+        self.transport, self.subscription, self.handler = transport, subscription, handler
+        self.consumer, self.max_in_flight = consumer, max_in_flight
+        self.changed = threading.Condition()
+        self.lanes: dict[int, Lane] = {}
+        self.running: set[int] = set()
+        # The newest delivery of each lane that is to be acked, and how many there are with those before.
+        self.acks: list[tuple[Lane, DeliveryPlace]] = []
+        self.handled = 0
+        self.sending = threading.Lock()
+        self.leaving = threading.Event()
+        self.failure: BaseException | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set: then what is being handled is finished and acked, and the consumer leaves."""
+        found = Subscription.from_dict(self.transport.send(read_subscription._get_kwargs(self.subscription)))
+        self.is_competing = found.definition.mode == SubscriptionMode.COMPETING
+        self.max_deliveries = found.definition.max_deliveries or 1
+        self.threads = ThreadPoolExecutor(self.max_in_flight, "headwater-handler")
+        reader = threading.Thread(target=self._read, name="headwater-reader", daemon=True)
+        reader.start()
+        try:
+            while not stop.is_set() and self.failure is None:
+                self._send_acks_when_due()
+        finally:
+            self.leaving.set()
+            self.threads.shutdown(wait=True)
+            self._leave()
+            reader.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def _read(self) -> None:
+        request = follow_subscription._get_kwargs(
+            self.subscription, consumer=self.consumer, max_in_flight=self.max_in_flight, heartbeat=f"{HEARTBEAT:.0f}s"
+        )
+        try:
+            for event in self.transport.events(lambda _: request, "", HEARTBEAT, self.leaving):
+                with self.changed:
+                    self._take(event.name, event.data)
+        except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
+            self.failure = error
+        with self.changed:
+            self.changed.notify_all()
+
+    def _take(self, name: str, data: Any) -> None:
+        match name:
+            case "message":
+                self._begin(DeliveredMessage.from_dict(data))
+            case "assigned":
+                self._lose(data["partition"])
+                self.lanes[data["partition"]] = Lane(data["epoch"])
+            case "revoked":
+                self._lose(data["partition"])
+            case "disconnected":
+                # Whatever is still this consumer's is delivered again. What is being handled is acked: the service judges.
+                for lane in self.lanes.values():
+                    lane.waiting.clear()
+                self.lanes.clear()
+
+    def _lose(self, partition: int) -> None:
+        """What waits of it is dropped. What is being handled is finished, and only then the partition's next message begins."""
+        lane = self.lanes.pop(partition, None)
+        if lane is not None:
+            lane.is_lost = True
+
+    def _begin(self, delivery: DeliveredMessage) -> None:
+        if self.is_competing:
+            lane = Lane(delivery.epoch)
+        else:
+            known = self.lanes.get(delivery.partition)
+            if known is None or known.epoch != delivery.epoch:
+                return
+            lane = known
+            if delivery.position <= lane.last:
+                lane.is_behind_retry = False
+            lane.last = max(lane.last, delivery.position)
+            if lane.is_behind_retry:
+                return
+        lane.waiting.append(delivery)
+        self._start(lane, delivery.partition)
+
+    def _start(self, lane: Lane, partition: int) -> None:
+        # One thread for a partition, across epochs: order is kept while a message of an earlier epoch is being handled.
+        key = id(lane) if self.is_competing else partition
+        if key not in self.running and not self.leaving.is_set():
+            self.running.add(key)
+            self.threads.submit(self._work, lane, key, partition)
+
+    def _work(self, lane: Lane, key: int, partition: int) -> None:
+        while True:
+            with self.changed:
+                if not self.is_competing:
+                    lane = self.lanes.get(partition, lane)
+                if self.leaving.is_set() or lane.is_lost or not lane.waiting:
+                    self.running.discard(key)
+                    self.changed.notify_all()
+                    return
+                delivery = lane.waiting.popleft()
+            try:
+                self._handle(lane, delivery)
+            except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
+                self.failure = error
+                lane.is_lost = True
+
+    def _handle(self, lane: Lane, delivery: DeliveredMessage) -> None:
+        place = DeliveryPlace(partition=delivery.partition, position=delivery.position, epoch=delivery.epoch)
+        try:
+            self.handler(delivery.message)
+        except Park as error:
+            self._nack(lane, place, NackAction.PARK, str(error))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises
+            log.warning("%s: %s at %s: %r", self.subscription, delivery.message.type_, place.position, error)
+            with self.changed:
+                # After its last delivery it is put aside, or as the subscription says, and what follows goes on.
+                if delivery.delivery_count < self.max_deliveries:
+                    lane.waiting.clear()
+                    lane.is_behind_retry = True
+            self._nack(lane, place, NackAction.RETRY, repr(error))
+        else:
+            with self.changed:
+                if not lane.is_lost:
+                    # It acks those before it. A parked message that is replayed comes out of turn, and is acked by itself.
+                    self.acks = [ack for ack in self.acks if ack[0] is not lane or ack[1].position > place.position]
+                    self.acks.append((lane, place))
+                    self.handled += 1
+                    self.changed.notify_all()
+
+    def _send_acks_when_due(self) -> None:
+        with self.changed:
+            if not self.acks and self.failure is None:
+                self.changed.wait(ACK_DELAY)
+            due = time.monotonic() + ACK_DELAY
+            while self.acks and self.handled < max(1, self.max_in_flight // 2) and (left := due - time.monotonic()) > 0:
+                self.changed.wait(left)
+        self._send_acks()
+
+    def _send_acks(self) -> None:
+        with self.sending:
+            with self.changed:
+                # A lane that was lost is not acked: another consumer has its messages.
+                acks = [place for lane, place in self.acks if not lane.is_lost]
+                self.acks.clear()
+                self.handled = 0
+            for first in range(0, len(acks), ACKS_MAX):
+                body = AckRequest(consumer=self.consumer, acks=acks[first : first + ACKS_MAX])
+                self._answer(ack_messages._get_kwargs(self.subscription, body=body))
+
+    def _nack(self, lane: Lane, place: DeliveryPlace, action: NackAction, reason: str) -> None:
+        # What was handled before it is acked first, so that it does not come again with it.
+        self._send_acks()
+        if lane.is_lost:
+            return
+        nack = Nack(partition=place.partition, position=place.position, epoch=place.epoch, action=action, reason=reason[:REASON_MAX])
+        body = NackRequest(consumer=self.consumer, nacks=[nack])
+        self._answer(nack_messages._get_kwargs(self.subscription, body=body))
+
+    def _answer(self, request: dict[str, Any]) -> None:
+        try:
+            self.transport.send(request)
+        except Unavailable as error:
+            # The messages come again once their time is over.
+            log.warning("%s: not acked: %s", self.subscription, error)
+        except Refused as error:
+            if error.type != "/problems/fenced":
+                raise
+            with self.changed:
+                partition = error.problem.partition
+                lane = self.lanes.get(partition) if isinstance(partition, int) else None
+                if lane is not None and isinstance(partition, int) and lane.epoch == error.problem.epoch:
+                    self._lose(partition)
+
+    def _leave(self) -> None:
+        """Others get what is left at once."""
+        try:
+            self._send_acks()
+            self.transport.send(remove_consumer._get_kwargs(self.subscription, self.consumer))
+        except HeadwaterError as error:
+            # It has left already, where its event stream has ended first.
+            if not (isinstance(error, Refused) and error.type == "/problems/not-found"):
+                log.warning("%s: %s", self.subscription, error)

@@ -1,0 +1,267 @@
+// A consumer of a subscription: its handlers, its acks, and what it does when a partition is taken from it.
+import { HeadwaterError, Refused, Unavailable } from './errors.ts'
+import { ackMessages, nackMessages, readSubscription, removeConsumer } from './generated/sdk.gen.ts'
+import type { AssignedEvent, DeliveredMessage, DeliveryPlace, Message, NackAction, RevokedEvent, SubscriptionDefinition } from './generated/types.gen.ts'
+import type { Event, Transport } from './transport.ts'
+
+const HEARTBEAT_S = 2
+/** Acks wait so long for others to be sent with them, unless half of what may be in flight waits already. */
+const ACK_DELAY_MS = 50
+const ACKS_MAX = 1_000
+const REASON_MAX = 2_000
+
+export type Handler = (message: Message) => unknown
+
+export interface ConsumeOptions {
+  /** The consumer's name in its group; one is made up if it is not given. */
+  consumer?: string
+  /** How many handlers run at once at most; 32 if it is not given. */
+  maxInFlight?: number
+  /** When it is aborted, what is being handled is finished and acked, and the consumer leaves. */
+  signal?: AbortSignal
+  /** Told of what goes wrong and is tried again. */
+  onWarning?: (error: unknown) => void
+}
+
+/** Thrown by a handler: no attempt will ever change this message, so put it aside, where people can look at it. */
+export class Park extends Error {}
+
+/** What is handled in order, one after the other: a partition under one epoch, or a message of a competing subscription. */
+class Lane {
+  readonly epoch: number
+  waiting: DeliveredMessage[] = []
+  isLost = false
+  last = -1
+  /** A message is to come again: what was on its way behind it comes again too, after it. */
+  isBehindRetry = false
+
+  constructor(epoch: number) {
+    this.epoch = epoch
+  }
+}
+
+/**
+ * Consumes a subscription.
+ *
+ * Messages of a partition are handled in order, one after the other; those of different partitions, and of competing
+ * subscriptions, by at most `maxInFlight` handlers at once. A message is acked once its handler has resolved; acks are sent
+ * in batches. A handler that throws has its message delivered again as the subscription says, after those before it in its
+ * partition were acked; `Park` puts it aside. A partition that goes to another consumer is given up: what waits is dropped,
+ * and what is being handled is not acked. Handlers may see a message twice, after a crash for example: that is for them to bear.
+ */
+export async function consume(transport: Transport, subscription: string, handler: Handler, options: ConsumeOptions): Promise<void> {
+  const found = await transport.send(client => readSubscription({ client, path: { name: subscription } }))
+  await new Consumer(transport, subscription, handler, found!.definition, options).run()
+}
+
+class Consumer {
+  readonly #name: string
+  readonly #maxInFlight: number
+  readonly #stop: AbortSignal
+  readonly #warn: (error: unknown) => void
+  readonly #ended = new AbortController()
+  readonly #lanes = new Map<number, Lane>()
+  /** Partitions that are being handled, or are to be: one after the other, across epochs. */
+  readonly #busy = new Set<number>()
+  readonly #ready: (() => Promise<void>)[] = []
+  /** The newest delivery of each lane that is to be acked, and how many there are with those before. */
+  #acks: { lane: Lane, place: DeliveryPlace }[] = []
+  #handled = 0
+  #running = 0
+  #timer: ReturnType<typeof setTimeout> | undefined
+  #sending: Promise<void> = Promise.resolve()
+  #whenIdle = () => {}
+  #failure: unknown
+  readonly #transport: Transport
+  readonly #subscription: string
+  readonly #handler: Handler
+  readonly #definition: SubscriptionDefinition
+
+  constructor(transport: Transport, subscription: string, handler: Handler, definition: SubscriptionDefinition, options: ConsumeOptions) {
+    this.#transport = transport
+    this.#subscription = subscription
+    this.#handler = handler
+    this.#definition = definition
+    this.#name = options.consumer ?? `consumer-${crypto.randomUUID()}`
+    this.#maxInFlight = options.maxInFlight ?? 32
+    this.#stop = options.signal ?? new AbortController().signal
+    this.#warn = options.onWarning ?? (() => {})
+  }
+
+  async run(): Promise<void> {
+    const leave = () => this.#ended.abort()
+    this.#stop.addEventListener('abort', leave)
+    if (this.#stop.aborted) leave()
+    const address = () => this.#transport.client.buildUrl({
+      url: '/v1/subscriptions/{name}/events', path: { name: this.#subscription },
+      query: { consumer: this.#name, max_in_flight: this.#maxInFlight, heartbeat: `${HEARTBEAT_S}s` },
+    })
+    try {
+      for await (const event of this.#transport.events(address, '', HEARTBEAT_S * 1_000, this.#ended.signal)) this.#take(event)
+    } catch (error) {
+      this.#failure ??= error
+    } finally {
+      leave()
+      this.#stop.removeEventListener('abort', leave)
+    }
+    while (this.#running > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
+    await this.#leave()
+    if (this.#failure !== undefined) throw this.#failure
+  }
+
+  #take({ name, data }: Event): void {
+    if (name === 'message') {
+      this.#begin(data as DeliveredMessage)
+    } else if (name === 'assigned') {
+      const { partition, epoch } = data as AssignedEvent
+      this.#lose(partition)
+      this.#lanes.set(partition, new Lane(epoch))
+    } else if (name === 'revoked') {
+      this.#lose((data as RevokedEvent).partition)
+    } else if (name === 'disconnected') {
+      // Whatever is still this consumer's is delivered again. What is being handled is acked: the service judges.
+      for (const lane of this.#lanes.values()) lane.waiting.length = 0
+      this.#lanes.clear()
+    }
+  }
+
+  /** What waits of it is dropped. What is being handled is finished, and only then the partition's next message begins. */
+  #lose(partition: number): void {
+    const lane = this.#lanes.get(partition)
+    if (lane) lane.isLost = true
+    this.#lanes.delete(partition)
+  }
+
+  #begin(delivery: DeliveredMessage): void {
+    const { partition, epoch } = delivery
+    if (this.#definition.mode === 'competing') {
+      this.#queue(() => this.#handle(new Lane(epoch), delivery))
+      return
+    }
+    const lane = this.#lanes.get(partition)
+    if (lane?.epoch !== epoch) return
+    if (delivery.position <= lane.last) lane.isBehindRetry = false
+    lane.last = Math.max(lane.last, delivery.position)
+    if (lane.isBehindRetry) return
+    lane.waiting.push(delivery)
+    if (this.#busy.has(partition)) return
+    this.#busy.add(partition)
+    this.#queue(() => this.#handlePartition(partition))
+  }
+
+  #queue(work: () => Promise<void>): void {
+    this.#ready.push(work)
+    this.#startNext()
+  }
+
+  #startNext(): void {
+    while (this.#running < this.#maxInFlight && this.#ready.length > 0 && !this.#ended.signal.aborted) {
+      const work = this.#ready.shift()!
+      this.#running++
+      work().catch(error => {
+        this.#failure ??= error
+        this.#ended.abort()
+      }).finally(() => {
+        this.#running--
+        if (this.#running === 0) this.#whenIdle()
+        this.#startNext()
+      })
+    }
+  }
+
+  async #handlePartition(partition: number): Promise<void> {
+    for (;;) {
+      // The lane of the epoch that counts now.
+      const lane = this.#lanes.get(partition)
+      const delivery = this.#ended.signal.aborted ? undefined : lane?.waiting.shift()
+      if (!lane || !delivery) break
+      await this.#handle(lane, delivery)
+    }
+    this.#busy.delete(partition)
+  }
+
+  async #handle(lane: Lane, { partition, position, epoch, delivery_count, message }: DeliveredMessage): Promise<void> {
+    const place = { partition, position, epoch }
+    try {
+      await this.#handler(message)
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error)
+      if (error instanceof Park) return this.#nack(lane, place, 'park', reason)
+      this.#warn(error)
+      // After its last delivery it is put aside, or as the subscription says, and what follows goes on.
+      if (delivery_count < (this.#definition.max_deliveries ?? 1)) {
+        lane.waiting.length = 0
+        lane.isBehindRetry = true
+      }
+      return this.#nack(lane, place, 'retry', reason)
+    }
+    if (lane.isLost) return
+    // It acks those before it. A parked message that is replayed comes out of turn, and is acked by itself.
+    this.#acks = this.#acks.filter(ack => ack.lane !== lane || ack.place.position > position)
+    this.#acks.push({ lane, place })
+    this.#handled++
+    if (this.#handled >= Math.max(1, Math.floor(this.#maxInFlight / 2))) this.#sendAcksSoon(0)
+    else this.#sendAcksSoon(ACK_DELAY_MS)
+  }
+
+  #sendAcksSoon(ms: number): void {
+    if (ms > 0 && this.#timer !== undefined) return
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined
+      this.#sendAcks().catch(error => {
+        this.#failure ??= error
+        this.#ended.abort()
+      })
+    }, ms)
+  }
+
+  /** One batch after the other: a partition's acks must not overtake each other. */
+  #sendAcks(): Promise<void> {
+    const sent = this.#sending.then(async () => {
+      // A lane that was lost is not acked: another consumer has its messages.
+      const acks = this.#acks.filter(({ lane }) => !lane.isLost).map(({ place }) => place)
+      this.#acks = []
+      this.#handled = 0
+      for (let first = 0; first < acks.length; first += ACKS_MAX) {
+        const body = { consumer: this.#name, acks: acks.slice(first, first + ACKS_MAX) }
+        await this.#answer(() => this.#transport.send(client => ackMessages({ client, path: { name: this.#subscription }, body })))
+      }
+    })
+    this.#sending = sent.catch(() => {})
+    return sent
+  }
+
+  async #nack(lane: Lane, place: DeliveryPlace, action: NackAction, reason: string): Promise<void> {
+    // What was handled before it is acked first, so that it does not come again with it.
+    await this.#sendAcks()
+    if (lane.isLost) return
+    const body = { consumer: this.#name, nacks: [{ ...place, action, reason: reason.slice(0, REASON_MAX) }] }
+    await this.#answer(() => this.#transport.send(client => nackMessages({ client, path: { name: this.#subscription }, body })))
+  }
+
+  async #answer(send: () => Promise<unknown>): Promise<void> {
+    try {
+      await send()
+    } catch (error) {
+      const problem = error instanceof Refused ? error.problem : undefined
+      // Without an answer, the messages come again once their time is over.
+      if (error instanceof Unavailable) return this.#warn(error)
+      if (problem?.type !== '/problems/fenced') throw error
+      if (problem.partition !== undefined && this.#lanes.get(problem.partition)?.epoch === problem.epoch) this.#lose(problem.partition)
+    }
+  }
+
+  /** Others get what is left at once. */
+  async #leave(): Promise<void> {
+    clearTimeout(this.#timer)
+    try {
+      await this.#sendAcks()
+      await this.#transport.send(client => removeConsumer({ client, path: { name: this.#subscription, consumer: this.#name } }))
+    } catch (error) {
+      if (!(error instanceof HeadwaterError)) throw error
+      // It has left already, where its event stream has ended first.
+      if (!(error instanceof Refused && error.type === '/problems/not-found')) this.#warn(error)
+    }
+  }
+}

@@ -1,0 +1,34 @@
+// What goes wrong.
+import type { Problem } from './generated/types.gen.ts'
+
+/** Anything below. */
+export class HeadwaterError extends Error {
+  override name = this.constructor.name
+}
+
+/**
+ * The service did not answer in time, or only that it cannot now. An append may have been written: sent again with the same
+ * message ids, it is written once.
+ */
+export class Unavailable extends HeadwaterError {}
+
+/** The event stream has ended for good: another consumer has joined under the same name. */
+export class Closed extends HeadwaterError {}
+
+/** The service has refused, and would again: `problem` says why. */
+export class Refused extends HeadwaterError {
+  readonly problem: Problem
+
+  constructor(problem: Problem) {
+    super(`${problem.title}: ${problem.detail}`)
+    this.problem = problem
+  }
+
+  /** `/problems/…`. */
+  get type(): Problem['type'] {
+    return this.problem.type
+  }
+}
+
+/** The stream has another version than the expected one: `problem.current_version`. */
+export class Conflict extends Refused {}
