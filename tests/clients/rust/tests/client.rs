@@ -31,10 +31,10 @@ fn problem<T>(error: Error<T>) -> Problem {
 #[tokio::test]
 async fn appends_and_reads() {
     let (service, stream) = (service(), a_stream());
-    let appended = append_api::append_messages(&service, &stream, deposited(&[5, 7]), None).await.unwrap();
+    let appended = append_api::append_messages(&service, &stream, deposited(&[5, 7]), None, None, None).await.unwrap();
     assert_eq!((appended.version, appended.duplicate), (1, false));
     let types = Some(vec!["Deposited".to_owned()]);
-    let page = read_api::read_stream(&service, &stream, None, Some(1), types, None, None, None, None, None, None, None).await;
+    let page = read_api::read_stream(&service, &stream, None, Some(1), types, None, None, None, None, None, None, None, None).await;
     let page = page.unwrap();
     assert_eq!((page.version, page.next, page.at_end), (1, Some(1), false));
     assert_eq!(page.messages[0].id, appended.messages[0].id);
@@ -43,9 +43,9 @@ async fn appends_and_reads() {
 #[tokio::test]
 async fn a_conflict_is_a_typed_problem() {
     let (service, stream) = (service(), a_stream());
-    append_api::append_messages(&service, &stream, deposited(&[5]), None).await.unwrap();
+    append_api::append_messages(&service, &stream, deposited(&[5]), None, None, None).await.unwrap();
     let again = AppendRequest { expected_version: Some(Some(-1)), ..deposited(&[1]) };
-    let problem = problem(append_api::append_messages(&service, &stream, again, None).await.unwrap_err());
+    let problem = problem(append_api::append_messages(&service, &stream, again, None, None, None).await.unwrap_err());
     assert_eq!((problem.r#type, problem.current_version), (ProblemType::WRONG_EXPECTED_VERSION, Some(0)));
 }
 
@@ -56,16 +56,16 @@ async fn several_streams_are_appended_to_under_conditions() {
     let mut request = AppendsRequest::new(vec![to(&left), to(&right)]);
     let empty = AppendCondition { stream_name: Some(Some(left.clone())), version: Some(Some(-1)), ..AppendCondition::new() };
     request.conditions = Some(Some(vec![empty]));
-    let appended = append_api::append_to_streams(&service, request.clone(), None).await.unwrap();
+    let appended = append_api::append_to_streams(&service, request.clone(), None, None, None).await.unwrap();
     assert_eq!((appended.appends.len(), appended.duplicate), (2, false));
-    let problem = problem(append_api::append_to_streams(&service, request, None).await.unwrap_err());
+    let problem = problem(append_api::append_to_streams(&service, request, None, None, None).await.unwrap_err());
     assert_eq!((problem.r#type, problem.condition), (ProblemType::CONDITION_FAILED, Some(0)));
 }
 
 #[tokio::test]
 async fn follows_by_lines() {
     let (service, stream) = (service(), a_stream());
-    append_api::append_messages(&service, &stream, deposited(&[1, 2]), None).await.unwrap();
+    append_api::append_messages(&service, &stream, deposited(&[1, 2]), None, None, None).await.unwrap();
     // The generated function would read to the end, and there is none: the events are read from its client instead.
     let url = format!("{}/v1/streams/{stream}/events?from=beginning", service.base_path);
     let request = service.client.get(url).bearer_auth(service.bearer_access_token.as_deref().unwrap());
@@ -79,7 +79,7 @@ async fn follows_by_lines() {
                 EventLine::MessageEventLine(event) => positions.push(event.data.position),
                 // History is over, so this one comes live.
                 EventLine::CaughtUpEventLine(_) => {
-                    append_api::append_messages(&service, &stream, deposited(&[3]), None).await.unwrap();
+                    append_api::append_messages(&service, &stream, deposited(&[3]), None, None, None).await.unwrap();
                 }
                 other => panic!("{other:?}"),
             }
