@@ -81,7 +81,7 @@ BEGIN
         -- The positions passed over since the last delivery may have other messages by now.
         UPDATE headwater.subscription_partitions AS l
         SET
-          read_up_to = least(l.read_up_to, CASE WHEN p.last_id IS NULL THEN _end ELSE greatest(l.delivered, 0) END),
+          read_up_to = least(l.read_up_to, greatest(l.delivered, 0), _end),
           delivered = least(l.delivered, _end),
           committed = least(l.committed, _end),
           rewind_generation = l.rewind_generation + 1

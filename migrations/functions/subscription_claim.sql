@@ -1,11 +1,15 @@
 -- New messages go to a consumer of a competing subscription: the shared cursor moves on, unless another consumer has
 -- moved it. The epoch of these deliveries was drawn before the call, so that they can be found should its answer be lost.
+-- `_history`: the number of the log that the consumer reads; `_rewind_generation`: of the cursor, as the consumer found it;
 -- `_last_id`: of the last of these messages, as the consumer read it.
--- Outcomes: 'done', 'stale': the cursor had moved, the last message is not in the log any more, or the subscription is not running.
+-- Outcomes: 'done', 'stale': the cursor had moved, the last message is not in the log any more, or the subscription
+-- is not running.
 CREATE OR REPLACE FUNCTION headwater.subscription_claim(
   _subscription bigint,
   _consumer text,
+  _history bigint,
   _partition integer,
+  _rewind_generation bigint,
   _expected bigint,
   _read_up_to bigint,
   _positions bigint[],
@@ -22,7 +26,8 @@ DECLARE
   _now timestamptz;
 BEGIN
   IF NOT headwater.subscription_message_is_there(
-    _subscription, _partition, _positions[cardinality(_positions)], _global_positions[cardinality(_positions)], _last_id
+    _history, _subscription, _partition, _positions[cardinality(_positions)],
+    _global_positions[cardinality(_positions)], _last_id
   ) THEN
     RETURN 'stale';
   END IF;
@@ -35,6 +40,7 @@ BEGIN
     committed = CASE WHEN _is_auto THEN coalesce(_positions[cardinality(_positions)], p.committed) ELSE p.committed END
   FROM headwater.subscriptions AS s
   WHERE p.subscription_id = _subscription AND p.partition = _partition AND p.read_up_to = _expected
+    AND p.rewind_generation = _rewind_generation
     AND s.id = _subscription AND s.state = 'running'
   RETURNING s.ack_timeout INTO _timeout;
 

@@ -17,6 +17,7 @@ RETURNS TABLE (
   in_flight bigint,
   epoch bigint,
   "partition" integer,
+  rewind_generation bigint,
   read_up_to bigint
 )
 LANGUAGE plpgsql VOLATILE
@@ -38,6 +39,7 @@ BEGIN
     f.count,
     _epoch,
     p.partition,
+    p.rewind_generation,
     p.read_up_to
   FROM headwater.subscriptions AS b
   LEFT JOIN headwater.subscription_consumers AS c ON c.subscription_id = b.id AND c.name = _consumer

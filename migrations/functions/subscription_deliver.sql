@@ -1,6 +1,7 @@
 -- Messages of some partitions go to their consumer. A partition that has changed since the consumer looked is skipped, as
 -- one is whose last message is not in the log any more; the answer has the others, with how often each of their messages
--- was delivered by now. The last messages are given as the consumer read them.
+-- was delivered by now. The last messages are given as the consumer read them, `_history` is the number of the log that it
+-- reads.
 --
 -- What is delivered and not acked is kept in four arrays side by side: element n of unacked_positions, unacked_counts,
 -- unacked_failures and unacked_times is one message, in order of position, and `unnest` of all four makes rows of them.
@@ -9,6 +10,7 @@
 CREATE OR REPLACE FUNCTION headwater.subscription_deliver(
   _subscription bigint,
   _consumer text,
+  _history bigint,
   _partitions integer[],
   _epochs bigint[],
   _rewind_generations bigint[],
@@ -51,7 +53,8 @@ BEGIN
       OR p.rewind_generation <> _rewind_generations[i] OR p.read_up_to <> _expected[i] OR p.next_owner IS NOT NULL
       OR p.retry_at > _now
       OR NOT headwater.subscription_message_is_there(
-        _subscription, _partitions[i], _new[cardinality(_new)], nullif(_last_global_positions[i], 0), _last_ids[i]
+        _history, _subscription, _partitions[i], _new[cardinality(_new)],
+        nullif(_last_global_positions[i], 0), _last_ids[i]
       );
 
     _counts := array_fill(1, ARRAY[cardinality(_new)]);

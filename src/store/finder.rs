@@ -1,7 +1,7 @@
 //! Finds the primary among the servers that a URL names. Both drivers connect to the one that was found, and leave it
 //! together when another one is found.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,7 @@ pub(super) struct Finder {
     /// One search at a time; its outcome is that of all who asked before it began.
     search: tokio::sync::Mutex<Option<Search>>,
     newest: Mutex<Option<Identity>>,
+    turns: AtomicU64,
 }
 
 /// What a search has found.
@@ -90,7 +91,7 @@ impl Server {
 impl Finder {
     pub fn new(target: Target, connect_timeout: Duration) -> Self {
         let in_use = watch::Sender::new(None);
-        Self { target, connect_timeout, in_use, search: Default::default(), newest: Mutex::default() }
+        Self { target, connect_timeout, in_use, search: Default::default(), newest: Mutex::default(), turns: Default::default() }
     }
 
     pub fn tls(&self) -> MakeRustlsConnect {
@@ -104,6 +105,12 @@ impl Finder {
     /// Changes when another server is in use.
     pub fn changes(&self) -> watch::Receiver<Option<Arc<Server>>> {
         self.in_use.subscribe()
+    }
+
+    /// How often what connections lead to may have become another server. What was learned on a connection holds for others
+    /// only as long as this stays the same.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::SeqCst)
     }
 
     pub fn doubt(&self) {
@@ -142,6 +149,10 @@ impl Finder {
         let same = before.as_ref().filter(|server| server.name == way.name && server.identity == identity);
         let server = match same {
             Some(server) => {
+                if is_doubted && identity.is_none() {
+                    // The address may lead to another server by now. Counted before anybody connects again.
+                    self.turns.fetch_add(1, Ordering::SeqCst);
+                }
                 server.is_doubted.store(false, Ordering::SeqCst);
                 server.clone()
             }
@@ -159,8 +170,12 @@ impl Finder {
         if server.identity.is_some() {
             *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = server.identity.clone();
         }
+        if let Some(before) = before {
+            before.left.cancel();
+            // Counted before anybody connects to the next one.
+            self.turns.fetch_add(1, Ordering::SeqCst);
+        }
         self.in_use.send_replace(Some(server.clone()));
-        before.inspect(|before| before.left.cancel());
         server
     }
 

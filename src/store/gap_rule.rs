@@ -29,7 +29,7 @@ impl Database {
     }
 
     async fn look_at_locks(&self) -> Result<Option<&'static str>, StoreError> {
-        let (watcher, writer) = (self.tail_session().await?, self.tail_session().await?);
+        let ((watcher, _), (writer, _)) = (self.tail_session().await?, self.tail_session().await?);
         writer.batch(TAKE_LOCK).await?;
         let pid = writer.query_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)?;
         let during = watcher.holder_rows().await?;

@@ -130,6 +130,16 @@ impl Database {
         self.finder.changes()
     }
 
+    /// How often what direct connections lead to may have become another server.
+    pub fn server_turns(&self) -> u64 {
+        self.finder.turns()
+    }
+
+    /// Whether pages are read through a pooler, which may change to another server without a sign.
+    pub fn has_pooler(&self) -> bool {
+        self.pooler.is_some()
+    }
+
     /// Where connections lead that need no session.
     fn pooler(&self) -> &Finder {
         self.pooler.as_ref().unwrap_or(&self.finder)

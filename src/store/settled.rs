@@ -68,9 +68,12 @@ const FLUSH_POLLS: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(3), Duration::from_millis(6)];
 
 impl Database {
-    /// A session of its own for the reader of the tail.
-    pub async fn tail_session(&self) -> Result<Session, StoreError> {
-        Session::open(self, Some(LIMIT)).await
+    /// A session of its own for the reader of the tail, and the count of [turns](Self::server_turns) that it was opened at.
+    pub async fn tail_session(&self) -> Result<(Session, u64), StoreError> {
+        // Found first: a server that is found while this connects would count as one that may be another.
+        self.finder.server().await?;
+        let turns = self.server_turns();
+        Ok((Session::open(self, Some(LIMIT)).await?, turns))
     }
 }
 

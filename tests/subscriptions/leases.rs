@@ -180,7 +180,7 @@ impl World {
         let up_to = positions[positions.len() - 1];
         // Now and then it has not heard of what has happened since it looked.
         let stale = i64::from(self.random.u8(..) < 25);
-        let deliver = "SELECT partition FROM headwater.subscription_deliver($1, $2, ARRAY[$3::integer], ARRAY[$4::bigint], \
+        let deliver = "SELECT partition FROM headwater.subscription_deliver($1, $2, 0, ARRAY[$3::integer], ARRAY[$4::bigint], \
             ARRAY[$5::bigint], ARRAY[$6::bigint], ARRAY[$7::bigint], ARRAY[$8::integer], $9, ARRAY[0::bigint], ARRAY[NULL::uuid], false)";
         let delivered = self
             .sql

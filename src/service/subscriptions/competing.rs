@@ -116,7 +116,7 @@ impl Consumer {
         }
         let shared = self.shared.clone();
         let readers =
-            claimable.cursors.iter().map(|at| PartitionReader::shared(*at, shared.floor(at.partition, at.position)));
+            claimable.cursors.iter().map(|at| PartitionReader::shared(at, shared.floor(at.partition, at.read_up_to)));
         let mut readers: Vec<PartitionReader> = readers.collect();
         // In random order, so that no partition comes last every time.
         fastrand::shuffle(&mut readers);
@@ -156,7 +156,9 @@ impl Consumer {
         let claim = Claim {
             subscription: self.subscription.id,
             consumer: &self.name,
+            history: self.history_number,
             partition: one.partition,
+            rewind_generation: one.rewind_generation,
             expected: one.expected,
             read_up_to: one.cursor,
             positions: &positions,

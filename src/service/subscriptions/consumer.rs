@@ -121,8 +121,9 @@ pub struct Consumer {
     pub(super) trimmed: Mutex<Option<Trimmed>>,
     /// Up to here, trimmed messages were reported.
     pub(super) trimmed_up_to: AtomicI64,
-    /// The history of the log that the last round was of.
+    /// The history of the log that the last round was of, and the number by which the database knows it.
     pub(super) history: u64,
+    pub(super) history_number: i64,
     histories: watch::Receiver<u64>,
 }
 
@@ -179,6 +180,7 @@ impl Consumer {
         {
             shared.keep_alive(|| tail.join(log));
         }
+        let (history, history_number) = tail.log_numbers();
         Self {
             consumers: consumers.clone(),
             name: name.to_owned(),
@@ -196,7 +198,8 @@ impl Consumer {
             back_off: BackOff::new("subscription consumers", observer.clone()),
             trimmed: Mutex::default(),
             trimmed_up_to: AtomicI64::new(-1),
-            history: tail.history(),
+            history,
+            history_number,
             histories: tail.histories(),
             subscription,
         }
@@ -212,11 +215,11 @@ impl Consumer {
         // A wake-up from here on leads to another round.
         self.wake.borrow_and_update();
         self.watched = None;
-        let history = self.consumers.common.tail.history();
+        let (history, history_number) = self.consumers.common.tail.log_numbers();
         if history != self.history && self.session.is_some() {
             return Ok(DeliveryRound { end: Some(ClosingReason::HistoryChanged), ..DeliveryRound::default() });
         }
-        self.history = history;
+        (self.history, self.history_number) = (history, history_number);
         self.shared.is_in(history);
         self.consumers.doubts.take_back(self.subscription.id, &self.name, &mut self.doubts).await?;
         let mut round = match self.subscription.definition.is_partitioned() {

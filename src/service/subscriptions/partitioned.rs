@@ -158,7 +158,8 @@ impl Consumer {
         let is_auto = self.subscription.definition.settings.is_auto();
         self.doubts.push(Doubt::Delivered { advances: advances.clone(), is_auto }.into());
         let database = &self.consumers.common.database;
-        let moved = database.subscriptions().deliver(self.subscription.id, &self.name, &advances, is_auto).await?;
+        let (id, history) = (self.subscription.id, self.history_number);
+        let moved = database.subscriptions().deliver(id, &self.name, history, &advances, is_auto).await?;
         let moved: HashMap<i32, Vec<i32>> = moved.into_iter().collect();
         let mut deliveries = Vec::new();
         for one in moving {

@@ -10,7 +10,7 @@ use crate::domain::message::Message;
 use crate::service::log::{Log, Place, Read, Trimmed};
 use crate::store::StoreError;
 use crate::store::read::PageLimit;
-use crate::store::subscriptions::{At, Held};
+use crate::store::subscriptions::{At, Held, SharedCursor};
 
 /// How many messages one round may look at without delivering any.
 const EXAMINED_MAX: usize = 10_000;
@@ -18,8 +18,9 @@ const EXAMINED_MAX: usize = 10_000;
 /// A partition that messages may be delivered from.
 pub(super) struct PartitionReader {
     pub partition: i32,
-    /// Its cursor in the database.
+    /// Its cursor in the database, and how often that was rewound.
     pub expected: i64,
+    pub rewind_generation: i64,
     /// Everything up to here was looked at.
     pub cursor: i64,
     pub taken: Vec<(i64, Arc<Message>)>,
@@ -38,6 +39,7 @@ impl PartitionReader {
         Self {
             partition: held.partition,
             expected: held.read_up_to,
+            rewind_generation: held.rewind_generation,
             cursor,
             taken: Vec::new(),
             has_passed: false,
@@ -49,10 +51,11 @@ impl PartitionReader {
     }
 
     /// The shared cursor of a competing subscription.
-    pub fn shared(at: At, cursor: i64) -> Self {
+    pub fn shared(at: &SharedCursor, cursor: i64) -> Self {
         Self {
             partition: at.partition,
-            expected: at.position,
+            expected: at.read_up_to,
+            rewind_generation: at.rewind_generation,
             cursor,
             taken: Vec::new(),
             has_passed: false,

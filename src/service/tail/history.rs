@@ -46,6 +46,13 @@ impl Tail {
         self.inner.history_number.load(Ordering::SeqCst)
     }
 
+    /// [`history`](Self::history) and [`history_number`](Self::history_number) of one log.
+    pub fn log_numbers(&self) -> (u64, i64) {
+        // Both change under this lock.
+        let _cache = self.cache();
+        (self.history(), self.history_number())
+    }
+
     /// Changes when the log went back.
     pub fn histories(&self) -> tokio::sync::watch::Receiver<u64> {
         self.inner.history.subscribe()

@@ -69,6 +69,8 @@ struct Inner {
     asked: AtomicU64,
     done: watch::Sender<u64>,
     head: AtomicI64,
+    /// What the database's count of turns was before the reader's last look: that log is known.
+    looked_at: AtomicU64,
     /// The reader's last look at the log went well.
     reads: AtomicBool,
     signals: Signals,
@@ -116,9 +118,10 @@ struct Committed {
     /// Those of them that somebody followed when the batch was sent, in order.
     messages: Vec<Arc<Message>>,
     opened: u64,
-    /// The log that it was sent to, and up to where that was settled then.
+    /// The log that it was sent to, up to where that was settled then, and the count of turns of the server.
     history: u64,
     settled: i64,
+    turns: u64,
 }
 
 impl Committed {
@@ -151,6 +154,7 @@ impl Tail {
             asked: AtomicU64::new(0),
             done: watch::Sender::new(0),
             head: AtomicI64::new(0),
+            looked_at: AtomicU64::new(0),
             reads: AtomicBool::new(false),
             signals,
             held_back: Mutex::default(),
@@ -217,12 +221,25 @@ impl Tail {
         self.settled()
     }
 
+    /// Makes sure that what was just read is of the log that this tail knows, or of one that it has noticed since: a page may
+    /// have come from a server that took the place of another before the reader has looked at it. Costs nothing while
+    /// connections lead where they led; through a pooler nobody knows, so that it costs a look.
+    async fn confirm(&self) -> Result<(), StoreError> {
+        let database = &self.inner.database;
+        if !database.has_pooler() && self.inner.looked_at.load(Ordering::SeqCst) == database.server_turns() {
+            return Ok(());
+        }
+        self.refresh().await;
+        if self.is_reading() { Ok(()) } else { Err(StoreError::Unavailable("the end of the log cannot be read".into())) }
+    }
+
     /// Which messages of these requests somebody follows.
     pub fn wants(&self, requests: &[&AppendRequest]) -> Wanted {
+        let turns = self.inner.database.server_turns();
         let cache = self.cache();
         let (opened, history, settled) = (cache.opened(), self.history(), cache.settled());
         if !cache.has_topics() {
-            return Wanted { messages: None, opened, history, settled };
+            return Wanted { messages: None, opened, history, settled, turns };
         }
         let mut messages = Vec::new();
         for stream in requests.iter().flat_map(|request| &request.streams) {
@@ -231,7 +248,7 @@ impl Tail {
             let wants = |message: &NewMessage| is_followed || cache.selects(stream_name, Some(&message.message_type));
             messages.extend(stream.messages.iter().map(wants));
         }
-        Wanted { messages: messages.contains(&true).then_some(messages), opened, history, settled }
+        Wanted { messages: messages.contains(&true).then_some(messages), opened, history, settled, turns }
     }
 
     /// Takes in what this instance has just committed. `wanted` is what was asked before it was.
@@ -241,8 +258,8 @@ impl Tail {
         self.inner.head.fetch_max(last, Ordering::Relaxed);
         self.inner.signals.appended(last);
         let fits = {
-            let (opened, history, settled) = (wanted.opened, wanted.history, wanted.settled);
-            lock(&self.inner.inbox).push(Committed { positions, messages, opened, history, settled })
+            let &Wanted { opened, history, settled, turns, .. } = wanted;
+            lock(&self.inner.inbox).push(Committed { positions, messages, opened, history, settled, turns })
         };
         if fits { self.inner.wake.notify_one() } else { self.hint() }
     }
@@ -287,6 +304,7 @@ pub struct Wanted {
     opened: u64,
     history: u64,
     settled: i64,
+    turns: u64,
 }
 
 impl Wanted {
@@ -331,6 +349,7 @@ impl Membership {
     pub async fn page(&self, place: Place, limit: PageLimit, filter: &Filter) -> Result<Read, StoreError> {
         let settled = self.tail.settled();
         let page = self.tail.pages().messages(&self.source, place, settled, limit, filter).await?;
+        self.tail.confirm().await?;
         if self.tail.history() != place.history {
             return Ok(Read::HistoryChanged);
         }

@@ -97,7 +97,7 @@ impl Reader {
                 () = stopping.cancelled() => return,
                 outcome = self.read_until_lost(&mut begun, &mut back_off) => outcome,
             };
-            let Err(error) = outcome else { return };
+            let Err(error) = outcome else { continue };
             let pause = back_off.failed(&error);
             if error.is_unavailable() {
                 // What rests in the pool led to the same server. A caller that comes again finds the one that is there.
@@ -114,9 +114,15 @@ impl Reader {
         }
     }
 
+    /// Reads until the session fails. Without an error: until it may lead to another server than new connections do.
     async fn read_until_lost(&mut self, begun: &mut bool, back_off: &mut BackOff) -> Result<(), StoreError> {
-        let session = self.tail.inner.database.tail_session().await?;
+        let database = self.tail.inner.database.clone();
+        let (session, turns) = database.tail_session().await?;
         self.memory.server = session.server().await?;
+        if self.tail.inner.looked_at.load(Ordering::SeqCst) != turns {
+            // They may be of another log than the one that this session shows.
+            self.pending.clear();
+        }
         self.oddities.begin();
         // Before anything is read: what is erased after this is found by its number.
         self.look_for_erasures(&session).await?;
@@ -126,12 +132,16 @@ impl Reader {
         }
         let mut next_look = Instant::now();
         loop {
+            if database.server_turns() != turns {
+                return Ok(());
+            }
             self.take_in();
             self.look_for_erasures(&session).await?;
             let asked = self.tail.inner.asked.load(Ordering::SeqCst);
             let is_asked = asked > *self.tail.inner.done.borrow();
             if is_asked || !self.pending.is_empty() || Instant::now() >= next_look {
                 let round = self.look(&session).await?;
+                self.tail.inner.looked_at.store(turns, Ordering::SeqCst);
                 self.tail.inner.done.send_replace(asked);
                 next_look = Instant::now()
                     + match round {
@@ -210,7 +220,9 @@ impl Reader {
         for batch in inbox.batches {
             // What was sent to another log, or stands where this one was settled before, says that the log is another.
             let is_doubtful = batch.positions.first().is_some_and(|(first, _)| *first <= batch.settled);
-            if is_doubtful || batch.history != self.tail.history() {
+            // So may what was sent to a server on which this reader has not looked at the log.
+            let is_elsewhere = batch.turns != self.tail.inner.looked_at.load(Ordering::SeqCst);
+            if is_doubtful || is_elsewhere || batch.history != self.tail.history() {
                 self.tail.inner.asked.fetch_add(1, Ordering::SeqCst);
                 continue;
             }

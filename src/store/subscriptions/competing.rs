@@ -20,14 +20,26 @@ pub struct Claimable {
     /// The epoch for what is delivered because of this answer.
     pub epoch: i64,
     /// The shared cursors; of an aggregated stream those of partitions that have something new.
-    pub cursors: Vec<At>,
+    pub cursors: Vec<SharedCursor>,
+}
+
+/// The cursor that the consumers of a competing subscription share.
+#[derive(Debug)]
+pub struct SharedCursor {
+    pub partition: i32,
+    pub read_up_to: i64,
+    /// How often it was set back or forward.
+    pub rewind_generation: i64,
 }
 
 /// New messages for a consumer.
 pub struct Claim<'a> {
     pub subscription: i64,
     pub consumer: &'a str,
+    /// The number of the log that they were read from.
+    pub history: i64,
     pub partition: i32,
+    pub rewind_generation: i64,
     /// The cursor as it was when this was decided.
     pub expected: i64,
     pub read_up_to: i64,
@@ -78,7 +90,8 @@ impl Subscriptions<'_> {
     ) -> Result<Option<Claimable>, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT generation AS "generation!", state AS "state!", consumer_status AS "consumer_status!", next_ms,
-               has_due AS "has_due!", in_flight AS "in_flight!", epoch AS "epoch!", partition, read_up_to
+               has_due AS "has_due!", in_flight AS "in_flight!", epoch AS "epoch!", partition,
+               rewind_generation, read_up_to
                FROM headwater.subscription_claimable($1, $2, $3, $4, $5)"#,
             subscription,
             consumer,
@@ -89,7 +102,6 @@ impl Subscriptions<'_> {
         .fetch_all(self.0)
         .await?;
         let Some(first) = rows.first() else { return Ok(None) };
-        let cursor = |(partition, position)| At { partition, position };
         Ok(Some(Claimable {
             generation: first.generation,
             state: State::read(&first.state),
@@ -98,7 +110,13 @@ impl Subscriptions<'_> {
             has_due: first.has_due,
             in_flight: first.in_flight,
             epoch: first.epoch,
-            cursors: rows.iter().filter_map(|row| row.partition.zip(row.read_up_to)).map(cursor).collect(),
+            cursors: rows
+                .iter()
+                .filter_map(|row| {
+                    let (partition, read_up_to, rewind_generation) = (row.partition?, row.read_up_to?, row.rewind_generation?);
+                    Some(SharedCursor { partition, read_up_to, rewind_generation })
+                })
+                .collect(),
         }))
     }
 
@@ -111,10 +129,12 @@ impl Subscriptions<'_> {
     /// Answers whether the consumer got the messages: not if the cursor had moved, or the subscription is not running.
     pub async fn claim(self, claim: &Claim<'_>) -> Result<bool, StoreError> {
         let outcome = sqlx::query_scalar!(
-            r#"SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS "outcome!: Outcome""#,
+            r#"SELECT headwater.subscription_claim($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS "outcome!: Outcome""#,
             claim.subscription,
             claim.consumer,
+            claim.history,
             claim.partition,
+            claim.rewind_generation,
             claim.expected,
             claim.read_up_to,
             claim.positions,

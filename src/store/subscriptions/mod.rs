@@ -10,7 +10,7 @@ mod partitioned;
 mod sources;
 
 pub use acks::{AckEntry, AckOutcome, StepEntry};
-pub use competing::{Claim, Claimable, Claimed, Take};
+pub use competing::{Claim, Claimable, Claimed, SharedCursor, Take};
 pub use consumers::{Joined, Leaving, Renewal};
 pub use definitions::{NewSubscription, State, StoredSubscription, Update};
 pub use doubts::{Doubt, Given};

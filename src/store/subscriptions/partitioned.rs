@@ -112,12 +112,13 @@ impl Subscriptions<'_> {
         Ok(Some(sync))
     }
 
-    /// Delivers messages. Answers the partitions that moved on, with how often each message was delivered by now; the
+    /// Delivers messages. `history`: the number of the log that they were read from. Answers the partitions that moved on, with how often each message was delivered by now; the
     /// others have changed since the consumer looked.
     pub async fn deliver(
         self,
         subscription: i64,
         consumer: &str,
+        history: i64,
         advances: &[Advance],
         is_auto: bool,
     ) -> Result<Vec<(i32, Vec<i32>)>, StoreError> {
@@ -128,9 +129,10 @@ impl Subscriptions<'_> {
         let last_ids: Vec<Uuid> = advances.iter().map(|advance| advance.last_id).collect();
         let moved = sqlx::query!(
             r#"SELECT partition AS "partition!", counts AS "counts!"
-               FROM headwater.subscription_deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"#,
+               FROM headwater.subscription_deliver($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)"#,
             subscription,
             consumer,
+            history,
             &partitions,
             &column(|advance| advance.epoch),
             &column(|advance| advance.rewind_generation),

@@ -1,6 +1,6 @@
 //! Writers, followers and consumers that go by what they are told, and note it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ pub type At = (i64, Uuid);
 pub struct World {
     /// Acknowledged so far; nobody has noticed a loss while it is collected.
     pub acknowledged: Mutex<Vec<At>>,
+    /// Followers that have seen something.
+    pub have_begun: AtomicUsize,
     pub is_promoted: AtomicBool,
     pub is_over: AtomicBool,
 }
@@ -103,13 +105,14 @@ async fn open_when_there(client: &TestClient, path: &str, last_event_id: Option<
 }
 
 /// Follows from the beginning until it is told that the log is another one, then as a client that goes by that.
-pub async fn follow(client: TestClient, path: &'static str) -> Seen {
+pub async fn follow(client: TestClient, path: &'static str, world: Arc<World>) -> Seen {
     let from_beginning = format!("{path}{}from=beginning", if path.contains('?') { '&' } else { '?' });
     let mut before: Vec<(At, String)> = Vec::new();
     let mut events = open(&client, &from_beginning, None).await.unwrap();
     let reason = loop {
         let event = events.next_block(PATIENCE).await.unwrap_or_else(|| panic!("{path} ends and is not told"));
         if event.is("message") {
+            world.have_begun.fetch_add(usize::from(before.is_empty()), Ordering::SeqCst);
             before.push((message_of(&event.json()), event.id.clone().unwrap()));
         } else if event.is("closing") {
             break event.json()["reason"].clone();
