@@ -1,6 +1,7 @@
 //! Subscriptions: messages are delivered until somebody has acked them, in order where order is promised.
 
 mod aggregated;
+mod another_log;
 mod assignment;
 mod competing;
 mod definitions;

@@ -91,7 +91,14 @@ impl Server {
 impl Finder {
     pub fn new(target: Target, connect_timeout: Duration) -> Self {
         let in_use = watch::Sender::new(None);
-        Self { target, connect_timeout, in_use, search: Default::default(), newest: Mutex::default(), turns: Default::default() }
+        Self {
+            target,
+            connect_timeout,
+            in_use,
+            search: Default::default(),
+            newest: Mutex::default(),
+            turns: Default::default(),
+        }
     }
 
     pub fn tls(&self) -> MakeRustlsConnect {

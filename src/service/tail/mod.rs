@@ -230,7 +230,11 @@ impl Tail {
             return Ok(());
         }
         self.refresh().await;
-        if self.is_reading() { Ok(()) } else { Err(StoreError::Unavailable("the end of the log cannot be read".into())) }
+        if self.is_reading() {
+            Ok(())
+        } else {
+            Err(StoreError::Unavailable("the end of the log cannot be read".into()))
+        }
     }
 
     /// Which messages of these requests somebody follows.

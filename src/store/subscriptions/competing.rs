@@ -113,7 +113,8 @@ impl Subscriptions<'_> {
             cursors: rows
                 .iter()
                 .filter_map(|row| {
-                    let (partition, read_up_to, rewind_generation) = (row.partition?, row.read_up_to?, row.rewind_generation?);
+                    let (partition, read_up_to, rewind_generation) =
+                        (row.partition?, row.read_up_to?, row.rewind_generation?);
                     Some(SharedCursor { partition, read_up_to, rewind_generation })
                 })
                 .collect(),
