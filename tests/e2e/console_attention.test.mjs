@@ -81,7 +81,7 @@ test('charts show at once what was before the page was opened', async () => {
   const opened = Date.parse(times.at(-1)) / 1000
   const readings = () => page.evaluate(async () => (await import('/console/app/metrics.js')).history.value)
   while (!((await readings()).time.at(-1) > opened + 3)) await new Promise(resolve => setTimeout(resolve, 100))
-  const { log: known } = await readings()
+  const { written: known } = await readings()
   assert.ok(known.slice(known.findIndex(value => value !== null)).every(value => value !== null), `${known}`)
   await page.getByRole('button', { name: '10 min' }).click()
   await page.locator('[aria-pressed=true]', { hasText: '10 min' }).waitFor()
