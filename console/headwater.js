@@ -1,8 +1,10 @@
-// EventSource's interface over one connection for all tabs of a browser: browsers allow six connections of HTTP/1.1.
+// EventSource's interface over one connection for all tabs of a browser: browsers allow six connections of HTTP/1.1. And an
+// append that is written once, however often it has to be sent.
 //
-//   import { SharedEventSource } from '/headwater.js'
+//   import { append, SharedEventSource } from '/headwater.js'
 //   const orders = new SharedEventSource('/v1/categories/order/events?from=beginning&event_names=type')
 //   orders.addEventListener('OrderPlaced', event => show(JSON.parse(event.data)))
+//   await append('', 'order-1', [{ type: 'OrderPlaced', data: { item: 'Tea' } }], { expectedVersion: -1 })
 //
 // docs/CLIENTS.md says what is shared, how tickets are renewed, and what happens between origins. The file is a module
 // without imports, used as it is: the page runs the upper half, one hub for all tabs the lower half. The hub is a
@@ -27,6 +29,12 @@ const RETRY_MS = 1_000
 const RETRY_MAX_MS = 30_000
 /** How long a tab may take to get a ticket; then the next one is asked. */
 const TICKET_WAIT_MS = 10_000
+/** How often an append is sent at most: its answer was lost, or the service cannot take it now. */
+const APPEND_ATTEMPTS_MAX = 7
+/** The first pause before it is sent again; the next ones are twice as long each. */
+const APPEND_RETRY_MS = 200
+/** An answer that takes longer is lost. */
+const ANSWER_WAIT_MS = 30_000
 
 const [CONNECTING, OPEN, CLOSED] = [0, 1, 2]
 
@@ -58,16 +66,20 @@ export class SharedEventSource extends EventTarget {
    * @param {boolean} [options.withCredentials] send cookies to other origins
    * @param {() => Promise<string | {ticket: string, expires_at?: string} | null>} [options.ticket] gets a ticket, as
    *   `POST /v1/tickets` answers it. Called again before one ends. `null`: there is none, which closes the source.
+   * @param {string | (() => string | null | Promise<string | null>)} [options.key] an API key or a JWT, of which tickets are
+   *   made here, in the place of `ticket`. `null` is right where the service asks for none; elsewhere it closes the source.
    * @param {string} [options.group] tabs share with those of the same group: one for each set of rights
    */
-  constructor(url, { withCredentials = false, ticket, group = '' } = {}) {
+  constructor(url, { withCredentials = false, ticket, key, group = '' } = {}) {
     super()
     this.url = new URL(url, document.baseURI).href
     this.withCredentials = withCredentials
-    this.#ticket = ticket
-    this.#request = { ...readUrl(new URL(this.url)), withCredentials, group, hasTicket: Boolean(ticket) }
+    this.#ticket = ticket ?? (key === undefined ? undefined : () => ticketFor(this.url, key))
+    this.#request = { ...readUrl(new URL(this.url)), withCredentials, group, hasTicket: Boolean(this.#ticket) }
     this.#link = linkFor(this.#request)
     this.#link.add(this.#id, this)
+    // As listeners: where one throws, what comes after it is dispatched all the same.
+    for (const type of ['open', 'message', 'error']) this.addEventListener(type, event => this[`on${type}`]?.(event))
   }
 
   /** `worker`, `channel` or `page`: where the connection is. */
@@ -102,14 +114,15 @@ export class SharedEventSource extends EventTarget {
     try {
       const given = await this.#ticket()
       return { ticket: typeof given === 'string' ? { ticket: given } : given ?? null }
-    } catch {
-      return {}
+    } catch (error) {
+      const isFinal = error instanceof Problem && !mayPass(error.status)
+      return isFinal ? { ticket: null, problem: { ...error } } : {}
     }
   }
 
   #enter(state, event) {
     this.readyState = state
-    this.#tell(event)
+    this.dispatchEvent(event)
   }
 
   #dispatch({ name, data, id, at, source, type, streamId }) {
@@ -121,14 +134,75 @@ export class SharedEventSource extends EventTarget {
     // Of one stream, ids are positions in it, as they are without sharing.
     if (id && !(this.#request.isStream && !streamId)) this.lastEventId = this.#request.isStream ? streamId : id
     const eventName = type !== undefined && this.#request.isNamedByType ? type : name
-    this.#tell(new MessageEvent(eventName, { data, lastEventId: this.lastEventId, origin: new URL(this.url).origin }))
+    this.dispatchEvent(new MessageEvent(eventName, { data, lastEventId: this.lastEventId, origin: new URL(this.url).origin }))
+  }
+}
+
+/**
+ * Appends messages to a stream, all or none, once: each has an id, its own or one that is made here, by which the service
+ * knows what is sent again. It is sent again when no answer has come, and when the service cannot take it now.
+ *
+ * @param {string | URL} baseUrl where the service is; `''` is the page's own origin
+ * @param {string} streamName
+ * @param {{id?: string, type: string, data?: unknown, metadata?: unknown, time?: string}[]} messages
+ * @param {object} [options]
+ * @param {number} [options.expectedVersion] -1: the stream is empty; none: whatever it is
+ * @param {string | (() => string | null | Promise<string | null>)} [options.key] an API key or a JWT
+ * @returns {Promise<{stream_name: string, version: number, duplicate: boolean, messages: object[]}>}
+ * @throws {Problem} also when it was given up; `problem.messages` have their ids: sent again, they are not written twice
+ */
+export async function append(baseUrl, streamName, messages, { expectedVersion, key } = {}) {
+  const sent = messages.map(message => ({ ...message, id: message.id ?? randomUuid() }))
+  const url = `${String(baseUrl).replace(/\/+$/, '')}/v1/streams/${encodeURIComponent(streamName)}/messages`
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await ask(url, await credentialOf(key), { expected_version: expectedVersion, messages: sent })
+    } catch (error) {
+      if (!(error instanceof Problem)) throw error
+      if (!mayPass(error.status) || attempt === APPEND_ATTEMPTS_MAX) throw Object.assign(error, { messages: sent })
+      const grown = error.retryAfterMs || APPEND_RETRY_MS * 2 ** (attempt - 1)
+      await pause(Math.min(RETRY_MAX_MS, grown) * (1 + Math.random() / 4))
+    }
+  }
+}
+
+/** What was answered in the place of a success: the fields of the problem document. `status` is 0 where no answer has come. */
+export class Problem extends Error {
+  static {
+    this.prototype.name = 'Problem'
   }
 
-  #tell(event) {
-    const handlers = { open: this.onopen, message: this.onmessage, error: this.onerror }
-    if (Object.hasOwn(handlers, event.type)) handlers[event.type]?.call(this, event)
-    this.dispatchEvent(event)
+  constructor(document, { retryAfterMs, cause } = {}) {
+    super(document.detail ?? document.title, { cause })
+    Object.assign(this, document)
+    // No fact of the document, so not among those that are listed.
+    Object.defineProperty(this, 'retryAfterMs', { value: retryAfterMs })
   }
+}
+
+/** A ticket for all that a key may read: tabs with other sources share the connection that it opens. */
+async function ticketFor(url, key) {
+  const credential = await credentialOf(key)
+  const api = url.replace(/\/v1\/.*/, '/v1')
+  const { scopes } = await ask(`${api}/caller`, credential)
+  const mayRead = scopes.includes('admin') ? ['read:*'] : scopes.filter(scope => scope.startsWith('read:'))
+  return ask(`${api}/tickets`, credential, { scopes: mayRead })
+}
+
+/** Gets JSON, or posts a body. */
+async function ask(url, credential, body) {
+  let response, answer
+  try {
+    response = await fetch(url, {
+      method: body ? 'POST' : 'GET', body: body && JSON.stringify(body), cache: 'no-store', signal: AbortSignal.timeout(ANSWER_WAIT_MS),
+      headers: { ...(body && { 'content-type': 'application/json' }), ...(credential && { authorization: `Bearer ${credential}` }) },
+    })
+    answer = response.ok ? await response.json() : await problemOf(response)
+  } catch (cause) {
+    throw new Problem({ type: 'about:blank', title: 'No answer', status: 0, detail: 'The service cannot be reached.' }, { cause })
+  }
+  if (response.ok) return answer
+  throw new Problem(answer, { retryAfterMs: retryAfterMs(response) })
 }
 
 /** What a URL asks for, and what of it may be shared: streams and categories with other streams and categories. */
@@ -284,13 +358,13 @@ class Hub {
     this.send = send
   }
 
-  take({ page, join, request, leave, ticketOf, ticket }) {
+  take({ page, join, request, leave, ticketOf, ticket, problem }) {
     if (join && !this.#clients.has(join)) {
       this.#clients.set(join, new Client(this, page, join, request))
       this.#watch(page)
     }
     for (const id of leave ?? []) this.drop(this.#clients.get(id))
-    if (ticketOf) this.#clients.get(ticketOf)?.takeTicket(ticket)
+    if (ticketOf) this.#clients.get(ticketOf)?.takeTicket(ticket, problem)
   }
 
   drop(client) {
@@ -373,8 +447,8 @@ class Client {
       setTimeout(resolve, TICKET_WAIT_MS)
     })
     this.say({ wantsTicket: true })
-    const given = await answer
-    if (given === null) this.refuse({ type: '/problems/unauthenticated', title: 'There is no ticket', status: 401 })
+    const { ticket: given, problem } = await answer ?? {}
+    if (given === null) this.refuse(problem ?? { type: '/problems/unauthenticated', title: 'There is no ticket', status: 401 })
     if (!given) return given
     const ends = Date.parse(given.expires_at)
     const lifetime = ends - Date.now()
@@ -384,8 +458,8 @@ class Client {
     return this.#ticket
   }
 
-  takeTicket(ticket) {
-    for (const resolve of this.#tickets.splice(0)) resolve(ticket)
+  takeTicket(ticket, problem) {
+    for (const resolve of this.#tickets.splice(0)) resolve({ ticket, problem })
   }
 
   say(what) {
@@ -612,10 +686,9 @@ class Connection {
 
   async #judge(response, ticket) {
     const { status } = response
-    const problem = await response.json().catch(() => ({ title: response.statusText, status }))
-    this.#retryMs = 1_000 * response.headers.get('retry-after') || RETRY_MS
-    const mayPass = status >= 500 || status === 429 || status === 408
-    if (mayPass) return { pauses: true, problem }
+    const problem = await problemOf(response)
+    this.#retryMs = retryAfterMs(response) || RETRY_MS
+    if (mayPass(status)) return { pauses: true, problem }
     if (status !== 401 || !ticket || this.#failures > 0) return { refused: problem }
     // The ticket has ended. If the next one is refused too, it is something else.
     ticket.forget()
@@ -704,6 +777,13 @@ const REOPENED = 'reopened'
 const position = cursor => Number.parseInt(cursor, 10)
 const pageLock = page => `${PROTOCOL} ${page}`
 const randomId = () => [...crypto.getRandomValues(new Uint8Array(12))].map(byte => byte.toString(16).padStart(2, '0')).join('')
+const credentialOf = async key => (typeof key === 'function' ? key() : key)
+const mayPass = status => status === 0 || status >= 500 || status === 429 || status === 408
+const retryAfterMs = response => 1_000 * response.headers.get('retry-after')
+const problemOf = async response => {
+  const document = await response.json().catch(() => ({ type: 'about:blank', title: response.statusText }))
+  return { ...document, status: response.status }
+}
 const withParams = (address, params) => `${address}${address.includes('?') ? '&' : '?'}${params.join('&')}`
 
 function heartbeatMs(address) {
@@ -711,10 +791,16 @@ function heartbeatMs(address) {
   return number * { ms: 1, s: 1_000, m: 60_000 }[unit]
 }
 
-function pause(ms, { signal }) {
+/** Of version 7, as the service's own; `crypto.randomUUID` is for pages of https and localhost only. */
+function randomUuid() {
+  const [time, chance] = [Date.now().toString(16).padStart(12, '0'), randomId()]
+  return `${time.slice(0, 8)}-${time.slice(8)}-7${chance.slice(0, 3)}-8${chance.slice(3, 6)}-${chance.slice(6, 18)}`
+}
+
+function pause(ms, { signal } = {}) {
   return new Promise(resolve => {
     setTimeout(resolve, ms)
-    signal.addEventListener('abort', resolve)
+    signal?.addEventListener('abort', resolve)
   })
 }
 

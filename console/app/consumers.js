@@ -32,9 +32,9 @@ export function Consumers({ path, mode, onAsk }) {
       // Consumers of a competing subscription share all there is.
       mode === 'partitioned' && { label: 'Partitions', cell: row => row.partitions.join(', ') || html`<span class="muted">none</span>` },
       { label: 'Pending', kind: 'num', cell: row => count(row.in_flight) },
-      { label: 'Acked', kind: 'num', cell: row => html`<span title="Messages acked in a second, of those that this instance was told of">${rateText(rates.get(`${row.consumer} ${row.joined_at}`))}</span>` },
-      { label: 'Joined', kind: 'num', tone: 'muted', cell: row => html`<time datetime=${row.joined_at} title=${row.joined_at}>${ago(row.joined_at, now)}</time>` },
-      { label: 'Lease', kind: 'num', tone: 'muted', cell: row => duration(seconds(row.expires_in)) },
+      { label: 'Acked', kind: 'num changing', cell: row => html`<span title="Messages acked in a second, of those that this instance was told of">${rateText(rates.get(`${row.consumer} ${row.joined_at}`))}</span>` },
+      { label: 'Joined', kind: 'num changing', tone: 'muted', cell: row => html`<time datetime=${row.joined_at} title=${row.joined_at}>${ago(row.joined_at, now)}</time>` },
+      { label: 'Lease', kind: 'num changing', tone: 'muted', cell: row => duration(seconds(row.expires_in)) },
       { label: '', kind: 'actions', cell: row => html`<button class="quiet" onClick=${() => remove(row.consumer)}>Remove…</button>` },
     ]} />`
 }

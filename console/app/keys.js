@@ -3,7 +3,7 @@ import { html, useMemo } from './dom.js'
 import { api, getJson, query } from './api.js'
 import { count, plural } from './format.js'
 import { LogView } from './log_view.js'
-import { partitionLog } from './partition_log.js'
+import { partitionLog, useNewest } from './partition_log.js'
 import { useLook } from './poll.js'
 import { amend, to, useRoute } from './router.js'
 import { Table } from './table.js'
@@ -59,12 +59,13 @@ const keyLog = (name, key) => partitionLog(baseOf(name), {
 
 export function Key({ name, text }) {
   const log = useMemo(() => keyLog(name, text), [name, text])
-  const { value } = useLook(signal => listed(baseOf(name), text, signal), [name, text], 1_000)
+  const look = useLook(signal => listed(baseOf(name), text, signal), [name, text], 1_000)
+  const [value, onNewest] = useNewest(look.value)
   return html`
     <${Heading} trail=${[['Aggregated', to('aggregated')], [name, to('aggregated', name)]]} title=${text === '' ? 'the empty text' : text} path=${`${baseOf(name)}/keys/${encodeURIComponent(text)}/messages`}>
       ${value && html`<span class="muted">${plural(value.message_count, 'message')} · partition ${count(value.partition)}</span>`}
     <//>
-    <${LogView} key=${`${name} ${text}`} log=${log} withStream=${true}>
+    <${LogView} key=${`${name} ${text}`} log=${log} withStream=${true} onNewest=${onNewest}>
       <${Empty} title="No message has this key yet"><p>It is shown as soon as one comes.</p><//>
     <//>`
 }

@@ -11,8 +11,8 @@ import { count, plural } from './format.js'
 
 const number = text => (text !== null && /^\d+$/.test(text) ? Number(text) : null)
 
-/** `children` is shown where there is no message at all. `trimmed`: how many messages were before the first. */
-export function LogView({ log: whole, withStream, children, onVersion, trimmed = 0 }) {
+/** `children` is shown where there is no message at all. `trimmed`: how many messages were before the first. `onNewest` is told the position of the first row, -1 without one. */
+export function LogView({ log: whole, withStream, children, onVersion, onNewest, trimmed = 0 }) {
   const { query, visit } = useRoute()
   const at = number(query.get('at'))
   // Where the list begins if that is no message that is chosen.
@@ -25,6 +25,8 @@ export function LogView({ log: whole, withStream, children, onVersion, trimmed =
   const log = useMemo(() => (text ? containing(whole, text) : whole), [whole, text])
   const found = useLog(log, { filter, at: near ?? at, isLive })
   useEffect(() => { if (found.version !== undefined) onVersion?.(found.version) }, [found.version])
+  const newest = found.rows?.find(isMessage)?.[log.position] ?? -1
+  useEffect(() => { onNewest?.(newest) }, [newest])
   const isFiltered = Boolean(types || expression || text)
   // What went while somebody looked is still shown.
   const missing = Math.min(trimmed, found.rows?.findLast(isMessage)?.position ?? 0)

@@ -127,10 +127,12 @@ async function lookBack(signal) {
 }
 
 function joined() {
-  const first = live[0]?.time ?? Infinity
+  // The first reading has no rates: where there is a past, the line goes on from it to the second one.
+  const shown = past && live.length > 1 ? live.slice(1) : live
+  const first = shown[0]?.time ?? Infinity
   const until = past ? past.time.findIndex(time => time >= first) : 0
   const old = past ? Object.fromEntries(Object.entries(past).map(([name, values]) => [name, until < 0 ? values : values.slice(0, until)])) : {}
-  return Object.fromEntries(Object.keys(history.value).map(name => [name, [...(old[name] ?? []), ...live.map(sample => sample[name])]]))
+  return Object.fromEntries(Object.keys(history.value).map(name => [name, [...(old[name] ?? []), ...shown.map(sample => sample[name])]]))
 }
 
 function take(families) {

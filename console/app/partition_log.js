@@ -1,5 +1,5 @@
 // The messages of a partition of an aggregated stream, newest first: by its number, or as those of a key.
-import { html, useMemo } from './dom.js'
+import { html, useMemo, useState } from './dom.js'
 import { api, getJson, getText, Problem, query } from './api.js'
 import { count, plural } from './format.js'
 import { deliveryOf, pageOf } from './json_text.js'
@@ -58,17 +58,27 @@ async function partitionOf(base, number, signal) {
   return status.partitions.find(one => String(one.partition) === number) ?? null
 }
 
+/** A partition with what the list below it has got since: it must not say less than what is shown. `[partition, onNewest]`. */
+export function useNewest(partition) {
+  const [newest, setNewest] = useState(-1)
+  if (!partition) return [partition, setNewest]
+  const last = partition.last_position ?? partition.message_count - 1
+  const more = Math.max(newest - last, 0)
+  return [{ ...partition, message_count: partition.message_count + more, last_position: last + more }, setNewest]
+}
+
 export function Partition({ name, number }) {
   const base = api`/v1/aggregated-streams/${name}`
   const log = useMemo(() => partitionLog(base, {
     id: `partition ${name} ${number}`, follows: `partition=${encodeURIComponent(number)}`, find: signal => partitionOf(base, number, signal),
   }), [name, number])
-  const { value } = useLook(signal => partitionOf(base, number, signal), [name, number], 2_000)
+  const look = useLook(signal => partitionOf(base, number, signal), [name, number], 2_000)
+  const [value, onNewest] = useNewest(look.value)
   return html`
     <${Heading} trail=${[['Aggregated', to('aggregated')], [name, to('aggregated', name)]]} title=${`Partition ${number}`} path=${`${base}/partitions/${number}/messages`}>
       ${value && html`<span class="muted">${plural(value.message_count, 'message')} · last at ${count(value.last_position)}</span>`}
     <//>
-    <${LogView} key=${`${name} ${number}`} log=${log} withStream=${true}>
+    <${LogView} key=${`${name} ${number}`} log=${log} withStream=${true} onNewest=${onNewest}>
       <${Empty} title="No message is in this partition yet"><p>It is shown as soon as one comes.</p><//>
     <//>`
 }

@@ -77,6 +77,12 @@ test('charts show at once what was before the page was opened', async () => {
     return history.value.time.length > 10 && history.value.time[0]
   })
   assert.ok(Math.abs(await first.jsonValue() - Date.parse(times[0]) / 1000) < 1)
+  // The line goes on to the readings of this page without a hole.
+  const opened = Date.parse(times.at(-1)) / 1000
+  const readings = () => page.evaluate(async () => (await import('/console/app/metrics.js')).history.value)
+  while (!((await readings()).time.at(-1) > opened + 3)) await new Promise(resolve => setTimeout(resolve, 100))
+  const { written: known } = await readings()
+  assert.ok(known.slice(known.findIndex(value => value !== null)).every(value => value !== null), `${known}`)
   await page.getByRole('button', { name: '10 min' }).click()
   await page.locator('[aria-pressed=true]', { hasText: '10 min' }).waitFor()
   await page.reload()

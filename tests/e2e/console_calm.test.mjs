@@ -120,3 +120,45 @@ test('what does not exist is not tried again', async () => {
   assert.equal(await page.getByRole('button', { name: 'Try again' }).count(), 0)
   await close(page)
 })
+
+test('what changes every second moves nothing beside it', async () => {
+  await send('PUT', '/v1/subscriptions/moving', { source: { category: 'order' }, mode: 'competing' })
+  const page = await open('/health', { viewport: { width: 1440, height: 900 } })
+  const consumer = (name, joined_at, acked, expires_in) => ({ consumer: name, connected: false, partitions: [], in_flight: 5, acked, joined_at, expires_in })
+  let seconds = 0
+  const begun = Date.now()
+  await page.route('**/v1/subscriptions/moving/consumers', route => {
+    seconds++
+    // A number grows from one digit to four, a lease is renewed, and a time is told in minutes.
+    const joined = new Date(begun - 58_000).toISOString()
+    return route.fulfill({ json: { consumers: [consumer('a', joined, 10 ** seconds, `${10 - (seconds % 3) * 0.3}s`), consumer('b', joined, seconds, '8.5s')] } })
+  })
+  await page.goto(`${it.service.url}/#/subscriptions/moving?tab=consumers`)
+  const lefts = () => page.locator('.table[aria-label=Consumers] th').evaluateAll(heads => heads.map(head => Math.round(head.getBoundingClientRect().left)))
+  await page.locator('td', { hasText: '1 min' }).first().waitFor()
+  const before = await lefts()
+  const until = seconds + 3
+  while (seconds < until) {
+    assert.deepEqual(await lefts(), before)
+    await new Promise(resolve => setTimeout(resolve, 200))
+  }
+  await close(page)
+})
+
+test('a heading says no less than the list below it', async () => {
+  await send('PUT', '/v1/aggregated-streams/kept', { categories: ['kept'], partitioner: { kind: 'constant' } })
+  await send('PUT', '/v1/aggregated-streams/kept-by-type', { categories: ['kept'], partitioner: { kind: 'key', of: 'type' } })
+  await append(it.service.url, 'kept-1', 'Kept', {})
+  for (const base of ['kept/partitions/0', 'kept-by-type/keys/Kept']) {
+    const page = await open(`/aggregated/${base}`)
+    await rows(page).first().waitFor()
+    await page.locator('.heading-actions', { hasText: 'message' }).waitFor()
+    const shown = await rows(page).count()
+    // From now on the heading's own look is never answered.
+    await page.route(/aggregated-streams\/kept(-by-type\/keys)?(\?.*)?$/, () => {})
+    await appendMany(it.service.url, 'kept-1', Array.from({ length: 5 }, () => ({ type: 'Kept' })))
+    await rows(page).nth(shown + 4).waitFor()
+    await page.getByText(`${shown + 5} messages`).waitFor()
+    await close(page)
+  }
+})

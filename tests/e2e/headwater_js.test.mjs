@@ -1,4 +1,5 @@
-// headwater.js: one connection for all tabs of a browser, which neither loses nor repeats a message for any of them.
+// headwater.js: one connection for all tabs of a browser, which neither loses nor repeats a message for any of them, and
+// appends that are written once.
 import assert from 'node:assert/strict'
 import { createServer } from 'node:http'
 import { after, before, test } from 'node:test'
@@ -41,7 +42,7 @@ function more(page, path, { url = service.url, options = {} } = {}) {
   return page.evaluate(async ([url, path, options]) => {
     const { SharedEventSource } = await import(`${url}/headwater.js`)
     window.tickets ??= 0
-    const { key, isText, group } = options
+    const { key, isText, group, own } = options
     const ticket = key === undefined ? undefined : async () => {
       window.tickets++
       if (!key) return null
@@ -52,7 +53,7 @@ function more(page, path, { url = service.url, options = {} } = {}) {
       const answer = await response.json()
       return isText ? answer.ticket : answer
     }
-    const source = new SharedEventSource(url + path, { group, ticket })
+    const source = new SharedEventSource(url + path, { group, ticket, key: own === undefined ? undefined : async () => own })
     window.sources = [...window.sources ?? [], source]
     source.seen = []
     for (const name of ['message', 'open', 'error', 'caught-up', 'Counted']) {
@@ -334,6 +335,182 @@ test('tickets are renewed before they end, and nobody is told', { timeout: 90_00
     const [refused] = await seen(without, 'error', 1)
     assert.deepEqual([refused.state, refused.problem], [2, '/problems/unauthenticated'])
     await context.close()
+  } finally {
+    await guarded.stop()
+    await own.remove()
+  }
+})
+
+test('with a key, tickets are made and renewed by themselves, and tabs with other sources share the connection', { timeout: 90_000 }, async () => {
+  const own = await temporaryDirectory()
+  const guarded = await startService(own.path, '127.0.0.1:0', ['--credentials', 'required', '--ticket-ttl-max', '1m'])
+  try {
+    const key = await makeKey(own.path, 'board', 'read:order*', 'read:invoice*', 'append:order-*')
+    const [all, others] = [await makeKey(own.path, 'all', 'admin'), await makeKey(own.path, 'others', 'read:other*')]
+    const context = await browser.newContext()
+    // A ticket lasts three seconds.
+    let tickets = 0
+    await context.route('**/v1/tickets', async route => {
+      tickets++
+      await route.continue({ postData: JSON.stringify({ ...route.request().postDataJSON(), ttl: '3s' }) })
+    })
+    const place = `${guarded.url}/problems/forbidden`
+    const open = (path, more) => follow(context, path, { place, url: guarded.url, options: more })
+    const board = await open('/v1/categories/order/events?from=beginning', { own: key })
+    const bills = await open('/v1/categories/invoice/events?from=beginning', { own: key })
+    for (const tab of [board, bills]) await seen(tab, 'caught-up', 1)
+    await connections(guarded.url, 1, all)
+    let written = 0
+    while (tickets < 6) await append(guarded.url, 'order-1', 'Counted', { n: written++ }, key)
+    assert.deepEqual(numbers(await seen(board, 'message', written)), upTo(written))
+    for (const tab of [board, bills]) assert.deepEqual(await seen(tab, 'error', 0), [])
+    // Who is refused is told why, and is closed.
+    for (const [given, problem] of [['hw_wrong', 'unauthenticated'], [null, 'unauthenticated'], [others, 'forbidden']]) {
+      const refused = await open('/v1/categories/order/events?from=beginning', { own: given, group: `${given}` })
+      const [error] = await seen(refused, 'error', 1)
+      assert.deepEqual([error.state, error.problem], [2, `/problems/${problem}`])
+    }
+    await context.close()
+  } finally {
+    await guarded.stop()
+    await own.remove()
+  }
+})
+
+test('without a key, a source is open where the service asks for none', async () => {
+  const context = await browser.newContext()
+  await append(service.url, 'keyless-1', 'Counted', { n: 0 })
+  const page = await follow(context, '/v1/categories/keyless/events?from=beginning', { options: { own: null } })
+  assert.deepEqual(numbers(await seen(page, 'message', 1)), [0])
+  await seen(page, 'caught-up', 1)
+  await context.close()
+})
+
+test('a handler that throws loses no message but its own', async () => {
+  const page = await browser.newPage()
+  await page.goto(places.worker())
+  await appendMany(service.url, 'thrown-1', upTo(3).map(counted))
+  const told = await page.evaluate(async () => {
+    const { SharedEventSource } = await import('/headwater.js')
+    const source = new SharedEventSource('/v1/categories/thrown/events?from=beginning')
+    const told = []
+    source.onmessage = event => {
+      told.push(JSON.parse(event.data).data.n)
+      throw new Error('a mistake of the page')
+    }
+    await new Promise(resolve => source.addEventListener('caught-up', resolve))
+    source.close()
+    return told
+  })
+  assert.deepEqual(told, [0, 1, 2])
+  await page.close()
+})
+
+// ---- append()
+
+/** What `append` of headwater.js comes to in a page: `{answer}` or `{error}`. */
+function appendIn(page, url, ...how) {
+  return page.evaluate(async ([url, how]) => {
+    const { append } = await import(`${url}/headwater.js`)
+    return append(url, ...how).then(
+      answer => ({ answer }),
+      error => ({ error: { ...error, name: error.name, message: error.message, isError: error instanceof Error } }),
+    )
+  }, [url, how])
+}
+
+const messagesOf = async stream => (await (await fetch(`${service.url}/v1/streams/${stream}/messages`)).json()).messages
+const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/
+
+test('an append whose answer is lost after the commit is sent again, and written once', async () => {
+  const page = await browser.newPage()
+  const proxy = await startProxy(service.url)
+  await page.goto(`${proxy.url}/problems/forbidden`)
+  for (const [stream, options] of [['lost-1', undefined], ['lost-2', { expectedVersion: -1 }]]) {
+    proxy.loseAnswerTo(`POST /v1/streams/${stream}/messages`)
+    const { answer } = await appendIn(page, proxy.url, stream, upTo(2).map(counted), options)
+    assert.deepEqual([answer.duplicate, answer.version], [true, 1])
+    const written = await messagesOf(stream)
+    assert.deepEqual(written.map(({ data }) => data.n), [0, 1])
+    for (const { id } of written) assert.match(id, UUID_V7)
+    assert.equal(proxy.requests.filter(text => text.startsWith(`POST /v1/streams/${stream}/messages`)).length, 2)
+  }
+  await page.close()
+  await proxy.stop()
+})
+
+for (const status of [429, 503]) {
+  test(`an append that is answered ${status} waits as long as it is told, and is sent again`, async () => {
+    const page = await browser.newPage()
+    await page.goto(places.channel())
+    const sent = []
+    await page.route('**/messages', route => {
+      if (route.request().method() !== 'POST') return route.continue()
+      sent.push({ at: Date.now(), body: route.request().postData() })
+      if (sent.length > 1) return route.continue()
+      const headers = { 'retry-after': '2', 'access-control-allow-origin': '*', 'access-control-expose-headers': 'retry-after' }
+      return route.fulfill({ status, headers, contentType: 'application/problem+json', body: '{"type":"/problems/overloaded"}' })
+    })
+    const id = crypto.randomUUID()
+    const { answer } = await appendIn(page, service.url, `waits-${status}`, [{ ...counted(0), id }])
+    assert.deepEqual([answer.duplicate, answer.messages[0].id], [false, id])
+    assert.deepEqual([sent.length, sent[0].body], [2, sent[1].body])
+    assert.ok(sent[1].at - sent[0].at >= 2_000, `${sent[1].at - sent[0].at} ms`)
+    await page.close()
+  })
+}
+
+test('an append that is given up has ids, with which it can be sent again later and is written once', async () => {
+  const page = await browser.newPage()
+  await page.clock.install()
+  await page.goto(places.worker())
+  let attempts = 0
+  const fail = async route => {
+    // The first one is committed; no answer ever comes.
+    if (++attempts === 1) await route.fetch()
+    await route.abort('connectionreset')
+  }
+  await page.route('**/messages', fail)
+  let outcome
+  const appending = appendIn(page, service.url, 'given-up', [counted(0)]).then(given => { outcome = given })
+  while (!outcome) await page.clock.runFor(1_000)
+  await appending
+  const { error } = outcome
+  assert.deepEqual([attempts, error.status, error.type, error.isError], [7, 0, 'about:blank', true])
+  await page.unroute('**/messages', fail)
+  const { answer } = await appendIn(page, service.url, 'given-up', error.messages)
+  assert.equal(answer.duplicate, true)
+  assert.equal((await messagesOf('given-up')).length, 1)
+  await page.close()
+})
+
+test('an append that is refused says what the problem document says, and is not sent again', async () => {
+  const own = await temporaryDirectory()
+  const guarded = await startService(own.path, '127.0.0.1:0', ['--credentials', 'required'])
+  try {
+    const key = await makeKey(own.path, 'writer', 'read:order*', 'append:order-*')
+    const page = await browser.newPage()
+    await page.goto(`${guarded.url}/problems/forbidden`)
+    let requests = 0
+    page.on('request', request => { requests += Number(request.method() === 'POST') })
+    const { answer } = await appendIn(page, guarded.url, 'order-ü/1', [counted(0)], { expectedVersion: -1, key })
+    assert.deepEqual([answer.stream_name, answer.version], ['order-ü/1', 0])
+    const { error } = await appendIn(page, guarded.url, 'order-ü/1', [counted(1)], { expectedVersion: -1, key })
+    const { type, status, stream_name, expected_version, current_version } = error
+    assert.deepEqual({ type, status, stream_name, expected_version, current_version }, {
+      type: '/problems/wrong-expected-version', status: 409, stream_name: 'order-ü/1', expected_version: -1, current_version: 0,
+    })
+    assert.deepEqual([error.name, error.isError, error.message], ['Problem', true, error.detail])
+    for (const [given, stream, refusal] of [
+      ['hw_wrong', 'order-2', [401, '/problems/unauthenticated']],
+      [null, 'order-2', [401, '/problems/unauthenticated']],
+      [key, 'other-1', [403, '/problems/forbidden']],
+    ]) {
+      const { error } = await appendIn(page, guarded.url, stream, [counted(0)], { key: given })
+      assert.deepEqual([error.status, error.type], refusal)
+    }
+    assert.equal(requests, 5)
+    await page.close()
   } finally {
     await guarded.stop()
     await own.remove()

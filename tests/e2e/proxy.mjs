@@ -1,4 +1,4 @@
-// A TCP proxy between the browser and the service: it cuts connections, and keeps what was asked over each.
+// A TCP proxy between the browser and the service: it cuts connections, loses answers, and keeps what was asked over each.
 import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
 
@@ -7,6 +7,7 @@ export async function startProxy(url) {
   const { hostname, port } = new URL(url)
   const open = new Set()
   const requests = []
+  let losing
   const server = createServer(client => {
     const upstream = connect({ host: hostname, port: Number(port) })
     const ends = [client, upstream]
@@ -15,7 +16,13 @@ export async function startProxy(url) {
       open.delete(ends)
     }
     open.add(ends)
-    client.on('data', data => requests.push(data.toString('latin1').slice(0, 4_096)))
+    client.on('data', data => {
+      const text = data.toString('latin1').slice(0, 4_096)
+      requests.push(text)
+      if (!losing || !text.includes(losing)) return
+      losing = undefined
+      upstream.unpipe(client).once('data', () => client.resetAndDestroy()).resume()
+    })
     for (const end of ends) end.on('error', close).on('close', close)
     client.pipe(upstream).pipe(client)
   })
@@ -24,6 +31,10 @@ export async function startProxy(url) {
   return {
     url: `http://127.0.0.1:${server.address().port}`,
     requests,
+    /** Of the next request that has this text, the service's answer is lost, and the connection with it. */
+    loseAnswerTo(text) {
+      losing = text
+    },
     /** Cuts what is open, in the middle of whatever is under way. */
     cut() {
       for (const ends of open) for (const end of ends) end.resetAndDestroy()
