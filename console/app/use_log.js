@@ -72,7 +72,7 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
       : { ...row, [log.position]: (newer.slice(0, at).findLast(isMessage)?.[log.position] ?? newest + 1) - 0.5 }))
     const fresh = placed.filter(row => !known.has(row.id))
     if (fresh.length === 0) return cursor ? { ...state, cursor } : state
-    if (left && state.rows.length) fresh[fresh.length - 1] = { ...fresh.at(-1), left }
+    if (left) fresh[fresh.length - 1] = { ...fresh.at(-1), left }
     const rows = [...fresh, ...state.rows].sort((a, b) => b[log.position] - a[log.position])
     const kept = rows.slice(0, ROWS_MAX)
     return {
