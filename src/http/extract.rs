@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use serde::Serialize;
 use serde::de::value::MapAccessDeserializer;
@@ -49,7 +49,9 @@ async fn receive<S: Send + Sync>(mut request: Request, state: &S) -> Result<Byte
     };
     let (parts, body) = request.into_parts();
     let (body, refused) = Incoming::new(body, bodies);
-    let receiving = Bytes::from_request(Request::from_parts(parts, Body::new(body)), state);
+    let mut request = Request::from_parts(parts, Body::new(body));
+    DefaultBodyLimit::max(bytes).apply(&mut request);
+    let receiving = Bytes::from_request(request, state);
     tokio::select! {
         biased;
         () = refused.cancelled() => Err(no_room()),

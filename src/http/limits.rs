@@ -1,16 +1,15 @@
 //! The limits of every request, and the answer to one that panics.
 
-use std::any::Any;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{MatchedPath, Request};
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderValue, Method, Version, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use tower_http::catch_panic::CatchPanicLayer;
+use futures_util::FutureExt;
 
 use super::event_stream::Unwritten;
 use super::extract::BodyLimits;
@@ -22,7 +21,7 @@ use crate::telemetry::{Observer, logging::panic_text};
 
 /// Refuses requests that are too large, of another type, without a credential, or from a page that may not ask; ends those
 /// that take too long; and counts the answers.
-pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> Response {
+pub async fn bound(app: &App, mut request: Request, next: impl AsyncFnOnce(Request) -> Response) -> Response {
     let begun = Instant::now();
     let (method, version) = (method_label(request.method()), request.version());
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
@@ -34,7 +33,7 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
     let unanswered = conduct.as_ref().map(Conduct::unanswered);
     let needs_credential = app.credentials.are_required();
     let refused =
-        too_large(&app, &request).or_else(|| browser::refused(&app.limits.trusted, needs_credential, &request));
+        too_large(app, &request).or_else(|| browser::refused(&app.limits.trusted, needs_credential, &request));
     let response = match refused {
         Some(problem) => problem.into_response(),
         None => {
@@ -47,7 +46,7 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
                 _ => Duration::ZERO,
             };
             let limit = app.limits.request_timeout + more;
-            match tokio::time::timeout(limit, answer(&app, request, next)).await {
+            match tokio::time::timeout(limit, answer(app, request, next)).await {
                 Ok(response) => response,
                 Err(_) => Problem::new(ProblemKind::RequestTimeout, format!("The request took longer than {limit:?}."))
                     .into_response(),
@@ -67,7 +66,7 @@ pub async fn bound(State(app): State<App>, mut request: Request, next: Next) -> 
         unanswered.done();
     }
     match conduct {
-        Some(conduct) => conduct.answered(ends_connection(&app, version, response)),
+        Some(conduct) => conduct.answered(ends_connection(app, version, response)),
         None => response,
     }
 }
@@ -82,7 +81,7 @@ fn ends_connection(app: &App, version: Version, mut response: Response) -> Respo
 }
 
 /// Answers a request whose credential, and whose body as its headers tell of it, are as they must be.
-async fn answer(app: &App, mut request: Request, next: Next) -> Response {
+async fn answer(app: &App, mut request: Request, next: impl AsyncFnOnce(Request) -> Response) -> Response {
     let caller = match credentials::take(app, &mut request).await {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
@@ -97,7 +96,7 @@ async fn answer(app: &App, mut request: Request, next: Next) -> Response {
     let (uri, address) = (request.uri().clone(), address_of(&request));
     let response = tokio::select! {
         biased;
-        response = next.run(request) => response,
+        response = next(request) => response,
         () = caller.ended(), if waits => return credentials::ended().into_response(),
     };
     if is_read && caller.has_ended() {
@@ -152,8 +151,8 @@ fn method_label(method: &Method) -> &'static str {
 }
 
 /// Turns a panic into an answer: a fault of the service, which is logged and counted.
-pub fn catch_panics(observer: Observer) -> CatchPanicLayer<impl Fn(Box<dyn Any + Send>) -> Response + Clone> {
-    CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| {
+pub async fn caught(observer: &Observer, answer: impl Future<Output = Response>) -> Response {
+    AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|panic| {
         observer.record(Observation::Panicked { message: panic_text(&*panic) });
         Problem::new(ProblemKind::InternalError, "The service failed; its log has the details.").into_response()
     })
@@ -161,18 +160,13 @@ pub fn catch_panics(observer: Observer) -> CatchPanicLayer<impl Fn(Box<dyn Any +
 
 #[cfg(test)]
 mod tests {
-    use axum::Router;
-    use axum::body::Body;
-    use axum::routing::get;
-    use tower::ServiceExt;
-
     use super::*;
 
-    async fn said_with_text() -> &'static str {
+    async fn said_with_text() -> Response {
         panic!("a secret of the house")
     }
 
-    async fn said_with_format() -> &'static str {
+    async fn said_with_format() -> Response {
         panic!("a secret of {}", "the house")
     }
 
@@ -180,13 +174,7 @@ mod tests {
     async fn a_panic_becomes_an_internal_error_that_keeps_its_reason_to_itself() {
         let observer = Observer::new();
         let mut watcher = observer.watch();
-        let router = Router::new()
-            .route("/text", get(said_with_text))
-            .route("/format", get(said_with_format))
-            .layer(catch_panics(observer.clone()));
-        for path in ["/text", "/format"] {
-            let request = axum::http::Request::get(path).body(Body::empty()).unwrap();
-            let response = router.clone().oneshot(request).await.unwrap();
+        for response in [caught(&observer, said_with_text()).await, caught(&observer, said_with_format()).await] {
             assert_eq!(response.status(), 500);
             assert_eq!(response.headers()["content-type"], "application/problem+json");
             let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::IntoResponse;
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use utoipa::OpenApi;
@@ -218,14 +218,18 @@ pub fn router(service: Service, limits: Limits) -> Router {
         .merge(documentation(document))
         .fallback(operations::unknown_path)
         .method_not_allowed_fallback(operations::unknown_method)
-        .layer(DefaultBodyLimit::max(limits.body_bytes_max))
-        .layer(from_fn(access::enforce))
-        .layer(limits::catch_panics(app.observer.clone()))
-        // Outside the layer that catches panics, so that they are counted among the requests.
-        .layer(from_fn_with_state(app.clone(), limits::bound));
+        .layer(from_fn_with_state(app.clone(), around));
     let router = match cors {
-        Some(cors) => router.layer(cors),
+        // What it answers itself, asks nobody else.
+        Some(cors) => router.layer(cors).layer(map_response(security_headers::added)),
         None => router,
     };
-    router.layer(from_fn(security_headers::add)).with_state(app)
+    router.with_state(app)
+}
+
+/// What goes around every handler, from the outside in: the headers of every answer, the limits and the count of answers,
+/// panics, what the caller may. It is one layer: for each one, axum copies all that are within it, for every request.
+async fn around(State(app): State<App>, request: Request, next: Next) -> Response {
+    let within = async |request| limits::caught(&app.observer, access::enforce(request, next)).await;
+    security_headers::added(limits::bound(&app, request, within).await).await
 }

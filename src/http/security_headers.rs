@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::Next;
 use axum::response::Response;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -56,9 +54,8 @@ pub fn cors(origins: &[Origin]) -> Option<CorsLayer> {
     Some(layer)
 }
 
-/// Adds what belongs to every answer.
-pub async fn add(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+/// An answer with what belongs to every one.
+pub async fn added(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // Pages of other origins read answers by CORS or not at all: not as an image, a script or a style.

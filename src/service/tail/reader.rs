@@ -132,12 +132,14 @@ impl Reader {
         }
         let mut next_look = Instant::now();
         loop {
+            // Before the turns are compared: who has seen another turn and asks for a look at it is not answered by one at
+            // the server of before.
+            let asked = self.tail.inner.asked.load(Ordering::SeqCst);
             if database.server_turns() != turns {
                 return Ok(());
             }
             self.take_in();
             self.look_for_erasures(&session).await?;
-            let asked = self.tail.inner.asked.load(Ordering::SeqCst);
             let is_asked = asked > *self.tail.inner.done.borrow();
             if is_asked || !self.pending.is_empty() || Instant::now() >= next_look {
                 let round = self.look(&session).await?;
