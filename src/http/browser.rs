@@ -22,7 +22,7 @@ pub fn refused(trusted: &Trusted, needs_credential: bool, request: &Request) -> 
         Ok(authorities) => authorities,
         Err(problem) => return Some(problem),
     };
-    if let Some(host) = authorities.iter().find(|host| !needs_credential && !trusted.takes_host(host)) {
+    if let Some(host) = authorities.iter().flatten().find(|host| !needs_credential && !trusted.takes_host(host)) {
         return Some(foreign_host(host));
     }
     if !changes_something(request) {
@@ -42,23 +42,19 @@ pub fn refused(trusted: &Trusted, needs_credential: bool, request: &Request) -> 
 }
 
 /// The authorities that a request names, in its target and in `Host`. HTTP/1.1 must name one, older versions need not.
-fn authorities(request: &Request) -> Result<Vec<&str>, Problem> {
+fn authorities(request: &Request) -> Result<[Option<&str>; 2], Problem> {
     let malformed = |message| Err(Problem::malformed(vec![Violation::new("Host", message)]));
-    let mut authorities: Vec<_> =
-        request.uri().authority().map(axum::http::uri::Authority::as_str).into_iter().collect();
+    let of_target = request.uri().authority().map(axum::http::uri::Authority::as_str);
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => match host.to_str() {
-            Ok(host) => authorities.push(host.trim()),
-            Err(_) => return malformed("must be a name or an address, and perhaps a port"),
+            Ok(host) => Ok([of_target, Some(host.trim())]),
+            Err(_) => malformed("must be a name or an address, and perhaps a port"),
         },
-        (None, _) if request.version() == Version::HTTP_11 && authorities.is_empty() => {
-            return malformed("is missing");
-        }
-        (None, _) => {}
-        (Some(_), Some(_)) => return malformed("must be given once"),
+        (None, _) if request.version() == Version::HTTP_11 && of_target.is_none() => malformed("is missing"),
+        (None, _) => Ok([of_target, None]),
+        (Some(_), Some(_)) => malformed("must be given once"),
     }
-    Ok(authorities)
 }
 
 fn foreign_host(host: &str) -> Problem {
@@ -76,7 +72,7 @@ fn changes_something(request: &Request) -> bool {
 
 /// The origin of the page that the request comes from, unless that page may change something. Other programs than browsers
 /// name no origin.
-fn foreign_origin(trusted: &Trusted, headers: &HeaderMap, authorities: &[&str]) -> Option<String> {
+fn foreign_origin(trusted: &Trusted, headers: &HeaderMap, authorities: &[Option<&str>]) -> Option<String> {
     let site = headers.get(SEC_FETCH_SITE).map(axum::http::HeaderValue::as_bytes);
     // This also holds behind a proxy that changes `Host`.
     if site == Some(b"same-origin") {
@@ -88,7 +84,8 @@ fn foreign_origin(trusted: &Trusted, headers: &HeaderMap, authorities: &[&str]) 
         let is_foreign = site.is_some_and(|site| site != b"none");
         return is_foreign.then(|| "another origin".to_owned());
     }
-    let foreign = origins
-        .find(|origin| !origin.to_str().is_ok_and(|origin| trusted.takes_origin(origin, authorities.iter().copied())));
+    let foreign = origins.find(|origin| {
+        !origin.to_str().is_ok_and(|origin| trusted.takes_origin(origin, authorities.iter().flatten().copied()))
+    });
     foreign.map(|origin| format!("the origin {origin:?}"))
 }

@@ -27,10 +27,11 @@ pub async fn take(app: &App, request: &mut Request) -> Result<Caller, Problem> {
     if !app.credentials.are_required() {
         return Ok(Caller::anybody());
     }
+    // Boxed, as they are large: without credentials no request needs the room.
     let checked = match (bearer?, ticket.or(cookie)) {
         // A header is said on purpose, and a cookie comes by itself.
-        (Some(token), _) => app.credentials.caller(&token).await,
-        (None, Some(ticket)) => app.credentials.ticket_caller(&ticket).await,
+        (Some(token), _) => Box::pin(app.credentials.caller(&token)).await,
+        (None, Some(ticket)) => Box::pin(app.credentials.ticket_caller(&ticket)).await,
         (None, None) if is_public(request) => return Ok(Caller::nobody()),
         (None, None) => return Err(missing()),
     };

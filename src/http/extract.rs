@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::path::ErrorKind;
@@ -13,45 +12,34 @@ use serde::Serialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
 
-use super::body;
-use super::held_bodies::{HeldBodies, Incoming, no_room};
-use super::plain_words;
+use super::held_bodies::{Incoming, no_room};
 use super::problem::{Problem, ProblemKind};
+use super::{App, body, plain_words};
 use crate::domain::Violation;
 
 /// A JSON body.
 pub struct Json<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         if !body::is_json(request.headers()) {
             return Err(body::not_json(false));
         }
-        let received = receive(request, state).await?;
+        let received = receive(request, app).await?;
         serde_json::from_slice(&received).map(Json).map_err(|_| malformed_json::<T>(&received, 1))
     }
 }
 
-/// How large a body may be, how long it may take, and with which others it shares the memory, as a request's extension.
-#[derive(Clone)]
-pub struct BodyLimits {
-    pub bytes: usize,
-    pub time: Duration,
-    pub bodies: HeldBodies,
-}
-
 /// The whole body.
-async fn receive<S: Send + Sync>(mut request: Request, state: &S) -> Result<Bytes, Problem> {
-    let Some(BodyLimits { bytes, time, bodies }) = request.extensions_mut().remove() else {
-        return Err(body::too_large(0));
-    };
+async fn receive(request: Request, app: &App) -> Result<Bytes, Problem> {
+    let (bytes, time) = (app.limits.body_bytes_max, app.limits.request_timeout);
     let (parts, body) = request.into_parts();
-    let (body, refused) = Incoming::new(body, bodies);
+    let (body, refused) = Incoming::new(body, app.bodies.clone());
     let mut request = Request::from_parts(parts, Body::new(body));
     DefaultBodyLimit::max(bytes).apply(&mut request);
-    let receiving = Bytes::from_request(request, state);
+    let receiving = Bytes::from_request(request, app);
     tokio::select! {
         biased;
         () = refused.cancelled() => Err(no_room()),

@@ -12,7 +12,6 @@ use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
 use super::event_stream::Unwritten;
-use super::extract::BodyLimits;
 use super::guarded::{Conduct, RemoteAddress};
 use super::problem::{Problem, ProblemKind, StoreFailure};
 use super::{App, body, browser, credentials};
@@ -21,13 +20,10 @@ use crate::telemetry::{Observer, logging::panic_text};
 
 /// Refuses requests that are too large, of another type, without a credential, or from a page that may not ask; ends those
 /// that take too long; and counts the answers.
-pub async fn bound(app: &App, mut request: Request, next: impl AsyncFnOnce(Request) -> Response) -> Response {
+pub async fn bound(app: &App, request: Request, next: impl AsyncFnOnce(Request) -> Response) -> Response {
     let begun = Instant::now();
     let (method, version) = (method_label(request.method()), request.version());
     let path = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
-    let bodies = app.bodies.clone();
-    let limits = BodyLimits { bytes: app.limits.body_bytes_max, time: app.limits.request_timeout, bodies };
-    request.extensions_mut().insert(limits);
     // Connections of `event_connection` have none.
     let conduct = request.extensions().get::<Arc<Conduct>>().cloned();
     let unanswered = conduct.as_ref().map(Conduct::unanswered);

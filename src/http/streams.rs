@@ -136,15 +136,14 @@ pub async fn append_messages(
     if !body::is_json(request.headers()) {
         return Err(body::not_json(true));
     }
-    let headers = request.headers().clone();
-    let Json(Object(body)) = Json::<Object<AppendBody>>::from_request(request, &app).await?;
     let mut rules = Validator::default();
+    let given = AppendHeaders::of(&mut rules, request.headers());
+    let Json(Object(body)) = Json::<Object<AppendBody>>::from_request(request, &app).await?;
     let name = stream_name(name)?;
     let stream_name = name.as_str().to_owned();
     let AppendBody { expected_version, must_exist, messages } = body;
     check_version(&mut rules, "expected_version", expected_version);
     let mut rules = count_messages(rules, &app.limits, "messages", messages.len())?;
-    let given = AppendHeaders::of(&mut rules, &headers);
     let stream = StreamBody { prefix: "", stream_name: name, expected_version, must_exist, messages };
     let stream = check_stream(&mut rules, &app.limits, &given, stream, &mut HashSet::new())?;
     let request = rules.finish(AppendRequest { trace: given.span(), ..AppendRequest::of(stream) })?;
