@@ -156,21 +156,17 @@ pub async fn caught(observer: &Observer, answer: impl Future<Output = Response>)
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
-
-    async fn said_with_text() -> Response {
-        panic!("a secret of the house")
-    }
-
-    async fn said_with_format() -> Response {
-        panic!("a secret of {}", "the house")
-    }
 
     #[tokio::test]
     async fn a_panic_becomes_an_internal_error_that_keeps_its_reason_to_itself() {
         let observer = Observer::new();
         let mut watcher = observer.watch();
-        for response in [caught(&observer, said_with_text()).await, caught(&observer, said_with_format()).await] {
+        let said_with_text = poll_fn(|_| panic!("a secret of the house"));
+        let said_with_format = poll_fn(|_| panic!("a secret of {}", "the house"));
+        for response in [caught(&observer, said_with_text).await, caught(&observer, said_with_format).await] {
             assert_eq!(response.status(), 500);
             assert_eq!(response.headers()["content-type"], "application/problem+json");
             let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
