@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio_postgres::types::Type;
+use uuid::Uuid;
 
 use super::read::message_of;
 use super::{Database, Session, StoreError};
@@ -32,6 +33,7 @@ pub struct Unflushed(i64);
 #[derive(Debug, Clone)]
 pub struct NewRow {
     pub global_position: i64,
+    pub id: Uuid,
     pub stream_name: String,
     /// Its size in the table, where it may be compressed.
     pub stored_bytes: usize,
@@ -96,7 +98,7 @@ impl Session {
             "''::text, 0::bigint"
         };
         let sql = format!(
-            "SELECT global_position, {row}, {UNFLUSHED}, {GIVEN}, {CACHED} FROM message_store.messages \
+            "SELECT global_position, id, {row}, {UNFLUSHED}, {GIVEN}, {CACHED} FROM message_store.messages \
              WHERE global_position > $1 AND global_position <= coalesce($3, \
              (SELECT CASE WHEN {GIVEN} > $4 THEN $4 END), 9223372036854775807) ORDER BY global_position LIMIT $2"
         );
@@ -105,15 +107,16 @@ impl Session {
             .query_typed(&sql, &[(&after, Type::INT8), (&limit, Type::INT8), (&up_to, Type::INT8), (&far, Type::INT8)])
             .await?;
         let (unflushed, given, cached) = match found.first() {
-            Some(row) => (row.try_get::<_, Option<i64>>(3)?, row.try_get(4)?, row.try_get(5)?),
+            Some(row) => (row.try_get::<_, Option<i64>>(4)?, row.try_get(5)?, row.try_get(6)?),
             None => (None, None, None),
         };
         let mut rows = Vec::with_capacity(found.len());
         for row in &found {
-            let stored_bytes: i64 = row.try_get(2)?;
+            let stored_bytes: i64 = row.try_get(3)?;
             rows.push(NewRow {
                 global_position: row.try_get(0)?,
-                stream_name: row.try_get(1)?,
+                id: row.try_get(1)?,
+                stream_name: row.try_get(2)?,
                 stored_bytes: stored_bytes as usize,
             });
         }

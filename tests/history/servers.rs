@@ -13,6 +13,7 @@ use crate::support::database::temporary_dir;
 use crate::support::events::Events;
 use crate::support::own_server::OwnServer;
 use crate::support::proxy::{FaultProxy, both};
+use crate::support::waiting::eventually;
 
 const PATHS: [&str; 5] = [
     "/v1/all/events",
@@ -258,4 +259,37 @@ async fn a_promoted_replica_that_lacks_little_goes_on_as_the_log_that_it_has() {
 #[tokio::test]
 async fn a_promoted_replica_that_is_another_host_of_the_url_goes_on_as_the_log_that_it_has() {
     promoted(MANY, true).await;
+}
+
+/// What is settled last is what the log is recognised by, from then on: a server that lacks it and has passed over its
+/// position shows everything that was known before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_of_what_was_settled_a_moment_ago_is_noticed() {
+    let dir = temporary_dir();
+    let server = OwnServer::start(&dir.path().join("data")).await;
+    let proxy = FaultProxy::before(&server.url).await;
+    let app = TestApp::with(&proxy.url, |_| {}).await;
+    write_numbers(&app, "a-1", 0..3).await;
+    let mut live = app.follow("/v1/all/events?from=beginning").await;
+    assert_eq!(numbers(&mut live, 3, "all").await, [0, 1, 2]);
+    live.next("caught-up").await;
+    // The reader has seen where the messages of another program are, and does not come to read them.
+    proxy.silence_when_sent(Some("headwater.messages_at("));
+    let sql = server.sql().await;
+    let write = "SELECT message_store.write_message(gen_random_uuid()::varchar, 'b-1', 'Written', '{\"n\": 9}')";
+    sql.batch_execute(write).await.unwrap();
+    eventually("the reader to read the message", || async {
+        proxy.links().iter().any(|link| link.is_silent()).then_some(())
+    })
+    .await;
+    sql.batch_execute("DELETE FROM message_store.messages WHERE stream_name = 'b-1'").await.unwrap();
+    drop(sql);
+    server.stop().await;
+    proxy.silence_when_sent(None);
+    let server = OwnServer::start(&dir.path().join("data")).await;
+    proxy.lead_to(&server.url);
+    let closing = tokio::time::timeout(PATIENCE, live.next("closing")).await.expect("the follower is told");
+    assert_eq!(closing.json(), json!({ "reason": "history-changed" }));
+    assert_eq!(app.metric("headwater_history_changes_total").await, 1.0);
+    app.stop().await;
 }

@@ -87,10 +87,12 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn row(global_position: i64, stored_bytes: usize) -> NewRow {
-        NewRow { global_position, stream_name: "a-1".into(), stored_bytes }
+        NewRow { global_position, id: Uuid::nil(), stream_name: "a-1".into(), stored_bytes }
     }
 
     #[test]

@@ -111,11 +111,13 @@ impl Reader {
         Ok(true)
     }
 
-    /// This instance has settled a message of its own: that is the checkpoint from here on.
-    pub(super) fn settled_own(&mut self, message: Landmark) {
-        self.memory.known.checkpoint = Some(message);
-        self.memory.known.first.get_or_insert(message);
-        self.recognise(message);
+    /// The first and the last message that were just settled: the last is the checkpoint from here on. If it were not until
+    /// the next look, a server that lacks it would show all that this one knows the log by.
+    pub(super) fn has_settled(&mut self, ends: Option<(Landmark, Landmark)>) {
+        let Some((first, last)) = ends else { return };
+        self.memory.known.checkpoint = Some(last);
+        self.memory.known.first.get_or_insert(first);
+        self.recognise(last);
     }
 
     /// The message at the settled position is known: cursors that stand there name it.

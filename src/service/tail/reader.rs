@@ -249,10 +249,11 @@ impl Reader {
             let rest = self.pending.split_off(&(self.settling.settled() + 1));
             let settled = std::mem::replace(&mut self.pending, rest);
             let opened = settled.values().map(|pending| pending.opened).min().unwrap_or(0);
-            let last = settled.last_key_value().map(|(at, pending)| Landmark { position: *at, id: pending.id });
+            let landmark = |(at, pending): (&i64, &Pending)| Landmark { position: *at, id: pending.id };
+            let ends = settled.first_key_value().map(landmark).zip(settled.last_key_value().map(landmark));
             let messages = settled.into_values().filter_map(|pending| pending.message).collect();
             self.publish(Fetched { messages, left_out: Vec::new() }, opened);
-            last.into_iter().for_each(|last| self.settled_own(last));
+            self.has_settled(ends);
         }
         let kept = self.pending.values().filter_map(|pending| pending.message.as_ref());
         if self.pending.len() > PENDING_MAX
@@ -333,6 +334,8 @@ impl Reader {
         opened: u64,
     ) -> Result<(), StoreError> {
         rows.truncate(run);
+        let landmark = |row: &NewRow| Landmark { position: row.global_position, id: row.id };
+        let ends = rows.first().map(landmark).zip(rows.last().map(landmark));
         {
             let cache = self.tail.cache();
             rows.retain(|row| cache.follows(&row.stream_name) || cache.selects(&row.stream_name, None));
@@ -340,6 +343,7 @@ impl Reader {
         let (fetched, outcome) = self.budget.fetch(session, rows).await;
         // Also after a failure: these positions are settled, and are not looked at again.
         self.publish(fetched, opened);
+        self.has_settled(ends);
         outcome
     }
 
@@ -372,6 +376,12 @@ impl Reader {
         self.saw(head);
         if head - self.settling.settled() < FAR_BEHIND || !session.holders().await?.is_empty() {
             return Ok(false);
+        }
+        // Nobody is to read up to there before it is known by what that place is recognised.
+        let (checkpoint, server) = (self.memory.checkpoint_position(), self.memory.server.as_deref());
+        let seen = session.look_at_history(checkpoint, head, server).await?;
+        if self.is_another_log(session, &seen).await? {
+            return Ok(true);
         }
         self.settling = Settling::at(head);
         self.pending.clear();
