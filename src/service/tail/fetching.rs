@@ -20,15 +20,16 @@ const OVERHEAD: usize = 200;
 #[derive(Debug)]
 pub struct Budget {
     bytes: usize,
-}
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self { bytes: BYTES_FIRST }
-    }
+    bytes_max: usize,
 }
 
 impl Budget {
+    /// `cache_bytes_max`: what is read beyond it would be forgotten at once.
+    pub fn new(cache_bytes_max: usize) -> Self {
+        let bytes_max = cache_bytes_max.clamp(BYTES_MIN, BYTES_MAX);
+        Self { bytes: BYTES_FIRST.min(bytes_max), bytes_max }
+    }
+
     /// Takes in how long a read took, so that the next one has more bytes, or fewer.
     fn took(&mut self, bytes: usize, time: Duration) {
         if time > READ_TIME {
@@ -36,7 +37,7 @@ impl Budget {
         } else if bytes > self.bytes / 2 && time < READ_TIME / 4 {
             self.bytes *= 2;
         }
-        self.bytes = self.bytes.clamp(BYTES_MIN, BYTES_MAX);
+        self.bytes = self.bytes.clamp(BYTES_MIN, self.bytes_max);
     }
 
     fn failed(&mut self) {
@@ -97,14 +98,14 @@ mod tests {
 
     #[test]
     fn the_small_ones_go_first_and_a_large_one_is_left_out() {
-        let budget = Budget::default();
+        let budget = Budget::new(BYTES_MAX);
         assert_eq!(budget.choose(&[row(1, BYTES_FIRST), row(2, 10), row(3, 5)]), [3, 2]);
         assert!(budget.choose(&[row(1, BYTES_FIRST)]).is_empty());
     }
 
     #[test]
     fn what_takes_long_or_fails_is_made_smaller_and_what_is_quick_larger() {
-        let mut budget = Budget::default();
+        let mut budget = Budget::new(BYTES_MAX);
         budget.took(BYTES_FIRST, Duration::from_millis(10));
         assert_eq!(budget.bytes, 2 * BYTES_FIRST);
         budget.took(10, Duration::from_millis(10));
@@ -120,5 +121,10 @@ mod tests {
             budget.took(budget.bytes, Duration::from_millis(1));
         }
         assert_eq!(budget.bytes, BYTES_MAX);
+        // No larger than what keeps it.
+        let mut small = Budget::new(BYTES_FIRST / 2);
+        assert_eq!(small.bytes, BYTES_FIRST / 2);
+        small.took(small.bytes, Duration::from_millis(1));
+        assert_eq!(small.bytes, BYTES_FIRST / 2);
     }
 }

@@ -73,13 +73,14 @@ enum Looked {
 
 impl Reader {
     pub(super) fn new(tail: Tail) -> Self {
+        let budget = Budget::new(tail.inner.settings.cache_bytes_max);
         Self {
             tail,
             memory: Memory::default(),
             is_new: true,
             settling: Settling::default(),
             pending: BTreeMap::new(),
-            budget: Budget::default(),
+            budget,
             oddities: Oddities::default(),
             erasures: Seen::default(),
             hole: Hole::default(),
@@ -354,6 +355,14 @@ impl Reader {
             let look = self.read_new(session, Some(up_to)).await?;
             let new = self.take_up(session, look).await?;
             let positions = positions(&new);
+            if positions.len() >= FAR_BEHIND_ROWS && up_to - self.settling.settled() >= FAR_BEHIND {
+                session.until_all_flushed().await?;
+                if self.is_known_at(session, up_to).await? {
+                    self.settling.on_decided(up_to);
+                    self.skipped_to(up_to);
+                }
+                return Ok(());
+            }
             if positions.is_empty() {
                 // With no row to wait for, a crash would take back that they were given.
                 session.until_all_flushed().await?;
@@ -377,17 +386,26 @@ impl Reader {
         if head - self.settling.settled() < FAR_BEHIND || !session.holders().await?.is_empty() {
             return Ok(false);
         }
-        // Nobody is to read up to there before it is known by what that place is recognised.
-        let (checkpoint, server) = (self.memory.checkpoint_position(), self.memory.server.as_deref());
-        let seen = session.look_at_history(checkpoint, head, server).await?;
-        if self.is_another_log(session, &seen).await? {
-            return Ok(true);
+        if self.is_known_at(session, head).await? {
+            self.settling = Settling::at(head);
+            self.skipped_to(head);
         }
-        self.settling = Settling::at(head);
-        self.pending.clear();
-        self.tail.cache().skip_to(head);
-        self.note_settled();
         Ok(true)
+    }
+
+    /// Looks by what the log is recognised at a place that is about to be settled: nobody is to read up to there before.
+    /// `false`: it is another log.
+    async fn is_known_at(&mut self, session: &Session, position: i64) -> Result<bool, StoreError> {
+        let (checkpoint, server) = (self.memory.checkpoint_position(), self.memory.server.as_deref());
+        let seen = session.look_at_history(checkpoint, position, server).await?;
+        Ok(!self.is_another_log(session, &seen).await?)
+    }
+
+    /// What was settled just now, too far ahead to be read here, is left to the followers.
+    fn skipped_to(&mut self, settled: i64) {
+        self.pending = self.pending.split_off(&(settled + 1));
+        self.tail.cache().skip_to(settled);
+        self.note_settled();
     }
 
     fn publish(&mut self, new: Fetched, opened: u64) {
