@@ -20,7 +20,7 @@ use tower::ServiceExt;
 
 use super::event_groups::Groups;
 use super::event_socket;
-use super::event_stream::Unwritten;
+use super::event_stream::{EventStream, Unwritten};
 use super::guarded::RemoteAddress;
 
 /// A request whose head is longer goes to hyper.
@@ -49,30 +49,46 @@ impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
     type Service = S;
     type Future = Pin<Box<dyn Future<Output = io::Result<(PrefixedStream, S)>> + Send>>;
 
-    fn accept(&self, mut stream: TcpStream, service: S) -> Self::Future {
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
         let Self { router, header_timeout, groups } = self.clone();
+        // Boxed by itself, as all that is done once, so that an open event stream keeps no memory for it.
+        let beginning = Box::pin(begin(stream, header_timeout, router));
         Box::pin(async move {
-            stream.set_nodelay(true)?;
-            let mut head = BytesMut::new();
-            // Steps that are done once are boxed, here and below, so that an open event stream keeps no memory for them.
-            let reading = tokio::time::timeout(header_timeout, read_head(&mut stream, &mut head));
-            let request = Box::pin(reading).await;
-            match request {
-                Ok(Ok(Some(mut request))) => {
-                    if let Ok(address) = stream.peer_addr() {
-                        request.extensions_mut().insert(RemoteAddress(address.ip()));
-                    }
-                    drop(head);
-                    serve(stream, request, router, groups).await?;
-                    // The connection was served: nothing is left for hyper.
-                    Err(io::ErrorKind::ConnectionAborted.into())
-                }
-                // hyper says what there is to say of it, and would wait for ever for a first byte.
-                Err(_) if head.is_empty() => Err(io::ErrorKind::TimedOut.into()),
-                Ok(Ok(None)) | Err(_) => Ok((PrefixedStream { head: head.freeze(), stream }, service)),
-                Ok(Err(error)) => Err(error),
+            match beginning.await? {
+                Begun::Events { socket, head, stream } => event_socket::serve(socket, head, stream, groups).await?,
+                Begun::Answered => {}
+                Begun::Other(stream) => return Ok((stream, service)),
             }
+            // The connection was served: nothing is left for hyper.
+            Err(io::ErrorKind::ConnectionAborted.into())
         })
+    }
+}
+
+/// What a connection turns out to be.
+enum Begun {
+    /// It carries an event stream: the head of the answer is still to be written.
+    Events { socket: TcpStream, head: Bytes, stream: EventStream },
+    /// It asked for one and was told why there is none.
+    Answered,
+    /// hyper's.
+    Other(PrefixedStream),
+}
+
+async fn begin(mut stream: TcpStream, header_timeout: Duration, router: Router) -> io::Result<Begun> {
+    stream.set_nodelay(true)?;
+    let mut head = BytesMut::new();
+    match tokio::time::timeout(header_timeout, read_head(&mut stream, &mut head)).await {
+        Ok(Ok(Some(mut request))) => {
+            if let Ok(address) = stream.peer_addr() {
+                request.extensions_mut().insert(RemoteAddress(address.ip()));
+            }
+            answer(stream, request, router).await
+        }
+        // hyper says what there is to say of it, and would wait for ever for a first byte.
+        Err(_) if head.is_empty() => Err(io::ErrorKind::TimedOut.into()),
+        Ok(Ok(None)) | Err(_) => Ok(Begun::Other(PrefixedStream { head: head.freeze(), stream })),
+        Ok(Err(error)) => Err(error),
     }
 }
 
@@ -118,14 +134,15 @@ fn event_request(head: &[u8]) -> Option<Request<Body>> {
     request.body(Body::empty()).ok()
 }
 
-/// Answers the request, and ends when the event stream ends or the client goes.
-async fn serve(stream: TcpStream, request: Request<Body>, router: Router, groups: Groups) -> io::Result<()> {
-    let Ok(response) = Box::pin(router.oneshot(request)).await;
-    let Some(events) = response.extensions().get().and_then(Unwritten::take) else {
-        return Box::pin(serve_short(stream, response)).await;
+/// Has the request answered: with an event stream, or with what is no event stream, which is sent.
+async fn answer(socket: TcpStream, request: Request<Body>, router: Router) -> io::Result<Begun> {
+    let Ok(response) = router.oneshot(request).await;
+    let Some(stream) = response.extensions().get().and_then(Unwritten::take) else {
+        serve_short(socket, response).await?;
+        return Ok(Begun::Answered);
     };
-    let head = head_of(&response.into_parts().0, "transfer-encoding: chunked\r\n");
-    event_socket::serve(stream, head.into(), events, groups).await
+    let head = head_of(&response.into_parts().0, "transfer-encoding: chunked\r\n").into();
+    Ok(Begun::Events { socket, head, stream })
 }
 
 /// Sends an answer that is no event stream, mostly a problem, and ends the connection.

@@ -65,6 +65,12 @@ pub struct Departure {
     pub writer: Box<Writer>,
 }
 
+/// A connection's place in a group.
+pub struct Membership {
+    departure: oneshot::Receiver<Departure>,
+    open: mpsc::Sender<Request>,
+}
+
 struct Group {
     writer: Box<Writer>,
     members: Vec<Member>,
@@ -75,26 +81,18 @@ struct Group {
 }
 
 impl Groups {
-    /// Stays in a group until it has to go on by itself; `None`: the connection is lost. May be given up at any point.
-    pub async fn join(
+    /// Enters a group with others that get the same bytes.
+    pub fn join(
         &self,
         audience: Audience,
         writer: Box<Writer>,
         socket: &Arc<TcpStream>,
         caller: Option<&Caller>,
-    ) -> Option<Departure> {
-        let (home, mut departure) = oneshot::channel();
+    ) -> Membership {
+        let (home, departure) = oneshot::channel();
         let member = Member { socket: Arc::downgrade(socket), caller: caller.cloned(), home };
         let open = self.enter(audience, Joiner { writer, member });
-        if let Some(caller) = caller {
-            tokio::select! {
-                biased;
-                departure = &mut departure => return departure.ok(),
-                // The group says where it is: it may be writing to the socket at this moment.
-                () = caller.ended() => drop(open.send(Request::LetGo).await),
-            }
-        }
-        departure.await.ok()
+        Membership { departure, open }
     }
 
     /// Enters the first group that has room, or a new one.
@@ -124,6 +122,21 @@ impl Groups {
     fn listed(&self) -> MutexGuard<'_, Listed> {
         // A panic leaves nothing half done in here.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Membership {
+    /// Stays in the group until the connection has to go on by itself; `None`: it is lost. May be given up at any point.
+    pub async fn ended(mut self, caller: Option<&Caller>) -> Option<Departure> {
+        if let Some(caller) = caller {
+            tokio::select! {
+                biased;
+                departure = &mut self.departure => return departure.ok(),
+                // The group says where it is: it may be writing to the socket at this moment.
+                () = caller.ended() => drop(self.open.send(Request::LetGo).await),
+            }
+        }
+        self.departure.await.ok()
     }
 }
 

@@ -33,15 +33,19 @@ async fn write(
     // Boxed, because most connections are members of a group and do not wait here.
     while let Some(chunk) = Box::pin(writer.next_chunk()).await {
         write_all(socket, chunk.framed(), open).await?;
-        let Some(audience) = writer.audience() else { continue };
+        if writer.audience().is_none() {
+            continue;
+        }
         while let Some(chunk) = writer.try_next_chunk() {
             write_all(socket, chunk.framed(), open).await?;
         }
-        if writer.events.is_live() {
+        // Asked again and not kept, as it is large.
+        if let Some(audience) = writer.audience() {
             // A group is nobody's: each of its connections ends by itself.
             let caller = writer.events.share();
             // A connection that has left a group takes its next event by itself before it joins again.
-            let Some(departure) = groups.join(audience, writer, socket, caller.as_ref()).await else { return Ok(()) };
+            let membership = groups.join(audience, writer, socket, caller.as_ref());
+            let Some(departure) = membership.ended(caller.as_ref()).await else { return Ok(()) };
             let Departure { rest, writer: own } = departure;
             writer = own;
             writer.events.go_on_for(caller, open);
