@@ -111,6 +111,14 @@ impl Reader {
         Ok(true)
     }
 
+    /// Looks by what the log is recognised at a place that is about to be settled: nobody is to read up to there before.
+    /// `false`: it is another log.
+    pub(super) async fn is_known_at(&mut self, session: &Session, position: i64) -> Result<bool, StoreError> {
+        let (checkpoint, server) = (self.memory.checkpoint_position(), self.memory.server.as_deref());
+        let seen = session.look_at_history(checkpoint, position, server).await?;
+        Ok(!self.is_another_log(session, &seen).await?)
+    }
+
     /// The first and the last message that were just settled: the last is the checkpoint from here on. If it were not until
     /// the next look, a server that lacks it would show all that this one knows the log by.
     pub(super) fn has_settled(&mut self, ends: Option<(Landmark, Landmark)>) {

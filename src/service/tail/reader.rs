@@ -393,14 +393,6 @@ impl Reader {
         Ok(true)
     }
 
-    /// Looks by what the log is recognised at a place that is about to be settled: nobody is to read up to there before.
-    /// `false`: it is another log.
-    async fn is_known_at(&mut self, session: &Session, position: i64) -> Result<bool, StoreError> {
-        let (checkpoint, server) = (self.memory.checkpoint_position(), self.memory.server.as_deref());
-        let seen = session.look_at_history(checkpoint, position, server).await?;
-        Ok(!self.is_another_log(session, &seen).await?)
-    }
-
     /// What was settled just now, too far ahead to be read here, is left to the followers.
     fn skipped_to(&mut self, settled: i64) {
         self.pending = self.pending.split_off(&(settled + 1));
