@@ -26,6 +26,7 @@ const APPEND_BATCH: &str = "SELECT * FROM headwater.append_batch(\
 
 /// A session of its own for appends, with what is needed to find out what became of its last commits.
 pub struct BatchSession {
+    database: Database,
     session: Session,
     append_batch: Statement,
     backend: Backend,
@@ -117,7 +118,7 @@ impl BatchSession {
                 () = server.left() => {}
             }
         };
-        Ok((Self { session, append_batch, backend }, Box::pin(driver)))
+        Ok((Self { database: database.clone(), session, append_batch, backend }, Box::pin(driver)))
     }
 
     /// Whether the connection has ended, as far as it has been polled.

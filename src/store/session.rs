@@ -11,7 +11,7 @@ use futures_util::future::{Either, select};
 use futures_util::{SinkExt, TryStreamExt};
 use tokio::task::AbortHandle;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row, RowStream, Statement, ToStatement};
+use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage, Statement, ToStatement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::finder::Finder;
@@ -22,10 +22,15 @@ pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// A statement that has not ended after this time is cancelled again.
 pub(super) const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 
+/// Ends what a session is at, with one signal.
+pub(super) const CANCEL: &str = "SELECT pg_cancel_backend($1)";
+
 /// A connection with [`SESSION_SETTINGS`](super::SESSION_SETTINGS).
 pub struct Session {
     pub(super) client: Client,
     statements: Mutex<HashMap<String, Statement>>,
+    /// The process that serves it; 0: through a pooler, each transaction may have another one.
+    pid: i32,
     /// The longest that a statement may take, and how the error names it. `None`: the users of the session have limits of
     /// their own.
     limit: Option<(Duration, &'static str)>,
@@ -81,6 +86,16 @@ fn is_about_a_row(code: &str) -> bool {
     ["22", "23", "54"].iter().any(|class| code.starts_with(class))
 }
 
+/// Sets our settings; answers the process that serves the session.
+async fn begin(client: &Client) -> Result<i32, tokio_postgres::Error> {
+    let told = client.simple_query(&format!("{SESSION_SETTINGS}; SELECT pg_backend_pid()")).await?;
+    let pid = told.iter().rev().find_map(|told| match told {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    });
+    Ok(pid.unwrap_or(0))
+}
+
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Session {
@@ -101,7 +116,7 @@ impl Session {
     {
         let (mut session, connection) = Self::connect(database, limit).await?;
         session.drive(driver(connection));
-        database.in_time(session.client.batch_execute(SESSION_SETTINGS)).await?;
+        session.pid = database.in_time(begin(&session.client)).await?;
         Ok(session)
     }
 
@@ -148,9 +163,9 @@ impl Session {
         database: &Database,
         set_up: impl AsyncFnOnce(&Session) -> Result<T, StoreError>,
     ) -> Result<(Self, T, Pin<Box<Connection>>), StoreError> {
-        let (session, mut connection) = Self::connect(database, None).await?;
+        let (mut session, mut connection) = Self::connect(database, None).await?;
         let setting_up = database.in_time(async {
-            session.client.batch_execute(SESSION_SETTINGS).await?;
+            session.pid = begin(&session.client).await?;
             Ok(set_up(&session).await)
         });
         let outcome = match select(pin!(setting_up), connection.as_mut()).await {
@@ -180,6 +195,7 @@ impl Session {
         let session = Self {
             client,
             statements: Mutex::default(),
+            pid: 0,
             limit,
             driver: None,
             tls: finder.tls(),
@@ -287,6 +303,7 @@ impl Session {
     /// rest. What was under way by then is bounded by the socket's buffers.
     pub async fn query_bounded<T>(
         &self,
+        database: &Database,
         statement: &Statement,
         parameters: Parameters<'_>,
         bytes_max: usize,
@@ -305,7 +322,7 @@ impl Session {
             }
             if bytes >= bytes_max || failed.is_some() {
                 // Whether this was the last one is only known by asking for another.
-                let is_cut = self.end_stream(stream.as_mut()).await;
+                let is_cut = self.end_stream(database, stream.as_mut()).await;
                 return failed.map_or(Ok(Bounded { rows, is_cut }), Err);
             }
         }
@@ -314,7 +331,7 @@ impl Session {
     }
 
     /// Ends a statement whose other rows are not wanted. Answers whether there were any.
-    async fn end_stream(&self, mut stream: Pin<&mut RowStream>) -> bool {
+    async fn end_stream(&self, database: &Database, mut stream: Pin<&mut RowStream>) -> bool {
         let mut has_more = false;
         let ending = async {
             let next = async {
@@ -331,13 +348,16 @@ impl Session {
                 Some(Ok(Some(_))) | None => {}
             }
             has_more = true;
-            if self.client.cancel_token().cancel_query(self.tls.clone()).await.is_err() {
+            // For a cancel request PostgreSQL sends two signals, and the second may come while the next statement is carried
+            // out. The function sends one, and answers when that is sent.
+            let Ok(other) = database.control().await else { return };
+            if self.pid == 0 || other.query_typed(CANCEL, &[(&self.pid, Type::INT4)]).await.is_err() {
                 return;
             }
             loop {
                 match stream.try_next().await {
                     Ok(Some(_)) => {}
-                    // Its cancellation has arrived, so it cannot hit another statement.
+                    // The signal has arrived, so it cannot hit another statement.
                     Err(error) if error.code().is_some_and(|code| code.code() == "57014") => return self.is_done(),
                     Ok(None) | Err(_) => return,
                 }
