@@ -20,6 +20,9 @@ pub struct Known {
     pub number: i64,
     /// The last settled message that is known.
     pub checkpoint: Option<Landmark>,
+    /// The last one that a look has shown, where the checkpoint was committed after that: what is written to another log
+    /// says nothing of this one.
+    pub looked: Option<Landmark>,
     /// The oldest message there was.
     pub first: Option<Landmark>,
     /// Where the log was.
@@ -43,6 +46,8 @@ pub struct Seen {
     pub number: i64,
     /// The id of the message at the checkpoint's position; `None`: there is none.
     pub at_checkpoint: Option<Uuid>,
+    /// The id of the message at the position of [`Known::looked`].
+    pub at_looked: Option<Uuid>,
     /// There is none because it was trimmed, as this log knows: it is the log that had it.
     pub is_checkpoint_trimmed: bool,
     /// The oldest message; `None`: the log is empty.
@@ -98,7 +103,16 @@ impl Reason {
 impl Known {
     /// What a first look makes known.
     pub fn of(seen: &Seen) -> Self {
-        Self { number: seen.number, checkpoint: seen.newest, first: seen.first, ground: seen.ground.clone() }
+        let Seen { number, newest: checkpoint, first, ref ground, .. } = *seen;
+        Self { number, checkpoint, looked: None, first, ground: ground.clone() }
+    }
+
+    /// The first and the last message that were just settled: the last is the checkpoint from here on. If it were not until
+    /// the next look, a server that lacks it would show all that the log is known by.
+    pub fn settled(&mut self, first: Landmark, last: Landmark) {
+        self.looked = self.looked.or(self.checkpoint);
+        self.checkpoint = Some(last);
+        self.first.get_or_insert(first);
     }
 
     /// Judges by what a look shows, when everything up to `settled` was settled.
@@ -107,10 +121,13 @@ impl Known {
     /// there is no message at that position, it may have been deleted, which makes no other history as long as its
     /// position is not given out again.
     pub fn judge(&self, settled: i64, seen: &Seen) -> Option<Change> {
+        let is_other = |(known, found): (Landmark, Uuid)| known.id != found;
+        if self.looked.zip(seen.at_looked).is_some_and(is_other)
+            || self.checkpoint.zip(seen.at_checkpoint).is_some_and(is_other)
+        {
+            return Some(self.change(Reason::OtherMessage, seen));
+        }
         let is_there = match (self.checkpoint, seen.at_checkpoint) {
-            (Some(known), Some(found)) if known.id != found => {
-                return Some(self.change(Reason::OtherMessage, seen));
-            }
             (Some(known), Some(_)) if known.position >= settled => return self.told(seen),
             (Some(_), Some(_)) => true,
             _ => false,
@@ -171,7 +188,7 @@ mod tests {
 
     /// Ten messages, settled.
     fn known() -> Known {
-        Known { number: 0, checkpoint: Some(mark(10, 10)), first: Some(mark(1, 1)), ground: ground(7) }
+        Known { number: 0, checkpoint: Some(mark(10, 10)), looked: None, first: Some(mark(1, 1)), ground: ground(7) }
     }
 
     /// The same log, as it is seen again.
@@ -179,6 +196,7 @@ mod tests {
         Seen {
             number: 0,
             at_checkpoint: Some(Uuid::from_u128(10)),
+            at_looked: None,
             is_checkpoint_trimmed: false,
             first: Some(mark(1, 1)),
             newest: Some(mark(10, 10)),
@@ -198,6 +216,22 @@ mod tests {
         // Moved to another server whole, by a sequence with another file, and written to with explicit positions.
         let moved = Ground { server: Some("two".into()), sequence_file: Some(9) };
         assert_eq!(reason(10, Seen { ground: moved, given: Some(3), ..same() }), None);
+    }
+
+    #[test]
+    fn what_was_committed_to_another_log_does_not_prove_that_it_is_the_same() {
+        let mut known = known();
+        for at in [11, 12] {
+            known.settled(mark(at, at as u128), mark(at, at as u128));
+        }
+        let look = |at_looked| Seen { at_checkpoint: Some(Uuid::from_u128(12)), at_looked, ..same() };
+        assert_eq!(known.judge(12, &look(Some(Uuid::from_u128(10)))), None);
+        // Deleted.
+        assert_eq!(known.judge(12, &look(None)), None);
+        let change = known.judge(12, &look(Some(Uuid::from_u128(99)))).unwrap();
+        assert_eq!(change.reason, Reason::OtherMessage);
+        known.take_in(&look(Some(Uuid::from_u128(10))));
+        assert_eq!(known.looked, None);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::{Messages, Session, StoreError};
 use crate::domain::history::{Ground, Known, Landmark, Seen};
 
-/// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one. The statement never
+/// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one, `$3` that of what the
+/// last look has shown. The statement never
 /// passes over rows that a large transaction has inserted and not committed: it looks for the end of the log only if the
 /// sequence has not given the settled position, and for its beginning only once something is settled.
 const LOOK: &str = "SELECT pg_is_in_recovery(), k.history, m.id, f.global_position, f.id, n.global_position, n.id, \
@@ -15,10 +16,11 @@ const LOOK: &str = "SELECT pg_is_in_recovery(), k.history, m.id, f.global_positi
     ELSE coalesce((SELECT max(global_position) FROM message_store.messages), 0) END, \
     CASE WHEN s.oid IS NOT NULL THEN coalesce(pg_sequence_last_value(s.oid), 0) END, \
     pg_relation_filenode(s.oid)::bigint, m.id IS NULL AND EXISTS (SELECT FROM headwater.trimmed_ranges AS t \
-    WHERE $1 BETWEEN t.first_global_position AND t.last_global_position) \
+    WHERE $1 BETWEEN t.first_global_position AND t.last_global_position), l.id \
     FROM (SELECT pg_get_serial_sequence('message_store.messages', 'global_position')::regclass AS oid) AS s \
     CROSS JOIN (SELECT coalesce((SELECT history FROM headwater.settled_position), 0) AS history) AS k \
     LEFT JOIN message_store.messages AS m ON m.global_position = $1 \
+    LEFT JOIN message_store.messages AS l ON l.global_position = $3 \
     LEFT JOIN LATERAL (SELECT global_position, id FROM message_store.messages WHERE $2 > 0 \
     ORDER BY global_position LIMIT 1) AS f ON true \
     LEFT JOIN LATERAL (SELECT global_position, id FROM message_store.messages WHERE global_position <= $2 \
@@ -42,13 +44,11 @@ const KEEP: &str = "UPDATE headwater.settled_position AS k SET position = $1, me
 impl Session {
     /// What the log is recognised by, as one snapshot shows it. `server`: as [`server`](Self::server) answered on this
     /// connection.
-    pub async fn look_at_history(
-        &self,
-        checkpoint: i64,
-        settled: i64,
-        server: Option<&str>,
-    ) -> Result<Seen, StoreError> {
-        let rows = self.query_typed(LOOK, &[(&checkpoint, Type::INT8), (&settled, Type::INT8)]).await?;
+    pub async fn look_at_history(&self, known: &Known, settled: i64, server: Option<&str>) -> Result<Seen, StoreError> {
+        let [checkpoint, looked] = [known.checkpoint, known.looked].map(|mark| mark.map_or(0, |mark| mark.position));
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
+            [(&checkpoint, Type::INT8), (&settled, Type::INT8), (&looked, Type::INT8)];
+        let rows = self.query_typed(LOOK, &parameters).await?;
         let row = rows.first().ok_or_else(|| StoreError::Unavailable("a look at the log showed nothing".into()))?;
         if row.try_get(0)? {
             return Err(StoreError::Unavailable("the server is a replica".into()));
@@ -56,6 +56,7 @@ impl Session {
         Ok(Seen {
             number: row.try_get(1)?,
             at_checkpoint: row.try_get(2)?,
+            at_looked: row.try_get(11)?,
             is_checkpoint_trimmed: row.try_get(10)?,
             first: landmark(row, 3)?,
             newest: landmark(row, 5)?,
@@ -81,6 +82,7 @@ impl Session {
         let known = Known {
             number: row.try_get(1)?,
             checkpoint: landmark(row, 2)?,
+            looked: None,
             first: landmark(row, 4)?,
             ground: Ground { server: row.try_get(6)?, sequence_file: row.try_get(7)? },
         };

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{TRUNCATE, write_to};
 use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
+use crate::support::events::position_of;
 
 /// The numbers of what is fetched until so many have come; all are acked.
 pub async fn fetch(app: &TestApp, name: &str, count: usize) -> Vec<i64> {
@@ -167,5 +168,38 @@ async fn what_stands_on_a_message_that_is_another_one_stops_and_says_what_to_do(
     }
     assert_eq!(fetch(&app, "competing", 3).await, [0, 1, 2]);
     assert_eq!(fetch(&app, "of_all", 17).await.iter().filter(|n| **n == 77).count(), 12);
+    app.stop().await;
+}
+
+/// What the service writes to the new log itself, before it has looked, says nothing of the old one.
+#[tokio::test]
+async fn own_appends_do_not_hide_that_it_was_truncated() {
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    let app = TestApp::on(&database).await;
+    for (before, by_others) in [(1, 0), (1, 3), (3, 0), (3, 7), (1, 1)] {
+        let positions = write_to(&app, "a-1", before).await;
+        let mut events = app.follow("/v1/all/events").await;
+        events.next("caught-up").await;
+        // Nobody is told of what others write.
+        let regrow = format!(
+            "BEGIN; {TRUNCATE}; INSERT INTO message_store.messages (stream_name, position, type) \
+             SELECT 'other-1', n, 'Other' FROM generate_series(0, {by_others} - 1) AS n; COMMIT"
+        );
+        sql.batch_execute(&regrow).await.unwrap();
+        let own = write_to(&app, "b-1", 2).await;
+        assert_eq!(own, [by_others + 1, by_others + 2]);
+        let mut event = events.next_event().await;
+        // The first of them may stand where nothing stood before.
+        while event.is("message") && !positions.contains(&position_of(&event)) {
+            event = events.next_event().await;
+        }
+        assert!(event.is("closing"), "{before}, {by_others}: {event:?}");
+        assert_eq!(event.json(), json!({ "reason": "history-changed" }), "{before}, {by_others}");
+        // The next round begins with an empty log.
+        sql.batch_execute(TRUNCATE).await.unwrap();
+        let mut after = app.follow("/v1/all/events").await;
+        after.next("caught-up").await;
+    }
     app.stop().await;
 }

@@ -28,12 +28,6 @@ pub(super) struct Memory {
     pub server: Option<String>,
 }
 
-impl Memory {
-    pub fn checkpoint_position(&self) -> i64 {
-        self.known.checkpoint.map_or(0, |checkpoint| checkpoint.position)
-    }
-}
-
 impl Tail {
     /// Counts the logs that have stood here, since this instance runs.
     pub fn history(&self) -> u64 {
@@ -88,8 +82,7 @@ impl Tail {
 impl Reader {
     /// Looks at what the log is recognised by.
     pub(super) async fn look_at_history(&self, session: &Session) -> Result<Seen, StoreError> {
-        let (checkpoint, server) = (self.memory.checkpoint_position(), self.memory.server.as_deref());
-        session.look_at_history(checkpoint, self.settled(), server).await
+        session.look_at_history(&self.memory.known, self.settled(), self.memory.server.as_deref()).await
     }
 
     /// Judges what was seen. `true`: it is another log, and this reader has begun again.
@@ -114,17 +107,14 @@ impl Reader {
     /// Looks by what the log is recognised at a place that is about to be settled: nobody is to read up to there before.
     /// `false`: it is another log.
     pub(super) async fn is_known_at(&mut self, session: &Session, position: i64) -> Result<bool, StoreError> {
-        let (checkpoint, server) = (self.memory.checkpoint_position(), self.memory.server.as_deref());
-        let seen = session.look_at_history(checkpoint, position, server).await?;
+        let seen = session.look_at_history(&self.memory.known, position, self.memory.server.as_deref()).await?;
         Ok(!self.is_another_log(session, &seen).await?)
     }
 
-    /// The first and the last message that were just settled: the last is the checkpoint from here on. If it were not until
-    /// the next look, a server that lacks it would show all that this one knows the log by.
+    /// The first and the last message that were just settled.
     pub(super) fn has_settled(&mut self, ends: Option<(Landmark, Landmark)>) {
         let Some((first, last)) = ends else { return };
-        self.memory.known.checkpoint = Some(last);
-        self.memory.known.first.get_or_insert(first);
+        self.memory.known.settled(first, last);
         self.recognise(last);
     }
 

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
-
 use uuid::Uuid;
 
 use super::cache::Fetched;
@@ -141,11 +140,13 @@ impl Reader {
             }
             self.take_in();
             self.look_for_erasures(&session).await?;
-            let is_asked = asked > *self.tail.inner.done.borrow();
+            let is_asked = self.tail.inner.asked.load(Ordering::SeqCst) > *self.tail.inner.done.borrow();
             if is_asked || !self.pending.is_empty() || Instant::now() >= next_look {
                 let round = self.look(&session).await?;
                 self.tail.inner.looked_at.store(turns, Ordering::SeqCst);
-                self.tail.inner.done.send_replace(asked);
+                if self.tail.is_reading() {
+                    self.tail.inner.done.send_replace(asked);
+                }
                 next_look = Instant::now()
                     + match round {
                         Looked::Complete => self.tail.inner.settings.poll_interval,
@@ -156,6 +157,8 @@ impl Reader {
                 self.oddities.look_behind(&session, self.settling.settled(), &self.tail.inner.observer).await?;
                 back_off.worked();
                 self.tail.reads(true);
+                // After an outage, or at the start: whoever waits for a look is to find a tail that reads.
+                self.tail.inner.done.send_if_modified(|done| std::mem::replace(done, asked) != asked);
                 if !matches!(round, Looked::HeldBack) {
                     continue;
                 }
@@ -198,7 +201,7 @@ impl Reader {
             Step::AskHolders if !session.holders().await?.is_empty() => session.kept_checkpoint().await?.0.min(head),
             _ => head,
         };
-        let seen = session.look_at_history(0, start, self.memory.server.as_deref()).await?;
+        let seen = session.look_at_history(&Known::default(), start, self.memory.server.as_deref()).await?;
         let is_first = std::mem::take(&mut self.is_new);
         self.oddities.begin();
         self.settling = Settling::at(start);
@@ -221,13 +224,14 @@ impl Reader {
     fn take_in(&mut self) {
         let inbox = std::mem::take(&mut *lock(&self.tail.inner.inbox));
         for batch in inbox.batches {
-            // What was sent to another log, or stands where this one was settled before, says that the log is another.
+            // What was sent to another log, or stands where this one was settled before, says that the log is another. So
+            // may what was sent to a server on which this reader has not looked at the log.
             let is_doubtful = batch.positions.first().is_some_and(|(first, _)| *first <= batch.settled);
-            // So may what was sent to a server on which this reader has not looked at the log.
             let is_elsewhere = batch.turns != self.tail.inner.looked_at.load(Ordering::SeqCst);
             if is_doubtful || is_elsewhere || batch.history != self.tail.history() {
                 self.tail.inner.asked.fetch_add(1, Ordering::SeqCst);
-                continue;
+                // A look finds what comes behind it, too.
+                break;
             }
             let mut messages = batch.messages.into_iter().peekable();
             for (at, id) in batch.positions {
