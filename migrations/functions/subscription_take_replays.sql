@@ -1,8 +1,11 @@
--- Parked messages of a partitioned subscription that are replayed go to the consumer that holds their partition.
+-- Parked messages of a partitioned subscription that are replayed go to the consumer that holds their partition, as far
+-- as it knows: of partitions, and under epochs, that it was told of.
 -- `_bytes_max` and `has_more` are as in subscription_take.
 CREATE OR REPLACE FUNCTION headwater.subscription_take_replays(
   _subscription bigint,
   _consumer text,
+  _partitions integer[],
+  _epochs bigint[],
   _limit bigint,
   _attempts_max integer,
   _bytes_max bigint
@@ -41,6 +44,7 @@ BEGIN
     FROM headwater.subscription_deliveries AS d
     JOIN headwater.subscription_partitions AS p
       ON p.subscription_id = d.subscription_id AND p.partition = d.partition
+    JOIN unnest(_partitions, _epochs) AS h (partition, epoch) ON h.partition = p.partition AND h.epoch = p.epoch
     WHERE d.subscription_id = _subscription AND d.due_at <= _now AND p.consumer = _consumer AND p.next_owner IS NULL
     ORDER BY d.due_at
     LIMIT _limit
@@ -66,7 +70,9 @@ BEGIN
     delivered_at = _now,
     due_at = _now + _timeout
   FROM headwater.subscription_partitions AS p
-  WHERE d.ctid = ANY (_rows) AND d.attempts < _attempts_max
+  -- It may have gone to another consumer meanwhile.
+  JOIN unnest(_partitions, _epochs) AS h (partition, epoch) ON h.partition = p.partition AND h.epoch = p.epoch
+  WHERE d.ctid = ANY (_rows) AND d.attempts < _attempts_max AND p.consumer = _consumer
     AND p.subscription_id = d.subscription_id AND p.partition = d.partition
   RETURNING d.partition, d.position, d.global_position, d.epoch, d.delivery_count, d.attempts, false, _has_more;
 END;

@@ -49,3 +49,27 @@ async fn the_last_acks_of_who_has_left_are_good_while_nobody_has_taken_over() {
     assert_eq!(sub.fetch("w2", 2).await.len(), 0);
     app.stop().await;
 }
+
+/// A partition may change hands between the look of a consumer at what it holds and its taking of what is replayed there.
+#[tokio::test]
+async fn a_replay_goes_to_a_consumer_that_knows_its_partition_under_the_epoch_it_knows() {
+    let (database, app) = filled(1, 1).await;
+    let sub = Sub::new(&app, "s", json!({ "source": { "stream_name": "a-1" } })).await;
+    let message = sub.fetch("w1", 1).await.remove(0);
+    sub.nacked("w1", &message, json!({ "action": "park" })).await;
+    assert_eq!(sub.post("/parked/replay", &json!({ "all": true })).await.json(), json!({ "replayed": 1 }));
+    let sql = database.connect().await;
+    let known = message["epoch"].as_i64().unwrap();
+    let take = "SELECT epoch FROM headwater.subscription_take_replays(\
+        (SELECT id FROM headwater.subscriptions), $1, $2, $3, 10, 100, 1000000)";
+    let take = async |consumer: &str, partitions: &[i32], epochs: &[i64]| {
+        let rows = sql.query(take, &[&consumer, &partitions, &epochs]).await.unwrap();
+        rows.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>()
+    };
+    assert_eq!(take("w1", &[], &[]).await, [0; 0]);
+    assert_eq!(take("w1", &[0], &[known + 1]).await, [0; 0]);
+    assert_eq!(take("w2", &[0], &[known]).await, [0; 0]);
+    assert_eq!(take("w1", &[0], &[known]).await, [known]);
+    assert_eq!(take("w1", &[0], &[known]).await, [0; 0], "it has it");
+    app.stop().await;
+}

@@ -205,7 +205,7 @@ impl Consumer {
         epoch: i64,
     ) -> Result<Redelivery, SubscriptionError> {
         let doubt = match take {
-            Take::Replays => Doubt::Replays,
+            Take::Replays { .. } => Doubt::Replays,
             Take::Due | Take::Own { .. } | Take::Idle { .. } => Doubt::UnderEpoch { epoch },
         };
         self.doubts.push(doubt.into());

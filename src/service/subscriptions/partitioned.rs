@@ -81,7 +81,7 @@ impl Consumer {
             return Ok(true);
         };
         if sync.has_replays {
-            let redelivery = self.take_again(request.limit(messages), Take::Replays, 0).await?;
+            let redelivery = self.take_again(request.limit(messages), Take::Replays { held: &sync.held }, 0).await?;
             round.deliveries = redelivery.deliveries;
             if !round.deliveries.is_empty() {
                 return Ok(true);

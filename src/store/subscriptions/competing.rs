@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{At, ConsumerStatus, State};
+use super::{At, ConsumerStatus, Held, State};
 use crate::store::outcome::Outcome;
 use crate::store::read::PageLimit;
 use crate::store::{StoreError, Subscriptions};
@@ -61,8 +61,8 @@ pub enum Take<'a> {
     Own { after: At },
     /// Those that their consumers have had for this long, after a place; at some positions, or all.
     Idle { min_idle_ms: i64, after: At, positions: Option<&'a [At]> },
-    /// Parked messages of a partitioned subscription that are replayed.
-    Replays,
+    /// Parked messages of a partitioned subscription that are replayed, in partitions that the consumer knows it holds.
+    Replays { held: &'a [Held] },
 }
 
 /// A message that was taken again.
@@ -188,14 +188,18 @@ impl Subscriptions<'_> {
             Take::Idle { min_idle_ms, after, positions } => {
                 (min_idle, from, wanted) = (Some(min_idle_ms), after, positions);
             }
-            Take::Replays => {
+            Take::Replays { held } => {
+                let known = held.iter().filter(|held| !held.is_revoked);
+                let (partitions, epochs): (Vec<i32>, Vec<i64>) = known.map(|held| (held.partition, held.epoch)).unzip();
                 let replays = sqlx::query_as!(
                     RedeliveryRow,
                     r#"SELECT partition AS "partition!", position AS "position!", global_position AS "global_position!",
                        epoch AS "epoch!", delivery_count AS "delivery_count!", is_exhausted AS "is_exhausted!", has_more AS "has_more!"
-                       FROM headwater.subscription_take_replays($1, $2, $3, $4, $5)"#,
+                       FROM headwater.subscription_take_replays($1, $2, $3, $4, $5, $6, $7)"#,
                     subscription,
                     consumer,
+                    &partitions,
+                    &epochs,
                     limit.messages,
                     attempts_max,
                     limit.bytes()
