@@ -177,10 +177,12 @@ impl Credentials {
     /// Keeps what is known of keys as the database has it, until the service stops.
     pub async fn run(self, stopping: CancellationToken) {
         let mut back_off = BackOff::new("credentials", self.0.observer.clone());
+        // Kept from one look to the next, as others look in between.
+        let mut secret = self.0.keys.ticket_secret();
         while !stopping.is_cancelled() {
-            let secret = self.0.keys.ticket_secret();
             let looked = self.0.keys.look_and_note().await;
-            if secret.is_some() && secret != self.0.keys.ticket_secret() {
+            let before = std::mem::replace(&mut secret, self.0.keys.ticket_secret());
+            if before.is_some() && before != secret {
                 self.0.tickets.end_all();
             }
             let has_failed = looked.is_err();
