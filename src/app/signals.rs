@@ -2,12 +2,19 @@
 
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use crate::lifecycle::Lifecycle;
 
 /// The first signal drains, after `grace` if a balancer has to find out first; a second one ends the process at once.
 pub fn stop_on_signals(lifecycle: Lifecycle, says: &'static str, grace: Duration) {
     tokio::spawn(async move {
-        next_signal().await;
+        let (Ok(interrupt), Ok(terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+            return;
+        };
+        // Kept from the first to the second: one that comes in between is not lost.
+        let mut signals = [interrupt, terminate];
+        next(&mut signals).await;
         lifecycle.leave();
         tokio::spawn(async move {
             if lifecycle.is_watched() && !grace.is_zero() {
@@ -17,18 +24,13 @@ pub fn stop_on_signals(lifecycle: Lifecycle, says: &'static str, grace: Duration
             tracing::info!("{says}");
             lifecycle.drain();
         });
-        next_signal().await;
+        next(&mut signals).await;
         tracing::warn!("a second signal: ending at once");
         std::process::exit(1);
     });
 }
 
-async fn next_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
+async fn next([interrupt, terminate]: &mut [Signal; 2]) {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
