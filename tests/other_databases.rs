@@ -66,7 +66,7 @@ async fn isolation_that_a_database_sets_by_default_fails_no_request() {
 async fn time_limits_that_a_database_sets_by_default_end_no_work_of_the_service() {
     let database = TestDatabase::migrated().await;
     let (client, observer) = (database.connect().await, database.connect().await);
-    let limits = [("statement_timeout", "300ms"), ("lock_timeout", "200ms"), ("idle_session_timeout", "200ms")];
+    let limits = [("statement_timeout", "1500ms"), ("lock_timeout", "1s"), ("idle_session_timeout", "700ms")];
     set_defaults(&client, &limits).await;
     let app = TestApp::on(&database).await;
     let body = json!({ "messages": [{ "type": "T", "data": {} }] });
@@ -77,7 +77,7 @@ async fn time_limits_that_a_database_sets_by_default_end_no_work_of_the_service(
         until_true(
             &observer,
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() \
-             AND application_name = 'headwater' AND wait_event_type = 'Lock' AND now() - query_start > '600 ms')",
+             AND application_name = 'headwater' AND wait_event_type = 'Lock' AND now() - query_start > '2500 ms')",
         )
         .await;
         client.batch_execute("COMMIT").await.unwrap();

@@ -64,10 +64,11 @@ pub async fn grant_to(url: &str, role: &str, extras: &[Extra], only_look: bool) 
 
 /// [`run`] with another schema than the embedded one.
 pub async fn run_schema(url: &str, options: &MigrateOptions, schema: &Schema) -> Result<MigrationReport, MigrateError> {
-    let mut connection = connect(url).await?;
     if !are_sessions(url).await? {
         return Err(MigrateError::Pooler);
     }
+    // After that, so that it does not idle meanwhile: a database may have a limit for that.
+    let mut connection = connect(url).await?;
     // Nearly every start finds nothing to do: it then waits for no lock, and works on a standby too.
     let found = Found::read(&mut connection, &schema.role).await?;
     let plan = Plan::of(&found, schema, options)?;
