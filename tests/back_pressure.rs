@@ -25,16 +25,30 @@ async fn count(client: &Client) -> i64 {
     client.query_one("SELECT count(*) FROM message_store.messages", &[]).await.unwrap().get(0)
 }
 
+/// Whatever is written waits for as long as this table has a row. No lock: for that of a table a batch waits for a moment
+/// only, and its requests go to lanes then, which have room of their own.
+const STALL: &str = "CREATE TABLE IF NOT EXISTS public.stall (); \
+    CREATE OR REPLACE FUNCTION public.stall() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+    WHILE EXISTS (SELECT FROM public.stall) LOOP PERFORM pg_sleep(0.005); END LOOP; RETURN NULL; END $$; \
+    CREATE OR REPLACE TRIGGER stall AFTER INSERT ON message_store.messages \
+    FOR EACH STATEMENT EXECUTE FUNCTION public.stall(); INSERT INTO public.stall DEFAULT VALUES";
+
 /// Waits until so many sessions of the service wait for a lock.
 async fn until_waiting(client: &Client, sessions: i64) {
+    until_at(client, "wait_event_type = 'Lock'", sessions).await;
+}
+
+async fn until_at(client: &Client, what: &str, sessions: i64) {
     let waiting = async {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-            AND application_name = 'headwater' AND wait_event_type = 'Lock'";
-        while client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) < sessions {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+             AND application_name = 'headwater' AND {what}"
+        );
+        while client.query_one(&sql, &[]).await.unwrap().get::<_, i64>(0) < sessions {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, waiting).await.expect("sessions of the service wait for a lock");
+    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("sessions of the service: {what}"));
 }
 
 /// Begins to write in SQL, and idles.
@@ -56,20 +70,20 @@ fn assert_overloaded(answer: &Answer) {
 async fn assert_waiting(database: &TestDatabase, app: &TestApp, body: &Value, sent: usize, waiting: usize) {
     let (client, observer) = (database.connect().await, database.connect().await);
     let before = count(&client).await;
-    client.batch_execute("BEGIN; LOCK TABLE message_store.messages IN SHARE MODE").await.unwrap();
+    client.batch_execute(STALL).await.unwrap();
     let send = || {
         let request = app.http.post(format!("{}/v1/streams/a-1/messages", app.url)).json(body);
         tokio::spawn(async move { Answer::of(request.send().await.unwrap()).await })
     };
     let first = send();
-    until_waiting(&observer, 1).await;
+    until_at(&observer, "wait_event = 'PgSleep'", 1).await;
     let (mut refused, mut waited): (Vec<_>, Vec<_>) = (Vec::new(), (0..sent).map(|_| send()).collect());
     until("those who find no place are answered", PATIENCE, || {
         refused.extend(waited.extract_if(.., |answer| answer.is_finished()));
         refused.len() >= sent - waiting
     })
     .await;
-    client.batch_execute("COMMIT").await.unwrap();
+    client.batch_execute("DELETE FROM public.stall").await.unwrap();
     waited.push(first);
     assert_eq!(waited.len(), 1 + waiting);
     for answer in refused {

@@ -193,7 +193,7 @@ async fn a_killed_embedded_postgresql_comes_back_and_followers_stay() {
         reader.read(goal + 2 * BEFORE_THE_KILL).await;
     }
     // Requests that come all the time while it is away must not keep the service from coming back to it.
-    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
     let acknowledged = load.end().await;
     let sql = connect(&embedded_url(&data_dir).unwrap()).await;
     let standing = sql_writer::standing(&sql, "true").await;

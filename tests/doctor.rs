@@ -6,8 +6,11 @@ use serde_json::{Value, json};
 
 use crate::support::certificate::PemPair;
 use crate::support::database::{TestDatabase, temporary_dir};
+use crate::support::front::free_port;
+use crate::support::http_client;
 use crate::support::proxy::FaultProxy;
 use crate::support::service_process::ServiceProcess;
+use crate::support::waiting::eventually;
 
 /// What it says as JSON, and its exit code.
 async fn doctor(arguments: &[&str]) -> (i32, Value) {
@@ -184,8 +187,12 @@ async fn it_looks_at_the_embedded_server_while_the_service_runs_and_while_it_doe
     let (code, document) = doctor(&arguments).await;
     assert_eq!((code, level_of(&document, "database")), (0, json!("note")), "{document:#}");
     assert!(!data_dir.exists());
-    let service = ServiceProcess::start(&[&arguments[..], &["--listen", "127.0.0.1:0"]].concat());
-    let listen = service.url.trim_start_matches("http://").to_owned();
+    // A port that nobody else gets once the service has ended.
+    let listen = format!("127.0.0.1:{}", free_port());
+    let service = ServiceProcess::start(&[&arguments[..], &["--listen", &listen]].concat());
+    let ready = format!("{}/readyz", service.url);
+    let is_ready = || async { http_client().get(&ready).send().await.unwrap().status().is_success().then_some(()) };
+    eventually("the service is ready", is_ready).await;
     let (code, document) = doctor(&[&arguments[..], &["--listen", &listen]].concat()).await;
     assert_eq!(code, 0, "{document:#}");
     for check in ["service", "database", "disk", "notify", "gap_rule"] {

@@ -46,9 +46,10 @@ async fn whatever_goes_wrong_what_clients_saw_keeps_every_promise() {
         let made = Answer::of(http_client().put(path).json(&definition).send().await.unwrap()).await;
         assert_eq!(made.status, 201, "{}", made.text);
     }
+    let mut writing = Vec::new();
+    writing.extend((0..WRITERS).map(|_| tokio::spawn(clients.clone().write())));
+    writing.extend((0..2).map(|_| tokio::spawn(clients.clone().read())));
     let mut tasks = Vec::new();
-    tasks.extend((0..WRITERS).map(|_| tokio::spawn(clients.clone().write())));
-    tasks.extend((0..2).map(|_| tokio::spawn(clients.clone().read())));
     tasks.extend((0..FOLLOWERS).map(|number| tokio::spawn(clients.clone().follow(number))));
     tasks.extend((0..2).map(|number| tokio::spawn(clients.clone().consume(ACKED, number))));
     tasks.push(tokio::spawn(clients.clone().consume_events(ACKED, 0)));
@@ -57,6 +58,10 @@ async fn whatever_goes_wrong_what_clients_saw_keeps_every_promise() {
     break_things(&mut stage, &clients).await;
 
     clients.writing_ends.store(true, Ordering::SeqCst);
+    // What they are at is in the log, or never will be, before the log is looked at.
+    for task in writing {
+        task.await.expect("a client does not fail");
+    }
     let (log, made_of) = until_all_have_everything(&stage, &clients).await;
     clients.ends.store(true, Ordering::SeqCst);
     for task in tasks {
@@ -151,7 +156,10 @@ async fn until_all_have_everything(stage: &Stage, clients: &Clients) -> Log {
         for name in [ACKED, MADE] {
             let url = format!("{}/v1/subscriptions/{name}", stage.urls.some());
             let answer = http_client().get(url).timeout(Duration::from_secs(5)).send().await;
-            let Ok(answer) = answer else { continue };
+            let Ok(answer) = answer else {
+                open += 1;
+                continue;
+            };
             open += Answer::of(answer).await.json()["status"]["committed_lag"].as_u64().unwrap_or(1) as usize;
         }
         if open == 0 {

@@ -86,7 +86,7 @@ async fn many_large_messages_over_a_slow_line_delay_only_themselves() {
 
 #[tokio::test]
 async fn a_message_that_takes_longer_than_a_read_may_delays_only_itself() {
-    only_who_wants_them_waits(async |sql| write_packed(sql, 1, 20_000_000).await).await;
+    only_who_wants_them_waits(async |sql| write_packed(sql, 1, 17_500_000).await).await;
 }
 
 /// What was read of the tail and lost on the way is given to those who follow all the same.

@@ -11,11 +11,8 @@ use crate::support::database::TestDatabase;
 async fn alive_and_ready() {
     let database = TestDatabase::migrated().await;
     let app = TestApp::on(&database).await;
-    let mut watcher = app.service.observer.watch();
     assert_eq!((app.get("/livez").await.status, app.get("/livez").await.text.as_str()), (200, "ok\n"));
-    if app.get("/readyz").await.status != 200 {
-        TestApp::observed(&mut watcher, "the listener", |seen| matches!(seen, Observation::ListenerUp)).await;
-    }
+    app.until_ready().await;
     let ready = app.get("/readyz").await;
     let checks = json!({ "database": true, "migrations": true, "listener": true, "projector": true, "tail": true });
     assert_eq!((ready.status, ready.json()), (200, checks));

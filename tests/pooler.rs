@@ -12,6 +12,7 @@ use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use crate::support::app::{PATIENCE, TestApp};
 use crate::support::database::{TestDatabase, connect, temporary_dir};
+use crate::support::front::free_port;
 use crate::support::own_server::OwnServer;
 use crate::support::waiting::eventually;
 
@@ -35,7 +36,7 @@ impl PgBouncer {
         let [Host::Unix(socket)] = config.get_hosts() else { panic!("{:?}", config.get_hosts()) };
         let (user, name) = (config.get_user().unwrap(), config.get_dbname().unwrap());
         let dir = temporary_dir();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let server_port = config.get_ports().first().copied().unwrap_or(5432);
         // In session mode each client has a connection for as long as it is connected.
         let pool_size = if pool_mode == "session" { 30 } else { POOL_SIZE };

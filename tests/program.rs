@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 
 use crate::support::database::{TestDatabase, temporary_dir};
+use crate::support::front::free_port;
 use crate::support::proxy::FaultProxy;
 use crate::support::service_process::ServiceProcess;
 
@@ -279,8 +280,7 @@ async fn the_database_is_named_by_the_usual_variable_or_by_the_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_not_there_is_waited_for_as_long_as_asked() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("postgres://nobody@{closed}/nothing");
+    let url = format!("postgres://nobody@127.0.0.1:{}/nothing", free_port());
     let begun = std::time::Instant::now();
     let (code, out, error) =
         run(&["serve", "--listen", "127.0.0.1:0", "--database-url", &url, "--database-wait", "1s"]);

@@ -135,12 +135,13 @@ async fn role_without_rights_on_messages_is_told_at_start_and_is_not_ready_when_
     lesser.give(&grants).await;
 
     let app = TestApp::with(&lesser.url(), |_| {}).await;
-    assert_eq!(app.get("/readyz").await.status, 200);
+    app.until_ready().await;
     lesser.run("REVOKE SELECT ON message_store.messages FROM :role").await;
     let problem = app.get("/readyz").await.problem(503, "database-unavailable");
     assert_eq!(problem["checks"]["migrations"], false, "{problem}");
     lesser.give(&grants).await;
-    assert_eq!(app.get("/readyz").await.status, 200);
+    // The reader of the log may have met the missing right, too: then it comes again a moment later.
+    app.until_ready().await;
     app.stop().await;
     lesser.end().await;
 }

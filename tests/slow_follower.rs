@@ -97,6 +97,7 @@ async fn a_load_in_one_transaction_is_not_read_into_memory() {
     let (sql, other) = (database.connect().await, database.connect().await);
     let arguments = ["--database-url", &database.url, "--listen", "127.0.0.1:0", "--cache-bytes-max", "1048576"];
     let service = ServiceProcess::start(&arguments);
+    let report = format!("{}/v1/reports/settled", service.url);
     let mut all = Events::open(&format!("{}/v1/all/events", service.url), &[]).await;
     all.next("caught-up").await;
     // What the first load costs once and for all is not growth; what a second, larger one costs on top is.
@@ -108,7 +109,6 @@ async fn a_load_in_one_transaction_is_not_read_into_memory() {
         insert(&sql, written, load).await;
         if is_found {
             other.batch_execute("SELECT pg_notify('headwater', '')").await.unwrap();
-            let report = format!("{}/v1/reports/settled", service.url);
             eventually("the load to be found", || async {
                 let report: serde_json::Value = http_client().get(&report).send().await.unwrap().json().await.unwrap();
                 (!report["held_back"].is_null()).then_some(())
@@ -125,6 +125,9 @@ async fn a_load_in_one_transaction_is_not_read_into_memory() {
             assert_eq!(all.next("message").await.place().unwrap(), position.to_string());
         }
         all.next("caught-up").await;
+        let report: serde_json::Value = http_client().get(&report).send().await.unwrap().json().await.unwrap();
+        assert!(report["head"].as_i64().unwrap() >= report["settled"].as_i64().unwrap(), "{report}");
+        assert_eq!(report["settled"], last, "{report}");
         resident.push(resident_kb(service.id()));
     }
     let growth = resident[2].max(resident[1]).saturating_sub(resident[0]);

@@ -147,7 +147,8 @@ impl Group {
             if behind == 0 {
                 return status;
             }
-            if behind < least {
+            // A lag that is still being counted may only seem to be less.
+            if behind < least && status["lag_exact"] == true {
                 (least, since) = (behind, Instant::now());
             }
             assert!(since.elapsed() < PATIENCE, "nothing is acked any more: {status}");

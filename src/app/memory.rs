@@ -22,9 +22,21 @@ fn resident() -> u64 {
     text.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number of pages") * 4096
 }
 
+/// In a process of its own, as what other tests take meanwhile would be counted.
+#[cfg(target_os = "linux")]
+#[test]
+fn measurements_do_not_wait_in_memory_for_a_reader() {
+    let tests = std::env::current_exe().expect("the test binary knows its path");
+    let one = ["--exact", "--ignored", "app::memory::many_measurements_and_no_reader"];
+    let run = std::process::Command::new(tests).args(one).output().expect("the test binary runs");
+    let told = [String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr)].concat();
+    assert!(run.status.success() && told.contains("1 passed"), "{told}");
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test(start_paused = true)]
-async fn measurements_do_not_wait_in_memory_for_a_reader() {
+#[ignore = "runs in a process of its own"]
+async fn many_measurements_and_no_reader() {
     // Nothing is there, and nobody reads: the agents of the service try again, in time that passes at once.
     let mut settings = Settings::defaults();
     // Samples for charts are a reader, too.

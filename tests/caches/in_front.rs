@@ -167,7 +167,7 @@ async fn poll(port: u16, mut from: i64, mut cursor: i64, asked: Arc<Asked>) -> u
 async fn fold(app: &TestApp, port: u16, clients: usize, uncounted: usize, arrived: impl AsyncFn() -> usize) {
     let first = get(&mut connect(port).await, "/v1/categories/a/messages?from=0&wait=60s&cursor=0").await.json();
     let (from, cursor) = (first["next"].as_i64().unwrap(), first["cursor"].as_i64().unwrap());
-    let (before, came) = (upstream(app).await, arrived().await);
+    let (before, came, began) = (upstream(app).await, arrived().await, Instant::now());
     let asked = Arc::new(Asked::default());
     let polls: Vec<_> = (0..clients).map(|_| tokio::spawn(poll(port, from, cursor, asked.clone()))).collect();
     for (round, message_type) in (1..).zip(["Written", "Written", "End"]) {
@@ -186,7 +186,9 @@ async fn fold(app: &TestApp, port: u16, clients: usize, uncounted: usize, arrive
     let different = asked.different.lock().unwrap().len();
     let requests = upstream(app).await - before;
     println!("{} polls of {clients} clients, {requests} requests upstream", asked.count.load(Ordering::SeqCst));
-    assert_eq!(requests, different, "{:?}", asked.different.lock().unwrap());
+    // Whoever comes more than five seconds after an answer lets the cache ask again.
+    let late = different * (began.elapsed().as_secs() / 5) as usize;
+    assert!((different..=different + late).contains(&requests), "{requests}: {:?}", asked.different.lock().unwrap());
 }
 
 /// As many open files as the system allows: each client has a socket here, and one in the cache.

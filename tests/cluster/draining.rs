@@ -88,10 +88,10 @@ async fn a_service_that_nobody_watches_stops_without_grace() {
 #[tokio::test]
 async fn a_service_that_a_balancer_watches_serves_through_the_grace() {
     let database = TestDatabase::migrated().await;
-    let service = start(&database, "2s");
+    let service = start(&database, "5s");
     let (http, url) = (http_client(), service.url.clone());
     let ready = || async { http.get(format!("{url}/readyz")).send().await.unwrap().status().as_u16() };
-    assert_eq!(ready().await, 200);
+    eventually("the instance is ready", || async { (ready().await == 200).then_some(()) }).await;
     service.signal(libc::SIGTERM);
     eventually("the instance says that it leaves", || async { (ready().await == 503).then_some(()) }).await;
     let body = json!({ "messages": [{ "type": "Written", "data": {} }] });
@@ -107,7 +107,7 @@ async fn a_second_signal_ends_the_grace() {
     let http = http_client();
     let url = format!("{}/readyz", service.url);
     let ready = || async { http.get(&url).send().await.unwrap().status().as_u16() };
-    assert_eq!(ready().await, 200);
+    eventually("the instance is ready", || async { (ready().await == 200).then_some(()) }).await;
     service.signal(libc::SIGTERM);
     eventually("the instance says that it leaves", || async { (ready().await == 503).then_some(()) }).await;
     service.signal(libc::SIGTERM);

@@ -77,7 +77,7 @@ async fn an_instance_works_on_beside_a_newer_one_and_restarts_beside_it() {
 async fn an_instance_that_the_newer_functions_do_not_serve_refuses_and_says_so() {
     let database = TestDatabase::migrated().await;
     let app = TestApp::on(&database).await;
-    assert_eq!(app.get("/readyz").await.status, 200);
+    app.until_ready().await;
     migrate(&database, &next_release(FUNCTIONS_VERSION + 1)).await;
     // One that runs is taken out by its balancer.
     let refused = eventually("the instance finds out", || async {

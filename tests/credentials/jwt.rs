@@ -281,7 +281,7 @@ async fn keys_of_a_url_are_fetched_and_rotated() {
     let mut open = app.client_with(&of_old).follow("/v1/all/events").await;
 
     // A token of a new key is taken at once: its key is fetched.
-    server.has(&[old.jwk("old"), new.jwk("new")]);
+    server.has(&[old.jwk("old"), new.jwk("new"), rsa.jwk("rsa")]);
     assert_eq!(status(&app, &of_new).await, 200);
     assert_eq!(status(&app, &of_old).await, 200);
     // A token of another key than it says is none.

@@ -91,7 +91,7 @@ test('an aggregated stream that has stopped offers to resume it, and says what e
 })
 
 test('a competing subscription names its consumers', async () => {
-  await send('PUT', '/v1/subscriptions/shipping', { source: { category: 'order' }, mode: 'competing' })
+  await send('PUT', '/v1/subscriptions/shipping', { source: { category: 'order' }, mode: 'competing', consumer_timeout: '10m' })
   for (const consumer of ['first', 'second']) await send('POST', '/v1/subscriptions/shipping/fetch', { consumer, limit: 2 })
   const page = await open('/subscriptions/shipping')
   await page.getByText('first, second').waitFor()

@@ -55,7 +55,7 @@ test('one that has been behind for long is on the list of what needs attention',
 for (const mode of ['competing', 'partitioned']) {
   test(`the rate of each consumer is shown (${mode})`, { timeout: 60_000 }, async () => {
     await appendMany(it.service.url, `task-${mode}`, Array.from({ length: 900 }, (_, n) => ({ type: 'Made', data: { n } })))
-    await send('PUT', `/v1/subscriptions/${mode}`, { source: { stream_name: `task-${mode}` }, mode, max_in_flight: 1000 })
+    await send('PUT', `/v1/subscriptions/${mode}`, { source: { stream_name: `task-${mode}` }, mode, max_in_flight: 1000, consumer_timeout: '10m' })
     const fetchAs = (consumer, limit) => send('POST', `/v1/subscriptions/${mode}/fetch`, { consumer, limit, wait: '5s' })
     await fetchAs('idle', 1)
     const page = await open(`/subscriptions/${mode}?tab=consumers`)

@@ -26,14 +26,14 @@ for (const isGuarded of [false, true]) test(`append, conflict, aggregate, subscr
       throw error
     }
   }
-  const [append, conflict, aggregate, subscribe] = lines.slice(0, 4).map(run)
+  const [append, conflict, aggregate, subscribe] = lines.slice(0, 4).map(line => run(line))
   assert.equal(JSON.parse(append).version, 0)
   assert.deepEqual([JSON.parse(conflict).status, JSON.parse(conflict).current_version], [409, 0])
   assert.equal(JSON.parse(aggregate).definition.partitioner.partitions, 4)
   // Two answers, one behind the other: the subscription, and what it delivers.
   assert.match(subscribe, /"name":\s*"billing"/)
   assert.match(subscribe, /"messages":\s*\[\{.*"type":\s*"OrderPlaced"/)
-  const follow = run(lines[4], 2)
+  const follow = run(lines[4], 5)
   assert.match(follow, /event: message\ndata: .*"type":"OrderPlaced"/)
   assert.match(follow, /event: caught-up\n/)
 })

@@ -41,13 +41,13 @@ function patternOf(shown) {
   return shown.split('\n').map(text => (text.trim() === '…' ? '[^]*?' : line(text))).join('')
 }
 
-/** A port that is free now. */
-async function freePort() {
-  const server = createServer()
-  await new Promise(resolve => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address()
-  await new Promise(resolve => server.close(resolve))
-  return port
+/** So many ports, all of them held until all are known: otherwise two could be the same. */
+async function freePorts(count) {
+  const servers = Array.from({ length: count }, () => createServer())
+  for (const server of servers) await new Promise(resolve => server.listen(0, '127.0.0.1', resolve))
+  const ports = servers.map(server => server.address().port)
+  for (const server of servers) await new Promise(resolve => server.close(resolve))
+  return ports
 }
 
 /** A command that runs, and all that it has printed. */
@@ -123,7 +123,8 @@ export async function runDocument(name, context) {
   await mkdir(work)
   await mkdir(programs)
   await symlink(BINARY, join(programs, 'headwater'))
-  const ports = { 8080: await freePort(), 8000: await freePort() }
+  const [service, other] = await freePorts(2)
+  const ports = { 8080: service, 8000: other }
   const own = text => text.replace(/(127\.0\.0\.1:|http\.server |port )(8080|8000)\b/g, (_, before, port) => before + ports[port])
     .replaceAll('cargo run --release', 'headwater')
   const env = {

@@ -63,7 +63,7 @@ test('twenty tabs follow at once over one connection', async () => {
 test('twenty consoles are live at once', async () => {
   const context = await browser.newContext({ ignoreHTTPSErrors: true })
   const pages = await Promise.all(Array.from({ length: TABS }, () => context.newPage()))
-  await Promise.all(pages.map(page => page.goto(`${service.url}/#/streams/console-1`)))
+  await Promise.all(pages.map(page => page.goto(`${service.url}/#/streams/console-1`, { timeout: 120_000 })))
   await pages[0].evaluate(() => fetch('/v1/streams/console-1/messages', {
     method: 'POST', headers: { 'content-type': 'application/json' },
     body: JSON.stringify({ messages: [{ type: 'Shown', data: {} }] }),

@@ -23,7 +23,8 @@ async fn killed_postgres_is_started_again_at_once_with_everything_committed() {
     until_ready_again(&url).await;
     let elapsed = began.elapsed();
     eprintln!("ready again after kill -9, with a busy backend left over: {elapsed:?}");
-    assert!(elapsed < Duration::from_secs(3), "{elapsed:?}");
+    // All pauses of the supervisor together are longer: it did not wait for the backend to end by itself.
+    assert!(elapsed < Duration::from_secs(10), "{elapsed:?}");
     assert!(busy.await.unwrap().is_err());
     assert_eq!(count(&url).await, 1000);
     assert_ne!(data.postmaster(), Some(first));

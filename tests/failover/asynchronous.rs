@@ -123,8 +123,11 @@ async fn failover(behind: Behind) {
             (1, 0)
         }
     };
+    // A message of each writer may have left the machine by now; what is acknowledged after those has not.
+    let at_cut = world.acknowledged();
     eventually("the standby to be behind", || async {
-        (world.acknowledged() - replayed().await >= lacks).then_some(())
+        let is_cut_off = world.acknowledged() > at_cut + WRITERS as i64;
+        (is_cut_off && world.acknowledged() - replayed().await >= lacks).then_some(())
     })
     .await;
     let acknowledged = world.acknowledged.lock().unwrap().clone();

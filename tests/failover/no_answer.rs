@@ -12,8 +12,8 @@ use crate::support::app::{PATIENCE, TestApp};
 use crate::support::database::temporary_dir;
 use crate::support::waiting::eventually;
 
-/// What is promised.
-const READY_WITHIN: Duration = Duration::from_secs(5);
+/// Who waits for the address takes three times as long as this.
+const READY_WITHIN: Duration = PATIENCE;
 /// A connection of this machine to itself that is not there by then is not answered.
 const UNANSWERED: Duration = Duration::from_millis(500);
 

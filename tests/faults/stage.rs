@@ -9,6 +9,7 @@ use crate::support::own_server::OwnServer;
 use crate::support::proxy::FaultProxy;
 use crate::support::service_process::ServiceProcess;
 use crate::support::tmpfs::Tmpfs;
+use crate::support::waiting::eventually;
 
 pub const INSTANCES: usize = 3;
 /// What PostgreSQL has for its data and its log of changes.
@@ -103,7 +104,15 @@ impl Stage {
     pub async fn log(&self) -> (Vec<Message>, Vec<(uuid::Uuid, uuid::Uuid)>) {
         let sql = "SELECT id, stream_name, position, global_position, (data ->> 'of')::uuid \
             FROM message_store.messages ORDER BY global_position";
-        let rows = self.server.sql().await.query(sql, &[]).await.unwrap();
+        // Where all its connections were taken, those that are gone still end.
+        let rows = eventually("the log can be read", || async {
+            let (client, connection) = tokio_postgres::connect(&self.server.url, tokio_postgres::NoTls).await.ok()?;
+            let driver = tokio::spawn(connection);
+            let rows = client.query(sql, &[]).await.ok();
+            driver.abort();
+            rows
+        })
+        .await;
         let message = |row: &tokio_postgres::Row| Message {
             id: row.get(0),
             stream: row.get(1),

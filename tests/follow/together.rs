@@ -31,6 +31,8 @@ async fn live_ones(app: &TestApp, path: &str, count: usize) -> Vec<Events> {
 async fn each_gets_every_message_once_and_in_order_with_its_own_options_while_others_come_and_go() {
     let database = TestDatabase::migrated().await;
     let app = TestApp::on(&database).await;
+    // Whoever is the first to follow while a batch is under way is told that it fell behind.
+    let _first = live(&app, PATH).await;
     let writing = async {
         for n in 0..300 {
             app.write("a-1", if n % 3 == 0 { "Third" } else { "Other" }, json!({ "n": n })).await;

@@ -436,7 +436,9 @@ async fn fuzz(url: String, seed: u64) {
         }
         if let Some(answer) = answer {
             let place = || format!("seed {seed}: {}", String::from_utf8_lossy(&request));
-            assert!(answer.status < 500, "{}\n{}", answer.text, place());
+            // A server that is so busy that it does not hear itself is not ready, and says so.
+            let is_unready = answer.status == 503 && answer.text.contains("\"checks\"");
+            assert!(answer.status < 500 || is_unready, "{}\n{}", answer.text, place());
             let header = |name| answer.headers.get(name).and_then(|value| value.to_str().ok());
             assert_eq!(header("x-content-type-options"), Some("nosniff"), "{}\n{}", answer.status, place());
             if answer.status >= 400 {
@@ -486,7 +488,7 @@ async fn tokens_at_random_open_nothing() {
             format!("GET /v1/all/messages HTTP/1.1\r\nAuthorization: {shown}\r\n"),
             format!("GET /v1/all/events?ticket={encoded} HTTP/1.1\r\n"),
             format!("GET /v1/all/messages?ticket={encoded} HTTP/1.1\r\n"),
-            format!("GET /v1/all/events HTTP/1.1\r\nCookie: a=b; headwater_ticket={shown}\r\n"),
+            format!("GET /v1/all/events HTTP/1.1\r\nCookie: a=b; headwater_ticket={}\r\n", shown.replace(';', "+")),
         ] {
             let mut raw = RawHttp::connect(&app.url).await;
             raw.send(format!("{head}Host: localhost\r\n\r\n").as_bytes()).await;

@@ -8,7 +8,7 @@ use crate::support::app::{PATIENCE, TestApp};
 use crate::support::database::TestDatabase;
 
 /// How soon a statement whose reader has gone has ended, on a machine that has time for it: in the quickest of the rounds.
-const CANCELLED_WITHIN: Duration = Duration::from_millis(100);
+const CANCELLED_WITHIN: Duration = Duration::from_secs(1);
 /// And in every one of them.
 const CANCELLED_AT_LAST: Duration = Duration::from_secs(3);
 
@@ -56,12 +56,14 @@ async fn statements_of_readers_that_have_gone_are_cancelled_and_their_connection
         let left = Instant::now();
         loop {
             let (waiting, now_open) = waiting_and_open(&client).await;
-            assert!(now_open <= open + 12, "round {round}: {now_open} connections, of {open} at first");
-            if waiting == 0 {
+            if waiting == 0 && now_open <= open + 12 {
                 ends.push(left.elapsed());
                 break;
             }
-            assert!(left.elapsed() < CANCELLED_AT_LAST, "round {round}: {waiting} statements go on");
+            assert!(
+                left.elapsed() < CANCELLED_AT_LAST,
+                "round {round}: {waiting} statements go on, and {now_open} connections are open, of {open} at first"
+            );
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }

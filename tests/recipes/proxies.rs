@@ -1,7 +1,6 @@
 //! nginx and Caddy in front, by the files of `operations/`: TLS and HTTP/2, events at once, heartbeats, long polls, append
 //! sessions in both directions.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use crate::support::append_session::AppendSession;
 use crate::support::certificate::PemPair;
 use crate::support::database::{TestDatabase, temporary_dir};
 use crate::support::events::Events;
+use crate::support::front::free_port;
 use crate::support::waiting::eventually;
 
 /// A proxy as a process; ended when it goes.
@@ -35,11 +35,6 @@ impl Drop for Proxy {
         unsafe { libc::kill(self.0.id() as libc::pid_t, libc::SIGTERM) };
         let _ = self.0.wait();
     }
-}
-
-/// A port that nobody has; the proxy takes it a moment later.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn nginx(directory: &Path, pair: &PemPair, port: u16, upstream: &str) -> Proxy {

@@ -60,7 +60,7 @@ async fn the_backlog_of_a_consumer_that_comes_back_comes_first() {
 #[tokio::test]
 async fn what_is_not_acked_in_time_goes_to_whoever_asks() {
     let (_database, app) = filled(1, 3).await;
-    let sub = competing(&app, json!({ "ack_timeout": "400ms" })).await;
+    let sub = competing(&app, json!({ "ack_timeout": "3s" })).await;
     let first = sub.fetch("w1", 3).await;
     sub.acked("w1", &first[..1]).await;
     let extended = json!({ "consumer": "w1", "extensions": [place(&first[1])], "ack_timeout": "60s" });
@@ -80,7 +80,7 @@ async fn what_is_not_acked_in_time_goes_to_whoever_asks() {
 #[tokio::test]
 async fn a_nack_brings_it_again_after_its_delay() {
     let (_database, app) = filled(1, 2).await;
-    let sub = competing(&app, json!({ "backoff": ["300ms"] })).await;
+    let sub = competing(&app, json!({ "backoff": ["3s"] })).await;
     let first = sub.fetch("w1", 2).await;
     sub.nacked("w1", &first[0], json!({ "action": "retry", "delay": "0s", "reason": "again" })).await;
     let again = sub.fetch("w2", 2).await;

@@ -63,7 +63,7 @@ async fn a_retry_holds_back_its_own_stream_and_not_the_other_partitions() {
     let all = sub.fetch("w1", 100).await;
     assert_eq!(all.len(), 32);
     let bad = all[0].clone();
-    sub.nacked("w1", &bad, json!({ "action": "retry", "delay": "1s" })).await;
+    sub.nacked("w1", &bad, json!({ "action": "retry", "delay": "5s" })).await;
     let others: Vec<Value> = all.iter().filter(|message| message["partition"] != bad["partition"]).cloned().collect();
     sub.acked("w1", &others).await;
     // What came after it in its partition has gone back with it.

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::database::TestDatabase;
 use super::events::Events;
 use super::log_scan;
+use super::waiting::eventually;
 
 /// The longest that a test waits for a fact.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -158,6 +159,11 @@ impl TestApp {
     /// Is about to stop.
     pub fn leave(&self) {
         self.lifecycle.leave();
+    }
+
+    /// It answers before it has looked what is in the log.
+    pub async fn until_ready(&self) {
+        eventually("it is ready", || async { (self.get("/readyz").await.status == 200).then_some(()) }).await;
     }
 
     /// Begins to stop, without waiting.

@@ -75,9 +75,16 @@ impl OwnServer {
         let postgres = self.postgres.take().expect("it runs");
         let file = std::fs::read_to_string(self.dir.join("pgdata/postmaster.pid")).unwrap();
         let pid: libc::pid_t = file.lines().next().unwrap().parse().unwrap();
-        // SAFETY: the server is this test's own.
-        assert_eq!(unsafe { libc::kill(pid, libc::SIGKILL) }, 0);
-        postgres.stop().await;
+        let send = |signal| {
+            // SAFETY: the server is this test's own.
+            assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        };
+        // It cannot hear that it is asked to stop; its supervisor does before it sees the death.
+        send(libc::SIGSTOP);
+        let mut stopping = Box::pin(postgres.stop());
+        assert!(futures_util::poll!(stopping.as_mut()).is_pending());
+        send(libc::SIGKILL);
+        stopping.await;
     }
 
     /// Where the server's own programs are: it notes what it was started with.

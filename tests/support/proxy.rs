@@ -101,11 +101,15 @@ impl FaultProxy {
                         continue;
                     }
                     let target = shared.target.lock().unwrap().clone();
-                    let Ok(server) = UnixStream::connect(target).await else { continue };
+                    let Ok(server) = UnixStream::connect(&target).await else { continue };
                     client.set_nodelay(true).unwrap();
                     shared.accepted.fetch_add(1, Ordering::SeqCst);
                     let link = Arc::new(Link::default());
                     shared.links.lock().unwrap().push(link.clone());
+                    // Whoever took the database away or led elsewhere meanwhile has not seen this one.
+                    if shared.refuses.load(Ordering::SeqCst) || *shared.target.lock().unwrap() != target {
+                        link.cut();
+                    }
                     let (client_read, client_write) = client.into_split();
                     let (server_read, server_write) = server.into_split();
                     tokio::spawn(pass(client_read, server_write, link.clone(), shared.clone(), Side::client()));
