@@ -10,6 +10,7 @@ use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
 use crate::support::events::Events;
 use crate::support::proxy::FaultProxy;
+use crate::support::waiting::eventually;
 
 /// More than a follower's first page has.
 const MESSAGES: usize = 40;
@@ -202,6 +203,42 @@ async fn a_statement_that_is_cancelled_may_be_sent_again() {
         holder.batch_execute("COMMIT").await.unwrap();
     }
     assert_eq!(app.append("a-1", &json!({ "messages": [{ "type": "T" }] })).await.json()["version"], 1);
+    app.stop().await;
+}
+
+/// PostgreSQL sends two signals for a cancel request. The second may come while the next page is read on that connection.
+#[tokio::test]
+async fn a_page_that_is_hit_by_the_end_of_the_one_before_is_read_again() {
+    let database = TestDatabase::migrated().await;
+    let (holder, other) = (database.connect().await, database.connect().await);
+    let large = "INSERT INTO message_store.messages (stream_name, type, position, data) SELECT 'large-1', 'T', n, \
+        jsonb_build_object('text', repeat('0123456789abcdef', 65536)) FROM generate_series(0, 39) AS n";
+    holder.batch_execute(large).await.unwrap();
+    let app = TestApp::on(&database).await;
+    app.write("a-1", "T", json!({})).await;
+    // Without a page that was cut before, somebody else has ended it.
+    for (is_cut, hits, status) in [(true, 1, 200), (false, 1, 503), (true, 2, 503)] {
+        if is_cut {
+            let page = app.get("/v1/streams/large-1/messages?limit=1000&filter=position%20%3C%201").await;
+            assert_eq!(page.status, 200, "{}", page.text);
+        }
+        holder.batch_execute("BEGIN; LOCK TABLE message_store.messages IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let ending = async {
+            let sql = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() \
+                AND application_name = 'headwater' AND wait_event_type = 'Lock' AND query LIKE '%coalesce(v.version%'";
+            for _ in 0..hits {
+                eventually("the page to wait, and to be hit", || async {
+                    (other.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+                })
+                .await;
+                // So that one signal is not taken for two.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            holder.batch_execute("COMMIT").await.unwrap();
+        };
+        let (page, ()) = tokio::join!(app.get("/v1/streams/a-1/messages"), ending);
+        assert_eq!(page.status, status, "{is_cut}, {hits}: {}", page.text);
+    }
     app.stop().await;
 }
 

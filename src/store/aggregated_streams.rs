@@ -312,9 +312,8 @@ impl AggregatedStreams<'_> {
             trimmed_up_to = row.try_get(AFTER_COLUMNS + 3)?;
             partitioned(row, false)
         };
-        let read = client
-            .query_bounded(self.0, &statement, &[&id, partition, &from, &limit.messages], limit.bytes, read)
-            .await?;
+        let read =
+            client.query_bounded(&statement, &[&id, partition, &from, &limit.messages], limit.bytes, read).await?;
         let messages = read.rows.into_iter().flatten().collect();
         Ok(message_count.map(|message_count| PartitionPage {
             message_count,
@@ -371,7 +370,7 @@ impl AggregatedStreams<'_> {
             }
         };
         let used = if matches!(part, Part::All) { 3 } else { 4 };
-        let read = client.query_bounded(self.0, &statement, &parameters[..used], limit.bytes, read).await?;
+        let read = client.query_bounded(&statement, &parameters[..used], limit.bytes, read).await?;
         let Some(page) = page else { return Ok(None) };
         let is_full = read.is_cut || read.rows.len() as i64 == limit.messages;
         Ok(Some(AggregatedPage {

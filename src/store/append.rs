@@ -26,7 +26,6 @@ const APPEND_BATCH: &str = "SELECT * FROM headwater.append_batch(\
 
 /// A session of its own for appends, with what is needed to find out what became of its last commits.
 pub struct BatchSession {
-    database: Database,
     session: Session,
     append_batch: Statement,
     backend: Backend,
@@ -118,7 +117,7 @@ impl BatchSession {
                 () = server.left() => {}
             }
         };
-        Ok((Self { database: database.clone(), session, append_batch, backend }, Box::pin(driver)))
+        Ok((Self { session, append_batch, backend }, Box::pin(driver)))
     }
 
     /// Whether the connection has ended, as far as it has been polled.

@@ -1,7 +1,7 @@
 //! The messages that conditions of appends are about.
 
 use super::read::{AFTER_COLUMNS, COLUMNS, has_message, message_of};
-use super::{Database, Messages, Session, StoreError};
+use super::{Messages, Session, StoreError};
 use crate::domain::append::Predicate;
 
 /// The next messages of a category.
@@ -15,6 +15,8 @@ pub struct Window {
     pub up_to: i64,
     /// It is the last message of the category.
     pub is_end: bool,
+    /// Its bytes were too many, so PostgreSQL ended the statement, and with it the transaction that it was in.
+    pub is_cut: bool,
 }
 
 /// Messages of one window, if only their types matter.
@@ -33,7 +35,7 @@ impl Messages<'_> {
         predicate: &Predicate,
     ) -> Result<Window, StoreError> {
         let client = self.0.client().await?;
-        client.condition_window(self.0, category, after, predicate).await
+        client.condition_window(category, after, predicate).await
     }
 }
 
@@ -41,14 +43,13 @@ impl Session {
     /// Looks at what a category has after a position.
     pub async fn condition_window(
         &self,
-        database: &Database,
         category: &str,
         after: i64,
         predicate: &Predicate,
     ) -> Result<Window, StoreError> {
         let types = predicate.types();
         if predicate.needs_texts() {
-            return self.condition_texts(database, category, after, types, predicate).await;
+            return self.condition_texts(category, after, types, predicate).await;
         }
         let statement = self
             .prepare_cached(
@@ -68,12 +69,12 @@ impl Session {
             found: row.try_get(2)?,
             up_to: up_to.unwrap_or(after),
             is_end: count < rows_max,
+            is_cut: false,
         })
     }
 
     async fn condition_texts(
         &self,
-        database: &Database,
         category: &str,
         after: i64,
         types: Option<&[String]>,
@@ -91,7 +92,7 @@ impl Session {
         let statement = self.prepare_cached(&sql).await?;
         let (mut count, mut up_to) = (0_i64, None);
         let read = self
-            .query_bounded(database, &statement, &[&category, &after, &types, &TEXTS_MAX], BYTES_MAX, |row| {
+            .query_bounded(&statement, &[&category, &after, &types, &TEXTS_MAX], BYTES_MAX, |row| {
                 up_to = row.try_get::<_, Option<i64>>(0)?;
                 count = row.try_get(AFTER_COLUMNS)?;
                 // Without any of these types, the row has the window's end alone.
@@ -105,6 +106,7 @@ impl Session {
             found: found.map(|message| message.global_position),
             up_to: if read.is_cut { last } else { up_to }.unwrap_or(after),
             is_end: !read.is_cut && count < TEXTS_MAX,
+            is_cut: read.is_cut,
         })
     }
 }

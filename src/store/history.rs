@@ -16,7 +16,9 @@ const LOOK: &str = "SELECT pg_is_in_recovery(), k.history, m.id, f.global_positi
     ELSE coalesce((SELECT max(global_position) FROM message_store.messages), 0) END, \
     CASE WHEN s.oid IS NOT NULL THEN coalesce(pg_sequence_last_value(s.oid), 0) END, \
     pg_relation_filenode(s.oid)::bigint, m.id IS NULL AND EXISTS (SELECT FROM headwater.trimmed_ranges AS t \
-    WHERE $1 BETWEEN t.first_global_position AND t.last_global_position), l.id \
+    WHERE $1 BETWEEN t.first_global_position AND t.last_global_position) \
+    OR l.id IS NULL AND $3 > 0 AND EXISTS (SELECT FROM headwater.trimmed_ranges AS t \
+    WHERE $3 BETWEEN t.first_global_position AND t.last_global_position), l.id \
     FROM (SELECT pg_get_serial_sequence('message_store.messages', 'global_position')::regclass AS oid) AS s \
     CROSS JOIN (SELECT coalesce((SELECT history FROM headwater.settled_position), 0) AS history) AS k \
     LEFT JOIN message_store.messages AS m ON m.global_position = $1 \
@@ -57,7 +59,7 @@ impl Session {
             number: row.try_get(1)?,
             at_checkpoint: row.try_get(2)?,
             at_looked: row.try_get(11)?,
-            is_checkpoint_trimmed: row.try_get(10)?,
+            is_trimmed: row.try_get(10)?,
             first: landmark(row, 3)?,
             newest: landmark(row, 5)?,
             head: row.try_get(7)?,

@@ -31,7 +31,7 @@ impl Messages<'_> {
         let client = self.0.reader().await?;
         let statement = client.prepare_cached(&sql).await?;
         let read = |row: &Row| message_of(row);
-        let found = client.query_bounded(self.0, &statement, &[&asked], limit.bytes, read).await?;
+        let found = client.query_bounded(&statement, &[&asked], limit.bytes, read).await?;
         let last = found.rows.last().filter(|_| found.is_cut).map(|message| message.global_position);
         let count = last.map_or(asked.len(), |last| asked.partition_point(|position| *position <= last));
         Ok((found.rows, count))

@@ -17,7 +17,7 @@ use sqlx::types::chrono::NaiveDateTime;
 use sqlx::{Connection, Decode, Describe, Either, Encode, Error, Execute, Executor, SqlStr};
 use tokio_postgres::types::Type;
 
-use super::session::{CANCEL, CANCEL_AGAIN, CANCEL_TIMEOUT};
+use super::session::{CANCEL_AGAIN, CANCEL_TIMEOUT};
 use super::{Database, SESSION_SETTINGS, Server, StoreError, pooler, source_text};
 use crate::domain::time::Timestamp;
 
@@ -81,7 +81,7 @@ impl Plain {
             let mut ended = pin!(self.connection.ping());
             loop {
                 // PostgreSQL forgets a cancellation that comes before the statement has begun.
-                let _ = other.query_typed(CANCEL, &[(&pid, Type::INT4)]).await;
+                let _ = other.query_typed("SELECT pg_cancel_backend($1)", &[(&pid, Type::INT4)]).await;
                 if tokio::time::timeout(CANCEL_AGAIN, ended.as_mut()).await.is_ok() {
                     return;
                 }

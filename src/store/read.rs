@@ -382,7 +382,7 @@ impl Messages<'_> {
             // An empty page is one row without a message: it brings the head alone.
             has_message(row)?.then(|| message_of(row)).transpose()
         };
-        let read = client.query_bounded(self.0, &statement, &parameters, bytes_max, read).await?;
+        let read = client.query_bounded(&statement, &parameters, bytes_max, read).await?;
         let messages = read.rows.into_iter().flatten().collect();
         let (erasure, first_position) = (erasure.unwrap_or(0), first_position.unwrap_or(0));
         Ok(Page { messages, head, erasure, first_position, is_cut: read.is_cut })

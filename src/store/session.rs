@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use futures_util::{SinkExt, TryStreamExt};
 use tokio::task::AbortHandle;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row, RowStream, SimpleQueryMessage, Statement, ToStatement};
+use tokio_postgres::{Client, Row, RowStream, Statement, ToStatement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::finder::Finder;
@@ -22,15 +22,14 @@ pub(super) const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// A statement that has not ended after this time is cancelled again.
 pub(super) const CANCEL_AGAIN: Duration = Duration::from_millis(20);
 
-/// Ends what a session is at, with one signal.
-pub(super) const CANCEL: &str = "SELECT pg_cancel_backend($1)";
+/// For a cancel request PostgreSQL sends two signals, to the process and to its group. The second may come while the next
+/// statement is carried out, but not later than this.
+const SECOND_SIGNAL_WITHIN: Duration = Duration::from_secs(5);
 
 /// A connection with [`SESSION_SETTINGS`](super::SESSION_SETTINGS).
 pub struct Session {
     pub(super) client: Client,
     statements: Mutex<HashMap<String, Statement>>,
-    /// The process that serves it; 0: through a pooler, each transaction may have another one.
-    pid: i32,
     /// The longest that a statement may take, and how the error names it. `None`: the users of the session have limits of
     /// their own.
     limit: Option<(Duration, &'static str)>,
@@ -43,6 +42,8 @@ pub struct Session {
     is_in_transaction: AtomicBool,
     /// Whether a statement was sent whose end has not been seen.
     is_busy: AtomicBool,
+    /// When a statement on it was ended, and nothing was hit by that since.
+    cancelled: Mutex<Option<Instant>>,
 }
 
 /// Rows that were read within a bound of bytes.
@@ -86,16 +87,6 @@ fn is_about_a_row(code: &str) -> bool {
     ["22", "23", "54"].iter().any(|class| code.starts_with(class))
 }
 
-/// Sets our settings; answers the process that serves the session.
-async fn begin(client: &Client) -> Result<i32, tokio_postgres::Error> {
-    let told = client.simple_query(&format!("{SESSION_SETTINGS}; SELECT pg_backend_pid()")).await?;
-    let pid = told.iter().rev().find_map(|told| match told {
-        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
-        _ => None,
-    });
-    Ok(pid.unwrap_or(0))
-}
-
 type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Session {
@@ -116,7 +107,7 @@ impl Session {
     {
         let (mut session, connection) = Self::connect(database, limit).await?;
         session.drive(driver(connection));
-        session.pid = database.in_time(begin(&session.client)).await?;
+        database.in_time(session.client.batch_execute(SESSION_SETTINGS)).await?;
         Ok(session)
     }
 
@@ -163,9 +154,9 @@ impl Session {
         database: &Database,
         set_up: impl AsyncFnOnce(&Session) -> Result<T, StoreError>,
     ) -> Result<(Self, T, Pin<Box<Connection>>), StoreError> {
-        let (mut session, mut connection) = Self::connect(database, None).await?;
+        let (session, mut connection) = Self::connect(database, None).await?;
         let setting_up = database.in_time(async {
-            session.pid = begin(&session.client).await?;
+            session.client.batch_execute(SESSION_SETTINGS).await?;
             Ok(set_up(&session).await)
         });
         let outcome = match select(pin!(setting_up), connection.as_mut()).await {
@@ -195,7 +186,6 @@ impl Session {
         let session = Self {
             client,
             statements: Mutex::default(),
-            pid: 0,
             limit,
             driver: None,
             tls: finder.tls(),
@@ -203,6 +193,7 @@ impl Session {
             is_pooled: false,
             is_in_transaction: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
+            cancelled: Mutex::default(),
         };
         Ok((session, Box::pin(connection)))
     }
@@ -228,13 +219,13 @@ impl Session {
                 self.is_in_transaction.store(true, Ordering::Relaxed);
                 self.batch(pooler::BEGIN).await?;
             }
-            return self.while_busy(self.client.prepare(sql)).await;
+            return self.while_busy(|| self.client.prepare(sql)).await;
         }
         let prepared = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
         if let Some(statement) = prepared {
             return Ok(statement);
         }
-        let statement = self.while_busy(self.client.prepare(sql)).await?;
+        let statement = self.while_busy(|| self.client.prepare(sql)).await?;
         // Statements are texts of this program, so there are not many.
         self.statements.lock().unwrap_or_else(PoisonError::into_inner).insert(sql.to_owned(), statement.clone());
         Ok(statement)
@@ -244,21 +235,21 @@ impl Session {
     where
         S: ?Sized + ToStatement + Sync,
     {
-        self.while_busy(self.client.query(statement, parameters)).await
+        self.while_busy(|| self.client.query(statement, parameters)).await
     }
 
     pub async fn query_one<S>(&self, statement: &S, parameters: Parameters<'_>) -> Result<Row, StoreError>
     where
         S: ?Sized + ToStatement + Sync,
     {
-        self.while_busy(self.client.query_one(statement, parameters)).await
+        self.while_busy(|| self.client.query_one(statement, parameters)).await
     }
 
     pub async fn query_opt<S>(&self, statement: &S, parameters: Parameters<'_>) -> Result<Option<Row>, StoreError>
     where
         S: ?Sized + ToStatement + Sync,
     {
-        self.while_busy(self.client.query_opt(statement, parameters)).await
+        self.while_busy(|| self.client.query_opt(statement, parameters)).await
     }
 
     /// A statement that is not prepared: it is rare, or must not keep a plan that was made for an empty table.
@@ -267,17 +258,17 @@ impl Session {
         sql: &str,
         parameters: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<Vec<Row>, StoreError> {
-        self.while_busy(self.client.query_typed(sql, parameters)).await
+        self.while_busy(|| self.client.query_typed(sql, parameters)).await
     }
 
     /// Gives the number of rows that were changed.
     pub async fn execute(&self, statement: &Statement, parameters: Parameters<'_>) -> Result<u64, StoreError> {
-        self.while_busy(self.client.execute(statement, parameters)).await
+        self.while_busy(|| self.client.execute(statement, parameters)).await
     }
 
     /// Statements without parameters and without rows.
     pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
-        self.while_busy(self.client.batch_execute(sql)).await
+        self.while_busy(|| self.client.batch_execute(sql)).await
     }
 
     /// Sends rows to a `COPY … FROM STDIN`, all at once.
@@ -303,11 +294,25 @@ impl Session {
     /// rest. What was under way by then is bounded by the socket's buffers.
     pub async fn query_bounded<T>(
         &self,
-        database: &Database,
         statement: &Statement,
         parameters: Parameters<'_>,
         bytes_max: usize,
         mut read: impl FnMut(&Row) -> Result<T, StoreError>,
+    ) -> Result<Bounded<T>, StoreError> {
+        match self.read_bounded(statement, parameters, bytes_max, &mut read).await {
+            Err(error) if self.was_hit_late(&error) => {
+                self.read_bounded(statement, parameters, bytes_max, &mut read).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn read_bounded<T>(
+        &self,
+        statement: &Statement,
+        parameters: Parameters<'_>,
+        bytes_max: usize,
+        read: &mut impl FnMut(&Row) -> Result<T, StoreError>,
     ) -> Result<Bounded<T>, StoreError> {
         self.is_busy.store(true, Ordering::Relaxed);
         let stream = self.client.query_raw(statement, parameters.iter().copied()).await;
@@ -322,7 +327,7 @@ impl Session {
             }
             if bytes >= bytes_max || failed.is_some() {
                 // Whether this was the last one is only known by asking for another.
-                let is_cut = self.end_stream(database, stream.as_mut()).await;
+                let is_cut = self.end_stream(stream.as_mut()).await;
                 return failed.map_or(Ok(Bounded { rows, is_cut }), Err);
             }
         }
@@ -331,7 +336,7 @@ impl Session {
     }
 
     /// Ends a statement whose other rows are not wanted. Answers whether there were any.
-    async fn end_stream(&self, database: &Database, mut stream: Pin<&mut RowStream>) -> bool {
+    async fn end_stream(&self, mut stream: Pin<&mut RowStream>) -> bool {
         let mut has_more = false;
         let ending = async {
             let next = async {
@@ -348,17 +353,16 @@ impl Session {
                 Some(Ok(Some(_))) | None => {}
             }
             has_more = true;
-            // For a cancel request PostgreSQL sends two signals, and the second may come while the next statement is carried
-            // out. The function sends one, and answers when that is sent.
-            let Ok(other) = database.control().await else { return };
-            if self.pid == 0 || other.query_typed(CANCEL, &[(&self.pid, Type::INT4)]).await.is_err() {
+            if self.client.cancel_token().cancel_query(self.tls.clone()).await.is_err() {
                 return;
             }
             loop {
                 match stream.try_next().await {
                     Ok(Some(_)) => {}
-                    // The signal has arrived, so it cannot hit another statement.
-                    Err(error) if error.code().is_some_and(|code| code.code() == "57014") => return self.is_done(),
+                    Err(error) if error.code().is_some_and(|code| code.code() == "57014") => {
+                        *self.cancelled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                        return self.is_done();
+                    }
                     Ok(None) | Err(_) => return,
                 }
             }
@@ -384,7 +388,28 @@ impl Session {
         let _ = tokio::time::timeout(CANCEL_TIMEOUT, ending).await;
     }
 
-    async fn while_busy<T>(
+    async fn while_busy<T, F>(&self, statement: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, tokio_postgres::Error>>,
+    {
+        match self.once(statement()).await {
+            Err(error) if self.was_hit_late(&error) => self.once(statement()).await,
+            outcome => outcome,
+        }
+    }
+
+    /// Whether a statement was ended by the second signal for the one before it. It has done nothing, and may be sent again.
+    fn was_hit_late(&self, error: &StoreError) -> bool {
+        let is_cancelled = matches!(error, StoreError::Refused { code, .. } if code == "57014");
+        // What fails in a transaction has ended that, too.
+        if !is_cancelled || self.is_in_transaction() {
+            return false;
+        }
+        let cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner).take();
+        cancelled.is_some_and(|at| at.elapsed() < SECOND_SIGNAL_WITHIN)
+    }
+
+    async fn once<T>(
         &self,
         statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, StoreError> {

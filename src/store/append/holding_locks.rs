@@ -53,8 +53,10 @@ impl BatchSession {
 
     async fn look_at(&self, query: &mut QueryCondition) -> Result<bool, StoreError> {
         for (category, after) in &mut query.categories {
-            let window =
-                self.session.condition_window(&self.database, category.as_str(), *after, &query.predicate).await?;
+            let window = self.session.condition_window(category.as_str(), *after, &query.predicate).await?;
+            if window.is_cut {
+                return Ok(false);
+            }
             if let Some(found) = window.found {
                 query.found = Some(query.found.map_or(found, |known| known.min(found)));
             } else if window.is_end {

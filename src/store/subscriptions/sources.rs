@@ -48,7 +48,7 @@ impl Subscriptions<'_> {
             Ok((at, has_message(row)?.then(|| message_of(row)).transpose()?))
         };
         let parameters: [&(dyn ToSql + Sync); 5] = [&aggregated_stream, &partitions, &afters, &limit, &each];
-        let read = client.query_bounded(self.0, &statement, &parameters, page.bytes, read).await?;
+        let read = client.query_bounded(&statement, &parameters, page.bytes, read).await?;
         let links: Vec<Linked> = read.rows;
         let mut counts: HashMap<i32, i64> = HashMap::new();
         for (at, _) in &links {
