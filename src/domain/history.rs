@@ -48,8 +48,8 @@ pub struct Seen {
     pub at_checkpoint: Option<Uuid>,
     /// The id of the message at the position of [`Known::looked`].
     pub at_looked: Option<Uuid>,
-    /// There is none because it was trimmed, as this log knows: it is the log that had it.
-    pub is_checkpoint_trimmed: bool,
+    /// One of both is not there because it was trimmed, as this log knows: it is the log that had it.
+    pub is_trimmed: bool,
     /// The oldest message; `None`: the log is empty.
     pub first: Option<Landmark>,
     /// The newest message at or below the settled position.
@@ -127,9 +127,11 @@ impl Known {
         {
             return Some(self.change(Reason::OtherMessage, seen));
         }
+        // What was committed since the last look may be in another log, unless that is there as well which the look showed.
+        let is_proof = self.looked.is_none() || seen.at_looked.is_some();
         let is_there = match (self.checkpoint, seen.at_checkpoint) {
-            (Some(known), Some(_)) if known.position >= settled => return self.told(seen),
-            (Some(_), Some(_)) => true,
+            (Some(known), Some(_)) if is_proof && known.position >= settled => return self.told(seen),
+            (Some(_), Some(_)) => is_proof,
             _ => false,
         };
         if seen.given.is_some_and(|given| given.max(seen.head) < settled) {
@@ -138,7 +140,7 @@ impl Known {
         if is_there || settled == 0 {
             return self.told(seen);
         }
-        if differ(&self.ground.server, &seen.ground.server) && !seen.is_checkpoint_trimmed {
+        if differ(&self.ground.server, &seen.ground.server) && !seen.is_trimmed {
             return Some(self.change(Reason::OtherServer, seen));
         }
         if differ(&self.ground.sequence_file, &seen.ground.sequence_file) {
@@ -197,7 +199,7 @@ mod tests {
             number: 0,
             at_checkpoint: Some(Uuid::from_u128(10)),
             at_looked: None,
-            is_checkpoint_trimmed: false,
+            is_trimmed: false,
             first: Some(mark(1, 1)),
             newest: Some(mark(10, 10)),
             head: 12,
@@ -226,8 +228,15 @@ mod tests {
         }
         let look = |at_looked| Seen { at_checkpoint: Some(Uuid::from_u128(12)), at_looked, ..same() };
         assert_eq!(known.judge(12, &look(Some(Uuid::from_u128(10)))), None);
-        // Deleted.
+        // Deleted; where the sequence is another one, too, the log is.
         assert_eq!(known.judge(12, &look(None)), None);
+        let anew = Seen { ground: ground(9), ..look(None) };
+        assert_eq!(known.judge(12, &anew).map(|change| change.reason), Some(Reason::OtherSequence));
+        // Trimmed, and the server was started anew.
+        let elsewhere = Ground { server: Some("two".into()), sequence_file: Some(7) };
+        let trimmed = Seen { ground: elsewhere.clone(), is_trimmed: true, ..look(None) };
+        assert_eq!(known.judge(12, &trimmed), None);
+        assert!(known.judge(12, &Seen { ground: elsewhere, ..look(None) }).is_some());
         let change = known.judge(12, &look(Some(Uuid::from_u128(99)))).unwrap();
         assert_eq!(change.reason, Reason::OtherMessage);
         known.take_in(&look(Some(Uuid::from_u128(10))));
@@ -262,9 +271,9 @@ mod tests {
     #[test]
     fn a_checkpoint_that_was_trimmed_is_no_sign_of_another_server_but_hides_no_other_sign() {
         let restarted = Ground { server: Some("two".into()), sequence_file: Some(7) };
-        let trimmed = Seen { at_checkpoint: None, is_checkpoint_trimmed: true, ground: restarted, ..same() };
+        let trimmed = Seen { at_checkpoint: None, is_trimmed: true, ground: restarted, ..same() };
         assert_eq!(reason(10, trimmed.clone()), None);
-        assert_eq!(reason(10, Seen { is_checkpoint_trimmed: false, ..trimmed.clone() }), Some(Reason::OtherServer));
+        assert_eq!(reason(10, Seen { is_trimmed: false, ..trimmed.clone() }), Some(Reason::OtherServer));
         assert_eq!(reason(10, Seen { given: Some(6), head: 6, ..trimmed.clone() }), Some(Reason::WentBack));
         assert_eq!(reason(10, Seen { ground: ground(8), ..trimmed }), Some(Reason::OtherSequence));
     }
