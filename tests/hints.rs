@@ -17,6 +17,11 @@ use crate::support::waiting::until;
 /// The promise: no message later than this after its commit, whatever becomes of hints.
 const LATEST: Duration = Duration::from_millis(1_500);
 
+/// By a poll messages come long before a listener that has fallen silent is replaced.
+fn often(settings: &mut headwater::config::Settings) {
+    settings.poll_interval = Duration::from_millis(250);
+}
+
 /// Writes beside the service, and asserts when its followers have it.
 async fn comes_in_time(sql: &Client, followers: &mut [Events]) {
     sql_writer::write(sql, "a-1", "{}").await;
@@ -62,7 +67,7 @@ async fn until_it_listens(app: &TestApp) {
 async fn a_message_that_nobody_told_of_is_not_late() {
     let database = TestDatabase::migrated().await;
     let sql = database.connect().await;
-    let app = TestApp::on(&database).await;
+    let app = TestApp::with(&database.url, often).await;
     let mut followers = followers(&app).await;
     sql.batch_execute("SET message_store.notify = off").await.unwrap();
     for _ in 0..2 {
@@ -78,7 +83,7 @@ async fn a_cut_listening_connection_makes_no_message_late_and_comes_back() {
     let database = TestDatabase::migrated().await;
     let sql = database.connect().await;
     let proxy = FaultProxy::before(&database.url).await;
-    let app = TestApp::with(&proxy.url, |_| {}).await;
+    let app = TestApp::with(&proxy.url, often).await;
     let mut followers = followers(&app).await;
     until_it_listens(&app).await;
     for round in 1..=3 {
@@ -100,7 +105,7 @@ async fn a_silent_listening_connection_makes_no_message_late_and_is_replaced() {
     let database = TestDatabase::migrated().await;
     let sql = database.connect().await;
     let proxy = FaultProxy::before(&database.url).await;
-    let app = TestApp::with(&proxy.url, |_| {}).await;
+    let app = TestApp::with(&proxy.url, often).await;
     let mut followers = followers(&app).await;
     until_it_listens(&app).await;
     let mut watcher = app.service.observer.watch();
@@ -111,7 +116,7 @@ async fn a_silent_listening_connection_makes_no_message_late_and_is_replaced() {
     listener_down(&mut watcher).await;
     listener_up(&mut watcher).await;
     // A heartbeat and its timeout, a second each, and the way back.
-    assert!(silent_since.elapsed() < Duration::from_secs(4), "{:?}", silent_since.elapsed());
+    assert!(silent_since.elapsed() < Duration::from_secs(8), "{:?}", silent_since.elapsed());
     comes_in_time(&sql, &mut followers).await;
     app.stop().await;
 }
@@ -123,6 +128,7 @@ async fn a_server_that_falls_silent_while_the_listener_connects_is_given_up() {
     let proxy = FaultProxy::before(&database.url).await;
     let app = TestApp::with(&proxy.url, |settings| {
         settings.database_connect_timeout = Duration::from_secs(1);
+        often(settings);
     })
     .await;
     let mut followers = followers(&app).await;
@@ -186,7 +192,7 @@ async fn all_connections_cut_again_and_again_followers_miss_and_repeat_nothing()
     let proxy = FaultProxy::before(&database.url).await;
     let app = TestApp::with(&proxy.url, |settings| settings.cache_bytes_max = 64 << 10).await;
     let mut followers = followers(&app).await;
-    let writing = tokio::spawn({
+    let mut writing = tokio::spawn({
         let sql = database.connect().await;
         async move {
             for n in 0..600 {
@@ -197,12 +203,15 @@ async fn all_connections_cut_again_and_again_followers_miss_and_repeat_nothing()
             }
         }
     });
-    while !writing.is_finished() {
+    loop {
         // Each time they have something to read, the next cut comes.
         proxy.cut_all();
-        followers[2].next("message").await;
+        tokio::select! {
+            biased;
+            written = &mut writing => break written.unwrap(),
+            _ = followers[2].next("message") => {}
+        }
     }
-    writing.await.unwrap();
     let expected = sql_writer::standing(&database.connect().await, "true").await;
     let last = *expected.last().unwrap();
     for events in &mut followers[..2] {
@@ -224,23 +233,26 @@ async fn postgresql_may_be_away_for_a_while_and_followers_stay() {
         events.next("caught-up").await;
         live.push(events);
     }
-    expected.push(app.write("a-1", "Before", json!({})).await);
+    let before = app.write("a-1", "Before", json!({})).await;
+    // Told, and so settled, before the database goes.
+    for events in &mut live {
+        assert_eq!(position_of(&events.next("message").await), before);
+    }
     proxy.take_away();
     for n in 0..5 {
         expected.push(sql_writer::write(&sql, "a-1", "{}").await);
         for events in &mut live {
             let beat = events.next("heartbeat").await;
-            assert_eq!(beat.json()["settled"], expected[0], "heartbeat {n}");
+            assert_eq!(beat.json()["settled"], before, "heartbeat {n}");
         }
     }
     app.append("a-1", &json!({ "messages": [{ "type": "T", "data": {} }] })).await.problem(503, "database-unavailable");
     proxy.restore();
     let restored = Instant::now();
-    // Heartbeats have been read over the first message.
     for events in &mut live {
-        assert_eq!(events.positions_until(*expected.last().unwrap()).await, expected[1..]);
+        assert_eq!(events.positions_until(*expected.last().unwrap()).await, expected);
     }
-    assert!(restored.elapsed() < Duration::from_secs(3), "{:?}", restored.elapsed());
+    assert!(restored.elapsed() < Duration::from_secs(5), "{:?}", restored.elapsed());
     // Appends are told for a moment more that the database was away; nothing is written then.
     let body = json!({ "messages": [{ "type": "After", "data": {} }] });
     let after = loop {
@@ -249,7 +261,7 @@ async fn postgresql_may_be_away_for_a_while_and_followers_stay() {
             break answer.json()["messages"][0]["global_position"].as_i64().unwrap();
         }
         answer.problem(503, "database-unavailable");
-        assert!(restored.elapsed() < Duration::from_secs(3), "{:?}", restored.elapsed());
+        assert!(restored.elapsed() < Duration::from_secs(5), "{:?}", restored.elapsed());
     };
     for events in &mut live {
         assert_eq!(position_of(&events.next("message").await), after);

@@ -18,10 +18,16 @@ fn polling(app: &TestApp, path: &str) -> tokio::task::JoinHandle<Answer> {
     tokio::spawn(async move { Answer::of(request.send().await.unwrap()).await })
 }
 
-/// Waits until so many polls wait for messages.
-async fn all_wait(polls: &[tokio::task::JoinHandle<Answer>]) {
-    // There is no fact to wait for that says a poll has read its first, empty page; this is longer than that takes.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+/// Polls that have begun to wait, since the service began.
+async fn have_waited(app: &TestApp) -> f64 {
+    app.metric("headwater_follower_reads_total{from=\"cache\"}").await
+}
+
+/// Waits until so many polls wait for messages. `before`: how many had waited before the first of them was sent.
+async fn all_wait(app: &TestApp, polls: &[tokio::task::JoinHandle<Answer>], before: f64) {
+    let all = before + polls.len() as f64;
+    eventually("all to wait", || async { (have_waited(app).await >= all).then_some(()) }).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(polls.iter().all(|poll| !poll.is_finished()), "an empty page waits");
 }
 
@@ -45,9 +51,10 @@ async fn a_poll_is_answered_as_soon_as_a_message_comes() {
     }
     let mut next = [0, 0, 0];
     for round in 0..4 {
+        let before = have_waited(&app).await;
         let polls: Vec<_> =
             LOGS.iter().zip(next).map(|(path, next)| polling(&app, &format!("{path}?from={next}&wait=30s"))).collect();
-        all_wait(&polls).await;
+        all_wait(&app, &polls, before).await;
         app.write("other-1", "Written", json!({})).await;
         let written = Instant::now();
         let position = match round % 2 {
@@ -78,6 +85,7 @@ async fn many_who_wait_for_the_same_cost_no_read() {
     let app = TestApp::with(&server.url, |settings| settings.wait_max = Duration::from_secs(60)).await;
     app.write("a-1", "Written", json!({})).await;
     let paths = ["/v1/streams/a-1/messages?from=1", "/v1/categories/a/messages?from=2", "/v1/all/messages?from=2"];
+    let waited = have_waited(&app).await;
     let polls: Vec<_> = (0..60)
         .map(|number| {
             let filter = ["", "&types=Written", "&filter=data.n%20%3D%3D%201"][number / 3 % 3];
@@ -88,7 +96,7 @@ async fn many_who_wait_for_the_same_cost_no_read() {
     let pages = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements WHERE query LIKE '%m.type = ANY ($1)%'";
     let reads = async || sql.query_one(pages, &[]).await.unwrap().get::<_, i64>(0);
     eventually("all have read", async || (reads().await >= 60).then_some(())).await;
-    all_wait(&polls).await;
+    all_wait(&app, &polls, waited).await;
     let before = reads().await;
     let position = app.write("a-1", "Written", json!({ "n": 1 })).await;
     for poll in polls {
@@ -129,6 +137,7 @@ async fn a_poll_waits_for_what_its_filter_lets_pass() {
     let database = TestDatabase::migrated().await;
     let app = TestApp::on(&database).await;
     for (filter, wanted) in [("types=Wanted", 1_000), ("filter=data.n%20%3E%3D%202000", 2_000)] {
+        let before = have_waited(&app).await;
         let polls: Vec<_> = LOGS
             .iter()
             .map(|path| polling(&app, &format!("{}?{filter}&wait=30s", path.replace("a-1", &filter[..5]))))
@@ -138,7 +147,7 @@ async fn a_poll_waits_for_what_its_filter_lets_pass() {
             app.write("a-1", "Other", json!({ "n": n })).await;
             app.write(stream, "Other", json!({ "n": n })).await;
         }
-        all_wait(&polls).await;
+        all_wait(&app, &polls, before).await;
         let in_stream = app.write(stream, "Wanted", json!({ "n": wanted })).await;
         let in_category = app.write("a-1", "Wanted", json!({ "n": wanted })).await;
         let mut expected = [in_stream, in_category, in_stream].into_iter();
@@ -192,8 +201,9 @@ async fn pages_of_all_messages_never_step_over_a_late_commit() {
 async fn stopping_answers_those_who_wait() {
     let database = TestDatabase::migrated().await;
     let app = TestApp::on(&database).await;
+    let before = have_waited(&app).await;
     let polls: Vec<_> = LOGS.iter().map(|path| polling(&app, &format!("{path}?wait=60s"))).collect();
-    all_wait(&polls).await;
+    all_wait(&app, &polls, before).await;
     app.drain();
     for poll in polls {
         let page = answered(poll).await;

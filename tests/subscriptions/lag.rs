@@ -282,18 +282,18 @@ async fn a_lag_of_zero_is_exact_however_far_the_next_message_is() {
     bulk(&sql, OTHERS).await;
     let app = TestApp::on(&database).await;
     app.write("a-1", "Wanted", json!({})).await;
+    let mut inexact = 0;
     for (name, mode) in [("p", "partitioned"), ("c", "competing")] {
         let source = json!({ "category": "a" });
         let sub = Sub::new(&app, name, json!({ "source": source, "types": ["Wanted"], "mode": mode })).await;
         let deadline = Instant::now() + PATIENCE;
-        let mut looks = 0;
         loop {
             let status = sub.status().await;
-            looks += 1;
             assert_eq!((&status["committed_lag"], &status["delivered_lag"]), (&json!(1), &json!(1)), "{status}");
             if status["lag_exact"] == true {
                 break;
             }
+            inexact += 1;
             let metrics = app.get("/metrics").await.text;
             let lags = metrics.lines().filter(|line| line.contains(&format!("_lag{{subscription=\"{name}\"}}")));
             for lag in lags {
@@ -301,8 +301,9 @@ async fn a_lag_of_zero_is_exact_however_far_the_next_message_is() {
             }
             assert!(Instant::now() < deadline, "it is not counted");
         }
-        assert!(looks > 1, "the first look has counted everything");
     }
+    // For one of them: once metrics are read, an agent counts beside the looks.
+    assert!(inexact > 0, "the first looks have counted everything");
     app.stop().await;
 }
 

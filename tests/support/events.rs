@@ -2,12 +2,15 @@
 #![allow(dead_code)]
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use serde_json::Value;
 
 use super::app::PATIENCE;
+
+/// The longest that is waited for one event, whatever others come meanwhile.
+const NEXT_WITHIN: Duration = Duration::from_secs(90);
 
 /// One block of an event stream: what a browser would dispatch, or (without data) only remember.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,7 +98,10 @@ impl Events {
 
     /// The next event with this name, passing over all others.
     pub async fn next(&mut self, name: &str) -> Event {
+        // Heartbeats come all the time: without an end of its own this would wait for ever.
+        let deadline = Instant::now() + NEXT_WITHIN;
         loop {
+            assert!(Instant::now() < deadline, "no {name} within {NEXT_WITHIN:?}");
             let event = self.next_block(PATIENCE).await.unwrap_or_else(|| panic!("the stream ended before {name}"));
             if event.is(name) {
                 return event;
