@@ -1,6 +1,6 @@
 //! Anything with an order is a log: everything, a category, a stream, several of them, an aggregated stream, some of its
 //! partitions. A log says what it has in memory after a place, gives a page of it, and wakes readers that wait for more.
-//! Followers and the projector read it with a [`Cursor`](cursor::Cursor).
+//! All that read it do so with a [`Cursor`](cursor::Cursor).
 
 pub mod cursor;
 pub mod follower;

@@ -16,14 +16,11 @@ use crate::domain::closing::{ClosingReason, RevokedReason};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
-use crate::service::log::{Entry, Log, Place, Read, Trimmed};
+use crate::service::log::cursor::{BATCH, Cursor, Next};
+use crate::service::log::{Entry, Log, Place, Trimmed};
 use crate::store::StoreError;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{Assignments, At, ConsumerStatus, Doubt, Held, Joined, State};
-
-/// How many new messages are looked at to see whether they concern a waiting consumer; if there are more, it takes a
-/// round.
-const WATCHED: PageLimit = PageLimit { messages: 256, bytes: 4 << 20 };
 
 /// A message on its way to a consumer.
 #[derive(Debug)]
@@ -130,7 +127,7 @@ pub struct Consumer {
 /// The partitions that a consumer holds, and up to where there is nothing for them.
 struct Watched {
     partitions: HashSet<i32>,
-    after: Place,
+    cursor: Cursor,
 }
 
 impl Consumer {
@@ -279,7 +276,10 @@ impl Consumer {
         let cursor = |held: &Held| self.shared.floor(held.partition, held.read_up_to);
         self.watched = sync.held.iter().map(cursor).max().filter(|_| is_global).map(|after| {
             let partitions = sync.held.iter().map(|held| held.partition).collect();
-            Watched { partitions, after: Place::global(after, self.history) }
+            Watched {
+                partitions,
+                cursor: Cursor::new(Place::global(after, self.history), self.subscription.types.clone()),
+            }
         });
     }
 
@@ -415,17 +415,17 @@ impl Consumer {
 
 /// Whether the newest messages concern a consumer, as far as memory tells; if it does not tell, they may.
 fn is_news(log: &Log, subscription: &Subscription, watched: &mut Option<Watched>) -> bool {
-    let Some(watched) = watched else { return true };
-    let Read::Page(page) = log.newest(watched.after, WATCHED) else { return true };
-    let concerns = |entry: &Entry| {
-        subscription.types.passes(&entry.message)
-            && subscription.partitions_of(entry).iter().any(|partition| watched.partitions.contains(partition))
-    };
-    if page.entries.iter().any(concerns) {
-        return true;
+    let Some(Watched { partitions, cursor }) = watched else { return true };
+    let concerns =
+        |entry: &Entry| subscription.partitions_of(entry).iter().any(|partition| partitions.contains(partition));
+    loop {
+        match cursor.on_newest(log.newest(cursor.place(), BATCH)) {
+            Some(Next::Messages(entries)) if !entries.iter().any(concerns) => {}
+            None | Some(Next::Moved) => {}
+            Some(Next::CaughtUp | Next::Idle) => return false,
+            Some(_) => return true,
+        }
     }
-    watched.after.after = page.up_to;
-    !page.is_end
 }
 
 impl Drop for Consumer {

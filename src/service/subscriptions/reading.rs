@@ -7,7 +7,8 @@ use std::sync::{Arc, PoisonError};
 use super::catalog::Subscription;
 use super::consumer::Consumer;
 use crate::domain::message::Message;
-use crate::service::log::{Log, Place, Read, Trimmed};
+use crate::service::log::cursor::{Cursor, Next};
+use crate::service::log::{Log, Place, Trimmed};
 use crate::store::StoreError;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{At, Held, SharedCursor};
@@ -139,19 +140,18 @@ impl Consumer {
         let wanted = budget.messages;
         let mut examined = 0;
         while readers.iter().any(|one| !one.is_closed) {
-            let found = match (&self.source, &self.subscription.log, &self.subscription.aggregated) {
-                (Some(log), Some(source), _) => {
-                    self.find_in_log(log, source.single_stream().is_some(), readers, &budget).await?
+            let found = match (&self.source, &self.subscription.aggregated) {
+                (_, Some(aggregated)) if !aggregated.is_keyed => {
+                    self.find_in_partitions(aggregated.id, readers, &budget).await?
                 }
-                (Some(log), None, Some(aggregated)) if aggregated.is_keyed => {
-                    self.find_in_log(log, false, readers, &budget).await?
-                }
-                (_, None, Some(aggregated)) => self.find_in_partitions(aggregated.id, readers, &budget).await?,
-                _ => return Ok(true),
+                (Some(log), _) => self.find_in_log(log, readers, &budget).await?,
+                (None, _) => return Ok(true),
             };
-            let messages = found.messages.iter().filter_map(|(_, message)| message.as_ref());
-            let bytes = messages.map(|message| message.memory_bytes()).sum();
-            self.shared.saw_page(found.messages.len(), bytes);
+            if !found.messages.is_empty() {
+                let messages = found.messages.iter().filter_map(|(_, message)| message.as_ref());
+                let bytes = messages.map(|message| message.memory_bytes()).sum();
+                self.shared.saw_page(found.messages.len(), bytes);
+            }
             examined += found.messages.len();
             for (At { partition, position }, message) in found.messages {
                 let Some(&at) = by_partition.get(&partition) else { continue };
@@ -185,47 +185,52 @@ impl Consumer {
         Ok(false)
     }
 
-    /// Reads from the lowest place of all partitions on: memory, or a page of the database.
-    async fn find_in_log(
-        &self,
-        log: &Log,
-        is_stream: bool,
-        readers: &[PartitionReader],
-        budget: &Budget,
-    ) -> Result<Found, StoreError> {
+    /// Reads on from the lowest place of the partitions that are open: they are at one place after that.
+    async fn find_in_log(&self, log: &Log, readers: &[PartitionReader], budget: &Budget) -> Result<Found, StoreError> {
         let Subscription { definition, types, .. } = &*self.subscription;
         let from = readers.iter().filter(|one| !one.is_closed).map(|one| one.cursor).min().unwrap_or_default();
-        let after = Place::global(from, self.history);
-        let place = match is_stream {
-            true => Place { after: self.shared.stream_seen(from), stream_after: Some(from), ..after },
-            false => after,
-        };
+        let mut cursor = Cursor::new(self.place(from), types.clone());
         // Of the messages that are read, those of other consumers' partitions are passed over: so many more are read.
         let others = definition.partition_count().div_ceil(readers.len().max(1));
         let limit = self.shared.page_limit();
         let limit = PageLimit { messages: ((budget.messages * others) as i64).clamp(1, limit.messages), ..limit };
-        let read = match log.newest(place, limit) {
-            Read::Miss => log.page(place, limit, types).await?,
-            read => read,
+        let next = match cursor.on_newest(log.newest(cursor.place(), limit)) {
+            Some(Next::NeedsPage) => Some(cursor.on_page(log.page(cursor.place(), limit, types).await?)),
+            next => next,
         };
-        // A log that was deleted has nothing more.
-        let Read::Page(page) = read else { return Ok(Found { is_end: true, ..Found::default() }) };
-        let mut up_to = page.up_to;
-        if let Some(trimmed) = page.trimmed {
-            self.passed_over_trimmed(trimmed, from);
+        let (entries, is_end) = match next {
+            Some(Next::Messages(entries)) => (entries, false),
+            Some(Next::Trimmed(trimmed, entries)) => {
+                self.passed_over_trimmed(trimmed, from);
+                (entries, false)
+            }
+            None | Some(Next::Moved | Next::NeedsPage) => (Vec::new(), false),
+            Some(Next::Failed(error)) => return Err(error),
+            // Nothing more at this moment, also where history is still being projected; or it was deleted, or is another log
+            // now, which the next round finds.
+            Some(Next::CaughtUp | Next::Idle | Next::FellBehind | Next::Deleted | Next::HistoryChanged) => {
+                (Vec::new(), true)
+            }
+        };
+        let place = cursor.place();
+        if place.stream_after.is_some() {
+            self.shared.set_stream_seen(place.position(), place.after);
         }
-        if is_stream {
-            let last = page.entries.last().map_or(from, |last| last.message.position);
-            self.shared.set_stream_seen(last, page.up_to);
-            up_to = last;
-        }
-        let messages = page.entries.into_iter().filter(|entry| types.passes(&entry.message)).flat_map(|entry| {
+        let messages = entries.into_iter().flat_map(|entry| {
             let position = definition.position_of(&entry.message);
             let partitions = self.subscription.partitions_of(&entry);
             partitions.into_iter().map(move |partition| (At { partition, position }, Some(entry.message.clone())))
         });
-        let messages = messages.collect();
-        Ok(Found { messages, up_to: Some(up_to), is_end: page.is_end })
+        Ok(Found { messages: messages.collect(), up_to: Some(place.position()), is_end })
+    }
+
+    /// A place in the subscription's log: of a single stream its positions are known, of all others global ones.
+    fn place(&self, after: i64) -> Place {
+        let is_stream = self.subscription.log.as_ref().is_some_and(|log| log.single_stream().is_some());
+        match is_stream {
+            true => Place { stream_after: Some(after), ..Place::global(self.shared.stream_seen(after), self.history) },
+            false => Place::global(after, self.history),
+        }
     }
 
     /// Notes trimmed messages after a position, unless they were noted before: a source that is read for several
