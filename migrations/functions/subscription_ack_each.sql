@@ -7,12 +7,15 @@ CREATE OR REPLACE FUNCTION headwater.subscription_ack_each(
   _epochs bigint[]
 )
 RETURNS TABLE (number bigint, outcome text, current_epoch bigint)
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 -- Each entry takes one look-up in the primary key, however many rows the table has, dead ones included.
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET enable_bitmapscan = off
 AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
   WITH listed AS (
     SELECT l.number, l.subscription_id, l.partition, l.position, l.epoch
     FROM unnest(_subscriptions, _partitions, _positions, _epochs) WITH ORDINALITY
@@ -37,5 +40,6 @@ AS $$
     CASE WHEN f.is_current THEN 'done' WHEN f.number IS NOT NULL THEN 'fenced' ELSE 'missing' END,
     CASE WHEN NOT f.is_current THEN f.epoch END
   FROM listed AS l
-  LEFT JOIN found AS f ON f.number = l.number
+  LEFT JOIN found AS f ON f.number = l.number;
+END;
 $$;

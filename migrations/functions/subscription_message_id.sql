@@ -1,9 +1,11 @@
 -- The id of the message that a subscription delivers at a position of a partition; NULL if there is none.
 CREATE OR REPLACE FUNCTION headwater.subscription_message_id(_subscription bigint, _partition integer, _position bigint)
 RETURNS uuid
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 AS $$
-  SELECT m.id
-  FROM message_store.messages AS m
-  WHERE m.global_position = headwater.subscription_global_position(_subscription, _partition, _position)
+DECLARE
+  _global_position bigint := headwater.subscription_global_position(_subscription, _partition, _position);
+BEGIN
+  RETURN (SELECT m.id FROM message_store.messages AS m WHERE m.global_position = _global_position);
+END;
 $$;

@@ -11,15 +11,19 @@ CREATE OR REPLACE FUNCTION headwater.subscription_message_is_there(
   _id uuid
 )
 RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 AS $$
-  SELECT k.history = _history AND coalesce(
+DECLARE
+  k record;
+BEGIN
+  SELECT coalesce(max(s.history), 0) AS history, coalesce(max(s.position), 0) AS position
+  INTO k
+  FROM headwater.settled_position AS s;
+
+  RETURN k.history = _history AND coalesce(
     headwater.subscription_message_id(_subscription, _partition, _position) = _id,
     _global_position <= k.position,
     true
-  )
-  FROM (
-    SELECT coalesce(max(s.history), 0) AS history, coalesce(max(s.position), 0) AS position
-    FROM headwater.settled_position AS s
-  ) AS k
+  );
+END;
 $$;

@@ -9,8 +9,11 @@ CREATE OR REPLACE FUNCTION headwater.trimmed_between(
   OUT message_count bigint,
   OUT first_position bigint
 )
-LANGUAGE sql STABLE
+-- In PL/pgSQL, which keeps the plan for as long as a session lasts: every page asks.
+LANGUAGE plpgsql STABLE
 AS $$
+#variable_conflict use_column
+BEGIN
   SELECT
     coalesce(sum(
       CASE
@@ -23,6 +26,7 @@ AS $$
       END::bigint
     ), 0)::bigint,
     max(least(r.last, _up_to)) + 1
+  INTO message_count, first_position
   FROM (
     SELECT t.first_global_position AS first, t.last_global_position AS last, t.message_count AS messages
     FROM headwater.trimmed_ranges AS t
@@ -33,5 +37,6 @@ AS $$
     FROM headwater.trimmed_streams AS t
     WHERE t.stream_name = ANY (_streams)
       AND t.last_global_position > _after AND t.first_global_position <= _up_to
-  ) AS r
+  ) AS r;
+END;
 $$;

@@ -9,8 +9,11 @@ CREATE OR REPLACE FUNCTION headwater.trimmed_links_between(
   OUT message_count bigint,
   OUT first_position bigint
 )
-LANGUAGE sql STABLE
+-- In PL/pgSQL, which keeps the plan for as long as a session lasts: every page asks.
+LANGUAGE plpgsql STABLE
 AS $$
+#variable_conflict use_column
+BEGIN
   SELECT
     coalesce(sum(
       CASE
@@ -23,6 +26,7 @@ AS $$
       END::bigint
     ), 0)::bigint,
     max(least(r.last, _up_to)) + 1
+  INTO message_count, first_position
   FROM (
     SELECT
       t.first_global_position AS first, t.last_global_position AS last, t.last_position - t.first_position + 1 AS messages
@@ -41,5 +45,6 @@ AS $$
     ) AS l
     WHERE l.global_position > _after AND l.global_position <= _up_to
       AND NOT EXISTS (SELECT FROM message_store.messages AS m WHERE m.global_position = l.global_position)
-  ) AS r
+  ) AS r;
+END;
 $$;

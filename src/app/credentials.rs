@@ -35,7 +35,7 @@ pub fn check_address(settings: &Settings) -> Result<(), AppError> {
     if is_safe { Ok(()) } else { Err(AppError::NeedsInsecure { address: settings.listen }) }
 }
 
-/// Says what an operator should know of who may do what.
+/// Says what an operator should know of what callers may do.
 pub fn warn_of_them(settings: &Settings, service: &Service) {
     let address = settings.listen;
     if !service.credentials.are_required() {

@@ -8,10 +8,13 @@ use crate::lifecycle::Lifecycle;
 
 /// The first signal drains, after `grace` if a balancer has to find out first; a second one ends the process at once.
 pub fn stop_on_signals(lifecycle: Lifecycle, says: &'static str, grace: Duration) {
+    let (interrupt, terminate) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
+        (Err(error), _) | (_, Err(error)) => {
+            return tracing::error!(%error, "signals to stop cannot be heard: they end the process at once");
+        }
+    };
     tokio::spawn(async move {
-        let (Ok(interrupt), Ok(terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
-            return;
-        };
         // Kept from the first to the second: one that comes in between is not lost.
         let mut signals = [interrupt, terminate];
         next(&mut signals).await;

@@ -170,7 +170,7 @@ fn key_name(text: &str) -> Result<String, String> {
     check_name(text).map(|()| text.to_owned())
 }
 
-/// Whoever gives a whole key is not shown it again.
+/// A caller that gives a whole key is not shown it again.
 fn key_id(text: &str) -> Result<String, &'static str> {
     let id = api_key::id_in(text).unwrap_or(text);
     if api_key::is_id(id) { Ok(id.to_owned()) } else { Err("must be the id of a key: the part after `hw_`") }

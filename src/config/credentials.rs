@@ -40,7 +40,7 @@ pub struct CredentialSettings {
     /// Issuer (`iss`) that a JWT must come from; may be given several times
     #[arg(long, env = "HEADWATER_JWT_ISSUER", global = true, value_delimiter = ',', value_name = "TEXT")]
     pub jwt_issuer: Vec<String>,
-    /// How far the clocks of whoever makes JWTs may be off (0s to 5m)
+    /// How far the clocks of issuers of JWTs may be off (0s to 5m)
     #[arg(long, env = "HEADWATER_JWT_LEEWAY", global = true, default_value = "30s", value_parser = lasting("0s", "5m"), value_name = "DURATION")]
     pub jwt_leeway: Duration,
     /// API keys that can be used, in all (1 to 100000)

@@ -11,7 +11,7 @@ use super::filter::FILTER_TYPES_MAX;
 use super::keyed::KeyPlace;
 use super::message::Message;
 use super::named::{differing_fields, sort_names};
-use super::partitioner::{Compiled, PARTITIONS_MAX, Partitioner, Place};
+use super::partitioner::{Compiled, PARTITIONS_MAX, Partitioned, Partitioner};
 use super::selection::Streams;
 use super::stream_name::{Category, STREAM_NAME_BYTES_MAX, check_type};
 
@@ -249,13 +249,15 @@ impl Aggregation {
         }
         let partition_max = self.definition.partition_max();
         let reason = match self.partitioner.place(message) {
-            Ok(Place::Keys(keys)) if keys.is_empty() => return Placement::NotSelected,
-            Ok(Place::Keys(keys)) => return Placement::Keys(keys),
+            Ok(Partitioned::Keys(keys)) if keys.is_empty() => return Placement::NotSelected,
+            Ok(Partitioned::Keys(keys)) => return Placement::Keys(keys),
             // The bounds end far below 2^31, so it fits.
-            Ok(Place::Partition(partition)) if (0..=partition_max).contains(&partition) => {
+            Ok(Partitioned::Partition(partition)) if (0..=partition_max).contains(&partition) => {
                 return Placement::Partition(partition as i32);
             }
-            Ok(Place::Partition(partition)) => format!("the partition {partition} is not from 0 to {partition_max}"),
+            Ok(Partitioned::Partition(partition)) => {
+                format!("the partition {partition} is not from 0 to {partition_max}")
+            }
             Err(reason) => reason,
         };
         match self.definition.on_error {

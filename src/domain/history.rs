@@ -65,7 +65,7 @@ pub struct Seen {
 
 /// The log is another one than it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change {
+pub struct HistoryChange {
     /// What gave it away.
     pub reason: Reason,
     /// Nothing of the former log is left, because it was truncated.
@@ -120,7 +120,7 @@ impl Known {
     /// The checkpoint's message at its position proves that the log is the same up to there, whatever server has it. If
     /// there is no message at that position, it may have been deleted, which makes no other history as long as its
     /// position is not given out again.
-    pub fn judge(&self, settled: i64, seen: &Seen) -> Option<Change> {
+    pub fn judge(&self, settled: i64, seen: &Seen) -> Option<HistoryChange> {
         let is_other = |(known, found): (Landmark, Uuid)| known.id != found;
         if self.looked.zip(seen.at_looked).is_some_and(is_other)
             || self.checkpoint.zip(seen.at_checkpoint).is_some_and(is_other)
@@ -154,11 +154,11 @@ impl Known {
         *self = Self::of(seen);
     }
 
-    fn told(&self, seen: &Seen) -> Option<Change> {
+    fn told(&self, seen: &Seen) -> Option<HistoryChange> {
         (seen.number > self.number).then(|| self.change(Reason::Told, seen))
     }
 
-    fn change(&self, reason: Reason, seen: &Seen) -> Change {
+    fn change(&self, reason: Reason, seen: &Seen) -> HistoryChange {
         let is_same_server = !differ(&self.ground.server, &seen.ground.server);
         let is_anew = match (self.first, seen.first) {
             (_, None) => true,
@@ -167,7 +167,7 @@ impl Known {
             (Some(known), Some(first)) => first.position <= known.position && first.id != known.id,
             (None, Some(_)) => false,
         };
-        Change { reason, is_anew }
+        HistoryChange { reason, is_anew }
     }
 }
 
@@ -261,9 +261,9 @@ mod tests {
     #[test]
     fn a_log_that_has_grown_past_the_place_again_is_noticed() {
         let grown = Seen { at_checkpoint: Some(Uuid::from_u128(99)), ..same() };
-        assert_eq!(known().judge(10, &grown), Some(Change { reason: Reason::OtherMessage, is_anew: false }));
+        assert_eq!(known().judge(10, &grown), Some(HistoryChange { reason: Reason::OtherMessage, is_anew: false }));
         let hole = Seen { at_checkpoint: None, first: Some(mark(1, 91)), ground: ground(8), ..same() };
-        assert_eq!(known().judge(10, &hole), Some(Change { reason: Reason::OtherSequence, is_anew: true }));
+        assert_eq!(known().judge(10, &hole), Some(HistoryChange { reason: Reason::OtherSequence, is_anew: true }));
         let other = Ground { server: Some("two".into()), sequence_file: Some(7) };
         assert_eq!(reason(10, Seen { at_checkpoint: None, ground: other, ..same() }), Some(Reason::OtherServer));
     }

@@ -60,7 +60,7 @@ pub enum Observation {
     },
     /// The database did not do as it was asked.
     StoreFailed {
-        /// Who asked.
+        /// The agent, or the kind of readers, that asked it.
         by: String,
         /// How it failed.
         kind: FailureKind,
@@ -71,7 +71,7 @@ pub enum Observation {
     },
     /// The database answers one again that had lost it.
     DatabaseFound {
-        /// Who asked.
+        /// The agent, or the kind of readers, that asked it.
         by: &'static str,
     },
     /// It was looked how old the backup of the embedded server is.

@@ -25,7 +25,7 @@ pub const PARTITIONS_MAX: i64 = 10_000;
 
 /// Gives each message its partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, try_from = "written::Written")]
+#[serde(untagged, try_from = "written::WrittenPartitioner")]
 #[allow(missing_docs)] // each variant is described by its type
 pub enum Partitioner {
     Constant(ConstantPartitioner),
@@ -148,7 +148,7 @@ pub struct Compiled {
 
 /// Where a partitioner puts a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum Partitioned {
     /// Into this partition, which may be beyond the bounds.
     Partition(i64),
     /// Into the partition of each of these keys.
@@ -206,9 +206,9 @@ impl Partitioner {
 
 impl Compiled {
     /// Where the message goes, or why it cannot be placed.
-    pub fn place(&self, message: &Message) -> Result<Place, String> {
+    pub fn place(&self, message: &Message) -> Result<Partitioned, String> {
         let partition = match &self.partitioner {
-            Partitioner::Key(key) => return key.keys(message, &self.path).map(Place::Keys),
+            Partitioner::Key(key) => return key.keys(message, &self.path).map(Partitioned::Keys),
             Partitioner::Constant(_) => Ok(0),
             Partitioner::Hash(hash) => {
                 let stream_name = &*message.stream_name;
@@ -236,7 +236,7 @@ impl Compiled {
                 }
             }
         };
-        partition.map(Place::Partition)
+        partition.map(Partitioned::Partition)
     }
 
     fn pointed(&self, field: &str, json: &str, pointed: &ValuePartitioner) -> Result<i64, String> {
@@ -321,8 +321,8 @@ mod tests {
         let compiled = partitioner.compile(PARTITIONS_MAX - 1, &mut violations);
         assert_eq!(violations, []);
         match compiled.place(message)? {
-            Place::Partition(partition) => Ok(partition),
-            Place::Keys(keys) => panic!("{keys:?}"),
+            Partitioned::Partition(partition) => Ok(partition),
+            Partitioned::Keys(keys) => panic!("{keys:?}"),
         }
     }
 

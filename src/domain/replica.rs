@@ -7,7 +7,7 @@
 
 /// A position, and the end of the primary's log afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mark {
+pub struct ReplayMark {
     /// Everything up to here is settled.
     pub settled: i64,
     /// How far a replica has to have replayed.
@@ -20,7 +20,7 @@ pub struct Mark {
 
 /// What a replica says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct ReplicaReport {
     /// It replays; otherwise it was promoted.
     pub is_replica: bool,
     /// How far it has replayed.
@@ -72,20 +72,20 @@ const LAGGING_LOOKS: u32 = 5;
 
 /// What is known of one replica.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub struct ReplicaProgress {
     /// What it has replayed.
-    reached: Option<Mark>,
+    reached: Option<ReplayMark>,
     /// What it has to replay next. One is enough: the next one is taken when this one is reached.
-    wanted: Option<Mark>,
+    wanted: Option<ReplayMark>,
     looks_waited: u32,
     started: String,
     has_failed: bool,
 }
 
-impl Standing {
+impl ReplicaProgress {
     /// Takes in what it says, after a mark was made.
-    pub fn on_look(&mut self, mark: Mark, seen: &Seen) -> Use {
-        let is_other = |known: &Mark| known.primary != mark.primary || known.history != mark.history;
+    pub fn on_look(&mut self, mark: ReplayMark, seen: &ReplicaReport) -> Use {
+        let is_other = |known: &ReplayMark| known.primary != mark.primary || known.history != mark.history;
         let is_same = self.started == seen.started && !self.reached.iter().chain(&self.wanted).any(is_other);
         if !seen.is_replica || seen.primary.as_ref() != Some(&mark.primary) || !is_same {
             *self = Self { started: seen.started.clone(), ..Self::default() };
@@ -123,7 +123,7 @@ impl Standing {
         self.has_failed = true;
     }
 
-    /// Up to which position it may be read, by whom knows the log of this history; and when it was started.
+    /// Up to which position it may be read, by a reader that knows the log of this history; and when it was started.
     pub fn readable(&self, history: u64) -> Option<(i64, &str)> {
         let reached = self.reached.as_ref().filter(|mark| !self.has_failed && mark.history == history)?;
         Some((reached.settled, &self.started))
@@ -134,79 +134,82 @@ impl Standing {
 mod tests {
     use super::*;
 
-    fn mark(settled: i64, end: i64) -> Mark {
-        Mark { settled, end, primary: "p/1".into(), history: 0 }
+    fn mark(settled: i64, end: i64) -> ReplayMark {
+        ReplayMark { settled, end, primary: "p/1".into(), history: 0 }
     }
 
-    fn seen(replayed: i64) -> Seen {
-        Seen { is_replica: true, replayed, started: "then".into(), primary: Some("p/1".into()) }
+    fn seen(replayed: i64) -> ReplicaReport {
+        ReplicaReport { is_replica: true, replayed, started: "then".into(), primary: Some("p/1".into()) }
     }
 
-    fn readable(standing: &Standing) -> Option<i64> {
-        standing.readable(0).map(|(up_to, _)| up_to)
+    fn readable(progress: &ReplicaProgress) -> Option<i64> {
+        progress.readable(0).map(|(up_to, _)| up_to)
     }
 
     #[test]
     fn a_replica_is_read_up_to_what_was_settled_before_the_end_that_it_has_replayed() {
-        let mut standing = Standing::default();
-        assert_eq!(standing.on_look(mark(10, 100), &seen(100)), Use::Used);
-        assert_eq!(readable(&standing), Some(10));
-        assert_eq!(standing.on_look(mark(20, 200), &seen(199)), Use::Used);
-        assert_eq!(readable(&standing), Some(10));
+        let mut progress = ReplicaProgress::default();
+        assert_eq!(progress.on_look(mark(10, 100), &seen(100)), Use::Used);
+        assert_eq!(readable(&progress), Some(10));
+        assert_eq!(progress.on_look(mark(20, 200), &seen(199)), Use::Used);
+        assert_eq!(readable(&progress), Some(10));
         // What it had to replay was noted a look ago; meanwhile there is more.
-        assert_eq!(standing.on_look(mark(30, 300), &seen(200)), Use::Used);
-        assert_eq!(readable(&standing), Some(20));
+        assert_eq!(progress.on_look(mark(30, 300), &seen(200)), Use::Used);
+        assert_eq!(readable(&progress), Some(20));
     }
 
     #[test]
     fn one_that_replays_late_is_read_up_to_an_old_position_and_one_that_pauses_never_further() {
-        let mut standing = Standing::default();
-        assert_eq!(standing.on_look(mark(10, 100), &seen(50)), Use::Behind);
-        assert_eq!(readable(&standing), None);
+        let mut progress = ReplicaProgress::default();
+        assert_eq!(progress.on_look(mark(10, 100), &seen(50)), Use::Behind);
+        assert_eq!(readable(&progress), None);
         for look in 2..20 {
-            let used = standing.on_look(mark(10 * look, 100 * look), &seen(100));
+            let used = progress.on_look(mark(10 * look, 100 * look), &seen(100));
             assert_eq!(used, if look < 7 { Use::Used } else { Use::Lagging }, "{look}");
-            assert_eq!(readable(&standing), Some(10));
+            assert_eq!(readable(&progress), Some(10));
         }
-        assert_eq!(standing.on_look(mark(300, 3000), &seen(3000)), Use::Used);
-        assert_eq!(readable(&standing), Some(300));
+        assert_eq!(progress.on_look(mark(300, 3000), &seen(3000)), Use::Used);
+        assert_eq!(readable(&progress), Some(300));
     }
 
     #[test]
     fn what_was_replayed_counts_on_the_same_line_only() {
         let used = || {
-            let mut standing = Standing::default();
-            standing.on_look(mark(10, 100), &seen(100));
-            standing
+            let mut progress = ReplicaProgress::default();
+            progress.on_look(mark(10, 100), &seen(100));
+            progress
         };
-        let mut standing = used();
-        assert_eq!(standing.on_look(mark(11, 110), &Seen { is_replica: false, ..seen(500) }), Use::Promoted);
-        assert_eq!(readable(&standing), None);
+        let mut progress = used();
+        assert_eq!(progress.on_look(mark(11, 110), &ReplicaReport { is_replica: false, ..seen(500) }), Use::Promoted);
+        assert_eq!(readable(&progress), None);
         // It was ahead of the one that was promoted.
-        let mut standing = used();
-        let promoted = Mark { primary: "p/2".into(), ..mark(8, 90) };
-        assert_eq!(standing.on_look(promoted.clone(), &seen(500)), Use::OtherPrimary);
-        assert_eq!(readable(&standing), None);
-        let follows = Seen { primary: Some("p/2".into()), ..seen(95) };
-        assert_eq!(standing.on_look(promoted, &follows), Use::Used);
-        assert_eq!(readable(&standing), Some(8));
+        let mut progress = used();
+        let promoted = ReplayMark { primary: "p/2".into(), ..mark(8, 90) };
+        assert_eq!(progress.on_look(promoted.clone(), &seen(500)), Use::OtherPrimary);
+        assert_eq!(readable(&progress), None);
+        let follows = ReplicaReport { primary: Some("p/2".into()), ..seen(95) };
+        assert_eq!(progress.on_look(promoted, &follows), Use::Used);
+        assert_eq!(readable(&progress), Some(8));
         // Made anew, from an older copy.
-        let mut standing = used();
-        assert_eq!(standing.on_look(mark(11, 110), &Seen { started: "later".into(), ..seen(60) }), Use::Behind);
-        assert_eq!(readable(&standing), None);
+        let mut progress = used();
+        assert_eq!(
+            progress.on_look(mark(11, 110), &ReplicaReport { started: "later".into(), ..seen(60) }),
+            Use::Behind
+        );
+        assert_eq!(readable(&progress), None);
         // The log went back.
-        let mut standing = used();
-        assert_eq!(standing.on_look(Mark { history: 1, ..mark(5, 120) }, &seen(110)), Use::Behind);
-        assert_eq!((readable(&standing), standing.readable(1)), (None, None));
+        let mut progress = used();
+        assert_eq!(progress.on_look(ReplayMark { history: 1, ..mark(5, 120) }, &seen(110)), Use::Behind);
+        assert_eq!((readable(&progress), progress.readable(1)), (None, None));
     }
 
     #[test]
     fn one_that_fails_is_read_again_once_it_answers() {
-        let mut standing = Standing::default();
-        standing.on_look(mark(10, 100), &seen(100));
-        standing.on_failure();
-        assert_eq!(readable(&standing), None);
-        assert_eq!(standing.on_look(mark(20, 200), &seen(150)), Use::Used);
-        assert_eq!(readable(&standing), Some(10));
+        let mut progress = ReplicaProgress::default();
+        progress.on_look(mark(10, 100), &seen(100));
+        progress.on_failure();
+        assert_eq!(readable(&progress), None);
+        assert_eq!(progress.on_look(mark(20, 200), &seen(150)), Use::Used);
+        assert_eq!(readable(&progress), Some(10));
     }
 }

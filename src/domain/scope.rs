@@ -123,7 +123,7 @@ impl Scope {
         Self::Subscribe(Pattern::of(name))
     }
 
-    /// Whether who has this scope may do all that the other one allows.
+    /// Whether a caller that has this scope may do all that the other one allows.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Admin, _) => true,

@@ -89,7 +89,7 @@ mod fetching {
     }
 
     async fn checked_archive(url: &str, name: &str) -> Result<Vec<u8>, EmbeddedPostgresError> {
-        // What fetches has no provider of cryptography of its own. Whoever comes second finds it done.
+        // What fetches has no provider of cryptography of its own. A second call finds it done.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().user_agent("headwater").build();
         let http = http.map_err(|error| failed(in_full(&error), CHECK_NETWORK))?;

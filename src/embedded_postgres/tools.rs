@@ -1,4 +1,4 @@
-//! PostgreSQL's own programs for backups: found as the server is, and run as whoever runs this one.
+//! PostgreSQL's own programs for backups: found as the server is, and run by the account that runs this one.
 use super::EmbeddedSettings;
 use super::account::Account;
 use super::binaries::{Binaries, Search};

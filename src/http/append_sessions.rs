@@ -19,7 +19,7 @@ use super::body::LINES;
 use super::extract::{Object, malformed_json};
 use super::parameters::Validator;
 use super::problem::{Problem, ProblemDocument, ProblemKind};
-use super::streams::{AppendHeaders, AppendedMessage, NewMessageBody, Place, check_message, check_version};
+use super::streams::{AppendHeaders, AppendedMessage, MessagePlace, NewMessageBody, check_message, check_version};
 use super::wire::{LINGER_BYTES_MAX, LINGER_TIME_MAX};
 use super::{App, credentials};
 use crate::domain::Violation;
@@ -205,7 +205,7 @@ impl Conversation {
             }
         }
         let body = NewMessageBody { id, r#type, data, metadata, time };
-        let place = Place::OnLine(number);
+        let place = MessagePlace::OnLine(number);
         let of = (&self.headers, self.messages);
         let message = check_message(&mut rules, &self.app.limits, place, body, self.session.stream_name(), of)?;
         self.messages += 1;

@@ -10,7 +10,7 @@ use super::tags;
 use crate::domain::time::Timestamp;
 use crate::service::auth;
 
-/// Who asks, and what may be asked for.
+/// The caller of a request, and what it may ask for.
 #[derive(Serialize, ToSchema)]
 pub struct Caller {
     /// The credential's name, as limits and logs have it: `key:` and the id of an API key, or the issuer and subject of a JWT.

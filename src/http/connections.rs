@@ -15,10 +15,10 @@ use super::problem_bodies::as_http1;
 use crate::domain::observation::Observation;
 use crate::telemetry::Observer;
 
-/// Refused connections that are told so at the same time; more are closed without a word.
-pub const TOLD_MAX: usize = 64;
+/// Refused connections that are refusals so at the same time; more are closed without a word.
+pub const REFUSALS_MAX: usize = 64;
 /// How long a refused connection stays, so that its client reads the answer.
-const TOLD_TIME_MAX: Duration = Duration::from_secs(1);
+const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// The connections of one listener. Cheap to clone.
 #[derive(Clone)]
@@ -29,12 +29,12 @@ struct Shared {
     /// 0: as many as in all.
     per_address_max: usize,
     observer: Observer,
-    open: Mutex<Open>,
-    told: AtomicUsize,
+    open: Mutex<OpenConnections>,
+    refusals: AtomicUsize,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenConnections {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -63,8 +63,8 @@ impl Full {
 
 impl Connections {
     pub fn new(max: usize, per_address_max: usize, observer: Observer) -> Self {
-        let (open, told) = Default::default();
-        Self(Arc::new(Shared { max, per_address_max, observer, open, told }))
+        let (open, refusals) = Default::default();
+        Self(Arc::new(Shared { max, per_address_max, observer, open, refusals }))
     }
 
     /// A place for a connection from this address.
@@ -86,9 +86,9 @@ impl Connections {
 
     /// Tells a client over plain HTTP/1.1 why its connection is closed, if that can be said without waiting.
     pub async fn refuse(&self, mut stream: TcpStream, full: Full) {
-        let _told = match self.0.told.fetch_add(1, Ordering::Relaxed) {
-            others if others < TOLD_MAX => Told(&self.0.told),
-            _ => return drop(Told(&self.0.told)),
+        let _refusal = match self.0.refusals.fetch_add(1, Ordering::Relaxed) {
+            others if others < REFUSALS_MAX => Refusal(&self.0.refusals),
+            _ => return drop(Refusal(&self.0.refusals)),
         };
         let (setting, which) = match full {
             Full::InAll => (full.setting(), "open"),
@@ -103,16 +103,16 @@ impl Connections {
         let _ = socket2::SockRef::from(&stream).shutdown(std::net::Shutdown::Write);
         let mut thrown_away = [0; 1 << 10];
         let reading = async { while stream.read(&mut thrown_away).await.is_ok_and(|count| count > 0) {} };
-        let _ = tokio::time::timeout(TOLD_TIME_MAX, reading).await;
+        let _ = tokio::time::timeout(REFUSAL_TIME_MAX, reading).await;
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
+    fn open(&self) -> MutexGuard<'_, OpenConnections> {
         // A panic leaves nothing half done in here.
         self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Open {
+impl OpenConnections {
     fn enter(&mut self, address: IpAddr, max: usize, per_address_max: usize) -> Result<(), Full> {
         if self.all >= max {
             return Err(Full::InAll);
@@ -146,15 +146,15 @@ impl Drop for Permit {
     }
 }
 
-struct Told<'a>(&'a AtomicUsize);
+struct Refusal<'a>(&'a AtomicUsize);
 
-impl Drop for Told<'_> {
+impl Drop for Refusal<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// An address as it is counted: who has one address of IPv6 has all that begin with the same 64 bits.
+/// An address as it is counted: a client with one address of IPv6 has all that begin with the same 64 bits.
 fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),

@@ -1,4 +1,4 @@
-//! Who asks: a request's credential becomes its caller, and goes no further.
+//! The caller of a request: made of its credential, which goes no further.
 
 use std::convert::Infallible;
 

@@ -55,9 +55,11 @@ impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
         let beginning = Box::pin(begin(stream, header_timeout, router));
         Box::pin(async move {
             match beginning.await? {
-                Begun::Events { socket, head, stream } => event_socket::serve(socket, head, stream, groups).await?,
-                Begun::Answered => {}
-                Begun::Other(stream) => return Ok((stream, service)),
+                ConnectionKind::Events { socket, head, stream } => {
+                    event_socket::serve(socket, head, stream, groups).await?;
+                }
+                ConnectionKind::Answered => {}
+                ConnectionKind::Other(stream) => return Ok((stream, service)),
             }
             // The connection was served: nothing is left for hyper.
             Err(io::ErrorKind::ConnectionAborted.into())
@@ -66,7 +68,7 @@ impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
 }
 
 /// What a connection turns out to be.
-enum Begun {
+enum ConnectionKind {
     /// It carries an event stream: the head of the answer is still to be written.
     Events { socket: TcpStream, head: Bytes, stream: EventStream },
     /// It asked for one and was told why there is none.
@@ -75,7 +77,7 @@ enum Begun {
     Other(PrefixedStream),
 }
 
-async fn begin(mut stream: TcpStream, header_timeout: Duration, router: Router) -> io::Result<Begun> {
+async fn begin(mut stream: TcpStream, header_timeout: Duration, router: Router) -> io::Result<ConnectionKind> {
     stream.set_nodelay(true)?;
     let mut head = BytesMut::new();
     match tokio::time::timeout(header_timeout, read_head(&mut stream, &mut head)).await {
@@ -87,7 +89,7 @@ async fn begin(mut stream: TcpStream, header_timeout: Duration, router: Router) 
         }
         // hyper says what there is to say of it, and would wait for ever for a first byte.
         Err(_) if head.is_empty() => Err(io::ErrorKind::TimedOut.into()),
-        Ok(Ok(None)) | Err(_) => Ok(Begun::Other(PrefixedStream { head: head.freeze(), stream })),
+        Ok(Ok(None)) | Err(_) => Ok(ConnectionKind::Other(PrefixedStream { head: head.freeze(), stream })),
         Ok(Err(error)) => Err(error),
     }
 }
@@ -135,14 +137,14 @@ fn event_request(head: &[u8]) -> Option<Request<Body>> {
 }
 
 /// Has the request answered: with an event stream, or with what is no event stream, which is sent.
-async fn answer(socket: TcpStream, request: Request<Body>, router: Router) -> io::Result<Begun> {
+async fn answer(socket: TcpStream, request: Request<Body>, router: Router) -> io::Result<ConnectionKind> {
     let Ok(response) = router.oneshot(request).await;
     let Some(stream) = response.extensions().get().and_then(Unwritten::take) else {
         serve_short(socket, response).await?;
-        return Ok(Begun::Answered);
+        return Ok(ConnectionKind::Answered);
     };
     let head = head_of(&response.into_parts().0, "transfer-encoding: chunked\r\n").into();
-    Ok(Begun::Events { socket, head, stream })
+    Ok(ConnectionKind::Events { socket, head, stream })
 }
 
 /// Sends an answer that is no event stream, mostly a problem, and ends the connection.

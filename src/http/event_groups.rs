@@ -25,10 +25,10 @@ const LEVEL_ATTEMPTS_MAX: usize = 4;
 
 /// All groups of one listener. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Groups(Arc<Mutex<Listed>>);
+pub struct Groups(Arc<Mutex<GroupTable>>);
 
 #[derive(Default)]
-struct Listed {
+struct GroupTable {
     groups: HashMap<Audience, Vec<Door>>,
     /// How many groups were made.
     made: u64,
@@ -55,7 +55,7 @@ struct Joiner {
 struct Member {
     socket: Weak<TcpStream>,
     caller: Option<Caller>,
-    home: oneshot::Sender<Departure>,
+    leaves: oneshot::Sender<Departure>,
 }
 
 /// What a connection that leaves a group goes on with.
@@ -66,7 +66,7 @@ pub struct Departure {
 }
 
 /// A connection's place in a group.
-pub struct Membership {
+pub struct GroupMembership {
     departure: oneshot::Receiver<Departure>,
     open: mpsc::Sender<Request>,
 }
@@ -88,11 +88,11 @@ impl Groups {
         writer: Box<Writer>,
         socket: &Arc<TcpStream>,
         caller: Option<&Caller>,
-    ) -> Membership {
-        let (home, departure) = oneshot::channel();
-        let member = Member { socket: Arc::downgrade(socket), caller: caller.cloned(), home };
+    ) -> GroupMembership {
+        let (leaves, departure) = oneshot::channel();
+        let member = Member { socket: Arc::downgrade(socket), caller: caller.cloned(), leaves };
         let open = self.enter(audience, Joiner { writer, member });
-        Membership { departure, open }
+        GroupMembership { departure, open }
     }
 
     /// Enters the first group that has room, or a new one.
@@ -119,13 +119,13 @@ impl Groups {
         open
     }
 
-    fn listed(&self) -> MutexGuard<'_, Listed> {
+    fn listed(&self) -> MutexGuard<'_, GroupTable> {
         // A panic leaves nothing half done in here.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Membership {
+impl GroupMembership {
     /// Stays in the group until the connection has to go on by itself; `None`: it is lost. May be given up at any point.
     pub async fn ended(mut self, caller: Option<&Caller>) -> Option<Departure> {
         if let Some(caller) = caller {
@@ -261,7 +261,7 @@ impl Member {
     fn leave(self, rest: Bytes, writer: Option<Box<Writer>>) {
         if let Some(writer) = writer {
             // A connection that has gone does not receive this.
-            let _ = self.home.send(Departure { rest, writer });
+            let _ = self.leaves.send(Departure { rest, writer });
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::service::auth::Caller;
 use crate::service::event_streams::{self, Admission, Event, Events};
 use crate::service::log::Trimmed;
 use crate::service::open_streams::Asked;
-use crate::service::subscriptions::Change;
+use crate::service::subscriptions::AssignmentChange;
 
 /// A client that lost its connection comes back after this long, with up to as much again on top, so that not all come
 /// at once.
@@ -134,7 +134,7 @@ impl Chunk {
 }
 
 impl Writer {
-    /// With whom it may be shared, if there may be anybody.
+    /// The connections that it may be shared with, if there may be any.
     pub fn audience(&self) -> Option<Audience> {
         Some(Audience { events: self.events.audience()?, frames: self.frames })
     }
@@ -186,10 +186,10 @@ impl Writer {
             Event::Delivered { changes, trimmed, deliveries } => {
                 for change in changes {
                     match change {
-                        Change::Assigned { partition, epoch, position } => {
+                        AssignmentChange::Assigned { partition, epoch, position } => {
                             frames.event(out, "assigned", id, &AssignedEvent { partition, epoch, position });
                         }
-                        Change::Revoked { partition, reason } => {
+                        AssignmentChange::Revoked { partition, reason } => {
                             frames.event(out, "revoked", id, &RevokedEvent { partition, reason });
                         }
                     }

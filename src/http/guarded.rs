@@ -110,8 +110,8 @@ impl Conduct {
             return response;
         }
         self.event_streams.fetch_add(1, Ordering::Relaxed);
-        let following = Following(self.clone());
-        response.map(|body| Body::new(EventStreamBody { body, _following: following }))
+        let open = OpenEventStream(self.clone());
+        response.map(|body| Body::new(EventStreamBody { body, _open: open }))
     }
 }
 
@@ -138,9 +138,9 @@ impl Drop for Unanswered {
     }
 }
 
-struct Following(Arc<Conduct>);
+struct OpenEventStream(Arc<Conduct>);
 
-impl Drop for Following {
+impl Drop for OpenEventStream {
     fn drop(&mut self) {
         self.0.event_streams.fetch_sub(1, Ordering::Relaxed);
     }
@@ -149,7 +149,7 @@ impl Drop for Following {
 /// The body of an event stream.
 struct EventStreamBody {
     body: Body,
-    _following: Following,
+    _open: OpenEventStream,
 }
 
 impl HttpBody for EventStreamBody {

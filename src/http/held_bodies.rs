@@ -35,11 +35,11 @@ struct Shared {
     bytes_max: usize,
     write_timeout: Duration,
     observer: Observer,
-    held: Mutex<Held>,
+    held: Mutex<BodyTable>,
 }
 
 #[derive(Default)]
-struct Held {
+struct BodyTable {
     bytes: usize,
     number: u64,
     bodies: HashMap<u64, Entry>,
@@ -52,8 +52,8 @@ struct Entry {
     let_go: CancellationToken,
 }
 
-/// The room that one body takes.
-struct Room {
+/// A body that takes its room until this is dropped.
+struct HeldBody {
     bodies: HeldBodies,
     number: u64,
     let_go: CancellationToken,
@@ -64,12 +64,12 @@ impl HeldBodies {
         Self(Arc::new(Shared { bytes_max, write_timeout, observer, held: Mutex::default() }))
     }
 
-    /// Room for a body; `None`: there is none. A body that is alone has room, whatever its size.
-    fn enter(&self, bytes: usize, what: Stalled) -> Option<Room> {
+    /// HeldBody for a body; `None`: there is none. A body that is alone has room, whatever its size.
+    fn enter(&self, bytes: usize, what: Stalled) -> Option<HeldBody> {
         self.enter_with(bytes, what, CancellationToken::new())
     }
 
-    fn enter_with(&self, bytes: usize, what: Stalled, let_go: CancellationToken) -> Option<Room> {
+    fn enter_with(&self, bytes: usize, what: Stalled, let_go: CancellationToken) -> Option<HeldBody> {
         let mut held = self.held();
         if !self.make_room(&mut held, bytes) {
             drop(held);
@@ -80,12 +80,12 @@ impl HeldBodies {
         held.bytes += bytes;
         let number = held.number;
         held.bodies.insert(number, Entry { bytes, moved_at: Instant::now(), what, let_go: let_go.clone() });
-        Some(Room { bodies: self.clone(), number, let_go })
+        Some(HeldBody { bodies: self.clone(), number, let_go })
     }
 
     /// Lets go of stalled bodies, those that moved last first, as far as is needed.
-    fn make_room(&self, held: &mut Held, wanted: usize) -> bool {
-        let fits = |held: &Held| held.bytes == 0 || held.bytes.saturating_add(wanted) <= self.0.bytes_max;
+    fn make_room(&self, held: &mut BodyTable, wanted: usize) -> bool {
+        let fits = |held: &BodyTable| held.bytes == 0 || held.bytes.saturating_add(wanted) <= self.0.bytes_max;
         if fits(held) {
             return true;
         }
@@ -125,7 +125,7 @@ impl HeldBodies {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, BodyTable> {
         // A panic leaves nothing half done in here.
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,7 +137,7 @@ pub fn no_room() -> Problem {
     Problem::new(ProblemKind::Overloaded, detail).with("setting", "--bodies-bytes-max")
 }
 
-impl Room {
+impl HeldBody {
     /// The body has moved and takes so many bytes now. False: there is no room for it, or it was let go of.
     fn resize(&self, bytes: usize) -> bool {
         let mut held = self.bodies.held();
@@ -165,7 +165,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for HeldBody {
     fn drop(&mut self) {
         let mut held = self.bodies.held();
         if let Some(entry) = held.bodies.remove(&self.number) {
@@ -183,11 +183,11 @@ struct Answer {
 
 struct Rest {
     text: Bytes,
-    room: Room,
+    room: HeldBody,
 }
 
 impl Answer {
-    fn new(text: Bytes, room: Room, write_timeout: Duration) -> Self {
+    fn new(text: Bytes, room: HeldBody, write_timeout: Duration) -> Self {
         let left = text.len();
         let let_go = room.let_go();
         let rest = Arc::new(Mutex::new(Some(Rest { text, room })));
@@ -278,7 +278,7 @@ pub struct Incoming {
     bodies: HeldBodies,
     bytes: usize,
     /// As soon as it is no small one.
-    room: Option<Room>,
+    room: Option<HeldBody>,
     /// Cancelled when the body has to be given up.
     refused: CancellationToken,
 }

@@ -2,7 +2,7 @@
 //!
 //! A full page of settled messages never changes but by erasures and trims. Its ETag is made of what it was asked for and of
 //! the generation of the log's past, which those raise, so that "is it still the same?" is answered without reading it. All
-//! other pages are for whoever asked alone, but for those of long polls that many may ask for together.
+//! other pages are for their caller alone, but for those of long polls that many may ask for together.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,7 +23,7 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// What JSON's readers take as it is.
 const CURSOR_MAX: i64 = (1 << 53) - 1;
 
-/// Who may keep pages, and for how long.
+/// Which caches may keep pages, and for how long.
 #[derive(Debug, Clone, Copy)]
 pub struct PageCaching {
     /// Caches that others share may keep them as well.

@@ -29,7 +29,7 @@ use crate::service::follow::{AggregatedTarget, Target};
 
 /// A message in its partition.
 #[derive(Serialize, ToSchema)]
-#[allow(dead_code)] // described only: it is put together from parts that stand already
+#[allow(dead_code)] // described only: it is put together from parts that exist already
 pub struct PartitionMessage {
     #[schema(example = 2, minimum = 0)]
     pub partition: i32,

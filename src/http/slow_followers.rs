@@ -12,7 +12,7 @@ use super::problem::Problem;
 use super::{App, tags};
 use crate::service::open_streams::{BehindStream, WaitsFor};
 
-/// Who is behind for less than this is on its way.
+/// A follower that is behind for less than this is on its way.
 const BEHIND_FOR_DEFAULT: Duration = Duration::from_secs(1);
 const BEHIND_FOR_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -186,7 +186,7 @@ pub fn check_stream(
     let StreamBody { prefix, stream_name, expected_version, must_exist, messages } = body;
     let mut checked = Vec::with_capacity(messages.len());
     for (at, Object(message)) in messages.into_iter().enumerate() {
-        let place = Place::InList { prefix, at };
+        let place = MessagePlace::InList { prefix, at };
         let message = check_message(rules, limits, place, message, &stream_name, (headers, at))?;
         if !ids.insert(message.id) {
             rules.invalid(&place.field("id"), "must differ from the ids of the other messages");
@@ -229,14 +229,14 @@ impl AppendHeaders {
 
 /// Where a message is in what was sent.
 #[derive(Debug, Clone, Copy)]
-pub enum Place<'a> {
+pub enum MessagePlace<'a> {
     /// In a list `messages`, which is there in the body.
     InList { prefix: &'a str, at: usize },
     /// Alone on a line of the body.
     OnLine(u64),
 }
 
-impl Place<'_> {
+impl MessagePlace<'_> {
     fn field(self, name: &str) -> String {
         match self {
             Self::InList { prefix, at } => format!("{prefix}messages[{at}].{name}"),
@@ -249,7 +249,7 @@ impl Place<'_> {
 pub fn check_message(
     rules: &mut Validator,
     limits: &Limits,
-    place: Place<'_>,
+    place: MessagePlace<'_>,
     body: NewMessageBody,
     stream_name: &StreamName,
     (headers, number): (&AppendHeaders, usize),
@@ -258,8 +258,8 @@ pub fn check_message(
     let (bytes, limit) = (length(&body.data) + length(&body.metadata), limits.message_bytes_max);
     if bytes > limit {
         let what = match place {
-            Place::InList { prefix, at } => format!("{prefix}messages[{at}]"),
-            Place::OnLine(number) => format!("The message on line {number}"),
+            MessagePlace::InList { prefix, at } => format!("{prefix}messages[{at}]"),
+            MessagePlace::OnLine(number) => format!("The message on line {number}"),
         };
         let detail = format!("{what} has {bytes} bytes of data and metadata; at most {limit} are allowed.");
         return Err(Problem::new(ProblemKind::MessageTooLarge, detail).with("limit", limit));

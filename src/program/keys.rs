@@ -1,4 +1,4 @@
-//! `headwater keys`: API keys, by whoever may use the database. So the first key needs no service and no key.
+//! `headwater keys`: API keys, for everybody who may use the database. So the first key needs no service and no key.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::service::auth::{CreateKeyError, KeyRequest, NewApiKey, new_key};
 use crate::store::migrate::{self, MigrateOptions};
 use crate::store::{Database, StoreError};
 
-/// Who has made a key that was made here.
+/// The maker of keys that are made here.
 const MADE_BY: &str = "command line";
 /// Keys that are read at once.
 const PAGE: i64 = 1_000;

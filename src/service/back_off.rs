@@ -29,7 +29,7 @@ impl BackOff {
         Self { by, observer, pause: PAUSE_FIRST, pause_max: PAUSE_MAX, reported: None }
     }
 
-    /// Shortens the longest pause, for agents for whose next attempt requests wait.
+    /// Shortens the longest pause, for agents whose next attempt requests wait for.
     pub fn at_most(self, pause_max: Duration) -> Self {
         Self { pause_max, ..self }
     }

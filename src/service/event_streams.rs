@@ -8,11 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
 use super::credential_limits::{CredentialLimits, FollowerPlace};
-use super::event_source::Source;
+use super::event_source::EventSource;
 use super::log::follower::Follower;
 use super::log::{Entry, LogName, Trimmed};
 use super::open_streams::{BehindReport, Listed, OpenStream, OpenStreams};
-use super::subscriptions::{Change, Delivery};
+use super::subscriptions::{AssignmentChange, Delivery};
 use super::tail::Tail;
 use super::tail::heartbeat::{Beat, Heartbeats};
 use crate::domain::closing::ClosingReason;
@@ -37,7 +37,7 @@ pub enum Event {
     /// Messages were trimmed before these, and before the cursor.
     Trimmed { trimmed: Trimmed, entries: Vec<Entry>, cursor: EventId },
     /// What has changed in what a consumer of a subscription holds, and messages for it.
-    Delivered { changes: Vec<Change>, trimmed: Option<Trimmed>, deliveries: Vec<Delivery> },
+    Delivered { changes: Vec<AssignmentChange>, trimmed: Option<Trimmed>, deliveries: Vec<Delivery> },
     /// The filter let nothing pass for a while; the cursor has moved on.
     Moved(EventId),
     /// History is done; from here on messages come as they are settled.
@@ -176,7 +176,7 @@ pub struct Events {
     /// The connection that is told; `None`: several, of which each has its own.
     open: Option<Arc<OpenStream>>,
     /// `None` after the last event: what it holds is given back at once.
-    source: Option<Source>,
+    source: Option<EventSource>,
     /// What is still to be said where the source is gone.
     closing: Option<ClosingReason>,
     cursor: Option<EventId>,
@@ -199,13 +199,13 @@ async fn ended(caller: Option<&Caller>) {
 }
 
 impl Events {
-    pub(super) fn new(admission: &Admission, source: Source, heartbeat: Duration) -> Self {
+    pub(super) fn new(admission: &Admission, source: EventSource, heartbeat: Duration) -> Self {
         let (streams, cursor, told_at) = (admission.streams.clone(), source.cursor(), Instant::now());
         let open = admission.stream().clone();
         match &source {
-            Source::Log(_) => source.told_up_to().into_iter().for_each(|position| open.told_up_to(position)),
+            EventSource::Log(_) => source.told_up_to().into_iter().for_each(|position| open.told_up_to(position)),
             // How far a subscription is behind, its status says.
-            Source::Subscription(_) => open.caught_up(),
+            EventSource::Subscription(_) => open.caught_up(),
         }
         let open = Some(open);
         let source = Some(source);
@@ -228,7 +228,11 @@ impl Events {
     /// From here on they are for one connection again.
     pub fn go_on_for(&mut self, caller: Option<Caller>, open: &Arc<OpenStream>) {
         self.caller = caller;
-        self.source.as_ref().and_then(Source::told_up_to).into_iter().for_each(|position| open.told_up_to(position));
+        self.source
+            .as_ref()
+            .and_then(EventSource::told_up_to)
+            .into_iter()
+            .for_each(|position| open.told_up_to(position));
         if !self.is_live() {
             open.fell_behind();
         }
@@ -250,7 +254,7 @@ impl Events {
         self.live().is_some()
     }
 
-    /// With whom it may be shared, if there may be anybody.
+    /// The connections that it may be shared with, if there may be any.
     pub fn audience(&self) -> Option<Audience> {
         // One from beyond the end leaves out what comes before its place.
         let follower = self.live().filter(|_| self.id().is_some())?;
@@ -273,8 +277,8 @@ impl Events {
     pub fn fork(&self, closing: Option<ClosingReason>) -> Option<Self> {
         let source = match (&self.source, closing) {
             (_, Some(_)) => None,
-            (Some(Source::Log(followed)), None) => Some(Source::Log(followed.fork()?)),
-            (Some(Source::Subscription(_)) | None, None) => return None,
+            (Some(EventSource::Log(followed)), None) => Some(EventSource::Log(followed.fork()?)),
+            (Some(EventSource::Subscription(_)) | None, None) => return None,
         };
         let Self { cursor, not_an_id, heartbeat, told_at, closing_step, .. } = *self;
         let (streams, caller, open, beat) = (self.streams.clone(), None, None, None);
@@ -286,9 +290,9 @@ impl Events {
         let Some(source) = self.source.as_mut() else { return self.closing.take().map(Event::Closing) };
         let shared = &self.streams.0;
         let draining = match source {
-            Source::Log(_) => &shared.closing[usize::from(self.closing_step)],
+            EventSource::Log(_) => &shared.closing[usize::from(self.closing_step)],
             // What it holds is for others to take over, at once.
-            Source::Subscription(_) => &shared.draining,
+            EventSource::Subscription(_) => &shared.draining,
         };
         let event = loop {
             if draining.is_cancelled() {
@@ -333,8 +337,8 @@ impl Events {
     /// What there is already; `None`: nothing that need not be waited for.
     pub fn try_next(&mut self) -> Option<Event> {
         let event = match self.source.as_mut()? {
-            Source::Log(followed) => followed.try_next()?,
-            Source::Subscription(_) => return None,
+            EventSource::Log(followed) => followed.try_next()?,
+            EventSource::Subscription(_) => return None,
         };
         self.took(Some(&event));
         Some(self.without_erased(event))
@@ -362,11 +366,11 @@ impl Events {
 
     fn took(&mut self, event: Option<&Event>) {
         self.told_at = Instant::now();
-        self.cursor = self.source.as_ref().and_then(Source::cursor).or(self.cursor);
+        self.cursor = self.source.as_ref().and_then(EventSource::cursor).or(self.cursor);
         if let Some(open) = &self.open {
             self.source
                 .as_ref()
-                .and_then(Source::told_up_to)
+                .and_then(EventSource::told_up_to)
                 .into_iter()
                 .for_each(|position| open.told_up_to(position));
             match event {
@@ -382,8 +386,8 @@ impl Events {
 
     fn live(&self) -> Option<&Follower> {
         match &self.source {
-            Some(Source::Log(followed)) => followed.live(),
-            Some(Source::Subscription(_)) | None => None,
+            Some(EventSource::Log(followed)) => followed.live(),
+            Some(EventSource::Subscription(_)) | None => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::aggregated::FindError;
 use super::aggregated::log::AggregatedSource;
 use super::auth::Caller;
 use super::detached::Detached;
-use super::event_source::Source;
+use super::event_source::EventSource;
 use super::event_streams::{Admission, AdmissionError, Event, Events};
 use super::log::Place;
 use super::log::cursor::Next;
@@ -24,7 +24,7 @@ use crate::domain::filter::Filter;
 use crate::domain::keyed::Part;
 use crate::domain::partitioner::PARTITIONS_MAX;
 use crate::domain::scope::Readable;
-use crate::domain::source::{Source as LogSource, Topic};
+use crate::domain::source::{Source, Topic};
 use crate::store::StoreError;
 use crate::store::aggregated_streams::FoundStream;
 
@@ -41,7 +41,7 @@ pub struct FollowRequest {
 /// What is followed: streams and categories as one log, and aggregated streams, each as one more.
 #[derive(Debug, Default)]
 pub struct Target {
-    pub log: Option<LogSource>,
+    pub log: Option<Source>,
     pub aggregated: Vec<AggregatedTarget>,
 }
 
@@ -71,7 +71,7 @@ pub enum FollowError {
 }
 
 impl Target {
-    pub fn log(source: LogSource) -> Self {
+    pub fn log(source: Source) -> Self {
         Self { log: Some(source), ..Self::default() }
     }
 
@@ -90,8 +90,8 @@ impl Target {
     }
 
     /// The log whose positions are the cursor.
-    fn cursor_log(&self) -> LogSource {
-        self.log.clone().filter(|_| self.aggregated.is_empty()).unwrap_or_else(LogSource::all)
+    fn cursor_log(&self) -> Source {
+        self.log.clone().filter(|_| self.aggregated.is_empty()).unwrap_or_else(Source::all)
     }
 }
 
@@ -137,7 +137,7 @@ impl Service {
             (log, _) => Following::Merged(Box::new(self.merged(log, aggregated, start, place, filter))),
         };
         drop(membership);
-        let mut events = Events::new(&admission, Source::Log(Followed(Detached::Idle(following))), heartbeat);
+        let mut events = Events::new(&admission, EventSource::Log(Followed(Detached::Idle(following))), heartbeat);
         if is_beyond_end {
             events.keep_first_cursor();
         }
@@ -148,14 +148,14 @@ impl Service {
     pub async fn consume(&self, caller: &Caller, request: ConsumeRequest) -> Result<(Admission, Events), FollowError> {
         let admission = self.event_streams.admit(caller)?;
         let connection = self.subscriptions.consumers.connect(&request, caller.rights()).await?;
-        let events = Events::new(&admission, Source::Subscription(connection), request.heartbeat);
+        let events = Events::new(&admission, EventSource::Subscription(connection), request.heartbeat);
         Ok((admission, events))
     }
 
     /// Where the newest messages of all streams of a log are, up to a settled position.
     async fn latest_positions(
         &self,
-        log: &LogSource,
+        log: &Source,
         readable: &Readable,
         settled: i64,
     ) -> Result<LatestPositions, FollowError> {
@@ -189,7 +189,7 @@ impl Service {
 
     fn merged(
         &self,
-        log: Option<LogSource>,
+        log: Option<Source>,
         aggregated: Vec<AggregatedSource>,
         start: Start,
         place: Place,

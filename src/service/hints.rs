@@ -34,14 +34,14 @@ pub struct HintSettings {
 /// Keeps the one LISTEN connection of this instance.
 pub struct Listener {
     database: Database,
-    told: Told,
+    targets: SignalTargets,
     settings: HintSettings,
     observer: Observer,
     is_live: Arc<AtomicBool>,
 }
 
-/// Who is told of signals.
-pub struct Told {
+/// The parts of the service that are told of signals.
+pub struct SignalTargets {
     pub credentials: Credentials,
     pub tail: Tail,
     pub feeds: Feeds,
@@ -50,8 +50,8 @@ pub struct Told {
 }
 
 impl Listener {
-    pub fn new(database: Database, told: Told, settings: HintSettings, observer: Observer) -> Self {
-        Self { database, told, settings, observer, is_live: Arc::default() }
+    pub fn new(database: Database, targets: SignalTargets, settings: HintSettings, observer: Observer) -> Self {
+        Self { database, targets, settings, observer, is_live: Arc::default() }
     }
 
     /// Whether it listens at this moment.
@@ -100,29 +100,29 @@ impl Listener {
     }
 
     fn pass_on(&self, signal: Signal) {
-        let told = &self.told;
+        let targets = &self.targets;
         match signal {
-            Signal::Appended(global_position) => told.tail.hint_at(global_position),
-            Signal::Erased => told.tail.hint_erased(),
-            Signal::Keys => told.credentials.look_again(),
-            Signal::Projected => told.feeds.kick(),
+            Signal::Appended(global_position) => targets.tail.hint_at(global_position),
+            Signal::Erased => targets.tail.hint_erased(),
+            Signal::Keys => targets.credentials.look_again(),
+            Signal::Projected => targets.feeds.kick(),
             Signal::Defined => {
-                told.projector.reload();
-                told.feeds.kick();
+                targets.projector.reload();
+                targets.feeds.kick();
             }
-            Signal::Changed(ids) => told.subscriptions.have_changed(&ids),
-            Signal::Room(ids) => told.subscriptions.have_room(&ids),
+            Signal::Changed(ids) => targets.subscriptions.have_changed(&ids),
+            Signal::Room(ids) => targets.subscriptions.have_room(&ids),
         }
     }
 
     /// Signals may have been missed: everything is looked at.
     fn look_everywhere(&self) {
-        let told = &self.told;
-        told.tail.hint();
-        told.tail.hint_erased();
-        told.credentials.look_again();
-        told.feeds.kick();
-        told.subscriptions.may_have_changed();
+        let targets = &self.targets;
+        targets.tail.hint();
+        targets.tail.hint_erased();
+        targets.credentials.look_again();
+        targets.feeds.kick();
+        targets.subscriptions.may_have_changed();
     }
 }
 

@@ -162,7 +162,7 @@ fn is_same(one: &Series, other: &Series) -> bool {
     one.name == other.name && one.labels == other.labels
 }
 
-/// The lines of a metric in Prometheus' text form that have these labels: what stands in braces, and the value.
+/// The lines of a metric in Prometheus' text form that have these labels: what is in braces, and the value.
 fn lines<'a>(text: &'a str, name: &'a str, series: &'a Series) -> impl Iterator<Item = (&'a str, f64)> {
     text.lines().filter_map(move |line| {
         let rest = line.strip_prefix(name)?;

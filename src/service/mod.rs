@@ -47,7 +47,7 @@ use auth::{CredentialSettings, Credentials};
 use credential_limits::{CredentialLimits, PerCredentialSettings};
 use erase::Eraser;
 use event_streams::EventStreams;
-use hints::{HintSettings, Listener, Notifier, Signals, Told};
+use hints::{HintSettings, Listener, Notifier, SignalTargets, Signals};
 use log::latest::LatestBudget;
 use metrics_history::MetricsHistory;
 use primary_watch::PrimaryWatch;
@@ -172,14 +172,14 @@ impl Service {
             observer.clone(),
         );
         let credentials = Credentials::new(database.clone(), settings.credentials, observer.clone());
-        let told = Told {
+        let targets = SignalTargets {
             credentials: credentials.clone(),
             tail: tail.clone(),
             feeds: feeds.clone(),
             projector: projecting.clone(),
             subscriptions: subscriptions.clone(),
         };
-        let listener = Listener::new(database.clone(), told, settings.hints.clone(), observer.clone());
+        let listener = Listener::new(database.clone(), targets, settings.hints.clone(), observer.clone());
         let notifier = Notifier { database: database.clone(), signals, settings: settings.hints };
         let credential_limits = CredentialLimits::new(settings.per_credential);
         let event_streams = EventStreams::new(

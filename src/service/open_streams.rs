@@ -10,7 +10,7 @@ use crate::domain::time::Timestamp;
 
 /// So many lists, each with a lock of its own: streams come and go while one of them is read.
 const SHARDS: usize = 64;
-/// What stands for no time and no position.
+/// Neither a time nor a position.
 const NONE: i64 = -1;
 
 /// All open event streams. Cheap to clone.
@@ -41,7 +41,7 @@ pub struct OpenStream {
     stalled_since: AtomicI64,
 }
 
-/// What was asked for, and by whom.
+/// What was asked for, and by which caller.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// Path and query, without a ticket.
@@ -143,7 +143,7 @@ impl Drop for Listed {
 }
 
 impl OpenStream {
-    /// Who has asked for it, and for what. Said once.
+    /// Its caller, and what was asked for. Said once.
     pub fn is_asked(&self, asked: Asked) {
         let _ = self.asked.set(asked);
     }

@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use super::tail::Tail;
 use crate::domain::filter::Filter;
 use crate::domain::observation::Observation;
-use crate::domain::replica::{Mark, Standing, Use};
+use crate::domain::replica::{ReplayMark, ReplicaProgress, Use};
 use crate::store::read::PageLimit;
-use crate::store::replica::{ReplicaPage, Wanted};
+use crate::store::replica::{ReplicaPage, ReplicaQuery};
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
 
@@ -30,8 +30,8 @@ pub struct ReplicaDatabase {
 }
 
 /// A page that is to be read.
-pub struct Reading<'a> {
-    pub wanted: Wanted<'a>,
+pub struct ReplicaRead<'a> {
+    pub wanted: ReplicaQuery<'a>,
     /// Only a replica that goes beyond this position is asked.
     pub after: i64,
     /// The log, as [`Tail::history`] counts.
@@ -58,7 +58,7 @@ struct Inner {
 struct Replica {
     name: String,
     database: Database,
-    standing: Mutex<Standing>,
+    progress: Mutex<ReplicaProgress>,
     /// As it was last reported.
     reported: Mutex<Option<Use>>,
 }
@@ -68,7 +68,7 @@ impl Replicas {
         let replica = |ReplicaDatabase { name, database }| Replica {
             name,
             database,
-            standing: Mutex::default(),
+            progress: Mutex::default(),
             reported: Mutex::default(),
         };
         let replicas = replicas.into_iter().map(replica).collect();
@@ -101,24 +101,24 @@ impl Replicas {
         let end = in_time(LOOK_TIMEOUT, primary.log_end()).await;
         // Without the primary nothing new is known; a page of a replica needs a word of the primary anyhow.
         let Ok((end, Some(primary))) = end else { return };
-        let mark = Mark { settled, end, primary, history };
+        let mark = ReplayMark { settled, end, primary, history };
         join_all(self.inner.replicas.iter().map(|replica| self.look_at(replica, mark.clone()))).await;
     }
 
-    async fn look_at(&self, replica: &Replica, mark: Mark) {
+    async fn look_at(&self, replica: &Replica, mark: ReplayMark) {
         let history = mark.history;
         let seen = in_time(LOOK_TIMEOUT, replica.database.seen_as_replica()).await;
         let used = match &seen {
-            Ok(seen) => lock(&replica.standing).on_look(mark, seen),
+            Ok(seen) => lock(&replica.progress).on_look(mark, seen),
             Err(error) => {
-                lock(&replica.standing).on_failure();
+                lock(&replica.progress).on_failure();
                 if error.is_unavailable() {
                     replica.database.forget_connections();
                 }
                 Use::Failed
             }
         };
-        let up_to = lock(&replica.standing).readable(history).map_or(0, |(up_to, _)| up_to);
+        let up_to = lock(&replica.progress).readable(history).map_or(0, |(up_to, _)| up_to);
         self.report(replica, used, up_to, seen.err());
     }
 
@@ -135,20 +135,20 @@ impl Replicas {
 
     /// A page of a replica that has replayed beyond its place, and up to where that page goes. `None`: no replica can give
     /// it.
-    pub async fn page(&self, primary: &Database, reading: Reading<'_>) -> Option<(ReplicaPage, i64)> {
-        let Reading { wanted, after, history, settled, limit, filter } = reading;
+    pub async fn page(&self, primary: &Database, reading: ReplicaRead<'_>) -> Option<(ReplicaPage, i64)> {
+        let ReplicaRead { wanted, after, history, settled, limit, filter } = reading;
         let (replica, up_to, started) = self.choose(after, history)?;
         let up_to = up_to.min(settled);
         let read = in_time(READ_TIMEOUT, replica.database.replica_page(&started, wanted, up_to, limit, filter)).await;
         let page = match read {
             Ok(page) => Some(page),
             Err(error) => {
-                lock(&replica.standing).on_failure();
+                lock(&replica.progress).on_failure();
                 self.report(replica, Use::Failed, 0, Some(error));
                 None
             }
         };
-        // After the page was read: whoever was told before that a message is erased does not get it from here.
+        // After the page was read: a reader that was told before that a message is erased does not get it from here.
         let is_whole = match &page {
             Some(page) => primary.erasure_count().await.is_ok_and(|count| count == page.erasures),
             None => false,
@@ -163,8 +163,8 @@ impl Replicas {
         let first = self.inner.next.fetch_add(1, Ordering::Relaxed);
         (0..replicas.len()).find_map(|at| {
             let replica = &replicas[first.wrapping_add(at) % replicas.len()];
-            let standing = lock(&replica.standing);
-            let (up_to, started) = standing.readable(history)?;
+            let progress = lock(&replica.progress);
+            let (up_to, started) = progress.readable(history)?;
             (up_to > after).then(|| (replica, up_to, started.to_owned()))
         })
     }

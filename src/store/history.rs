@@ -7,10 +7,10 @@ use uuid::Uuid;
 use super::{Messages, Session, StoreError};
 use crate::domain::history::{Ground, Known, Landmark, Seen};
 
-/// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one, `$3` that of what the
-/// last look has shown. The statement never
-/// passes over rows that a large transaction has inserted and not committed: it looks for the end of the log only if the
-/// sequence has not given the settled position, and for its beginning only once something is settled.
+/// One look at what the log is recognised by: `$1` is the checkpoint's position, `$2` the settled one, `$3` that of the
+/// message that the last look has shown. The statement never passes over rows that a large transaction has inserted and not
+/// committed: it looks for the end of the log only if the sequence has not given the settled position, and for its beginning
+/// only once something is settled.
 const LOOK: &str = "SELECT pg_is_in_recovery(), k.history, m.id, f.global_position, f.id, n.global_position, n.id, \
     CASE WHEN pg_sequence_last_value(s.oid) >= $2 THEN $2 \
     ELSE coalesce((SELECT max(global_position) FROM message_store.messages), 0) END, \

@@ -76,7 +76,7 @@ const END: &str = "SELECT coalesce(max(global_position), 0), coalesce(pg_sequenc
 /// Readers may have settled positions that are given to messages only now: to them it is another log.
 const BEGIN_HISTORY: &str = "SELECT headwater.begin_history((SELECT history FROM headwater.settled_position), \
     NOT EXISTS (SELECT FROM message_store.messages))";
-/// Erasures are counted one by one, and who erases takes their number before a lock on messages.
+/// Erasures are counted one by one, and an erasure takes its number before a lock on messages.
 const LOCK_ERASURES: &str = "SELECT number FROM headwater.erasures FOR UPDATE";
 const ADD_ERASURES: &str = "WITH e AS (SELECT * FROM unnest($1::uuid[], $2::timestamp[], $3::text[]) WITH ORDINALITY \
     AS e (id, erased_at, reason, nth)), n AS (UPDATE headwater.erasures SET number = number + (SELECT count(*) FROM e) \

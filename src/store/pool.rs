@@ -52,13 +52,13 @@ pub struct PoolUse {
 }
 
 /// The right to one connection.
-struct Place {
+struct PoolPlace {
     database: Database,
     forgotten: u64,
     _permit: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl PoolPlace {
     /// Runs `ending` and keeps the place until it is done, so that there are never more cancellations than connections, nor
     /// more connections than the pool may have.
     fn keep_while(self, ending: impl Future<Output = ()> + Send + 'static) {
@@ -96,13 +96,13 @@ impl Place {
 /// connection closed.
 pub struct Lent {
     session: Arc<Session>,
-    place: Option<Place>,
+    place: Option<PoolPlace>,
 }
 
 /// A connection of sqlx that is lent. It goes back when its user says that it is [done](Self::done).
 pub(super) struct LentPlain {
     plain: Option<Plain>,
-    place: Option<Place>,
+    place: Option<PoolPlace>,
 }
 
 impl Pool {
@@ -213,7 +213,7 @@ impl Database {
         Ok(session)
     }
 
-    async fn place(&self) -> Result<Place, StoreError> {
+    async fn place(&self) -> Result<PoolPlace, StoreError> {
         let places = self.pool.places.clone();
         let permit = match places.clone().try_acquire_owned() {
             Ok(permit) => permit,
@@ -227,7 +227,7 @@ impl Database {
             }
         };
         let forgotten = self.pool.forgotten.load(Ordering::SeqCst);
-        Ok(Place { database: self.clone(), forgotten, _permit: permit })
+        Ok(PoolPlace { database: self.clone(), forgotten, _permit: permit })
     }
 }
 

@@ -77,7 +77,7 @@ impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unnamed<E> {
     }
 }
 
-/// A lock that nobody else takes: whoever sees it is in the same database of the same server. Copies of a server have its
+/// A lock that nobody else takes: a session that sees it is in the same database of the same server. Copies of a server have its
 /// identifiers, and a replica has its databases, but none of them has its locks.
 const LOCK: &str = "SELECT pg_advisory_lock_shared($1)";
 const IS_LOCKED: &str = "SELECT EXISTS (SELECT FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.objsubid = 1 \

@@ -3,7 +3,7 @@
 use super::read::{FollowedPage, Page, PageLimit, Span};
 use super::{Database, Messages, StoreError};
 use crate::domain::filter::Filter;
-use crate::domain::replica::Seen;
+use crate::domain::replica::ReplicaReport;
 use crate::domain::source::Source;
 
 /// Of a primary: the end of its log, with what is not on disk yet.
@@ -17,7 +17,7 @@ const ERASURES: &str = "SELECT coalesce(max(number), 0) FROM headwater.erasures"
 
 /// What is read of a replica.
 #[derive(Debug, Clone, Copy)]
-pub enum Wanted<'a> {
+pub enum ReplicaQuery<'a> {
     /// What comes after a follower's place.
     After(&'a Source, i64),
     /// All messages in a span.
@@ -43,10 +43,10 @@ impl Database {
     }
 
     /// What a replica says of itself.
-    pub async fn seen_as_replica(&self) -> Result<Seen, StoreError> {
+    pub async fn seen_as_replica(&self) -> Result<ReplicaReport, StoreError> {
         let rows = self.client().await?.query_typed(SEEN, &[]).await?;
         let row = rows.first().ok_or_else(|| StoreError::Unavailable("a replica says nothing".into()))?;
-        Ok(Seen {
+        Ok(ReplicaReport {
             is_replica: row.try_get(0)?,
             replayed: row.try_get(1)?,
             started: row.try_get(2)?,
@@ -65,7 +65,7 @@ impl Database {
     pub async fn replica_page(
         &self,
         started: &str,
-        wanted: Wanted<'_>,
+        wanted: ReplicaQuery<'_>,
         up_to: i64,
         limit: PageLimit,
         filter: &Filter,
@@ -80,8 +80,8 @@ impl Database {
         }
         let messages = Messages(self, Some(&*client));
         let page = match wanted {
-            Wanted::After(source, after) => messages.follow_page(source, after, up_to, limit, filter).await?,
-            Wanted::All(span) => messages.all_page(span, up_to, limit, filter).await?.followed(limit),
+            ReplicaQuery::After(source, after) => messages.follow_page(source, after, up_to, limit, filter).await?,
+            ReplicaQuery::All(span) => messages.all_page(span, up_to, limit, filter).await?.followed(limit),
         };
         Ok(ReplicaPage { page, erasures: row.try_get(4)? })
     }

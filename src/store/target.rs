@@ -69,8 +69,8 @@ impl Target {
         Ok(Self { hosts, config, plain, tls })
     }
 
-    /// The ways to all of its servers. A name may stand for several addresses, each of which may be another server's; a
-    /// name that stands for none, or cannot be looked up in time, is a way that leads nowhere.
+    /// The ways to all of its servers. A name may have several addresses, each of which may be another server's; a
+    /// name that has none, or cannot be looked up in time, is a way that leads nowhere.
     pub async fn ways(&self, within: Duration) -> Vec<Way> {
         let resolving = self.hosts.iter().map(|named| async move {
             let Some(Host::Tcp(name)) = &named.host else { return Vec::new() };

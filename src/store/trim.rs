@@ -115,7 +115,7 @@ impl Messages<'_> {
                 Topic::All => categories = None,
                 Topic::Category(name) => categories.iter_mut().for_each(|names| names.push(&**name)),
                 Topic::Stream(name) => streams.push(&**name),
-                // Who follows patterns projects what there is.
+                // With patterns it is the source of an aggregated stream, which projects what is there.
                 Topic::Selected(_) => return Ok(None),
             }
         }

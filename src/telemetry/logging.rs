@@ -16,8 +16,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// The driver logs the parameters of every statement at `debug`: what messages have, whatever it is. Only who names the
-/// driver in the filter gets that.
+/// The driver logs the parameters of every statement at `debug`: what messages have, whatever it is. Only a filter that
+/// names the driver gets that.
 const QUIET: &str = "tokio_postgres=info";
 
 /// Sends log lines to standard error. `filter` is a tracing directive such as `info` or `headwater=debug`.

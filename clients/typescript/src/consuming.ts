@@ -117,12 +117,21 @@ class Consumer {
       this.#lose(partition)
       this.#lanes.set(partition, new Lane(epoch))
     } else if (name === 'revoked') {
-      this.#lose((data as RevokedEvent).partition)
+      const { partition, reason } = data as RevokedEvent
+      // What is done, and what is being handled, is acked as long as it is this consumer's: the service judges.
+      if (reason === 'rebalance') this.#leaveToOthers(partition)
+      else this.#lose(partition)
     } else if (name === 'disconnected') {
       // Whatever is still this consumer's is delivered again. What is being handled is acked: the service judges.
       for (const lane of this.#lanes.values()) lane.waiting.length = 0
       this.#lanes.clear()
     }
+  }
+
+  #leaveToOthers(partition: number): void {
+    const lane = this.#lanes.get(partition)
+    if (lane) lane.waiting.length = 0
+    this.#lanes.delete(partition)
   }
 
   /** What waits of it is dropped. What is being handled is finished, and only then the partition's next message begins. */

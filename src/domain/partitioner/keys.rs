@@ -139,8 +139,8 @@ mod tests {
         let compiled = partitioner.compile(0, &mut violations);
         assert_eq!(violations, []);
         match compiled.place(&message)? {
-            super::super::Place::Keys(keys) => Ok(keys.iter().map(ToString::to_string).collect()),
-            super::super::Place::Partition(partition) => panic!("{partition}"),
+            super::super::Partitioned::Keys(keys) => Ok(keys.iter().map(ToString::to_string).collect()),
+            super::super::Partitioned::Partition(partition) => panic!("{partition}"),
         }
     }
 

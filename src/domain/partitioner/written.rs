@@ -11,7 +11,7 @@ use crate::domain::named::{named, named_if_any};
 /// The fields of all kinds, so that an error names the field that is missing, unknown or wrong for its kind.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Written {
+pub struct WrittenPartitioner {
     #[serde(deserialize_with = "named")]
     kind: Kind,
     partitions: Option<i64>,
@@ -38,11 +38,11 @@ enum Kind {
     Key,
 }
 
-impl TryFrom<Written> for Partitioner {
+impl TryFrom<WrittenPartitioner> for Partitioner {
     /// What serde says of a field that is missing or unknown, so that its name is found there.
     type Error = serde::de::value::Error;
 
-    fn try_from(mut written: Written) -> Result<Self, Self::Error> {
+    fn try_from(mut written: WrittenPartitioner) -> Result<Self, Self::Error> {
         let read = match written.kind {
             Kind::Constant => Partitioner::Constant(ConstantPartitioner { kind: ConstantKind::Constant }),
             Kind::Stream => written.hash(HashedName::Stream)?,
@@ -57,7 +57,7 @@ impl TryFrom<Written> for Partitioner {
             }),
             Kind::Key => written.key()?,
         };
-        let Written { kind: _, partitions, pointer, method, missing, expression, of } = written;
+        let WrittenPartitioner { kind: _, partitions, pointer, method, missing, expression, of } = written;
         let left = [
             ("partitions", partitions.is_some()),
             ("pointer", pointer.is_some()),
@@ -73,7 +73,7 @@ impl TryFrom<Written> for Partitioner {
     }
 }
 
-impl Written {
+impl WrittenPartitioner {
     fn partitions(&mut self) -> Result<i64, serde::de::value::Error> {
         given("partitions", self.partitions.take())
     }

@@ -37,7 +37,7 @@ pub struct CatchUp {
 /// How it ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// It has come to where the live ones were, and stands there.
+    /// It has come to the position of the live ones, and waits there.
     Arrived(Projection, i64),
     /// It was stopped, paused, deleted, or another instance has taken over.
     Superseded(i64),
@@ -55,7 +55,7 @@ impl CatchUp {
     }
 
     async fn project(&mut self, projection: &mut Projection, mut position: i64) -> Result<Option<i64>, StoreError> {
-        // After a take-over the live ones may stand before it: what they stood at is kept less often.
+        // After a take-over the live ones may be behind it: their position is kept less often.
         let _ = self.goal.wait_for(|goal| *goal >= position).await;
         let mut pages = PageSizer::new(PAGES);
         let mut page = self.read(projection, position, &pages).await?;
@@ -90,7 +90,7 @@ impl CatchUp {
         }
     }
 
-    /// The last steps, up to where the live ones stand at this moment, while they wait.
+    /// The last steps, up to the position of the live ones at this moment, while they wait.
     pub async fn finish(&mut self, projection: &mut Projection, from: i64) -> Result<Option<i64>, StoreError> {
         if from >= *self.goal.borrow() { Ok(Some(from)) } else { self.project(projection, from).await }
     }

@@ -28,9 +28,9 @@ struct Inner {
     state: Mutex<State>,
     /// There may be something new that another instance has projected.
     kick: Notify,
-    /// Who waits for progress as such, not for messages: then it is told at once.
+    /// How many readers wait for progress as such, not for messages: they are told of it at once.
     progress_interests: AtomicUsize,
-    wished: Notify,
+    interest_registered: Notify,
     bytes_max: usize,
 }
 
@@ -67,7 +67,7 @@ impl Feeds {
             state: Mutex::default(),
             kick: Notify::new(),
             progress_interests: AtomicUsize::new(0),
-            wished: Notify::new(),
+            interest_registered: Notify::new(),
             bytes_max,
         };
         Self { inner: Arc::new(inner) }
@@ -97,7 +97,7 @@ impl Feeds {
 
     pub fn register_progress_interest(&self) -> ProgressInterest {
         self.inner.progress_interests.fetch_add(1, Ordering::SeqCst);
-        self.inner.wished.notify_one();
+        self.inner.interest_registered.notify_one();
         ProgressInterest { feeds: self.clone() }
     }
 
@@ -105,9 +105,9 @@ impl Feeds {
         self.inner.progress_interests.load(Ordering::SeqCst) > 0
     }
 
-    /// Waits for the next wish.
-    pub(super) async fn wished(&self) {
-        self.inner.wished.notified().await;
+    /// Waits until the next one is registered.
+    pub(super) async fn interest_registered(&self) {
+        self.inner.interest_registered.notified().await;
     }
 
     /// Messages at these positions were erased: what is here of them is forgotten, and what comes yet may have been read
@@ -123,7 +123,7 @@ impl Feeds {
         }
     }
 
-    /// Another log stands there: what is known here is of one that is gone.
+    /// There is another log now: what is known here is of one that is gone.
     pub fn forget(&self, history: u64) {
         drop(self.state_of(history));
     }
@@ -136,7 +136,7 @@ impl Feeds {
     }
 
     /// The same in one log.
-    pub(super) fn upto_in(&self, history: u64, id: i64) -> Option<i64> {
+    pub(super) fn up_to_in(&self, history: u64, id: i64) -> Option<i64> {
         let is_of_it = self.state().history == history;
         self.up_to(id).filter(|_| is_of_it)
     }
@@ -264,7 +264,7 @@ impl State {
 }
 
 impl Feed {
-    /// `led`: where it stands, if this instance projects it.
+    /// `led`: how far it is, if this instance projects it.
     fn new(led: Option<i64>) -> Self {
         Self {
             projection_id: 0,

@@ -71,7 +71,7 @@ impl AggregatedLog {
         let AggregatedSource { id, name, is_keyed, part } = &self.source;
         let history_number = self.tail.history_number();
         // Asked before the page is read, so the page has all of it.
-        let known = self.feeds.upto_in(place.history, *id).unwrap_or(0);
+        let known = self.feeds.up_to_in(place.history, *id).unwrap_or(0);
         let page = self.tail.pages().aggregated(*id, *is_keyed, part, place.after, limit).await?;
         // Another instance may have found the log that is there now before this one.
         let is_of_another_log = page.as_ref().is_some_and(|page| page.history_number != history_number);

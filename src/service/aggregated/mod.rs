@@ -166,8 +166,8 @@ impl AggregatedStreams {
         let text = serde_json::to_string(definition).unwrap_or_default();
         for _ in 0..DEFINE_ATTEMPTS {
             if let Some(stream) = self.get(name).await? {
-                let standing = stream.definition()?;
-                let differences = standing.differences(definition);
+                let existing = stream.definition()?;
+                let differences = existing.differences(definition);
                 return if differences.is_empty() {
                     Ok(Defined::Same(stream))
                 } else {

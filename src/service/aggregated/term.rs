@@ -126,7 +126,7 @@ impl<'a> ProjectorTerm<'a> {
         if self.projector.tail.history() == self.history { Ok(()) } else { Err(LeadershipLost::Fenced) }
     }
 
-    /// Reads which projections there are, and where they stand.
+    /// Reads which projections there are, and their positions.
     async fn reload(&mut self) -> Result<(), LeadershipLost> {
         self.reload_at = None;
         let stored = self.read_projections().await?;
@@ -290,7 +290,7 @@ impl<'a> ProjectorTerm<'a> {
         if is_due || since >= self.projector.settings.lease / 3 {
             self.project(self.position, &mut Round::default()).await?;
             if is_due {
-                // Who merges sources on another instance waits for progress as such.
+                // Readers that merge sources on other instances wait for progress as such.
                 self.projector.signals.projected();
             }
         }
@@ -331,7 +331,7 @@ impl<'a> ProjectorTerm<'a> {
             _ = histories.changed() => {}
             () = changed => {}
             () = self.projector.handle.reload.notified() => self.reload_at = Some(Instant::now()),
-            () = feeds.wished() => {}
+            () = feeds.interest_registered() => {}
             Some(ended) = self.catching_up.join_next() => self.joined(ended).await?,
             () = tokio::time::sleep(interval) => {}
         }

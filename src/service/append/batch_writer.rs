@@ -281,7 +281,7 @@ impl BatchWriter {
                     self::answer(waiting, result);
                 }
                 Answer::Locked { category } => locked.push(Locked { category, waiting }),
-                // Whoever enqueued it looks.
+                // The task that enqueued it looks.
                 Answer::LookFirst => self::answer(waiting, Err(AppendError::ConditionContended)),
             }
         }
@@ -346,7 +346,7 @@ pub async fn answer_locked(batch: Vec<PendingAppend>, category: &str, shared: &S
     }
     let category = category.to_owned();
     let looking = tokio::time::timeout(HOLDERS_TIMEOUT, shared.database.lock_holders(&category, waited.as_ref()));
-    // Whoever it was, it is not worth another wait.
+    // Whichever transaction that was, it is not worth another wait.
     let holders = looking.await.ok().and_then(Result::ok).unwrap_or_default();
     let requests = batch.len();
     answer_each(batch, |_| AppendError::Locked { category: category.clone(), holders: holders.clone() });

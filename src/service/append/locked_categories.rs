@@ -25,7 +25,7 @@ pub struct LockedCategories {
     /// A lane takes a place for one batch at a time. Another instance at work in the same categories locks each of
     /// them for a moment: there are more lanes than places then, and each has its turn.
     places: Arc<Semaphore>,
-    /// One link a place at most, open while there are lanes.
+    /// One session a place at most, open while there are lanes.
     writers: Arc<std::sync::Mutex<Vec<BatchWriter>>>,
 }
 

@@ -100,7 +100,7 @@ pub struct Append {
     observer: Observer,
 }
 
-/// A request and whom to tell.
+/// A request, and where its answer goes.
 struct PendingAppend {
     request: Arc<AppendRequest>,
     /// Taken by the answer.

@@ -31,7 +31,7 @@ pub struct KeyRequest<'a> {
     pub name: &'a str,
     pub scopes: &'a [Scope],
     pub expires_at: Option<Timestamp>,
-    /// Who asks.
+    /// The caller that makes the key.
     pub created_by: &'a str,
 }
 

@@ -1,4 +1,4 @@
-//! Who asks: what a credential allows, and until when.
+//! The caller of a request: what its credential allows, and until when.
 
 use std::sync::{Arc, LazyLock};
 
@@ -27,14 +27,14 @@ impl Caller {
         ANYBODY.clone()
     }
 
-    /// Who has shown no credential where one is required, on a path that needs none.
+    /// A caller that has shown no credential where one is required, on a path that needs none.
     pub fn nobody() -> Self {
         static NOBODY: LazyLock<Caller> =
             LazyLock::new(|| Caller::new(Rights::of([]), None, None, CancellationToken::new()));
         NOBODY.clone()
     }
 
-    /// Who has shown a credential. `credential` names it in limits and logs, and is no secret; `ended` is cancelled when
+    /// A caller that has shown a credential. `credential` names it in limits and logs, and is no secret; `ended` is cancelled when
     /// it expires or is revoked, by the agent that looks at the clock for all of them.
     pub fn of(
         credential: impl Into<Arc<str>>,

@@ -50,7 +50,7 @@ struct Document {
 
 impl Jwks {
     pub fn new(settings: JwksSettings, observer: Observer) -> Self {
-        // What fetches has no provider of cryptography of its own. Whoever comes second finds it done.
+        // What fetches has no provider of cryptography of its own. A second call finds it done.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (keys, unknown) = (Mutex::new(Arc::from([])), tokio::sync::Mutex::default());
         Self { settings, keys, unknown, has_failed: AtomicBool::new(false), observer }
@@ -92,7 +92,7 @@ impl Jwks {
         // A client for each fetch: there are few, and nothing of it has to be kept meanwhile.
         let http = reqwest::Client::builder()
             .timeout(FETCH_TIMEOUT)
-            // Whoever can redirect the fetch could give the service keys.
+            // An attacker that can redirect the fetch could give the service keys.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent("headwater")
             .build()
@@ -134,6 +134,6 @@ fn read(body: &[u8]) -> Result<Vec<JwtKey>, String> {
     let document: Document = serde_json::from_slice(body).map_err(|_| "what it answers is no JWKS".to_owned())?;
     let jwks = document.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
     let keys: Vec<JwtKey> = jwks.filter_map(|jwk| JwtKey::of_jwk(&jwk)).take(KEYS_MAX).collect();
-    // A document without any is a mistake of whoever wrote it, and would lock everybody out.
+    // A document without any is a mistake of its author, and would lock everybody out.
     if keys.is_empty() { Err("it has no key that can be used".into()) } else { Ok(keys) }
 }

@@ -167,7 +167,7 @@ fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 
 /// From here on signatures are checked by ring, which the service has for TLS anyway.
 pub fn use_ring() {
-    // Whoever comes second finds it done.
+    // A second call finds it done.
     let _ = RING.install_default();
 }
 

@@ -1,4 +1,4 @@
-//! Credentials: who asks, what for, and until when.
+//! Credentials: which callers they make, what those may do, and until when.
 
 mod api_keys;
 pub mod caller;

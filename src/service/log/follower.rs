@@ -11,7 +11,7 @@ use crate::telemetry::Observer;
 /// How the log of the service names the followers of this instance where one of them fails.
 pub(super) const FOLLOWERS: &str = "followers";
 
-/// One reader of a log, wherever it stands.
+/// One reader of a log, in history or at its end.
 pub struct Follower {
     log: Log,
     cursor: Cursor,

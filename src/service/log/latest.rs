@@ -105,7 +105,7 @@ impl Drop for LatestPositions {
 }
 
 impl LatestOfEach {
-    /// The follower stands where the newest messages were looked for.
+    /// The follower begins at the position up to which the newest messages were looked for.
     pub fn new(positions: LatestPositions, tail: Tail, filter: Filter, observer: Observer, follower: Follower) -> Self {
         let (place, pages) = (follower.place(), PageSizer::new(PAGES));
         Self { positions, read: 0, is_told: false, place, pages, tail, filter, observer, follower }

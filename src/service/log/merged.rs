@@ -15,12 +15,12 @@ use crate::domain::event_id::EventId;
 /// Messages wait until all sources have come to their position: an aggregated stream that is paused or stopped holds back
 /// all others.
 pub struct MergedFollower {
-    sources: Vec<Source>,
+    sources: Vec<MergedSource>,
     cursor: EventId,
     is_live: bool,
 }
 
-struct Source {
+struct MergedSource {
     follower: Follower,
     /// Read and not handed over yet.
     pending: VecDeque<Entry>,
@@ -33,8 +33,13 @@ struct Source {
 impl MergedFollower {
     /// The followers, in the order of the sources, begin where the cursor says (see [`places`]).
     pub fn new(followers: Vec<Follower>, cursor: EventId) -> Self {
-        let source =
-            |follower| Source { follower, pending: VecDeque::new(), needs_page: false, is_live: false, trimmed: None };
+        let source = |follower| MergedSource {
+            follower,
+            pending: VecDeque::new(),
+            needs_page: false,
+            is_live: false,
+            trimmed: None,
+        };
         Self { sources: followers.into_iter().map(source).collect(), cursor, is_live: false }
     }
 
@@ -146,7 +151,7 @@ enum SourceStep {
     Ended(Next),
 }
 
-impl Source {
+impl MergedSource {
     fn take(&mut self, next: Next) -> SourceStep {
         match next {
             Next::Messages(entries) => self.pending.extend(entries),

@@ -33,7 +33,7 @@ const STEPS: usize = 800;
 /// Room for some dozen messages, so that readers fall behind often.
 const CACHE_BYTES_MAX: usize = 8 << 10;
 const FEED_BYTES_MAX: usize = 3 << 10;
-/// Whoever takes more steps than this without waiting goes round in circles.
+/// A reader that takes more steps than this without waiting goes round in circles.
 const STEPS_TO_END_MAX: usize = 10_000;
 /// Looks whenever nothing has happened for a while: here so often at the end.
 const LOOKS_AT_END: usize = 60;
@@ -249,15 +249,15 @@ impl World {
         self.begin(what, 0);
     }
 
-    /// The id with which a reader's client may come back: it names the message that stands there.
+    /// The id with which a reader's client may come back: it names the message at that place.
     fn id(&self, reader: &Reader) -> Option<EventId> {
         let id = reader.id()?;
         let stream = reader.what.stream();
-        let standing = self.log.iter().find(|one| match stream {
+        let existing = self.log.iter().find(|one| match stream {
             Some(name) => *one.stream_name == **name && one.position == id.position,
             None => one.global_position == id.position,
         });
-        assert!(!id.names_another_than(standing.map(|one| one.id)), "{id} is refused");
+        assert!(!id.names_another_than(existing.map(|one| one.id)), "{id} is refused");
         let is_one = reader.what.parts.len() == 1;
         assert!(
             id.check.is_some() || reader.seen.is_empty() || !is_one,

@@ -11,10 +11,10 @@ use crate::domain::keyed::Part;
 use crate::domain::message::Message;
 use crate::domain::scope::Readable;
 use crate::domain::source::{Source, Topic};
-use crate::service::replicas::{Reading, Replicas};
+use crate::service::replicas::{ReplicaRead, Replicas};
 use crate::store::aggregated_streams::AggregatedPage;
 use crate::store::read::{self, PageLimit, Span};
-use crate::store::replica::Wanted;
+use crate::store::replica::ReplicaQuery;
 use crate::store::subscriptions::{At, Linked};
 use crate::store::{Database, StoreError};
 
@@ -131,8 +131,8 @@ impl PageReader {
         limit: PageLimit,
         filter: &Filter,
     ) -> Result<Option<Page>, StoreError> {
-        let wanted = Wanted::After(source, place.position());
-        let reading = Reading { wanted, after: place.after, history: place.history, settled, limit, filter };
+        let wanted = ReplicaQuery::After(source, place.position());
+        let reading = ReplicaRead { wanted, after: place.after, history: place.history, settled, limit, filter };
         let Some((read, up_to)) = self.replicas.page(&self.database, reading).await else { return Ok(None) };
         let page = Page::followed(read.page, place, up_to);
         let is_trimmed = self.is_trimmed(source, place, page.up_to).await?;
@@ -141,7 +141,7 @@ impl PageReader {
         Ok((!is_trimmed).then_some(Page { is_end, ..page }))
     }
 
-    /// Whether the primary has trimmed anything between a place and a global position, whoever may know of it.
+    /// Whether the primary has trimmed anything between a place and a global position, whatever the reader may know of it.
     async fn is_trimmed(&self, source: &Source, place: Place, up_to: i64) -> Result<bool, StoreError> {
         let messages = self.database.messages();
         if let (Some(name), Some(after)) = (source.single_stream(), place.stream_after) {
@@ -184,8 +184,14 @@ impl PageReader {
         filter: &Filter,
     ) -> Result<read::Page, StoreError> {
         let latest = if span.backward { span.from.min(settled) } else { span.from.saturating_add(limit.messages) };
-        let reading =
-            Reading { wanted: Wanted::All(span), after: latest.saturating_sub(1), history, settled, limit, filter };
+        let reading = ReplicaRead {
+            wanted: ReplicaQuery::All(span),
+            after: latest.saturating_sub(1),
+            history,
+            settled,
+            limit,
+            filter,
+        };
         if let Some((read, _)) = self.replicas.page(&self.database, reading).await
             && (read.page.is_full || span.backward)
         {

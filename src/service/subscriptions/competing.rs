@@ -51,7 +51,8 @@ impl Consumer {
             if !self.may_deliver(claimable.state).await? {
                 return Ok(round);
             }
-            round.deliveries = self.give_again(DeliveryRequest { in_flight_max: credit_max, ..request }).await?;
+            let given = DeliveryRequest { in_flight_max: credit_max, ..request };
+            round.deliveries = self.give_again(given, claimable.in_flight).await?;
             if !round.deliveries.is_empty() {
                 return Ok(round);
             }

@@ -34,7 +34,7 @@ pub struct Delivery {
 
 /// What changes in what a consumer holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum AssignmentChange {
     /// Everything up to `position` is acked.
     Assigned {
         partition: i32,
@@ -50,7 +50,7 @@ pub enum Change {
 /// What a consumer gets from one round.
 #[derive(Debug, Default)]
 pub struct DeliveryRound {
-    pub changes: Vec<Change>,
+    pub changes: Vec<AssignmentChange>,
     /// Messages that were trimmed, and passed over.
     pub trimmed: Option<Trimmed>,
     pub deliveries: Vec<Delivery>,
@@ -105,7 +105,7 @@ pub struct Consumer {
     /// The partitions that the consumer was told it holds, with their epochs; `true`: it was told that they will go.
     known: HashMap<i32, (i64, bool)>,
     /// Changes to tell the consumer with its next round.
-    unreported: Vec<Change>,
+    unreported: Vec<AssignmentChange>,
     wake: watch::Receiver<u64>,
     /// What the subscription consumes; `None`: it was deleted.
     pub(super) source: Option<Log>,
@@ -380,7 +380,7 @@ impl Consumer {
         lost.sort_unstable();
         for partition in lost {
             if let Some((_, false)) = self.known.remove(&partition) {
-                changes.push(Change::Revoked { partition, reason: RevokedReason::Rebalance });
+                changes.push(AssignmentChange::Revoked { partition, reason: RevokedReason::Rebalance });
             }
         }
         for one in held {
@@ -389,18 +389,18 @@ impl Consumer {
             if let Some((epoch, false)) = before
                 && epoch != one.epoch
             {
-                changes.push(Change::Revoked { partition, reason: RevokedReason::Reset });
+                changes.push(AssignmentChange::Revoked { partition, reason: RevokedReason::Reset });
             }
             if before.is_none_or(|(epoch, _)| epoch != one.epoch) {
-                changes.push(Change::Assigned { partition, epoch: one.epoch, position: one.committed });
+                changes.push(AssignmentChange::Assigned { partition, epoch: one.epoch, position: one.committed });
             }
             let was_reported = before.is_some_and(|(epoch, is_revoked)| epoch == one.epoch && is_revoked);
             if one.is_revoked && !was_reported {
-                changes.push(Change::Revoked { partition, reason: RevokedReason::Rebalance });
+                changes.push(AssignmentChange::Revoked { partition, reason: RevokedReason::Rebalance });
             }
             if !one.is_revoked && was_reported {
                 // The partition stays after all.
-                changes.push(Change::Assigned { partition, epoch: one.epoch, position: one.committed });
+                changes.push(AssignmentChange::Assigned { partition, epoch: one.epoch, position: one.committed });
             }
             self.known.insert(partition, (one.epoch, one.is_revoked));
         }

@@ -66,9 +66,9 @@ impl Definitions {
         }
         for _ in 0..PUT_ATTEMPTS {
             if let Some(stored) = self.common.database.subscriptions().get(name).await? {
-                let standing = read_definition(&stored)?;
-                self.common.may_use(&standing.source, stored.source_id(), caller.rights()).await?;
-                let fields = standing.differences(&definition.of_the_kind_of(&standing));
+                let existing = read_definition(&stored)?;
+                self.common.may_use(&existing.source, stored.source_id(), caller.rights()).await?;
+                let fields = existing.differences(&definition.of_the_kind_of(&existing));
                 return match fields.is_empty() {
                     true => Ok(Put::Same),
                     false => Err(SubscriptionError::Differs { name: name.into(), fields }),

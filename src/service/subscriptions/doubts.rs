@@ -154,9 +154,14 @@ impl Doubts {
 
 impl Consumer {
     /// A fetch begins with what its consumer was given and has not acked: the same deliveries, under their epochs, because
-    /// the answer that gave them may not have arrived. That is no failure, and the time to ack them goes on.
-    pub(super) async fn give_again(&mut self, request: DeliveryRequest) -> Result<Vec<Delivery>, SubscriptionError> {
-        if !std::mem::take(&mut self.wants_given) {
+    /// the answer that gave them may not have arrived. That is no failure, and the time to ack them goes on. `in_flight`: how
+    /// many there are; a consumer that acks before it fetches has none, which costs it no statement.
+    pub(super) async fn give_again(
+        &mut self,
+        request: DeliveryRequest,
+        in_flight: i64,
+    ) -> Result<Vec<Delivery>, SubscriptionError> {
+        if !std::mem::take(&mut self.wants_given) || in_flight == 0 {
             return Ok(Vec::new());
         }
         let database = &self.consumers.common.database;

@@ -41,7 +41,7 @@ pub use crate::store::subscriptions::{
 };
 pub use acks::{AckCounts, AckRequest, Acks, Fenced, NackEntry};
 pub use connection::Connection;
-pub use consumer::{Change, Delivery};
+pub use consumer::{AssignmentChange, Delivery};
 pub use consumers::{ClaimRequest, ConsumeRequest, Consumers, FetchRequest};
 pub use definitions::{Definitions, Put, SeekPlan};
 pub use inspect::{Inspection, Status};

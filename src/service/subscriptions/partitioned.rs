@@ -45,7 +45,7 @@ impl Consumer {
             if !self.may_deliver(sync.state).await? {
                 return Ok(round);
             }
-            round.deliveries = self.give_again(request).await?;
+            round.deliveries = self.give_again(request, sync.in_flight()).await?;
             if !round.deliveries.is_empty() {
                 return Ok(round);
             }
@@ -69,7 +69,7 @@ impl Consumer {
         round: &mut DeliveryRound,
     ) -> Result<bool, SubscriptionError> {
         let settings = &self.subscription.definition.settings;
-        let in_flight = sync.replays_in_flight + sync.held.iter().map(|held| held.in_flight).sum::<i64>();
+        let in_flight = sync.in_flight();
         // Messages that were parked or skipped before their turn are remembered until then, so they count too. But the
         // message before them has to be delivered: while nothing is in flight there is credit for one.
         let remembered: i64 = sync.held.iter().map(|held| held.done.len() as i64).sum();

@@ -33,12 +33,12 @@ pub(super) struct Erased {
     /// Raised when history may have changed. What was found by a look that began before that is out of date.
     doubts: AtomicU64,
     /// What the last look found, with the doubts that there were when it began.
-    counted: Mutex<Option<(u64, Counted)>>,
+    counted: Mutex<Option<(u64, ErasureCount)>>,
 }
 
 /// What changes history, counted; and the server that counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Counted {
+struct ErasureCount {
     erasures: i64,
     trims: i64,
     /// A backup that is restored twice counts the same twice.
@@ -49,7 +49,7 @@ struct Counted {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Generation {
     history: i64,
-    counted: Counted,
+    counted: ErasureCount,
 }
 
 #[derive(Default)]
@@ -61,7 +61,7 @@ struct Recent {
 
 /// What the reader has seen of erasures.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct SeenErasures {
     number: Option<i64>,
     looked: Option<Instant>,
 }
@@ -162,7 +162,7 @@ impl Reader {
             self.erasures.number = Some(found.seen);
             if found.is_all {
                 let server = self.memory.server.clone();
-                let counted = Counted { erasures: found.seen, trims: found.trims, server };
+                let counted = ErasureCount { erasures: found.seen, trims: found.trims, server };
                 *lock(&self.tail.inner.erased.counted) = Some((doubts, counted));
                 self.erasures.looked = Some(Instant::now());
                 return Ok(());

@@ -18,12 +18,12 @@ const OVERHEAD: usize = 200;
 
 /// How many bytes a read may have.
 #[derive(Debug)]
-pub struct Budget {
+pub struct FetchBudget {
     bytes: usize,
     bytes_max: usize,
 }
 
-impl Budget {
+impl FetchBudget {
     /// `cache_bytes_max`: what is read beyond it would be forgotten at once.
     pub fn new(cache_bytes_max: usize) -> Self {
         let bytes_max = cache_bytes_max.clamp(BYTES_MIN, BYTES_MAX);
@@ -98,14 +98,14 @@ mod tests {
 
     #[test]
     fn the_small_ones_go_first_and_a_large_one_is_left_out() {
-        let budget = Budget::new(BYTES_MAX);
+        let budget = FetchBudget::new(BYTES_MAX);
         assert_eq!(budget.choose(&[row(1, BYTES_FIRST), row(2, 10), row(3, 5)]), [3, 2]);
         assert!(budget.choose(&[row(1, BYTES_FIRST)]).is_empty());
     }
 
     #[test]
     fn what_takes_long_or_fails_is_made_smaller_and_what_is_quick_larger() {
-        let mut budget = Budget::new(BYTES_MAX);
+        let mut budget = FetchBudget::new(BYTES_MAX);
         budget.took(BYTES_FIRST, Duration::from_millis(10));
         assert_eq!(budget.bytes, 2 * BYTES_FIRST);
         budget.took(10, Duration::from_millis(10));
@@ -122,7 +122,7 @@ mod tests {
         }
         assert_eq!(budget.bytes, BYTES_MAX);
         // No larger than what keeps it.
-        let mut small = Budget::new(BYTES_FIRST / 2);
+        let mut small = FetchBudget::new(BYTES_FIRST / 2);
         assert_eq!(small.bytes, BYTES_FIRST / 2);
         small.took(small.bytes, Duration::from_millis(1));
         assert_eq!(small.bytes, BYTES_FIRST / 2);

@@ -16,11 +16,11 @@ pub struct HeldBack {
     /// The first global position that may still appear.
     pub at: i64,
     pub since: Instant,
-    /// Who may still fill it.
+    /// The transactions that may still fill it.
     pub holders: Vec<Holder>,
 }
 
-/// The hole that the reader stands before, if there is one.
+/// The hole behind the settled position, if there is one.
 pub(super) struct Hole {
     since: Option<Instant>,
     /// Its holders were named in the log.
@@ -50,7 +50,7 @@ impl Hole {
         self.poll
     }
 
-    /// The settled position stands before it.
+    /// The settled position is right before it.
     pub fn holds_back(&mut self, tail: &Tail, settling: &Settling) {
         let since = *self.since.get_or_insert_with(Instant::now);
         let held = since.elapsed();

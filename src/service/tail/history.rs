@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::reader::Reader;
 use super::{Tail, lock};
 use crate::domain::event_id::Check;
-use crate::domain::history::{Change, Known, Landmark, Seen};
+use crate::domain::history::{HistoryChange, Known, Landmark, Seen};
 use crate::domain::observation::Observation;
 use crate::domain::time::Timestamp;
 use crate::store::{Session, StoreError};
@@ -14,7 +14,7 @@ use crate::store::{Session, StoreError};
 #[derive(Debug, Clone, Copy)]
 pub struct HistoryChanged {
     pub at: Timestamp,
-    pub change: Change,
+    pub change: HistoryChange,
     /// Up to where the log had been settled, and where it ended when that was noticed.
     pub settled: i64,
     pub head: i64,
@@ -57,7 +57,7 @@ impl Tail {
         *lock(&self.inner.history_changed)
     }
 
-    /// The log that stands here now is read from a position on; what was kept of another one is forgotten.
+    /// The log that is there now is read from a position on; what was kept of another one is forgotten.
     pub(super) fn begin_at(&self, settled: i64, head: i64, number: i64, is_first: bool) {
         let inner = &self.inner;
         let mut cache = self.cache();
@@ -118,7 +118,7 @@ impl Reader {
         self.recognise(last);
     }
 
-    /// The message at the settled position is known: cursors that stand there name it.
+    /// The message at the settled position is known: cursors at that position name it.
     pub(super) fn recognise(&self, newest: Landmark) {
         if newest.position == self.settled() {
             self.tail.cache().recognise(newest.position, Check::of(newest.id));

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::cache::Fetched;
-use super::erasures::Seen;
-use super::fetching::Budget;
+use super::erasures::SeenErasures;
+use super::fetching::FetchBudget;
 use super::held_back::Hole;
 use super::history::Memory;
 use super::oddities::Oddities;
@@ -45,9 +45,9 @@ pub struct Reader {
     settling: Settling,
     /// This instance's own commits that are not settled yet, by global position.
     pending: BTreeMap<i64, Pending>,
-    budget: Budget,
+    budget: FetchBudget,
     oddities: Oddities,
-    pub(super) erasures: Seen,
+    pub(super) erasures: SeenErasures,
     hole: Hole,
     checkpoint: (i64, Instant),
     /// The server that was named with it.
@@ -72,7 +72,7 @@ enum Looked {
 
 impl Reader {
     pub(super) fn new(tail: Tail) -> Self {
-        let budget = Budget::new(tail.inner.settings.cache_bytes_max);
+        let budget = FetchBudget::new(tail.inner.settings.cache_bytes_max);
         Self {
             tail,
             memory: Memory::default(),
@@ -81,7 +81,7 @@ impl Reader {
             pending: BTreeMap::new(),
             budget,
             oddities: Oddities::default(),
-            erasures: Seen::default(),
+            erasures: SeenErasures::default(),
             hole: Hole::default(),
             checkpoint: (0, Instant::now()),
             kept_of: None,
@@ -132,7 +132,7 @@ impl Reader {
         }
         let mut next_look = Instant::now();
         loop {
-            // Before the turns are compared: who has seen another turn and asks for a look at it is not answered by one at
+            // Before the turns are compared: a reader that has seen another turn and asks for a look at it is not answered by one at
             // the server of before.
             let asked = self.tail.inner.asked.load(Ordering::SeqCst);
             if database.server_turns() != turns {
@@ -157,7 +157,7 @@ impl Reader {
                 self.oddities.look_behind(&session, self.settling.settled(), &self.tail.inner.observer).await?;
                 back_off.worked();
                 self.tail.reads(true);
-                // After an outage, or at the start: whoever waits for a look is to find a tail that reads.
+                // After an outage, or at the start: a reader that waits for a look is to find a tail that reads.
                 self.tail.inner.done.send_if_modified(|done| std::mem::replace(done, asked) != asked);
                 if !matches!(round, Looked::HeldBack) {
                     continue;
@@ -224,7 +224,7 @@ impl Reader {
     fn take_in(&mut self) {
         let inbox = std::mem::take(&mut *lock(&self.tail.inner.inbox));
         for batch in inbox.batches {
-            // What was sent to another log, or stands where this one was settled before, says that the log is another. So
+            // What was sent to another log, or is where this one was settled before, says that the log is another. So
             // may what was sent to a server on which this reader has not looked at the log.
             let is_doubtful = batch.positions.first().is_some_and(|(first, _)| *first <= batch.settled);
             let is_elsewhere = batch.turns != self.tail.inner.looked_at.load(Ordering::SeqCst);

@@ -44,7 +44,7 @@ impl Tail {
         self.cache()
     }
 
-    /// Another log stands there from now on, settled up to a position.
+    /// There is another log from now on, settled up to a position.
     pub fn begin_another_log(&self, settled: i64, number: i64) {
         self.begin_at(settled, settled, number, false);
     }

@@ -14,12 +14,12 @@ use crate::domain::message::{Message, MessageParts};
 use crate::domain::time::Timestamp;
 
 /// A message that was written before, or whose id is in the way.
-struct Standing {
+struct ExistingMessage {
     stream_name: String,
     placed: WrittenMessage,
 }
 
-impl Standing {
+impl ExistingMessage {
     fn in_the_way(self) -> AppendError {
         AppendError::MessageIdReused {
             message_id: self.placed.id,
@@ -32,13 +32,13 @@ impl Standing {
 /// The outcomes of all parts, taken request by request.
 pub(super) struct PartOutcomes {
     outcomes: std::vec::IntoIter<Outcome>,
-    standing: std::vec::IntoIter<Vec<Standing>>,
+    existing: std::vec::IntoIter<Vec<ExistingMessage>>,
 }
 
 /// The outcomes of the parts of one request.
 pub(super) struct RequestOutcomes {
     outcomes: Vec<Outcome>,
-    standing: Vec<Vec<Standing>>,
+    existing: Vec<Vec<ExistingMessage>>,
 }
 
 impl PartOutcomes {
@@ -48,13 +48,13 @@ impl PartOutcomes {
         if outcomes.len() != parts {
             return Err(StoreError::Bug(format!("{} outcomes for {parts} parts of requests", outcomes.len())));
         }
-        Ok(Self { outcomes: outcomes.into_iter(), standing: read_standing(row, parts)?.into_iter() })
+        Ok(Self { outcomes: outcomes.into_iter(), existing: read_existing(row, parts)?.into_iter() })
     }
 
     pub fn of_next(&mut self, parts: usize) -> RequestOutcomes {
         RequestOutcomes {
             outcomes: self.outcomes.by_ref().take(parts).collect(),
-            standing: self.standing.by_ref().take(parts).collect(),
+            existing: self.existing.by_ref().take(parts).collect(),
         }
     }
 }
@@ -63,8 +63,8 @@ impl RequestOutcomes {
     /// The answer, if ids of the request are used already.
     fn used(&mut self, duplicate: bool) -> Option<Result<Appended, AppendError>> {
         if self.outcomes.iter().all(|outcome| *outcome == Outcome::Duplicate) {
-            let streams = std::mem::take(&mut self.standing).into_iter().map(|standing| {
-                let messages: Vec<WrittenMessage> = standing.into_iter().map(|message| message.placed).collect();
+            let streams = std::mem::take(&mut self.existing).into_iter().map(|existing| {
+                let messages: Vec<WrittenMessage> = existing.into_iter().map(|message| message.placed).collect();
                 StreamAppended { version: messages.last().map_or(-1, |last| last.position), messages }
             });
             return Some(Ok(Appended { duplicate, streams: streams.collect() }));
@@ -72,8 +72,8 @@ impl RequestOutcomes {
         let is_used = |outcome: &Outcome| matches!(outcome, Outcome::Duplicate | Outcome::IdReused);
         let at = self.outcomes.iter().position(is_used)?;
         // One of another stream is in the way of this part; of a part that was written, any of its messages is.
-        let standing = std::mem::take(&mut self.standing[at]).into_iter().next()?;
-        Some(Err(standing.in_the_way()))
+        let existing = std::mem::take(&mut self.existing[at]).into_iter().next()?;
+        Some(Err(existing.in_the_way()))
     }
 
     /// For a commit whose answer was lost: what was written of the request.
@@ -134,7 +134,7 @@ impl Failure {
 }
 
 /// What the answer is made of.
-struct Reader<'a> {
+struct AnswerReader<'a> {
     requests: &'a [&'a AppendRequest],
     wanted: Option<&'a [bool]>,
     versions: Vec<i64>,
@@ -152,7 +152,7 @@ pub(super) fn read(row: &Row, requests: &[&AppendRequest], wanted: Option<&[bool
     let mut parts = PartOutcomes::read(row, versions.len())?;
     let global_positions: Vec<i64> = row.try_get::<_, Option<_>>("global_positions")?.unwrap_or_default();
     let written = Written { positions: Vec::with_capacity(global_positions.len()), messages: Vec::new() };
-    let mut reader = Reader {
+    let mut reader = AnswerReader {
         requests,
         wanted,
         versions,
@@ -176,7 +176,7 @@ pub(super) fn read(row: &Row, requests: &[&AppendRequest], wanted: Option<&[bool
     Ok(BatchAnswer { answers, written: reader.written })
 }
 
-impl Reader<'_> {
+impl AnswerReader<'_> {
     fn answer(
         &mut self,
         at: usize,
@@ -301,16 +301,16 @@ impl Reader<'_> {
     }
 }
 
-fn read_standing(row: &Row, parts: usize) -> Result<Vec<Vec<Standing>>, tokio_postgres::Error> {
-    let mut standing: Vec<Vec<Standing>> = (0..parts).map(|_| Vec::new()).collect();
-    let Some(numbers) = row.try_get::<_, Option<Vec<i32>>>("standing_parts")? else { return Ok(standing) };
+fn read_existing(row: &Row, parts: usize) -> Result<Vec<Vec<ExistingMessage>>, tokio_postgres::Error> {
+    let mut existing: Vec<Vec<ExistingMessage>> = (0..parts).map(|_| Vec::new()).collect();
+    let Some(numbers) = row.try_get::<_, Option<Vec<i32>>>("standing_parts")? else { return Ok(existing) };
     let ids: Vec<Uuid> = row.try_get("standing_ids")?;
     let streams: Vec<String> = row.try_get("standing_streams")?;
     let positions: Vec<i64> = row.try_get("standing_positions")?;
     let global_positions: Vec<i64> = row.try_get("standing_global_positions")?;
     let times: Vec<Timestamp> = row.try_get("standing_times")?;
     for (at, stream_name) in streams.into_iter().enumerate() {
-        standing[numbers[at] as usize - 1].push(Standing {
+        existing[numbers[at] as usize - 1].push(ExistingMessage {
             stream_name,
             placed: WrittenMessage {
                 id: ids[at],
@@ -320,5 +320,5 @@ fn read_standing(row: &Row, parts: usize) -> Result<Vec<Vec<Standing>>, tokio_po
             },
         });
     }
-    Ok(standing)
+    Ok(existing)
 }

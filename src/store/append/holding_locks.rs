@@ -13,7 +13,7 @@ impl BatchSession {
     ) -> Result<BatchAnswer, BatchError> {
         self.simple("BEGIN").await?;
         let answer = match self.call(&[request], wanted, awaited).await {
-            // The locks stay with the transaction: nothing comes any more but by who does not take them.
+            // The locks stay with the transaction: nothing comes any more but from writers that do not take them.
             Ok(BatchAnswer { answers, .. }) if matches!(answers[..], [Answer::LookFirst]) => {
                 match self.look(request).await {
                     Ok(Some(looked)) => self.call(&[&looked], wanted, awaited).await,

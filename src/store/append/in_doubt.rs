@@ -15,8 +15,8 @@ const TERMINATE_POLL: Duration = Duration::from_millis(20);
 
 impl Database {
     /// Finds out what became of a commit whose answer was lost. First the old session is ended for good, so that
-    /// nothing can be written by it afterwards; then the ids are looked up, with what they stand for: an id may have
-    /// stood for something else before. One answer for each request; `None` if its messages do not stand.
+    /// nothing can be written by it afterwards; then the ids are looked up, with what was written under them: an id may have
+    /// been used for something else before. One answer for each request; `None` if its messages were not written.
     pub async fn resolve_commit(
         &self,
         backend: &Backend,

@@ -150,10 +150,10 @@ impl<'a> Plan<'a> {
         });
         for function in schema.functions(attached).filter(|_| is_ours) {
             let (in_schema, name) = function.qualified_name();
-            let stands = found.functions.iter().any(|installed| {
+            let is_installed = found.functions.iter().any(|installed| {
                 installed.schema == in_schema && installed.name == name && installed.body == function.body()
             });
-            if !stands {
+            if !is_installed {
                 self.notices.push(Notice::FunctionReplaced { function: format!("{in_schema}.{name}") });
             }
         }

@@ -1,7 +1,7 @@
 //! What a migration did, or would do, as lines to print.
 use std::fmt;
 
-/// Who made the objects in schema `message_store`.
+/// Where the objects in schema `message_store` come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// Headwater did.

@@ -22,6 +22,13 @@ pub struct Assignments {
     pub held: Vec<Held>,
 }
 
+impl Assignments {
+    /// Messages that the consumer has and has not acked.
+    pub fn in_flight(&self) -> i64 {
+        self.replays_in_flight + self.held.iter().map(|held| held.in_flight).sum::<i64>()
+    }
+}
+
 /// A partition that a consumer holds.
 #[derive(Debug, Clone)]
 pub struct Held {

@@ -106,7 +106,7 @@ async fn send(exporter: opentelemetry_otlp::SpanExporter, mut taken: mpsc::Recei
             tracing::warn!(%error, "spans could not be exported");
         }
         for done in flushes {
-            // Whoever asked may not wait any more.
+            // The caller may not wait any more.
             let _ = done.send(());
         }
     }

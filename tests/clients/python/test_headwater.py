@@ -490,6 +490,33 @@ class Consumes(Client):
         end()
         self.assertEqual((seen, most), ([0, 1, 0, 1, 2, 3], 1))
 
+    def test_what_is_being_handled_when_a_partition_goes_to_another_consumer_is_acked_and_comes_once(self) -> None:
+        # Time enough to ack: a consumer that is too late may see a message again.
+        service = Service("--subscription-revoke-grace", "10s")
+        self.addCleanup(service.remove)
+        self.headwater = self.client(service.url)
+        subscription = self.subscription(partitions=2)
+        self.fill(subscription, range(16), streams=16)
+        seen: list[int] = []
+        go_on = threading.Event()
+
+        def handler(message: Message) -> None:
+            seen.append(message.data["n"])
+            go_on.wait(WAIT)
+
+        one = self.start(subscription, handler, self.client(service.url))
+        # One of each partition.
+        until(lambda: len(seen) == 2)
+        two = self.start(subscription, lambda message: seen.append(message.data["n"]), self.client(service.url))
+        until(lambda: len(self.consumers(subscription)) == 2)
+        # The first one is told meanwhile that a partition goes.
+        time.sleep(1)
+        go_on.set()
+        until(lambda: self.lag(subscription) == 0)
+        one()
+        two()
+        self.assertEqual(sorted(seen), list(range(16)))
+
     def test_no_more_handlers_run_at_once_than_may(self) -> None:
         subscription = self.subscription(SubscriptionMode.COMPETING)
         self.fill(subscription, range(40))

@@ -270,6 +270,38 @@ test('a partition that was taken is given up, and not acked', async () => {
   assert.deepEqual([seen, most], [[0, 1, 0, 1, 2, 3], 1])
 })
 
+test('what is being handled when a partition goes to another consumer is acked, and comes once', async () => {
+  // Time enough to ack: a consumer that is too late may see a message again.
+  const patient = await Service.start('--subscription-revoke-grace', '10s')
+  const own = new Headwater(patient.url)
+  try {
+    const [name, seen] = [aName(), [] as Message[]]
+    await own.subscribe(name, { source: { category: name }, from: 'beginning', partitions: 2 })
+    for (const n of upTo(16)) await own.append(`${name}-${n}`, [counted(n)])
+    let goOn = () => {}
+    const held = new Promise<void>(resolve => { goOn = resolve })
+    const one = start(name, async message => {
+      seen.push(message)
+      await held
+    }, {}, patient.url)
+    // One of each partition.
+    await until(() => seen.length === 2)
+    const two = start(name, message => seen.push(message), {}, patient.url)
+    const members = async () => (await api.listConsumers({ client: own.transport.client, path: { name } })).data?.consumers
+    await until(async () => (await members())?.length === 2)
+    // The first one is told meanwhile that a partition goes.
+    await sleep(1_000)
+    goOn()
+    const left = async () => (await api.readSubscription({ client: own.transport.client, path: { name } })).data?.status.committed_lag
+    await until(async () => await left() === 0)
+    await one()
+    await two()
+    assert.deepEqual(seen.map(number).sort((a, b) => a - b), upTo(16))
+  } finally {
+    await patient.remove()
+  }
+})
+
 test('no more handlers run at once than may', async () => {
   const name = await subscription({ mode: 'competing', partitions: null })
   await fill(name, upTo(40))

@@ -104,6 +104,11 @@ class Consumer:
             case "assigned":
                 self._lose(data["partition"])
                 self.lanes[data["partition"]] = Lane(data["epoch"])
+            case "revoked" if data["reason"] == "rebalance":
+                # What is done, and what is being handled, is acked as long as it is this consumer's: the service judges.
+                lane = self.lanes.pop(data["partition"], None)
+                if lane is not None:
+                    lane.waiting.clear()
             case "revoked":
                 self._lose(data["partition"])
             case "disconnected":

@@ -60,7 +60,7 @@ impl ProjectorTerm<'_> {
             return Ok(());
         }
         self.past.remove(&projection.id);
-        // The live ones stand still until this one stands beside them.
+        // The live ones wait until this one is at their position.
         let Ok(Some(position)) = self.catch_up().finish(&mut projection, position).await else {
             self.reload_at = Some(Instant::now() + RELOAD_PAUSE);
             return Ok(());

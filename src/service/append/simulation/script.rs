@@ -116,8 +116,8 @@ impl State {
             if let Some(category) = held.filter(|held| request.written_categories().any(|one| one == *held)) {
                 return Answer::Locked { category: category.into() };
             }
-            if let Some(standing) = self.standing(request) {
-                return Answer::Done(Ok(Appended { duplicate: true, streams: standing }));
+            if let Some(existing) = self.existing(request) {
+                return Answer::Done(Ok(Appended { duplicate: true, streams: existing }));
             }
             let mismatches: Vec<Mismatch> =
                 request.streams.iter().enumerate().filter_map(|one| self.wrong(one)).collect();
@@ -131,7 +131,7 @@ impl State {
     }
 
     /// What is there of a request: all of it, or nothing.
-    fn standing(&self, request: &AppendRequest) -> Option<Vec<StreamAppended>> {
+    fn existing(&self, request: &AppendRequest) -> Option<Vec<StreamAppended>> {
         let found: Vec<&Stored> = request.messages().filter_map(|message| self.messages.get(&message.id)).collect();
         if found.is_empty() {
             return None;
@@ -209,7 +209,7 @@ impl Appends for Script {
             // Ended for good: what it was still at is not written any more.
             state.alive.remove(&backend.pid());
             let look_up = |request: &&AppendRequest| {
-                state.standing(request).map(|streams| Ok(Appended { duplicate: false, streams }))
+                state.existing(request).map(|streams| Ok(Appended { duplicate: false, streams }))
             };
             Ok(requests.iter().map(look_up).collect())
         })

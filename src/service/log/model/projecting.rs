@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    /// Those that stand where the live ones are join them.
+    /// Those that have come to the position of the live ones join them.
     fn go_live(&mut self) {
         self.tell_all();
         let script = self.script.clone();
