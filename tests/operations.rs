@@ -236,6 +236,21 @@ async fn the_pages_load_nothing_from_anywhere_else() {
             assert!(!answer.bytes().await.unwrap().is_empty(), "{at}");
         }
     }
+    // Compressed for those that take it, and only for them.
+    let bundle = format!("{}/docs/swagger-ui-bundle.js", app.url);
+    let plain = app.http.get(&bundle).send().await.unwrap();
+    assert!(!plain.headers().contains_key("content-encoding"));
+    let plain = plain.bytes().await.unwrap();
+    let packed = app.http.get(&bundle).header("accept-encoding", "gzip, br").send().await.unwrap();
+    assert_eq!(
+        (&packed.headers()["content-encoding"], &packed.headers()["vary"]),
+        (&"gzip".parse().unwrap(), &"accept-encoding".parse().unwrap())
+    );
+    let packed = packed.bytes().await.unwrap();
+    assert!(packed.len() < plain.len() / 2, "{} of {} bytes", packed.len(), plain.len());
+    let mut unpacked = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&*packed), &mut unpacked).unwrap();
+    assert!(unpacked == *plain, "the same file");
     let start = app.get("/docs/swagger-initializer.js").await.text;
     assert!(start.contains("/openapi.json") && !start.contains("https://"), "{start}");
     app.stop().await;

@@ -15,7 +15,7 @@ use super::problem_bodies::as_http1;
 use crate::domain::observation::Observation;
 use crate::telemetry::Observer;
 
-/// Refused connections that are refusals so at the same time; more are closed without a word.
+/// Refused connections that are told so at the same time; more are closed without a word.
 pub const REFUSALS_MAX: usize = 64;
 /// How long a refused connection stays, so that its client reads the answer.
 const REFUSAL_TIME_MAX: Duration = Duration::from_secs(1);

@@ -64,7 +64,7 @@ impl HeldBodies {
         Self(Arc::new(Shared { bytes_max, write_timeout, observer, held: Mutex::default() }))
     }
 
-    /// HeldBody for a body; `None`: there is none. A body that is alone has room, whatever its size.
+    /// Room for a body; `None`: there is none. A body that is alone has room, whatever its size.
     fn enter(&self, bytes: usize, what: Stalled) -> Option<HeldBody> {
         self.enter_with(bytes, what, CancellationToken::new())
     }

@@ -3,25 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
-use axum::response::{IntoResponse, Response};
+use axum::middleware::{Next, from_fn_with_state, map_response};
+use axum::response::Response;
 use axum::routing::get;
-use axum::{Json, Router};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use utoipa_swagger_ui::SwaggerUi;
 
 use self::held_bodies::HeldBodies;
-use self::openapi::Version;
 use crate::domain::browser::Trusted;
 use crate::service::Service;
 
 pub mod access;
 mod aggregated_streams;
 mod api_keys;
+mod api_page;
 mod append_problems;
 mod append_sessions;
 mod appends;
@@ -186,23 +184,6 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(operations::read_problem_page))
 }
 
-/// The OpenAPI document, and a page to read it. Other paths below it are unknown like any other.
-fn documentation(document: utoipa::openapi::OpenApi) -> Router<App> {
-    let with_item_schemas = Json(openapi::finish(document.clone(), Version::V3_2));
-    let document = openapi::finish(document, Version::V3_1);
-    let pages = Router::from(SwaggerUi::new("/docs").external_url_unchecked("/openapi.json", document));
-    let pages = pages.route("/openapi-3.2.json", get(move || std::future::ready(with_item_schemas.clone())));
-    pages.layer(from_fn(|uri: axum::http::Uri, request: Request, next: Next| async move {
-        let mut response = next.run(request).await;
-        if response.status() == StatusCode::NOT_FOUND {
-            return operations::unknown_path(uri).await.into_response();
-        }
-        let policy = HeaderValue::from_static(security_headers::API_PAGE_POLICY);
-        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
-        response
-    }))
-}
-
 /// The whole service as a router.
 pub fn router(service: Service, limits: Limits) -> Router {
     let bodies = HeldBodies::new(limits.bodies_bytes_max, limits.write_timeout, service.observer.clone());
@@ -215,7 +196,7 @@ pub fn router(service: Service, limits: Limits) -> Router {
         .route("/console/{*path}", get(console::file))
         .route("/headwater.js", get(console::headwater_js))
         .route("/favicon.ico", get(operations::no_icon))
-        .merge(documentation(document))
+        .merge(api_page::routes(document))
         .fallback(operations::unknown_path)
         .method_not_allowed_fallback(operations::unknown_method)
         .layer(from_fn_with_state(app.clone(), around));
