@@ -13,6 +13,7 @@ use flate2::read::GzDecoder;
 use utoipa_swagger_ui::SwaggerUi;
 
 use super::openapi::{self, Version};
+use super::problem::{Problem, ProblemKind};
 use super::{App, operations, security_headers};
 
 /// The largest file of the page, as it is kept.
@@ -62,7 +63,7 @@ async fn unpacked(response: Response) -> Response {
         Err(_) => false,
     };
     if !is_read {
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        return Problem::new(ProblemKind::InternalError, "The file could not be unpacked.").into_response();
     }
     parts.headers.remove(header::CONTENT_ENCODING);
     parts.headers.remove(header::CONTENT_LENGTH);
