@@ -333,6 +333,7 @@ pub fn service_settings(settings: &Settings) -> ServiceSettings {
         },
         tail: TailSettings {
             cache_bytes_max: settings.cache_bytes_max,
+            history_cache_bytes_max: settings.history_cache_bytes_max,
             poll_interval: settings.poll_interval,
             held_back_warning: settings.held_back_warning,
             // Half of the pool, so that followers that catch up leave connections for requests.

@@ -37,7 +37,7 @@ pub(super) struct Erased {
 }
 
 /// What changes history, counted; and the server that counts.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct ErasureCount {
     erasures: i64,
     trims: i64,
@@ -46,10 +46,17 @@ struct ErasureCount {
 }
 
 /// Which state of its past the log is in. A page of settled messages is the same as long as this is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Generation {
     history: i64,
     counted: ErasureCount,
+}
+
+#[cfg(test)]
+impl Generation {
+    pub fn of_history(history: i64) -> Self {
+        Self { history, ..Self::default() }
+    }
 }
 
 #[derive(Default)]
@@ -91,6 +98,7 @@ impl Tail {
         let mut cache = self.cache();
         erasures.iter().for_each(|erasure| cache.erase(erasure.global_position));
         drop(cache);
+        self.inner.shared_pages.forget();
         erased.count.send_modify(|sum| *sum += count);
     }
 
@@ -108,6 +116,14 @@ impl Tail {
         let (doubts, counted) = lock(&erased.counted).clone().filter(|_| self.is_reading())?;
         let generation = Generation { history: self.history_number(), counted };
         (doubts == erased.doubts.load(Ordering::SeqCst)).then_some(generation)
+    }
+
+    /// Nothing was erased or trimmed in what a script has.
+    #[cfg(test)]
+    pub(super) fn script_generation(&self) {
+        let erased = &self.inner.erased;
+        *lock(&erased.counted) = Some((erased.doubts.load(Ordering::SeqCst), ErasureCount::default()));
+        self.reads(true);
     }
 
     /// Changes when messages were erased.

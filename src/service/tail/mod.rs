@@ -10,6 +10,7 @@ mod oddities;
 mod reader;
 #[cfg(test)]
 mod scripted;
+mod shared_pages;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,12 +40,15 @@ pub use erasures::Generation;
 pub use held_back::HeldBack;
 pub use history::HistoryChanged;
 pub use reader::Reader;
+use shared_pages::{Share, SharedPages};
 
 /// The bounds of the tail.
 #[derive(Debug, Clone)]
 pub struct TailSettings {
     /// Bytes of messages that are kept for followers who keep up.
     pub cache_bytes_max: usize,
+    /// Bytes of pages of history that were read for one follower and are kept for others; 0: every follower reads its own.
+    pub history_cache_bytes_max: usize,
     /// How often the log is looked at without a hint: for writers that do not notify.
     pub poll_interval: Duration,
     /// A writer that keeps the settled position back for this long is named in the log.
@@ -82,6 +86,7 @@ struct Inner {
     history_changed: Mutex<Option<HistoryChanged>>,
     erased: Erased,
     pages: PageReader,
+    shared_pages: SharedPages,
     database: Database,
     observer: Observer,
     settings: TailSettings,
@@ -163,6 +168,7 @@ impl Tail {
             history_changed: Mutex::default(),
             erased: Erased::default(),
             pages: PageReader::new(database.clone(), replicas, settings.catch_up_reads_max),
+            shared_pages: SharedPages::new(settings.history_cache_bytes_max),
             database,
             observer,
             settings,
@@ -352,13 +358,40 @@ impl Membership {
     /// What is in the database after a place.
     pub async fn page(&self, place: Place, limit: PageLimit, filter: &Filter) -> Result<Read, StoreError> {
         let settled = self.tail.settled();
-        let page = self.tail.pages().messages(&self.source, place, settled, limit, filter).await?;
+        let (page, turn) = match self.share(place, limit, filter, settled).await {
+            Some(Share::Page(page)) => (page, None),
+            share => {
+                let page = self.tail.pages().messages(&self.source, place, settled, limit, filter).await?;
+                (page, share.and_then(Share::turn))
+            }
+        };
         self.tail.confirm().await?;
         if self.tail.history() != place.history {
             return Ok(Read::HistoryChanged);
         }
+        if let Some(turn) = turn {
+            turn.keep(&page);
+        }
         let check = self.tail.check_at(page.up_to);
         Ok(Read::Page(Page { check, ..page }))
+    }
+
+    /// What a reader does for a page of a source that others read, too; it waits for another one's read only once. `None`: it
+    /// reads for itself alone.
+    async fn share(&self, place: Place, limit: PageLimit, filter: &Filter, settled: i64) -> Option<Share> {
+        let pages = &self.tail.inner.shared_pages;
+        if !pages.is_on() || place.stream_after.is_some() || !self.has_company() {
+            return None;
+        }
+        let share = || Some(pages.share(&self.source, filter, place, limit, (&self.tail.generation()?, settled)));
+        match share()? {
+            Share::Wait(mut read) => {
+                // Nothing is sent: this ends with the read.
+                let _ = read.changed().await;
+                share()
+            }
+            share => Some(share),
+        }
     }
 
     /// Waits until one of the topics has something that was not there when this was last asked.

@@ -24,6 +24,7 @@ impl Tail {
         };
         let settings_of_tail = TailSettings {
             cache_bytes_max,
+            history_cache_bytes_max: cache_bytes_max,
             poll_interval: Duration::from_secs(1),
             held_back_warning: Duration::from_secs(1),
             catch_up_reads_max: 3,
@@ -37,6 +38,7 @@ impl Tail {
         let mut tail = Self::without_reader(cache_bytes_max);
         let inner = Arc::get_mut(&mut tail.inner).unwrap();
         inner.pages = PageReader::scripted(inner.database.clone(), inner.settings.catch_up_reads_max, script);
+        tail.script_generation();
         tail
     }
 
@@ -47,5 +49,6 @@ impl Tail {
     /// There is another log from now on, settled up to a position.
     pub fn begin_another_log(&self, settled: i64, number: i64) {
         self.begin_at(settled, settled, number, false);
+        self.script_generation();
     }
 }

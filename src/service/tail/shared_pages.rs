@@ -1,0 +1,329 @@
+//! Pages of history that several readers of a source want at about the same time: one of them reads, the others take what it
+//! has read. So it is when many followers come back at once, and when the consumers of a subscription catch up.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::Generation;
+use crate::domain::filter::Filter;
+use crate::domain::message::Message;
+use crate::domain::source::Source;
+use crate::service::log::{Entry, Page, Place, suffix};
+use crate::store::read::PageLimit;
+
+/// So many pages are kept at most, however small they are: all are looked through for the one that is wanted.
+const PAGES_MAX: usize = 256;
+
+/// The last pages that were read for sources with several readers. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct SharedPages {
+    state: Arc<Mutex<State>>,
+    bytes_max: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// All pages are of this generation of the log's past.
+    generation: Option<Generation>,
+    /// The oldest first.
+    pages: VecDeque<SharedPage>,
+    bytes: usize,
+    reads: Vec<ReadUnderWay>,
+    reads_begun: u64,
+}
+
+/// What a page is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct PageOf {
+    source: Source,
+    filter: Filter,
+}
+
+struct SharedPage {
+    of: PageOf,
+    after: i64,
+    up_to: i64,
+    messages: Vec<Arc<Message>>,
+    bytes: usize,
+    /// There was no more when it was read.
+    is_end: bool,
+}
+
+struct ReadUnderWay {
+    number: u64,
+    of: PageOf,
+    after: i64,
+    messages_max: i64,
+    done: watch::Sender<()>,
+}
+
+/// What a reader does who wants a page.
+pub(super) enum Share {
+    /// Another one has read it.
+    Page(Page),
+    /// Another one reads it at this moment.
+    Wait(watch::Receiver<()>),
+    /// It reads, and then gives what it has read to the others.
+    Read(ReadTurn),
+}
+
+/// A read that others wait for, until it is dropped.
+pub(super) struct ReadTurn {
+    pages: SharedPages,
+    number: u64,
+    of: PageOf,
+    after: i64,
+    generation: Generation,
+}
+
+impl SharedPages {
+    pub fn new(bytes_max: usize) -> Self {
+        Self { state: Arc::default(), bytes_max }
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.bytes_max > 0
+    }
+
+    /// The page after a global place, of the generation that the log's past is in now and up to what is settled now.
+    pub fn share(
+        &self,
+        source: &Source,
+        filter: &Filter,
+        place: Place,
+        limit: PageLimit,
+        (generation, settled): (&Generation, i64),
+    ) -> Share {
+        let mut state = self.state();
+        if state.generation.as_ref() != Some(generation) {
+            state.forget();
+            state.generation = Some(generation.clone());
+        }
+        let is_it = |of: &PageOf| of.source == *source && of.filter == *filter;
+        let holds = |one: &&SharedPage| one.after <= place.after && place.after < one.up_to && is_it(&one.of);
+        // The newest is the likeliest.
+        if let Some(shared) = state.pages.iter().rev().find(holds) {
+            return Share::Page(shared.after(place, limit, settled));
+        }
+        // A message has a position of its own, so a full page ends no earlier than this.
+        let will_hold = |one: &&ReadUnderWay| {
+            one.after <= place.after && place.after - one.after < one.messages_max && is_it(&one.of)
+        };
+        if let Some(read) = state.reads.iter().find(will_hold) {
+            return Share::Wait(read.done.subscribe());
+        }
+        state.reads_begun += 1;
+        let (number, of) = (state.reads_begun, PageOf { source: source.clone(), filter: filter.clone() });
+        let done = watch::Sender::new(());
+        let read = ReadUnderWay { number, of: of.clone(), after: place.after, messages_max: limit.messages, done };
+        state.reads.push(read);
+        Share::Read(ReadTurn { pages: self.clone(), number, of, after: place.after, generation: generation.clone() })
+    }
+
+    /// Something was erased: what was read before that is not shown.
+    pub fn forget(&self) {
+        self.state().forget();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here is left half done by a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn forget(&mut self) {
+        self.generation = None;
+        self.pages.clear();
+        self.bytes = 0;
+        // What they read is not kept, so that nobody needs to wait for it.
+        self.reads.clear();
+    }
+
+    fn keep(&mut self, page: SharedPage, bytes_max: usize) {
+        self.bytes += page.bytes;
+        self.pages.push_back(page);
+        while self.bytes > bytes_max || self.pages.len() > PAGES_MAX {
+            let Some(oldest) = self.pages.pop_front() else { break };
+            self.bytes -= oldest.bytes;
+        }
+    }
+}
+
+impl SharedPage {
+    fn after(&self, place: Place, limit: PageLimit, settled: i64) -> Page {
+        let seen = self.messages.partition_point(|one| one.global_position <= place.after);
+        let entry = |message: &Arc<Message>| Entry::of(message.clone(), false);
+        let page = suffix::page(self.messages.iter().skip(seen), limit, self.up_to, entry);
+        // More may have been settled since it was read.
+        let is_end = page.is_end && self.is_end && self.up_to >= settled;
+        Page { is_end, ..page }
+    }
+}
+
+impl Share {
+    pub fn turn(self) -> Option<ReadTurn> {
+        match self {
+            Share::Read(turn) => Some(turn),
+            Share::Page(_) | Share::Wait(_) => None,
+        }
+    }
+}
+
+impl ReadTurn {
+    /// Keeps what was read for the others, unless the log's past has changed meanwhile, or something of it was trimmed: how
+    /// much that is differs from place to place.
+    pub fn keep(&self, page: &Page) {
+        if page.trimmed.is_some() || page.up_to <= self.after {
+            return;
+        }
+        let messages: Vec<_> = page.entries.iter().map(|entry| entry.message.clone()).collect();
+        let bytes = messages.iter().map(|message| message.memory_bytes()).sum();
+        let mut state = self.pages.state();
+        if state.generation.as_ref() == Some(&self.generation) {
+            let (of, after, up_to, is_end) = (self.of.clone(), self.after, page.up_to, page.is_end);
+            state.keep(SharedPage { of, after, up_to, messages, bytes, is_end }, self.pages.bytes_max);
+        }
+    }
+}
+
+impl Drop for ReadTurn {
+    fn drop(&mut self) {
+        // Those that wait for it notice that its sender has gone.
+        self.pages.state().reads.retain(|read| read.number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::message::MessageParts;
+    use crate::domain::time::Timestamp;
+
+    const LIMIT: PageLimit = PageLimit { messages: 10, bytes: 1 << 20 };
+
+    fn message(global_position: i64) -> Arc<Message> {
+        Arc::new(Message::new(MessageParts {
+            id: uuid::Uuid::nil(),
+            stream_name: "a-1",
+            message_type: "T",
+            position: global_position,
+            global_position,
+            data: Some("{}"),
+            metadata: None,
+            time: Timestamp(0),
+            erased: None,
+        }))
+    }
+
+    fn page(positions: impl Iterator<Item = i64>, up_to: i64, is_end: bool) -> Page {
+        let entries = positions.map(|at| Entry::of(message(at), false)).collect();
+        Page { entries, up_to, check: None, is_end, trimmed: None }
+    }
+
+    /// What there is of a category after a place, up to position 100.
+    fn ask(pages: &SharedPages, after: i64, limit: PageLimit) -> Share {
+        ask_in(pages, after, limit, &Generation::default())
+    }
+
+    fn ask_in(pages: &SharedPages, after: i64, limit: PageLimit, generation: &Generation) -> Share {
+        pages.share(&Source::category("a"), &Filter::default(), Place::global(after, 0), limit, (generation, 100))
+    }
+
+    fn turn(share: Share) -> ReadTurn {
+        share.turn().expect("a turn to read")
+    }
+
+    fn found(share: Share) -> (Vec<i64>, i64, bool) {
+        let Share::Page(page) = share else { panic!("no page is shared") };
+        (page.entries.iter().map(Entry::global_position).collect(), page.up_to, page.is_end)
+    }
+
+    #[test]
+    fn what_one_has_read_is_there_for_all_whose_place_is_within_it() {
+        let pages = SharedPages::new(1 << 20);
+        turn(ask(&pages, 0, LIMIT)).keep(&page([2, 4, 6, 8].into_iter(), 8, false));
+        assert_eq!(found(ask(&pages, 0, LIMIT)), (vec![2, 4, 6, 8], 8, false));
+        assert_eq!(found(ask(&pages, 5, LIMIT)), (vec![6, 8], 8, false));
+        let two = PageLimit { messages: 2, ..LIMIT };
+        assert_eq!(found(ask(&pages, 0, two)), (vec![2, 4], 5, false));
+        let small = PageLimit { bytes: 1, ..LIMIT };
+        assert_eq!(found(ask(&pages, 2, small)), (vec![4], 5, false));
+        turn(ask(&pages, 8, LIMIT)).keep(&page(std::iter::once(9), 100, true));
+        assert_eq!(found(ask(&pages, 8, LIMIT)), (vec![9], 100, true));
+        assert_eq!(found(ask(&pages, 50, LIMIT)), (vec![], 100, true));
+        turn(ask(&pages, 100, LIMIT));
+    }
+
+    #[test]
+    fn an_end_is_none_any_more_once_there_is_more() {
+        let pages = SharedPages::new(1 << 20);
+        turn(ask(&pages, 0, LIMIT)).keep(&page(std::iter::once(9), 99, true));
+        assert_eq!(found(ask(&pages, 0, LIMIT)), (vec![9], 99, false));
+    }
+
+    #[test]
+    fn pages_are_of_one_source_one_filter_and_one_generation() {
+        let pages = SharedPages::new(1 << 20);
+        turn(ask(&pages, 0, LIMIT)).keep(&page(1..=3, 3, false));
+        let (at, now) = (Place::global(0, 0), (&Generation::default(), 100));
+        turn(pages.share(&Source::category("b"), &Filter::default(), at, LIMIT, now));
+        let filter = Filter { types: Arc::new(["T".to_owned()]), ..Filter::default() };
+        turn(pages.share(&Source::category("a"), &filter, at, LIMIT, now));
+        let later = Generation::of_history(1);
+        // One that was under way when the log's past changed is not kept either.
+        let before = turn(ask(&pages, 3, LIMIT));
+        turn(ask_in(&pages, 0, LIMIT, &later));
+        before.keep(&page(4..=6, 6, false));
+        turn(ask_in(&pages, 3, LIMIT, &later));
+    }
+
+    #[test]
+    fn readers_of_what_is_being_read_wait_until_it_is_there_or_its_reader_gone() {
+        let pages = SharedPages::new(1 << 20);
+        let first = turn(ask(&pages, 0, LIMIT));
+        let Share::Wait(mut waiting) = ask(&pages, 9, LIMIT) else { panic!("it does not wait") };
+        turn(ask(&pages, 10, LIMIT));
+        assert!(!waiting.has_changed().unwrap());
+        first.keep(&page(1..=10, 10, false));
+        drop(first);
+        assert!(futures_util::FutureExt::now_or_never(waiting.changed()).expect("it is over").is_err());
+        assert_eq!(found(ask(&pages, 9, LIMIT)), (vec![10], 10, false));
+        let dropped = turn(ask(&pages, 10, LIMIT));
+        let Share::Wait(mut waiting) = ask(&pages, 10, LIMIT) else { panic!("it does not wait") };
+        drop(dropped);
+        assert!(futures_util::FutureExt::now_or_never(waiting.changed()).expect("it is over").is_err());
+        turn(ask(&pages, 10, LIMIT));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_oldest_go_first() {
+        let one = message(100_000).memory_bytes();
+        let pages = SharedPages::new(10 * one);
+        for n in 0..100 {
+            turn(ask(&pages, 3 * n, LIMIT)).keep(&page(3 * n + 1..=3 * n + 3, 3 * n + 3, false));
+            assert!(pages.state().bytes <= 10 * one);
+        }
+        turn(ask(&pages, 3 * 90, LIMIT));
+        assert_eq!(found(ask(&pages, 3 * 99, LIMIT)).0, [298, 299, 300]);
+        turn(ask(&pages, 300, PageLimit { messages: 100, ..LIMIT })).keep(&page(301..=400, 400, false));
+        turn(ask(&pages, 300, LIMIT));
+        for n in 0..2 * PAGES_MAX as i64 {
+            turn(ask(&pages, 1_000 + n, LIMIT)).keep(&page(0..0, 1_001 + n, false));
+        }
+        assert_eq!(pages.state().pages.len(), PAGES_MAX);
+    }
+
+    #[test]
+    fn what_was_erased_or_trimmed_is_not_shared() {
+        let pages = SharedPages::new(1 << 20);
+        turn(ask(&pages, 0, LIMIT)).keep(&page(1..=3, 3, false));
+        pages.forget();
+        turn(ask(&pages, 0, LIMIT));
+        let trimmed = Some(crate::service::log::Trimmed { count: 1, first_position: 2 });
+        turn(ask(&pages, 0, LIMIT)).keep(&Page { trimmed, ..page(2..=3, 3, false) });
+        turn(ask(&pages, 0, LIMIT));
+    }
+}
