@@ -8,38 +8,47 @@ CREATE OR REPLACE FUNCTION headwater.subscription_ack_each(
 )
 RETURNS TABLE (number bigint, outcome text, current_epoch bigint)
 LANGUAGE plpgsql VOLATILE
--- Each entry takes one look-up in the primary key, however many rows the table has, dead ones included.
-SET enable_hashjoin = off
-SET enable_mergejoin = off
-SET enable_bitmapscan = off
 AS $$
 #variable_conflict use_column
+DECLARE
+  _found bigint[];
+  _found_epochs bigint[];
+  _rows tid[];
 BEGIN
+  SELECT coalesce(array_agg(f.number), '{}'), array_agg(f.found_epoch),
+    array_agg(f.row_id) FILTER (WHERE f.found_epoch = f.epoch)
+  INTO _found, _found_epochs, _rows
+  FROM (
+    SELECT l.number, l.epoch, d.epoch AS found_epoch, d.row_id
+    FROM (
+      SELECT l.*
+      FROM unnest(_subscriptions, _partitions, _positions, _epochs) WITH ORDINALITY
+        AS l (subscription_id, partition, position, epoch, number)
+      ORDER BY l.subscription_id, l.partition, l.position
+    ) AS l
+    -- OFFSET 0: one look-up in the primary key for each, in this order, however many rows the table has or is thought to
+    -- have.
+    CROSS JOIN LATERAL (
+      SELECT t.ctid AS row_id, t.epoch
+      FROM headwater.subscription_deliveries AS t
+      WHERE t.subscription_id = l.subscription_id AND t.partition = l.partition AND t.position = l.position
+      OFFSET 0
+      FOR UPDATE
+    ) AS d
+  ) AS f;
+
+  -- They are locked, so that these are their places.
+  DELETE FROM headwater.subscription_deliveries AS d WHERE d.ctid = ANY (_rows);
+
   RETURN QUERY
-  WITH listed AS (
-    SELECT l.number, l.subscription_id, l.partition, l.position, l.epoch
-    FROM unnest(_subscriptions, _partitions, _positions, _epochs) WITH ORDINALITY
-      AS l (subscription_id, partition, position, epoch, number)
-  ),
-  found AS MATERIALIZED (
-    SELECT l.number, d.subscription_id, d.partition, d.position, l.epoch = d.epoch AS is_current, d.epoch
-    FROM listed AS l
-    JOIN headwater.subscription_deliveries AS d
-      ON d.subscription_id = l.subscription_id AND d.partition = l.partition AND d.position = l.position
-    ORDER BY d.subscription_id, d.partition, d.position
-    FOR UPDATE OF d
-  ),
-  acked AS (
-    DELETE FROM headwater.subscription_deliveries AS d
-    USING found AS f
-    WHERE f.is_current
-      AND d.subscription_id = f.subscription_id AND d.partition = f.partition AND d.position = f.position
-  )
   SELECT
-    l.number,
-    CASE WHEN f.is_current THEN 'done' WHEN f.number IS NOT NULL THEN 'fenced' ELSE 'missing' END,
-    CASE WHEN NOT f.is_current THEN f.epoch END
-  FROM listed AS l
-  LEFT JOIN found AS f ON f.number = l.number;
+    f.number,
+    CASE WHEN f.epoch = _epochs[f.number] THEN 'done' ELSE 'fenced' END,
+    nullif(f.epoch, _epochs[f.number])
+  FROM unnest(_found, _found_epochs) AS f (number, epoch)
+  UNION ALL
+  SELECT n.number, 'missing', NULL
+  FROM generate_series(1, cardinality(_positions)::bigint) AS n (number)
+  WHERE n.number NOT IN (SELECT unnest(_found));
 END;
 $$;

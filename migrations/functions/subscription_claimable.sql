@@ -46,7 +46,7 @@ BEGIN
   LEFT JOIN LATERAL (
     SELECT d.due_at
     FROM headwater.subscription_deliveries AS d
-    WHERE d.subscription_id = _subscription
+    WHERE d.subscription_id + 0 = _subscription
     ORDER BY d.due_at
     LIMIT 1
   ) AS n ON true

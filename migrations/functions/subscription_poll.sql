@@ -10,7 +10,7 @@ AS $$
     EXISTS (
       SELECT
       FROM headwater.subscription_deliveries AS d
-      WHERE d.subscription_id = l.id AND d.due_at <= clock_timestamp()
+      WHERE d.subscription_id + 0 = l.id AND d.due_at <= clock_timestamp()
     )
   FROM unnest(_subscriptions) WITH ORDINALITY AS l (id, number)
   LEFT JOIN headwater.subscriptions AS s ON s.id = l.id

@@ -91,7 +91,7 @@ BEGIN
     EXISTS (
       SELECT
       FROM headwater.subscription_deliveries AS d
-      WHERE d.subscription_id = _subscription AND d.due_at <= _now
+      WHERE d.subscription_id + 0 = _subscription AND d.due_at <= _now
     ),
     (
       SELECT count(*)

@@ -65,7 +65,7 @@ BEGIN
     FROM (
       SELECT d.ctid AS row_id, d.global_position
       FROM headwater.subscription_deliveries AS d
-      WHERE d.subscription_id = _subscription AND d.due_at <= _now
+      WHERE d.subscription_id + 0 = _subscription AND d.due_at <= _now
       ORDER BY d.due_at
       LIMIT _limit
       FOR UPDATE SKIP LOCKED

@@ -45,7 +45,7 @@ BEGIN
     JOIN headwater.subscription_partitions AS p
       ON p.subscription_id = d.subscription_id AND p.partition = d.partition
     JOIN unnest(_partitions, _epochs) AS h (partition, epoch) ON h.partition = p.partition AND h.epoch = p.epoch
-    WHERE d.subscription_id = _subscription AND d.due_at <= _now AND p.consumer = _consumer AND p.next_owner IS NULL
+    WHERE d.subscription_id + 0 = _subscription AND d.due_at <= _now AND p.consumer = _consumer AND p.next_owner IS NULL
     ORDER BY d.due_at
     LIMIT _limit
     FOR UPDATE OF d SKIP LOCKED

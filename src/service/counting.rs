@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::tail::Tail;
 use crate::domain::filter::Filter;
-use crate::store::read::{Span, TimeWindow};
+use crate::store::read::Span;
+use crate::store::time_window::TimeWindow;
 use crate::store::{Database, StoreError};
 
 /// How many messages are counted in one transaction.

@@ -36,6 +36,7 @@ pub mod settled;
 pub mod storage;
 pub mod subscriptions;
 mod target;
+pub mod time_window;
 mod timestamp;
 mod tls;
 pub mod trim;

@@ -59,16 +59,6 @@ pub struct CategoryOptions {
     pub group: Option<(i64, i64)>,
 }
 
-/// Where messages of a span of time can be: from `first` to `last`, and from `uncounted_from` on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimeWindow {
-    pub first: i64,
-    pub last: i64,
-    pub uncounted_from: i64,
-    /// The global position up to which times are known.
-    pub counted_position: i64,
-}
-
 /// A summary of a stream, by its first and its last message.
 #[derive(Debug, Clone)]
 pub struct StreamSummary {
@@ -150,19 +140,28 @@ impl Messages<'_> {
         options: &CategoryOptions,
     ) -> Result<Page, StoreError> {
         let (comparison, end, order) = span.direction();
+        // What is not asked for is not in the statement: every page is planned anew.
+        let narrow = match *options == CategoryOptions::default() {
+            true => "",
+            false => {
+                "AND ($8::text IS NULL OR message_store.category(m.metadata ->> 'correlationStreamName') = $8) \
+                 AND ($9::bigint IS NULL OR headwater.group_member(m.stream_name, $10) = $9)"
+            }
+        };
         let sql = format!(
             "SELECT coalesce(v.head, 0), m.* FROM (SELECT (SELECT global_position FROM message_store.messages \
              WHERE message_store.category(stream_name) BETWEEN $4 AND $4 \
              ORDER BY message_store.category(stream_name) DESC, global_position DESC LIMIT 1) AS head) AS v \
              LEFT JOIN LATERAL (SELECT {COLUMNS} FROM message_store.messages AS m \
-             WHERE {IN_CATEGORY} AND m.global_position {comparison} $5 AND m.global_position {end} $10 AND {FILTER} \
-             AND ($7::text IS NULL OR message_store.category(m.metadata ->> 'correlationStreamName') = $7) \
-             AND ($8::bigint IS NULL OR headwater.group_member(m.stream_name, $9) = $8) \
+             WHERE {IN_CATEGORY} AND m.global_position {comparison} $5 AND m.global_position {end} $7 AND {FILTER} {narrow} \
              ORDER BY message_store.category(m.stream_name) {order}, m.global_position {order} LIMIT $6) AS m ON true"
         );
         let (member, size) = options.group.unzip();
-        let parameters: [&(dyn ToSql + Sync); 7] =
-            [&category, &span.from, &limit.messages, &options.correlation, &member, &size, &span.to];
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&category, &span.from, &limit.messages, &span.to];
+        if !narrow.is_empty() {
+            let options: [&(dyn ToSql + Sync); 3] = [&options.correlation, &member, &size];
+            parameters.extend(options);
+        }
         self.page(&sql, filter, limit.bytes, &parameters).await
     }
 
@@ -204,13 +203,22 @@ impl Messages<'_> {
             let span = Span::forward(after.saturating_add(1));
             return Ok(self.all_page(span, up_to, limit, filter).await?.followed(limit));
         }
-        if let Some(stream_name) = source.single_stream() {
+        const IN_STREAM: &str = "m.stream_name = $4 AND m.position > $5 AND m.position >= coalesce(\
+            (SELECT first_position FROM headwater.trimmed_streams WHERE stream_name = $4), 0)";
+        let one = match (source.single_stream(), source.topics()) {
+            (Some(name), _) => Some((name, IN_STREAM.to_owned(), "m.position")),
+            (None, [Topic::Category(name)]) => {
+                let after = format!("{IN_CATEGORY} AND m.global_position > $5");
+                Some((name, after, "message_store.category(m.stream_name), m.global_position"))
+            }
+            _ => None,
+        };
+        if let Some((name, after_place, order)) = one {
             let sql = format!(
-                "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE m.stream_name = $4 \
-                 AND m.position > $5 AND m.position >= coalesce((SELECT first_position FROM headwater.trimmed_streams \
-                 WHERE stream_name = $4), 0) AND m.global_position <= $6 AND {FILTER} ORDER BY m.position LIMIT $7"
+                "SELECT 0::bigint, {COLUMNS} FROM message_store.messages AS m WHERE {after_place} \
+                 AND m.global_position <= $6 AND {FILTER} ORDER BY {order} LIMIT $7"
             );
-            let parameters: [&(dyn ToSql + Sync); 4] = [&&**stream_name, &after, &up_to, &limit.messages];
+            let parameters: [&(dyn ToSql + Sync); 4] = [&&**name, &after, &up_to, &limit.messages];
             return Ok(self.page(&sql, filter, limit.bytes, &parameters).await?.followed(limit));
         }
         let (mut categories, mut streams) = (Vec::new(), Vec::new());
@@ -303,44 +311,6 @@ impl Messages<'_> {
             message_type
         );
         Ok(position.fetch_optional(self.0).await?)
-    }
-
-    /// The first global position whose message has this time or a later one.
-    pub async fn first_global_position_at(self, time: Timestamp) -> Result<i64, StoreError> {
-        let position = sqlx::query_scalar!(
-            r#"SELECT headwater.first_global_position_at($1::timestamp) AS "position!""#,
-            time as _
-        );
-        Ok(position.fetch_one(self.0).await?)
-    }
-
-    /// Where messages of a span of time can be; in a stream, if one is given, at its positions.
-    pub async fn time_window(self, filter: &Filter, stream_name: Option<&str>) -> Result<TimeWindow, StoreError> {
-        let window = sqlx::query_as!(
-            TimeWindow,
-            r#"SELECT w.counted_position AS "counted_position!",
-               CASE WHEN $3::text IS NULL THEN w.first_position
-               ELSE headwater.first_position_after($3, w.first_position - 1) END AS "first!",
-               CASE WHEN $3 IS NULL THEN w.last_position
-               ELSE headwater.first_position_after($3, w.last_position) - 1 END AS "last!",
-               CASE WHEN $3 IS NULL THEN w.counted_position + 1
-               ELSE headwater.first_position_after($3, w.counted_position) END AS "uncounted_from!"
-               FROM headwater.time_window($1::timestamp, $2::timestamp) AS w"#,
-            filter.from_time as _,
-            filter.to_time as _,
-            stream_name
-        );
-        Ok(window.fetch_one(self.0).await?)
-    }
-
-    /// The first position in a stream after a global position.
-    pub async fn first_position_after(self, stream_name: &str, global_position: i64) -> Result<i64, StoreError> {
-        let position = sqlx::query_scalar!(
-            r#"SELECT headwater.first_position_after($1, $2) AS "position!""#,
-            stream_name,
-            global_position
-        );
-        Ok(position.fetch_one(self.0).await?)
     }
 
     /// The highest global position that was ever given out, committed or not.

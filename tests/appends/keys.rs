@@ -7,6 +7,7 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::*;
 use crate::aggregated::{define, delete, order, path_of, projected, put, until_state};
+use crate::support::database::pages_touched;
 use crate::support::proxy::FaultProxy;
 
 /// Keys at `/sku`, of one type in two categories.
@@ -214,19 +215,14 @@ const PROJECTED: [&str; 4] = [
 /// The pages that a look at a key touches, and the position that it finds.
 async fn look(sql: &tokio_postgres::Client, key: &str, after: i64) -> (i64, Option<i64>) {
     let values = format!("('skus', '{key}', {after}, 200000, {})", after + 1);
-    let first_row = async |statement: String| {
-        let rows = sql.simple_query(&statement).await.unwrap();
-        let row = rows.into_iter().find_map(|row| match row {
-            SimpleQueryMessage::Row(row) => Some(row),
-            _ => None,
-        });
-        row.unwrap()
-    };
-    let found = first_row(format!("EXECUTE look {values}")).await.get(3).map(|text| text.parse().unwrap());
-    let explained = format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE look {values}");
-    let plan: Value = serde_json::from_str(first_row(explained).await.get(0).unwrap()).unwrap();
-    let blocks = |kind: &str| plan[0]["Plan"][kind].as_i64().unwrap();
-    (blocks("Shared Hit Blocks") + blocks("Shared Read Blocks"), found)
+    let statement = format!("EXECUTE look {values}");
+    let rows = sql.simple_query(&statement).await.unwrap();
+    let row = rows.into_iter().find_map(|row| match row {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let found = row.unwrap().get(3).map(|text| text.parse().unwrap());
+    (pages_touched(sql, &statement).await, found)
 }
 
 #[tokio::test]

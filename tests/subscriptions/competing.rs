@@ -1,5 +1,7 @@
 //! Competing: any consumer gets any message, each is acked alone.
 
+use tokio_postgres::Client;
+
 use super::*;
 
 async fn competing(app: &TestApp, more: Value) -> Sub<'_> {
@@ -249,4 +251,43 @@ async fn a_claim_is_bounded_in_bytes_and_goes_on_where_it_ended() {
 
 fn place_alone(message: &Value) -> Value {
     json!({ "partition": message["partition"], "position": message["position"] })
+}
+
+/// Deliveries at positions up to `last`, which come due a hundred at a time.
+async fn deliver(sql: &Client, last: i64) {
+    let insert = "INSERT INTO headwater.subscription_deliveries (subscription_id, partition, position, global_position, \
+        consumer, epoch, delivery_count, attempts, delivered_at, due_at) SELECT 1, 0, n, n, 'w', 1, 1, 1, now(), \
+        now() + interval '1 hour' + n / 100 * interval '1 ms' FROM generate_series(1, $1::bigint) AS n";
+    sql.execute(insert, &[&last]).await.unwrap();
+}
+
+#[tokio::test]
+async fn acks_look_up_what_they_name_also_where_the_planner_knows_little_of_the_table() {
+    const IN_FLIGHT: i64 = 5_000;
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    sql.batch_execute("SET enable_seqscan = off; SET jit = off").await.unwrap();
+    // As after much work: few deliveries were left when PostgreSQL looked, in a large table with a large index.
+    deliver(&sql, 100_000).await;
+    sql.batch_execute("DELETE FROM headwater.subscription_deliveries WHERE position <= 99980").await.unwrap();
+    sql.batch_execute("VACUUM (ANALYZE, INDEX_CLEANUP ON) headwater.subscription_deliveries").await.unwrap();
+    sql.batch_execute("DELETE FROM headwater.subscription_deliveries").await.unwrap();
+    deliver(&sql, IN_FLIGHT).await;
+    let fetched = async || -> i64 {
+        let read = "SELECT idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'subscription_deliveries'";
+        sql.query_one(read, &[]).await.unwrap().get(0)
+    };
+    // In one transaction, as the counts are reported and begin again between two.
+    sql.batch_execute("BEGIN").await.unwrap();
+    let before = fetched().await;
+    let ack = format!(
+        "SELECT * FROM headwater.subscription_ack_each(array_fill(1::bigint, ARRAY[100]), array_fill(0, ARRAY[100]), \
+         ARRAY(SELECT generate_series({IN_FLIGHT} - 99, {IN_FLIGHT})::bigint), array_fill(1::bigint, ARRAY[100]))"
+    );
+    sql.batch_execute(&ack).await.unwrap();
+    let read = fetched().await - before;
+    sql.batch_execute("COMMIT").await.unwrap();
+    assert!(read <= 200, "100 acks read {read} deliveries");
+    let left = sql.query_one("SELECT count(*) FROM headwater.subscription_deliveries", &[]).await.unwrap();
+    assert_eq!(left.get::<_, i64>(0), IN_FLIGHT - 100);
 }

@@ -1,8 +1,9 @@
 //! The lag is exact, whatever was done, and costs the same however far a subscription is behind.
 
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::Client;
 
 use super::*;
+use crate::support::database::pages_touched;
 use crate::support::waiting::eventually;
 
 /// Messages in categories `a` to `c`, of three types, in streams with and without ids, with holes in between.
@@ -179,18 +180,7 @@ async fn it_is_that_of_a_naive_count_whatever_was_done() {
 
 /// Pages of the database that one look at the lag touches.
 async fn pages(sql: &Client, subscription: i64, settled: i64) -> i64 {
-    let explained = format!(
-        "EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) \
-         SELECT * FROM headwater.subscription_lag({subscription}, {settled})"
-    );
-    let rows = sql.simple_query(&explained).await.unwrap();
-    let text = rows.iter().find_map(|row| match row {
-        SimpleQueryMessage::Row(row) => row.get(0),
-        _ => None,
-    });
-    let plan: Value = serde_json::from_str(text.unwrap()).unwrap();
-    let blocks = |kind: &str| plan[0]["Plan"][kind].as_i64().unwrap();
-    blocks("Shared Hit Blocks") + blocks("Shared Read Blocks")
+    pages_touched(sql, &format!("SELECT * FROM headwater.subscription_lag({subscription}, {settled})")).await
 }
 
 /// Messages of one type in 100 streams of a category, in one statement.

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 use headwater::embedded_postgres::{EmbeddedPostgres, EmbeddedSettings};
 use headwater::store::migrate::{self, MigrateOptions};
+use serde_json::Value;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 /// Names a server to use in place of one that is started for the run: a URL of its administration database.
 const SERVER_URL_VARIABLE: &str = "HEADWATER_TEST_SERVER_URL";
@@ -87,6 +88,19 @@ impl Drop for TestDatabase {
 /// Brings an empty database to what the service expects.
 async fn prepare(url: &str) {
     migrate::run(url, &MigrateOptions::default()).await.expect("the schemas can be installed");
+}
+
+/// Pages of the database that a statement touches.
+pub async fn pages_touched(sql: &Client, statement: &str) -> i64 {
+    let explained = format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) {statement}");
+    let rows = sql.simple_query(&explained).await.unwrap();
+    let text = rows.iter().find_map(|row| match row {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let plan: Value = serde_json::from_str(text.unwrap()).unwrap();
+    let blocks = |kind: &str| plan[0]["Plan"][kind].as_i64().unwrap();
+    blocks("Shared Hit Blocks") + blocks("Shared Read Blocks")
 }
 
 /// Opens a connection whose other half lives on the test's runtime.

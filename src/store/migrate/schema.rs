@@ -151,6 +151,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0015_credentials",
     "0016_made_by",
     "0017_trims_and_callers",
+    "0018_delivery_indexes",
 ];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
