@@ -21,6 +21,8 @@ RETURNS TABLE (
   read_up_to bigint
 )
 LANGUAGE plpgsql VOLATILE
+-- Every round asks. PostgreSQL would plan it anew by every call, which takes longer than the rest.
+SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -55,7 +57,7 @@ BEGIN
     FROM (
       SELECT
       FROM headwater.subscription_deliveries AS d
-      WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > _now
+      WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at - _now > interval '0'
       LIMIT _in_flight_max
     ) AS d
   ) AS f

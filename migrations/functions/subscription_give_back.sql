@@ -41,7 +41,7 @@ BEGIN
     due_at = clock_timestamp(),
     attempts = greatest(d.attempts - 1, 0),
     delivery_count = greatest(d.delivery_count - 1, 0)
-  WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > clock_timestamp()
+  WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at - clock_timestamp() > interval '0'
     AND (_epoch IS NULL OR d.epoch = _epoch);
 
   -- Any consumer that has room may have them.

@@ -34,7 +34,7 @@ AS $$
       -- Competing deliveries, and parked messages that are replayed. Those that are due by now may go to any consumer.
       SELECT d.partition, d.position, d.global_position, d.epoch, d.delivery_count
       FROM headwater.subscription_deliveries AS d
-      WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > clock_timestamp()
+      WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at - clock_timestamp() > interval '0'
         -- A replay under a lease that is over cannot be acked any more.
         AND EXISTS (
           SELECT

@@ -49,7 +49,7 @@ BEGIN
     PERFORM headwater.subscription_lock_deliveries(_subscription, _consumer);
     UPDATE headwater.subscription_deliveries AS d
     SET due_at = clock_timestamp()
-    WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > clock_timestamp();
+    WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at - clock_timestamp() > interval '0';
   END IF;
 
   PERFORM headwater.subscription_changed(_subscription);

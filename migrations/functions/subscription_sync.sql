@@ -96,7 +96,7 @@ BEGIN
     (
       SELECT count(*)
       FROM headwater.subscription_deliveries AS d
-      WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at > _now
+      WHERE d.subscription_id = _subscription AND d.consumer = _consumer AND d.due_at - _now > interval '0'
     ),
     m.partition,
     m.epoch,

@@ -28,6 +28,7 @@ const GROUPS: [(&str, &[&str]); 9] = [
         "Reading and following",
         &[
             "cache_",
+            "history_cache_",
             "poll_",
             "notify_",
             "listener_",

@@ -140,28 +140,19 @@ impl Messages<'_> {
         options: &CategoryOptions,
     ) -> Result<Page, StoreError> {
         let (comparison, end, order) = span.direction();
-        // What is not asked for is not in the statement: every page is planned anew.
-        let narrow = match *options == CategoryOptions::default() {
-            true => "",
-            false => {
-                "AND ($8::text IS NULL OR message_store.category(m.metadata ->> 'correlationStreamName') = $8) \
-                 AND ($9::bigint IS NULL OR headwater.group_member(m.stream_name, $10) = $9)"
-            }
-        };
         let sql = format!(
             "SELECT coalesce(v.head, 0), m.* FROM (SELECT (SELECT global_position FROM message_store.messages \
              WHERE message_store.category(stream_name) BETWEEN $4 AND $4 \
              ORDER BY message_store.category(stream_name) DESC, global_position DESC LIMIT 1) AS head) AS v \
              LEFT JOIN LATERAL (SELECT {COLUMNS} FROM message_store.messages AS m \
-             WHERE {IN_CATEGORY} AND m.global_position {comparison} $5 AND m.global_position {end} $7 AND {FILTER} {narrow} \
+             WHERE {IN_CATEGORY} AND m.global_position {comparison} $5 AND m.global_position {end} $10 AND {FILTER} \
+             AND ($7::text IS NULL OR message_store.category(m.metadata ->> 'correlationStreamName') = $7) \
+             AND ($8::bigint IS NULL OR headwater.group_member(m.stream_name, $9) = $8) \
              ORDER BY message_store.category(m.stream_name) {order}, m.global_position {order} LIMIT $6) AS m ON true"
         );
         let (member, size) = options.group.unzip();
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&category, &span.from, &limit.messages, &span.to];
-        if !narrow.is_empty() {
-            let options: [&(dyn ToSql + Sync); 3] = [&options.correlation, &member, &size];
-            parameters.extend(options);
-        }
+        let parameters: [&(dyn ToSql + Sync); 7] =
+            [&category, &span.from, &limit.messages, &options.correlation, &member, &size, &span.to];
         self.page(&sql, filter, limit.bytes, &parameters).await
     }
 

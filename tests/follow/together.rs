@@ -286,3 +286,46 @@ async fn one_who_comes_from_an_instance_that_is_ahead_gets_nothing_twice_and_not
     behind.stop().await;
     ahead.stop().await;
 }
+
+#[tokio::test]
+async fn those_that_come_at_once_share_pages_of_history_and_get_nothing_that_was_erased_or_trimmed_before() {
+    const MESSAGES: i64 = 1_500;
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::on(&database).await;
+    let mut id = String::new();
+    for first in (0..MESSAGES).step_by(500) {
+        let messages: Vec<Value> = (first..first + 500).map(|n| json!({ "type": "T", "data": { "n": n } })).collect();
+        let answer = app.append("a-1", &json!({ "messages": messages })).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        id = answer.json()["messages"][250]["id"].as_str().unwrap().to_owned();
+    }
+    let path = "/v1/categories/a/events?from=beginning";
+    let history = async |path: String| {
+        let mut events = app.follow(&path).await;
+        let mut seen = Vec::new();
+        loop {
+            let event = events.next_event().await;
+            match event.name.as_deref() {
+                Some("message") => seen.push(event.json()["data"]["n"].as_i64()),
+                Some("trimmed") => seen.push(Some(-1)),
+                Some("caught-up") => return seen,
+                _ => panic!("{event:?}"),
+            }
+        }
+    };
+    let all = async |path: &str| futures_util::future::join_all((0..12).map(|_| history(path.to_owned()))).await;
+    let wanted: Vec<Option<i64>> = (0..MESSAGES).map(Some).collect();
+    assert!(all(path).await.iter().all(|seen| *seen == wanted));
+    assert_eq!(app.delete(&format!("/v1/messages/{id}?reason=asked")).await.status, 200);
+    let with_hole: Vec<Option<i64>> = wanted.iter().map(|n| n.filter(|n| *n != 1_250)).collect();
+    assert!(all(path).await.iter().all(|seen| *seen == with_hole), "what was erased is shown");
+    let trim = app.post("/v1/streams/a-1/trim", &json!({ "before_position": 1_000 })).await;
+    assert_eq!(trim.status, 200, "{}", trim.text);
+    let left: Vec<Option<i64>> = std::iter::once(Some(-1)).chain(with_hole[1_000..].iter().copied()).collect();
+    for seen in all(path).await {
+        assert_eq!(seen, left, "what was trimmed is shown");
+    }
+    // Of those that want one type, each gets that.
+    assert!(all(&format!("{path}&types=None")).await.iter().all(|seen| !seen.iter().any(|n| *n > Some(-1))));
+    app.stop().await;
+}
