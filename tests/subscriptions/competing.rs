@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use super::*;
+use crate::support::waiting::eventually;
 
 async fn competing(app: &TestApp, more: Value) -> Sub<'_> {
     let mut definition = json!({ "source": { "category": "a" }, "mode": "competing" });
@@ -290,4 +291,40 @@ async fn acks_look_up_what_they_name_also_where_the_planner_knows_little_of_the_
     assert!(read <= 200, "100 acks read {read} deliveries");
     let left = sql.query_one("SELECT count(*) FROM headwater.subscription_deliveries", &[]).await.unwrap();
     assert_eq!(left.get::<_, i64>(0), IN_FLIGHT - 100);
+}
+
+#[tokio::test]
+async fn acks_that_wait_for_another_transaction_are_judged_by_what_that_has_left() {
+    let database = TestDatabase::migrated().await;
+    let (sql, other, watcher) = (database.connect().await, database.connect().await, database.connect().await);
+    deliver(&sql, 5).await;
+    let change = "BEGIN; UPDATE headwater.subscription_deliveries SET due_at = due_at + interval '1 h' WHERE position = 1; \
+        UPDATE headwater.subscription_deliveries SET epoch = 2 WHERE position = 2; \
+        DELETE FROM headwater.subscription_deliveries WHERE position = 3";
+    other.batch_execute(change).await.unwrap();
+    let ack = "SELECT number, outcome, current_epoch FROM headwater.subscription_ack_each(array_fill(1::bigint, ARRAY[4]), \
+        array_fill(0, ARRAY[4]), ARRAY[4, 3, 2, 1]::bigint[], array_fill(1::bigint, ARRAY[4])) ORDER BY number";
+    let acking = sql.query(ack, &[]);
+    let committing = async {
+        eventually("the ack to wait", || async {
+            let waiting =
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+            (watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+        })
+        .await;
+        other.batch_execute("COMMIT").await.unwrap();
+    };
+    let (acked, ()) = tokio::join!(acking, committing);
+    let acked: Vec<(i64, String, Option<i64>)> =
+        acked.unwrap().iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let outcome = |number, outcome: &str, epoch| (number, outcome.to_owned(), epoch);
+    let expected = [
+        outcome(1, "done", None),
+        outcome(2, "missing", None),
+        outcome(3, "fenced", Some(2)),
+        outcome(4, "done", None),
+    ];
+    assert_eq!(acked, expected);
+    let left = sql.query("SELECT position FROM headwater.subscription_deliveries ORDER BY 1", &[]).await.unwrap();
+    assert_eq!(left.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>(), [2, 5]);
 }
