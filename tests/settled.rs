@@ -14,6 +14,7 @@ use crate::support::waiting::eventually;
 
 mod numbered_by_hand;
 mod open_in_bulk;
+mod own_commits;
 mod rounds;
 
 /// A hole that nobody can fill any more is passed over within this.

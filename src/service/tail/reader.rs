@@ -1,5 +1,7 @@
 //! The agent that reads the log's end, decides what is settled, and hands it to the cache.
 
+mod looks;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,18 +23,11 @@ use crate::domain::observation::Observation;
 use crate::domain::settling::{Settling, Step};
 use crate::domain::trace::Span;
 use crate::service::back_off::BackOff;
-use crate::store::settled::{Look, NewRow};
 use crate::store::{Session, StoreError};
+use looks::Looked;
 
-/// New rows looked at together.
-const ROWS_MAX: i64 = 5_000;
-/// This far behind, and with so many rows at least, the messages between are left to the followers themselves.
-const FAR_BEHIND: i64 = 50_000;
-const FAR_BEHIND_ROWS: usize = 256;
 /// Committed positions of this instance that wait behind a hole; beyond, they are read again instead.
 const PENDING_MAX: usize = 5_000;
-/// Reads of one look at most.
-const READS_MAX: usize = 50;
 /// How often the settled position is kept for the next start.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -58,16 +53,6 @@ struct Pending {
     id: Uuid,
     message: Option<Arc<Message>>,
     opened: u64,
-}
-
-/// How a look at the database ended.
-enum Looked {
-    /// Everything that is visible is settled.
-    Complete,
-    /// Somebody holds a hole open; look again soon.
-    HeldBack,
-    /// There is more, but those that wait for this look have waited long enough.
-    MoreToRead,
 }
 
 impl Reader {
@@ -220,9 +205,11 @@ impl Reader {
         self.settling.settled()
     }
 
-    /// Settles what this instance has committed itself, as far as there is no hole before it: nothing is read for it.
-    fn take_in(&mut self) {
+    /// Settles what this instance has committed itself, as far as there is no hole before it: nothing is read for it. Answers
+    /// whether there was anything.
+    fn take_in(&mut self) -> bool {
         let inbox = std::mem::take(&mut *lock(&self.tail.inner.inbox));
+        let is_any = !inbox.batches.is_empty();
         for batch in inbox.batches {
             // What was sent to another log, or is where this one was settled before, says that the log is another. So
             // may what was sent to a server on which this reader has not looked at the log.
@@ -267,142 +254,7 @@ impl Reader {
             self.pending.clear();
             self.tail.inner.asked.fetch_add(1, Ordering::SeqCst);
         }
-    }
-
-    /// Reads what is new until there is nothing more, or a hole that somebody may still fill.
-    async fn look(&mut self, session: &Session) -> Result<Looked, StoreError> {
-        for _ in 0..READS_MAX {
-            let opened = self.tail.cache().opened();
-            // Sent together, and judged by the later one: rows of another log are not taken for news of this one.
-            let (look, seen) = tokio::join!(self.read_new(session, None), self.look_at_history(session));
-            let (look, seen) = (look?, seen?);
-            if self.is_another_log(session, &seen).await? {
-                return Ok(Looked::MoreToRead);
-            }
-            let new = self.take_up(session, look).await?;
-            let positions = positions(&new);
-            let (run, step) = match positions.last() {
-                Some(&last) => {
-                    self.saw(last);
-                    if positions.len() >= FAR_BEHIND_ROWS && self.jump(session).await? {
-                        continue;
-                    }
-                    self.settling.on_rows(&positions)
-                }
-                // Nothing shows as far as this look went; what comes after that is behind a hole.
-                None => match session.given_far_after(self.settling.settled()).await? {
-                    Some(given) => (0, self.settling.jump_to(given)),
-                    None => {
-                        // What was committed before this look and does not show has been deleted since.
-                        self.pending.clear();
-                        self.hole.closed(&self.tail);
-                        return Ok(Looked::Complete);
-                    }
-                },
-            };
-            if run > 0 {
-                self.fetch(session, new, run, opened).await?;
-            }
-            if step == Step::AskHolders {
-                match self.settling.on_holders(session.holders().await?) {
-                    Step::ReadAgain { up_to } => self.decide(session, up_to).await?,
-                    _ => {
-                        self.hole.holds_back(&self.tail, &self.settling);
-                        self.note_settled();
-                        return Ok(Looked::HeldBack);
-                    }
-                }
-            }
-            self.hole.closed(&self.tail);
-        }
-        Ok(Looked::MoreToRead)
-    }
-
-    /// The rows after the settled position, up to another one or as far as one look goes.
-    async fn read_new(&self, session: &Session, up_to: Option<i64>) -> Result<Look, StoreError> {
-        let has_topics = self.tail.cache().has_topics();
-        session.look_after(self.settling.settled(), up_to, ROWS_MAX, has_topics).await
-    }
-
-    /// The rows of a look that may be settled, all of them on disk.
-    async fn take_up(&mut self, session: &Session, look: Look) -> Result<Vec<NewRow>, StoreError> {
-        session.until_flushed(look.unflushed).await?;
-        Ok(self.oddities.pass(look, self.settling.settled(), &self.tail.inner.observer))
-    }
-
-    /// Publishes what is settled by now: of the first `run` new rows, those that somebody follows.
-    async fn fetch(
-        &mut self,
-        session: &Session,
-        mut rows: Vec<NewRow>,
-        run: usize,
-        opened: u64,
-    ) -> Result<(), StoreError> {
-        rows.truncate(run);
-        let landmark = |row: &NewRow| Landmark { position: row.global_position, id: row.id };
-        let ends = rows.first().map(landmark).zip(rows.last().map(landmark));
-        {
-            let cache = self.tail.cache();
-            rows.retain(|row| cache.follows(&row.stream_name) || cache.selects(&row.stream_name, None));
-        }
-        let (fetched, outcome) = self.budget.fetch(session, rows).await;
-        // Also after a failure: these positions are settled, and are not looked at again.
-        self.publish(fetched, opened);
-        self.has_settled(ends);
-        outcome
-    }
-
-    /// Every transaction that could fill a hole up to here has ended: what a new look shows is final.
-    async fn decide(&mut self, session: &Session, up_to: i64) -> Result<(), StoreError> {
-        while self.settling.settled() < up_to {
-            let opened = self.tail.cache().opened();
-            let look = self.read_new(session, Some(up_to)).await?;
-            let new = self.take_up(session, look).await?;
-            let positions = positions(&new);
-            if positions.len() >= FAR_BEHIND_ROWS && up_to - self.settling.settled() >= FAR_BEHIND {
-                session.until_all_flushed().await?;
-                if self.is_known_at(session, up_to).await? {
-                    self.settling.on_decided(up_to);
-                    self.skipped_to(up_to);
-                }
-                return Ok(());
-            }
-            if positions.is_empty() {
-                // With no row to wait for, a crash would take back that they were given.
-                session.until_all_flushed().await?;
-            }
-            // A look that shows not all it could has shown all there is: a hole is one step.
-            let last = positions.last().filter(|_| positions.len() == ROWS_MAX as usize);
-            self.settling.on_decided(last.copied().unwrap_or(up_to));
-            self.fetch(session, new, positions.len(), opened).await?;
-        }
-        Ok(())
-    }
-
-    /// Far behind, the messages between are not worth keeping: if nobody holds a hole open, all is settled at once.
-    async fn jump(&mut self, session: &Session) -> Result<bool, StoreError> {
-        // While somebody writes it would be in vain, and what a large transaction has not committed lies before the head.
-        if !session.holders().await?.is_empty() {
-            return Ok(false);
-        }
-        let head = session.head().await?;
-        self.saw(head);
-        if head - self.settling.settled() < FAR_BEHIND || !session.holders().await?.is_empty() {
-            return Ok(false);
-        }
-        if self.is_known_at(session, head).await? {
-            self.settling = Settling::at(head);
-            self.skipped_to(head);
-        }
-        Ok(true)
-    }
-
-    /// What was settled just now, too far ahead to be read here, is left to the followers.
-    fn skipped_to(&mut self, settled: i64) {
-        self.saw(settled);
-        self.pending = self.pending.split_off(&(settled + 1));
-        self.tail.cache().skip_to(settled);
-        self.note_settled();
+        is_any
     }
 
     fn publish(&mut self, new: Fetched, opened: u64) {
@@ -443,8 +295,4 @@ impl Reader {
         }
         Ok(())
     }
-}
-
-fn positions(rows: &[NewRow]) -> Vec<i64> {
-    rows.iter().map(|row| row.global_position).collect()
 }
