@@ -162,8 +162,8 @@ pub struct Settings {
     /// Bytes of the newest messages kept for followers who keep up (65536 to 17179869184)
     #[arg(long, env = "HEADWATER_CACHE_BYTES_MAX", global = true, default_value_t = 64 << 20, value_parser = within(64 << 10, 16 << 30), value_name = "BYTES")]
     pub cache_bytes_max: usize,
-    /// Bytes of pages of history that were read for one follower and are kept a while for others of the same source; 0:
-    /// every follower reads its own (0 to 17179869184)
+    /// Bytes of pages of history that were read for one follower and are kept for five seconds for others of the same
+    /// source; 0: every follower reads its own (0 to 17179869184)
     #[arg(long, env = "HEADWATER_HISTORY_CACHE_BYTES_MAX", global = true, default_value_t = 16 << 20, value_parser = within(0, 16 << 30), value_name = "BYTES")]
     pub history_cache_bytes_max: usize,
     /// Aggregated streams that may be defined (0 to 10000)

@@ -2,6 +2,9 @@
 -- what was kept by its positions is forgotten, begins again, or stops. `_known`: the number of the history that the caller
 -- knew; if another instance has been faster, nothing is left to do. `_is_anew`: nothing of the old log is left. Answers
 -- the number of the history that is now.
+--
+-- A backup brings its number with it, and gives the same whenever it is restored. So the next number is also beyond what
+-- the caller knew, and beyond the time in seconds: no two histories have one number, whatever was restored meanwhile.
 CREATE OR REPLACE FUNCTION headwater.begin_history(_known bigint, _is_anew boolean)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -16,10 +19,12 @@ BEGIN
     RETURN _number;
   END IF;
 
+  _number := greatest(_number, _known, extract(epoch FROM clock_timestamp())::bigint) + 1;
+
   UPDATE headwater.settled_position
   SET
     position = 0,
-    history = _number + 1,
+    history = _number,
     message_position = NULL,
     message_id = NULL,
     first_position = NULL,
@@ -46,6 +51,6 @@ BEGIN
   PERFORM headwater.begin_projections(_is_anew);
   PERFORM headwater.begin_subscriptions(_is_anew);
 
-  RETURN _number + 1;
+  RETURN _number;
 END;
 $$;

@@ -1,18 +1,16 @@
 //! CEL expressions over a message: compiled once, bounded in length, depth and work.
 
 mod nesting;
+mod values;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 
 use cel::common::ast::{EntryExpr, Expr};
-use cel::objects::{Key, Map};
 use cel::{Context, IdedExpr, Program, Value};
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::message::Message;
+pub use values::{MessageValues, ValuesOnce};
 
 /// The longest expression, in bytes.
 pub const EXPRESSION_BYTES_MAX: usize = 1_000;
@@ -86,12 +84,6 @@ pub struct Expression {
     source: String,
     program: Program,
     uses: [bool; VARIABLES.len()],
-}
-
-/// `data` and `metadata` of one message as CEL values, made once for all expressions.
-pub struct MessageValues {
-    data: Value,
-    metadata: Value,
 }
 
 impl Expression {
@@ -183,18 +175,6 @@ fn variable(message: &Message, name: &str) -> Value {
     }
 }
 
-impl MessageValues {
-    /// Reads `data` and `metadata`. JSON that is nested deeper than serde_json reads (128 levels) is null.
-    pub fn read(message: &Message) -> Self {
-        Self { data: read_json(message.data()), metadata: read_json(message.metadata()) }
-    }
-}
-
-fn read_json(text: &str) -> Value {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    CelValue.deserialize(&mut deserializer).unwrap_or(Value::Null)
-}
-
 fn parse(source: &str) -> Result<Program, ExpressionError> {
     Program::compile(source).map_err(|errors| {
         let first = errors.errors.first();
@@ -250,75 +230,9 @@ fn entry_children(entry: &EntryExpr) -> Vec<&IdedExpr> {
     }
 }
 
-/// Reads JSON straight into CEL values. An integer is an `int` wherever it fits one, so that `data.num % 3` works for
-/// every JSON integer; the crate's own conversion makes unsigned ones of some.
-struct CelValue;
-
-impl<'de> DeserializeSeed<'de> for CelValue {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for CelValue {
-    type Value = Value;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Int(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(i64::try_from(value).map_or(Value::UInt(value), Value::Int))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::Float(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(CelValue)? {
-            list.push(item);
-        }
-        Ok(Value::List(Arc::new(list)))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut map = HashMap::new();
-        while let Some(key) = entries.next_key::<String>()? {
-            map.insert(Key::String(Arc::new(key)), entries.next_value_seed(CelValue)?);
-        }
-        Ok(Value::Map(Map { map: Arc::new(map) }))
-    }
-}
-
 impl fmt::Debug for Expression {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_tuple("Expression").field(&self.source).finish()
-    }
-}
-
-impl fmt::Debug for MessageValues {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("MessageValues")
     }
 }
 

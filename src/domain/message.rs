@@ -1,12 +1,12 @@
 //! A stored message, with its JSON text made once and shared by all readers.
 
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::expression::MessageValues;
+use super::expression::{MessageValues, ValuesOnce};
 use super::stream_name::category;
 use super::time::Timestamp;
 
@@ -33,8 +33,7 @@ pub struct Message {
     erasure: Range<usize>,
     /// Whether `data` and `metadata` are stored, or NULL.
     is_stored: (bool, bool),
-    /// `data` and `metadata` as expressions see them: made when the first filter asks, for all filters together.
-    values: OnceLock<MessageValues>,
+    values: ValuesOnce,
 }
 
 /// The columns of a message, borrowed from a row or from the request that wrote it.
@@ -103,7 +102,7 @@ impl Message {
             metadata,
             erasure,
             is_stored,
-            values: OnceLock::new(),
+            values: ValuesOnce::default(),
         }
     }
 
@@ -143,8 +142,8 @@ impl Message {
     }
 
     /// What expressions see of this message.
-    pub fn values(&self) -> &MessageValues {
-        self.values.get_or_init(|| MessageValues::read(self))
+    pub fn values(&self) -> Arc<MessageValues> {
+        self.values.of(self)
     }
 
     /// The message as it is after its erasure, of which the JSON text says when and why.

@@ -150,7 +150,9 @@ struct Unsent {
 impl Signals {
     /// This instance has committed messages up to a global position.
     pub fn appended(&self, global_position: i64) {
-        self.unsent().appended = Some(global_position);
+        let mut unsent = self.unsent();
+        unsent.appended = unsent.appended.max(Some(global_position));
+        drop(unsent);
         self.inner.wake.notify_one();
     }
 

@@ -1,5 +1,7 @@
 //! Which pages may be kept, and until when they are the same.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::*;
@@ -236,4 +238,19 @@ fn pages_for_everybody_go_with_no_credentials() {
         "public",
     ]);
     assert!(!refused.err().expect("it does not start").success());
+}
+
+/// Nobody signals it, and the log itself is looked at seldom.
+#[tokio::test]
+async fn what_another_program_trims_is_known_soon_however_seldom_the_log_is_looked_at() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::with(&database.url, |settings| settings.poll_interval = Duration::from_secs(60)).await;
+    fill(&app, "a-1", 30).await;
+    let path = "/v1/streams/a-1/messages?limit=10&from=10";
+    let tag = tag_of(&eventually_kept(&app, path).await);
+    assert_eq!(again(&app, path, &tag).await.status, 304);
+    let trim = "SELECT headwater.trim_stream('a-1', NULL, NULL, 10, true, 500)";
+    database.connect().await.batch_execute(trim).await.unwrap();
+    eventually("the trim is known", || async { (again(&app, path, &tag).await.status != 304).then_some(()) }).await;
+    app.stop().await;
 }

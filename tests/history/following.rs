@@ -11,6 +11,7 @@ use crate::support::app::{Answer, PATIENCE, TestApp};
 use crate::support::database::TestDatabase;
 use crate::support::events::{Events, position_of};
 use crate::support::sql_writer;
+use crate::support::waiting::eventually;
 
 const PATHS: [&str; 6] = [
     "/v1/streams/a-1/events?",
@@ -250,4 +251,61 @@ async fn a_log_that_was_truncated_while_the_service_was_away_is_noticed_when_it_
         .collect();
     assert_eq!(found, [("other", 20)], "{report}");
     app.stop().await;
+}
+
+/// A backup brings the number of its log's history with it, each time that it is restored.
+#[tokio::test]
+async fn a_backup_that_is_restored_again_is_another_log_each_time() {
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    let apps = [TestApp::on(&database).await, TestApp::on(&database).await];
+    write_to(&apps[0], "a-1", 10).await;
+    sql.batch_execute("CREATE TABLE backup AS SELECT * FROM headwater.settled_position").await.unwrap();
+    write_to(&apps[0], "a-1", 10).await;
+    for app in &apps {
+        app.service.tail.refresh().await;
+    }
+    let page = "/v1/all/messages?from=11&limit=5";
+    let mut known: Vec<(String, i64)> = Vec::new();
+    for restored in ["first", "second", "third"] {
+        let mut watchers = apps.each_ref().map(|app| app.service.observer.watch());
+        let restore = format!(
+            "BEGIN; DELETE FROM message_store.messages WHERE global_position > 10; \
+             SELECT setval('message_store.messages_global_position_seq', 10); \
+             DELETE FROM headwater.settled_position; INSERT INTO headwater.settled_position SELECT * FROM backup; \
+             INSERT INTO message_store.messages (stream_name, position, type, data) \
+             SELECT 'other-1', n - 1, '{restored}', '{{}}' FROM generate_series(1, 20) AS n; COMMIT"
+        );
+        sql.batch_execute(&restore).await.unwrap();
+        for (app, watcher) in apps.iter().zip(&mut watchers) {
+            TestApp::observed(watcher, restored, |seen| matches!(seen, Observation::HistoryChanged { .. })).await;
+            app.service.tail.refresh().await;
+            // Each of them follows the same, so that they share what is read.
+            let mut together = Vec::new();
+            for _ in 0..3 {
+                together.push(app.follow("/v1/all/events?from=beginning").await);
+            }
+            for events in &mut together {
+                let messages = events.messages(30).await;
+                let types: Vec<_> = messages[10..].iter().map(|message| message["type"].as_str().unwrap()).collect();
+                assert_eq!(types, [restored; 20]);
+            }
+        }
+        for (tag, _) in &known {
+            let request = apps[0].http.get(format!("{}{page}", apps[0].url)).header("if-none-match", tag);
+            assert_eq!(request.send().await.unwrap().status(), 200, "{restored}: {tag} is of a log that is gone");
+        }
+        let tag = eventually("the page to have a tag", async || {
+            let answer = apps[0].get(page).await;
+            answer.headers.get("etag").map(|tag| tag.to_str().unwrap().to_owned())
+        })
+        .await;
+        let number = apps[0].service.tail.history_number();
+        assert_eq!(apps[1].service.tail.history_number(), number, "all instances know it by one number");
+        assert!(known.iter().all(|(_, former)| *former < number), "{known:?}, then {number}");
+        known.push((tag, number));
+    }
+    for app in apps {
+        app.stop().await;
+    }
 }

@@ -164,11 +164,18 @@ impl Recent {
     }
 }
 
+impl SeenErasures {
+    /// When they are looked for again without a hint.
+    pub fn next_look(&self) -> Instant {
+        self.looked.map_or_else(Instant::now, |looked| looked + LOOK_INTERVAL)
+    }
+}
+
 impl Reader {
     /// Looks for erasures if a hint has come, or once an interval.
     pub(super) async fn look_for_erasures(&mut self, session: &Session) -> Result<(), StoreError> {
         let is_hinted = self.tail.inner.erased.is_hinted.swap(false, Ordering::SeqCst);
-        if !is_hinted && self.erasures.looked.is_some_and(|at| at.elapsed() < LOOK_INTERVAL) {
+        if !is_hinted && Instant::now() < self.erasures.next_look() {
             return Ok(());
         }
         loop {

@@ -68,6 +68,7 @@ impl Tail {
         inner.history_number.store(number, Ordering::SeqCst);
         if !is_first {
             self.doubt_generation();
+            inner.shared_pages.forget();
             // Under the cache's lock, so that nobody reads the new log as the old one.
             inner.history.send_modify(|number| *number += 1);
         }

@@ -339,10 +339,10 @@ impl Membership {
         self.tail.follow(&self.source, place, filter)
     }
 
-    /// Whether any of the topics has other followers here.
+    /// Whether each of the topics has other followers here. Without that, nobody follows the same source.
     pub fn has_company(&self) -> bool {
         let cache = self.tail.cache();
-        self.source.topics().iter().any(|topic| cache.followers(topic) > 1)
+        self.source.topics().iter().all(|topic| cache.followers(topic) > 1)
     }
 
     /// What is in memory after a place.

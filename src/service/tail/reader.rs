@@ -125,6 +125,7 @@ impl Reader {
             }
             self.take_in();
             self.look_for_erasures(&session).await?;
+            self.tail.inner.shared_pages.forget_old();
             let is_asked = self.tail.inner.asked.load(Ordering::SeqCst) > *self.tail.inner.done.borrow();
             if is_asked || !self.pending.is_empty() || Instant::now() >= next_look {
                 let round = self.look(&session).await?;
@@ -157,7 +158,7 @@ impl Reader {
             };
             tokio::select! {
                 () = wake_early => {}
-                () = tokio::time::sleep_until(next_look.into()) => {}
+                () = tokio::time::sleep_until(next_look.min(self.erasures.next_look()).into()) => {}
             }
         }
     }

@@ -1,10 +1,12 @@
 //! Pages of history that several readers of a source want at about the same time: one of them reads, the others take what it
 //! has read. So it is when many followers come back at once, and when the consumers of a subscription catch up.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Generation;
 use crate::domain::filter::Filter;
@@ -13,8 +15,11 @@ use crate::domain::source::Source;
 use crate::service::log::{Entry, Page, Place, suffix};
 use crate::store::read::PageLimit;
 
-/// So many pages are kept at most, however small they are: all are looked through for the one that is wanted.
+/// So many pages are kept at most, however small they are.
 const PAGES_MAX: usize = 256;
+/// A page is kept for so long. It is for readers that come together: what another program deletes or changes in the table is
+/// counted nowhere, and is to be seen soon.
+const KEPT_FOR: Duration = Duration::from_secs(5);
 
 /// The last pages that were read for sources with several readers. Cheap to clone.
 #[derive(Clone)]
@@ -27,22 +32,29 @@ pub(super) struct SharedPages {
 struct State {
     /// All pages are of this generation of the log's past.
     generation: Option<Generation>,
-    /// The oldest first.
-    pages: VecDeque<SharedPage>,
+    /// What there is of each source, and is being read.
+    shelves: HashMap<Arc<PageOf>, Shelf>,
+    /// Whose pages were kept when, the oldest first: one for each page.
+    kept: VecDeque<(Arc<PageOf>, Instant)>,
     bytes: usize,
-    reads: Vec<ReadUnderWay>,
     reads_begun: u64,
 }
 
 /// What a page is of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct PageOf {
     source: Source,
     filter: Filter,
 }
 
+#[derive(Default)]
+struct Shelf {
+    /// The oldest first.
+    pages: VecDeque<SharedPage>,
+    reads: Vec<ReadUnderWay>,
+}
+
 struct SharedPage {
-    of: PageOf,
     after: i64,
     up_to: i64,
     messages: Vec<Arc<Message>>,
@@ -53,7 +65,6 @@ struct SharedPage {
 
 struct ReadUnderWay {
     number: u64,
-    of: PageOf,
     after: i64,
     messages_max: i64,
     done: watch::Sender<()>,
@@ -73,7 +84,7 @@ pub(super) enum Share {
 pub(super) struct ReadTurn {
     pages: SharedPages,
     number: u64,
-    of: PageOf,
+    of: Arc<PageOf>,
     after: i64,
     generation: Generation,
 }
@@ -96,30 +107,41 @@ impl SharedPages {
         limit: PageLimit,
         (generation, settled): (&Generation, i64),
     ) -> Share {
+        let of = PageOf { source: source.clone(), filter: filter.clone() };
         let mut state = self.state();
         if state.generation.as_ref() != Some(generation) {
             state.forget();
             state.generation = Some(generation.clone());
         }
-        let is_it = |of: &PageOf| of.source == *source && of.filter == *filter;
-        let holds = |one: &&SharedPage| one.after <= place.after && place.after < one.up_to && is_it(&one.of);
-        // The newest is the likeliest.
-        if let Some(shared) = state.pages.iter().rev().find(holds) {
-            return Share::Page(shared.after(place, limit, settled));
-        }
-        // A message has a position of its own, so a full page ends no earlier than this.
-        let will_hold = |one: &&ReadUnderWay| {
-            one.after <= place.after && place.after - one.after < one.messages_max && is_it(&one.of)
+        state.forget_old();
+        let (of, shelf) = match state.shelves.get_key_value(&of) {
+            Some((of, shelf)) => (of.clone(), Some(shelf)),
+            None => (Arc::new(of), None),
         };
-        if let Some(read) = state.reads.iter().find(will_hold) {
-            return Share::Wait(read.done.subscribe());
+        if let Some(shelf) = shelf {
+            let holds = |one: &&SharedPage| one.after <= place.after && place.after < one.up_to;
+            // The newest is the likeliest.
+            if let Some(shared) = shelf.pages.iter().rev().find(holds) {
+                return Share::Page(shared.after(place, limit, settled));
+            }
+            // A message has a position of its own, so a full page ends no earlier than this.
+            let will_hold =
+                |one: &&ReadUnderWay| one.after <= place.after && place.after - one.after < one.messages_max;
+            if let Some(read) = shelf.reads.iter().find(will_hold) {
+                return Share::Wait(read.done.subscribe());
+            }
         }
         state.reads_begun += 1;
-        let (number, of) = (state.reads_begun, PageOf { source: source.clone(), filter: filter.clone() });
+        let number = state.reads_begun;
         let done = watch::Sender::new(());
-        let read = ReadUnderWay { number, of: of.clone(), after: place.after, messages_max: limit.messages, done };
-        state.reads.push(read);
+        let read = ReadUnderWay { number, after: place.after, messages_max: limit.messages, done };
+        state.shelves.entry(of.clone()).or_default().reads.push(read);
         Share::Read(ReadTurn { pages: self.clone(), number, of, after: place.after, generation: generation.clone() })
+    }
+
+    /// Pages that were kept for long enough give back their memory, also when nobody asks for any.
+    pub fn forget_old(&self) {
+        self.state().forget_old();
     }
 
     /// Something was erased: what was read before that is not shown.
@@ -135,19 +157,43 @@ impl SharedPages {
 
 impl State {
     fn forget(&mut self) {
-        self.generation = None;
-        self.pages.clear();
-        self.bytes = 0;
-        // What they read is not kept, so that nobody needs to wait for it.
-        self.reads.clear();
+        // What is read at this moment is not kept, so that nobody needs to wait for it.
+        *self = Self { reads_begun: self.reads_begun, ..Self::default() };
     }
 
-    fn keep(&mut self, page: SharedPage, bytes_max: usize) {
+    fn forget_old(&mut self) {
+        while self.kept.front().is_some_and(|(_, at)| at.elapsed() >= KEPT_FOR) {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        let Some((of, _)) = self.kept.pop_front() else { return };
+        let Some(shelf) = self.shelves.get_mut(&of) else { return };
+        self.bytes -= shelf.pages.pop_front().map_or(0, |page| page.bytes);
+        self.clear_away(&of);
+    }
+
+    fn keep(&mut self, of: &Arc<PageOf>, page: SharedPage, bytes_max: usize) {
         self.bytes += page.bytes;
-        self.pages.push_back(page);
-        while self.bytes > bytes_max || self.pages.len() > PAGES_MAX {
-            let Some(oldest) = self.pages.pop_front() else { break };
-            self.bytes -= oldest.bytes;
+        self.shelves.entry(of.clone()).or_default().pages.push_back(page);
+        self.kept.push_back((of.clone(), Instant::now()));
+        while self.bytes > bytes_max || self.kept.len() > PAGES_MAX {
+            self.forget_oldest();
+        }
+    }
+
+    fn end(&mut self, of: &Arc<PageOf>, number: u64) {
+        if let Some(shelf) = self.shelves.get_mut(of) {
+            shelf.reads.retain(|read| read.number != number);
+            self.clear_away(of);
+        }
+    }
+
+    /// Nothing is left of a source that has no page and no reader.
+    fn clear_away(&mut self, of: &Arc<PageOf>) {
+        if self.shelves.get(of).is_some_and(|shelf| shelf.pages.is_empty() && shelf.reads.is_empty()) {
+            self.shelves.remove(of);
         }
     }
 }
@@ -183,8 +229,8 @@ impl ReadTurn {
         let bytes = messages.iter().map(|message| message.memory_bytes()).sum();
         let mut state = self.pages.state();
         if state.generation.as_ref() == Some(&self.generation) {
-            let (of, after, up_to, is_end) = (self.of.clone(), self.after, page.up_to, page.is_end);
-            state.keep(SharedPage { of, after, up_to, messages, bytes, is_end }, self.pages.bytes_max);
+            let (after, up_to, is_end) = (self.after, page.up_to, page.is_end);
+            state.keep(&self.of, SharedPage { after, up_to, messages, bytes, is_end }, self.pages.bytes_max);
         }
     }
 }
@@ -192,7 +238,7 @@ impl ReadTurn {
 impl Drop for ReadTurn {
     fn drop(&mut self) {
         // Those that wait for it notice that its sender has gone.
-        self.pages.state().reads.retain(|read| read.number != self.number);
+        self.pages.state().end(&self.of, self.number);
     }
 }
 
@@ -313,7 +359,25 @@ mod tests {
         for n in 0..2 * PAGES_MAX as i64 {
             turn(ask(&pages, 1_000 + n, LIMIT)).keep(&page(0..0, 1_001 + n, false));
         }
-        assert_eq!(pages.state().pages.len(), PAGES_MAX);
+        assert_eq!(pages.state().kept.len(), PAGES_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_page_is_kept_for_those_that_come_together() {
+        let pages = SharedPages::new(1 << 20);
+        turn(ask(&pages, 0, LIMIT)).keep(&page(1..=3, 3, false));
+        tokio::time::advance(KEPT_FOR / 2).await;
+        turn(ask(&pages, 3, LIMIT)).keep(&page(4..=6, 6, false));
+        assert_eq!(found(ask(&pages, 0, LIMIT)).0, [1, 2, 3]);
+        tokio::time::advance(KEPT_FOR / 2).await;
+        let read_again = turn(ask(&pages, 0, LIMIT));
+        assert_eq!(found(ask(&pages, 3, LIMIT)).0, [4, 5, 6]);
+        tokio::time::advance(KEPT_FOR / 2).await;
+        pages.forget_old();
+        assert_eq!(pages.state().bytes, 0);
+        assert!(pages.state().kept.is_empty());
+        drop(read_again);
+        assert!(pages.state().shelves.is_empty(), "nothing is left of a source without pages and readers");
     }
 
     #[test]
