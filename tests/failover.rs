@@ -6,21 +6,9 @@ mod promotion;
 mod two_primaries;
 
 use std::path::Path;
-use std::time::Instant;
 
-use tokio_postgres::Client;
-
-use crate::support::app::PATIENCE;
 use crate::support::own_server::OwnServer;
-
-/// Waits until a statement answers true.
-async fn until_true(sql: &Client, statement: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while !sql.query_one(statement, &[]).await.unwrap().get::<_, bool>(0) {
-        assert!(Instant::now() < deadline, "waited in vain for {statement}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-}
+use crate::support::waiting::until_true;
 
 /// A primary, and a standby that follows it.
 async fn pair(dir: &Path) -> (OwnServer, OwnServer) {

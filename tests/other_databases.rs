@@ -1,13 +1,12 @@
 //! Other people's databases: what an administrator has set for a database does not change what the service does.
 
-use std::time::Duration;
-
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::support::app::{PATIENCE, TestApp};
+use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
+use crate::support::waiting::until_true;
 
 /// Sets defaults for every session of this database that begins from now on.
 async fn set_defaults(client: &Client, defaults: &[(&str, &str)]) {
@@ -18,14 +17,6 @@ async fn set_defaults(client: &Client, defaults: &[(&str, &str)]) {
 }
 
 /// Waits until a question about the database is answered with yes.
-async fn until_true(client: &Client, sql: &str) {
-    let asking = async {
-        while !client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("waited in vain for {sql}"));
-}
 
 #[tokio::test]
 async fn isolation_that_a_database_sets_by_default_fails_no_request() {

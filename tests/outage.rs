@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::support::app::{PATIENCE, TestApp};
 use crate::support::database::TestDatabase;
 use crate::support::proxy::FaultProxy;
-use crate::support::waiting::{eventually, until};
+use crate::support::waiting::{eventually, until, until_true};
 use crate::support::writers::{Told, Writers, compare, send};
 
 /// The statement that connections for appends, and only they, prepare.
@@ -17,16 +17,6 @@ const APPEND: &str = "headwater.append_batch";
 
 fn request(id: Uuid, text: &str) -> Value {
     json!({ "messages": [{ "type": "T", "id": id, "data": text }] })
-}
-
-/// Waits for a fact that is asked for in SQL.
-async fn until_true(client: &tokio_postgres::Client, sql: &str) {
-    let waiting = async {
-        while !client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for: {sql}"));
 }
 
 const WAITS_FOR_LOCK: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() \

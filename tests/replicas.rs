@@ -3,26 +3,16 @@
 mod conflicts;
 
 use std::path::Path;
-use std::time::Instant;
 
 use serde_json::{Value, json};
-use tokio_postgres::Client;
 
 use crate::support::app::{PATIENCE, TestApp};
 use crate::support::database::temporary_dir;
 use crate::support::own_server::OwnServer;
-use crate::support::waiting::eventually;
+use crate::support::waiting::{eventually, until_true};
 
 const FIRST: i64 = 300;
 const SECOND: i64 = 120;
-
-async fn until_true(sql: &Client, statement: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while !sql.query_one(statement, &[]).await.unwrap().get::<_, bool>(0) {
-        assert!(Instant::now() < deadline, "waited in vain for {statement}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
-}
 
 /// A primary, two replicas, and a service that knows all of them.
 struct Stage {

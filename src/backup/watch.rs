@@ -25,9 +25,6 @@ pub async fn watch(settings: EmbeddedSettings, database: Database, observer: Obs
                 observer.record(Observation::BackupMeasured { age, wal_behind_bytes });
             }
         }
-        tokio::select! {
-            () = stopping.cancelled() => {}
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
-        }
+        stopping.run_until_cancelled(tokio::time::sleep(LOOK_INTERVAL)).await;
     }
 }

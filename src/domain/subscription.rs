@@ -14,7 +14,6 @@ use super::named::{check_name, differing_fields, sort_names};
 use super::partitioner::hashed;
 use super::source::{SOURCE_TOPICS_MAX, Source};
 use super::stream_name::{Category, StreamName, cardinal_id, check_type};
-use super::time::Timestamp;
 
 /// The most partitions that a subscription divides its source into by itself.
 pub const SUBSCRIPTION_PARTITIONS_MAX: i64 = 1_024;
@@ -347,24 +346,6 @@ impl Definition {
         match self.source {
             SubscriptionSource::Stream(_) => message.position,
             _ => message.global_position,
-        }
-    }
-
-    /// The cursor before all messages.
-    pub fn before_all(&self) -> i64 {
-        match self.source {
-            SubscriptionSource::Stream(_) | SubscriptionSource::Aggregated(_) => -1,
-            _ => 0,
-        }
-    }
-}
-
-impl StartAt {
-    /// The time, where it is one.
-    pub fn time(self) -> Option<Timestamp> {
-        match self {
-            StartAt::Time(micros) => Some(Timestamp(micros)),
-            _ => None,
         }
     }
 }

@@ -55,10 +55,7 @@ impl BackOff {
     pub async fn after(&mut self, outcome: Result<(), StoreError>, stopping: &CancellationToken) {
         let Err(error) = outcome else { return self.worked() };
         let pause = self.failed(&error);
-        tokio::select! {
-            () = stopping.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-        }
+        stopping.run_until_cancelled(tokio::time::sleep(pause)).await;
     }
 
     /// The last attempt has succeeded.

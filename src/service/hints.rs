@@ -70,11 +70,7 @@ impl Listener {
             if self.is_live.swap(false, Ordering::SeqCst) {
                 self.observer.record(Observation::ListenerDown { error: error.to_string() });
             }
-            let pause = back_off.failed(&error);
-            tokio::select! {
-                () = stopping.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
-            }
+            back_off.after(Err(error), &stopping).await;
         }
     }
 

@@ -1,6 +1,5 @@
 //! Replicas, from which history is read as far as each of them has replayed it.
 
-use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::domain::observation::Observation;
 use crate::domain::replica::{ReplayMark, ReplicaProgress, Use};
 use crate::store::read::PageLimit;
 use crate::store::replica::{ReplicaPage, ReplicaQuery};
-use crate::store::{Database, StoreError};
+use crate::store::{Database, StoreError, in_time};
 use crate::telemetry::Observer;
 
 /// A look at a replica that takes longer has failed.
@@ -98,7 +97,7 @@ impl Replicas {
     async fn look(&self, primary: &Database, tail: &Tail) {
         // In this order: the end of the log is noted after the position was settled.
         let (history, settled) = (tail.history(), tail.settled());
-        let end = in_time(LOOK_TIMEOUT, primary.log_end()).await;
+        let end = in_time(LOOK_TIMEOUT, "it", primary.log_end()).await;
         // Without the primary nothing new is known; a page of a replica needs a word of the primary anyhow.
         let Ok((end, Some(primary))) = end else { return };
         let mark = ReplayMark { settled, end, primary, history };
@@ -107,7 +106,7 @@ impl Replicas {
 
     async fn look_at(&self, replica: &Replica, mark: ReplayMark) {
         let history = mark.history;
-        let seen = in_time(LOOK_TIMEOUT, replica.database.seen_as_replica()).await;
+        let seen = in_time(LOOK_TIMEOUT, "it", replica.database.seen_as_replica()).await;
         let used = match &seen {
             Ok(seen) => lock(&replica.progress).on_look(mark, seen),
             Err(error) => {
@@ -139,7 +138,8 @@ impl Replicas {
         let ReplicaRead { wanted, after, history, settled, limit, filter } = reading;
         let (replica, up_to, started) = self.choose(after, history)?;
         let up_to = up_to.min(settled);
-        let read = in_time(READ_TIMEOUT, replica.database.replica_page(&started, wanted, up_to, limit, filter)).await;
+        let read =
+            in_time(READ_TIMEOUT, "it", replica.database.replica_page(&started, wanted, up_to, limit, filter)).await;
         let page = match read {
             Ok(page) => Some(page),
             Err(error) => {
@@ -168,11 +168,6 @@ impl Replicas {
             (up_to > after).then(|| (replica, up_to, started.to_owned()))
         })
     }
-}
-
-async fn in_time<T>(limit: Duration, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let too_slow = |_| StoreError::Unavailable("it took too long".into());
-    tokio::time::timeout(limit, work).await.map_err(too_slow)?
 }
 
 /// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.

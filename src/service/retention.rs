@@ -64,10 +64,7 @@ impl Retentions {
                 }
                 Err(error) => back_off.failed(&error),
             };
-            tokio::select! {
-                () = stopping.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
+            stopping.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
     }
 

@@ -7,7 +7,7 @@ use tokio::sync::Mutex;
 
 use crate::domain::time::Timestamp;
 pub use crate::store::storage::{DatabaseSize, TableSize};
-use crate::store::{Database, StoreError};
+use crate::store::{Database, StoreError, in_time};
 
 /// A measurement is good for this long, and so is an attempt that failed.
 const MEASURED_FOR: Duration = Duration::from_secs(15);
@@ -81,12 +81,9 @@ impl StorageMeter {
         let measuring = async {
             let reports = self.database.reports();
             let (tables, database) = (reports.table_sizes().await?, reports.database_size().await?);
-            Ok(Arc::new(Storage { measured_at: Timestamp::now(), database, tables }))
+            Ok::<_, StoreError>(Arc::new(Storage { measured_at: Timestamp::now(), database, tables }))
         };
-        let found = match tokio::time::timeout(MEASURE_TIMEOUT, measuring).await {
-            Ok(found) => found,
-            Err(_) => Err(StoreError::too_slow("measuring the storage")),
-        };
+        let found = in_time(MEASURE_TIMEOUT, "measuring the storage", measuring).await;
         if let Ok(storage) = &found {
             last.server_version = Some(storage.database.server_version.clone());
         }

@@ -1,5 +1,7 @@
 //! Errors of the database, in three kinds. Only after the first kind the same statement may work later by itself.
 
+use std::time::Duration;
+
 use tokio_postgres::error::SqlState;
 
 use crate::domain::observation::FailureKind;
@@ -125,6 +127,18 @@ pub(crate) fn source_text(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Bounds a step in time; `what` is how the error names it.
+pub(crate) async fn in_time<T, E: Into<StoreError>>(
+    limit: Duration,
+    what: &str,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, step).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => Err(StoreError::too_slow(what)),
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::target::{Target, Way};
 use super::{StoreError, source_text};
@@ -253,8 +254,7 @@ impl Finder {
 
     async fn question(&self, way: &Way) -> Result<Answer, tokio_postgres::Error> {
         let (client, connection) = way.config.connect(self.target.tls.clone()).await?;
-        let driver = tokio::spawn(connection);
-        let _ends = AbortOnDrop(driver.abort_handle());
+        let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
         let state = row(client.simple_query(STATE).await?, 2);
         match [state[0].as_deref(), state[1].as_deref()] {
             [Some("t"), _] => return Ok(Answer::ReadOnly("is a replica")),
@@ -280,13 +280,4 @@ fn row(messages: Vec<SimpleQueryMessage>, columns: usize) -> Vec<Option<String>>
         _ => None,
     });
     (0..columns).map(|at| found.as_ref().and_then(|row| row.try_get(at).ok().flatten()).map(str::to_owned)).collect()
-}
-
-/// Ends a task with its owner.
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_postgres::AsyncMessage;
 
-use super::{Connection, Database, Session, StoreError, source_text};
+use super::{Connection, Database, Session, StoreError, in_time, source_text};
 use crate::domain::signal::Signal;
 
 /// The channel of all signals, which `write_message` and the trigger use too.
@@ -49,9 +49,6 @@ impl Database {
         let payloads: Vec<String> = signals.iter().map(Signal::encode).collect();
         let notifying =
             sqlx::query!("SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload", CHANNEL, &payloads);
-        match tokio::time::timeout(NOTIFY_TIMEOUT, notifying.execute(self)).await {
-            Ok(result) => Ok(result.map(drop)?),
-            Err(_) => Err(StoreError::too_slow("a notification")),
-        }
+        in_time(NOTIFY_TIMEOUT, "a notification", notifying.execute(self)).await.map(drop)
     }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_postgres::Socket;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub mod aggregated_streams;
@@ -43,6 +45,7 @@ pub mod trim;
 pub mod written_behind;
 
 pub use error::StoreError;
+pub(crate) use error::in_time;
 pub(crate) use error::source_text;
 use finder::Finder;
 pub use finder::{Found, Server};
@@ -167,10 +170,7 @@ impl Database {
         &self,
         statements: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, StoreError> {
-        match tokio::time::timeout(self.settings.connect_timeout, statements).await {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(StoreError::too_slow("setting up the session")),
-        }
+        in_time(self.settings.connect_timeout, "setting up the session", statements).await
     }
 
     /// Closes idle connections and does not use busy ones again: they lead to a server that is no primary any more, or gone.
@@ -216,16 +216,7 @@ impl std::fmt::Debug for Database {
 }
 
 /// The driving side of a connection of its own.
-pub type Connection = tokio_postgres::Connection<tokio_postgres::Socket, <MakeRustlsConnect as MakeStream>::Stream>;
-
-/// Names the stream type of a TLS connector.
-pub trait MakeStream {
-    type Stream;
-}
-
-impl<M: tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>> MakeStream for M {
-    type Stream = M::Stream;
-}
+pub type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// The settings of every connection. Every statement uses an index; without `enable_seqscan = off` a plan that was made
 /// while the table was empty would stay a sequential scan until there are statistics. The high cost that PostgreSQL then

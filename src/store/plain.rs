@@ -18,7 +18,7 @@ use sqlx::{Connection, Decode, Describe, Either, Encode, Error, Execute, Executo
 use tokio_postgres::types::Type;
 
 use super::session::{CANCEL_AGAIN, CANCEL_TIMEOUT};
-use super::{Database, SESSION_SETTINGS, Server, StoreError, pooler, source_text};
+use super::{Database, SESSION_SETTINGS, Server, StoreError, in_time, pooler, source_text};
 use crate::domain::time::Timestamp;
 
 /// A connection that was idle for this long is checked before it is lent: sqlx notices its end only when it is used.
@@ -47,12 +47,9 @@ impl Plain {
                 pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?;
             }
             let (pid, server) = (AtomicI32::new(pid), server.clone());
-            Ok(Self { connection, pid, is_pooled, server, idle_since: Instant::now() })
+            Ok::<_, StoreError>(Self { connection, pid, is_pooled, server, idle_since: Instant::now() })
         };
-        let opened = match tokio::time::timeout(database.settings().connect_timeout, opening).await {
-            Ok(opened) => opened,
-            Err(_) => Err(StoreError::too_slow("connecting")),
-        };
+        let opened = in_time(database.settings().connect_timeout, "connecting", opening).await;
         opened.inspect_err(|_| server.doubt())
     }
 

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use futures_util::{SinkExt, TryStreamExt};
-use tokio::task::AbortHandle;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, RowStream, Statement, ToStatement};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::finder::Finder;
 use super::{Connection, Database, SESSION_SETTINGS, Server, StoreError, pooler};
@@ -34,7 +34,8 @@ pub struct Session {
     /// their own.
     limit: Option<(Duration, &'static str)>,
     /// `None` if the task that waits for the session drives its connection.
-    driver: Option<AbortHandle>,
+    /// Ends with the session: the rows of a statement that was given up would go on arriving, and take bandwidth from others.
+    _driver: Option<AbortOnDropHandle<()>>,
     tls: MakeRustlsConnect,
     server: Arc<Server>,
     /// It leads to a pooler, and is in a transaction while it is lent.
@@ -129,7 +130,7 @@ impl Session {
                 () = server.left() => {}
             }
         };
-        self.driver = Some(tokio::spawn(driving).abort_handle());
+        self._driver = Some(AbortOnDropHandle::new(tokio::spawn(driving)));
     }
 
     pub(super) fn is_pooled(&self) -> bool {
@@ -187,7 +188,7 @@ impl Session {
             client,
             statements: Mutex::default(),
             limit,
-            driver: None,
+            _driver: None,
             tls: finder.tls(),
             server,
             is_pooled: false,
@@ -433,14 +434,5 @@ impl Session {
 
     fn is_done(&self) {
         self.is_busy.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Session {
-    /// Otherwise the rows of a statement that was given up would go on arriving, and take bandwidth from others.
-    fn drop(&mut self) {
-        if let Some(driver) = &self.driver {
-            driver.abort();
-        }
     }
 }

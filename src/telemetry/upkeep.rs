@@ -13,10 +13,7 @@ impl Observer {
     pub async fn keep_up(self, stopping: CancellationToken) {
         while !stopping.is_cancelled() {
             self.inner.handle.run_upkeep();
-            tokio::select! {
-                () = stopping.cancelled() => {}
-                () = tokio::time::sleep(INTERVAL) => {}
-            }
+            stopping.run_until_cancelled(tokio::time::sleep(INTERVAL)).await;
         }
     }
 }

@@ -11,12 +11,13 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use self::clients::{Acked, At, Seen, World, consume, fetch, follow, open};
-use super::{pair, until_true, url_of};
+use super::{pair, url_of};
 use crate::support::app::{PATIENCE, TestApp};
 use crate::support::database::temporary_dir;
 use crate::support::own_server::OwnServer;
 use crate::support::proxy::FaultProxy;
 use crate::support::waiting::eventually;
+use crate::support::waiting::until_true;
 
 const WRITERS: usize = 4;
 /// Bytes a second that the standby gets, where it is to be far behind.

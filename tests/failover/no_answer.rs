@@ -7,10 +7,11 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::promotion::is_ready;
-use super::{pair, until_true, url_of};
+use super::{pair, url_of};
 use crate::support::app::{PATIENCE, TestApp};
 use crate::support::database::temporary_dir;
 use crate::support::waiting::eventually;
+use crate::support::waiting::until_true;
 
 /// Who waits for the address takes three times as long as this.
 const READY_WITHIN: Duration = PATIENCE;

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::{pair, until_true, url_of};
+use super::{pair, url_of};
 use crate::support::app::{PATIENCE, TestApp, TestClient};
 use crate::support::database::temporary_dir;
 use crate::support::own_server::OwnServer;
 use crate::support::waiting::eventually;
+use crate::support::waiting::until_true;
 
 const WRITERS: usize = 4;
 /// What each writer has written before the primary goes, and after another one is there.

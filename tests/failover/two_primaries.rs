@@ -2,12 +2,13 @@
 
 use serde_json::json;
 
-use super::{pair, until_true};
+use super::pair;
 use crate::support::app::TestApp;
 use crate::support::database::temporary_dir;
 use crate::support::own_server::OwnServer;
 use crate::support::proxy::{FaultProxy, both};
 use crate::support::waiting::eventually;
+use crate::support::waiting::until_true;
 
 async fn count(server: &OwnServer) -> i64 {
     let sql = server.sql().await;

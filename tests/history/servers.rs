@@ -1,10 +1,7 @@
 //! Another server in the place of the first: an older copy that was restored, a replica that had not received everything.
 
-use std::time::Instant;
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio_postgres::Client;
 
 use super::truncating::{SUBSCRIPTIONS, define, fetch};
 use super::write_numbers;
@@ -13,7 +10,7 @@ use crate::support::database::temporary_dir;
 use crate::support::events::Events;
 use crate::support::own_server::OwnServer;
 use crate::support::proxy::{FaultProxy, both};
-use crate::support::waiting::eventually;
+use crate::support::waiting::{eventually, until_true};
 
 const PATHS: [&str; 5] = [
     "/v1/all/events",
@@ -39,15 +36,6 @@ fn number(event: &Value) -> i64 {
 async fn numbers(events: &mut Events, count: usize, path: &str) -> Vec<i64> {
     let messages = tokio::time::timeout(PATIENCE, events.messages(count)).await;
     messages.unwrap_or_else(|_| panic!("{path}: not {count} messages in time")).iter().map(number).collect()
-}
-
-/// Waits until a statement answers true.
-async fn until_true(sql: &Client, statement: &str) {
-    let deadline = Instant::now() + PATIENCE;
-    while !sql.query_one(statement, &[]).await.unwrap().get::<_, bool>(0) {
-        assert!(Instant::now() < deadline, "waited in vain for {statement}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
 }
 
 /// A service on the first server, and what was seen of it.

@@ -32,6 +32,11 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut fact: 
     }
 }
 
+/// Waits until a statement in SQL answers true.
+pub async fn until_true(sql: &tokio_postgres::Client, statement: &str) {
+    eventually(statement, async || sql.query_one(statement, &[]).await.unwrap().get::<_, bool>(0).then_some(())).await;
+}
+
 /// The duration that a variable gives to a test: `90s`, `10m`, `1h`.
 pub fn lasting(variable: &str, text: &str) -> Duration {
     let (number, unit) = text.split_at(text.len().saturating_sub(1));

@@ -121,10 +121,7 @@ impl Jwks {
                 removed();
             }
             known = keys;
-            tokio::select! {
-                () = stopping.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
+            stopping.run_until_cancelled(tokio::time::sleep(pause)).await;
         }
     }
 }

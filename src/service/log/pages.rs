@@ -265,8 +265,7 @@ impl PageReader {
 
 /// A page, unless that takes too long.
 pub async fn in_time<T>(reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let too_slow = |_| StoreError::Unavailable("a page took too long".into());
-    tokio::time::timeout(PAGE_TIMEOUT, reading).await.map_err(too_slow)?
+    crate::store::in_time(PAGE_TIMEOUT, "a page", reading).await
 }
 
 #[cfg(test)]
