@@ -1,6 +1,7 @@
 //! The primary goes, and a standby is promoted.
 
 mod asynchronous;
+mod in_doubt;
 mod no_answer;
 mod promotion;
 mod two_primaries;

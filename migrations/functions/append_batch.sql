@@ -179,6 +179,11 @@ BEGIN
   END LOOP;
 
   IF NOT is_accepted THEN
+    -- A transaction that writes nothing waits for no standby. What it calls a duplicate may be a commit whose wait was
+    -- ended before a synchronous standby had it.
+    IF 'duplicate' = ANY (outcomes) AND current_setting('synchronous_standby_names') <> '' THEN
+      PERFORM pg_logical_emit_message(true, 'headwater', '');
+    END IF;
     RETURN;
   END IF;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_postgres::Socket;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -73,12 +73,17 @@ pub struct DatabaseSettings {
 /// The application name of connections, unless the URL has one.
 const APPLICATION_NAME: &str = "headwater";
 
+/// Connections of the pool that may wait for a synchronous standby at the same time.
+const STANDBY_WAITS_MAX: usize = 2;
+
 /// The database in use: the pool and what is needed to open connections.
 #[derive(Clone)]
 pub struct Database {
     pool: Arc<Pool>,
     finder: Arc<Finder>,
     pooler: Option<Arc<Finder>>,
+    /// Held by those that wait for a synchronous standby: while that is away, the pool is for others.
+    standby_waits: Arc<Semaphore>,
     settings: Arc<DatabaseSettings>,
 }
 
@@ -120,6 +125,7 @@ impl Database {
             pool: Pool::new(settings.connections_max.max(1)),
             finder: Arc::new(finder),
             pooler: pooler.transpose()?,
+            standby_waits: Arc::new(Semaphore::new(STANDBY_WAITS_MAX)),
             settings: Arc::new(settings),
         })
     }

@@ -10,6 +10,10 @@ use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder};
 const FIND_DUPLICATE_IDS: &str = "SELECT * FROM headwater.find_duplicate_ids(\
     $1::int, $2::int[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::text[])";
 
+/// A commit that was waiting for its synchronous standby can be seen once its session was ended, and the standby may not
+/// have it. This one's own comes after it in the server's log, and waits for the standby as any other does.
+const WAIT_FOR_STANDBY: &str = "SELECT pg_logical_emit_message(true, 'headwater', '')";
+
 /// Between two looks at whether an old session is gone.
 const TERMINATE_POLL: Duration = Duration::from_millis(20);
 
@@ -17,12 +21,17 @@ impl Database {
     /// Finds out what became of a commit whose answer was lost. First the old session is ended for good, so that
     /// nothing can be written by it afterwards; then the ids are looked up, with what was written under them: an id may have
     /// been used for something else before. One answer for each request; `None` if its messages were not written.
+    ///
+    /// What was written is only told once it would outlast the server, as for an answer that was not lost.
     pub async fn resolve_commit(
         &self,
         backend: &Backend,
         requests: &[&AppendRequest],
     ) -> Result<Vec<Option<Result<Appended, AppendError>>>, StoreError> {
         let client = self.client().await?;
+        let asked = "SELECT current_setting('synchronous_standby_names') <> ''";
+        let server = client.query_one(asked, &[]).await?;
+        let waits_for_standby: bool = server.try_get(0)?;
         loop {
             let alive = client
                 .query_opt(
@@ -54,7 +63,15 @@ impl Database {
             .await?;
         let mut parts = PartOutcomes::read(&row, columns.part_requests.len())?;
         let found = requests.iter().map(|request| parts.of_next(request.streams.len()).found());
-        found.collect()
+        let found: Vec<_> = found.collect::<Result<_, _>>()?;
+        if waits_for_standby && found.iter().any(|found| matches!(found, Some(Ok(_)))) {
+            // Those that find no place look again.
+            let Ok(_place) = self.standby_waits.try_acquire() else {
+                return Err(StoreError::Unavailable("other commits wait for a synchronous standby".into()));
+            };
+            client.query_typed(WAIT_FOR_STANDBY, &[]).await?;
+        }
+        Ok(found)
     }
 }
 
