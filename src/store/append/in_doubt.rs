@@ -29,9 +29,14 @@ impl Database {
         requests: &[&AppendRequest],
     ) -> Result<Vec<Option<Result<Appended, AppendError>>>, StoreError> {
         let client = self.client().await?;
-        let asked = "SELECT current_setting('synchronous_standby_names') <> ''";
+        let asked = "SELECT current_setting('synchronous_standby_names') <> '', pg_is_in_recovery()";
         let server = client.query_one(asked, &[]).await?;
         let waits_for_standby: bool = server.try_get(0)?;
+        if server.try_get(1)? {
+            // It need not have replayed the commit yet, and knows nothing of the session.
+            self.forget_connections();
+            return Err(StoreError::Unavailable("the address leads to a server that is in recovery".into()));
+        }
         loop {
             let alive = client
                 .query_opt(
