@@ -1,5 +1,7 @@
 //! Too much at once is refused, and an append that waits for a lock delays no other category.
 
+mod neighbours;
+
 use std::time::Duration;
 
 use futures_util::FutureExt;

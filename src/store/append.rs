@@ -203,8 +203,9 @@ fn judge(error: &tokio_postgres::Error) -> BatchError {
         "55P03" => BatchError::LockTimeout,
         // A session that is ended may be ended between its commit and its answer.
         code if code.starts_with("57P0") => BatchError::InDoubt(text),
-        // The messages themselves are the matter: a data exception, a violated constraint, a limit exceeded.
-        code if ["22", "23", "54"].iter().any(|class| code.starts_with(class)) => BatchError::Refused(text),
+        // The messages themselves are the matter: a data exception, a violated constraint, a limit exceeded, or a trigger
+        // that does not take them.
+        code if ["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)) => BatchError::Refused(text),
         // No room, no primary, no right, no function: rolled back, and nothing that the caller could change.
         code => BatchError::NotWritten(StoreError::answered(code, &text)),
     }

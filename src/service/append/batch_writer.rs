@@ -120,10 +120,9 @@ impl BatchWriter {
                     sent_again += 1;
                     open.push_front(batch);
                 }
-                // One of them spoils the batch: each is sent by itself, so that only that one fails.
                 Err(BatchError::Refused(_) | BatchError::SendAgain(_)) if batch.len() > 1 => {
                     sent_again = 0;
-                    open = batch.into_iter().map(|waiting| vec![waiting]).chain(open).collect();
+                    open = each_alone(batch, open);
                 }
                 Err(BatchError::Refused(message)) => {
                     sent_again = 0;
@@ -139,6 +138,10 @@ impl BatchWriter {
                 Err(BatchError::LockTimeout) => {
                     sent_again = 0;
                     answer_locked(batch, awaited[0], &self.shared, Some(session.backend())).await;
+                }
+                // A right may be missing for one of them only: row-level security decides by message.
+                Err(BatchError::NotWritten(error)) if batch.len() > 1 && !error.may_pass() => {
+                    open = each_alone(batch, open);
                 }
                 Err(BatchError::NotWritten(error)) => {
                     let answer = not_written(&error);
@@ -351,6 +354,11 @@ pub async fn answer_locked(batch: Vec<PendingAppend>, category: &str, shared: &S
     let requests = batch.len();
     answer_each(batch, |_| AppendError::Locked { category: category.clone(), holders: holders.clone() });
     shared.observer.record(Observation::AppendsLocked { requests, category, holders });
+}
+
+/// One of a batch spoils it: each is sent by itself, so that only that one fails.
+fn each_alone(batch: Vec<PendingAppend>, then: VecDeque<Vec<PendingAppend>>) -> VecDeque<Vec<PendingAppend>> {
+    batch.into_iter().map(|waiting| vec![waiting]).chain(then).collect()
 }
 
 /// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
