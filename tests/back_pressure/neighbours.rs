@@ -38,6 +38,25 @@ fn alone(mut answers: Vec<Answer>, spoilt: usize) -> Answer {
 }
 
 #[tokio::test]
+async fn id_that_an_open_transaction_holds_fails_no_other_request_of_its_category() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::with(&database.url, |settings| settings.append_lock_timeout = Duration::from_secs(1)).await;
+    let client = database.connect().await;
+    make_stall(&client).await;
+    let id = Uuid::new_v4();
+    let writer = write_and_idle(&database, "held-1", id).await;
+    let mut messages = vec![json!({ "type": "T" }); 12];
+    messages[6]["id"] = json!(id);
+    let answers = in_one_batch(&client, &app, &messages).await;
+    // The category's lock is not what it waited for.
+    let problem = alone(answers, 6).problem(503, "overloaded");
+    assert_eq!((&problem["category"], &problem["holder_pids"]), (&json!("q"), &json!([])), "{problem}");
+    writer.batch_execute("COMMIT").await.unwrap();
+    let again = app.append("q-6", &json!({ "messages": [messages[6]] })).await;
+    assert_eq!(again.problem(409, "message-id-reused")["stream_name"], "held-1");
+}
+
+#[tokio::test]
 async fn message_that_a_trigger_refuses_fails_alone_whatever_code_it_is_refused_with() {
     let database = TestDatabase::migrated().await;
     let app = TestApp::on(&database).await;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::appends::Session;
 use super::{Locked, PendingAppend, Shared};
-use crate::domain::append::{AppendError, AppendRequest, Appended};
+use crate::domain::append::{AppendError, AppendRequest, Appended, LockHolder};
 use crate::domain::observation::Observation;
 use crate::domain::trace::{Span, SpanRef};
 use crate::service::back_off::BackOff;
@@ -137,7 +137,14 @@ impl BatchWriter {
                 }
                 Err(BatchError::LockTimeout) => {
                     sent_again = 0;
-                    answer_locked(batch, awaited[0], &self.shared, Some(session.backend())).await;
+                    let holders = lock_holders(&self.shared, awaited[0], Some(&session.backend())).await;
+                    if holders.is_empty() && batch.len() > 1 {
+                        // It was not for the category that they waited, but for what one of them alone needs: a message
+                        // id that an open transaction of another category has written.
+                        open = each_alone(batch, open);
+                    } else {
+                        tell_locked(batch, awaited[0], &holders, &self.shared);
+                    }
                 }
                 // A right may be missing for one of them only: row-level security decides by message.
                 Err(BatchError::NotWritten(error)) if batch.len() > 1 && !error.may_pass() => {
@@ -342,18 +349,28 @@ pub fn answer_each(batch: Vec<PendingAppend>, error: impl Fn(&PendingAppend) -> 
     }
 }
 
-/// Requests that have waited for a category's lock as long as they may.
-pub async fn answer_locked(batch: Vec<PendingAppend>, category: &str, shared: &Shared, waited: Option<Backend>) {
+/// Answers requests that have waited for a category's lock as long as they may.
+pub async fn answer_locked(batch: Vec<PendingAppend>, category: &str, shared: &Shared) {
+    if !batch.is_empty() {
+        let holders = lock_holders(shared, category, None).await;
+        tell_locked(batch, category, &holders, shared);
+    }
+}
+
+/// The same where those that hold the lock are known.
+fn tell_locked(batch: Vec<PendingAppend>, category: &str, holders: &[LockHolder], shared: &Shared) {
     if batch.is_empty() {
         return;
     }
-    let category = category.to_owned();
-    let looking = tokio::time::timeout(HOLDERS_TIMEOUT, shared.database.lock_holders(&category, waited.as_ref()));
-    // Whichever transaction that was, it is not worth another wait.
-    let holders = looking.await.ok().and_then(Result::ok).unwrap_or_default();
-    let requests = batch.len();
+    let (requests, category, holders) = (batch.len(), category.to_owned(), holders.to_vec());
     answer_each(batch, |_| AppendError::Locked { category: category.clone(), holders: holders.clone() });
     shared.observer.record(Observation::AppendsLocked { requests, category, holders });
+}
+
+/// Those that hold a category's lock, as far as that can be found out soon: it is not worth another wait.
+async fn lock_holders(shared: &Shared, category: &str, waited: Option<&Backend>) -> Vec<LockHolder> {
+    let looking = tokio::time::timeout(HOLDERS_TIMEOUT, shared.database.lock_holders(category, waited));
+    looking.await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// One of a batch spoils it: each is sent by itself, so that only that one fails.

@@ -70,7 +70,7 @@ impl LockedCategories {
             for Locked { category, mut waiting } in locked {
                 let since = *waiting.locked_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > shared.settings.lock_timeout {
-                    answer_locked(vec![waiting], &category, shared, None).await;
+                    answer_locked(vec![waiting], &category, shared).await;
                     continue;
                 }
                 let mut open = self.open.lock().await;
@@ -101,7 +101,7 @@ impl LockedCategories {
         loop {
             let Ok(Ok(_place)) = tokio::time::timeout(shared.settings.lock_timeout, self.places.acquire()).await else {
                 let refused = self.open.lock().await.remove(&category).unwrap_or_default();
-                return answer_locked(refused, &category, &shared, None).await;
+                return answer_locked(refused, &category, &shared).await;
             };
             let batch = {
                 let mut open = self.open.lock().await;
