@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use headwater::domain::observation::Observation;
 use uuid::Uuid;
 
 use super::*;
 use crate::subscriptions::Sub;
 use crate::support::proxy::FaultProxy;
+use crate::support::sql_writer;
 
 const APPEND: &str = "headwater.append_batch";
 
@@ -187,4 +190,34 @@ async fn answer_that_is_lost_after_the_commit_of_an_ack_is_found_out() {
         assert_eq!((answer.status, answer.json()), (200, first));
     }
     assert_eq!(count(&database).await, 6);
+}
+
+/// What acks goes to the database alone, and waits no longer for that.
+#[tokio::test]
+async fn acks_that_wait_for_one_category_do_not_wait_for_each_other() {
+    const ACKS: usize = 8;
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::with(&database.url, |settings| settings.append_lock_timeout = Duration::from_secs(2)).await;
+    for n in 0..ACKS {
+        app.write("in-1", "Input", json!(n)).await;
+    }
+    let sub = Sub::new(&app, "s", json!({ "source": { "stream_name": SOURCE }, "mode": "competing" })).await;
+    let given = sub.fetch("w", ACKS).await;
+    assert_eq!(given.len(), ACKS);
+    let client = database.connect().await;
+    client.batch_execute("BEGIN; SELECT message_store.acquire_lock('out-1')").await.unwrap();
+    let pid = sql_writer::pid(&client).await;
+    let mut watcher = app.service.observer.watch();
+    let bodies: Vec<Value> = given.iter().map(|message| output(&sub, "w", message, Uuid::new_v4())).collect();
+    for answer in join_all(bodies.iter().map(|body| appends(&app, body))).await {
+        assert_eq!(answer.problem(503, "overloaded")["holder_pids"], json!([pid]));
+    }
+    // The first has waited for all that came with it; one more may have come a moment too late to have waited as long.
+    let mut waits = 0;
+    while let Ok(observation) = watcher.try_recv() {
+        waits += usize::from(matches!(observation, Observation::BatchFailed { .. }));
+    }
+    assert!((1..=3).contains(&waits), "{waits} waited one after the other");
+    client.batch_execute("COMMIT").await.unwrap();
+    written(&app, &bodies[0]).await;
 }

@@ -41,6 +41,15 @@ pub struct BatchWriter {
     connecting: tokio::sync::Mutex<()>,
 }
 
+/// What a batch leaves to whoever has sent it.
+#[derive(Default)]
+pub struct Unwritten {
+    /// They have to wait for a lock.
+    pub locked: Vec<Locked>,
+    /// They hold the awaited lock, which was waited for in vain. Everybody in the batch was told.
+    pub holders: Vec<LockHolder>,
+}
+
 struct State {
     open: Option<Arc<dyn Session>>,
     /// Until when no attempt is made, and why.
@@ -69,11 +78,11 @@ impl BatchWriter {
     }
 
     /// [`write`](Self::write), driving the connection meanwhile.
-    pub async fn write_alone(&self, batch: Vec<PendingAppend>, awaited: &[&str]) -> Vec<Locked> {
+    pub async fn write_alone(&self, batch: Vec<PendingAppend>, awaited: &[&str]) -> Unwritten {
         let mut writing = pin!(self.write(batch, awaited));
         poll_fn(|context| {
-            if let Poll::Ready(locked) = writing.as_mut().poll(context) {
-                return Poll::Ready(locked);
+            if let Poll::Ready(unwritten) = writing.as_mut().poll(context) {
+                return Poll::Ready(unwritten);
             }
             self.poll_drive(context);
             writing.as_mut().poll(context)
@@ -83,9 +92,9 @@ impl BatchWriter {
 
     /// Writes a batch and answers everyone in it, except for those it gives back: they have to wait for a lock. Only
     /// locks of the awaited categories are waited for.
-    pub async fn write(&self, batch: Vec<PendingAppend>, awaited: &[&str]) -> Vec<Locked> {
+    pub async fn write(&self, batch: Vec<PendingAppend>, awaited: &[&str]) -> Unwritten {
         let mut open: VecDeque<Vec<PendingAppend>> = VecDeque::from([batch]);
-        let mut locked = Vec::new();
+        let Unwritten { mut locked, mut holders } = Unwritten::default();
         let mut sent_again = 0;
         while let Some(mut batch) = open.pop_front() {
             let span = self.open_span(&mut batch);
@@ -137,7 +146,7 @@ impl BatchWriter {
                 }
                 Err(BatchError::LockTimeout) => {
                     sent_again = 0;
-                    let holders = lock_holders(&self.shared, awaited[0], Some(&session.backend())).await;
+                    holders = lock_holders(&self.shared, awaited[0], Some(&session.backend())).await;
                     if holders.is_empty() && batch.len() > 1 {
                         // It was not for the category that they waited, but for what one of them alone needs: a message
                         // id that an open transaction of another category has written.
@@ -165,7 +174,7 @@ impl BatchWriter {
                 }
             }
         }
-        locked
+        Unwritten { locked, holders }
     }
 
     /// The batch in a trace of its own, and the requests in it that are traced, linked with each other.
@@ -358,7 +367,7 @@ pub async fn answer_locked(batch: Vec<PendingAppend>, category: &str, shared: &S
 }
 
 /// The same where those that hold the lock are known.
-fn tell_locked(batch: Vec<PendingAppend>, category: &str, holders: &[LockHolder], shared: &Shared) {
+pub fn tell_locked(batch: Vec<PendingAppend>, category: &str, holders: &[LockHolder], shared: &Shared) {
     if batch.is_empty() {
         return;
     }

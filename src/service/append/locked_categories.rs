@@ -1,6 +1,6 @@
 //! Lanes: appends to a category that another transaction has locked wait there, and hold up nobody else.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use super::batch_writer::{BatchWriter, answer, answer_each, answer_locked};
+use super::batch::BatchSize;
+use super::batch_writer::{BatchWriter, answer, answer_each, answer_locked, tell_locked};
 use super::{AppendSettings, Locked, PendingAppend, Shared};
 use crate::domain::append::AppendError;
 use crate::domain::observation::Observation;
@@ -50,9 +50,12 @@ impl LockedCategories {
             return batch;
         }
         let mut rest = Vec::with_capacity(batch.len());
-        for waiting in batch {
+        for mut waiting in batch {
             match waiting.request.only_category().and_then(|category| open.get_mut(category)) {
-                Some(lane) if lane.len() < shared.settings.queue_max => lane.push(waiting),
+                Some(lane) if lane.len() < shared.settings.queue_max => {
+                    waiting.locked_since.get_or_insert_with(Instant::now);
+                    lane.push(waiting);
+                }
                 Some(_) => {
                     shared.observer.record(Observation::AppendOverloaded);
                     let category = waiting.request.category().to_owned();
@@ -68,8 +71,8 @@ impl LockedCategories {
     pub fn take<'a>(&'a self, locked: Vec<Locked>, shared: &'a Shared) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             for Locked { category, mut waiting } in locked {
-                let since = *waiting.locked_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > shared.settings.lock_timeout {
+                waiting.locked_since.get_or_insert_with(Instant::now);
+                if waiting.has_waited(shared.settings.lock_timeout) {
                     answer_locked(vec![waiting], &category, shared).await;
                     continue;
                 }
@@ -100,8 +103,9 @@ impl LockedCategories {
     async fn serve(self, category: String, shared: Shared) {
         loop {
             let Ok(Ok(_place)) = tokio::time::timeout(shared.settings.lock_timeout, self.places.acquire()).await else {
-                let refused = self.open.lock().await.remove(&category).unwrap_or_default();
-                return answer_locked(refused, &category, &shared).await;
+                let late = self.take_late(&category, &shared.settings).await;
+                answer_locked(late, &category, &shared).await;
+                continue;
             };
             let batch = {
                 let mut open = self.open.lock().await;
@@ -121,10 +125,22 @@ impl LockedCategories {
             // Nothing is held while the lane's lock is waited for, so that no other category is held up by it, and no two
             // transactions wait for each other. The other locks of a request are tried then; whichever is held by another
             // transaction is waited for next, in its own lane.
-            let locked = writer.write_alone(batch, &[&category]).await;
+            let unwritten = writer.write_alone(batch, &[&category]).await;
             self.idle_writers().push(writer);
-            self.take(locked, &shared).await;
+            if !unwritten.holders.is_empty() {
+                // Those behind the batch that have waited as long for the same lock do not wait for it again.
+                let late = self.take_late(&category, &shared.settings).await;
+                tell_locked(late, &category, &unwritten.holders, &shared);
+            }
+            self.take(unwritten.locked, &shared).await;
         }
+    }
+
+    /// Those in a lane that have waited as long as they may.
+    async fn take_late(&self, category: &str, settings: &AppendSettings) -> Vec<PendingAppend> {
+        let mut open = self.open.lock().await;
+        let Some(lane) = open.get_mut(category) else { return Vec::new() };
+        lane.extract_if(.., |waiting| waiting.has_waited(settings.lock_timeout)).collect()
     }
 
     fn idle_writers(&self) -> std::sync::MutexGuard<'_, Vec<BatchWriter>> {
@@ -140,17 +156,9 @@ impl LockedCategories {
 /// The next batch of a lane: up to the limits, and no id twice. What is acked is a row that is waited for, so it goes
 /// alone; so does what holds its locks over several statements.
 fn next_of_lane(lane: &mut Vec<PendingAppend>, settings: &AppendSettings) -> Vec<PendingAppend> {
-    let mut ids: HashSet<Uuid> = HashSet::new();
-    let mut messages = 0;
-    let fits = |waiting: &PendingAppend| {
-        messages += waiting.request.message_count();
-        (messages <= settings.batch_messages_max && !goes_alone(waiting) || ids.is_empty())
-            && waiting.request.messages().all(|message| ids.insert(message.id))
-    };
-    let count = match lane.first() {
-        Some(first) if goes_alone(first) => 1,
-        _ => lane.iter().map(fits).take_while(|fit| *fit).count(),
-    };
+    let mut size = BatchSize::default();
+    let fits = |waiting: &&PendingAppend| !goes_alone(waiting) && !size.is_full(settings) && size.add(waiting);
+    let count = lane.iter().take_while(fits).count();
     lane.drain(..count.max(1)).collect()
 }
 
@@ -176,6 +184,7 @@ mod tests {
     use std::sync::atomic::AtomicBool;
     use std::time::Duration;
     use tokio::sync::oneshot;
+    use uuid::Uuid;
 
     fn waiting(stream: &str) -> (PendingAppend, oneshot::Receiver<Result<Appended, AppendError>>) {
         let message = NewMessage {
@@ -276,10 +285,8 @@ mod tests {
         fn forget_connections(&self) {}
     }
 
-    #[tokio::test]
-    async fn category_whose_lane_has_panicked_is_served_again() {
-        let patience = Duration::from_secs(10);
-        let settings = AppendSettings {
+    fn settings_with(patience: Duration) -> AppendSettings {
+        AppendSettings {
             queue_max: 8,
             queue_bytes_max: 1 << 10,
             batch_messages_max: 8,
@@ -290,10 +297,18 @@ mod tests {
             lock_timeout: patience,
             commit_timeout: patience,
             resolve_timeout: patience,
-        };
+        }
+    }
+
+    fn shared_with(patience: Duration) -> Shared {
         let (database, observer) = (Arc::new(Panics), Observer::new());
-        let tail = Tail::without_reader(1 << 10);
-        let shared = Shared { database, tail, observer, settings: Arc::new(settings) };
+        Shared { database, tail: Tail::without_reader(1 << 10), observer, settings: Arc::new(settings_with(patience)) }
+    }
+
+    #[tokio::test]
+    async fn category_whose_lane_has_panicked_is_served_again() {
+        let patience = Duration::from_secs(10);
+        let shared = shared_with(patience);
         let lanes = LockedCategories::new(1);
         for round in 0..3 {
             let (request, answer) = waiting("held-1");
@@ -303,6 +318,43 @@ mod tests {
         }
         lanes.wait_until_empty().await;
         assert!(lanes.open.lock().await.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_joined_a_moment_ago_waits_on_when_no_place_comes_free() {
+        let limit = Duration::from_secs(10);
+        let shared = shared_with(limit);
+        let lanes = LockedCategories::new(1);
+        let taken = lanes.places.clone().acquire_owned().await.unwrap();
+        let (first, first_answer) = waiting("held-1");
+        lanes.take(vec![Locked::by_any(first)], &shared).await;
+        tokio::time::sleep(limit / 2).await;
+        let (second, mut second_answer) = waiting("held-2");
+        assert!(lanes.divert(vec![second], &shared).await.is_empty());
+        assert!(matches!(first_answer.await.unwrap(), Err(AppendError::Locked { .. })));
+        assert!(second_answer.try_recv().is_err(), "it has waited for half the time");
+        drop(taken);
+        // It was its turn, and there is no database.
+        let answer = second_answer.await.unwrap();
+        assert!(!matches!(answer, Err(AppendError::Locked { .. })), "{answer:?}");
+    }
+
+    #[test]
+    fn batch_of_a_lane_is_bounded_as_any_other() {
+        let settings = settings_with(Duration::from_secs(1));
+        let sized = |number: u128, bytes| {
+            let (mut request, _) = waiting("held-1");
+            let mut own = AppendRequest::clone(&request.request);
+            own.streams[0].messages[0].id = Uuid::from_u128(number);
+            (request.request, request.bytes.bytes) = (Arc::new(own), bytes);
+            request
+        };
+        let half = settings.batch_bytes_max / 2;
+        let mut lane: Vec<PendingAppend> = (0..3).map(|number| sized(number, half)).collect();
+        lane.push(sized(2, 1));
+        // Two fill it; an id comes once.
+        let mut sizes = || next_of_lane(&mut lane, &settings).len();
+        assert_eq!([sizes(), sizes(), sizes()], [2, 1, 1]);
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! Group commit: requests that wait at the same moment share one transaction.
 
 mod appends;
+mod batch;
 mod batch_writer;
 mod conditions;
 mod locked_categories;
@@ -8,7 +9,7 @@ pub mod session;
 #[cfg(test)]
 mod simulation;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::pin::pin;
@@ -20,7 +21,6 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::tail::Tail;
 use crate::domain::append::{AppendError, AppendRequest, Appended};
@@ -29,6 +29,7 @@ use crate::domain::scope::Rights;
 use crate::domain::trace::Span;
 use crate::telemetry::{Observer, OpenSpan};
 use appends::Appends;
+use batch::BatchSize;
 use batch_writer::BatchWriter;
 use conditions::Conditions;
 use locked_categories::LockedCategories;
@@ -78,9 +79,6 @@ const LOOKS_MAX: usize = 6;
 /// So many of these looks are taken without a lock, and what has come since is judged with the batch. After them what has
 /// come since is looked at while the locks are held.
 const FREE_LOOKS_MAX: usize = 3;
-/// Conditions in one transaction at most, each counted once for every category that it is about (one request alone may
-/// have more): its neighbours wait while they are judged.
-const BATCH_CONDITIONS_MAX: usize = 200;
 /// The longest that a batch of many categories waits for a lock: of a message id that an open transaction writes too,
 /// or of the whole table. After that its requests wait by category.
 const SHARED_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
@@ -128,6 +126,11 @@ impl Locked {
 }
 
 impl PendingAppend {
+    /// Whether it has waited for locks for as long as this.
+    fn has_waited(&self, limit: Duration) -> bool {
+        self.locked_since.is_some_and(|since| since.elapsed() >= limit)
+    }
+
     fn outcome_unknown(&self) -> AppendError {
         AppendError::OutcomeUnknown { message_ids: self.request.messages().map(|message| message.id).collect() }
     }
@@ -336,7 +339,7 @@ impl Committer {
                 let batch = self.lanes.divert(batch, &self.shared).await;
                 if !batch.is_empty() {
                     let writer = self.writer.clone();
-                    in_flight.push(Box::pin(async move { writer.write(batch, &[]).await }));
+                    in_flight.push(Box::pin(async move { writer.write(batch, &[]).await.locked }));
                 }
             }
             tokio::select! {
@@ -367,28 +370,19 @@ impl Committer {
     /// for the next one, where they are looked up.
     fn take_batch(&mut self, first: PendingAppend, deferred: &mut VecDeque<PendingAppend>) -> Vec<PendingAppend> {
         let settings = &self.shared.settings;
-        let mut ids: HashSet<Uuid> = HashSet::new();
-        let (mut messages, mut bytes, mut read) = (0, 0, 0);
+        let mut size = BatchSize::default();
         let mut batch = Vec::new();
         let mut put_off = VecDeque::new();
         let mut next = Some(first);
         while let Some(waiting) = next.take() {
-            let own: Vec<Uuid> = waiting.request.messages().filter(|m| m.is_client_supplied_id).map(|m| m.id).collect();
-            if own.iter().any(|id| ids.contains(id)) {
-                put_off.push_back(waiting);
-            } else {
-                ids.extend(own);
-                messages += waiting.request.message_count();
-                read += waiting.request.read_categories().count();
-                bytes += waiting.bytes.bytes;
+            if size.add(&waiting) {
                 batch.push(waiting);
+            } else {
+                put_off.push_back(waiting);
             }
             // What is put off has left the queue, so it is bounded as the queue is.
             let has_room = put_off.len() + deferred.len() < settings.queue_max || !deferred.is_empty();
-            let is_full = messages >= settings.batch_messages_max
-                || bytes >= settings.batch_bytes_max
-                || read >= BATCH_CONDITIONS_MAX;
-            if has_room && !is_full {
+            if has_room && !size.is_full(settings) {
                 next = deferred.pop_front().or_else(|| self.requests.try_recv().ok());
             }
         }
