@@ -7,7 +7,7 @@ use crate::domain::append::Predicate;
 /// The next messages of a category.
 #[derive(Debug)]
 pub struct Window {
-    /// How many were looked at.
+    /// How many were looked at, up to `up_to`.
     pub messages: usize,
     /// The position of the first one that passes the filter.
     pub found: Option<i64>,
@@ -82,19 +82,21 @@ impl Session {
     ) -> Result<Window, StoreError> {
         // Rows are kept as they are stored; only those of the types are printed.
         let sql = format!(
-            "WITH m AS MATERIALIZED (SELECT * FROM message_store.messages AS m \
+            "WITH m AS MATERIALIZED (SELECT m.*, row_number() OVER (ORDER BY m.global_position) AS nth \
+             FROM (SELECT * FROM message_store.messages AS m \
              WHERE message_store.category(m.stream_name) BETWEEN $1 AND $1 AND m.global_position > $2 \
-             ORDER BY message_store.category(m.stream_name), m.global_position LIMIT $4) \
+             ORDER BY message_store.category(m.stream_name), m.global_position LIMIT $4) AS m) \
              SELECT w.window_end, m.*, w.count FROM (SELECT count(*), max(m.global_position) AS window_end FROM m) AS w \
-             LEFT JOIN LATERAL (SELECT {COLUMNS} FROM m WHERE $3::text[] IS NULL OR m.type = ANY ($3) \
+             LEFT JOIN LATERAL (SELECT {COLUMNS}, m.nth FROM m WHERE $3::text[] IS NULL OR m.type = ANY ($3) \
              ORDER BY m.global_position) AS m ON true"
         );
         let statement = self.prepare_cached(&sql).await?;
-        let (mut count, mut up_to) = (0_i64, None);
+        let (mut count, mut up_to, mut nth) = (0_i64, None, None);
         let read = self
             .query_bounded(&statement, &[&category, &after, &types, &TEXTS_MAX], BYTES_MAX, |row| {
                 up_to = row.try_get::<_, Option<i64>>(0)?;
-                count = row.try_get(AFTER_COLUMNS)?;
+                nth = row.try_get::<_, Option<i64>>(AFTER_COLUMNS)?;
+                count = row.try_get(AFTER_COLUMNS + 1)?;
                 // Without any of these types, the row has the window's end alone.
                 has_message(row)?.then(|| message_of(row)).transpose()
             })
@@ -102,7 +104,8 @@ impl Session {
         let last = read.rows.iter().flatten().last().map(|message| message.global_position);
         let found = read.rows.iter().flatten().find(|message| predicate.passes(message));
         Ok(Window {
-            messages: count as usize,
+            // What comes after a cut is in the next window, and counted there.
+            messages: nth.filter(|_| read.is_cut).unwrap_or(count) as usize,
             found: found.map(|message| message.global_position),
             up_to: if read.is_cut { last } else { up_to }.unwrap_or(after),
             is_end: !read.is_cut && count < TEXTS_MAX,

@@ -130,6 +130,32 @@ async fn long_history_is_looked_at_up_to_a_limit() {
     }
 }
 
+/// A look ends where it has read so many bytes, and the next one goes on from there.
+#[tokio::test]
+async fn large_messages_count_once_towards_the_limit() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::with(&database.url, |settings| settings.append_condition_messages_max = 160).await;
+    let client = database.connect().await;
+    // Several looks of 4 MB; every other message is of a type that is not read.
+    let sql = "INSERT INTO message_store.messages (stream_name, position, type, data) \
+        SELECT 'a-1', n, CASE n % 2 WHEN 0 THEN 'T' ELSE 'Other' END, \
+        jsonb_build_object('n', n, 'text', repeat('x', 200000)) FROM generate_series(0, 149) AS s (n)";
+    client.execute(sql, &[]).await.unwrap();
+    for condition in [
+        json!({ "categories": ["a"], "filter": "data.n == -1" }),
+        json!({ "categories": ["a"], "types": ["T"], "filter": "data.n == -1" }),
+    ] {
+        written(&app, &guarded("out-1", json!([condition]))).await;
+    }
+    // What the types pass over counts too.
+    let condition = json!({ "categories": ["a"], "types": ["T"], "filter": "data.n == -1" });
+    let sql = "INSERT INTO message_store.messages (stream_name, position, type, data) \
+        SELECT 'a-2', n, 'Other', 'null' FROM generate_series(0, 1000) AS s (n)";
+    client.execute(sql, &[]).await.unwrap();
+    let problem = appends(&app, &guarded("out-1", json!([condition]))).await.problem(422, "invalid");
+    assert_eq!(problem["errors"][0]["field"], "conditions[0]");
+}
+
 /// Everybody wants the same name, over HTTP on two instances and in SQL; exactly one gets it.
 #[tokio::test]
 async fn of_racers_for_a_unique_name_exactly_one_wins() {
