@@ -152,9 +152,9 @@ impl Backup {
     /// The newest run, if the server still has all that comes after it; otherwise a new one.
     fn run_to_go_on_with(&self, database: &Database, state: &WalState) -> Result<String, BackupError> {
         let newest = self.directory.runs()?.pop();
-        let has_all = state.slot.as_ref().is_some_and(|slot| slot.received.is_some());
-        if let (true, Some(run)) = (has_all, &newest)
+        if let Some(run) = &newest
             && !self.directory.run_dir(run).join(ENDED).exists()
+            && self.has_all_after(run, state)?
         {
             return Ok(run.clone());
         }
@@ -168,6 +168,14 @@ impl Backup {
         let run = base::name_at(state.time);
         self.directory.begin_run(&run)?;
         Ok(run)
+    }
+
+    /// Whether the server keeps all that comes after a run. Another directory may have been backed up to since: what was
+    /// received there is not kept for this one.
+    fn has_all_after(&self, run: &str, state: &WalState) -> Result<bool, BackupError> {
+        let Some(received) = state.slot.as_ref().and_then(|slot| slot.received) else { return Ok(false) };
+        let next = wal::next_file(&self.directory.run_dir(run), state.file_bytes)?;
+        Ok(next.is_none_or(|next| received / state.file_bytes <= next))
     }
 
     /// A run after which changes were removed is not gone on with.
@@ -315,7 +323,8 @@ impl Stretch<'_> {
     fn wait_for(&mut self, state: &WalState) -> Result<(), BackupError> {
         let deadline = Instant::now() + RECEIVE_WAIT_MAX;
         loop {
-            let received = self.look()?.slot.and_then(|slot| slot.received);
+            // What the slot says may still be of another directory.
+            let received = self.look()?.slot.and_then(|slot| slot.reported);
             if received.is_some_and(|received| received >= state.written) {
                 return Ok(());
             }

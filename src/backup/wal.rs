@@ -65,6 +65,18 @@ pub fn chain_from(
     Ok(files)
 }
 
+/// The number of the file that is received next: the one that is not whole yet, or the one after the last. `None`: none was
+/// received, so it is whichever the server keeps.
+pub fn next_file(directory: &Path, file_bytes: i64) -> Result<Option<i64>, BackupError> {
+    let mut next = None;
+    for entry in std::fs::read_dir(directory).map_err(BackupError::io("read", directory))? {
+        let name = entry.map_err(BackupError::io("read", directory))?.file_name().to_string_lossy().into_owned();
+        let (name, after) = name.strip_suffix(PARTIAL).map_or((name.as_str(), 1), |name| (name, 0));
+        next = next.max(parse(name, file_bytes).map(|(_, number)| number + after));
+    }
+    Ok(next)
+}
+
 /// Removes what is left of a file that could not be made whole because the disk was full: nothing was received into it yet,
 /// and `pg_receivewal` does not go on with it.
 pub fn remove_cut_off(directory: &Path, file_bytes: i64) -> Result<(), BackupError> {
@@ -140,6 +152,15 @@ mod tests {
         assert!(chain_from(directory.path(), &names(&[2])[0], 0, FILE).is_err(), "the first is not there");
         let directory = with_files(&[&all[0], &format!("{}=100", all[1])]);
         assert!(chain_from(directory.path(), &all[0], 4 * FILE + 1, FILE).is_err(), "one is too short");
+    }
+
+    #[test]
+    fn receiver_goes_on_with_the_file_that_is_not_whole() {
+        let all = names(&[254, 255, 256]);
+        let next = |names: &[&str]| next_file(with_files(names).path(), FILE).unwrap();
+        assert_eq!(next(&["complete.json", "00000002.history"]), None);
+        assert_eq!(next(&[&all[0], &all[1], &format!("{}.partial", all[2])]), Some(256));
+        assert_eq!(next(&[&all[0], &all[1]]), Some(256));
     }
 
     #[test]

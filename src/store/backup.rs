@@ -25,8 +25,11 @@ pub struct WalState {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotState {
-    /// The place up to which changes were received. `None`: it is lost, because changes were removed before.
+    /// The place up to which changes were received, by whoever was the last to receive some: those after it are kept.
+    /// `None`: it is lost, because changes were removed before.
     pub received: Option<i64>,
+    /// The place up to which whoever receives at this moment has said to have them on disk.
+    pub reported: Option<i64>,
     /// Somebody receives at this moment.
     pub is_active: bool,
 }
@@ -35,9 +38,11 @@ const STATE: &str = "SELECT (extract(epoch FROM statement_timestamp()) * 1000000
     (SELECT system_identifier::text FROM pg_control_system()), substr(pg_walfile_name(w.at), 1, 8), \
     pg_wal_lsn_diff(w.at, '0/0')::bigint, s.slot_name IS NOT NULL, coalesce(s.active, false), \
     CASE WHEN s.wal_status <> 'lost' THEN pg_wal_lsn_diff(s.restart_lsn, '0/0')::bigint END, \
-    (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size') \
+    (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'), \
+    pg_wal_lsn_diff(r.flush_lsn, '0/0')::bigint \
     FROM (SELECT pg_current_wal_flush_lsn() AS at) AS w \
-    LEFT JOIN pg_replication_slots AS s ON s.slot_name = 'headwater_backup'";
+    LEFT JOIN pg_replication_slots AS s ON s.slot_name = 'headwater_backup' \
+    LEFT JOIN pg_stat_replication AS r ON r.pid = s.active_pid";
 
 const MAKE_ROLE: &str = "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'headwater_backup') THEN \
     CREATE ROLE headwater_backup LOGIN REPLICATION; END IF; END $$";
@@ -58,7 +63,7 @@ impl Database {
         let row =
             rows.first().ok_or_else(|| StoreError::Unavailable("the server does not say how far it is".into()))?;
         let has_slot: bool = row.try_get(4)?;
-        let slot = SlotState { received: row.try_get(6)?, is_active: row.try_get(5)? };
+        let slot = SlotState { received: row.try_get(6)?, reported: row.try_get(8)?, is_active: row.try_get(5)? };
         Ok(WalState {
             time: Timestamp(row.try_get(0)?),
             system_identifier: row.try_get(1)?,

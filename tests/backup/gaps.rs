@@ -43,6 +43,43 @@ async fn changes_that_nobody_received_for_too_long_are_a_gap_that_is_said() {
     assert!(restored.stop().success());
 }
 
+/// The server keeps changes for whoever was the last to receive them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backups_to_directories_in_turn_begin_anew_where_changes_are_gone() {
+    let mut stage = Stage::new(&[]);
+    let url = stage.url();
+    let sql = connect(&embedded_url(&stage.data())).await;
+    let other = |stage: &Stage| {
+        headwater(&["backup", "--once", "--to", text(&stage.path("other")), "--data-dir", text(&stage.data())])
+    };
+    for round in 0..2 {
+        append(&url, "a-1", 2 * round).await;
+        succeeded(&stage.backup_once());
+        append(&url, "a-1", 2 * round + 1).await;
+        for _ in 0..2 {
+            sql.batch_execute("SELECT pg_logical_emit_message(true, 'filler', 'x')").await.unwrap();
+            sql.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+        }
+        succeeded(&other(&stage));
+        // Removes what has been received.
+        sql.batch_execute("CHECKPOINT").await.unwrap();
+    }
+    append(&url, "a-1", 4).await;
+    let again = stage.backup_once();
+    succeeded(&again);
+    assert!(errors(&again).contains("were not received"), "{}", errors(&again));
+    // Nothing has gone by since: it goes on.
+    append(&url, "a-1", 5).await;
+    let again = stage.backup_once();
+    succeeded(&again);
+    assert!(!errors(&again).contains("were not received"), "{}", errors(&again));
+    stage.stop();
+    succeeded(&stage.restore("then", &[]));
+    let restored = stage.serve("then", &[]);
+    assert_eq!(numbers(&restored.url, "a-1").await, [0, 1, 2, 3, 4, 5]);
+    assert!(restored.stop().success());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_missing_or_broken_is_named_before_anything_is_restored() {
     let mut stage = Stage::new(&[]);
