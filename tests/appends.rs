@@ -3,6 +3,7 @@
 mod acks;
 mod boundaries;
 mod conditions;
+mod holding_locks;
 mod input;
 mod keys;
 mod locks;

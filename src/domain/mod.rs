@@ -19,6 +19,7 @@ pub mod message;
 pub mod named;
 pub mod observation;
 pub mod partitioner;
+pub mod percent;
 pub mod primary;
 pub mod replica;
 pub mod scope;

@@ -16,6 +16,7 @@ use super::held_bodies::{Incoming, no_room};
 use super::problem::{Problem, ProblemKind};
 use super::{App, body, plain_words};
 use crate::domain::Violation;
+use crate::domain::percent::percent_decode;
 
 /// A JSON body.
 pub struct Json<T>(pub T);
@@ -129,26 +130,6 @@ fn badly_encoded(query: &str) -> Option<Violation> {
         let decoded = percent_decode(pair);
         std::str::from_utf8(&decoded).is_err().then(|| Violation::new(name, "must be percent-encoded UTF-8"))
     })
-}
-
-fn percent_decode(text: &str) -> Vec<u8> {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) if bytes[at] == b'%' => {
-                decoded.push(byte);
-                at += 3;
-            }
-            _ => {
-                decoded.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    decoded
 }
 
 /// The path's parameters.

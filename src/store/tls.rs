@@ -10,6 +10,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::OpenError;
+use crate::domain::percent::percent_decode;
 
 /// Takes the parameters out of the URL that tokio-postgres does not know, and makes the connector that they ask for. As in
 /// libpq, `prefer` and `require` encrypt without checking the server's certificate; `verify-ca` and `verify-full` (both
@@ -21,7 +22,9 @@ pub fn connector(url: &str) -> Result<(String, MakeRustlsConnect), OpenError> {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
-            Some(("sslrootcert", file)) => root_file = Some(file.replace("%2F", "/").replace("%2f", "/")),
+            Some(("sslrootcert", file)) => {
+                root_file = Some(String::from_utf8_lossy(&percent_decode(file)).into_owned());
+            }
             Some(("sslmode", "verify-ca" | "verify-full")) => {
                 verify = true;
                 kept.push("sslmode=require");
@@ -111,6 +114,7 @@ mod tests {
         assert_eq!(url, "postgresql://u@h/d?sslmode=require&connect_timeout=3");
         let (url, _) = connector("postgresql://u@localhost/d?host=/tmp/x").unwrap();
         assert_eq!(url, "postgresql://u@localhost/d?host=/tmp/x");
-        assert!(matches!(connector("postgresql://h/d?sslrootcert=/no/such/file"), Err(OpenError::Tls(_))));
+        let missing = connector("postgresql://h/d?sslrootcert=%2Fno%20such/file").map(|_| ());
+        assert!(matches!(&missing, Err(OpenError::Tls(text)) if text.contains("/no such/file")), "{missing:?}");
     }
 }

@@ -28,8 +28,12 @@ impl BatchSession {
             Ok(_) if is_written => self.simple("COMMIT").await?,
             // The connection is gone, and the transaction with it.
             Err(BatchError::InDoubt(_)) => {}
-            // What is not said to be written must not stay open.
-            _ => self.simple("ROLLBACK").await?,
+            // What is not said to be written must not stay open: a session on which that is not certain is ended. Ending a
+            // look may take two signals, the second of which can hit this statement.
+            _ => {
+                let rolled_back = self.session.batch("ROLLBACK").await;
+                rolled_back.map_err(|error| BatchError::InDoubt(error.to_string()))?;
+            }
         }
         answer
     }
