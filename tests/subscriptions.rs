@@ -7,6 +7,7 @@ mod competing;
 mod definitions;
 mod events;
 mod fencing;
+mod gone;
 mod instances;
 mod lag;
 mod leases;

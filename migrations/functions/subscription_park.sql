@@ -1,4 +1,4 @@
--- Puts a message among the dead letters.
+-- Puts a message among the dead letters. One without a global position was trimmed: nothing is left of it to be looked at.
 CREATE OR REPLACE FUNCTION headwater.subscription_park(
   _subscription bigint,
   _partition integer,
@@ -14,9 +14,8 @@ LANGUAGE sql VOLATILE
 AS $$
   INSERT INTO headwater.subscription_parked AS k
     (subscription_id, partition, position, global_position, cause, last_error, consumer, delivery_count)
-  VALUES (
-    _subscription, _partition, _position, _global_position, _cause, _last_error, _consumer, _delivery_count
-  )
+  SELECT _subscription, _partition, _position, _global_position, _cause, _last_error, _consumer, _delivery_count
+  WHERE _global_position IS NOT NULL
   ON CONFLICT (subscription_id, partition, position) DO UPDATE
   SET
     cause = excluded.cause,

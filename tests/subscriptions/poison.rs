@@ -222,3 +222,25 @@ async fn a_filter_that_does_not_compile_any_more_stops_its_subscription() {
         app.stop().await;
     }
 }
+
+/// Nacks that wait at the same moment share a statement.
+#[tokio::test]
+async fn a_nack_that_is_refused_by_the_database_fails_no_other() {
+    const EACH: usize = 40;
+    let (database, app) = filled(1, EACH).await;
+    let definition = json!({ "source": { "category": "a" }, "mode": "competing" });
+    let (good, bad) = (Sub::new(&app, "good", definition.clone()).await, Sub::new(&app, "bad", definition).await);
+    let found = (good.fetch("w1", EACH).await, bad.fetch("w1", EACH).await);
+    assert_eq!((found.0.len(), found.1.len()), (EACH, EACH));
+    let sql = database.connect().await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+        IF NEW.subscription_id = (SELECT id FROM headwater.subscriptions WHERE name = 'bad') THEN \
+        RAISE EXCEPTION 'refused'; END IF; RETURN NEW; END $$; \
+        CREATE TRIGGER refuse BEFORE INSERT ON headwater.subscription_parked FOR EACH ROW EXECUTE FUNCTION refuse()";
+    sql.batch_execute(refuse).await.unwrap();
+    let park = async |sub: &Sub<'_>, message: &Value| sub.nack("w1", message, json!({ "action": "park" })).await.status;
+    let nacks = found.0.iter().zip(&found.1).map(async |(one, two)| tokio::join!(park(&good, one), park(&bad, two)));
+    let statuses = futures_util::future::join_all(nacks).await;
+    assert_eq!(statuses, [(200, 500); EACH]);
+    app.stop().await;
+}

@@ -318,21 +318,32 @@ impl AckCommitter {
         answer(batch, outcomes);
     }
 
-    /// Lets the policy decide what becomes of each delivery, by how often it has failed, and carries that out.
     async fn nack(&self, batch: Vec<PendingAck>) {
         if batch.is_empty() {
             return;
         }
-        let mut attempts = 0;
-        let outcomes = loop {
-            let outcomes = self.decide_and_step(&batch).await;
-            if !may_try_again(&outcomes, &mut attempts) {
-                break outcomes;
-            }
-        };
-        answer(batch, outcomes);
+        let outcomes = self.try_nacks(&batch).await;
+        if batch.len() == 1 || !matches!(outcomes, Err(StoreError::Refused { .. })) {
+            return answer(batch, outcomes);
+        }
+        // One request that PostgreSQL refuses does not fail the others.
+        for waiting in batch {
+            let outcomes = self.try_nacks(std::slice::from_ref(&waiting)).await;
+            answer(vec![waiting], outcomes);
+        }
     }
 
+    async fn try_nacks(&self, batch: &[PendingAck]) -> Result<Vec<AckOutcome>, StoreError> {
+        let mut attempts = 0;
+        loop {
+            let outcomes = self.decide_and_step(batch).await;
+            if !may_try_again(&outcomes, &mut attempts) {
+                return outcomes;
+            }
+        }
+    }
+
+    /// Lets the policy decide what becomes of each delivery, by how often it has failed, and carries that out.
     async fn decide_and_step(&self, batch: &[PendingAck]) -> Result<Vec<AckOutcome>, StoreError> {
         let database = &self.common.database;
         let nacks: Vec<(&Policy, &AckEntry, NackAction, &Option<String>)> = batch
