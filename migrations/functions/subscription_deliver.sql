@@ -59,6 +59,20 @@ BEGIN
 
     _counts := array_fill(1, ARRAY[cardinality(_new)]);
 
+    -- A message that was to be delivered again and is passed over does not come any more: it was trimmed, or was erased and
+    -- is not wanted without its data. It would count as in flight from here on, with nobody to ack it.
+    IF p.unacked_positions[cardinality(p.unacked_positions)] > _expected[i] THEN
+      SELECT
+        coalesce(array_agg(k.position ORDER BY k.position), '{}'),
+        coalesce(array_agg(k.count ORDER BY k.position), '{}'),
+        coalesce(array_agg(k.failures ORDER BY k.position), '{}'),
+        coalesce(array_agg(k.time ORDER BY k.position), '{}')
+      INTO p.unacked_positions, p.unacked_counts, p.unacked_failures, p.unacked_times
+      FROM unnest(p.unacked_positions, p.unacked_counts, p.unacked_failures, p.unacked_times)
+        AS k (position, count, failures, time)
+      WHERE k.position <= _expected[i] OR k.position > _read_up_to[i] OR k.position = ANY (_new);
+    END IF;
+
     IF cardinality(_new) = 0 THEN
       NULL;
     ELSIF _is_auto THEN
