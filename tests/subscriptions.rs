@@ -3,6 +3,7 @@
 mod aggregated;
 mod another_log;
 mod assignment;
+mod changes;
 mod competing;
 mod definitions;
 mod events;

@@ -151,7 +151,7 @@ impl Consumer {
         name: &str,
         wants_given: bool,
     ) -> Result<Self, SubscriptionError> {
-        let is_fresh = consumers.lease_keeper.touch(subscription.id, name);
+        let is_fresh = consumers.lease_keeper.touch(subscription.id, name, subscription.consumer_timeout());
         let mut consumer = Self::new(consumers, subscription, name, None);
         consumer.wants_given = wants_given;
         if is_fresh {
@@ -344,6 +344,8 @@ impl Consumer {
                 return Ok(Some(ClosingReason::Deleted));
             }
             self.subscription = reloaded;
+            let timeout = self.subscription.consumer_timeout();
+            self.consumers.lease_keeper.set_timeout(self.subscription.id, &self.name, timeout);
         }
         Ok(self.subscription.is_source_gone.then_some(ClosingReason::Deleted))
     }

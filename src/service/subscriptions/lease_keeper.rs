@@ -58,6 +58,20 @@ struct Entry {
 }
 
 impl Entry {
+    fn new(timeout: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            session: None,
+            open: 0,
+            came_at: None,
+            is_touched: false,
+            touched_at: now,
+            renewed_at: now,
+            timeout,
+            acked: 0,
+        }
+    }
+
     fn is_wanted(&self) -> bool {
         self.open > 0 || self.is_touched
     }
@@ -81,16 +95,7 @@ impl LeaseKeeper {
     /// A consumer has joined, or its lease was renewed by joining again.
     pub fn joined(&self, subscription: i64, consumer: &str, session: Option<Uuid>, timeout: Duration) {
         let mut consumers = lock(&self.consumers);
-        let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
-            session,
-            open: 0,
-            came_at: None,
-            is_touched: false,
-            touched_at: Instant::now(),
-            renewed_at: Instant::now(),
-            timeout,
-            acked: 0,
-        });
+        let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry::new(timeout));
         if session.is_some() {
             entry.session = session;
         }
@@ -100,10 +105,18 @@ impl LeaseKeeper {
         entry.renewed_at = entry.touched_at;
     }
 
+    /// The subscription's `consumer_timeout` has changed: from now on, renewals last for that long only.
+    pub fn set_timeout(&self, subscription: i64, consumer: &str, timeout: Duration) {
+        if let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
+            entry.timeout = timeout;
+        }
+    }
+
     /// A consumer comes for messages. Answers whether its lease was renewed so lately that it need not join again.
-    pub fn touch(&self, subscription: i64, consumer: &str) -> bool {
+    pub fn touch(&self, subscription: i64, consumer: &str, timeout: Duration) -> bool {
         match lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
             Some(entry) => {
+                entry.timeout = timeout;
                 entry.is_touched = true;
                 entry.touched_at = Instant::now();
                 entry.came_at = Some(entry.touched_at);
@@ -116,16 +129,11 @@ impl LeaseKeeper {
     /// A consumer has acked: its lease is renewed soon, even if it takes its messages on another instance.
     pub fn renew_soon(&self, subscription: i64, consumer: &str, timeout: Duration) {
         let mut consumers = lock(&self.consumers);
-        let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry {
-            session: None,
-            open: 0,
-            came_at: None,
-            is_touched: true,
-            touched_at: Instant::now(),
-            renewed_at: Instant::now().checked_sub(timeout / 2).unwrap_or_else(Instant::now),
-            timeout,
-            acked: 0,
+        let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| {
+            let new = Entry::new(timeout);
+            Entry { renewed_at: new.renewed_at.checked_sub(timeout / 2).unwrap_or(new.renewed_at), ..new }
         });
+        entry.timeout = timeout;
         entry.is_touched = true;
         entry.touched_at = Instant::now();
     }
