@@ -1,7 +1,9 @@
 -- Changes the settings or the state of a subscription, as far as they are given; resuming forgets why it had stopped.
--- Answers its id; NULL if there is none.
+-- `_read`: the definition that `_definition` was made of; a subscription that has another one by now stays as it is.
+-- Answers its id; NULL if there is none, or it has another definition.
 CREATE OR REPLACE FUNCTION headwater.subscription_update(
   _name text,
+  _read jsonb,
   _definition jsonb,
   _ack_timeout_ms bigint,
   _consumer_timeout_ms bigint,
@@ -17,7 +19,7 @@ DECLARE
 BEGIN
   SELECT s.id, s.state, (s.definition ->> 'max_deliveries')::bigint INTO _id, _before, _deliveries_max
   FROM headwater.subscriptions AS s
-  WHERE s.name = _name
+  WHERE s.name = _name AND (_read IS NULL OR s.definition = _read)
   FOR UPDATE;
 
   UPDATE headwater.subscriptions AS s

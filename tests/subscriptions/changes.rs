@@ -1,7 +1,57 @@
 //! Settings that are changed while consumers are at work, and by several at once.
 
+use tokio_postgres::Client;
+
 use super::*;
 use crate::support::waiting::eventually;
+
+/// Waits until so many sessions of the service wait for a lock.
+pub async fn until_blocked(sql: &Client, sessions: i64) {
+    let blocked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND application_name = 'headwater' AND wait_event_type = 'Lock'";
+    eventually("sessions wait for the lock", || async {
+        (sql.query_one(blocked, &[]).await.unwrap().get::<_, i64>(0) >= sessions).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_changes_at_once_are_both_made() {
+    let (database, app) = filled(1, 0).await;
+    let sub = Sub::new(&app, "s", json!({ "source": { "category": "a" } })).await;
+    let (mut holder, watcher) = (database.connect().await, database.connect().await);
+    let lock = holder.transaction().await.unwrap();
+    lock.execute("SELECT FROM headwater.subscriptions FOR UPDATE", &[]).await.unwrap();
+    let (path, one, two) = (sub.path(""), json!({ "max_in_flight": 7 }), json!({ "max_deliveries": 7 }));
+    let (first, second, ()) = tokio::join!(app.patch(&path, &one), app.patch(&path, &two), async {
+        // Both have read the definition.
+        until_blocked(&watcher, 2).await;
+        lock.rollback().await.unwrap();
+    });
+    assert_eq!((first.status, second.status), (200, 200), "{} {}", first.text, second.text);
+    let definition = sub.get("").await["definition"].clone();
+    assert_eq!((&definition["max_in_flight"], &definition["max_deliveries"]), (&json!(7), &json!(7)));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_is_not_made_to_another_subscription_of_that_name() {
+    let (database, app) = filled(1, 0).await;
+    let sub = Sub::new(&app, "s", json!({ "source": { "category": "a" } })).await;
+    let (mut holder, watcher) = (database.connect().await, database.connect().await);
+    let lock = holder.transaction().await.unwrap();
+    let replace = "UPDATE headwater.subscriptions SET definition = jsonb_set(definition, '{source}', '{\"categories\": [\"b\"]}')";
+    lock.execute(replace, &[]).await.unwrap();
+    let (path, change) = (sub.path(""), json!({ "max_in_flight": 7 }));
+    let (changed, ()) = tokio::join!(app.patch(&path, &change), async {
+        until_blocked(&watcher, 1).await;
+        lock.commit().await.unwrap();
+    });
+    assert_eq!(changed.status, 200, "{}", changed.text);
+    let definition = sub.get("").await["definition"].clone();
+    assert_eq!((&definition["source"], &definition["max_in_flight"]), (&json!({ "category": "b" }), &json!(7)));
+    app.stop().await;
+}
 
 /// A lease that is renewed for a shorter time is renewed more often.
 #[tokio::test]

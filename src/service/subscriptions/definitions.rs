@@ -202,34 +202,36 @@ impl Definitions {
 
     /// Changes settings; those that are not given stay.
     pub async fn patch(&self, name: &str, patch: SettingsPatch, rights: &Rights) -> Result<(), SubscriptionError> {
-        let mut definition = self.common.stored(name, rights).await?.1;
-        definition.settings = definition.settings.patched(patch);
-        let violations = definition.check();
-        if !violations.is_empty() {
-            return Err(SubscriptionError::Invalid(violations));
-        }
-        let text = text_of(&definition);
-        self.update(
-            name,
-            Update {
-                definition: Some(&text),
+        // An attempt fails only if another request has changed the subscription since it was read, so that they end.
+        loop {
+            let (stored, mut definition) = self.common.stored(name, rights).await?;
+            definition.settings = definition.settings.patched(patch.clone());
+            let violations = definition.check();
+            if !violations.is_empty() {
+                return Err(SubscriptionError::Invalid(violations));
+            }
+            let update = Update {
+                definition: Some((&stored.definition, &text_of(&definition))),
                 ack_timeout_ms: Some(definition.settings.ack_timeout_ms),
                 consumer_timeout_ms: Some(definition.settings.consumer_timeout_ms),
                 state: None,
-            },
-        )
-        .await
+            };
+            if let Some(id) = self.common.database.subscriptions().update(name, update).await? {
+                self.changed(id);
+                return Ok(());
+            }
+        }
     }
 
     pub async fn pause(&self, name: &str, rights: &Rights) -> Result<(), SubscriptionError> {
         self.check(name, rights).await?;
-        self.update(name, Update { state: Some(State::Paused), ..Update::default() }).await
+        self.set_state(name, State::Paused).await
     }
 
     /// Lets a subscription go on that was paused or has stopped.
     pub async fn resume(&self, name: &str, rights: &Rights) -> Result<(), SubscriptionError> {
         self.check(name, rights).await?;
-        self.update(name, Update { state: Some(State::Running), ..Update::default() }).await
+        self.set_state(name, State::Running).await
     }
 
     /// Refused unless the caller may use the subscription.
@@ -240,7 +242,8 @@ impl Definitions {
         }
     }
 
-    async fn update(&self, name: &str, update: Update<'_>) -> Result<(), SubscriptionError> {
+    async fn set_state(&self, name: &str, state: State) -> Result<(), SubscriptionError> {
+        let update = Update { state: Some(state), ..Update::default() };
         let id = self.common.database.subscriptions().update(name, update).await?;
         let id = id.ok_or_else(|| SubscriptionError::NotFound { name: name.into() })?;
         self.changed(id);

@@ -81,8 +81,8 @@ impl State {
 /// What of a subscription is to change.
 #[derive(Default)]
 pub struct Update<'a> {
-    /// JSON.
-    pub definition: Option<&'a str>,
+    /// JSON: the definition as it was read, which it has to be still, and the one to be.
+    pub definition: Option<(&'a str, &'a str)>,
     pub ack_timeout_ms: Option<i64>,
     pub consumer_timeout_ms: Option<i64>,
     pub state: Option<State>,
@@ -162,12 +162,14 @@ impl Subscriptions<'_> {
         Ok(rows.fetch_all(self.0).await?.into_iter().map(StoredSubscription::from).collect())
     }
 
-    /// Changes a subscription and answers its id; `None` if there is none.
+    /// Changes a subscription and answers its id; `None` if there is none, or it has another definition by now.
     pub async fn update(self, name: &str, update: Update<'_>) -> Result<Option<i64>, StoreError> {
+        let (read, definition) = update.definition.unzip();
         let id = sqlx::query_scalar!(
-            "SELECT headwater.subscription_update($1, $2::text::jsonb, $3, $4, $5)",
+            "SELECT headwater.subscription_update($1, $2::text::jsonb, $3::text::jsonb, $4, $5, $6)",
             name,
-            update.definition,
+            read,
+            definition,
             update.ack_timeout_ms,
             update.consumer_timeout_ms,
             update.state.map(State::name)
