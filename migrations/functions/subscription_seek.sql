@@ -1,10 +1,18 @@
 -- Sets cursors: what is delivered next is the message after each. Acks of what was delivered before are fenced.
-CREATE OR REPLACE FUNCTION headwater.subscription_seek(_subscription bigint, _partitions integer[], _cursors bigint[])
+-- `_first_position`: where partitions begin that appear later; NULL: as before.
+CREATE OR REPLACE FUNCTION headwater.subscription_seek(
+  _subscription bigint,
+  _partitions integer[],
+  _cursors bigint[],
+  _first_position bigint
+)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 AS $$
 BEGIN
-  PERFORM FROM headwater.subscriptions AS s WHERE s.id = _subscription FOR UPDATE;
+  UPDATE headwater.subscriptions AS s
+  SET first_position = coalesce(_first_position, s.first_position)
+  WHERE s.id = _subscription;
 
   PERFORM FROM headwater.subscription_partitions AS p
   WHERE p.subscription_id = _subscription AND p.partition = ANY (_partitions)

@@ -71,3 +71,48 @@ async fn a_paused_subscription_delivers_nothing_and_takes_acks() {
     assert_eq!((positions(&rest), resumed.status), (vec![2, 3], 200));
     app.stop().await;
 }
+
+/// Partitions of an aggregated stream that no consumer has seen yet are behind, and are sought, as all others.
+#[tokio::test]
+async fn partitions_that_no_consumer_has_seen_are_sought_too() {
+    for mode in ["partitioned", "competing"] {
+        let (_database, app) = filled(1, 0).await;
+        let definition = json!({ "categories": ["a"], "partitioner": { "kind": "cel", "expression": "data.n % 3" } });
+        assert_eq!(app.put("/v1/aggregated-streams/x", &definition).await.status, 201);
+        let source = json!({ "aggregated_stream": "x" });
+        let sub = Sub::new(&app, "s", json!({ "source": source, "mode": mode, "from": 1000 })).await;
+        let later = Sub::new(&app, "later", json!({ "source": source, "mode": mode })).await;
+        write(&app, "a", 1, 6).await;
+        app.get("/v1/aggregated-streams/x?min_position=6&wait=20s").await;
+        let status = later.status().await;
+        assert_eq!((&status["committed_lag"], &status["delivered_lag"]), (&json!(6), &json!(6)), "{mode}: {status}");
+        let sought = later.post("/seek", &json!({ "to": "end" })).await.json();
+        assert_eq!(sought["partitions"].as_array().unwrap().len(), 3, "{mode}: {sought}");
+        assert_eq!(later.drain("w1").await.len(), 0, "{mode}");
+        // Where partitions begin that appear after a seek.
+        let sought = sub.post("/seek", &json!({ "to": "beginning", "partitions": [0] })).await.json();
+        assert_eq!(sought["partitions"], json!([{ "partition": 0, "from_position": 999, "to_position": -1 }]));
+        assert_eq!(numbers(&sub.drain("w1").await), [0, 3], "{mode}");
+        assert_eq!(sub.post("/seek", &json!({ "to": "beginning" })).await.status, 200);
+        assert_eq!(sub.drain("w1").await.len(), 6, "{mode}");
+        app.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn partitions_that_appear_after_a_seek_begin_where_that_led() {
+    let (_database, app) = filled(1, 1).await;
+    let definition = json!({ "categories": ["a"], "partitioner": { "kind": "cel", "expression": "data.n" } });
+    assert_eq!(app.put("/v1/aggregated-streams/x", &definition).await.status, 201);
+    let sub = Sub::new(&app, "s", json!({ "source": { "aggregated_stream": "x" }, "from": 1000 })).await;
+    assert_eq!(sub.post("/seek", &json!({ "to": "beginning" })).await.status, 200);
+    app.write("a-1", "T", json!({ "n": 1 })).await;
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        let some = sub.fetch_some("w1", 10).await;
+        sub.acked("w1", &some).await;
+        found.extend(numbers(&some));
+    }
+    assert_eq!(found, [0, 1]);
+    app.stop().await;
+}

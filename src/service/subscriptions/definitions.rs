@@ -138,11 +138,7 @@ impl Definitions {
         };
         let id = self.aggregated_stream(name, rights).await?.id;
         let cursors = self.aggregated_cursors(id, name, definition.from).await?;
-        let first_position = match definition.from {
-            StartAt::Position(position) => position,
-            StartAt::Beginning | StartAt::End | StartAt::Time(_) => 0,
-        };
-        Ok(Beginning { aggregated_stream_id: Some(id), cursors, first_position })
+        Ok(Beginning { aggregated_stream_id: Some(id), cursors, first_position: first_position(definition.from) })
     }
 
     async fn aggregated_stream(&self, name: &str, rights: &Rights) -> Result<FoundStream, SubscriptionError> {
@@ -299,6 +295,16 @@ impl Definitions {
         rights: &Rights,
     ) -> Result<Vec<SeekPlan>, SubscriptionError> {
         let (stored, definition) = self.common.stored(name, rights).await?;
+        // The places first: until they are known, more of an aggregated stream may be projected, in more partitions.
+        let (mut log_cursor, mut places) = (None, HashMap::new());
+        match (stored.aggregated_stream_id, &definition.source) {
+            (Some(id), SubscriptionSource::Aggregated(name)) => {
+                let cursors = self.aggregated_cursors(id, name, to).await?;
+                places.extend(cursors.into_iter().map(|cursor| (cursor.partition, cursor.position)));
+                self.common.find_partitions(&stored).await?;
+            }
+            _ => log_cursor = Some(self.log_cursor(&definition, to).await?),
+        }
         let cursors = self.common.database.subscriptions().cursors(stored.id).await?;
         for (at, partition) in partitions.unwrap_or_default().iter().enumerate() {
             if !cursors.iter().any(|cursor| cursor.partition == *partition) {
@@ -306,28 +312,19 @@ impl Definitions {
                 return Err(SubscriptionError::Invalid(vec![violation]));
             }
         }
-        let targets: HashMap<i32, i64> = match (stored.aggregated_stream_id, &definition.source) {
-            (Some(id), SubscriptionSource::Aggregated(name)) => {
-                let cursors = self.aggregated_cursors(id, name, to).await?;
-                cursors.into_iter().map(|cursor| (cursor.partition, cursor.position)).collect()
-            }
-            _ => {
-                let after = self.log_cursor(&definition, to).await?;
-                cursors.iter().map(|cursor| (cursor.partition, after)).collect()
-            }
-        };
         let plans: Vec<SeekPlan> = cursors
             .into_iter()
             .filter(|cursor| partitions.is_none_or(|wanted| wanted.contains(&cursor.partition)))
             .filter_map(|cursor| {
-                let to = *targets.get(&cursor.partition)?;
+                let to = log_cursor.or_else(|| places.get(&cursor.partition).copied())?;
                 Some(SeekPlan { partition: cursor.partition, from: cursor.position, to })
             })
             .collect();
         if !is_dry_run {
             let cursors: Vec<At> =
                 plans.iter().map(|plan| At { partition: plan.partition, position: plan.to }).collect();
-            self.common.database.subscriptions().seek(stored.id, &cursors).await?;
+            let first_position = (log_cursor.is_none() && partitions.is_none()).then(|| first_position(to));
+            self.common.database.subscriptions().seek(stored.id, &cursors, first_position).await?;
             self.common.wakers.wake(stored.id);
         }
         Ok(plans)
@@ -337,6 +334,14 @@ impl Definitions {
     fn changed(&self, id: i64) {
         self.common.have_changed(&[id]);
         self.common.signals.changed(id);
+    }
+}
+
+/// Where a partition of an aggregated stream begins that appears after the cursors were set.
+fn first_position(from: StartAt) -> i64 {
+    match from {
+        StartAt::Position(position) => position,
+        StartAt::Beginning | StartAt::End | StartAt::Time(_) => 0,
     }
 }
 

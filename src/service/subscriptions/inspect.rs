@@ -46,6 +46,7 @@ impl Inspection {
         }
         // Everything that is committed by now counts, so the tail looks once more.
         let settled = self.common.tail.refresh().await;
+        self.common.find_partitions(&stored).await?;
         let lag = self.lags.lag(stored.id, settled).await?;
         let consumers = self.lease_keeper.consumers(stored.id).await?;
         let trimmed = self.common.database.subscriptions().trimmed(stored.id).await?;

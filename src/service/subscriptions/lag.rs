@@ -162,6 +162,7 @@ impl Lags {
         let mut measured = Vec::new();
         let mut is_done = true;
         for stored in self.common.database.subscriptions().list("", MEASURED_MAX as i64).await? {
+            self.common.find_partitions(&stored).await?;
             let lag = self.turn(stored.id, settled).await?;
             is_done &= lag.is_exact;
             measured.push(LagOfSubscription {

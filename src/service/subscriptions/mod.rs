@@ -191,6 +191,14 @@ impl Common {
         self.settings.revoke_grace.as_millis() as i64
     }
 
+    /// Adds the partitions of its aggregated stream that no consumer has seen yet: for what is about all partitions.
+    async fn find_partitions(&self, subscription: &StoredSubscription) -> Result<(), StoreError> {
+        match subscription.aggregated_stream_id {
+            Some(_) => self.database.subscriptions().find_partitions(subscription.id, self.grace_ms()).await,
+            None => Ok(()),
+        }
+    }
+
     fn have_changed(&self, ids: &[i64]) {
         for id in ids {
             self.catalog.forget(*id);

@@ -69,13 +69,28 @@ impl Subscriptions<'_> {
         rows.iter().map(|row| message_of(row).map(|message| (message.global_position, message))).collect()
     }
 
-    /// Sets cursors, which fences everything that was delivered before.
-    pub async fn seek(self, subscription: i64, cursors: &[At]) -> Result<(), StoreError> {
-        let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
-        let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.position).collect();
-        sqlx::query!("SELECT headwater.subscription_seek($1, $2, $3)", subscription, &partitions, &afters)
+    /// Adds the partitions of its aggregated stream that a subscription does not have yet, as each round of a consumer does.
+    pub async fn find_partitions(self, subscription: i64, grace_ms: i64) -> Result<(), StoreError> {
+        sqlx::query!("SELECT headwater.subscription_find_partitions($1, $2)", subscription, grace_ms)
             .fetch_one(self.0)
             .await?;
+        Ok(())
+    }
+
+    /// Sets cursors, which fences everything that was delivered before. `first_position`: where partitions begin that appear
+    /// later; `None`: as before.
+    pub async fn seek(self, subscription: i64, cursors: &[At], first_position: Option<i64>) -> Result<(), StoreError> {
+        let partitions: Vec<i32> = cursors.iter().map(|cursor| cursor.partition).collect();
+        let afters: Vec<i64> = cursors.iter().map(|cursor| cursor.position).collect();
+        sqlx::query!(
+            "SELECT headwater.subscription_seek($1, $2, $3, $4)",
+            subscription,
+            &partitions,
+            &afters,
+            first_position
+        )
+        .fetch_one(self.0)
+        .await?;
         Ok(())
     }
 
