@@ -77,7 +77,8 @@ BEGIN
       NULL;
     ELSIF _is_auto THEN
       p.committed := _new[cardinality(_new)];
-      -- Messages may be left that were delivered while the subscription still asked for acks.
+      -- Messages may be left that were delivered while the subscription still asked for acks: what comes after them acks them.
+      p.ack_due_at := NULL;
       SELECT
         coalesce(array_agg(k.position ORDER BY k.position), '{}'),
         coalesce(array_agg(k.count ORDER BY k.position), '{}'),
@@ -86,7 +87,7 @@ BEGIN
       INTO p.unacked_positions, p.unacked_counts, p.unacked_failures, p.unacked_times
       FROM unnest(p.unacked_positions, p.unacked_counts, p.unacked_failures, p.unacked_times)
         AS k (position, count, failures, time)
-      WHERE NOT k.position = ANY (_new);
+      WHERE k.position > p.committed;
     ELSE
       IF NOT p.unacked_positions[1] <= p.read_up_to OR cardinality(p.unacked_positions) = 0 THEN
         p.ack_due_at := _now + _timeout;

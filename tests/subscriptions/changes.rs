@@ -74,3 +74,25 @@ async fn a_shorter_consumer_timeout_removes_nobody_who_is_connected() {
     .await;
     app.stop().await;
 }
+
+#[tokio::test]
+async fn what_is_acked_by_delivery_does_not_come_again_for_what_was_in_flight_before() {
+    let (database, app) = filled(1, 6).await;
+    let sub = Sub::new(&app, "s", json!({ "source": { "stream_name": "a-1" }, "ack_timeout": "10m" })).await;
+    let first = sub.fetch("w1", 2).await;
+    assert_eq!(positions(&first), [0, 1]);
+    assert_eq!(app.patch(&sub.path(""), &json!({ "ack": "auto" })).await.status, 200);
+    assert_eq!(positions(&sub.fetch("w1", 10).await), [2, 3, 4, 5]);
+    let sql = database.connect().await;
+    sql.batch_execute(
+        "UPDATE headwater.subscription_partitions SET ack_due_at = clock_timestamp() WHERE ack_due_at IS NOT NULL",
+    )
+    .await
+    .unwrap();
+    assert_eq!(sub.fetch("w1", 10).await.len(), 0);
+    let status = sub.status().await;
+    assert_eq!((&status["committed_lag"], &status["partitions"][0]["committed_position"]), (&json!(0), &json!(5)));
+    // An ack that comes late is of something done.
+    sub.acked("w1", &first[1..]).await;
+    app.stop().await;
+}
