@@ -328,3 +328,22 @@ async fn acks_that_wait_for_another_transaction_are_judged_by_what_that_has_left
     let left = sql.query("SELECT position FROM headwater.subscription_deliveries ORDER BY 1", &[]).await.unwrap();
     assert_eq!(left.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>(), [2, 5]);
 }
+
+#[tokio::test]
+async fn a_fetch_does_not_wait_for_what_another_transaction_holds() {
+    let (database, app) = filled(1, 1).await;
+    let definition = json!({ "categories": ["a"], "partitioner": { "kind": "constant" } });
+    assert_eq!(app.put("/v1/aggregated-streams/x", &definition).await.status, 201);
+    let sub = Sub::new(&app, "s", json!({ "source": { "aggregated_stream": "x" }, "mode": "competing" })).await;
+    let found = sub.fetch_some("w1", 1).await;
+    sub.nacked("w1", &found[0], json!({ "action": "retry", "delay": "0s" })).await;
+    let mut holder = database.connect().await;
+    let lock = holder.transaction().await.unwrap();
+    lock.execute("SELECT FROM headwater.subscription_deliveries FOR UPDATE", &[]).await.unwrap();
+    let fetch = sub.fetch_with(json!({ "consumer": "w1", "wait": "50ms", "backlog": false }));
+    let held = tokio::time::timeout(PATIENCE, fetch).await.expect("the fetch ends when its time is over");
+    assert_eq!(held.len(), 0);
+    lock.rollback().await.unwrap();
+    assert_eq!(positions(&sub.fetch_some("w1", 1).await), [0]);
+    app.stop().await;
+}

@@ -110,10 +110,12 @@ impl Consumer {
             if redelivery.has_ended {
                 return Ok(false);
             }
+            // Another transaction holds what is due, and may do so for long.
+            round.wait_for_room();
         }
         if claimable.cursors.is_empty() {
             round.is_caught_up = !claimable.has_due;
-            return Ok(round.is_caught_up);
+            return Ok(true);
         }
         let shared = self.shared.clone();
         let readers =

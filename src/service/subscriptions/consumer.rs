@@ -63,6 +63,7 @@ pub struct DeliveryRound {
 }
 
 /// How long a consumer without credit waits at most: the signal that another instance has committed its acks may be lost.
+/// So long waits one whose messages another transaction holds, too.
 const ROOM_POLL: Duration = Duration::from_secs(1);
 
 impl DeliveryRound {
