@@ -1,4 +1,5 @@
--- Changes the settings or the state of a subscription, as far as they are given; resuming forgets why it had stopped.
+-- Changes the settings or the state of a subscription, as far as they are given; resuming forgets why it had stopped, also
+-- if it was paused since.
 -- `_read`: the definition that `_definition` was made of; a subscription that has another one by now stays as it is.
 -- Answers its id; NULL if there is none, or it has another definition.
 CREATE OR REPLACE FUNCTION headwater.subscription_update(
@@ -14,10 +15,11 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
   _id bigint;
-  _before text;
+  _has_stopped boolean;
   _deliveries_max bigint;
 BEGIN
-  SELECT s.id, s.state, (s.definition ->> 'max_deliveries')::bigint INTO _id, _before, _deliveries_max
+  SELECT s.id, s.stopped IS NOT NULL, (s.definition ->> 'max_deliveries')::bigint
+  INTO _id, _has_stopped, _deliveries_max
   FROM headwater.subscriptions AS s
   WHERE s.name = _name AND (_read IS NULL OR s.definition = _read)
   FOR UPDATE;
@@ -28,13 +30,13 @@ BEGIN
     ack_timeout = coalesce(_ack_timeout_ms * interval '1 millisecond', s.ack_timeout),
     consumer_timeout = coalesce(_consumer_timeout_ms * interval '1 millisecond', s.consumer_timeout),
     state = coalesce(_state, s.state),
-    stopped = CASE WHEN _state IS NULL THEN s.stopped END,
+    stopped = CASE WHEN _state = 'running' THEN NULL ELSE s.stopped END,
     generation = s.generation + 1
   WHERE s.id = _id;
 
   -- The message that stopped the subscription is tried again as often as any other: its deliveries are counted anew, as
   -- those of a replayed one.
-  IF _state = 'running' AND _before = 'stopped' THEN
+  IF _state = 'running' AND _has_stopped THEN
     PERFORM FROM headwater.subscription_partitions AS p WHERE p.subscription_id = _id ORDER BY p.partition FOR UPDATE;
     UPDATE headwater.subscription_partitions AS p
     SET

@@ -223,6 +223,27 @@ async fn a_filter_that_does_not_compile_any_more_stops_its_subscription() {
     }
 }
 
+#[tokio::test]
+async fn what_has_stopped_and_is_paused_before_it_is_resumed_is_tried_again_too() {
+    let (database, app) = filled(1, 2).await;
+    let definition = json!({ "source": { "stream_name": "a-1" }, "max_deliveries": 1, "on_exhausted": "stop" });
+    let sub = Sub::new(&app, "s", definition).await;
+    assert_eq!(positions(&sub.fetch("w1", 1).await), [0]);
+    let sql = database.connect().await;
+    let end = "UPDATE headwater.subscription_partitions SET ack_due_at = clock_timestamp()";
+    sql.batch_execute(end).await.unwrap();
+    assert_eq!(sub.fetch("w1", 1).await.len(), 0);
+    let stopped = sub.status().await;
+    assert_eq!((&stopped["state"], &stopped["stopped"]["position"]), (&json!("stopped"), &json!(0)));
+    let paused = sub.post("/pause", &json!({})).await.json();
+    assert_eq!((&paused["status"]["state"], &paused["status"]["stopped"]), (&json!("paused"), &Value::Null));
+    assert_eq!(sub.post("/resume", &json!({})).await.json()["status"]["state"], "running");
+    let again = sub.fetch("w1", 1).await;
+    assert_eq!((positions(&again), &again[0]["delivery_count"]), (vec![0], &json!(1)));
+    assert_eq!(sub.status().await["state"], "running");
+    app.stop().await;
+}
+
 /// Nacks that wait at the same moment share a statement.
 #[tokio::test]
 async fn a_nack_that_is_refused_by_the_database_fails_no_other() {

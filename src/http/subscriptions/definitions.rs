@@ -314,8 +314,11 @@ fn brief(stored: StoredSubscription, definition: &Definition) -> SubscriptionBod
         definition: DefinitionBody::of(definition),
         status: SubscriptionStatus {
             state,
-            // The database has it as JSON already.
-            stopped: stored.stopped.and_then(|reason| RawValue::from_string(reason).ok()),
+            // The database has it as JSON already, and keeps it while a subscription that has stopped is paused.
+            stopped: stored
+                .stopped
+                .filter(|_| stored.state == Running::Stopped)
+                .and_then(|reason| RawValue::from_string(reason).ok()),
             committed_lag: None,
             delivered_lag: None,
             lag_exact: None,
