@@ -14,6 +14,7 @@ mod lag;
 mod leases;
 mod partitioned;
 mod poison;
+mod progress;
 mod seeking;
 mod sharing;
 mod status;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::catalog::Subscription;
 use super::consumer::Consumer;
@@ -13,8 +14,10 @@ use crate::store::StoreError;
 use crate::store::read::PageLimit;
 use crate::store::subscriptions::{At, Held, SharedCursor};
 
-/// How many messages one round may look at without delivering any.
+/// How many messages one round may look at without delivering any, and for how long: of those of other types it may not
+/// know. What the round has passed over is kept at its end.
 const EXAMINED_MAX: usize = 10_000;
+const EXAMINED_FOR: Duration = Duration::from_secs(1);
 
 /// A partition that messages may be delivered from.
 pub(super) struct PartitionReader {
@@ -138,7 +141,7 @@ impl Consumer {
         let by_partition: HashMap<i32, usize> =
             readers.iter().enumerate().map(|(at, one)| (one.partition, at)).collect();
         let wanted = budget.messages;
-        let mut examined = 0;
+        let (mut examined, began) = (0, Instant::now());
         while readers.iter().any(|one| !one.is_closed) {
             let found = match (&self.source, &self.subscription.aggregated) {
                 (_, Some(aggregated)) if !aggregated.is_keyed => {
@@ -178,7 +181,7 @@ impl Consumer {
                 return Ok(true);
             }
             let is_enough = budget.messages <= wanted / 2;
-            if is_enough || examined >= EXAMINED_MAX {
+            if is_enough || examined >= EXAMINED_MAX || began.elapsed() >= EXAMINED_FOR {
                 return Ok(false);
             }
         }
