@@ -14,6 +14,8 @@ BEGIN
   PERFORM headwater.subscription_lock_deliveries(_id, NULL);
   DELETE FROM headwater.subscription_deliveries WHERE subscription_id = _id;
   DELETE FROM headwater.subscription_parked WHERE subscription_id = _id;
+  -- In the order in which their leases are renewed.
+  PERFORM FROM headwater.subscription_consumers WHERE subscription_id = _id ORDER BY name FOR UPDATE;
   DELETE FROM headwater.subscription_consumers WHERE subscription_id = _id;
   -- A session that counts for this subscription holds rows of the first of these tables.
   DELETE FROM headwater.subscription_counts WHERE subscription_id = _id;

@@ -104,6 +104,8 @@ BEGIN
 
   -- What was counted for the lags of these subscriptions is counted again.
   IF _unacked_subscriptions IS NOT NULL AND NOT _unless_unacked THEN
+    -- In their order, as everywhere.
+    PERFORM FROM headwater.subscriptions AS s WHERE s.id = ANY (_unacked_subscriptions) ORDER BY s.id FOR UPDATE;
     UPDATE headwater.subscriptions AS s
     SET trimmed = s.trimmed + u.messages
     FROM (

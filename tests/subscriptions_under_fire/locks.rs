@@ -9,6 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
+use crate::support::waiting::eventually;
 
 const PARTITIONS: usize = 48;
 const FOR: Duration = Duration::from_secs(3);
@@ -145,4 +146,66 @@ async fn nobody_waits_in_a_circle() {
     two.stop().await;
     let deadlocks = deadlocks(&sql).await;
     assert!(complaints.is_empty() && deadlocks == 0, "{deadlocks} deadlocks, {complaints:#?}");
+}
+
+/// Waits until a session waits for a lock that `holder` has, and asserts that it does not hold what `other` locks.
+async fn waits_for_the_first(database: &TestDatabase, setup: &str, held: &str, statement: &str, other: &str) {
+    let (session, holder, watcher) = (database.connect().await, database.connect().await, database.connect().await);
+    session.batch_execute(setup).await.unwrap();
+    // In the order in which the rows are stored.
+    session
+        .batch_execute("SET enable_indexscan = off; SET enable_bitmapscan = off; SET enable_nestloop = off; SET enable_mergejoin = off")
+        .await
+        .unwrap();
+    holder.batch_execute(&format!("BEGIN; {held}")).await.unwrap();
+    let watching = async {
+        eventually("it waits", || async {
+            let waiting =
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+            (watcher.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
+        })
+        .await;
+        let locked = holder.batch_execute(&format!("{other} NOWAIT")).await;
+        holder.batch_execute("ROLLBACK").await.unwrap();
+        locked
+    };
+    let (done, locked) = tokio::join!(session.batch_execute(statement), watching);
+    done.unwrap();
+    locked.expect("rows are locked in their order");
+}
+
+const CREATE: &str = "SELECT headwater.subscription_create(name, '{\"source\":{\"categories\":[\"a\"]},\"types\":[]}', true, NULL, 1000, \
+    1000, 0, ARRAY[0], ARRAY[0::bigint], 10) FROM unnest(ARRAY['s1', 's2']) AS n (name)";
+
+#[tokio::test]
+async fn consumers_are_deleted_in_the_order_in_which_they_are_renewed() {
+    let database = TestDatabase::migrated().await;
+    let join = "INSERT INTO headwater.subscription_consumers (subscription_id, name, session, is_connected, expires_at) \
+        SELECT s.id, c.name, gen_random_uuid(), false, now() + interval '1 h' \
+        FROM headwater.subscriptions AS s, unnest(ARRAY['w2', 'w1']) AS c (name) WHERE s.name = 's1'";
+    waits_for_the_first(
+        &database,
+        &format!("{CREATE}; {join}"),
+        "SELECT FROM headwater.subscription_consumers WHERE name = 'w1' FOR UPDATE",
+        "SELECT headwater.subscription_delete('s1')",
+        "SELECT FROM headwater.subscription_consumers WHERE name = 'w2' FOR UPDATE",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn subscriptions_that_a_trim_counts_for_are_locked_in_their_order() {
+    let database = TestDatabase::migrated().await;
+    // An update writes the first one anew, behind the second.
+    let rewrite = "UPDATE headwater.subscriptions SET generation = 2 WHERE name = 's1'";
+    let fill = "INSERT INTO message_store.messages (stream_name, position, type, data) \
+        SELECT 'a-1', n, 'T', '{}' FROM generate_series(0, 9) AS n";
+    waits_for_the_first(
+        &database,
+        &format!("{CREATE}; {rewrite}; {fill}"),
+        "SELECT FROM headwater.subscriptions WHERE name = 's1' FOR UPDATE",
+        "SELECT headwater.trim_messages('a', ARRAY(SELECT global_position FROM message_store.messages), false)",
+        "SELECT FROM headwater.subscriptions WHERE name = 's2' FOR UPDATE",
+    )
+    .await;
 }
