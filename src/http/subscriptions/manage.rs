@@ -125,7 +125,8 @@ pub async fn remove_consumer(
 
 /// Move a subscription to another place (seek)
 ///
-/// Acks of what was delivered before are fenced; consumers go on from the new place.
+/// Acks of what was delivered before change nothing: they are `fenced`, those of a competing subscription `missing`.
+/// Consumers go on from the new place.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{name}/seek", operation_id = "seekSubscription", tag = tags::SUBSCRIBE,
     params(("name" = String, Path, description = "Name of a subscription")),
