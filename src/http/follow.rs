@@ -247,12 +247,15 @@ pub(super) fn heartbeat(rules: &mut Validator, text: Option<&str>, app: &App) ->
 /// Where to begin: by the header, else by the parameter, else by `from`.
 fn start(rules: &mut Validator, options: &FollowOptions, headers: &HeaderMap, target: &Target) -> Start {
     let header = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?"));
+    let cursors = [("Last-Event-ID", header), ("last_event_id", options.last_event_id.as_deref())];
     // A browser that has seen no id yet sends an empty one, or none.
-    if let Some(cursor) = header.or(options.last_event_id.as_deref()).filter(|cursor| !cursor.is_empty()) {
+    let mut given =
+        cursors.into_iter().filter_map(|(field, cursor)| Some((field, cursor.filter(|id| !id.is_empty())?)));
+    if let Some((field, cursor)) = given.next() {
         return match cursor.parse::<EventId>() {
             Ok(cursor) if target.may_have(cursor) => Start::After(cursor),
             _ => {
-                rules.malformed(cursor_field(headers), "must be the id of an event of this source");
+                rules.malformed(field, "must be the id of an event of this source");
                 Start::End
             }
         };
@@ -274,11 +277,6 @@ fn start(rules: &mut Validator, options: &FollowOptions, headers: &HeaderMap, ta
             }
         },
     }
-}
-
-/// Where the cursor was given: the header takes precedence over the parameter.
-fn cursor_field(headers: &HeaderMap) -> &'static str {
-    if headers.contains_key(LAST_EVENT_ID) { "Last-Event-ID" } else { "last_event_id" }
 }
 
 impl From<FollowError> for Problem {

@@ -40,6 +40,10 @@ async fn the_header_goes_before_the_parameter_and_the_parameter_before_from() {
         ("?from=beginning&last_event_id=1", Some("2"), Some(3)),
         ("?last_event_id=1", Some("4"), None),
         ("?from=3", Some("-1"), Some(0)),
+        // An empty one is none.
+        ("?last_event_id=1", Some(""), Some(2)),
+        ("?from=beginning&last_event_id=1", Some(""), Some(2)),
+        ("?from=3&last_event_id=", Some(""), Some(3)),
     ] {
         assert_eq!(first(&format!("{stream}{query}"), header).await, expected, "{query} {header:?}");
     }
