@@ -269,11 +269,7 @@ fn without_rule(method: &Method, path: &str) -> Response {
     if others.is_empty() {
         return Problem::from(Missing(Scope::Admin)).into_response();
     }
-    let mut response = super::operations::not_allowed(method).into_response();
-    if let Ok(allowed) = others.join(",").parse() {
-        response.headers_mut().insert(header::ALLOW, allowed);
-    }
-    response
+    super::operations::allows_only(&others.join(","), method)
 }
 
 #[cfg(test)]

@@ -186,8 +186,16 @@ pub async fn unknown_method(method: axum::http::Method) -> Problem {
     not_allowed(&method)
 }
 
-/// A method that a path does not have.
-pub fn not_allowed(method: &axum::http::Method) -> Problem {
+/// A method that a path does not have: it has only those that are allowed.
+pub fn allows_only(allowed: &str, method: &axum::http::Method) -> Response {
+    let mut response = not_allowed(method).into_response();
+    if let Ok(allowed) = allowed.parse() {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
+}
+
+fn not_allowed(method: &axum::http::Method) -> Problem {
     let method = method.as_str();
     let method = if method.len() <= METHOD_SHOWN_MAX { method } else { "given" };
     Problem::new(ProblemKind::MethodNotAllowed, format!("Method {method} is not allowed for this path."))

@@ -216,3 +216,30 @@ async fn a_stream_ends_when_waiting_cannot_help() {
         app.stop().await;
     }
 }
+
+#[tokio::test]
+async fn head_is_refused_and_takes_nothing_from_a_consumer() {
+    let (_database, app) = filled(3, 3).await;
+    for mode in ["partitioned", "competing"] {
+        let sub = Sub::new(&app, mode, json!({ "source": { "category": "a" }, "mode": mode })).await;
+        let mut events = sub.connect("w1").await;
+        events.blocks_until("caught-up").await;
+        let before = sub.status().await;
+        for consumer in ["w2", "w1"] {
+            let url = format!("{}{}", app.url, sub.path(&format!("/events?consumer={consumer}")));
+            let answer = Answer::of(app.http.head(url).send().await.unwrap()).await;
+            assert_eq!((answer.status, &answer.headers["allow"]), (405, &"GET".parse().unwrap()), "{mode}");
+        }
+        let after = sub.status().await;
+        let held = |status: &Value| {
+            let partitions = status["partitions"].as_array().unwrap().iter();
+            partitions.map(|one| (one["consumers"].clone(), one["epoch"].clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(held(&after), held(&before), "{mode}");
+        assert_eq!(after["consumers"].as_array().unwrap().len(), 1, "{mode}: {after}");
+        // It is still delivered to.
+        app.write("a-1", "T", json!({ "n": 9 })).await;
+        assert!(events.blocks_until("message").await.iter().all(|block| !block.is("revoked")), "{mode}");
+    }
+    app.stop().await;
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -15,6 +15,7 @@ use crate::http::event_stream::respond;
 use crate::http::extract::{Json, Object, Path, Query};
 use crate::http::follow::heartbeat;
 use crate::http::frames::{Frames, Wire};
+use crate::http::operations::allows_only;
 use crate::http::pages::NoQuery;
 use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
@@ -92,10 +93,15 @@ pub struct FetchResult {
 pub async fn follow_subscription(
     State(app): State<App>,
     caller: Caller,
+    method: Method,
     Path(name): Path<String>,
     Query(query): Query<ConsumeQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    // HEAD changes nothing, and a consumer that joins takes partitions from others.
+    if method == Method::HEAD {
+        return Ok(allows_only("GET", &method));
+    }
     subscription_name(&name)?;
     let mut rules = Validator::default();
     consumer_name(&mut rules, &query.consumer);
