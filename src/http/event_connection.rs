@@ -87,10 +87,11 @@ async fn begin(mut stream: TcpStream, header_timeout: Duration, router: Router) 
             }
             answer(stream, request, router).await
         }
-        // hyper says what there is to say of it, and would wait for ever for a first byte.
-        Err(_) if head.is_empty() => Err(io::ErrorKind::TimedOut.into()),
-        Ok(Ok(None)) | Err(_) => Ok(ConnectionKind::Other(PrefixedStream { head: head.freeze(), stream })),
+        // hyper says what there is to say of it.
+        Ok(Ok(None)) => Ok(ConnectionKind::Other(PrefixedStream { head: head.freeze(), stream })),
         Ok(Err(error)) => Err(error),
+        // hyper would begin to count the time anew.
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
@@ -229,6 +230,18 @@ mod tests {
 
     fn is_event_request(head: &str) -> bool {
         event_request(head.as_bytes()).is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_for_a_head_is_over_once_whatever_came_of_it() {
+        for begun in ["", "G", "GET /livez HTTP/1.1\r\nHost: h\r\n"] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            client.write_all(begun.as_bytes()).await.unwrap();
+            let (accepted, _) = listener.accept().await.unwrap();
+            let kind = begin(accepted, Duration::from_secs(30), Router::new()).await;
+            assert_eq!(kind.err().map(|error| error.kind()), Some(io::ErrorKind::TimedOut), "{begun:?}");
+        }
     }
 
     #[test]
