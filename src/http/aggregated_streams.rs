@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{Json, Object, Path, Query};
+use super::extract::{Json, NoBody, Object, Path, Query};
 use super::pages::NoQuery;
 use super::parameters::Validator;
 use super::problem::{Problem, ProblemKind};
@@ -233,6 +233,7 @@ pub async fn delete(
     caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<StatusCode, Problem> {
     aggregated_stream_name(&name)?;
     app.aggregated.delete(&name, caller.rights()).await?;
@@ -252,6 +253,7 @@ pub async fn pause(
     caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
     aggregated_stream_name(&name)?;
     app.aggregated.pause(&name, caller.rights()).await?;
@@ -269,6 +271,7 @@ pub async fn resume(
     caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
     aggregated_stream_name(&name)?;
     app.aggregated.resume(&name, caller.rights()).await?;
@@ -291,6 +294,7 @@ pub async fn rebuild(
     caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
     aggregated_stream_name(&name)?;
     app.aggregated.rebuild(&name, caller.rights()).await?;

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{Json, Object, Path, Query};
+use super::extract::{Json, NoBody, Object, Path, Query};
 use super::pages::NoQuery;
 use super::parameters::Validator;
 use super::problem::Problem;
@@ -181,6 +181,7 @@ pub async fn revoke(
     caller: Caller,
     Path(id): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<StatusCode, Problem> {
     caller.rights().require(Scope::Admin)?;
     let mut rules = Validator::default();

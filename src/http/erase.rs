@@ -5,7 +5,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::extract::{Path, Query};
+use super::extract::{NoBody, Path, Query};
 use super::page_bodies::Message;
 use super::pages::{json, message_id};
 use super::parameters::Validator;
@@ -35,6 +35,7 @@ pub async fn erase_message(
     State(app): State<App>,
     Path(id): Path<String>,
     Query(EraseQuery { reason }): Query<EraseQuery>,
+    NoBody: NoBody,
 ) -> Result<Response, Problem> {
     let id = message_id(&id)?;
     let mut rules = Validator::default();

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use serde::Serialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
 
 use super::held_bodies::{Incoming, no_room};
 use super::problem::{Problem, ProblemKind};
@@ -30,6 +30,27 @@ impl<T: DeserializeOwned> FromRequest<App> for Json<T> {
         }
         let received = receive(request, app).await?;
         serde_json::from_slice(&received).map(Json).map_err(|_| malformed_json::<T>(&received, 1))
+    }
+}
+
+/// No body, where nothing is to be said. An empty object and null are taken too, which clients send that put JSON into every
+/// POST.
+pub struct NoBody;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoFields {}
+
+impl FromRequest<App> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(Self);
+        }
+        let received = receive(request, app).await?;
+        let is_nothing = received.is_empty() || serde_json::from_slice::<Option<Object<NoFields>>>(&received).is_ok();
+        if is_nothing { Ok(Self) } else { Err(malformed_json::<Option<Object<NoFields>>>(&received, 1)) }
     }
 }
 

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{Json, Object, Path, Query};
+use super::extract::{Json, NoBody, Object, Path, Query};
 use super::pages::NoQuery;
 use super::parameters::{Validator, category};
 use super::problem::Problem;
@@ -158,6 +158,7 @@ pub async fn delete(
     State(app): State<App>,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<StatusCode, Problem> {
     let name = category(name)?;
     match app.retentions.delete(name.as_str()).await? {

@@ -1,5 +1,8 @@
 //! Bodies that are no append request.
 
+use headwater::http::openapi::document;
+use serde_json::{Value, json};
+
 use super::{AT_ONCE, Guarded, STREAM, names};
 use crate::support::app::Answer;
 use crate::support::raw_http::RawHttp;
@@ -230,5 +233,46 @@ async fn a_client_that_writes_its_whole_body_first_reads_why_it_was_refused() {
         raw.send_all(&vec![b' '; bytes]).await.expect("the service takes what it has refused");
         raw.answer().await.expect("an answer").problem(status, slug);
     }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_body_where_there_is_none_is_refused_as_an_unknown_field_is() {
+    let guarded = Guarded::new().await;
+    let answered = async |method: &str, path: &str, body: &str| {
+        let url = format!("{}{path}", guarded.app.url);
+        let request = guarded.app.http.request(method.to_uppercase().parse().unwrap(), url);
+        Answer::of(request.header("content-type", "application/json").body(body.to_owned()).send().await.unwrap()).await
+    };
+    let document: Value = serde_json::from_str(&document()).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let operations = paths.iter().flat_map(|(path, item)| item.as_object().unwrap().iter().map(move |of| (path, of)));
+    let without_body: Vec<(&str, &str)> = operations
+        .filter(|(_, (method, operation))| {
+            ["post", "put", "patch", "delete"].contains(&&***method) && operation["requestBody"].is_null()
+        })
+        .map(|(path, (method, _))| (&**method, &**path))
+        .collect();
+    assert!(without_body.len() >= 12, "{without_body:?}");
+    for (method, path) in without_body {
+        // No such thing is there: the body is looked at before.
+        let path = path.replace("{id}", "0192f1c2-0000-7000-8000-000000000001").replace(['{', '}'], "");
+        for (body, field, rule) in [
+            (r#"{"partitioner": 1}"#, "partitioner", "is unknown"),
+            ("[]", "body", "must be an object"),
+            ("0", "body", "must be an object"),
+            ("{} {}", "body", "one JSON value"),
+            ("nonsense", "body", "is not valid JSON"),
+        ] {
+            names(&answered(method, &path, body).await.problem(400, "malformed-request"), field, rule);
+        }
+    }
+    // Clients that put JSON into every POST are served.
+    let definition: Value = json!({ "partitioner": { "kind": "constant" } });
+    assert_eq!(guarded.app.put("/v1/aggregated-streams/a", &definition).await.status, 201);
+    for body in ["{}", " {\n}", "null", ""] {
+        assert_eq!(answered("post", "/v1/aggregated-streams/a/pause", body).await.status, 200, "{body:?}");
+    }
+    assert_eq!(answered("delete", "/v1/aggregated-streams/a", "{}").await.status, 204);
     guarded.end().await;
 }

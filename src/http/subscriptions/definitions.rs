@@ -12,7 +12,7 @@ use super::body::{DefinitionBody, SettingsBody, span};
 use super::manage::ConsumerBody;
 use super::subscription_name;
 use crate::domain::subscription::Definition;
-use crate::http::extract::{Json, Object, Path, Query};
+use crate::http::extract::{Json, NoBody, Object, Path, Query};
 use crate::http::pages::NoQuery;
 use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
@@ -271,6 +271,7 @@ pub async fn delete_subscription(
     caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<StatusCode, Problem> {
     subscription_name(&name)?;
     app.subscriptions.definitions.delete(&name, caller.rights()).await?;

@@ -9,7 +9,7 @@ use super::body::{FromBody, span};
 use super::definitions::{SubscriptionBody, to_body};
 use super::{consumer_name, entries, subscription_name};
 use crate::domain::subscription::StartAt;
-use crate::http::extract::{Json, Object, Path, Query};
+use crate::http::extract::{Json, NoBody, Object, Path, Query};
 use crate::http::pages::NoQuery;
 use crate::http::parameters::Validator;
 use crate::http::problem::Problem;
@@ -112,6 +112,7 @@ pub async fn remove_consumer(
     caller: Caller,
     Path((name, consumer)): Path<(String, String)>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<StatusCode, Problem> {
     subscription_name(&name)?;
     let mut rules = Validator::default();
@@ -178,6 +179,7 @@ pub async fn pause_subscription(
     caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
     app.subscriptions.definitions.pause(&name, caller.rights()).await?;
@@ -197,6 +199,7 @@ pub async fn resume_subscription(
     caller: Caller,
     Path(name): Path<String>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
     app.subscriptions.definitions.resume(&name, caller.rights()).await?;

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{PlaceBody, after, entries, next_of, subscription_name};
 use crate::domain::delivery::Cause;
-use crate::http::extract::{Json, Object, Path, Query};
+use crate::http::extract::{Json, NoBody, Object, Path, Query};
 use crate::http::page_bodies::Message;
 use crate::http::pages::NoQuery;
 use crate::http::parameters::Validator;
@@ -149,6 +149,7 @@ pub async fn delete_parked(
     caller: Caller,
     Path((name, partition, position)): Path<(String, String, String)>,
     Query(NoQuery {}): Query<NoQuery>,
+    NoBody: NoBody,
 ) -> Result<StatusCode, Problem> {
     subscription_name(&name)?;
     let mut rules = Validator::default();
