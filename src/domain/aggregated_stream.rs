@@ -1,7 +1,10 @@
 //! Definitions of aggregated streams: which messages one has, and to which partition each goes.
 
+use std::fmt;
 use std::sync::Arc;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, IntoDeserializer, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -55,8 +58,8 @@ pub struct Definition {
 }
 
 /// What becomes of a message that the partitioner cannot place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "must be stop, skip or an object of a partition")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(untagged)]
 #[allow(missing_docs)] // each variant is described by its type
 pub enum OnError {
     Action(OnErrorAction),
@@ -85,6 +88,32 @@ pub struct FallbackPartition {
 impl Default for OnError {
     fn default() -> Self {
         Self::Action(OnErrorAction::Stop)
+    }
+}
+
+/// What serde derives would take an array for the object, and would not name the field that is wrong in it.
+impl<'de> Deserialize<'de> for OnError {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OnErrorVisitor;
+
+        impl<'de> Visitor<'de> for OnErrorVisitor {
+            type Value = OnError;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("must be stop, skip or an object of a partition")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<OnError, E> {
+                let action = OnErrorAction::deserialize(text.into_deserializer());
+                action.map(OnError::Action).map_err(|_: E| E::invalid_value(Unexpected::Str(text), &self))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<OnError, A::Error> {
+                FallbackPartition::deserialize(MapAccessDeserializer::new(map)).map(OnError::Partition)
+            }
+        }
+
+        deserializer.deserialize_any(OnErrorVisitor)
     }
 }
 

@@ -17,6 +17,7 @@ pub mod json_text;
 pub mod keyed;
 pub mod message;
 pub mod named;
+pub mod object;
 pub mod observation;
 pub mod partitioner;
 pub mod percent;

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use super::Violation;
 use super::expression::Expression;
 use super::message::Message;
+use super::object::Object;
 use super::stream_name::cardinal_id;
 
 mod keys;
@@ -25,7 +26,7 @@ pub const PARTITIONS_MAX: i64 = 10_000;
 
 /// Gives each message its partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged, try_from = "written::WrittenPartitioner")]
+#[serde(untagged, try_from = "Object<written::WrittenPartitioner>")]
 #[allow(missing_docs)] // each variant is described by its type
 pub enum Partitioner {
     Constant(ConstantPartitioner),

@@ -1,21 +1,18 @@
 //! Reads the request's path, query and body; what is wrong with them becomes a problem document.
 
-use std::fmt;
-use std::marker::PhantomData;
-
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::held_bodies::{Incoming, no_room};
 use super::problem::{Problem, ProblemKind};
 use super::{App, body, plain_words};
 use crate::domain::Violation;
+pub use crate::domain::object::Object;
 use crate::domain::percent::percent_decode;
 
 /// A JSON body.
@@ -99,31 +96,6 @@ pub(super) fn malformed_json<T: DeserializeOwned>(text: &[u8], first_line: usize
         Err(error) => plain_words::of_json(error, first_line),
     };
     Problem::malformed(vec![violation])
-}
-
-/// A JSON object and nothing else: what serde derives for a struct takes an array of its fields' values too.
-#[derive(Default, Serialize)]
-#[serde(transparent)]
-pub struct Object<T>(pub T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ObjectVisitor<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
-            type Value = T;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map))
-            }
-        }
-
-        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
-    }
 }
 
 /// The query's parameters. A parameter may be given several times if its field is a list.

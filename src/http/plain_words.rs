@@ -118,6 +118,8 @@ fn shape(found: &str, wanted: &str) -> String {
         "a string" | "a borrowed string" => return "must be text".to_owned(),
         "an object" | "a map" => return "must be an object".to_owned(),
         "a sequence" => return "must be a list".to_owned(),
+        // Rules of this service.
+        _ if wanted.starts_with("must ") => return wanted.to_owned(),
         _ if wanted.starts_with("struct ") => return "must be an object".to_owned(),
         _ if wanted.contains("UUID") => return "must be a UUID".to_owned(),
         _ => return WRONG_FORM.to_owned(),
@@ -164,6 +166,7 @@ mod tests {
             ),
             ("number too large to fit in target type", "is too large a number"),
             ("must be beginning or end", "must be beginning or end"),
+            ("invalid type: sequence, expected must be beginning or end", "must be beginning or end"),
             ("data did not match any variant of untagged enum FromBody", WRONG_FORM),
             ("invalid type: unit variant, expected internally tagged enum Partitioner", WRONG_FORM),
             ("whatever comes next", WRONG_FORM),

@@ -7,6 +7,7 @@ use super::{
     KeyPartitioner, PartitionMethod, Partitioner, ValueIn, ValuePartitioner,
 };
 use crate::domain::named::{named, named_if_any};
+use crate::domain::object::Object;
 
 /// The fields of all kinds, so that an error names the field that is missing, unknown or wrong for its kind.
 #[derive(Deserialize)]
@@ -38,11 +39,11 @@ enum Kind {
     Key,
 }
 
-impl TryFrom<WrittenPartitioner> for Partitioner {
+impl TryFrom<Object<WrittenPartitioner>> for Partitioner {
     /// What serde says of a field that is missing or unknown, so that its name is found there.
     type Error = serde::de::value::Error;
 
-    fn try_from(mut written: WrittenPartitioner) -> Result<Self, Self::Error> {
+    fn try_from(Object(mut written): Object<WrittenPartitioner>) -> Result<Self, Self::Error> {
         let read = match written.kind {
             Kind::Constant => Partitioner::Constant(ConstantPartitioner { kind: ConstantKind::Constant }),
             Kind::Stream => written.hash(HashedName::Stream)?,

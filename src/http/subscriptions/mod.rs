@@ -10,10 +10,14 @@ mod measure;
 mod parked;
 mod pending;
 
+use std::fmt;
+
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -61,8 +65,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 const ENTRIES_MAX: usize = 1_000;
 
 /// A place in a partition, or a position alone if there is only partition 0.
-#[derive(Deserialize, ToSchema)]
-#[serde(untagged, expecting = "must be a position, or an object of a partition and a position")]
+#[derive(ToSchema)]
+#[serde(untagged)]
 enum PlaceBody {
     Position(i64),
     Place(Place),
@@ -74,6 +78,36 @@ enum PlaceBody {
 struct Place {
     partition: i32,
     position: i64,
+}
+
+/// What serde derives would take an array for the object, and would not name the field that is wrong in it.
+impl<'de> Deserialize<'de> for PlaceBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PlaceVisitor;
+
+        impl<'de> Visitor<'de> for PlaceVisitor {
+            type Value = PlaceBody;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("must be a position, or an object of a partition and a position")
+            }
+
+            fn visit_i64<E: Error>(self, position: i64) -> Result<PlaceBody, E> {
+                Ok(PlaceBody::Position(position))
+            }
+
+            fn visit_u64<E: Error>(self, position: u64) -> Result<PlaceBody, E> {
+                let unexpected = |_| E::invalid_value(Unexpected::Unsigned(position), &self);
+                i64::try_from(position).map(PlaceBody::Position).map_err(unexpected)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PlaceBody, A::Error> {
+                Place::deserialize(MapAccessDeserializer::new(map)).map(PlaceBody::Place)
+            }
+        }
+
+        deserializer.deserialize_any(PlaceVisitor)
+    }
 }
 
 impl PlaceBody {
