@@ -8,7 +8,6 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::aggregated_streams::aggregated_stream_name;
 use super::event_stream::respond;
 use super::events::{EventLine, SeveralEventLine};
 use super::extract::{Path, Query};
@@ -19,6 +18,7 @@ use super::{App, tags};
 use crate::domain::Violation;
 use crate::domain::event_id::EventId;
 use crate::domain::keyed::Part;
+use crate::domain::named::check_name;
 use crate::domain::scope::Readable;
 use crate::domain::source::{SOURCE_TOPICS_MAX, Source};
 use crate::domain::time::Timestamp;
@@ -203,7 +203,9 @@ pub async fn follow_several(
     }
     let mut aggregated: Vec<AggregatedTarget> = Vec::new();
     for name in std::mem::take(&mut query.aggregated_stream) {
-        aggregated_stream_name(&name)?;
+        if let Err(rule) = check_name(&name) {
+            return Err(Problem::invalid(vec![Violation::new("aggregated_stream", rule)]));
+        }
         if !aggregated.iter().any(|one| one.name == name) {
             aggregated.push(AggregatedTarget { name, part: Part::All });
         }

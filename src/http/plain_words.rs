@@ -4,7 +4,7 @@
 //! text that is not known here becomes [`WRONG_FORM`], so that no name of a Rust type leaves the service.
 
 use serde_json::error::Category;
-use serde_path_to_error::{Error, Path};
+use serde_path_to_error::{Error, Segment};
 
 use crate::domain::Violation;
 
@@ -13,7 +13,8 @@ const WHOLE_NUMBER: &str = "must be a whole number";
 
 /// What is wrong with a JSON text that begins on this line of the body.
 pub fn of_json(error: Error<serde_json::Error>, first_line: usize) -> Violation {
-    let path = error.path().clone();
+    let path = error.path().to_string();
+    let around = if path == "." || path == "?" { "" } else { &path };
     let error = error.into_inner();
     let (line, column) = (error.line(), error.column());
     let text = error.to_string();
@@ -24,14 +25,18 @@ pub fn of_json(error: Error<serde_json::Error>, first_line: usize) -> Violation 
         }
         Category::Data => rule(text),
     };
-    Violation::new(field(&path, text, "body"), message)
+    Violation::new(field(around, text, "body"), message)
 }
 
 /// What is wrong with the query.
 pub fn of_query(error: Error<serde_html_form::de::Error>, query: &str) -> Violation {
-    let path = error.path().clone();
+    // Each value of a parameter that may be given several times has the parameter's name.
+    let around = match error.path().iter().next() {
+        Some(Segment::Map { key }) => key.clone(),
+        _ => String::new(),
+    };
     let text = error.into_inner().to_string();
-    let field = field(&path, &text, "query");
+    let field = field(&around, &text, "query");
     let given = query.split('&').find_map(|pair| pair.strip_prefix(&field)?.strip_prefix('='));
     let message = match text.as_str() {
         "unsupported value" => "must be given once".to_owned(),
@@ -44,11 +49,9 @@ pub fn of_query(error: Error<serde_html_form::de::Error>, query: &str) -> Violat
     Violation::new(field, message)
 }
 
-/// The field that an error is about. A field that is missing, unknown or given twice is named in the text; the path may
-/// end at the object around it.
-fn field(path: &Path, text: &str, whole: &str) -> String {
-    let path = path.to_string();
-    let around = if path == "." || path == "?" { "" } else { &path };
+/// The field that an error is about. A field that is missing, unknown or given twice is named in the text; `around`, the
+/// path, may end at the object around it.
+fn field(around: &str, text: &str, whole: &str) -> String {
     match named(text) {
         Some(name) if around.is_empty() => name.to_owned(),
         Some(name) if around == name || around.ends_with(&format!(".{name}")) => around.to_owned(),

@@ -14,6 +14,7 @@ use super::parameters::{Validator, category};
 use super::problem::Problem;
 use super::trim::yes;
 use super::{App, tags};
+use crate::domain::stream_name::Category;
 use crate::domain::time::Timestamp;
 use crate::service::retention::{Retention, StoredRetention};
 
@@ -180,10 +181,10 @@ pub async fn list(
 ) -> Result<axum::Json<CategoryRetentions>, Problem> {
     let mut rules = Validator::default();
     let limit = rules.limit(query.limit);
-    let limit = rules.finish(limit)?;
-    if let Some(after) = query.after.clone() {
-        category(after)?;
+    if let Some(Err(error)) = query.after.as_deref().map(Category::parse) {
+        rules.invalid("after", error.to_string());
     }
+    let limit = rules.finish(limit)?;
     let stored = app.retentions.list(query.after.as_deref().unwrap_or(""), limit as i64).await?;
     let next = stored.last().filter(|_| stored.len() == limit).map(|last| last.category.clone());
     Ok(axum::Json(CategoryRetentions { retentions: stored.into_iter().map(Into::into).collect(), next }))

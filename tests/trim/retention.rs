@@ -184,6 +184,10 @@ async fn bad_input_is_named_and_keeps_everything() {
     app.get("/v1/categories/a/retention").await.problem(404, "not-found");
     app.delete("/v1/categories/a/retention").await.problem(404, "not-found");
     assert_eq!(app.get("/v1/retentions").await.json(), json!({ "retentions": [], "next": null }));
+    for after in ["-1", "a-1"] {
+        let problem = app.get(&format!("/v1/retentions?after={after}")).await.problem(422, "invalid");
+        assert_eq!(problem["errors"][0]["field"], "after", "{problem}");
+    }
     set(&app, "a", json!({ "max_count": 100, "max_age": "30000d" })).await;
     assert_eq!(app.delete("/v1/categories/a/retention").await.status, 204);
     assert_eq!(left(&app, "a-1").await.len(), 5);

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::domain::delivery::OnExhausted;
 use crate::domain::named::named_if_any;
+use crate::domain::stream_name::Category;
 use crate::domain::subscription::{
     ACK_TIMEOUT_MS, AckMode, BACKOFF_MS, CONSUMER_TIMEOUT_MS, Definition, Mode, Settings, SettingsPatch, StartAt,
     SubscriptionSource,
@@ -216,6 +217,10 @@ impl DefinitionBody {
 
 impl SourceBody {
     fn source(self, rules: &mut Validator) -> SubscriptionSource {
+        // Once it is one of `categories`, it has the name of those.
+        if let Some(Err(error)) = self.category.as_deref().map(Category::parse) {
+            rules.invalid("source.category", error.to_string());
+        }
         let mut given: Vec<SubscriptionSource> = Vec::new();
         given.extend(self.stream_name.map(SubscriptionSource::Stream));
         given.extend(self.category.map(|name| SubscriptionSource::Categories(vec![name])));
