@@ -41,6 +41,20 @@ fn global_positions(page: &Value) -> Vec<i64> {
     page["messages"].as_array().unwrap().iter().map(|message| message["global_position"].as_i64().unwrap()).collect()
 }
 
+/// A request without a wait would have been given up long before.
+#[tokio::test]
+async fn a_poll_may_wait_as_long_as_it_asked_to_by_head_too() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::with(&database.url, |settings| settings.request_timeout = Duration::from_millis(200)).await;
+    for path in LOGS {
+        for method in [reqwest::Method::GET, reqwest::Method::HEAD] {
+            let request = app.http.request(method.clone(), format!("{}{path}?from=9&wait=1s", app.url));
+            assert_eq!(request.send().await.unwrap().status(), 200, "{method} {path}");
+        }
+    }
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn a_poll_is_answered_as_soon_as_a_message_comes() {
     let database = TestDatabase::migrated().await;

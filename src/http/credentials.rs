@@ -76,7 +76,7 @@ fn is_public(request: &Request) -> bool {
 /// Event streams that change nothing.
 fn takes_tickets(request: &Request) -> bool {
     let path = request.extensions().get::<MatchedPath>();
-    request.method() == Method::GET && path.is_some_and(|path| takes_tickets_at(path.as_str()))
+    matches!(*request.method(), Method::GET | Method::HEAD) && path.is_some_and(|path| takes_tickets_at(path.as_str()))
 }
 
 /// The same by the path of the route.

@@ -36,7 +36,7 @@ pub async fn bound(app: &App, request: Request, next: impl AsyncFnOnce(Request) 
             let ends_with = |end| path.ends_with(end);
             let more = match *request.method() {
                 // A long poll may wait as long as it asked for.
-                Method::GET if ends_with("/messages") || ends_with("/{name}") => app.limits.wait_max,
+                Method::GET | Method::HEAD if ends_with("/messages") || ends_with("/{name}") => app.limits.wait_max,
                 Method::POST if ends_with("/fetch") => app.limits.wait_max,
                 Method::POST if ends_with("/messages") || ends_with("/appends") => app.limits.append_timeout,
                 _ => Duration::ZERO,
@@ -86,7 +86,7 @@ async fn answer(app: &App, mut request: Request, next: impl AsyncFnOnce(Request)
         return problem.into_response();
     }
     // Of another request it is not known what it has done, or it does not wait.
-    let is_read = request.method() == Method::GET;
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     let waits = is_read || request.uri().path().ends_with("/fetch");
     request.extensions_mut().insert(caller.clone());
     let (uri, address) = (request.uri().clone(), address_of(&request));

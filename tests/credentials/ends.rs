@@ -142,6 +142,7 @@ async fn a_long_poll_answers_401_instead_of_what_comes_then() {
         leaving.http.post(url("/v1/subscriptions/s/fetch")).json(&fetch),
     ];
     let polls = polls.map(|poll| tokio::spawn(async move { Answer::of(poll.send().await.unwrap()).await }));
+    let by_head = tokio::spawn(leaving.http.head(url("/v1/categories/a/messages?wait=60s")).send());
     // The consumer is there, so its fetch waits.
     let joined = async {
         while app.get("/v1/subscriptions/s/consumers").await.json()["consumers"].as_array().unwrap().is_empty() {}
@@ -151,6 +152,7 @@ async fn a_long_poll_answers_401_instead_of_what_comes_then() {
     for poll in polls {
         timeout(PROMISED, poll).await.expect("within 5 s").unwrap().problem(401, "unauthenticated");
     }
+    assert_eq!(timeout(PROMISED, by_head).await.expect("within 5 s").unwrap().unwrap().status(), 401);
     // What was not fetched is fetched by others.
     app.write("a-1", "A", json!({})).await;
     let fetched = app.post("/v1/subscriptions/s/fetch", &json!({ "consumer": "w1", "wait": "20s" })).await.json();

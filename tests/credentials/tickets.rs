@@ -55,6 +55,7 @@ async fn a_ticket_opens_event_streams_and_nothing_else() {
         stranger.get(&path).await.problem(401, "unauthenticated");
     }
     let events = format!("/v1/all/events?ticket={ticket}");
+    assert_eq!(stranger.http.head(format!("{}{events}", app.url)).send().await.unwrap().status(), 200);
     stranger.post(&events, &json!({})).await.problem(401, "unauthenticated");
     stranger
         .post(&format!("/v1/tickets?ticket={ticket}"), &json!({ "scopes": ["read:*"] }))
