@@ -102,6 +102,10 @@ impl Severity {
         if line == "FATAL:  terminating connection due to administrator command" {
             return Some(Severity::Debug);
         }
+        // A read that has as many bytes as it may: the rest of the statement is given up, by us.
+        if line == "ERROR:  canceling statement due to user request" {
+            return Some(Severity::Debug);
+        }
         let (label, text) = line.split_once(":  ")?;
         match label {
             "PANIC" => Some(Severity::Error),
@@ -144,6 +148,15 @@ mod tests {
         assert_eq!(Severity::of("LOG:  checkpoint complete: wrote 3 buffers"), Some(Severity::Debug));
         assert_eq!(Severity::of("FATAL:  the database system is starting up"), Some(Severity::Debug));
         assert_eq!(Severity::of("DETAIL:  Key (id)=(1) already exists."), None);
+    }
+
+    #[test]
+    fn a_statement_that_was_given_up_is_no_warning_and_neither_is_its_text() {
+        let given_up = ["ERROR:  canceling statement due to user request", "STATEMENT:  SELECT", "\tFROM messages"];
+        let severities = given_up.map(Severity::of);
+        assert_eq!(severities, [Some(Severity::Debug), None, None]);
+        let too_long = "ERROR:  canceling statement due to statement timeout";
+        assert_eq!(Severity::of(too_long), Some(Severity::Warn));
     }
 
     #[test]
