@@ -113,6 +113,9 @@ async fn a_name_that_is_made_anew_is_judged_by_what_is_behind_it_now() {
     for path in ["x", "x/partitions/0/messages", "x/events"] {
         caller.lacks("read:account*", Method::GET, &format!("/v1/aggregated-streams/{path}"), None).await;
     }
+    // Nor does an attempt to define it tell in which fields it differs.
+    let definition = of(&json!({ "categories": ["order"], "types": ["T"] }));
+    caller.lacks("read:account*", Method::PUT, "/v1/aggregated-streams/x", Some(&definition)).await;
     guarded.end().await;
 }
 

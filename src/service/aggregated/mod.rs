@@ -167,6 +167,8 @@ impl AggregatedStreams {
         for _ in 0..DEFINE_ATTEMPTS {
             if let Some(stream) = self.get(name).await? {
                 let existing = stream.definition()?;
+                // Before they are compared: in which fields they differ says what is behind the name.
+                may_read(name, &existing, caller.rights())?;
                 let differences = existing.differences(definition);
                 return if differences.is_empty() {
                     Ok(Defined::Same(stream))
