@@ -23,13 +23,26 @@ pub enum Wire {
 }
 
 impl Wire {
-    /// The format that the client accepts.
+    /// The format that the client accepts: lines, if it names them and would not rather have the other one.
     pub fn accepted(headers: &HeaderMap) -> Self {
-        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        match accepted.into_iter().any(|accept| accept.contains("application/x-ndjson")) {
+        let lines = Wire::Ndjson.quality(headers);
+        match lines > 0.0 && lines >= Wire::EventStream.quality(headers) {
             true => Wire::Ndjson,
             false => Wire::EventStream,
         }
+    }
+
+    /// How much the client wants this format, from 0 to 1; 0 if it does not name it.
+    fn quality(self, headers: &HeaderMap) -> f32 {
+        let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let qualities = accepted.flat_map(|value| value.split(',')).filter_map(|range| {
+            let (media_type, parameters) = range.split_once(';').unwrap_or((range, ""));
+            media_type.trim().eq_ignore_ascii_case(self.media_type()).then_some(())?;
+            let parameters = parameters.split(';').filter_map(|parameter| parameter.split_once('='));
+            let mut given = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+            given.next().map_or(Some(1.0), |(_, quality)| quality.trim().parse().ok())
+        });
+        qualities.fold(0.0, f32::max)
     }
 
     fn media_type(self) -> &'static str {
@@ -208,6 +221,31 @@ mod tests {
         let mut out = BytesMut::new();
         write(&mut out);
         String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn lines_are_written_to_clients_that_would_rather_have_them() {
+        for (accepted, wire) in [
+            (&[][..], Wire::EventStream),
+            (&["*/*"], Wire::EventStream),
+            (&["text/event-stream"], Wire::EventStream),
+            (&["application/x-ndjson"], Wire::Ndjson),
+            (&["Application/X-NDJSON; charset=utf-8; Q=0.5"], Wire::Ndjson),
+            (&["text/event-stream, application/x-ndjson"], Wire::Ndjson),
+            (&["text/event-stream", "application/x-ndjson"], Wire::Ndjson),
+            (&["text/event-stream;q=0.5, application/x-ndjson;q=0.8, */*;q=0.1"], Wire::Ndjson),
+            (&["application/x-ndjson;q=0"], Wire::EventStream),
+            (&["application/x-ndjson; q=0.000"], Wire::EventStream),
+            (&["text/event-stream, application/x-ndjson;q=0.1"], Wire::EventStream),
+            (&["application/x-ndjson-seq"], Wire::EventStream),
+            (&["application/x-ndjson;q=NaN", "application/x-ndjson;q=some"], Wire::EventStream),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in accepted {
+                headers.append(header::ACCEPT, value.parse().unwrap());
+            }
+            assert_eq!(Wire::accepted(&headers), wire, "{accepted:?}");
+        }
     }
 
     #[test]
