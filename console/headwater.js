@@ -36,6 +36,9 @@ const APPEND_RETRY_MS = 200
 /** An answer that takes longer is lost. */
 const ANSWER_WAIT_MS = 30_000
 
+/** The names of events that are no messages: a message whose type is one of them is named `message`, as the service does. */
+const OTHER_EVENTS = ['caught-up', 'trimmed', 'fell-behind', 'heartbeat', 'closing', 'progress', 'error', 'open']
+
 const [CONNECTING, OPEN, CLOSED] = [0, 1, 2]
 
 // ---- In the page
@@ -133,7 +136,8 @@ export class SharedEventSource extends EventTarget {
     }
     // Of one stream, ids are positions in it, as they are without sharing.
     if (id && !(this.#request.isStream && !streamId)) this.lastEventId = this.#request.isStream ? streamId : id
-    const eventName = type !== undefined && this.#request.isNamedByType ? type : name
+    const isNamedByType = type !== undefined && this.#request.isNamedByType && !OTHER_EVENTS.includes(type)
+    const eventName = isNamedByType ? type : name
     this.dispatchEvent(new MessageEvent(eventName, { data, lastEventId: this.lastEventId, origin: new URL(this.url).origin }))
   }
 }

@@ -64,7 +64,8 @@ macro_rules! follow_query {
             /// How long the event stream may be quiet before a heartbeat, such as `5s`.
             #[param(example = "15s")]
             heartbeat: Option<String>,
-            /// `type`: the event's name is the message's type, instead of `message`.
+            /// `type`: the event's name is the message's type, instead of `message`. A type that is the name of another
+            /// event (`closing`, `caught-up`), or of one of `EventSource`'s own (`error`, `open`), is named `message`.
             event_names: Option<EventNames>,
             $($(#[$field_meta])* $field: $type,)*
         }

@@ -53,6 +53,11 @@ impl Wire {
     }
 }
 
+/// The names of events that are no messages: the service's own, and those of `EventSource`. A message is not named as one
+/// of them is: whoever may append could tell followers that their stream ends.
+const OTHER_EVENTS: [&str; 8] =
+    ["caught-up", "trimmed", "fell-behind", "heartbeat", "closing", "progress", "error", "open"];
+
 /// Writes events into a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Frames {
@@ -134,7 +139,11 @@ impl Frames {
     }
 
     fn name(self, message: &Message) -> &str {
-        if self.named_by_type { &message.message_type } else { "message" }
+        if self.named_by_type && !OTHER_EVENTS.contains(&&*message.message_type) {
+            &message.message_type
+        } else {
+            "message"
+        }
     }
 
     fn head(self, out: &mut BytesMut, name: &str, id: Option<EventId>) {

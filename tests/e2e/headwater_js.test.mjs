@@ -138,6 +138,20 @@ for (const [via, place] of Object.entries(places)) {
     await context.close()
   })
 
+  test(`a type that is the name of another event stays a message (${via})`, async () => {
+    const context = await browser.newContext()
+    const category = `named${via}`
+    const tab = await follow(context, `/v1/categories/${category}/events?event_names=type`, { place: place() })
+    await seen(tab, 'caught-up', 1)
+    const types = ['caught-up', 'error', 'open', 'closing']
+    for (const [n, type] of types.entries()) await append(service.url, `${category}-1`, type, { n })
+    await append(service.url, `${category}-1`, 'Counted', { n: types.length })
+    await seen(tab, 'Counted', 1)
+    assert.deepEqual((await seen(tab, 'message', types.length)).map(event => event.data.type), types)
+    for (const [name, count] of [['caught-up', 1], ['open', 1], ['error', 0]]) assert.equal((await seen(tab, name, 0)).length, count)
+    await context.close()
+  })
+
   test(`when the tab that joined first is closed, the others lose nothing (${via})`, async () => {
     const context = await browser.newContext()
     const path = `/v1/categories/left${via}/events?from=beginning`

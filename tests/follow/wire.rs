@@ -177,6 +177,38 @@ async fn events_may_be_named_by_the_message_s_type() {
     app.stop().await;
 }
 
+/// Whoever may append could tell followers that they have caught up, or that their stream ends.
+#[tokio::test]
+async fn a_type_that_is_the_name_of_another_event_stays_a_message() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::on(&database).await;
+    let document: Value = serde_json::from_str(&headwater::http::openapi::document()).unwrap();
+    let lines = document["components"]["schemas"]["EventLine"]["oneOf"].as_array().unwrap();
+    let mut types: Vec<&str> = lines
+        .iter()
+        .map(|line| line["$ref"].as_str().unwrap().rsplit('/').next().unwrap())
+        .filter(|name| *name != "MessageEventLine")
+        .map(|name| document["components"]["schemas"][name]["properties"]["event"]["const"].as_str().unwrap())
+        .collect();
+    assert_eq!(types.len(), 6, "{types:?}");
+    types.extend(["error", "open", "message"]);
+    types.push("Closing");
+    for message_type in &types {
+        app.write("a-1", message_type, json!({})).await;
+    }
+    let path = "/v1/streams/a-1/events?event_names=type&from=beginning";
+    let mut events = app.follow(path).await;
+    for message_type in &types {
+        let event = events.next_event().await;
+        assert_eq!(event.json()["type"], *message_type);
+        assert!(event.is(if *message_type == "Closing" { "Closing" } else { "message" }), "{event:?}");
+    }
+    assert!(events.next_event().await.is("caught-up"));
+    let lines = bytes_until(&app, path, "application/x-ndjson", "\"Closing\"").await;
+    assert_eq!(lines.matches("{\"event\":\"message\"").count(), types.len() - 1, "{lines}");
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn ndjson_has_the_same_events_a_line_each() {
     let database = TestDatabase::migrated().await;
