@@ -170,12 +170,16 @@ pub async fn read_stream(
     if let Some(same) = settled_tag.not_modified(&app, &headers) {
         return Ok(same);
     }
+    // Known before the page is read: one that is newer than its tag is only read once more.
+    let history = app.tail.history_number();
     if let Some(known) = headers.get(header::IF_NONE_MATCH)
         && request.wait.is_zero()
         && interval.is_none()
+        // Else it is not known which log this is.
+        && app.tail.is_reading()
     {
         let (version, erasure, first_position) = app.reads.stream_version(&name).await?;
-        let tag = entity_tag(version, erasure, first_position);
+        let tag = entity_tag(version, erasure, first_position, history);
         if known == "*" || matches(known, &tag) {
             let headers = [(header::ETAG, tag), (header::CACHE_CONTROL, "no-store".to_owned())];
             return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
@@ -186,7 +190,7 @@ pub async fn read_stream(
         return Err(trimmed(page.first_position));
     }
     // A page that something may follow is another one with each message of the stream.
-    let tag = entity_tag(page.version, page.erasure, page.first_position);
+    let tag = entity_tag(page.version, page.erasure, page.first_position, history);
     let answer = ([(header::ETAG, tag)], json(page_body(&page, Some(page.version), interval))).into_response();
     Ok(settled_tag.answer(&app, page.is_settled, interval, answer))
 }
@@ -362,10 +366,12 @@ pub(super) fn json(body: Bytes) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
-/// The ETag of all pages of a stream: it changes by messages at its end, by erasures and by trims.
-fn entity_tag(version: i64, erasure: i64, first_position: i64) -> String {
-    match (erasure, first_position) {
-        (0, 0) => format!("\"{version}\""),
-        (erasure, first_position) => format!("\"{version}-{erasure}-{first_position}\""),
+/// The ETag of all pages of a stream: it changes by messages at its end, by erasures and by trims; and with the log, where
+/// another stream of that name may have as many messages.
+fn entity_tag(version: i64, erasure: i64, first_position: i64, history: i64) -> String {
+    match (erasure, first_position, history) {
+        (0, 0, 0) => format!("\"{version}\""),
+        (erasure, first_position, 0) => format!("\"{version}-{erasure}-{first_position}\""),
+        (erasure, first_position, history) => format!("\"{version}-{erasure}-{first_position}-{history}\""),
     }
 }

@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{TRUNCATE, write_to};
-use crate::support::app::TestApp;
+use super::{TRUNCATE, write_numbers, write_to};
+use crate::support::app::{Answer, TestApp};
 use crate::support::database::TestDatabase;
 use crate::support::events::position_of;
+use crate::support::waiting::eventually;
 
 /// The numbers of what is fetched until so many have come; all are acked.
 pub async fn fetch(app: &TestApp, name: &str, count: usize) -> Vec<i64> {
@@ -201,5 +202,34 @@ async fn own_appends_do_not_hide_that_it_was_truncated() {
         let mut after = app.follow("/v1/all/events").await;
         after.next("caught-up").await;
     }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_tag_of_a_stream_is_another_one_in_another_log() {
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    let app = TestApp::on(&database).await;
+    let path = "/v1/streams/a-1/messages";
+    let tag_of = |answer: &Answer| answer.headers["etag"].to_str().unwrap().to_owned();
+    let ask = async |tag: &str| {
+        let request = app.http.get(format!("{}{path}", app.url)).header("if-none-match", tag);
+        Answer::of(request.send().await.unwrap()).await
+    };
+    write_to(&app, "a-1", 5).await;
+    let former = tag_of(&app.get(path).await);
+    assert_eq!(ask(&former).await.status, 304);
+    sql.batch_execute(TRUNCATE).await.unwrap();
+    eventually("it is another log", || async { app.service.tail.history_changed().map(drop) }).await;
+    // As many messages as there were, and others.
+    write_numbers(&app, "a-1", 5..10).await;
+    let answer = ask(&former).await;
+    assert_eq!((answer.status, &answer.json()["messages"][0]["data"]["n"]), (200, &json!(5)));
+    assert_eq!(ask(&tag_of(&answer)).await.status, 304);
+    // All instances have one tag for it.
+    let other = TestApp::on(&database).await;
+    other.until_ready().await;
+    assert_eq!(tag_of(&other.get(path).await), tag_of(&answer));
+    other.stop().await;
     app.stop().await;
 }
