@@ -1,7 +1,5 @@
 //! Aggregated streams over HTTP: defines, reads, pauses, rebuilds and deletes them.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -148,7 +146,6 @@ pub struct NamesQuery {
         (status = 201, description = "Defined", body = AggregatedStreamBody),
         (status = 200, description = "It existed already, with the same definition", body = AggregatedStreamBody),
         (status = 409, description = "definition-differs", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "unsupported-media-type", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
     ),
 )]
 pub async fn define(
@@ -180,14 +177,8 @@ pub async fn read(
 ) -> Result<axum::Json<AggregatedStreamBody>, Problem> {
     aggregated_stream_name(&name)?;
     let mut rules = Validator::default();
-    if query.min_position.is_some_and(|position| position < 0) {
-        rules.invalid("min_position", "must be 0 or more");
-    }
-    if query.wait.is_some() && query.min_position.is_none() {
-        rules.invalid("wait", "must be given with min_position: there is nothing else to wait for");
-    }
-    let wait = rules.duration("wait", query.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
-    let wait = rules.finish(wait)?.unwrap_or_default();
+    let wait = rules.wait_for(query.min_position, query.wait.as_deref(), app.limits.wait_max);
+    let wait = rules.finish(wait)?;
     let stream = match query.min_position {
         Some(position) => app.aggregated.read_at(&name, caller.rights(), position, wait).await?,
         None => app.aggregated.read(&name, caller.rights()).await?,
@@ -207,11 +198,8 @@ pub async fn list(
 ) -> Result<axum::Json<AggregatedStreamList>, Problem> {
     let mut rules = Validator::default();
     let limit = rules.limit(query.limit);
-    let after = query.after.unwrap_or_default();
-    if after.contains('\0') {
-        rules.invalid("after", "must not contain NUL characters");
-    }
-    rules.finish(())?;
+    let after = rules.after(query.after);
+    let after = rules.finish(after)?;
     let mut found = app.aggregated.list(&after, limit + 1, caller.rights()).await?;
     let has_more = found.len() > limit;
     found.truncate(limit);

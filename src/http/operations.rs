@@ -1,4 +1,4 @@
-//! Health, metrics, the OpenAPI document and the pages on problems.
+//! Health, metrics and the pages on problems.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};

@@ -67,6 +67,26 @@ impl Validator {
         }
     }
 
+    /// The name after which a list goes on; without one, its beginning.
+    pub fn after(&mut self, after: Option<String>) -> String {
+        let after = after.unwrap_or_default();
+        if after.contains('\0') {
+            self.invalid("after", "must not contain NUL characters");
+        }
+        after
+    }
+
+    /// How long to wait until a position is reached.
+    pub fn wait_for(&mut self, min_position: Option<i64>, wait: Option<&str>, max: Duration) -> Duration {
+        if min_position.is_some_and(|position| position < 0) {
+            self.invalid("min_position", "must be 0 or more");
+        }
+        if wait.is_some() && min_position.is_none() {
+            self.invalid("wait", "must be given with min_position: there is nothing else to wait for");
+        }
+        self.duration("wait", wait, Duration::ZERO, max).unwrap_or_default()
+    }
+
     pub fn from(&mut self, from: Option<i64>) -> Option<i64> {
         if from.is_some_and(|from| from < 0) {
             self.invalid("from", "must be 0 or more");

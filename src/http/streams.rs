@@ -120,7 +120,6 @@ impl From<&WrittenMessage> for AppendedMessage {
         (status = 200, description = "Written before: the first result again; or an append session", content((AppendResult = "application/json"), (AppendSessionLine = "application/x-ndjson"))),
         (status = 409, description = "wrong-expected-version or message-id-reused", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "body-too-large or message-too-large", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "unsupported-media-type", body = super::problem::ProblemDocument, content_type = "application/problem+json"),
     ),
 )]
 pub async fn append_messages(

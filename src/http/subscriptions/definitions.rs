@@ -1,7 +1,5 @@
 //! Creates, reads, changes and deletes subscriptions.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -185,7 +183,6 @@ pub struct ListQuery {
         (status = 201, description = "Created", body = SubscriptionBody),
         (status = 200, description = "It existed already, with the same definition", body = SubscriptionBody),
         (status = 409, description = "definition-differs", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "unsupported-media-type", body = crate::http::problem::ProblemDocument, content_type = "application/problem+json"),
     ),
 )]
 pub async fn create_subscription(
@@ -220,14 +217,8 @@ pub async fn read_subscription(
 ) -> Result<axum::Json<SubscriptionBody>, Problem> {
     subscription_name(&name)?;
     let mut rules = Validator::default();
-    if query.min_position.is_some_and(|position| position < 0) {
-        rules.invalid("min_position", "must be 0 or more");
-    }
-    if query.wait.is_some() && query.min_position.is_none() {
-        rules.invalid("wait", "must be given with min_position: there is nothing else to wait for");
-    }
-    let wait = rules.duration("wait", query.wait.as_deref(), Duration::ZERO, app.limits.wait_max);
-    let wait = rules.finish(wait)?.unwrap_or_default();
+    let wait = rules.wait_for(query.min_position, query.wait.as_deref(), app.limits.wait_max);
+    let wait = rules.finish(wait)?;
     let status = match query.min_position {
         Some(position) => app.subscriptions.inspection.status_at(&name, position, wait, caller.rights()).await?,
         None => app.subscriptions.inspection.status(&name, caller.rights()).await?,
@@ -290,11 +281,8 @@ pub async fn list_subscriptions(
 ) -> Result<axum::Json<SubscriptionList>, Problem> {
     let mut rules = Validator::default();
     let limit = rules.limit(query.limit);
-    let after = query.after.unwrap_or_default();
-    if after.contains('\0') {
-        rules.invalid("after", "must not contain NUL characters");
-    }
-    rules.finish(())?;
+    let after = rules.after(query.after);
+    let after = rules.finish(after)?;
     let mut found = app.subscriptions.definitions.list(&after, limit + 1, caller.rights()).await?;
     let has_more = found.len() > limit;
     found.truncate(limit);

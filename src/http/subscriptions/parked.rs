@@ -1,8 +1,7 @@
 //! The dead letters of a subscription.
 
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
@@ -92,7 +91,7 @@ pub async fn list_parked(
     caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<ParkedQuery>,
-) -> Result<Response, Problem> {
+) -> Result<axum::Json<ParkedList>, Problem> {
     subscription_name(&name)?;
     let mut rules = Validator::default();
     let limit = rules.limit(query.limit);
@@ -100,8 +99,7 @@ pub async fn list_parked(
     rules.finish(())?;
     let found = app.subscriptions.inspection.parked(&name, after, limit, caller.rights()).await?;
     let next = found.last().filter(|_| found.len() == limit).map(|last| next_of(last.at));
-    let list = ParkedList { parked: found.into_iter().map(to_body).collect(), next };
-    Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], axum::Json(list)).into_response())
+    Ok(axum::Json(ParkedList { parked: found.into_iter().map(to_body).collect(), next }))
 }
 
 /// Deliver parked messages again
