@@ -1,4 +1,6 @@
 //! One binary, a module a promise.
+#![allow(clippy::large_futures, reason = "each test has a runtime of its own")]
+
 mod access;
 mod aggregated;
 mod append;

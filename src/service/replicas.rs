@@ -138,9 +138,9 @@ impl Replicas {
         let ReplicaRead { wanted, after, history, settled, limit, filter } = reading;
         let (replica, up_to, started) = self.choose(after, history)?;
         let up_to = up_to.min(settled);
-        let read =
-            in_time(READ_TIMEOUT, "it", replica.database.replica_page(&started, wanted, up_to, limit, filter)).await;
-        let page = match read {
+        // On the heap: it is large, and in the future of every read of a page.
+        let read = Box::pin(replica.database.replica_page(&started, wanted, up_to, limit, filter));
+        let page = match in_time(READ_TIMEOUT, "it", read).await {
             Ok(page) => Some(page),
             Err(error) => {
                 lock(&replica.progress).on_failure();

@@ -136,10 +136,16 @@ async fn way_to_primary(url: &str) -> Result<PgConnectOptions, MigrateError> {
     Ok(server.way.plain.clone().application_name("headwater migrate"))
 }
 
-async fn in_time<T>(connecting: impl Future<Output = Result<T, MigrateError>>) -> Result<T, MigrateError> {
-    match tokio::time::timeout(CONNECT_WAIT_MAX, connecting).await {
-        Ok(connected) => connected,
-        Err(_) => Err(MigrateError::ConnectTimeout { waited: CONNECT_WAIT_MAX }),
+fn in_time<T>(
+    connecting: impl Future<Output = Result<T, MigrateError>>,
+) -> impl Future<Output = Result<T, MigrateError>> {
+    // On the heap, as every connecting: it is large.
+    let connecting = Box::pin(connecting);
+    async move {
+        match tokio::time::timeout(CONNECT_WAIT_MAX, connecting).await {
+            Ok(connected) => connected,
+            Err(_) => Err(MigrateError::ConnectTimeout { waited: CONNECT_WAIT_MAX }),
+        }
     }
 }
 

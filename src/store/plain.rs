@@ -37,7 +37,8 @@ pub(super) struct Plain {
 impl Plain {
     pub async fn open(database: &Database) -> Result<Self, StoreError> {
         let (server, is_pooled) = (database.pooler().server().await?, database.pooler.is_some());
-        let opening = async {
+        // On the heap: it is large, seldom needed, and would be in the future of whoever may need a connection.
+        let opening = Box::pin(async {
             let connecting = PgConnection::connect_with(&server.way.plain).await;
             // Whatever the server says to new connections: it serves none.
             let mut connection = connecting.map_err(|error| StoreError::Unavailable(source_text(&error)))?;
@@ -48,7 +49,7 @@ impl Plain {
             }
             let (pid, server) = (AtomicI32::new(pid), server.clone());
             Ok::<_, StoreError>(Self { connection, pid, is_pooled, server, idle_since: Instant::now() })
-        };
+        });
         let opened = in_time(database.settings().connect_timeout, "connecting", opening).await;
         opened.inspect_err(|_| server.doubt())
     }

@@ -156,11 +156,11 @@ impl Session {
         set_up: impl AsyncFnOnce(&Session) -> Result<T, StoreError>,
     ) -> Result<(Self, T, Pin<Box<Connection>>), StoreError> {
         let (session, mut connection) = Self::connect(database, None).await?;
-        let setting_up = database.in_time(async {
+        let setting_up = Box::pin(database.in_time(async {
             session.client.batch_execute(SESSION_SETTINGS).await?;
             Ok(set_up(&session).await)
-        });
-        let outcome = match select(pin!(setting_up), connection.as_mut()).await {
+        }));
+        let outcome = match select(setting_up, connection.as_mut()).await {
             Either::Left((outcome, _)) => outcome,
             Either::Right((ended, setting_up)) => match ended {
                 Err(error) => Err(error.into()),
@@ -183,7 +183,8 @@ impl Session {
         finder: &Finder,
         limit: Option<(Duration, &'static str)>,
     ) -> Result<(Self, Pin<Box<Connection>>), StoreError> {
-        let (client, connection, server) = database.connect_by(finder).await?;
+        // On the heap: it is large, seldom needed, and would be in the future of whoever may need a session.
+        let (client, connection, server) = Box::pin(database.connect_by(finder)).await?;
         let session = Self {
             client,
             statements: Mutex::default(),

@@ -256,16 +256,23 @@ impl PageReader {
         self.in_turn(self.database.subscriptions().partition_pages(id, cursors, limit)).await
     }
 
-    async fn in_turn<T>(&self, reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        // It is never closed.
-        let _turn = self.turns.acquire().await;
-        in_time(reading).await
+    fn in_turn<T>(
+        &self,
+        reading: impl Future<Output = Result<T, StoreError>>,
+    ) -> impl Future<Output = Result<T, StoreError>> {
+        let reading = in_time(reading);
+        async {
+            // It is never closed.
+            let _turn = self.turns.acquire().await;
+            reading.await
+        }
     }
 }
 
-/// A page, unless that takes too long.
-pub async fn in_time<T>(reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    crate::store::in_time(PAGE_TIMEOUT, "a page", reading).await
+/// A page, unless that takes too long. The reading is put on the heap: every follower's future has room for one, and most
+/// of them wait without one.
+pub fn in_time<T>(reading: impl Future<Output = Result<T, StoreError>>) -> impl Future<Output = Result<T, StoreError>> {
+    crate::store::in_time(PAGE_TIMEOUT, "a page", Box::pin(reading))
 }
 
 #[cfg(test)]
