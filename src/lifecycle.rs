@@ -1,9 +1,10 @@
 //! Starts tasks by name and stops them in order. A task that dies brings the process down.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,12 +40,12 @@ impl Lifecycle {
 
     /// Somebody asks whether the service is ready.
     pub fn readiness_was_asked(&self) {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.asked.lock() = Some(Instant::now());
     }
 
     /// Whether a balancer asks now and then if the service is ready, so that it has to be told before the service stops.
     pub fn is_watched(&self) -> bool {
-        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = *self.asked.lock();
         asked.is_some_and(|at| at.elapsed() < WATCHED_WITHIN)
     }
 
@@ -88,15 +89,13 @@ impl Lifecycle {
     /// Stops the service because of a failure. The first reason is kept.
     pub fn fail(&self, reason: String) {
         tracing::error!(%reason, "stopping because of a failure");
-        if let Ok(mut failure) = self.failure.lock() {
-            failure.get_or_insert(reason);
-        }
+        self.failure.lock().get_or_insert(reason);
         self.drain();
     }
 
     /// Why the service had to stop, if it was not asked to.
     pub fn failure(&self) -> Option<String> {
-        self.failure.lock().ok().and_then(|failure| failure.clone())
+        self.failure.lock().clone()
     }
 
     /// Ends the agents and waits for them.

@@ -9,11 +9,12 @@ mod spans;
 mod upkeep;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use parking_lot::RwLock;
 use tokio::sync::broadcast;
 
 use crate::domain::observation::{FailureKind, Observation, Stalled};
@@ -191,7 +192,7 @@ impl Observer {
             }
             Observation::AppendOverloaded => metrics.appends_overloaded.increment(1),
             Observation::AppendsLocked { requests, .. } => metrics.appends_locked.increment(*requests as u64),
-            Observation::LaneFailed { .. } => metrics.panics.increment(1),
+            Observation::CategoryQueueFailed { .. } => metrics.panics.increment(1),
             Observation::CommitResolved { written, not_written } => {
                 metrics.commits_resolved_written.increment(*written as u64);
                 metrics.commits_resolved_not_written.increment(*not_written as u64);
@@ -267,7 +268,7 @@ impl Observer {
     }
 
     fn count_request(&self, method: &'static str, path: &str, status: u16, took: Duration) {
-        let known = self.inner.requests.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.inner.requests.read();
         if let Some((answered, seconds)) = known.get(path).and_then(|answers| answers.get(&(method, status))) {
             answered.increment(1);
             seconds.record(took.as_secs_f64());
@@ -284,7 +285,7 @@ impl Observer {
             recorder.register_histogram(&Key::from_parts("headwater_http_request_seconds", labels()), &METADATA);
         answered.increment(1);
         seconds.record(took.as_secs_f64());
-        let mut known = self.inner.requests.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.inner.requests.write();
         known.entry(path.to_owned()).or_default().insert((method, status), (answered, seconds));
     }
 }
@@ -392,7 +393,7 @@ fn describe(recorder: &PrometheusRecorder) {
         ("headwater_connections_refused_total", "Connections refused because as many were open as may be."),
         ("headwater_bodies_refused_total", "Requests refused because other bodies took all the memory they may."),
         ("headwater_clients_stalled_total", "Times a client took or sent nothing for too long, by what was given up."),
-        ("headwater_panics_total", "Requests, and lanes of appends, that panicked."),
+        ("headwater_panics_total", "Requests, and queues of locked categories, that panicked."),
         ("headwater_subscription_deliveries_taken_back_total", "Lost answers whose deliveries were taken back."),
         ("headwater_http_requests_total", "Requests answered, by method, path and status."),
     ] {

@@ -28,7 +28,7 @@ async fn count(client: &Client) -> i64 {
 }
 
 /// Whatever is written waits for as long as this table has a row. No lock: for that of a table a batch waits for a moment
-/// only, and its requests go to lanes then, which have room of their own.
+/// only, and its requests go to queues of their categories then, which have room of their own.
 const STALL: &str = "CREATE TABLE IF NOT EXISTS public.stall (); \
     CREATE OR REPLACE FUNCTION public.stall() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
     WHILE EXISTS (SELECT FROM public.stall) LOOP PERFORM pg_sleep(0.005); END LOOP; RETURN NULL; END $$; \

@@ -9,9 +9,10 @@ mod times;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -127,7 +128,7 @@ impl Backup {
             std::thread::spawn(move || {
                 for line in BufReader::new(output).lines().map_while(Result::ok) {
                     eprintln!("backup: {line}");
-                    said.lock().unwrap().push(line);
+                    said.lock().push(line);
                 }
             });
         }
@@ -136,7 +137,7 @@ impl Backup {
 
     /// Waits until so many lines have a text.
     async fn says(&self, text: &str, times: usize) {
-        let count = || self.said.lock().unwrap().iter().filter(|line| line.contains(text)).count();
+        let count = || self.said.lock().iter().filter(|line| line.contains(text)).count();
         until_some(&format!("the backup says {text:?}"), BACKUP_PATIENCE, || (count() >= times).then_some(())).await;
     }
 

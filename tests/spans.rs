@@ -2,10 +2,11 @@
 //! receives. Only where the program was built with the feature: `cargo test --features otlp --test promises spans::`.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::support::database::TestDatabase;
@@ -136,7 +137,7 @@ async fn collector() -> (String, Arc<Mutex<Vec<Received>>>) {
     let all = received.clone();
     let take = async move |headers: HeaderMap, body: Bytes| {
         assert_eq!(headers["content-type"], "application/x-protobuf");
-        all.lock().unwrap().extend(spans_of(&body));
+        all.lock().extend(spans_of(&body));
         StatusCode::OK
     };
     let router = axum::Router::new().route("/v1/traces", axum::routing::post(take));
@@ -178,7 +179,7 @@ async fn one_append_is_followed_through_batch_commit_tail_and_frame_and_to_anoth
     for service in [one, two] {
         assert!(service.stop().success());
     }
-    let spans = received.lock().unwrap().clone();
+    let spans = received.lock().clone();
     let named = |name: &str, service: &str| -> Vec<&Received> {
         spans.iter().filter(|span| span.name == name && span.service == service).collect()
     };

@@ -3,8 +3,10 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::{BackupError, described};
 use crate::embedded_postgres::{Tools, url_as};
@@ -51,7 +53,7 @@ impl Program {
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
-        let output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let output = self.output.lock();
         let output = String::from_utf8_lossy(&output).trim().to_owned();
         let failed = BackupError::Program { program: self.name, status: described(status), output };
         Some(if status.success() { Ok(()) } else { Err(failed) })
@@ -87,7 +89,7 @@ impl Drop for Program {
 fn keep_end(mut stderr: impl Read, output: &Mutex<Vec<u8>>) {
     let mut buffer = [0; 1024];
     while let Ok(count @ 1..) = stderr.read(&mut buffer) {
-        let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut output = output.lock();
         output.extend_from_slice(&buffer[..count]);
         let surplus = output.len().saturating_sub(OUTPUT_BYTES_MAX);
         output.drain(..surplus);

@@ -61,7 +61,7 @@ async fn look_at_pooler(settings: &Settings, database: &Database, findings: &mut
     }
     match database.check_pooler().await {
         Ok(()) => findings.ok("pooler", "leads to the same database as --direct-database-url"),
-        Err(error @ PoolerError::Elsewhere { .. }) => {
+        Err(error @ PoolerError::OtherDatabase { .. }) => {
             findings.wrong("pooler", error.to_string(), "the service does not start before that is corrected");
         }
         Err(error @ PoolerError::Unknown(_)) => {

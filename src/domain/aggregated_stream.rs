@@ -303,24 +303,13 @@ mod tests {
 
     use super::*;
     use crate::domain::message::MessageParts;
-    use crate::domain::time::Timestamp;
 
     fn definition(value: serde_json::Value) -> Definition {
         serde_json::from_value(value).unwrap()
     }
 
     fn message(stream_name: &str, message_type: &str, data: &str) -> Message {
-        Message::new(MessageParts {
-            id: uuid::Uuid::nil(),
-            stream_name,
-            message_type,
-            position: 0,
-            global_position: 1,
-            data: Some(data),
-            metadata: None,
-            time: Timestamp(0),
-            erased: None,
-        })
+        Message::new(MessageParts { stream_name, message_type, data: Some(data), ..MessageParts::EXAMPLE })
     }
 
     #[test]

@@ -229,7 +229,7 @@ mod tests {
             data,
             metadata,
             time,
-            erased: None,
+            ..MessageParts::EXAMPLE
         })
     }
 

@@ -244,7 +244,6 @@ mod tests {
 
     fn message(data: &str) -> Message {
         Message::new(MessageParts {
-            id: uuid::Uuid::nil(),
             stream_name: "order-7",
             message_type: "Placed",
             position: 3,
@@ -252,7 +251,7 @@ mod tests {
             data: Some(data),
             metadata: Some(r#"{"user": "ann"}"#),
             time: Timestamp::parse_rfc3339("2026-11-20T12:00:00Z").unwrap(),
-            erased: None,
+            ..MessageParts::EXAMPLE
         })
     }
 

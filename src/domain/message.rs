@@ -58,6 +58,22 @@ pub struct MessageParts<'a> {
     pub erased: Option<&'a str>,
 }
 
+#[cfg(test)]
+impl MessageParts<'_> {
+    /// For tests: each changes what it is about.
+    pub const EXAMPLE: Self = Self {
+        id: Uuid::nil(),
+        stream_name: "a-1",
+        message_type: "T",
+        position: 0,
+        global_position: 1,
+        data: Some("{}"),
+        metadata: None,
+        time: Timestamp(0),
+        erased: None,
+    };
+}
+
 impl Message {
     /// Writes the message's JSON.
     pub fn new(parts: MessageParts<'_>) -> Self {
@@ -215,15 +231,11 @@ mod tests {
     fn data_and_metadata_pass_through_untouched() {
         let data = r#"{"n": 12345678901234567890.1234567890, "s": "é\n"}"#;
         let message = Message::new(MessageParts {
-            id: Uuid::nil(),
             stream_name: "it's \"q\"\\-1",
-            message_type: "T",
-            position: 0,
             global_position: 7,
             data: Some(data),
-            metadata: None,
             time: Timestamp::parse_rfc3339("2026-11-20T12:00:00.123456Z").unwrap(),
-            erased: None,
+            ..MessageParts::EXAMPLE
         });
         assert_eq!(message.data(), data);
         assert_eq!(message.metadata(), "null");
@@ -238,15 +250,11 @@ mod tests {
     #[test]
     fn an_erased_message_has_its_place_and_says_when_and_why() {
         let message = Message::new(MessageParts {
-            id: Uuid::nil(),
-            stream_name: "a-1",
-            message_type: "T",
             position: 3,
             global_position: 7,
             data: Some(r#"{"secret": 1}"#),
             metadata: Some(r#"{"secret": 2}"#),
-            time: Timestamp(0),
-            erased: None,
+            ..MessageParts::EXAMPLE
         });
         let erased = message.erased(r#"{"at": "2026-11-20T12:00:00.000000Z", "reason": "asked for"}"#);
         assert!(erased.is_erased && !message.is_erased);

@@ -44,9 +44,9 @@ pub enum Observation {
         /// The transactions that held the lock at the end.
         holders: Vec<LockHolder>,
     },
-    /// A lane of appends panicked. The requests that waited in it were answered.
-    LaneFailed {
-        /// The category of the lane.
+    /// The task of a locked category's queue panicked. The requests that waited in it were answered.
+    CategoryQueueFailed {
+        /// Whose queue it is.
         category: String,
         /// The message of the panic.
         reason: String,

@@ -300,19 +300,16 @@ fn kind_of(value: &Value) -> &'static str {
 mod tests {
     use super::*;
     use crate::domain::message::MessageParts;
-    use crate::domain::time::Timestamp;
 
     fn message(stream_name: &str, data: &str) -> Message {
         Message::new(MessageParts {
-            id: uuid::Uuid::nil(),
             stream_name,
             message_type: "EventA",
             position: 3,
             global_position: 9,
             data: Some(data),
             metadata: Some(r#"{"tenant": "acme"}"#),
-            time: Timestamp(0),
-            erased: None,
+            ..MessageParts::EXAMPLE
         })
     }
 

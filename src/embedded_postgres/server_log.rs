@@ -3,9 +3,11 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 /// The last lines go into the error when PostgreSQL does not start.
 const TAIL_LINES_MAX: usize = 20;
@@ -53,7 +55,7 @@ impl ServerLog {
         if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(LAST_WORDS_WAIT_MAX) {
             tracing::debug!("children of the ended PostgreSQL are still there");
         }
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let tail = self.tail.lock();
         tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }
@@ -75,7 +77,7 @@ fn copy_lines(mut stderr: impl BufRead, tail: &Mutex<VecDeque<String>>) {
         // DETAIL, HINT and the further lines of a statement belong to the line before them.
         severity = Severity::of(text).unwrap_or(severity);
         severity.log(text);
-        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = tail.lock();
         if tail.len() == TAIL_LINES_MAX {
             tail.pop_front();
         }

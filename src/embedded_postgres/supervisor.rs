@@ -8,10 +8,11 @@ use super::orphan;
 use super::program::command;
 use super::readiness::{self, Readiness};
 use super::server_log::{ServerLog, describe};
+use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -139,19 +140,13 @@ impl Supervisor {
 
     /// Asks for a fast shutdown, and does not wait for it.
     pub fn ask_to_stop(&self) {
-        let mut server = self.shared.lock();
+        let mut server = self.shared.server.lock();
         server.stopping = true;
         if let Some(pid) = server.pid {
             // SAFETY: the process is not reaped as long as we hold the guard.
             unsafe { libc::kill(pid, libc::SIGINT) };
         }
         self.shared.stop_asked.notify_all();
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Server> {
-        self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -217,7 +212,7 @@ impl Keeper {
         let log = child.stderr.take().map(ServerLog::capture);
         let ready = self.wait_until_ready(&child);
         wait_for_end(&child, 0);
-        let mut server = self.shared.lock();
+        let mut server = self.shared.server.lock();
         let status = child.wait().map_or_else(|error| error.to_string(), describe);
         server.pid = None;
         if server.stopping {
@@ -234,7 +229,7 @@ impl Keeper {
 
     /// Starts the server; `None`: it is to stop, so it is not started.
     fn spawn(&self) -> io::Result<Option<Child>> {
-        let mut server = self.shared.lock();
+        let mut server = self.shared.server.lock();
         if server.stopping {
             return Ok(None);
         }
@@ -272,8 +267,8 @@ impl Keeper {
 
     /// Pauses; ends early if the server is to stop.
     fn pause(&self, duration: Duration) {
-        let server = self.shared.lock();
-        let _ = self.shared.stop_asked.wait_timeout_while(server, duration, |server| !server.stopping);
+        let mut server = self.shared.server.lock();
+        self.shared.stop_asked.wait_while_for(&mut server, |server| !server.stopping, duration);
     }
 }
 

@@ -167,7 +167,7 @@ impl From<AppendError> for Problem {
                     .with("category", category)
                     .with("holder_pids", holders.iter().filter_map(process).collect::<Vec<_>>())
             }
-            AppendError::LaneFull { category } => {
+            AppendError::CategoryQueueFull { category } => {
                 Problem::new(ProblemKind::Overloaded, detail).with("category", category)
             }
             AppendError::WriteRefused | AppendError::Failed => {

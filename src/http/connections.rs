@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -70,7 +71,7 @@ impl Connections {
     /// A place for a connection from this address.
     pub fn enter(&self, address: IpAddr) -> Result<Permit, Full> {
         let address = counted_as(address);
-        let outcome = self.open().enter(address, self.0.max, self.0.per_address_max);
+        let outcome = self.0.open.lock().enter(address, self.0.max, self.0.per_address_max);
         match outcome {
             Ok(()) => {
                 self.0.observer.record(Observation::ConnectionOpened);
@@ -105,11 +106,6 @@ impl Connections {
         let reading = async { while stream.read(&mut thrown_away).await.is_ok_and(|count| count > 0) {} };
         let _ = tokio::time::timeout(REFUSAL_TIME_MAX, reading).await;
     }
-
-    fn open(&self) -> MutexGuard<'_, OpenConnections> {
-        // A panic leaves nothing half done in here.
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl OpenConnections {
@@ -141,7 +137,7 @@ impl OpenConnections {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.connections.open().leave(self.address);
+        self.connections.0.open.lock().leave(self.address);
         self.connections.0.observer.record(Observation::ConnectionClosed);
     }
 }
@@ -195,7 +191,7 @@ mod tests {
         assert_eq!(connections.enter(address("2001:db8::2")).err(), Some(Full::OfAddress));
         assert!(connections.enter(address("2001:db8:0:1::1")).is_ok());
         drop((second, other, another));
-        assert_eq!(connections.open().by_address.len(), 1);
-        assert_eq!(connections.open().all, 1);
+        assert_eq!(connections.0.open.lock().by_address.len(), 1);
+        assert_eq!(connections.0.open.lock().all, 1);
     }
 }

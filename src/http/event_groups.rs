@@ -6,9 +6,10 @@
 //! back when it is live again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
@@ -98,7 +99,7 @@ impl Groups {
     /// Enters the first group that has room, or a new one.
     fn enter(&self, audience: Audience, joiner: Joiner) -> mpsc::Sender<Request> {
         let mut request = Request::Join(joiner);
-        let mut listed = self.listed();
+        let mut listed = self.0.lock();
         for door in listed.groups.get(&audience).into_iter().flatten() {
             let Some(open) = door.requests.upgrade().filter(|open| open.strong_count() <= MEMBERS_MAX) else {
                 continue;
@@ -117,11 +118,6 @@ impl Groups {
         let group = Group { writer, members: vec![member], requests, groups: self.clone(), audience, number };
         tokio::spawn(group.run());
         open
-    }
-
-    fn listed(&self) -> MutexGuard<'_, GroupTable> {
-        // A panic leaves nothing half done in here.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -236,7 +232,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let mut listed = self.groups.listed();
+        let mut listed = self.groups.0.lock();
         let Some(doors) = listed.groups.get_mut(&self.audience) else { return };
         doors.retain(|door| door.number != self.number);
         if doors.is_empty() {

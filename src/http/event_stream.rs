@@ -1,13 +1,14 @@
 //! The one writer of event streams: each connection's events become frames in one buffer when the connection asks.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::{Buf, Bytes, BytesMut};
+use parking_lot::Mutex;
 
 use super::events::{CaughtUpEvent, ClosingEvent, FellBehindEvent, HeartbeatEvent, TrimmedEvent};
 use super::frames::Frames;
@@ -63,20 +64,16 @@ pub struct Unwritten(Arc<Mutex<Option<EventStream>>>);
 
 impl Unwritten {
     pub fn take(&self) -> Option<EventStream> {
-        self.lock().take()
+        self.0.lock().take()
     }
 
     /// From here on it ends with the caller's credential. `path` and `address`: what was asked for, and from where.
     pub fn belong_to(&self, caller: &Caller, path: &str, address: Option<IpAddr>) {
-        if let Some(stream) = &mut *self.lock() {
+        if let Some(stream) = &mut *self.0.lock() {
             let path = path[..path.floor_char_boundary(PATH_BYTES_MAX)].into();
             stream.admission.stream().is_asked(Asked { path, credential: caller.credential().cloned(), address });
             stream.writer.events.belong_to(Some(caller.clone()).filter(|caller| caller.credential().is_some()));
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<EventStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -209,19 +209,13 @@ pub fn push_delivery(out: &mut BytesMut, delivery: &Delivery) {
 mod tests {
     use super::*;
     use crate::domain::message::MessageParts;
-    use crate::domain::time::Timestamp;
 
     fn entry(id: i64, message_type: &str) -> Entry {
         let message = Message::new(MessageParts {
-            id: uuid::Uuid::nil(),
-            stream_name: "a-1",
             message_type,
-            position: 0,
             global_position: 7,
             data: Some(r#"{"n": 1}"#),
-            metadata: None,
-            time: Timestamp(0),
-            erased: None,
+            ..MessageParts::EXAMPLE
         });
         Entry { id: id.into(), ..Entry::of(message.into(), false) }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::response::{IntoResponse, Response};
 use bytes::Buf;
 use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::{Problem, ProblemKind};
@@ -70,7 +71,7 @@ impl HeldBodies {
     }
 
     fn enter_with(&self, bytes: usize, what: Stalled, let_go: CancellationToken) -> Option<HeldBody> {
-        let mut held = self.held();
+        let mut held = self.0.held.lock();
         if !self.make_room(&mut held, bytes) {
             drop(held);
             self.0.observer.record(Observation::BodyRefused);
@@ -124,11 +125,6 @@ impl HeldBodies {
             Err(_) => Problem::new(ProblemKind::InternalError, "The answer could not be made.").into_response(),
         }
     }
-
-    fn held(&self) -> MutexGuard<'_, BodyTable> {
-        // A panic leaves nothing half done in here.
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// There is no memory for a body.
@@ -140,7 +136,7 @@ pub fn no_room() -> Problem {
 impl HeldBody {
     /// The body has moved and takes so many bytes now. False: there is no room for it, or it was let go of.
     fn resize(&self, bytes: usize) -> bool {
-        let mut held = self.bodies.held();
+        let mut held = self.bodies.0.held.lock();
         let before = held.bodies.get(&self.number).map(|entry| entry.bytes);
         let Some(before) = before else { return false };
         // Its own room is no stalled one.
@@ -167,7 +163,7 @@ impl HeldBody {
 
 impl Drop for HeldBody {
     fn drop(&mut self) {
-        let mut held = self.bodies.held();
+        let mut held = self.bodies.0.held.lock();
         if let Some(entry) = held.bodies.remove(&self.number) {
             held.bytes -= entry.bytes;
         }
@@ -205,21 +201,17 @@ async fn watch(rest: Arc<Mutex<Option<Rest>>>, length: usize, let_go: Cancellati
             () = let_go.cancelled() => break,
             () = tokio::time::sleep(write_timeout) => {}
         }
-        let now_left = locked(&rest).as_ref().map_or(left, |rest| rest.text.len());
+        let now_left = rest.lock().as_ref().map_or(left, |rest| rest.text.len());
         if now_left == std::mem::replace(&mut left, now_left) {
             break;
         }
     }
-    let taken = locked(&rest).take();
+    let taken = rest.lock().take();
     if let Some(Rest { room, .. }) = taken
         && !let_go.is_cancelled()
     {
         room.bodies.0.observer.record(Observation::ClientStalled { what: Stalled::Answer });
     }
-}
-
-fn locked(rest: &Mutex<Option<Rest>>) -> MutexGuard<'_, Option<Rest>> {
-    rest.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl HttpBody for Answer {
@@ -230,7 +222,7 @@ impl HttpBody for Answer {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        let slice = match &mut *locked(&self.rest) {
+        let slice = match &mut *self.rest.lock() {
             Some(Rest { text, room }) => {
                 let slice = slice_of(text);
                 room.resize(text.len());
@@ -257,7 +249,7 @@ impl HttpBody for Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         self.watch.abort();
-        locked(&self.rest).take();
+        self.rest.lock().take();
     }
 }
 
@@ -345,7 +337,7 @@ mod tests {
     }
 
     fn held(bodies: &HeldBodies) -> usize {
-        bodies.held().bytes
+        bodies.0.held.lock().bytes
     }
 
     fn of(bytes: usize) -> Response {

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::{Clock, MonotonicClock};
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
+use parking_lot::Mutex;
 
 use super::auth::Caller;
 use crate::domain::append::AppendError;
@@ -54,7 +55,7 @@ impl CredentialLimits {
     pub fn take_follower(&self, caller: &Caller) -> Result<FollowerPlace, usize> {
         let max = self.0.settings.followers_max;
         let Some(credential) = caller.credential().filter(|_| max > 0) else { return Ok(FollowerPlace(None)) };
-        let mut followers = self.followers();
+        let mut followers = self.0.followers.lock();
         let open = followers.entry(credential.clone()).or_default();
         if *open >= max {
             return Err(max);
@@ -86,17 +87,12 @@ impl CredentialLimits {
         }
         rates.check_key(credential).err().map(|early| early.wait_time_from(MonotonicClock.now()))
     }
-
-    fn followers(&self) -> MutexGuard<'_, HashMap<Arc<str>, usize>> {
-        // A panic leaves nothing half done in here.
-        self.0.followers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for FollowerPlace {
     fn drop(&mut self) {
         let Some((limits, credential)) = self.0.take() else { return };
-        let mut followers = limits.followers();
+        let mut followers = limits.0.followers.lock();
         if let Some(open) = followers.get_mut(&credential) {
             *open -= 1;
             if *open == 0 {
@@ -129,7 +125,7 @@ mod tests {
         assert_eq!(limits.take_follower(&one).err(), Some(2));
         let _other = limits.take_follower(&two).unwrap();
         drop(places);
-        assert_eq!(limits.followers().len(), 1, "a credential that follows nothing is forgotten");
+        assert_eq!(limits.0.followers.lock().len(), 1, "a credential that follows nothing is forgotten");
         assert!(limits.take_follower(&one).is_ok());
     }
 
@@ -150,6 +146,6 @@ mod tests {
         let one = caller("one");
         let _places: Vec<_> = (0..100).map(|_| limits.take_follower(&one).unwrap()).collect();
         assert!((0..100).all(|_| limits.take_append(&one).is_ok()));
-        assert!(limits.followers().is_empty());
+        assert!(limits.0.followers.lock().is_empty());
     }
 }

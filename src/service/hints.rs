@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -146,7 +147,7 @@ struct Unsent {
 impl Signals {
     /// This instance has committed messages up to a global position.
     pub fn appended(&self, global_position: i64) {
-        let mut unsent = self.unsent();
+        let mut unsent = self.inner.unsent.lock();
         unsent.appended = unsent.appended.max(Some(global_position));
         drop(unsent);
         self.inner.wake.notify_one();
@@ -154,34 +155,29 @@ impl Signals {
 
     /// This instance has written a round of the projector.
     pub fn projected(&self) {
-        self.unsent().is_projected = true;
+        self.inner.unsent.lock().is_projected = true;
         self.inner.wake.notify_one();
     }
 
     /// This instance has changed a subscription.
     pub fn changed(&self, subscription: i64) {
-        self.unsent().changed.insert(subscription);
+        self.inner.unsent.lock().changed.insert(subscription);
         self.inner.wake.notify_one();
     }
 
     /// Consumers of this subscription on other instances may have credit again.
     pub fn room(&self, subscription: i64) {
-        self.unsent().with_room.insert(subscription);
+        self.inner.unsent.lock().with_room.insert(subscription);
         self.inner.wake.notify_one();
     }
 
     fn take(&self) -> Vec<Signal> {
-        let unsent = std::mem::take(&mut *self.unsent());
+        let unsent = std::mem::take(&mut *self.inner.unsent.lock());
         let appended = unsent.appended.map(Signal::Appended);
         let projected = unsent.is_projected.then_some(Signal::Projected);
         let changed = in_parts(unsent.changed).map(Signal::Changed);
         let room = in_parts(unsent.with_room).map(Signal::Room);
         appended.into_iter().chain(projected).chain(changed).chain(room).collect()
-    }
-
-    /// A panic leaves nothing half done in here, so a poisoned lock is as good as any.
-    fn unsent(&self) -> MutexGuard<'_, Unsent> {
-        self.inner.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

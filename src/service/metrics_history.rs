@@ -1,9 +1,10 @@
 //! A short history of this instance's own metrics, in memory: what charts show at once, before anybody has watched.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::Health;
@@ -96,11 +97,7 @@ impl MetricsHistory {
 
     /// All samples, the oldest first.
     pub fn samples(&self) -> Vec<Sample> {
-        self.lock().iter().cloned().collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Sample>> {
-        self.samples.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.samples.lock().iter().cloned().collect()
     }
 
     /// Runs until the service stops.
@@ -128,7 +125,7 @@ impl MetricsHistory {
     }
 
     fn add(&self, time: Timestamp, values: [Option<f64>; SERIES.len()], lags: &[LagOfSubscription]) {
-        let mut samples = self.lock();
+        let mut samples = self.samples.lock();
         let known = samples.back().map(|sample| sample.lags.as_slice()).unwrap_or_default();
         let shared = |name: &str| {
             let same = known.iter().find(|lag| &*lag.subscription == name);

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::domain::time::Timestamp;
 
@@ -108,7 +110,7 @@ impl OpenStreams {
         let until = Timestamp(Timestamp::now().0.saturating_sub_unsigned(behind_for.as_micros() as u64));
         let mut report = BehindReport { open: 0, behind: 0, streams: Vec::new(), settled };
         for shard in &self.0.shards {
-            let streams = lock(shard);
+            let streams = shard.lock();
             report.open += streams.len();
             let known = report.streams.len();
             report.streams.extend(streams.values().filter_map(|stream| stream.behind(until)));
@@ -121,13 +123,8 @@ impl OpenStreams {
     }
 
     fn shard(&self, number: u64) -> MutexGuard<'_, HashMap<u64, Arc<OpenStream>>> {
-        lock(&self.0.shards[number as usize % SHARDS])
+        self.0.shards[number as usize % SHARDS].lock()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic leaves nothing half done in here.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Listed {

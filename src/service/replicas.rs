@@ -1,10 +1,11 @@
 //! Replicas, from which history is read as far as each of them has replayed it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::tail::Tail;
@@ -108,21 +109,21 @@ impl Replicas {
         let history = mark.history;
         let seen = in_time(LOOK_TIMEOUT, "it", replica.database.seen_as_replica()).await;
         let used = match &seen {
-            Ok(seen) => lock(&replica.progress).on_look(mark, seen),
+            Ok(seen) => replica.progress.lock().on_look(mark, seen),
             Err(error) => {
-                lock(&replica.progress).on_failure();
+                replica.progress.lock().on_failure();
                 if error.is_unavailable() {
                     replica.database.forget_connections();
                 }
                 Use::Failed
             }
         };
-        let up_to = lock(&replica.progress).readable(history).map_or(0, |(up_to, _)| up_to);
+        let up_to = replica.progress.lock().readable(history).map_or(0, |(up_to, _)| up_to);
         self.report(replica, used, up_to, seen.err());
     }
 
     fn report(&self, replica: &Replica, used: Use, up_to: i64, error: Option<StoreError>) {
-        let is_news = lock(&replica.reported).replace(used) != Some(used);
+        let is_news = replica.reported.lock().replace(used) != Some(used);
         self.inner.observer.record(Observation::ReplicaSeen {
             name: replica.name.clone(),
             used: used.is_used(),
@@ -143,7 +144,7 @@ impl Replicas {
         let page = match in_time(READ_TIMEOUT, "it", read).await {
             Ok(page) => Some(page),
             Err(error) => {
-                lock(&replica.progress).on_failure();
+                replica.progress.lock().on_failure();
                 self.report(replica, Use::Failed, 0, Some(error));
                 None
             }
@@ -163,14 +164,9 @@ impl Replicas {
         let first = self.inner.next.fetch_add(1, Ordering::Relaxed);
         (0..replicas.len()).find_map(|at| {
             let replica = &replicas[first.wrapping_add(at) % replicas.len()];
-            let progress = lock(&replica.progress);
+            let progress = replica.progress.lock();
             let (up_to, started) = progress.readable(history)?;
             (up_to > after).then(|| (replica, up_to, started.to_owned()))
         })
     }
-}
-
-/// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

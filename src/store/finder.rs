@@ -1,12 +1,13 @@
 //! Finds the primary among the servers that a URL names. Both drivers connect to the one that was found, and leave it
 //! together when another one is found.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -176,7 +177,7 @@ impl Finder {
     /// Puts a server in the place of the one that is left.
     fn take(&self, server: Arc<Server>, before: Option<Arc<Server>>) -> Arc<Server> {
         if server.identity.is_some() {
-            *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = server.identity.clone();
+            *self.newest.lock() = server.identity.clone();
         }
         if let Some(before) = before {
             before.left.cancel();
@@ -200,7 +201,7 @@ impl Finder {
             return Ok((way, None, found));
         }
         let answers = self.ask_all(&ways).await;
-        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let newest = self.newest.lock().clone();
         let in_use = before.and_then(|server| {
             let at = ways.iter().position(|way| way.name == server.name)?;
             Some(InUse { at, identity: server.identity.as_ref(), is_doubted })

@@ -3,9 +3,10 @@
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::plain::Plain;
@@ -84,7 +85,7 @@ impl PoolPlace {
     /// Puts a connection back, unless all connections were forgotten since it was lent.
     fn rest(&self, put: impl FnOnce(&mut Idle)) {
         let pool = &self.database.pool;
-        let mut idle = pool.idle();
+        let mut idle = pool.idle.lock();
         // Looked at under the lock that forgetting takes.
         if pool.forgotten.load(Ordering::SeqCst) == self.forgotten {
             put(&mut idle);
@@ -119,7 +120,7 @@ impl Pool {
 
     /// Forgets all connections; those in use are closed when they come back.
     pub fn forget(&self) {
-        let mut idle = self.idle();
+        let mut idle = self.idle.lock();
         self.forgotten.fetch_add(1, Ordering::SeqCst);
         *idle = Idle::default();
     }
@@ -130,7 +131,7 @@ impl Pool {
     }
 
     pub fn usage(&self) -> PoolUse {
-        let open = self.in_use() + self.idle().len();
+        let open = self.in_use() + self.idle.lock().len();
         PoolUse { in_use: self.in_use(), open, waiting: self.waiting.load(Ordering::Relaxed), max: self.max }
     }
 
@@ -140,17 +141,12 @@ impl Pool {
 
     /// Takes an idle connection. If there is none, an idle one of the other kind makes room for a new one.
     fn take<T>(&self, take: impl Fn(&mut Idle) -> Option<T>, make_room: impl Fn(&mut Idle)) -> Option<T> {
-        let mut idle = self.idle();
+        let mut idle = self.idle.lock();
         let taken = take(&mut idle);
         if taken.is_none() && self.in_use() + idle.len() > self.max {
             make_room(&mut idle);
         }
         taken
-    }
-
-    /// A panic leaves nothing half done in here, so a poisoned lock is as good as any.
-    fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

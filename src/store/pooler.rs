@@ -22,7 +22,7 @@ pub enum PoolerError {
         "--database-url leads to {pooled}, and --direct-database-url to {direct}: both have to lead to one database of one \
          server. Correct the pooler's list of databases, or one of the URLs"
     )]
-    Elsewhere { pooled: String, direct: String },
+    OtherDatabase { pooled: String, direct: String },
     #[error("whether --database-url and --direct-database-url lead to one database is not known: {0}")]
     Unknown(#[from] StoreError),
 }
@@ -103,7 +103,7 @@ impl Database {
             return Ok(());
         }
         let (pooled, direct) = (pooled.query_typed(WHERE, &[]).await?, direct.query_typed(WHERE, &[]).await?);
-        Err(PoolerError::Elsewhere { pooled: first(&pooled)?, direct: first(&direct)? })
+        Err(PoolerError::OtherDatabase { pooled: first(&pooled)?, direct: first(&direct)? })
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use futures_util::{SinkExt, TryStreamExt};
+use parking_lot::Mutex;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, RowStream, Statement, ToStatement};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -223,13 +224,13 @@ impl Session {
             }
             return self.while_busy(|| self.client.prepare(sql)).await;
         }
-        let prepared = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
+        let prepared = self.statements.lock().get(sql).cloned();
         if let Some(statement) = prepared {
             return Ok(statement);
         }
         let statement = self.while_busy(|| self.client.prepare(sql)).await?;
         // Statements are texts of this program, so there are not many.
-        self.statements.lock().unwrap_or_else(PoisonError::into_inner).insert(sql.to_owned(), statement.clone());
+        self.statements.lock().insert(sql.to_owned(), statement.clone());
         Ok(statement)
     }
 
@@ -362,7 +363,7 @@ impl Session {
                 match stream.try_next().await {
                     Ok(Some(_)) => {}
                     Err(error) if error.code().is_some_and(|code| code.code() == "57014") => {
-                        *self.cancelled.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                        *self.cancelled.lock() = Some(Instant::now());
                         return self.is_done();
                     }
                     Ok(None) | Err(_) => return,
@@ -407,7 +408,7 @@ impl Session {
         if !is_cancelled || self.is_in_transaction() {
             return false;
         }
-        let cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let cancelled = self.cancelled.lock().take();
         cancelled.is_some_and(|at| at.elapsed() < SECOND_SIGNAL_WITHIN)
     }
 

@@ -12,8 +12,8 @@ pub(super) fn log(observation: &Observation) {
             ?holders,
             "appends waited too long for a lock that another transaction holds; nothing of them was written"
         ),
-        Observation::LaneFailed { category, reason } => {
-            tracing::error!(%category, %reason, "a lane of appends panicked; the next append of the category opens another");
+        Observation::CategoryQueueFailed { category, reason } => {
+            tracing::error!(%category, %reason, "the queue of a locked category panicked; the next append to the category opens another");
         }
         Observation::CommitResolved { written, not_written } => {
             tracing::warn!(written, not_written, "a commit whose answer was lost has been looked up");

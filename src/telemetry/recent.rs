@@ -1,8 +1,9 @@
 //! Log lines of a moment ago: a thousand followers that fail at once, for one reason, make one line.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::domain::observation::Observation;
 
@@ -30,7 +31,7 @@ impl RecentLines {
 
     /// Whether a line was not logged lately; notes that it is now.
     pub fn is_news(&self, line: String) -> bool {
-        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.0.lock();
         let now = Instant::now();
         recent.retain(|(_, at)| now.duration_since(*at) < REPEAT_AFTER);
         if recent.iter().any(|(known, _)| *known == line) {
@@ -58,7 +59,7 @@ mod tests {
         for number in 0..REMEMBERED_MAX {
             assert!(recent.is_news(number.to_string()));
         }
-        assert_eq!(recent.0.lock().unwrap().len(), REMEMBERED_MAX);
+        assert_eq!(recent.0.lock().len(), REMEMBERED_MAX);
         assert!(recent.is_news("a".into()));
     }
 

@@ -2,10 +2,11 @@
 //! times, together with the service some of the times, and answers are lost on the wire: each invoice is there once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::*;
@@ -77,7 +78,7 @@ async fn process_manager_that_is_killed_a_hundred_times_writes_each_output_once(
         let (client, is_over, invoices) = (database.connect().await, is_over.clone(), invoices.clone());
         async move {
             let mut written = 0_usize;
-            while !*is_over.lock().unwrap() {
+            while !*is_over.lock() {
                 tokio::time::sleep(Duration::from_millis(4)).await;
                 // There is always something to do, and on a slow machine no more than that.
                 if written > invoices.load(Ordering::SeqCst) + AHEAD {
@@ -108,7 +109,7 @@ async fn process_manager_that_is_killed_a_hundred_times_writes_each_output_once(
             service = ServiceProcess::start(&arguments);
         }
     }
-    *is_over.lock().unwrap() = true;
+    *is_over.lock() = true;
     let orders = orders.await.unwrap() as i64;
     assert!(proxy.lost_answers() >= DEATHS / 8, "only {} answers were lost", proxy.lost_answers());
     // The last one lives until all is done.

@@ -2,11 +2,12 @@
 //! request.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use headwater::config::PageCache;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::net::TcpStream;
 
@@ -148,7 +149,7 @@ async fn poll(port: u16, mut from: i64, mut cursor: i64, asked: Arc<Asked>) -> u
     let mut messages = 0;
     loop {
         let path = format!("/v1/categories/a/messages?from={from}&wait=60s&cursor={cursor}");
-        asked.different.lock().unwrap().insert(path.clone());
+        asked.different.lock().insert(path.clone());
         asked.count.fetch_add(1, Ordering::SeqCst);
         let page = get(&mut connection, &path).await.json();
         for message in page["messages"].as_array().unwrap() {
@@ -183,12 +184,12 @@ async fn fold(app: &TestApp, port: u16, clients: usize, uncounted: usize, arrive
     for poll in polls {
         assert_eq!(poll.await.unwrap(), 3, "each client has each message once");
     }
-    let different = asked.different.lock().unwrap().len();
+    let different = asked.different.lock().len();
     let requests = upstream(app).await - before;
     println!("{} polls of {clients} clients, {requests} requests upstream", asked.count.load(Ordering::SeqCst));
     // Whoever comes more than five seconds after an answer lets the cache ask again.
     let late = different * (began.elapsed().as_secs() / 5) as usize;
-    assert!((different..=different + late).contains(&requests), "{requests}: {:?}", asked.different.lock().unwrap());
+    assert!((different..=different + late).contains(&requests), "{requests}: {:?}", asked.different.lock());
 }
 
 /// As many open files as the system allows: each client has a socket here, and one in the cache.

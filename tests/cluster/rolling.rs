@@ -3,10 +3,11 @@
 //! everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -69,7 +70,7 @@ impl World {
             assert!([200, 201].contains(&answer.status), "{answer:?}");
             version += 1;
             assert_eq!(answer.json()["version"], version, "{answer:?}");
-            self.written.lock().unwrap().entry(stream.clone()).or_default().push(id);
+            self.written.lock().entry(stream.clone()).or_default().push(id);
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -175,7 +176,7 @@ impl World {
 }
 
 fn note(seen: &Mutex<BTreeSet<i64>>, delivery: &Value) {
-    seen.lock().unwrap().insert(delivery["message"]["global_position"].as_i64().unwrap());
+    seen.lock().insert(delivery["message"]["global_position"].as_i64().unwrap());
 }
 
 fn start(database: &TestDatabase, port: u16) -> ServiceProcess {
@@ -308,7 +309,7 @@ async fn all_are_restarted(start_balancer: impl AsyncFnOnce(&[u16]) -> Balancer)
         .unwrap();
     let mut standing: BTreeMap<String, Vec<Uuid>> = BTreeMap::new();
     rows.iter().for_each(|row| standing.entry(row.get(0)).or_default().push(row.get(1)));
-    assert_eq!(*world.written.lock().unwrap(), standing);
+    assert_eq!(*world.written.lock(), standing);
     let mut positions: Vec<i64> = rows.iter().map(|row| row.get(2)).collect();
     positions.push(end.json()["messages"][0]["global_position"].as_i64().unwrap());
 
@@ -335,7 +336,7 @@ async fn all_are_restarted(start_balancer: impl AsyncFnOnce(&[u16]) -> Balancer)
             (status["committed_lag"] == 0).then_some(())
         })
         .await;
-        assert_eq!(seen.lock().unwrap().iter().copied().collect::<Vec<_>>(), positions, "{name}");
+        assert_eq!(seen.lock().iter().copied().collect::<Vec<_>>(), positions, "{name}");
     }
     println!(
         "{} messages, {} requests sent once more, {} reconnects",

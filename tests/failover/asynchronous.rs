@@ -131,7 +131,7 @@ async fn failover(behind: Behind) {
         (is_cut_off && world.acknowledged() - replayed().await >= lacks).then_some(())
     })
     .await;
-    let acknowledged = world.acknowledged.lock().unwrap().clone();
+    let acknowledged = world.acknowledged.lock().clone();
     // Nothing more leaves the machine.
     wire.black_hole(true);
     primary.kill().await;
@@ -263,7 +263,7 @@ async fn subscriptions_go_on(app: &TestApp, acked: &BTreeMap<&str, Acked>, stand
             (status["committed_lag"] == 0).then_some(())
         })
         .await;
-        let acked: BTreeSet<At> = acked.lock().unwrap().iter().copied().collect();
+        let acked: BTreeSet<At> = acked.lock().iter().copied().collect();
         let missing: Vec<_> = expected.difference(&acked).collect();
         assert!(missing.is_empty(), "{name}: {missing:?} were not acked by whom they were given to");
     }

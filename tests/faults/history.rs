@@ -1,8 +1,9 @@
 //! What every client saw: each request with the moments of its beginning and its answer, and each message as it came.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use uuid::Uuid;
 
 /// Microseconds since the history began.
@@ -138,10 +139,10 @@ impl Recorder {
     }
 
     pub fn write(&self, note: impl FnOnce(&mut History)) {
-        note(&mut self.history.lock().unwrap());
+        note(&mut self.history.lock());
     }
 
     pub fn look<T>(&self, at: impl FnOnce(&History) -> T) -> T {
-        at(&self.history.lock().unwrap())
+        at(&self.history.lock())
     }
 }

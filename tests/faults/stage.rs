@@ -1,7 +1,9 @@
 //! What is to be broken: a PostgreSQL on a small disk, and instances of the service, each behind a proxy of its own.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::history::Message;
 use crate::support::database::temporary_dir;
@@ -24,12 +26,12 @@ pub struct Urls(Arc<Mutex<Vec<String>>>);
 
 impl Urls {
     pub fn some(&self) -> String {
-        let urls = self.0.lock().unwrap();
+        let urls = self.0.lock();
         urls[fastrand::usize(..urls.len())].clone()
     }
 
     pub fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().clone()
     }
 }
 
@@ -64,7 +66,7 @@ impl Stage {
             let clock = stage.directory.path().join(format!("clock-{number}"));
             std::fs::write(&clock, "+0").unwrap();
             stage.instances.push(Instance { proxy, service: None, clock });
-            stage.urls.0.lock().unwrap().push(String::new());
+            stage.urls.0.lock().push(String::new());
             stage.start(number).await;
         }
         stage
@@ -96,7 +98,7 @@ impl Stage {
             ServiceProcess::start_with(&arguments.concat(), &variables)
         });
         let service = service.await.unwrap();
-        self.urls.0.lock().unwrap()[number].clone_from(&service.url);
+        self.urls.0.lock()[number].clone_from(&service.url);
         self.instances[number].service = Some(service);
     }
 

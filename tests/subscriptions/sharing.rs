@@ -127,11 +127,11 @@ async fn the_grace_has_an_end() {
 async fn fetching_consumers_share_too_and_lose_nothing() {
     let (_database, app) = filled(20, 200).await;
     let sub = Sub::new(&app, "s", json!({ "source": { "category": "a" }, "partitions": 8 })).await;
-    let seen = std::sync::Mutex::new(std::collections::HashSet::new());
+    let seen = parking_lot::Mutex::new(std::collections::HashSet::new());
     let deadline = Instant::now() + PATIENCE;
     let consume = async |consumer: &str| {
-        while seen.lock().unwrap().len() < 200 {
-            assert!(Instant::now() < deadline, "{} of 200", seen.lock().unwrap().len());
+        while seen.lock().len() < 200 {
+            assert!(Instant::now() < deadline, "{} of 200", seen.lock().len());
             let found = sub.fetch_with(json!({ "consumer": consumer, "limit": 20, "wait": "50ms" })).await;
             if found.is_empty() {
                 continue;
@@ -140,7 +140,7 @@ async fn fetching_consumers_share_too_and_lose_nothing() {
             for one in found.chunks(1) {
                 let answer = sub.ack(consumer, one).await;
                 if answer.status == 200 && answer.json()["acked"] == 1 {
-                    seen.lock().unwrap().extend(numbers(one));
+                    seen.lock().extend(numbers(one));
                 }
             }
         }

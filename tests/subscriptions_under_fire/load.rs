@@ -2,10 +2,11 @@
 //! for longer than their leases, and come back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde_json::json;
 
 use super::judge::{Judge, Seen};
@@ -30,7 +31,7 @@ struct Fire {
 
 impl Fire {
     fn some_url(&self) -> String {
-        let urls = self.urls.lock().unwrap();
+        let urls = self.urls.lock();
         urls[fastrand::usize(..urls.len())].clone()
     }
 
@@ -62,7 +63,7 @@ impl Worker {
                     let mut nack = place(&some[0]);
                     nack["delay"] = json!("0s");
                     let key = key(&some[0]);
-                    self.judge.lock().unwrap().nacked.insert(key);
+                    self.judge.lock().nacked.insert(key);
                     self.at().try_post("/nacks", &json!({ "consumer": self.name, "nacks": [nack] })).await;
                     continue;
                 }
@@ -72,7 +73,7 @@ impl Worker {
             // Acks go to any instance.
             let body = json!({ "consumer": self.name, "acks": some.iter().map(place).collect::<Vec<_>>() });
             let answer = self.at().try_post("/acks", &body).await;
-            let mut judge = self.judge.lock().unwrap();
+            let mut judge = self.judge.lock();
             match answer {
                 Some((200, answer)) => {
                     let is_sure = answer["acked"] == some.len();
@@ -89,7 +90,7 @@ impl Worker {
     }
 
     fn saw(&self, message: &Value, not_before: Instant, is_fetched: bool) {
-        self.judge.lock().unwrap().seen.push(Seen::of(message, &self.name, not_before, is_fetched));
+        self.judge.lock().seen.push(Seen::of(message, &self.name, not_before, is_fetched));
     }
 
     /// New messages only. Whoever gets no answer does not know what it was given, and comes again under another name: what
@@ -191,7 +192,7 @@ async fn set_on_fire(fire: &Fire, instances: &mut Vec<ServiceProcess>, database_
         if instances.len() < INSTANCES {
             let database_url = database_url.to_owned();
             let another = tokio::task::spawn_blocking(move || start(&database_url)).await.unwrap();
-            fire.urls.lock().unwrap()[victim].clone_from(&another.url);
+            fire.urls.lock()[victim].clone_from(&another.url);
             instances.insert(victim, another);
         }
         turn += 1;
@@ -248,7 +249,7 @@ async fn half_a_minute_of_bad_luck_loses_nothing_and_repeats_only_what_may_be() 
     }
     assert_eq!(deadlocks(&sql).await, 0);
     for (group, judge) in &groups {
-        let judge = judge.lock().unwrap();
+        let judge = judge.lock();
         let is_partitioned = group.name == "partitioned";
         judge.none_is_lost(&standing, is_partitioned);
         judge.what_is_acked_stays_acked(is_partitioned);

@@ -2,12 +2,13 @@
 #![allow(dead_code)]
 use headwater::embedded_postgres::{EmbeddedPostgres, EmbeddedSettings};
 use headwater::store::migrate::{self, MigrateOptions};
+use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{OnceLock, mpsc};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -188,7 +189,7 @@ fn run_server(started: &mpsc::Sender<Server>) {
         runtime.block_on(postgres.stop());
         let _ = std::fs::remove_dir_all(&dir);
     }
-    *lock_end() = End::Done;
+    *END.lock() = End::Done;
     END_CHANGED.notify_all();
 }
 
@@ -211,20 +212,15 @@ async fn drop_template(url: &str) {
 }
 
 fn wait_for_end() {
-    let end = END_CHANGED.wait_while(lock_end(), |end| *end == End::NotAsked);
-    drop(end.unwrap_or_else(PoisonError::into_inner));
+    END_CHANGED.wait_while(&mut END.lock(), |end| *end == End::NotAsked);
 }
 
 extern "C" fn end_server() {
-    let mut end = lock_end();
+    let mut end = END.lock();
     *end = End::Asked;
     END_CHANGED.notify_all();
     // A server that does not stop is interrupted by the kernel when we are gone.
-    drop(END_CHANGED.wait_timeout_while(end, STOP_WAIT_MAX, |end| *end != End::Done));
-}
-
-fn lock_end() -> MutexGuard<'static, End> {
-    END.lock().unwrap_or_else(PoisonError::into_inner)
+    END_CHANGED.wait_while_for(&mut end, |end| *end != End::Done, STOP_WAIT_MAX);
 }
 
 fn make_server_dir() -> PathBuf {

@@ -1,11 +1,12 @@
 //! JWTs as somebody else makes them, and a server of their keys.
 #![allow(dead_code)]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
 use ring::rand::SystemRandom;
 use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
 use serde_json::{Value, json};
@@ -195,7 +196,7 @@ impl JwksServer {
         tokio::spawn(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
                 asked.fetch_add(1, Ordering::SeqCst);
-                let answer = answers.lock().unwrap().clone();
+                let answer = answers.lock().clone();
                 tokio::spawn(async move {
                     let mut head = [0; 4096];
                     let _ = socket.read(&mut head).await;
@@ -226,7 +227,7 @@ impl JwksServer {
     }
 
     pub fn answers(&self, answers: Answers) {
-        *self.answers.lock().unwrap() = answers;
+        *self.answers.lock() = answers;
     }
 
     /// How often it was asked.

@@ -6,7 +6,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, LazyLock, Mutex, Once, PoisonError};
+use std::sync::{Arc, LazyLock, Once};
+
+use parking_lot::Mutex;
 
 use super::app::PATIENCE;
 use super::waiting::until_some;
@@ -57,7 +59,7 @@ impl Log {
         let what = format!("the log has {text:?}");
         let (lines, seen) = (self.lines.clone(), &mut self.seen);
         until_some(&what, PATIENCE, || {
-            let lines = lines.lock().unwrap();
+            let lines = lines.lock();
             let found = lines.iter().skip(*seen).position(|line| line.contains(text))?;
             *seen += found + 1;
             Some(lines[*seen - 1].clone())
@@ -66,7 +68,7 @@ impl Log {
     }
 
     pub fn all_so_far(&self) -> Vec<String> {
-        self.lines.lock().unwrap().clone()
+        self.lines.lock().clone()
     }
 }
 
@@ -79,7 +81,7 @@ pub fn collect(log: impl Read + Send + 'static) -> Log {
             let line = String::from_utf8_lossy(&line).into_owned();
             take(&line);
             eprintln!("{line}");
-            taken.lock().unwrap().push(line);
+            taken.lock().push(line);
         }
     });
     Log { lines, seen: 0 }
@@ -88,7 +90,7 @@ pub fn collect(log: impl Read + Send + 'static) -> Log {
 /// Asserts that no line so far has a secret, of whichever test.
 #[track_caller]
 pub fn assert_no_secrets() {
-    let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = FOUND.lock();
     assert!(found.is_empty(), "secrets in the log: {found:#?}");
 }
 
@@ -106,10 +108,10 @@ pub fn secret_in(text: &str) -> Option<&str> {
 }
 
 fn take(line: &str) {
-    let _ = writeln!(LINES.lock().unwrap_or_else(PoisonError::into_inner), "{line}");
+    let _ = writeln!(LINES.lock(), "{line}");
     if secret_in(line).is_some() {
         let _ = writeln!(open("secrets"), "{line}");
-        FOUND.lock().unwrap_or_else(PoisonError::into_inner).push(line.to_owned());
+        FOUND.lock().push(line.to_owned());
     }
 }
 

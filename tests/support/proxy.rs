@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 use tokio_util::sync::CancellationToken;
@@ -57,11 +58,11 @@ pub struct Link {
 impl Link {
     /// Whether the client has sent this text.
     pub fn has_sent(&self, text: &str) -> bool {
-        self.sent.lock().unwrap().contains(text)
+        self.sent.lock().contains(text)
     }
 
     pub fn sent_bytes(&self) -> usize {
-        self.sent.lock().unwrap().len()
+        self.sent.lock().len()
     }
 
     /// Ends the connection on both sides.
@@ -100,14 +101,14 @@ impl FaultProxy {
                     if shared.refuses.load(Ordering::SeqCst) {
                         continue;
                     }
-                    let target = shared.target.lock().unwrap().clone();
+                    let target = shared.target.lock().clone();
                     let Ok(server) = UnixStream::connect(&target).await else { continue };
                     client.set_nodelay(true).unwrap();
                     shared.accepted.fetch_add(1, Ordering::SeqCst);
                     let link = Arc::new(Link::default());
-                    shared.links.lock().unwrap().push(link.clone());
+                    shared.links.lock().push(link.clone());
                     // Whoever took the database away or led elsewhere meanwhile has not seen this one.
-                    if shared.refuses.load(Ordering::SeqCst) || *shared.target.lock().unwrap() != target {
+                    if shared.refuses.load(Ordering::SeqCst) || *shared.target.lock() != target {
                         link.cut();
                     }
                     let (client_read, client_write) = client.into_split();
@@ -122,13 +123,13 @@ impl FaultProxy {
 
     /// From now on the proxy leads to another server: open connections are cut, and new ones get there.
     pub fn lead_to(&self, database_url: &str) {
-        *self.shared.target.lock().unwrap() = socket_of(&database_url.parse().unwrap());
+        *self.shared.target.lock() = socket_of(&database_url.parse().unwrap());
         self.cut_all();
     }
 
     /// The connections that were ever made and are not cut.
     pub fn links(&self) -> Vec<Arc<Link>> {
-        self.shared.links.lock().unwrap().iter().filter(|link| !link.cut.is_cancelled()).cloned().collect()
+        self.shared.links.lock().iter().filter(|link| !link.cut.is_cancelled()).cloned().collect()
     }
 
     /// The open connections whose client has sent a text.
@@ -153,13 +154,13 @@ impl FaultProxy {
 
     /// From now on a connection whose client sends this text falls silent: neither it nor anything after it arrives.
     pub fn silence_when_sent(&self, text: Option<&str>) {
-        *self.shared.silenced_by.lock().unwrap() = text.map(str::to_owned);
+        *self.shared.silenced_by.lock() = text.map(str::to_owned);
     }
 
     /// From now on the server hears `to` where a client says `from`, which is as long.
     pub fn rewrite(&self, from: &str, to: &str) {
         assert_eq!(from.len(), to.len());
-        *self.shared.rewritten.lock().unwrap() = Some((from.to_owned(), to.to_owned()));
+        *self.shared.rewritten.lock() = Some((from.to_owned(), to.to_owned()));
     }
 
     /// From now on the server's answers share a line that carries so many bytes a second.
@@ -182,12 +183,12 @@ impl FaultProxy {
 
     /// The next so many statements with this text are carried out; their answers are lost, and their connections cut.
     pub fn lose_answers_of(&self, text: &str, count: usize) {
-        *self.shared.lost_of.lock().unwrap() = Some((text.to_owned(), count));
+        *self.shared.lost_of.lock() = Some((text.to_owned(), count));
     }
 
     /// Answers of such statements that are still to be lost.
     pub fn answers_to_lose(&self) -> usize {
-        self.shared.lost_of.lock().unwrap().as_ref().map_or(0, |(_, count)| *count)
+        self.shared.lost_of.lock().as_ref().map_or(0, |(_, count)| *count)
     }
 
     /// Answers of such statements that were lost.
@@ -224,7 +225,7 @@ impl Drop for FaultProxy {
 impl Shared {
     /// Whether the answer of a statement is to be lost.
     fn loses(&self, statement: &str) -> bool {
-        match &mut *self.lost_of.lock().unwrap() {
+        match &mut *self.lost_of.lock() {
             Some((text, count)) if *count > 0 && statement.contains(text.as_str()) => {
                 *count -= 1;
                 true
@@ -336,8 +337,8 @@ async fn pass(
         let passes = side.passes(&buffer[..count], &link, &shared);
         if side.is_client {
             let text = String::from_utf8_lossy(&buffer[..count]);
-            link.sent.lock().unwrap().push_str(&text);
-            if shared.silenced_by.lock().unwrap().as_ref().is_some_and(|silencing| text.contains(silencing)) {
+            link.sent.lock().push_str(&text);
+            if shared.silenced_by.lock().as_ref().is_some_and(|silencing| text.contains(silencing)) {
                 link.silence();
             }
         }
@@ -361,7 +362,7 @@ async fn pass(
 impl Shared {
     /// Statements come in one piece, as they are shorter than the buffer.
     fn rewrite(&self, bytes: &mut [u8]) {
-        let rewritten = self.rewritten.lock().unwrap();
+        let rewritten = self.rewritten.lock();
         let Some((from, to)) = &*rewritten else { return };
         let found: Vec<usize> = bytes
             .windows(from.len())

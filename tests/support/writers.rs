@@ -2,10 +2,11 @@
 #![allow(dead_code)]
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::Client;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -78,7 +79,7 @@ impl Writers {
                 let number = mine.len();
                 let stream = if number % 3 == 2 { shared.clone() } else { own.clone() };
                 let mut sent = Sent { id: Uuid::new_v4(), stream, number, told: Told::Nothing };
-                let to = url.lock().unwrap().clone();
+                let to = url.lock().clone();
                 sent.told = send(&http, &to, &sent).await.map_or(Told::Nothing, |answer| told(&answer));
                 match sent.told {
                     Told::Written { .. } => {
@@ -91,7 +92,7 @@ impl Writers {
                 }
                 mine.push(sent);
             }
-            all.lock().unwrap().append(&mut mine);
+            all.lock().append(&mut mine);
         }
     }
 
@@ -113,7 +114,7 @@ impl Writers {
 
     /// The service is somewhere else now.
     pub fn go_to(&self, url: &str) {
-        url.clone_into(&mut self.url.lock().unwrap());
+        url.clone_into(&mut self.url.lock());
     }
 
     /// Lets them finish what they are at; returns all that was sent.
@@ -122,7 +123,7 @@ impl Writers {
         for task in self.tasks {
             task.await.expect("a writer does not fail");
         }
-        std::mem::take(&mut self.sent.lock().unwrap())
+        std::mem::take(&mut self.sent.lock())
     }
 }
 

@@ -151,7 +151,7 @@ pub enum AppendError {
     #[error(
         "too many appends are waiting for the lock on category {category}, which another transaction holds; nothing was written"
     )]
-    LaneFull {
+    CategoryQueueFull {
         /// The category of the request's stream.
         category: String,
     },

@@ -80,7 +80,6 @@ mod tests {
     use super::*;
     use crate::domain::expression::{EXPRESSION_BYTES_MAX, Expression};
     use crate::domain::message::{Message, MessageParts};
-    use crate::domain::time::Timestamp;
 
     /// As large as the stack of a thread that serves requests.
     const STACK_BYTES: usize = 2 << 20;
@@ -88,17 +87,7 @@ mod tests {
     /// Compiles and evaluates on an ordinary stack; one that is used up ends the whole process.
     fn on_an_ordinary_stack(sources: Vec<String>) {
         let work = move || {
-            let message = Message::new(MessageParts {
-                id: uuid::Uuid::nil(),
-                stream_name: "a-1",
-                message_type: "T",
-                position: 0,
-                global_position: 1,
-                data: Some("{}"),
-                metadata: None,
-                time: Timestamp(0),
-                erased: None,
-            });
+            let message = Message::new(MessageParts { ..MessageParts::EXAMPLE });
             for source in sources {
                 if let Ok(expression) = Expression::compile(&source) {
                     expression.passes(&message);

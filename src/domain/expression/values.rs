@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use cel::Value;
 use cel::objects::{Key, Map};
+use parking_lot::Mutex;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::domain::message::Message;
@@ -28,7 +29,7 @@ impl ValuesOnce {
     /// The values of the message that this belongs to.
     pub fn of(&self, message: &Message) -> Arc<MessageValues> {
         // A panic leaves nothing half done in here.
-        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found = self.0.lock();
         if let Some(values) = found.upgrade() {
             return values;
         }
@@ -57,7 +58,7 @@ static KEPT: Mutex<Kept> = Mutex::new(Kept { values: VecDeque::new(), text_bytes
 impl Kept {
     fn keep(values: Arc<MessageValues>, text_bytes: usize) {
         let mut gone = Vec::new();
-        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = KEPT.lock();
         kept.values.push_back((values, text_bytes));
         kept.text_bytes += text_bytes;
         while kept.text_bytes > KEPT_TEXT_BYTES_MAX {
@@ -147,20 +148,9 @@ impl<'de> Visitor<'de> for CelValue {
 mod tests {
     use super::*;
     use crate::domain::message::MessageParts;
-    use crate::domain::time::Timestamp;
 
     fn message(data: &str) -> Message {
-        Message::new(MessageParts {
-            id: uuid::Uuid::nil(),
-            stream_name: "a-1",
-            message_type: "T",
-            position: 0,
-            global_position: 1,
-            data: Some(data),
-            metadata: None,
-            time: Timestamp(0),
-            erased: None,
-        })
+        Message::new(MessageParts { data: Some(data), ..MessageParts::EXAMPLE })
     }
 
     #[test]

@@ -120,19 +120,16 @@ mod tests {
     use super::super::Partitioner;
     use super::*;
     use crate::domain::message::MessageParts;
-    use crate::domain::time::Timestamp;
 
     fn keys(partitioner: serde_json::Value, stream_name: &str, data: &str) -> Result<Vec<String>, String> {
         let message = Message::new(MessageParts {
-            id: uuid::Uuid::nil(),
             stream_name,
             message_type: "EventA",
             position: 3,
             global_position: 9,
             data: Some(data),
             metadata: Some(r#"{"tenant": "acme"}"#),
-            time: Timestamp(0),
-            erased: None,
+            ..MessageParts::EXAMPLE
         });
         let partitioner: Partitioner = serde_json::from_value(partitioner).unwrap();
         let mut violations = Vec::new();

@@ -62,7 +62,7 @@ impl CatchUp {
         loop {
             let messages: Vec<Arc<Message>> = page.entries.into_iter().map(|entry| entry.message).collect();
             let round = Round::of([&mut *projection], &messages);
-            let placed = round.messages_placed();
+            let projected = round.messages_placed();
             let up_to = round.stopped.first().map_or(page.up_to, |stopped| stopped.position);
             pages.saw(messages.len(), messages.iter().map(|message| message.memory_bytes()).sum());
             // The next page is read while this one is written.
@@ -79,7 +79,7 @@ impl CatchUp {
                 return Ok(None);
             }
             position = up_to;
-            self.observer.record(Observation::Projected { messages: placed, live: false });
+            self.observer.record(Observation::Projected { messages: projected, live: false });
             if projection.is_current {
                 self.feeds.caught_up_to(self.history, projection.aggregated_stream_id, position);
             }

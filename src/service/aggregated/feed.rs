@@ -4,9 +4,10 @@ mod looking;
 mod members;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
 use crate::domain::aggregated_stream::AggregatedMessage;
@@ -243,8 +244,7 @@ impl Feeds {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing in here is left half done by a panic.
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.state.lock()
     }
 }
 

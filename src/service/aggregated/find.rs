@@ -1,8 +1,10 @@
 //! Finding an aggregated stream for a caller: all that it selects may be read, or nothing of it is.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::{AggregatedStream, AggregatedStreams};
 use crate::domain::aggregated_stream::Definition;
@@ -33,12 +35,12 @@ pub(super) struct KnownSelections(Arc<Mutex<HashMap<i64, Arc<Streams>>>>);
 
 impl KnownSelections {
     fn get(&self, id: i64) -> Option<Arc<Streams>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+        self.0.lock().get(&id).cloned()
     }
 
     fn insert(&self, id: i64, streams: Arc<Streams>) {
         // A panic leaves nothing half done in here.
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         if known.len() >= SELECTIONS_KEPT_MAX {
             known.clear();
         }

@@ -226,7 +226,7 @@ impl AggregatedStreams {
         wait: Duration,
     ) -> Result<Option<AggregatedStream>, StoreError> {
         let poll = LongPoll::new(&self.tail, &self.draining, wait);
-        let _wish = self.feeds.register_progress_interest();
+        let _interest = self.feeds.register_progress_interest();
         let mut member: Option<FeedMember> = None;
         loop {
             let Some(stream) = self.get(name).await? else { return Ok(None) };

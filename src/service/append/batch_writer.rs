@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::appends::Session;
@@ -71,7 +72,7 @@ impl BatchWriter {
 
     /// Drives the connection, if there is one. To be polled by the task that waits for [`write`](Self::write).
     pub fn poll_drive(&self, context: &mut Context<'_>) {
-        let mut connection = lock(&self.connection);
+        let mut connection = self.connection.lock();
         if connection.as_mut().is_some_and(|open| open.as_mut().poll(context).is_ready()) {
             *connection = None;
         }
@@ -120,7 +121,7 @@ impl BatchWriter {
             match sent {
                 Ok(BatchAnswer { answers, written }) => {
                     sent_again = 0;
-                    lock(&self.state).back_off.worked();
+                    self.state.lock().back_off.worked();
                     // First the tail, then the callers: a client that reads after the answer finds the message on its way.
                     self.shared.tail.committed(written, &wanted);
                     locked.extend(self.answer_all(batch, answers));
@@ -164,7 +165,7 @@ impl BatchWriter {
                     if error.is_unavailable() {
                         self.pause(Some(&session), error);
                     } else {
-                        lock(&self.state).back_off.failed(&error);
+                        self.state.lock().back_off.failed(&error);
                     }
                     answer_each(batch, |_| answer.clone());
                 }
@@ -237,7 +238,7 @@ impl BatchWriter {
         })
         .await;
         {
-            let mut state = lock(&self.state);
+            let mut state = self.state.lock();
             if let Some(session) = state.open.as_ref().filter(|session| !session.is_closed()) {
                 return Ok(session.clone());
             }
@@ -249,8 +250,8 @@ impl BatchWriter {
             }
         }
         let (session, connection) = self.shared.database.open(self.lock_timeout).await?;
-        *lock(&self.connection) = Some(connection);
-        let mut state = lock(&self.state);
+        *self.connection.lock() = Some(connection);
+        let mut state = self.state.lock();
         state.paused = None;
         state.open = Some(session.clone());
         Ok(session)
@@ -258,13 +259,13 @@ impl BatchWriter {
 
     /// A session was lost, or could not be made: gives the time to wait. `None`: another one was made since, and stays.
     fn lost(&self, session: Option<&Arc<dyn Session>>, error: &StoreError) -> Option<Duration> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let (Some(lost), Some(open)) = (session, &state.open) {
             if !Arc::ptr_eq(lost, open) {
                 return None;
             }
             state.open = None;
-            *lock(&self.connection) = None;
+            *self.connection.lock() = None;
         }
         if !state.back_off.has_failed() {
             self.shared.database.forget_connections();
@@ -275,14 +276,14 @@ impl BatchWriter {
     /// The same where the database does not take writes now. That one connection was lost is no sign of that.
     fn pause(&self, session: Option<&Arc<dyn Session>>, error: StoreError) {
         {
-            let state = lock(&self.state);
+            let state = self.state.lock();
             // A request refused during the pause does not prolong it, or under load it would never end.
             if state.paused.as_ref().is_some_and(|(until, _)| Instant::now() < *until) {
                 return;
             }
         }
         if let Some(pause) = self.lost(session, &error) {
-            lock(&self.state).paused = Some((Instant::now() + pause, error));
+            self.state.lock().paused = Some((Instant::now() + pause, error));
         }
     }
 
@@ -385,9 +386,4 @@ async fn lock_holders(shared: &Shared, category: &str, waited: Option<&Backend>)
 /// One of a batch spoils it: each is sent by itself, so that only that one fails.
 fn each_alone(batch: Vec<PendingAppend>, then: VecDeque<Vec<PendingAppend>>) -> VecDeque<Vec<PendingAppend>> {
     batch.into_iter().map(|waiting| vec![waiting]).chain(then).collect()
-}
-
-/// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

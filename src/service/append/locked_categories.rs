@@ -1,4 +1,4 @@
-//! Lanes: appends to a category that another transaction has locked wait there, and hold up nobody else.
+//! A queue for each category that another transaction has locked: appends to it wait there, and hold up nobody else.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -16,17 +16,17 @@ use crate::domain::append::AppendError;
 use crate::domain::observation::Observation;
 use crate::telemetry::{Observer, logging::panic_text};
 
-/// Requests whose category is locked by another transaction wait in a lane of their own, so that a writer that idles
+/// Requests whose category is locked by another transaction wait in a queue of its own, so that a writer that idles
 /// in its transaction holds up nobody else.
 #[derive(Clone)]
 pub struct LockedCategories {
     open: Arc<Mutex<HashMap<String, Vec<PendingAppend>>>>,
     tasks: tokio_util::task::TaskTracker,
-    /// A lane takes a place for one batch at a time. Another instance at work in the same categories locks each of
-    /// them for a moment: there are more lanes than places then, and each has its turn.
+    /// A queue takes a place for one batch at a time. Another instance at work in the same categories locks each of
+    /// them for a moment: there are more queues than places then, and each has its turn.
     places: Arc<Semaphore>,
-    /// One session a place at most, open while there are lanes.
-    writers: Arc<std::sync::Mutex<Vec<BatchWriter>>>,
+    /// One session a place at most, open while there are queues.
+    writers: Arc<parking_lot::Mutex<Vec<BatchWriter>>>,
 }
 
 impl LockedCategories {
@@ -35,7 +35,7 @@ impl LockedCategories {
         Self { open: Arc::default(), tasks: tokio_util::task::TaskTracker::new(), places, writers: Arc::default() }
     }
 
-    /// Requests for a category that has a lane follow those that wait there. One that needs several locks tries them
+    /// Requests for a category that has a queue follow those that wait there. One that needs several locks tries them
     /// first: which of them is held is not known.
     pub async fn divert(&self, mut batch: Vec<PendingAppend>, shared: &Shared) -> Vec<PendingAppend> {
         // What holds locks over several statements has a connection for itself.
@@ -52,14 +52,14 @@ impl LockedCategories {
         let mut rest = Vec::with_capacity(batch.len());
         for mut waiting in batch {
             match waiting.request.only_category().and_then(|category| open.get_mut(category)) {
-                Some(lane) if lane.len() < shared.settings.queue_max => {
+                Some(queue) if queue.len() < shared.settings.queue_max => {
                     waiting.locked_since.get_or_insert_with(Instant::now);
-                    lane.push(waiting);
+                    queue.push(waiting);
                 }
                 Some(_) => {
                     shared.observer.record(Observation::AppendOverloaded);
                     let category = waiting.request.category().to_owned();
-                    answer(waiting, Err(AppendError::LaneFull { category }));
+                    answer(waiting, Err(AppendError::CategoryQueueFull { category }));
                 }
                 None => rest.push(waiting),
             }
@@ -67,7 +67,7 @@ impl LockedCategories {
         rest
     }
 
-    /// Requests that have to wait for a lock go to the lane of its category.
+    /// Requests that have to wait for a lock go to the queue of its category.
     pub fn take<'a>(&'a self, locked: Vec<Locked>, shared: &'a Shared) -> BoxFuture<'a, ()> {
         Box::pin(async move {
             for Locked { category, mut waiting } in locked {
@@ -77,8 +77,8 @@ impl LockedCategories {
                     continue;
                 }
                 let mut open = self.open.lock().await;
-                if let Some(lane) = open.get_mut(&category) {
-                    lane.push(waiting);
+                if let Some(queue) = open.get_mut(&category) {
+                    queue.push(waiting);
                     continue;
                 }
                 open.insert(category.clone(), vec![waiting]);
@@ -88,18 +88,18 @@ impl LockedCategories {
         })
     }
 
-    /// A lane that panics is closed: the next request for its category opens another. What it was writing is answered as
+    /// A queue whose task panics is closed: the next request for its category opens another. What it was writing is answered as
     /// not known when it is dropped; what waited behind was never sent.
     async fn watch(self, category: String, serving: impl Future<Output = ()>, observer: Observer) {
         if let Err(panic) = AssertUnwindSafe(serving).catch_unwind().await {
             let waiting = self.open.lock().await.remove(&category).unwrap_or_default();
             answer_each(waiting, |_| AppendError::Failed);
             let reason = panic_text(&*panic);
-            observer.record(Observation::LaneFailed { category, reason });
+            observer.record(Observation::CategoryQueueFailed { category, reason });
         }
     }
 
-    /// Writes a lane's requests, waiting for the lock, until there are none.
+    /// Writes a queue's requests, waiting for the lock, until there are none.
     async fn serve(self, category: String, shared: Shared) {
         loop {
             let Ok(Ok(_place)) = tokio::time::timeout(shared.settings.lock_timeout, self.places.acquire()).await else {
@@ -110,23 +110,23 @@ impl LockedCategories {
             let batch = {
                 let mut open = self.open.lock().await;
                 match open.get_mut(&category) {
-                    Some(lane) if !lane.is_empty() => next_of_lane(lane, &shared.settings),
+                    Some(queue) if !queue.is_empty() => next_batch(queue, &shared.settings),
                     _ => {
                         open.remove(&category);
                         if open.is_empty() {
-                            self.idle_writers().clear();
+                            self.writers.lock().clear();
                         }
                         return;
                     }
                 }
             };
-            let idle = self.idle_writers().pop();
+            let idle = self.writers.lock().pop();
             let writer = idle.unwrap_or_else(|| BatchWriter::new(shared.clone(), shared.settings.lock_timeout));
-            // Nothing is held while the lane's lock is waited for, so that no other category is held up by it, and no two
+            // Nothing is held while the queue's lock is waited for, so that no other category is held up by it, and no two
             // transactions wait for each other. The other locks of a request are tried then; whichever is held by another
-            // transaction is waited for next, in its own lane.
+            // transaction is waited for next, in its own queue.
             let unwritten = writer.write_alone(batch, &[&category]).await;
-            self.idle_writers().push(writer);
+            self.writers.lock().push(writer);
             if !unwritten.holders.is_empty() {
                 // Those behind the batch that have waited as long for the same lock do not wait for it again.
                 let late = self.take_late(&category, &shared.settings).await;
@@ -136,15 +136,11 @@ impl LockedCategories {
         }
     }
 
-    /// Those in a lane that have waited as long as they may.
+    /// Those in a queue that have waited as long as they may.
     async fn take_late(&self, category: &str, settings: &AppendSettings) -> Vec<PendingAppend> {
         let mut open = self.open.lock().await;
-        let Some(lane) = open.get_mut(category) else { return Vec::new() };
-        lane.extract_if(.., |waiting| waiting.has_waited(settings.lock_timeout)).collect()
-    }
-
-    fn idle_writers(&self) -> std::sync::MutexGuard<'_, Vec<BatchWriter>> {
-        self.writers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        let Some(queue) = open.get_mut(category) else { return Vec::new() };
+        queue.extract_if(.., |waiting| waiting.has_waited(settings.lock_timeout)).collect()
     }
 
     pub async fn wait_until_empty(&self) {
@@ -153,13 +149,13 @@ impl LockedCategories {
     }
 }
 
-/// The next batch of a lane: up to the limits, and no id twice. What is acked is a row that is waited for, so it goes
+/// The next batch of a queue: up to the limits, and no id twice. What is acked is a row that is waited for, so it goes
 /// alone; so does what holds its locks over several statements.
-fn next_of_lane(lane: &mut Vec<PendingAppend>, settings: &AppendSettings) -> Vec<PendingAppend> {
+fn next_batch(queue: &mut Vec<PendingAppend>, settings: &AppendSettings) -> Vec<PendingAppend> {
     let mut size = BatchSize::default();
     let fits = |waiting: &&PendingAppend| !goes_alone(waiting) && !size.is_full(settings) && size.add(waiting);
-    let count = lane.iter().take_while(fits).count();
-    lane.drain(..count.max(1)).collect()
+    let count = queue.iter().take_while(fits).count();
+    queue.drain(..count.max(1)).collect()
 }
 
 fn goes_alone(waiting: &PendingAppend) -> bool {
@@ -218,25 +214,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lane_that_panics_is_closed_and_those_in_it_are_told_what_is_true() {
-        let (lanes, observer) = (LockedCategories::new(1), Observer::new());
+    async fn queue_that_panics_is_closed_and_those_in_it_are_told_what_is_true() {
+        let (categories, observer) = (LockedCategories::new(1), Observer::new());
         let mut watcher = observer.watch();
         let (mut sent, sent_answer) = waiting("held-1");
         let (behind, behind_answer) = waiting("held-2");
-        lanes.open.lock().await.insert("held".into(), vec![behind]);
+        categories.open.lock().await.insert("held".into(), vec![behind]);
         let serving = async move {
             sent.is_sent = true.into();
             panic!("while {} was written", sent.request.streams[0].stream_name.as_str());
         };
-        lanes.clone().watch("held".into(), serving, observer).await;
+        categories.clone().watch("held".into(), serving, observer).await;
 
         let unknown = AppendError::OutcomeUnknown { message_ids: vec![Uuid::from_u128(7)] };
         assert_eq!(sent_answer.await.unwrap(), Err(unknown));
         assert_eq!(behind_answer.await.unwrap(), Err(AppendError::Failed));
-        assert!(lanes.open.lock().await.is_empty(), "the next request opens another lane");
+        assert!(categories.open.lock().await.is_empty(), "the next request opens another queue");
         let seen = watcher.try_recv().unwrap();
         assert!(
-            matches!(&seen, Observation::LaneFailed { category, reason } if category == "held" && reason == "while held-1 was written"),
+            matches!(&seen, Observation::CategoryQueueFailed { category, reason } if category == "held" && reason == "while held-1 was written"),
             "{seen:?}"
         );
     }
@@ -306,31 +302,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn category_whose_lane_has_panicked_is_served_again() {
+    async fn category_whose_queue_has_panicked_is_served_again() {
         let patience = Duration::from_secs(10);
         let shared = shared_with(patience);
-        let lanes = LockedCategories::new(1);
+        let categories = LockedCategories::new(1);
         for round in 0..3 {
             let (request, answer) = waiting("held-1");
-            lanes.take(vec![Locked::by_any(request)], &shared).await;
+            categories.take(vec![Locked::by_any(request)], &shared).await;
             let answered = tokio::time::timeout(patience, answer).await;
             assert!(answered.unwrap_or_else(|_| panic!("no answer in round {round}")).unwrap().is_err());
         }
-        lanes.wait_until_empty().await;
-        assert!(lanes.open.lock().await.is_empty());
+        categories.wait_until_empty().await;
+        assert!(categories.open.lock().await.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_joined_a_moment_ago_waits_on_when_no_place_comes_free() {
         let limit = Duration::from_secs(10);
         let shared = shared_with(limit);
-        let lanes = LockedCategories::new(1);
-        let taken = lanes.places.clone().acquire_owned().await.unwrap();
+        let categories = LockedCategories::new(1);
+        let taken = categories.places.clone().acquire_owned().await.unwrap();
         let (first, first_answer) = waiting("held-1");
-        lanes.take(vec![Locked::by_any(first)], &shared).await;
+        categories.take(vec![Locked::by_any(first)], &shared).await;
         tokio::time::sleep(limit / 2).await;
         let (second, mut second_answer) = waiting("held-2");
-        assert!(lanes.divert(vec![second], &shared).await.is_empty());
+        assert!(categories.divert(vec![second], &shared).await.is_empty());
         assert!(matches!(first_answer.await.unwrap(), Err(AppendError::Locked { .. })));
         assert!(second_answer.try_recv().is_err(), "it has waited for half the time");
         drop(taken);
@@ -340,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn batch_of_a_lane_is_bounded_as_any_other() {
+    fn batch_of_a_queue_is_bounded_as_any_other() {
         let settings = settings_with(Duration::from_secs(1));
         let sized = |number: u128, bytes| {
             let (mut request, _) = waiting("held-1");
@@ -350,10 +346,10 @@ mod tests {
             request
         };
         let half = settings.batch_bytes_max / 2;
-        let mut lane: Vec<PendingAppend> = (0..3).map(|number| sized(number, half)).collect();
-        lane.push(sized(2, 1));
+        let mut queue: Vec<PendingAppend> = (0..3).map(|number| sized(number, half)).collect();
+        queue.push(sized(2, 1));
         // Two fill it; an id comes once.
-        let mut sizes = || next_of_lane(&mut lane, &settings).len();
+        let mut sizes = || next_batch(&mut queue, &settings).len();
         assert_eq!([sizes(), sizes(), sizes()], [2, 1, 1]);
     }
 

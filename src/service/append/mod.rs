@@ -73,7 +73,7 @@ pub struct SessionSettings {
 /// Batches under way at the same time, one after the other on one connection.
 const BATCHES_IN_FLIGHT_MAX: usize = 2;
 /// Requests that have to wait before a second batch is begun.
-const CROWD_MIN: usize = 32;
+const BATCH_READY_MIN: usize = 32;
 /// How often the messages that conditions are about are looked at before the request is given up.
 const LOOKS_MAX: usize = 6;
 /// So many of these looks are taken without a lock, and what has come since is judged with the batch. After them what has
@@ -190,12 +190,12 @@ impl Append {
             conditions: Conditions { database: database.clone(), messages_max: settings.condition_messages_max },
             observer: observer.clone(),
         };
-        let lanes = LockedCategories::new(settings.locked_categories_max);
+        let locked_categories = LockedCategories::new(settings.locked_categories_max);
         let lock_timeout = settings.lock_timeout.min(SHARED_LOCK_TIMEOUT);
         let shared = Shared { database, tail, observer, settings: Arc::new(settings) };
         let writer = Arc::new(BatchWriter::new(shared.clone(), lock_timeout));
         let batch_ready = append.batch_ready.clone();
-        (append, Committer { requests, batch_ready, writer, shared, lanes })
+        (append, Committer { requests, batch_ready, writer, shared, locked_categories })
     }
 
     /// Writes the request's messages, all or none, and answers once that is durable. By `rights`, aggregated streams of its
@@ -269,7 +269,7 @@ impl Append {
             locked_since: None,
             span,
         });
-        if self.queued() >= CROWD_MIN {
+        if self.queued() >= BATCH_READY_MIN {
             self.batch_ready.notify_one();
         }
         Ok(answer)
@@ -322,7 +322,7 @@ pub struct Committer {
     batch_ready: Arc<Notify>,
     writer: Arc<BatchWriter>,
     shared: Shared,
-    lanes: LockedCategories,
+    locked_categories: LockedCategories,
 }
 
 impl Committer {
@@ -336,7 +336,7 @@ impl Committer {
                 && let Some(first) = deferred.pop_front().or_else(|| self.requests.try_recv().ok())
             {
                 let batch = self.take_batch(first, &mut deferred);
-                let batch = self.lanes.divert(batch, &self.shared).await;
+                let batch = self.locked_categories.divert(batch, &self.shared).await;
                 if !batch.is_empty() {
                     let writer = self.writer.clone();
                     in_flight.push(Box::pin(async move { writer.write(batch, &[]).await.locked }));
@@ -344,7 +344,7 @@ impl Committer {
             }
             tokio::select! {
                 biased;
-                locked = next_written(&mut in_flight, &self.writer) => self.lanes.take(locked, &self.shared).await,
+                locked = next_written(&mut in_flight, &self.writer) => self.locked_categories.take(locked, &self.shared).await,
                 waiting = self.requests.recv(), if in_flight.is_empty() => match waiting {
                     Some(waiting) => deferred.push_back(waiting),
                     None => break,
@@ -357,13 +357,13 @@ impl Committer {
                 }
             }
         }
-        self.lanes.wait_until_empty().await;
+        self.locked_categories.wait_until_empty().await;
     }
 
     /// The first batch begins with whatever is there. A second one follows it to the server while it is under way, if
     /// there are enough for it: the server need not wait for them then, and small batches cost as much as large ones.
     fn may_begin(&self, in_flight: usize, deferred: usize) -> bool {
-        in_flight == 0 || (in_flight < BATCHES_IN_FLIGHT_MAX && deferred + self.requests.len() >= CROWD_MIN)
+        in_flight == 0 || (in_flight < BATCHES_IN_FLIGHT_MAX && deferred + self.requests.len() >= BATCH_READY_MIN)
     }
 
     /// What is there now, up to the limits; never waits for more. A request whose ids are in the batch already waits

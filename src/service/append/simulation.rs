@@ -77,17 +77,17 @@ async fn client(number: usize, seed: u64, append: Append, script: Script) {
         for _ in 0..4 {
             let answered = tokio::time::timeout(PATIENCE, append.append(request.clone(), &Rights::Everything)).await;
             let what = format!("client {number}: {request:?}: {answered:?}");
-            script.told.lock().unwrap().push(format!("{:?}: {what}", begun.elapsed()));
+            script.told.lock().push(format!("{:?}: {what}", begun.elapsed()));
             let stored: Vec<Vec<Stored>> = request.streams.iter().map(|stream| script.stored(stream)).collect();
             match answered.unwrap_or_else(|_| panic!("no answer: {what}")) {
                 Ok(appended) => {
                     assert!(!appended.duplicate || may_be_written, "said not to be written, and was: {what}");
                     for ((stream, stored), told) in request.streams.iter().zip(&stored).zip(&appended.streams) {
                         let name = stream.stream_name.as_str();
-                        let placed: Vec<WrittenMessage> = stored.iter().map(|one| one.placed).collect();
-                        assert_eq!((&told.messages, placed.len()), (&placed, stream.messages.len()), "{what}");
+                        let messages: Vec<WrittenMessage> = stored.iter().map(|one| one.message).collect();
+                        assert_eq!((&told.messages, messages.len()), (&messages, stream.messages.len()), "{what}");
                         assert!(stored.iter().all(|one| one.stream_name == name), "{what}");
-                        for one in placed {
+                        for one in messages {
                             assert!(
                                 seen.insert((name.to_owned(), one.position)),
                                 "two messages at one position: {what}"
@@ -113,7 +113,7 @@ async fn client(number: usize, seed: u64, append: Append, script: Script) {
         }
         if may_be_written {
             // Nobody knows. It is settled by now, one way or the other.
-            let last = script.stored(&request.streams[0]).into_iter().map(|one| one.placed.position).max();
+            let last = script.stored(&request.streams[0]).into_iter().map(|one| one.message.position).max();
             last_position = if stream == own { last.unwrap_or(last_position) } else { last_position };
         }
     }
@@ -149,7 +149,7 @@ async fn simulate(seed: u64) -> Vec<String> {
     stopping.cancel();
     running.await.unwrap();
     assert_eq!(append.queued(), 0);
-    std::mem::take(&mut script.told.lock().unwrap())
+    std::mem::take(&mut script.told.lock())
 }
 
 /// In a runtime of its own, so that nothing is left of the one before.

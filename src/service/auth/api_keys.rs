@@ -1,10 +1,11 @@
 //! API keys: all that can be used are in memory, so that a request costs no look-up, and one that is revoked ends at once.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use ring::rand::{SecureRandom, SystemRandom};
 use subtle::ConstantTimeEq;
 use tokio::sync::Notify;
@@ -112,19 +113,19 @@ impl Keys {
     /// One that is not known may have been made by another instance a moment ago.
     async fn find(&self, id: &str) -> Result<Arc<Key>, AuthError> {
         let asked_at = Instant::now();
-        if let Some(key) = self.known().keys.get(id) {
+        if let Some(key) = self.known.lock().keys.get(id) {
             return Ok(key.clone());
         }
         self.look(asked_at).await?;
-        self.known().keys.get(id).cloned().ok_or(AuthError::Unknown)
+        self.known.lock().keys.get(id).cloned().ok_or(AuthError::Unknown)
     }
 
     pub fn ticket_secret(&self) -> Option<KeyHash> {
-        self.known().state.as_ref().map(|state| state.ticket_secret)
+        self.known.lock().state.as_ref().map(|state| state.ticket_secret)
     }
 
     pub fn len(&self) -> usize {
-        self.known().keys.len()
+        self.known.lock().keys.len()
     }
 
     pub fn wake(&self) {
@@ -154,7 +155,7 @@ impl Keys {
     pub async fn look_and_note(&self) -> Result<(), StoreError> {
         self.look(Instant::now()).await?;
         {
-            let mut noted_at = self.noted_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut noted_at = self.noted_at.lock();
             if noted_at.elapsed() < NOTE_INTERVAL {
                 return Ok(());
             }
@@ -165,7 +166,7 @@ impl Keys {
     }
 
     fn take_uses(&self) -> Vec<(String, Timestamp)> {
-        let known = self.known();
+        let known = self.known.lock();
         let uses = known.keys.iter().map(|(id, key)| (id.clone(), key.used_at.swap(0, Ordering::Relaxed)));
         uses.filter(|(_, at)| *at > 0).map(|(id, at)| (id, Timestamp(at))).collect()
     }
@@ -173,18 +174,18 @@ impl Keys {
     async fn read(&self) -> Result<(), StoreError> {
         // The state first: a change after it is seen by the next look.
         let state = self.database.api_keys().state().await?;
-        if self.known().state.as_ref() == Some(&state) {
+        if self.known.lock().state.as_ref() == Some(&state) {
             return Ok(());
         }
         // All of them: a limit that was lowered is no reason to lock somebody out.
         let live = self.database.api_keys().live().await?;
-        self.known().take(state, live);
+        self.known.lock().take(state, live);
         Ok(())
     }
 
     /// Ends the keys that have expired.
     pub fn expire(&self) {
-        self.known().keys.retain(|_, key| {
+        self.known.lock().keys.retain(|_, key| {
             let has_ended = key.caller.has_ended();
             if has_ended {
                 key.caller.end();
@@ -205,7 +206,7 @@ impl Keys {
         // A look that is under way may have read the key as it was; if this one fails, the key ends all the same.
         let _ = self.look(Instant::now()).await;
         if revoked.is_some()
-            && let Some(key) = self.known().keys.remove(id)
+            && let Some(key) = self.known.lock().keys.remove(id)
         {
             key.caller.end();
         }
@@ -214,11 +215,6 @@ impl Keys {
 
     pub async fn list(&self, after: Option<&str>, limit: i64) -> Result<Vec<ApiKey>, StoreError> {
         self.database.api_keys().list(after, limit).await
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // A panic leaves nothing half done in here.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

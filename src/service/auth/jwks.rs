@@ -1,11 +1,12 @@
 //! The keys of a JWKS URL: fetched, kept while the URL is away, and fetched again when a token names one that is not
 //! known.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::Jwk;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +58,7 @@ impl Jwks {
     }
 
     pub fn keys(&self) -> Arc<[JwtKey]> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.keys.lock().clone()
     }
 
     /// Fetches the keys because of a token that names an unknown one. All that come meanwhile wait for the same fetch.
@@ -79,7 +80,7 @@ impl Jwks {
         match fetched {
             Ok(keys) => {
                 let count = keys.len();
-                *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = keys.into();
+                *self.keys.lock() = keys.into();
                 self.observer.record(Observation::JwksFetched { keys: count });
             }
             Err(error) => self.observer.record(Observation::JwksFailed { error, is_news: !had_failed }),

@@ -2,7 +2,8 @@
 //! credential end together.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::{AuthError, Caller};
 use crate::store::api_keys::KeyHash;
@@ -27,7 +28,7 @@ impl KnownCallers {
 
     /// The caller, if the credential was checked before; an error if it has ended since.
     pub fn find(&self, hash: &KeyHash) -> Option<Result<Caller, AuthError>> {
-        let mut callers = self.callers();
+        let mut callers = self.callers.lock();
         let caller = callers.by_hash.get(hash)?.clone();
         if caller.has_ended() {
             callers.by_hash.remove(hash);
@@ -40,7 +41,7 @@ impl KnownCallers {
     /// Remembers a caller, and answers the one to use: another request may have brought the same credential meanwhile, and
     /// only the one that is remembered ends when it expires.
     pub fn remember(&self, hash: KeyHash, caller: Caller) -> Caller {
-        let mut callers = self.callers();
+        let mut callers = self.callers.lock();
         if callers.by_hash.len() >= callers.purge_at {
             callers.by_hash.retain(|_, caller| caller.is_in_use());
             // Not again for each, if most of them are in use.
@@ -51,7 +52,7 @@ impl KnownCallers {
 
     /// Ends those that have expired.
     pub fn expire(&self) {
-        self.callers().by_hash.retain(|_, caller| {
+        self.callers.lock().by_hash.retain(|_, caller| {
             let has_ended = caller.has_ended();
             if has_ended {
                 caller.end();
@@ -62,12 +63,7 @@ impl KnownCallers {
 
     /// Ends all of them.
     pub fn end_all(&self) {
-        self.callers().by_hash.drain().for_each(|(_, caller)| caller.end());
-    }
-
-    fn callers(&self) -> MutexGuard<'_, Callers> {
-        // A panic leaves nothing half done in here.
-        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.callers.lock().by_hash.drain().for_each(|(_, caller)| caller.end());
     }
 }
 
@@ -90,7 +86,7 @@ mod tests {
         assert!(known.remember([255; 32], caller(None)).is_same(&used));
         for at in 0..100 {
             known.remember([at; 32], caller(None));
-            assert!(known.callers().by_hash.len() <= 11);
+            assert!(known.callers.lock().by_hash.len() <= 11);
         }
         assert!(known.find(&[255; 32]).is_some());
     }

@@ -18,7 +18,6 @@ use crate::domain::filter::Filter;
 use crate::domain::keyed;
 use crate::domain::message::{Message, MessageParts};
 use crate::domain::source::Source;
-use crate::domain::time::Timestamp;
 use crate::service::aggregated::feed::Feeds;
 use crate::service::aggregated::log::AggregatedSource;
 use crate::service::seeds::seeds;
@@ -108,9 +107,7 @@ impl World {
                 position,
                 global_position: at,
                 data: Some(&data),
-                metadata: None,
-                time: Timestamp(0),
-                erased: None,
+                ..MessageParts::EXAMPLE
             }));
             if !stored.is_away {
                 self.log.push(message.clone());

@@ -1,8 +1,10 @@
 //! Definitions of subscriptions, kept in memory: they rarely change, and are not read for every request.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::SubscriptionError;
 use crate::domain::delivery::Policy;
@@ -112,7 +114,7 @@ impl Catalog {
 
     /// A subscription as it was read last; what is outdated is noticed when messages are delivered.
     pub async fn find(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
-        let known = self.known().get(name).cloned();
+        let known = self.known.lock().get(name).cloned();
         match known {
             Some(subscription) => Ok(subscription),
             None => self.reload(name).await,
@@ -122,17 +124,17 @@ impl Catalog {
     /// Reads a subscription anew.
     pub async fn reload(&self, name: &str) -> Result<Arc<Subscription>, SubscriptionError> {
         let Some(stored) = self.database.subscriptions().get(name).await? else {
-            self.known().remove(name);
+            self.known.lock().remove(name);
             return Err(SubscriptionError::NotFound { name: name.into() });
         };
         let subscription = Arc::new(Subscription::of(stored)?);
-        self.known().insert(name.into(), subscription.clone());
+        self.known.lock().insert(name.into(), subscription.clone());
         Ok(subscription)
     }
 
     /// A subscription as it was at this generation, or later.
     pub async fn at(&self, name: &str, generation: i64) -> Result<Arc<Subscription>, SubscriptionError> {
-        let known = self.known().get(name).filter(|known| known.generation >= generation).cloned();
+        let known = self.known.lock().get(name).filter(|known| known.generation >= generation).cloned();
         match known {
             Some(subscription) => Ok(subscription),
             None => self.reload(name).await,
@@ -141,7 +143,8 @@ impl Catalog {
 
     /// How the log names a subscription. One that is gone, or cannot be looked up, is named by its id.
     pub async fn name_of(&self, id: i64) -> String {
-        let known = self.known().values().find(|subscription| subscription.id == id).map(|known| known.name.clone());
+        let known =
+            self.known.lock().values().find(|subscription| subscription.id == id).map(|known| known.name.clone());
         let name = match known {
             Some(name) => Some(name),
             None => self.database.subscriptions().name_of(id).await.ok().flatten(),
@@ -150,15 +153,10 @@ impl Catalog {
     }
 
     pub fn forget(&self, id: i64) {
-        self.known().retain(|_, subscription| subscription.id != id);
+        self.known.lock().retain(|_, subscription| subscription.id != id);
     }
 
     pub fn forget_all(&self) {
-        self.known().clear();
-    }
-
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Arc<Subscription>>> {
-        // A panic leaves nothing half done in here, so a poisoned lock is as good as any.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().clear();
     }
 }

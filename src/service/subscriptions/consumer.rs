@@ -1,10 +1,11 @@
 //! A consumer of a subscription. An event stream and a fetch both drive one: they take rounds, and wait between them.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -227,7 +228,7 @@ impl Consumer {
         self.back_off.worked();
         self.doubts.clear();
         round.changes = std::mem::take(&mut self.unreported);
-        round.trimmed = self.trimmed.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        round.trimmed = self.trimmed.get_mut().take();
         if !round.deliveries.is_empty() {
             let messages = round.deliveries.len();
             self.consumers.common.observer.record(Observation::SubscriptionDelivered { messages });

@@ -2,14 +2,14 @@
 //! so the delivery is taken back before the consumer gets anything else.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::{Consumer, Delivery, DeliveryRequest};
-use super::wakers::lock;
 use super::{Common, SubscriptionError};
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
@@ -48,7 +48,7 @@ impl Doubts {
         if doubts.is_empty() {
             return;
         }
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         if waiting.len() < CONSUMERS_MAX {
             waiting.entry((subscription, consumer.to_owned())).or_default().extend(doubts);
             self.has_come.notify_one();
@@ -57,7 +57,7 @@ impl Doubts {
 
     /// Hands the doubts that a consumer has left to the consumer that joins under its name.
     pub fn of(&self, subscription: i64, consumer: &str) -> Vec<Arc<Doubt>> {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         if waiting.is_empty() {
             return Vec::new();
         }
@@ -65,7 +65,7 @@ impl Doubts {
     }
 
     fn settled(&self, subscription: i64, consumer: String, settled: &[Arc<Doubt>]) {
-        let mut waiting = lock(&self.waiting);
+        let mut waiting = self.waiting.lock();
         let key = (subscription, consumer);
         let Some(doubts) = waiting.get_mut(&key) else { return };
         doubts.retain(|doubt| !settled.iter().any(|done| Arc::ptr_eq(done, doubt)));
@@ -77,7 +77,7 @@ impl Doubts {
     /// Notes to take back once more what may appear late: deliveries under an epoch of their own. A partition that was taken
     /// back refuses the late call. What a late claim acks as it delivers cannot be told from what others claimed meanwhile.
     fn look_again(&self, subscription: i64, consumer: &str, doubt: Arc<Doubt>) {
-        let mut late = lock(&self.late);
+        let mut late = self.late.lock();
         if matches!(*doubt, Doubt::UnderEpoch { .. }) && late.len() < CONSUMERS_MAX {
             late.push((Instant::now() + LATE, subscription, consumer.to_owned(), doubt));
         }
@@ -85,7 +85,7 @@ impl Doubts {
 
     fn come_due(&self) -> Vec<Late> {
         let now = Instant::now();
-        lock(&self.late).extract_if(.., |(due, ..)| *due <= now).collect()
+        self.late.lock().extract_if(.., |(due, ..)| *due <= now).collect()
     }
 
     /// Takes back what a consumer may have been given. If that fails, the rest stays in doubt.
@@ -115,7 +115,7 @@ impl Doubts {
     async fn settle(&self) -> Result<(), StoreError> {
         // The doubts stay in the map until they are settled, so that a consumer that comes again finds them: it must not go
         // on before. Both may take back the same; the second finds nothing left to do.
-        let waiting = lock(&self.waiting).clone();
+        let waiting = self.waiting.lock().clone();
         let mut result = Ok(());
         for ((subscription, consumer), mut doubts) in waiting {
             let all = doubts.clone();
@@ -127,7 +127,7 @@ impl Doubts {
                 Ok(()) => self.common.wakers.wake(subscription),
                 Err(error) => {
                     result = Err(error);
-                    lock(&self.late).push((due, subscription, consumer, doubt));
+                    self.late.lock().push((due, subscription, consumer, doubt));
                 }
             }
         }

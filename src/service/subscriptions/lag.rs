@@ -1,14 +1,14 @@
 //! How far subscriptions are behind, at a cost that does not grow with the lag: what is far behind is counted in steps.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::wakers::lock;
 use super::{Common, SubscriptionError};
 use crate::store::StoreError;
 use crate::store::subscriptions::Lag;
@@ -108,7 +108,7 @@ impl Lags {
             |one: &Measured| one.as_ref().is_some_and(|(_, lags)| lags.len() as i64 >= count.min(MEASURED_MAX as i64));
         let is_fresh =
             |one: &Measured| has_all(one) && one.as_ref().is_some_and(|(at, _)| *at + MEASURE_INTERVAL >= asked_at);
-        *lock(&self.read_at) = Some(asked_at);
+        *self.read_at.lock() = Some(asked_at);
         if !is_fresh(&measured.borrow()) {
             self.wanted.notify_one();
             let wait = if has_all(&measured.borrow()) { FRESH_WAIT_MAX } else { FIRST_WAIT_MAX };
@@ -151,7 +151,7 @@ impl Lags {
     }
 
     fn is_watched(&self) -> bool {
-        lock(&self.read_at).is_some_and(|at| at.elapsed() < WATCHED_FOR)
+        self.read_at.lock().is_some_and(|at| at.elapsed() < WATCHED_FOR)
     }
 
     /// Measures each subscription in its turn. Answers whether everything is counted.

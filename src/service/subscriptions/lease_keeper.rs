@@ -2,15 +2,15 @@
 //! have left.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Common;
-use super::wakers::lock;
 use crate::domain::observation::Observation;
 use crate::service::back_off::BackOff;
 use crate::store::StoreError;
@@ -94,7 +94,7 @@ impl LeaseKeeper {
 
     /// A consumer has joined, or its lease was renewed by joining again.
     pub fn joined(&self, subscription: i64, consumer: &str, session: Option<Uuid>, timeout: Duration) {
-        let mut consumers = lock(&self.consumers);
+        let mut consumers = self.consumers.lock();
         let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| Entry::new(timeout));
         if session.is_some() {
             entry.session = session;
@@ -107,14 +107,14 @@ impl LeaseKeeper {
 
     /// The subscription's `consumer_timeout` has changed: from now on, renewals last for that long only.
     pub fn set_timeout(&self, subscription: i64, consumer: &str, timeout: Duration) {
-        if let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
+        if let Some(entry) = self.consumers.lock().get_mut(&(subscription, consumer.to_owned())) {
             entry.timeout = timeout;
         }
     }
 
     /// A consumer comes for messages. Answers whether its lease was renewed so lately that it need not join again.
     pub fn touch(&self, subscription: i64, consumer: &str, timeout: Duration) -> bool {
-        match lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
+        match self.consumers.lock().get_mut(&(subscription, consumer.to_owned())) {
             Some(entry) => {
                 entry.timeout = timeout;
                 entry.is_touched = true;
@@ -128,7 +128,7 @@ impl LeaseKeeper {
 
     /// A consumer has acked: its lease is renewed soon, even if it takes its messages on another instance.
     pub fn renew_soon(&self, subscription: i64, consumer: &str, timeout: Duration) {
-        let mut consumers = lock(&self.consumers);
+        let mut consumers = self.consumers.lock();
         let entry = consumers.entry((subscription, consumer.to_owned())).or_insert_with(|| {
             let new = Entry::new(timeout);
             Entry { renewed_at: new.renewed_at.checked_sub(timeout / 2).unwrap_or(new.renewed_at), ..new }
@@ -141,7 +141,7 @@ impl LeaseKeeper {
     /// A consumer has acked so many messages here.
     pub fn acked(&self, subscription: i64, consumer: &str, messages: u64) {
         if messages > 0
-            && let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned()))
+            && let Some(entry) = self.consumers.lock().get_mut(&(subscription, consumer.to_owned()))
         {
             entry.acked += messages;
         }
@@ -150,7 +150,7 @@ impl LeaseKeeper {
     /// The consumers of a subscription, wherever they take their messages.
     pub async fn consumers(&self, subscription: i64) -> Result<Vec<CountedConsumer>, StoreError> {
         let found = self.common.database.subscriptions().consumers(subscription).await?;
-        let known = lock(&self.consumers);
+        let known = self.consumers.lock();
         let counted = |info: ConsumerInfo| {
             let acked = known.get(&(subscription, info.name.clone())).map_or(0, |entry| entry.acked);
             CountedConsumer { info, acked }
@@ -162,20 +162,20 @@ impl LeaseKeeper {
     /// instance by now.
     pub fn knows(&self, subscription: i64, consumer: &str) -> bool {
         let came_lately = |entry: &Entry| entry.came_at.is_some_and(|came_at| came_at.elapsed() < LATELY);
-        let consumers = lock(&self.consumers);
+        let consumers = self.consumers.lock();
         let entry = consumers.get(&(subscription, consumer.to_owned()));
         entry.is_some_and(|entry| entry.open > 0 || came_lately(entry))
     }
 
     /// A consumer waits here: its lease is renewed until [`closed`](Self::closed).
     pub fn opened(&self, subscription: i64, consumer: &str) {
-        if let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
+        if let Some(entry) = self.consumers.lock().get_mut(&(subscription, consumer.to_owned())) {
             entry.open += 1;
         }
     }
 
     pub fn closed(&self, subscription: i64, consumer: &str) {
-        if let Some(entry) = lock(&self.consumers).get_mut(&(subscription, consumer.to_owned())) {
+        if let Some(entry) = self.consumers.lock().get_mut(&(subscription, consumer.to_owned())) {
             entry.open = entry.open.saturating_sub(1);
             entry.is_touched = true;
             entry.touched_at = Instant::now();
@@ -185,22 +185,22 @@ impl LeaseKeeper {
     /// A connection has ended: its consumer is to be removed.
     pub fn left(&self, subscription: i64, consumer: &str, session: Uuid) {
         let key = (subscription, consumer.to_owned());
-        let mut consumers = lock(&self.consumers);
+        let mut consumers = self.consumers.lock();
         if consumers.get(&key).is_some_and(|entry| entry.session == Some(session)) {
             consumers.remove(&key);
         }
-        lock(&self.leaving).push(Leaving { subscription, consumer: key.1, session });
+        self.leaving.lock().push(Leaving { subscription, consumer: key.1, session });
         self.has_left.notify_one();
     }
 
     /// A consumer was removed: its lease is not renewed any more.
     pub fn forget(&self, subscription: i64, consumer: &str) {
-        lock(&self.consumers).remove(&(subscription, consumer.to_owned()));
+        self.consumers.lock().remove(&(subscription, consumer.to_owned()));
     }
 
     /// The leases to renew now: if one is due, also those that soon will be.
     fn due(&self) -> Vec<Renewal> {
-        let mut consumers = lock(&self.consumers);
+        let mut consumers = self.consumers.lock();
         consumers.retain(|_, entry| entry.is_wanted() || entry.used() < 1.0);
         if !consumers.values().any(|entry| entry.is_wanted() && entry.used() >= 1.0 / 3.0) {
             return Vec::new();
@@ -217,7 +217,7 @@ impl LeaseKeeper {
 
     fn renewed(&self, renewal: &Renewal, asked_at: Instant) {
         let key = (renewal.subscription, renewal.consumer.clone());
-        if let Some(entry) = lock(&self.consumers).get_mut(&key) {
+        if let Some(entry) = self.consumers.lock().get_mut(&key) {
             let idle = Duration::from_millis(renewal.idle_ms.unsigned_abs());
             entry.renewed_at = asked_at.checked_sub(idle).unwrap_or(asked_at);
             // The consumer may have been active since.
@@ -247,7 +247,7 @@ impl LeaseKeeper {
     /// Removes the consumers that have left. If that fails, their leases run out.
     async fn give_up(&self) -> Result<(), StoreError> {
         let common = &self.common;
-        let leaving = std::mem::take(&mut *lock(&self.leaving));
+        let leaving = std::mem::take(&mut *self.leaving.lock());
         let mut result = Ok(());
         for some in leaving.chunks(LEAVING_MAX) {
             if let Err(error) = common.database.subscriptions().leave(some, common.grace_ms()).await {

@@ -1,8 +1,8 @@
 //! Reads what comes next in the source of a subscription: in its log, or in the partitions of an aggregated stream.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::catalog::Subscription;
@@ -242,7 +242,7 @@ impl Consumer {
         if after < self.trimmed_up_to.fetch_max(trimmed.first_position - 1, Ordering::Relaxed) {
             return;
         }
-        let mut sum = self.trimmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = self.trimmed.lock();
         let before = sum.map_or(0, |before| before.count);
         *sum = Some(Trimmed { count: before + trimmed.count, ..trimmed });
     }

@@ -1,10 +1,11 @@
 //! Wakes the consumers that wait on this instance, by subscription, and keeps what they share.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::service::log::pages::{PageBounds, PageSizer};
@@ -58,8 +59,8 @@ impl SubscriptionState {
     /// Forgets places of another history than this one.
     pub fn is_in(&self, history: u64) {
         if self.history.swap(history, Ordering::SeqCst) != history {
-            lock(&self.floors).clear();
-            *lock(&self.stream_seen) = (i64::MIN, 0);
+            self.floors.lock().clear();
+            *self.stream_seen.lock() = (i64::MIN, 0);
         }
     }
 
@@ -74,38 +75,38 @@ impl SubscriptionState {
 
     /// The place at or after the cursor up to which there is nothing for the partition.
     pub fn floor(&self, partition: i32, cursor: i64) -> i64 {
-        match lock(&self.floors).get(&partition) {
+        match self.floors.lock().get(&partition) {
             Some(floor) if floor.base == cursor => floor.up_to,
             _ => cursor,
         }
     }
 
     pub fn set_floor(&self, partition: i32, base: i64, up_to: i64) {
-        lock(&self.floors).insert(partition, Floor { base, up_to });
+        self.floors.lock().insert(partition, Floor { base, up_to });
     }
 
     /// The global position up to which no message follows a position in the stream; 0 if that is not known.
     pub fn stream_seen(&self, position: i64) -> i64 {
-        let seen = *lock(&self.stream_seen);
+        let seen = *self.stream_seen.lock();
         if seen.0 == position { seen.1 } else { 0 }
     }
 
     pub fn set_stream_seen(&self, position: i64, global_position: i64) {
-        *lock(&self.stream_seen) = (position, global_position);
+        *self.stream_seen.lock() = (position, global_position);
     }
 
     /// How large the next page may be.
     pub fn page_limit(&self) -> PageLimit {
-        lock(&self.pages).limit()
+        self.pages.lock().limit()
     }
 
     pub fn saw_page(&self, messages: usize, bytes: usize) {
-        lock(&self.pages).saw(messages, bytes);
+        self.pages.lock().saw(messages, bytes);
     }
 
     /// Keeps the topic open for a while.
     pub fn keep_alive(&self, join: impl FnOnce() -> Membership) {
-        let mut kept_alive = lock(&self.kept_alive);
+        let mut kept_alive = self.kept_alive.lock();
         match &mut *kept_alive {
             Some((_, used)) => *used = Instant::now(),
             None => *kept_alive = Some((join(), Instant::now())),
@@ -125,31 +126,31 @@ pub(super) struct Wakers {
 
 impl Wakers {
     pub fn shared(&self, id: i64) -> Arc<SubscriptionState> {
-        lock(&self.states).entry(id).or_insert_with(|| Arc::new(SubscriptionState::new(id))).clone()
+        self.states.lock().entry(id).or_insert_with(|| Arc::new(SubscriptionState::new(id))).clone()
     }
 
     pub fn wake(&self, id: i64) {
-        let state = lock(&self.states).get(&id).cloned();
+        let state = self.states.lock().get(&id).cloned();
         if let Some(state) = state {
             state.wake();
         }
     }
 
     pub fn wake_all(&self) {
-        for state in lock(&self.states).values() {
+        for state in self.states.lock().values() {
             state.wake();
         }
     }
 
     /// The subscriptions that have waiting consumers here.
     pub fn waited_for(&self) -> Vec<i64> {
-        lock(&self.states).values().filter(|state| state.is_waited_for()).map(|state| state.id).collect()
+        self.states.lock().values().filter(|state| state.is_waited_for()).map(|state| state.id).collect()
     }
 
     /// Forgets subscriptions that have had no consumer here for a while.
     pub fn tidy(&self) {
-        lock(&self.states).retain(|_, state| {
-            let mut kept_alive = lock(&state.kept_alive);
+        self.states.lock().retain(|_, state| {
+            let mut kept_alive = state.kept_alive.lock();
             if kept_alive.as_ref().is_some_and(|(_, used)| used.elapsed() > KEEP_ALIVE) {
                 *kept_alive = None;
             }
@@ -158,9 +159,4 @@ impl Wakers {
             is_kept || Arc::strong_count(state) > 1
         });
     }
-}
-
-/// A panic leaves nothing half done in here, so a poisoned lock is as good as any.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -266,20 +266,9 @@ fn is_selected(topic: &Topic, stream_name: &str, message_type: Option<&str>) -> 
 mod tests {
     use super::*;
     use crate::domain::message::MessageParts;
-    use crate::domain::time::Timestamp;
 
     fn message(stream_name: &str, position: i64, global_position: i64) -> Arc<Message> {
-        Arc::new(Message::new(MessageParts {
-            id: uuid::Uuid::nil(),
-            stream_name,
-            message_type: "T",
-            position,
-            global_position,
-            data: Some("{}"),
-            metadata: None,
-            time: Timestamp(0),
-            erased: None,
-        }))
+        Arc::new(Message::new(MessageParts { stream_name, position, global_position, ..MessageParts::EXAMPLE }))
     }
 
     fn read(messages: Vec<Arc<Message>>) -> Fetched {

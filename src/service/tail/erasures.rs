@@ -2,15 +2,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::Tail;
 use super::reader::Reader;
-use super::{Tail, lock};
 use crate::domain::message::Message;
 use crate::store::erasures::Erasure;
 use crate::store::{Session, StoreError};
@@ -89,7 +89,7 @@ impl Tail {
         let count = erasures.len() as u64;
         {
             // Known before the cache forgets them: a copy that was read there is replaced on its way out.
-            let mut recent = lock(&erased.recent);
+            let mut recent = erased.recent.lock();
             for erasure in &erasures {
                 recent.take_in(erasure);
             }
@@ -113,7 +113,7 @@ impl Tail {
     /// state or of a later one. What another instance erased or trimmed is known on its signal, or within a look's interval.
     pub fn generation(&self) -> Option<Generation> {
         let erased = &self.inner.erased;
-        let (doubts, counted) = lock(&erased.counted).clone().filter(|_| self.is_reading())?;
+        let (doubts, counted) = erased.counted.lock().clone().filter(|_| self.is_reading())?;
         let generation = Generation { history: self.history_number(), counted };
         (doubts == erased.doubts.load(Ordering::SeqCst)).then_some(generation)
     }
@@ -122,7 +122,7 @@ impl Tail {
     #[cfg(test)]
     pub(super) fn script_generation(&self) {
         let erased = &self.inner.erased;
-        *lock(&erased.counted) = Some((erased.doubts.load(Ordering::SeqCst), ErasureCount::default()));
+        *erased.counted.lock() = Some((erased.doubts.load(Ordering::SeqCst), ErasureCount::default()));
         self.reads(true);
     }
 
@@ -133,7 +133,7 @@ impl Tail {
 
     /// The positions of the last erasures.
     pub fn erased_positions(&self) -> Vec<i64> {
-        lock(&self.inner.erased.recent).positions.iter().copied().collect()
+        self.inner.erased.recent.lock().positions.iter().copied().collect()
     }
 
     /// Replaces a copy of a message that was erased meanwhile.
@@ -143,7 +143,7 @@ impl Tail {
             return;
         }
         if let Some((_, text)) =
-            lock(&erased.recent).by_position.get(&message.global_position).filter(|(id, _)| *id == message.id)
+            erased.recent.lock().by_position.get(&message.global_position).filter(|(id, _)| *id == message.id)
         {
             *message = Arc::new(message.erased(text));
         }
@@ -186,7 +186,7 @@ impl Reader {
             if found.is_all {
                 let server = self.memory.server.clone();
                 let counted = ErasureCount { erasures: found.seen, trims: found.trims, server };
-                *lock(&self.tail.inner.erased.counted) = Some((doubts, counted));
+                *self.tail.inner.erased.counted.lock() = Some((doubts, counted));
                 self.erasures.looked = Some(Instant::now());
                 return Ok(());
             }

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio_util::sync::CancellationToken;
-
-use super::lock;
 
 /// The resolution of the timer: a heartbeat comes at most this much too late.
 const TICK: Duration = Duration::from_secs(1);
@@ -32,7 +31,7 @@ struct Slots {
 impl Heartbeats {
     /// Ends after at least this long, and at most one tick more.
     pub fn after(&self, interval: Duration) -> Beat {
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock();
         // The current tick has begun already, so it does not count.
         let due = slots.tick + interval.as_secs().max(1) + 1;
         let slot = slots.due.entry(due).or_default().clone();
@@ -52,7 +51,7 @@ impl Heartbeats {
     }
 
     fn tick(&self) {
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock();
         slots.tick += 1;
         let now = slots.tick;
         while let Some(first) = slots.due.first_entry() {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Tail, lock};
+use super::Tail;
 use crate::domain::observation::Observation;
 use crate::domain::settling::{Holder, Settling};
 
@@ -57,7 +57,7 @@ impl Hole {
         let at = settling.settled() + 1;
         let holders: Vec<Holder> = settling.holders().cloned().collect();
         let pids = holders.iter().filter_map(|holder| holder.pid).collect();
-        *lock(&tail.inner.held_back) = Some(HeldBack { at, since, holders });
+        *tail.inner.held_back.lock() = Some(HeldBack { at, since, holders });
         let warn = !self.warned && held >= tail.inner.settings.held_back_warning;
         self.warned |= warn;
         tail.inner.observer.record(Observation::HeldBack { seconds: held.as_secs_f64(), at, pids, warn });
@@ -67,7 +67,7 @@ impl Hole {
     pub fn closed(&mut self, tail: &Tail) {
         let Self { since, warned, .. } = std::mem::take(self);
         if let Some(since) = since {
-            *lock(&tail.inner.held_back) = None;
+            *tail.inner.held_back.lock() = None;
             tail.inner.observer.record(Observation::Released { seconds: since.elapsed().as_secs_f64(), warned });
         }
     }

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use super::Tail;
 use super::reader::Reader;
-use super::{Tail, lock};
 use crate::domain::event_id::Check;
 use crate::domain::history::{HistoryChange, Known, Landmark, Seen};
 use crate::domain::observation::Observation;
@@ -54,7 +54,7 @@ impl Tail {
 
     /// The last time that the log went back, since this instance runs.
     pub fn history_changed(&self) -> Option<HistoryChanged> {
-        *lock(&self.inner.history_changed)
+        *self.inner.history_changed.lock()
     }
 
     /// The log that is there now is read from a position on; what was kept of another one is forgotten.
@@ -62,8 +62,8 @@ impl Tail {
         let inner = &self.inner;
         let mut cache = self.cache();
         inner.head.store(head, Ordering::Relaxed);
-        *lock(&inner.inbox) = Default::default();
-        *lock(&inner.held_back) = None;
+        *inner.inbox.lock() = Default::default();
+        *inner.held_back.lock() = None;
         cache.begin_at(settled);
         inner.history_number.store(number, Ordering::SeqCst);
         if !is_first {
@@ -99,7 +99,7 @@ impl Reader {
         session.begin_history(self.memory.known.number, change.is_anew).await?;
         let head = self.begin(session).await?;
         let changed = HistoryChanged { at: Timestamp::now(), change, settled, head };
-        *lock(&self.tail.inner.history_changed) = Some(changed);
+        *self.tail.inner.history_changed.lock() = Some(changed);
         let (reason, is_anew) = (change.reason.name(), change.is_anew);
         self.tail.inner.observer.record(Observation::HistoryChanged { reason, is_anew, settled, head });
         Ok(true)

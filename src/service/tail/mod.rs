@@ -12,10 +12,11 @@ mod reader;
 mod scripted;
 mod shared_pages;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
@@ -201,7 +202,7 @@ impl Tail {
 
     /// What keeps the settled position back, as of the reader's last look.
     pub fn held_back(&self) -> Option<HeldBack> {
-        lock(&self.inner.held_back).clone()
+        self.inner.held_back.lock().clone()
     }
 
     /// There may be something new: look soon.
@@ -269,7 +270,7 @@ impl Tail {
         self.inner.signals.appended(last);
         let fits = {
             let &Wanted { opened, history, settled, turns, .. } = wanted;
-            lock(&self.inner.inbox).push(Committed { positions, messages, opened, history, settled, turns })
+            self.inner.inbox.lock().push(Committed { positions, messages, opened, history, settled, turns })
         };
         if fits { self.inner.wake.notify_one() } else { self.hint() }
     }
@@ -304,7 +305,7 @@ impl Tail {
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
-        lock(&self.inner.cache)
+        self.inner.cache.lock()
     }
 }
 
@@ -415,9 +416,4 @@ impl Drop for Membership {
             cache.leave(topic);
         }
     }
-}
-
-/// Nothing in here is left half done by a panic, so a poisoned lock is as good as another.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

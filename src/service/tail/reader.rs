@@ -16,7 +16,7 @@ use super::fetching::FetchBudget;
 use super::held_back::Hole;
 use super::history::Memory;
 use super::oddities::Oddities;
-use super::{Tail, UNSETTLED_BYTES_MAX, lock};
+use super::{Tail, UNSETTLED_BYTES_MAX};
 use crate::domain::history::{Known, Landmark};
 use crate::domain::message::Message;
 use crate::domain::observation::Observation;
@@ -209,7 +209,7 @@ impl Reader {
     /// Settles what this instance has committed itself, as far as there is no hole before it: nothing is read for it. Answers
     /// whether there was anything.
     fn take_in(&mut self) -> bool {
-        let inbox = std::mem::take(&mut *lock(&self.tail.inner.inbox));
+        let inbox = std::mem::take(&mut *self.tail.inner.inbox.lock());
         let is_any = !inbox.batches.is_empty();
         for batch in inbox.batches {
             // What was sent to another log, or is where this one was settled before, says that the log is another. So

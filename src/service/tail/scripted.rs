@@ -1,7 +1,9 @@
 //! A tail without a reader: a simulation does with it what the reader would.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::MutexGuard;
 
 use super::cache::Cache;
 use super::{Tail, TailSettings};

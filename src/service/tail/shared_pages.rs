@@ -2,9 +2,10 @@
 //! has read. So it is when many followers come back at once, and when the consumers of a subscription catch up.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -108,7 +109,7 @@ impl SharedPages {
         (generation, settled): (&Generation, i64),
     ) -> Share {
         let of = PageOf { source: source.clone(), filter: filter.clone() };
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.generation.as_ref() != Some(generation) {
             state.forget();
             state.generation = Some(generation.clone());
@@ -141,17 +142,12 @@ impl SharedPages {
 
     /// Pages that were kept for long enough give back their memory, also when nobody asks for any.
     pub fn forget_old(&self) {
-        self.state().forget_old();
+        self.state.lock().forget_old();
     }
 
     /// Something was erased: what was read before that is not shown.
     pub fn forget(&self) {
-        self.state().forget();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing in here is left half done by a panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().forget();
     }
 }
 
@@ -227,7 +223,7 @@ impl ReadTurn {
         }
         let messages: Vec<_> = page.entries.iter().map(|entry| entry.message.clone()).collect();
         let bytes = messages.iter().map(|message| message.memory_bytes()).sum();
-        let mut state = self.pages.state();
+        let mut state = self.pages.state.lock();
         if state.generation.as_ref() == Some(&self.generation) {
             let (after, up_to, is_end) = (self.after, page.up_to, page.is_end);
             state.keep(&self.of, SharedPage { after, up_to, messages, bytes, is_end }, self.pages.bytes_max);
@@ -238,7 +234,7 @@ impl ReadTurn {
 impl Drop for ReadTurn {
     fn drop(&mut self) {
         // Those that wait for it notice that its sender has gone.
-        self.pages.state().end(&self.of, self.number);
+        self.pages.state.lock().end(&self.of, self.number);
     }
 }
 
@@ -246,22 +242,11 @@ impl Drop for ReadTurn {
 mod tests {
     use super::*;
     use crate::domain::message::MessageParts;
-    use crate::domain::time::Timestamp;
 
     const LIMIT: PageLimit = PageLimit { messages: 10, bytes: 1 << 20 };
 
     fn message(global_position: i64) -> Arc<Message> {
-        Arc::new(Message::new(MessageParts {
-            id: uuid::Uuid::nil(),
-            stream_name: "a-1",
-            message_type: "T",
-            position: global_position,
-            global_position,
-            data: Some("{}"),
-            metadata: None,
-            time: Timestamp(0),
-            erased: None,
-        }))
+        Arc::new(Message::new(MessageParts { position: global_position, global_position, ..MessageParts::EXAMPLE }))
     }
 
     fn page(positions: impl Iterator<Item = i64>, up_to: i64, is_end: bool) -> Page {
@@ -350,7 +335,7 @@ mod tests {
         let pages = SharedPages::new(10 * one);
         for n in 0..100 {
             turn(ask(&pages, 3 * n, LIMIT)).keep(&page(3 * n + 1..=3 * n + 3, 3 * n + 3, false));
-            assert!(pages.state().bytes <= 10 * one);
+            assert!(pages.state.lock().bytes <= 10 * one);
         }
         turn(ask(&pages, 3 * 90, LIMIT));
         assert_eq!(found(ask(&pages, 3 * 99, LIMIT)).0, [298, 299, 300]);
@@ -359,7 +344,7 @@ mod tests {
         for n in 0..2 * PAGES_MAX as i64 {
             turn(ask(&pages, 1_000 + n, LIMIT)).keep(&page(0..0, 1_001 + n, false));
         }
-        assert_eq!(pages.state().kept.len(), PAGES_MAX);
+        assert_eq!(pages.state.lock().kept.len(), PAGES_MAX);
     }
 
     #[tokio::test(start_paused = true)]
@@ -374,10 +359,10 @@ mod tests {
         assert_eq!(found(ask(&pages, 3, LIMIT)).0, [4, 5, 6]);
         tokio::time::advance(KEPT_FOR / 2).await;
         pages.forget_old();
-        assert_eq!(pages.state().bytes, 0);
-        assert!(pages.state().kept.is_empty());
+        assert_eq!(pages.state.lock().bytes, 0);
+        assert!(pages.state.lock().kept.is_empty());
         drop(read_again);
-        assert!(pages.state().shelves.is_empty(), "nothing is left of a source without pages and readers");
+        assert!(pages.state.lock().shelves.is_empty(), "nothing is left of a source without pages and readers");
     }
 
     #[test]

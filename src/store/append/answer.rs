@@ -16,15 +16,15 @@ use crate::domain::time::Timestamp;
 /// A message that was written before, or whose id is in the way.
 struct ExistingMessage {
     stream_name: String,
-    placed: WrittenMessage,
+    written: WrittenMessage,
 }
 
 impl ExistingMessage {
     fn in_the_way(self) -> AppendError {
         AppendError::MessageIdReused {
-            message_id: self.placed.id,
+            message_id: self.written.id,
             stream_name: self.stream_name,
-            position: self.placed.position,
+            position: self.written.position,
         }
     }
 }
@@ -64,7 +64,7 @@ impl RequestOutcomes {
     fn used(&mut self, duplicate: bool) -> Option<Result<Appended, AppendError>> {
         if self.outcomes.iter().all(|outcome| *outcome == Outcome::Duplicate) {
             let streams = std::mem::take(&mut self.existing).into_iter().map(|existing| {
-                let messages: Vec<WrittenMessage> = existing.into_iter().map(|message| message.placed).collect();
+                let messages: Vec<WrittenMessage> = existing.into_iter().map(|message| message.written).collect();
                 StreamAppended { version: messages.last().map_or(-1, |last| last.position), messages }
             });
             return Some(Ok(Appended { duplicate, streams: streams.collect() }));
@@ -312,7 +312,7 @@ fn read_existing(row: &Row, parts: usize) -> Result<Vec<Vec<ExistingMessage>>, t
     for (at, stream_name) in streams.into_iter().enumerate() {
         existing[numbers[at] as usize - 1].push(ExistingMessage {
             stream_name,
-            placed: WrittenMessage {
+            written: WrittenMessage {
                 id: ids[at],
                 position: positions[at],
                 global_position: global_positions[at],

@@ -60,6 +60,12 @@ pub enum State {
     Stopped,
 }
 
+impl From<String> for State {
+    fn from(stored: String) -> Self {
+        Self::read(&stored)
+    }
+}
+
 impl State {
     pub(super) fn read(text: &str) -> Self {
         match text {
@@ -86,19 +92,6 @@ pub struct Update<'a> {
     pub ack_timeout_ms: Option<i64>,
     pub consumer_timeout_ms: Option<i64>,
     pub state: Option<State>,
-}
-
-/// A subscription's row, in one snapshot with whether its source is there.
-struct StoredRow {
-    id: i64,
-    name: String,
-    definition: String,
-    aggregated_stream_id: Option<i64>,
-    keyed_stream_id: Option<i64>,
-    state: String,
-    stopped: Option<String>,
-    generation: i64,
-    is_source_gone: bool,
 }
 
 impl Subscriptions<'_> {
@@ -136,7 +129,7 @@ impl Subscriptions<'_> {
 
     pub async fn get(self, name: &str) -> Result<Option<StoredSubscription>, StoreError> {
         let row = sqlx::query_as!(
-            StoredRow,
+            StoredSubscription,
             r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.keyed_stream_id, s.state,
                s.stopped::text, s.generation, coalesce(s.aggregated_stream_id, s.keyed_stream_id) IS NOT NULL
                AND NOT EXISTS (SELECT FROM headwater.aggregated_streams AS a
@@ -144,13 +137,13 @@ impl Subscriptions<'_> {
                FROM headwater.subscriptions AS s WHERE s.name = $1"#,
             name
         );
-        Ok(row.fetch_optional(self.0).await?.map(StoredSubscription::from))
+        Ok(row.fetch_optional(self.0).await?)
     }
 
     /// Subscriptions in order of name, after a name.
     pub async fn list(self, after: &str, limit: i64) -> Result<Vec<StoredSubscription>, StoreError> {
         let rows = sqlx::query_as!(
-            StoredRow,
+            StoredSubscription,
             r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.keyed_stream_id, s.state,
                s.stopped::text, s.generation, coalesce(s.aggregated_stream_id, s.keyed_stream_id) IS NOT NULL
                AND NOT EXISTS (SELECT FROM headwater.aggregated_streams AS a
@@ -159,7 +152,7 @@ impl Subscriptions<'_> {
             after,
             limit
         );
-        Ok(rows.fetch_all(self.0).await?.into_iter().map(StoredSubscription::from).collect())
+        Ok(rows.fetch_all(self.0).await?)
     }
 
     /// Changes a subscription and answers its id; `None` if there is none, or it has another definition by now.
@@ -201,21 +194,5 @@ impl Subscriptions<'_> {
     pub async fn count(self) -> Result<i64, StoreError> {
         let count = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM headwater.subscriptions"#);
         Ok(count.fetch_one(self.0).await?)
-    }
-}
-
-impl From<StoredRow> for StoredSubscription {
-    fn from(row: StoredRow) -> Self {
-        Self {
-            id: row.id,
-            name: row.name,
-            definition: row.definition,
-            aggregated_stream_id: row.aggregated_stream_id,
-            keyed_stream_id: row.keyed_stream_id,
-            state: State::read(&row.state),
-            stopped: row.stopped,
-            generation: row.generation,
-            is_source_gone: row.is_source_gone,
-        }
     }
 }

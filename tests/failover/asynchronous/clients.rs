@@ -1,9 +1,10 @@
 //! Writers, followers and consumers that go by what they are told, and note it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -55,14 +56,14 @@ impl World {
             };
             let message = at(&answer.json()["messages"][0]);
             written.push(message);
-            self.acknowledged.lock().unwrap().push(message);
+            self.acknowledged.lock().push(message);
             after += usize::from(self.is_promoted.load(Ordering::SeqCst));
         }
         written
     }
 
     pub fn acknowledged(&self) -> i64 {
-        self.acknowledged.lock().unwrap().len() as i64
+        self.acknowledged.lock().len() as i64
     }
 }
 
@@ -178,7 +179,7 @@ pub async fn fetch(client: TestClient, name: &'static str, acked: Acked, world: 
         assert_eq!(answer.status, 200, "{name}: {}", answer.text);
         for delivery in answer.json()["messages"].as_array().unwrap() {
             if ack(&client, name, "f", delivery).await {
-                acked.lock().unwrap().push(message_of(delivery));
+                acked.lock().push(message_of(delivery));
             }
         }
     }
@@ -196,7 +197,7 @@ pub async fn consume(client: TestClient, name: &'static str, acked: Acked, world
             if event.is("message") {
                 let delivery = event.json();
                 if ack(&client, name, "e", &delivery).await {
-                    acked.lock().unwrap().push(message_of(&delivery));
+                    acked.lock().push(message_of(&delivery));
                 }
             } else if event.is("closing") {
                 told.push(event.json()["reason"].clone());

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::future::BoxFuture;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -28,7 +29,7 @@ use crate::store::keyed_streams::IndexedKey;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Stored {
     pub stream_name: String,
-    pub placed: WrittenMessage,
+    pub message: WrittenMessage,
 }
 
 #[derive(Default)]
@@ -63,15 +64,15 @@ impl Script {
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.state.lock()
     }
 
     fn chance(&self, percent: u8) -> bool {
-        self.random.lock().unwrap().u8(0..100) < percent
+        self.random.lock().u8(0..100) < percent
     }
 
     fn below(&self, end: u64) -> u64 {
-        self.random.lock().unwrap().u64(0..end)
+        self.random.lock().u64(0..end)
     }
 
     pub fn stored(&self, stream: &StreamAppend) -> Vec<Stored> {
@@ -141,7 +142,7 @@ impl State {
         let streams = request.streams.iter().map(|stream| {
             let own: Vec<&Stored> = found.by_ref().take(stream.messages.len()).collect();
             assert!(own.iter().all(|one| one.stream_name == stream.stream_name.as_str()));
-            appended(own.into_iter().map(|one| one.placed).collect())
+            appended(own.into_iter().map(|one| one.message).collect())
         });
         Some(streams.collect())
     }
@@ -159,16 +160,16 @@ impl State {
     fn write_stream(&mut self, stream: &StreamAppend, written: &mut Written) -> StreamAppended {
         let name = stream.stream_name.as_str();
         let version = self.versions.entry(name.into()).or_insert(-1);
-        let mut placed = Vec::new();
+        let mut messages = Vec::new();
         for message in &stream.messages {
             (*version, self.last) = (*version + 1, self.last + 1);
             let one =
                 WrittenMessage { id: message.id, position: *version, global_position: self.last, time: Timestamp(0) };
             written.positions.push((self.last, message.id));
-            self.messages.insert(message.id, Stored { stream_name: name.into(), placed: one });
-            placed.push(one);
+            self.messages.insert(message.id, Stored { stream_name: name.into(), message: one });
+            messages.push(one);
         }
-        appended(placed)
+        appended(messages)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The database of the model: messages, what is projected of them, and pages that take their time or are lost.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use fastrand::Rng;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::domain::aggregated_stream::AggregatedMessage;
 use crate::domain::filter::Filter;
@@ -191,7 +192,7 @@ impl Script {
     }
 
     pub fn stored(&self) -> MutexGuard<'_, Stored> {
-        self.stored.lock().unwrap()
+        self.stored.lock()
     }
 
     pub async fn messages(
@@ -237,7 +238,7 @@ impl Script {
     }
 
     fn below(&self, end: u32) -> u32 {
-        self.rng.lock().unwrap().u32(0..end)
+        self.rng.lock().u32(0..end)
     }
 }
 
