@@ -121,8 +121,6 @@ BEGIN
     PERFORM nextval('headwater.subscription_epochs') FROM generate_series(1, _epochs_lost_max);
   END IF;
 
-  -- What was counted for lags is counted again. The first table before the second, as sessions that count lock them.
-  DELETE FROM headwater.subscription_counts;
-  DELETE FROM headwater.subscription_backlog;
+  PERFORM headwater.subscription_forget_counts(ARRAY(SELECT DISTINCT c.subscription_id FROM headwater.subscription_counts AS c));
 END;
 $$;

@@ -81,8 +81,7 @@ BEGIN
 
   IF _partitions IS NULL THEN
     -- The subscription was deleted meanwhile.
-    DELETE FROM headwater.subscription_counts AS c WHERE c.subscription_id = _subscription;
-    DELETE FROM headwater.subscription_backlog AS b WHERE b.subscription_id = _subscription;
+    PERFORM headwater.subscription_forget_counts(ARRAY[_subscription]);
     RETURN false;
   END IF;
 

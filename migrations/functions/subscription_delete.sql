@@ -17,9 +17,7 @@ BEGIN
   -- In the order in which their leases are renewed.
   PERFORM FROM headwater.subscription_consumers WHERE subscription_id = _id ORDER BY name FOR UPDATE;
   DELETE FROM headwater.subscription_consumers WHERE subscription_id = _id;
-  -- A session that counts for this subscription holds rows of the first of these tables.
-  DELETE FROM headwater.subscription_counts WHERE subscription_id = _id;
-  DELETE FROM headwater.subscription_backlog WHERE subscription_id = _id;
+  PERFORM headwater.subscription_forget_counts(ARRAY[_id]);
 
   RETURN _id;
 END;

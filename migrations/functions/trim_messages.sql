@@ -102,7 +102,6 @@ BEGIN
     DELETE FROM headwater.erased_messages AS e WHERE e.id = ANY (_erased);
   END IF;
 
-  -- What was counted for the lags of these subscriptions is counted again.
   IF _unacked_subscriptions IS NOT NULL AND NOT _unless_unacked THEN
     -- In their order, as everywhere.
     PERFORM FROM headwater.subscriptions AS s WHERE s.id = ANY (_unacked_subscriptions) ORDER BY s.id FOR UPDATE;
@@ -115,8 +114,7 @@ BEGIN
       GROUP BY u.subscription_id
     ) AS u
     WHERE s.id = u.subscription_id;
-    DELETE FROM headwater.subscription_counts AS c WHERE c.subscription_id = ANY (_unacked_subscriptions);
-    DELETE FROM headwater.subscription_backlog AS b WHERE b.subscription_id = ANY (_unacked_subscriptions);
+    PERFORM headwater.subscription_forget_counts(_unacked_subscriptions);
   END IF;
 
   -- Last, because all trims wait for it until the commit: what comes after this sees all that were before it.

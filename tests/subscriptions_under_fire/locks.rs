@@ -111,6 +111,48 @@ async fn come_and_go(group: Group, ends: Arc<AtomicBool>) -> Vec<String> {
     Vec::new()
 }
 
+/// Rows lie in a table in another order than that in which they are counted.
+#[tokio::test]
+async fn a_subscription_is_deleted_while_it_is_counted() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::on(&database).await;
+    let definition = json!({ "source": { "category": "a" }, "partitions": 3 });
+    let group = Group::new(&app.url, "counted", definition).await;
+    app.stop().await;
+    let (sql, counting, deleting) = (database.connect().await, database.connect().await, database.connect().await);
+    let rows = "SELECT id FROM headwater.subscriptions WHERE name = $1";
+    let id: i64 = sql.query_one(rows, &[&group.name]).await.unwrap().get(0);
+    sql.batch_execute("DELETE FROM headwater.subscription_counts").await.unwrap();
+    for partition in [2, 1, 0] {
+        let insert = "INSERT INTO headwater.subscription_counts (subscription_id, partition, counted_from, counted_up_to) \
+            VALUES ($1, $2, 0, 0)";
+        sql.execute(insert, &[&id, &partition]).await.unwrap();
+    }
+    // As PostgreSQL does where it takes the table to be small.
+    deleting.batch_execute("SET enable_indexscan = off; SET enable_bitmapscan = off").await.unwrap();
+    sql.batch_execute("BEGIN; SELECT FROM headwater.subscription_counts WHERE partition = 1 FOR UPDATE").await.unwrap();
+    let looking = database.connect().await;
+    let until_waiting = async |number: i64| {
+        let waiting =
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        let all = async || (looking.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) == number).then_some(());
+        eventually("sessions to wait for a row", all).await;
+    };
+    let count = async { counting.execute("SELECT headwater.subscription_count($1, 0, 10)", &[&id]).await };
+    let delete = async {
+        until_waiting(1).await;
+        deleting.execute("SELECT headwater.subscription_delete($1)", &[&group.name]).await
+    };
+    let release = async {
+        until_waiting(2).await;
+        sql.batch_execute("COMMIT").await.unwrap();
+    };
+    let (counted, deleted, ()) = tokio::join!(count, delete, release);
+    assert_eq!((counted.unwrap(), deleted.unwrap()), (1, 1));
+    let left = "SELECT count(*) FROM headwater.subscription_counts";
+    assert_eq!(sql.query_one(left, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_waits_in_a_circle() {
     let database = TestDatabase::migrated().await;

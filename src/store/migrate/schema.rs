@@ -215,6 +215,7 @@ const FUNCTIONS: &[(&str, &str)] = functions![
     "subscription_expire",
     "subscription_extend",
     "subscription_find_partitions",
+    "subscription_forget_counts",
     "subscription_give_back",
     "subscription_given",
     "subscription_global_position",
