@@ -293,3 +293,22 @@ async fn a_parameter_that_is_wrong_is_named() {
     app.get("/v1/reports/other").await.problem(404, "not-found");
     app.stop().await;
 }
+
+/// A trim writes down what nobody has counted yet, for whoever counts later.
+#[tokio::test]
+async fn a_category_that_is_trimmed_before_it_is_counted_is_not_reported_empty() {
+    let (database, app) = filled(1, 2, 5).await;
+    let trimmed = app.post("/v1/streams/c1-1/trim", &json!({ "keep_last": 1 })).await.json();
+    assert_eq!(trimmed["trimmed"], 4);
+    let mut counting = database.connect().await;
+    let elsewhere = counting.transaction().await.unwrap();
+    elsewhere.execute("SELECT FROM headwater.counted_position FOR UPDATE", &[]).await.unwrap();
+    for report in ["categories", "types"] {
+        let page = app.get(&format!("/v1/reports/{report}")).await.json();
+        assert_eq!((&page["counted_position"], &page[report]), (&json!(0), &json!([])), "{page}");
+    }
+    elsewhere.rollback().await.unwrap();
+    let line = app.get("/v1/reports/categories").await.json()["categories"][0].clone();
+    assert_eq!((&line["message_count"], &line["stream_count"]), (&json!(6), &json!(2)), "{line}");
+    app.stop().await;
+}

@@ -157,7 +157,8 @@ impl Reports<'_> {
                CASE WHEN $6 THEN type ELSE category END AS other,
                message_count, stream_count, last_global_position, last_time FROM headwater.message_counts) AS c
                WHERE name >= $1 AND starts_with(name, $2) AND strpos(lower(name), $3) > 0
-               AND ($4::text IS NULL OR other = $4) GROUP BY name ORDER BY name LIMIT $5) AS l ON true
+               AND ($4::text IS NULL OR other = $4) GROUP BY name HAVING max(last_time) > '-infinity'
+               ORDER BY name LIMIT $5) AS l ON true
                ORDER BY l.name"#,
             query.from,
             query.prefix,
