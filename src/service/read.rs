@@ -159,7 +159,8 @@ impl Reads {
                 Next::HistoryChanged => {
                     return Err(PlaceError::HistoryChanged { position, head: self.tail.settled() });
                 }
-                _ => return Ok(true),
+                // Whoever writes without a pause does not lengthen the wait.
+                _ => return Ok(!poll.is_over()),
             }
         }
     }
