@@ -18,7 +18,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tower::ServiceExt;
 
-use super::event_groups::Groups;
 use super::event_socket;
 use super::event_stream::{EventStream, Unwritten};
 use super::guarded::RemoteAddress;
@@ -35,12 +34,11 @@ const SHORT_ANSWER_BYTES_MAX: usize = 64 << 10;
 pub struct EventStreamAcceptor {
     router: Router,
     header_timeout: Duration,
-    groups: Groups,
 }
 
 impl EventStreamAcceptor {
     pub fn new(router: Router, header_timeout: Duration) -> Self {
-        Self { router, header_timeout, groups: Groups::default() }
+        Self { router, header_timeout }
     }
 }
 
@@ -50,13 +48,13 @@ impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
     type Future = Pin<Box<dyn Future<Output = io::Result<(PrefixedStream, S)>> + Send>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let Self { router, header_timeout, groups } = self.clone();
+        let Self { router, header_timeout } = self.clone();
         // Boxed by itself, as all that is done once, so that an open event stream keeps no memory for it.
         let beginning = Box::pin(begin(stream, header_timeout, router));
         Box::pin(async move {
             match beginning.await? {
                 ConnectionKind::Events { socket, head, stream } => {
-                    event_socket::serve(socket, head, stream, groups).await?;
+                    event_socket::serve(socket, head, stream).await?;
                 }
                 ConnectionKind::Answered => {}
                 ConnectionKind::Other(stream) => return Ok((stream, service)),

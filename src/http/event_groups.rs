@@ -1,9 +1,9 @@
 //! Groups of connections that get the same bytes.
 //!
-//! Connections that follow one log live with the same options get the same bytes. Over plain HTTP/1.1 they form groups: one
-//! task asks for the next event, makes its frames once, and writes to all sockets what they take at once. It waits for none
-//! of them: a connection whose socket does not take all of it leaves the group with the rest, goes on by itself, and comes
-//! back when it is live again.
+//! Connections that follow one log live with the same options get the same bytes. So they form groups: one task asks for
+//! the next event, makes its frames once, and gives all connections what they take at once: over plain HTTP/1.1 it writes
+//! to their sockets, the others have hyper take it. It waits for none of them: a connection that does not take all of it
+//! leaves the group with the rest, goes on by itself, and comes back when it is live again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -11,9 +11,10 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use super::event_stream::{Audience, Writer};
+use super::event_stream::{Audience, Chunk, Writer};
 use crate::domain::closing::ClosingReason;
 use crate::service::auth::Caller;
 use crate::service::event_streams::Event;
@@ -52,16 +53,30 @@ struct Joiner {
     member: Member,
 }
 
-/// One connection of a group. The socket belongs to the connection, and is closed when that ends.
+/// Where a connection takes frames.
+pub enum Outlet {
+    /// A socket. It belongs to the connection, and is closed when that ends.
+    Socket(Weak<TcpStream>),
+    /// The body of an answer.
+    Body(mpsc::Sender<Told>),
+}
+
+/// Frames for a body, and up to which global position they tell.
+pub struct Told {
+    pub frames: Bytes,
+    pub up_to: Option<i64>,
+}
+
+/// One connection of a group.
 struct Member {
-    socket: Weak<TcpStream>,
+    outlet: Outlet,
     caller: Option<Caller>,
     leaves: oneshot::Sender<Departure>,
 }
 
 /// What a connection that leaves a group goes on with.
 pub struct Departure {
-    /// The rest of a write that the socket did not take.
+    /// The rest of the frames that were not taken.
     pub rest: Bytes,
     pub writer: Box<Writer>,
 }
@@ -70,6 +85,8 @@ pub struct Departure {
 pub struct GroupMembership {
     departure: oneshot::Receiver<Departure>,
     open: mpsc::Sender<Request>,
+    /// Whether it has asked to leave.
+    has_asked: bool,
 }
 
 struct Group {
@@ -87,13 +104,13 @@ impl Groups {
         &self,
         audience: Audience,
         writer: Box<Writer>,
-        socket: &Arc<TcpStream>,
+        outlet: Outlet,
         caller: Option<&Caller>,
     ) -> GroupMembership {
         let (leaves, departure) = oneshot::channel();
-        let member = Member { socket: Arc::downgrade(socket), caller: caller.cloned(), leaves };
+        let member = Member { outlet, caller: caller.cloned(), leaves };
         let open = self.enter(audience, Joiner { writer, member });
-        GroupMembership { departure, open }
+        GroupMembership { departure, open, has_asked: false }
     }
 
     /// Enters the first group that has room, or a new one.
@@ -122,6 +139,20 @@ impl Groups {
 }
 
 impl GroupMembership {
+    /// What the group tells a body next; `None`: it has left the group, and has had everything from it.
+    pub async fn next(&mut self, told: &mut mpsc::Receiver<Told>, caller: Option<&Caller>) -> Option<Told> {
+        if let Some(caller) = caller.filter(|_| !self.has_asked) {
+            tokio::select! {
+                biased;
+                () = caller.ended() => {}
+                told = told.recv() => return told,
+            }
+            // The group says where it is: it may be telling something at this moment.
+            self.has_asked = self.open.send(Request::LetGo).await.is_ok();
+        }
+        told.recv().await
+    }
+
     /// Stays in the group until the connection has to go on by itself; `None`: it is lost. May be given up at any point.
     pub async fn ended(mut self, caller: Option<&Caller>) -> Option<Departure> {
         if let Some(caller) = caller {
@@ -159,18 +190,18 @@ impl Group {
         }
     }
 
-    /// Writes an event to all members. A member whose socket does not take all of it leaves with the rest.
+    /// Writes an event to all members. A member that does not take all of it leaves with the rest.
     fn tell(&mut self, event: Event) {
         if let Event::Closing(closing) = event {
             // Each connection writes the end itself, with a `retry` of its own.
             return self.dissolve(Some(closing));
         }
         let Self { writer, members, .. } = self;
-        members.retain(|member| member.socket.strong_count() > 0);
-        let frames = writer.chunk(event, members.len()).framed();
+        members.retain(Member::is_there);
+        let printed = Printed::of(writer.chunk(event, members.len()), writer);
         let mut at = 0;
         while let Some(member) = members.get(at) {
-            match member.write(&frames) {
+            match member.write(&printed) {
                 None => at += 1,
                 Some(rest) => members.swap_remove(at).leave(rest, writer.fork(None)),
             }
@@ -182,7 +213,7 @@ impl Group {
         for _ in 0..LEVEL_ATTEMPTS_MAX {
             self.tell_what_is_there();
             while let Some(chunk) = writer.try_next_chunk() {
-                let rest = member.write(&chunk.framed());
+                let rest = member.write(&Printed::of(chunk, &writer));
                 if rest.is_some() || !writer.events.is_live() {
                     return member.leave(rest.unwrap_or_default(), Some(writer));
                 }
@@ -241,16 +272,43 @@ impl Drop for Group {
     }
 }
 
+/// What is written to each member.
+struct Printed {
+    bytes: Bytes,
+    /// The same as HTTP/1.1 has it in a chunked body.
+    framed: Bytes,
+    up_to: Option<i64>,
+}
+
+impl Printed {
+    fn of(chunk: Chunk, writer: &Writer) -> Self {
+        let (bytes, framed) = chunk.both();
+        Self { bytes, framed, up_to: writer.events.told_up_to() }
+    }
+}
+
 impl Member {
-    /// Writes what the socket takes at once, and answers the rest, if there is any.
-    fn write(&self, frames: &Bytes) -> Option<Bytes> {
-        // A connection that has gone needs nothing.
-        let socket = self.socket.upgrade()?;
-        match socket.try_write(frames) {
-            Ok(written) if written == frames.len() => None,
-            Ok(written) => Some(frames.slice(written..)),
-            // If the socket is broken, the connection finds out by writing the rest.
-            Err(_) => Some(frames.clone()),
+    /// Whether the connection is there still.
+    fn is_there(&self) -> bool {
+        match &self.outlet {
+            Outlet::Socket(socket) => socket.strong_count() > 0,
+            Outlet::Body(body) => !body.is_closed(),
+        }
+    }
+
+    /// Writes what is taken at once, and answers the rest, if there is any. A connection that has gone needs nothing.
+    fn write(&self, Printed { bytes, framed, up_to }: &Printed) -> Option<Bytes> {
+        match &self.outlet {
+            Outlet::Socket(socket) => match socket.upgrade()?.try_write(framed) {
+                Ok(written) if written == framed.len() => None,
+                Ok(written) => Some(framed.slice(written..)),
+                // If the socket is broken, the connection finds out by writing the rest.
+                Err(_) => Some(framed.clone()),
+            },
+            Outlet::Body(body) => match body.try_send(Told { frames: bytes.clone(), up_to: *up_to }) {
+                Ok(()) | Err(TrySendError::Closed(_)) => None,
+                Err(TrySendError::Full(Told { frames, .. })) => Some(frames),
+            },
         }
     }
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::event_groups::{Departure, Groups};
+use super::event_groups::{Departure, Groups, Outlet};
 use super::event_stream::{EventStream, Writer};
 use crate::service::open_streams::OpenStream;
 
 /// Writes an event stream until its end, or until the client goes.
-pub async fn serve(socket: TcpStream, head: Bytes, stream: EventStream, groups: Groups) -> io::Result<()> {
-    let EventStream { admission, writer } = stream;
+pub async fn serve(socket: TcpStream, head: Bytes, stream: EventStream) -> io::Result<()> {
+    let EventStream { admission, writer, groups } = stream;
     let socket = Arc::new(socket);
     let outcome = tokio::select! {
         outcome = write(&socket, head, writer, &groups, admission.stream()) => outcome,
@@ -44,7 +44,8 @@ async fn write(
             // A group is nobody's: each of its connections ends by itself.
             let caller = writer.events.share();
             // A connection that has left a group takes its next event by itself before it joins again.
-            let membership = groups.join(audience, writer, socket, caller.as_ref());
+            let outlet = Outlet::Socket(Arc::downgrade(socket));
+            let membership = groups.join(audience, writer, outlet, caller.as_ref());
             let Some(departure) = membership.ended(caller.as_ref()).await else { return Ok(()) };
             let Departure { rest, writer: own } = departure;
             writer = own;

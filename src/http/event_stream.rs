@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
 
+use super::event_body;
+use super::event_groups::Groups;
 use super::events::{CaughtUpEvent, ClosingEvent, FellBehindEvent, HeartbeatEvent, TrimmedEvent};
 use super::frames::Frames;
 use super::subscriptions::{AssignedEvent, RevokedEvent};
@@ -36,19 +37,11 @@ const CHUNK_HEAD_BYTES: usize = "ffffffff\r\n".len();
 const CHUNK_BYTES: usize = 512;
 
 /// An event stream as the answer to its request.
-pub fn respond((admission, events): (Admission, Events), frames: Frames) -> Response {
+pub fn respond(groups: &Groups, (admission, events): (Admission, Events), frames: Frames) -> Response {
     let writer = Box::new(Writer { events, frames, is_begun: false });
-    let unwritten = Unwritten(Arc::new(Mutex::new(Some(EventStream { admission, writer }))));
-    let first = Err(unwritten.clone());
-    let body = futures_util::stream::unfold(first, |stream: Result<EventStream, Unwritten>| async move {
-        let mut stream = stream.or_else(|unwritten| unwritten.take().ok_or(())).ok()?;
-        stream.admission.stream().taken();
-        let chunk = stream.writer.next_chunk().await?.bytes();
-        // Until more is asked for, the client has not taken it.
-        stream.admission.stream().stalled();
-        Some((Ok::<_, std::convert::Infallible>(chunk), Ok(stream)))
-    });
-    let mut response = Response::new(Body::from_stream(body));
+    let stream = EventStream { admission, writer, groups: groups.clone() };
+    let unwritten = Unwritten(Arc::new(Mutex::new(Some(stream))));
+    let mut response = Response::new(event_body::of(unwritten.clone()));
     response.extensions_mut().insert(unwritten);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(frames.media_type()));
@@ -81,6 +74,7 @@ impl Unwritten {
 pub struct EventStream {
     pub admission: Admission,
     pub writer: Box<Writer>,
+    pub groups: Groups,
 }
 
 /// Writes events.
@@ -119,14 +113,19 @@ impl Chunk {
     }
 
     /// The frames as HTTP/1.1 has them in a chunked body.
-    pub fn framed(mut self) -> Bytes {
-        let head = format!("{:x}\r\n", self.0.len() - CHUNK_HEAD_BYTES);
+    pub fn framed(self) -> Bytes {
+        self.both().1
+    }
+
+    /// The frames, and the same as HTTP/1.1 has them in a chunked body.
+    pub fn both(mut self) -> (Bytes, Bytes) {
+        let end = self.0.len();
+        let head = format!("{:x}\r\n", end - CHUNK_HEAD_BYTES);
         let from = CHUNK_HEAD_BYTES - head.len();
         self.0[from..CHUNK_HEAD_BYTES].copy_from_slice(head.as_bytes());
         self.0.extend_from_slice(b"\r\n");
-        let mut bytes = self.0.freeze();
-        bytes.advance(from);
-        bytes
+        let bytes = self.0.freeze();
+        (bytes.slice(CHUNK_HEAD_BYTES..end), bytes.slice(from..))
     }
 }
 

@@ -240,7 +240,11 @@ pub(super) async fn follow(
     let heartbeat = heartbeat(&mut rules, options.heartbeat.as_deref(), &app);
     let start = start(&mut rules, &options, headers, &target);
     let events = app.follow(caller, rules.finish(FollowRequest { target, start, filter, heartbeat })?).await?;
-    Ok(respond(events, Frames::new(Wire::accepted(headers), options.event_names == EventNames::Type)))
+    Ok(respond(
+        &app.event_groups,
+        events,
+        Frames::new(Wire::accepted(headers), options.event_names == EventNames::Type),
+    ))
 }
 
 pub(super) fn heartbeat(rules: &mut Validator, text: Option<&str>, app: &App) -> Duration {

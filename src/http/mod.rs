@@ -31,6 +31,7 @@ mod connections;
 mod console;
 pub mod credentials;
 mod erase;
+mod event_body;
 mod event_connection;
 mod event_groups;
 mod event_socket;
@@ -105,6 +106,7 @@ pub struct Shared {
     service: Service,
     limits: Limits,
     bodies: HeldBodies,
+    event_groups: event_groups::Groups,
 }
 
 impl std::ops::Deref for App {
@@ -187,7 +189,8 @@ fn routes() -> OpenApiRouter<App> {
 /// The whole service as a router.
 pub fn router(service: Service, limits: Limits) -> Router {
     let bodies = HeldBodies::new(limits.bodies_bytes_max, limits.write_timeout, service.observer.clone());
-    let app = App(Arc::new(Shared { service, limits, bodies }));
+    let event_groups = event_groups::Groups::default();
+    let app = App(Arc::new(Shared { service, limits, bodies, event_groups }));
     let limits = &app.limits;
     let (router, document) = routes().split_for_parts();
     let cors = security_headers::cors(&limits.trusted.origins);

@@ -228,11 +228,7 @@ impl Events {
     /// From here on they are for one connection again.
     pub fn go_on_for(&mut self, caller: Option<Caller>, open: &Arc<OpenStream>) {
         self.caller = caller;
-        self.source
-            .as_ref()
-            .and_then(EventSource::told_up_to)
-            .into_iter()
-            .for_each(|position| open.told_up_to(position));
+        self.told_up_to().into_iter().for_each(|position| open.told_up_to(position));
         if !self.is_live() {
             open.fell_behind();
         }
@@ -247,6 +243,11 @@ impl Events {
     /// The cursor after the last event, as far as a client can come back with it.
     pub fn id(&self) -> Option<EventId> {
         self.cursor.filter(|_| self.cursor != self.not_an_id)
+    }
+
+    /// Everything up to this global position was told, if that is known.
+    pub fn told_up_to(&self) -> Option<i64> {
+        self.source.as_ref().and_then(EventSource::told_up_to)
     }
 
     /// Whether all that was there has been told, and one log is waited for.
@@ -368,11 +369,7 @@ impl Events {
         self.told_at = Instant::now();
         self.cursor = self.source.as_ref().and_then(EventSource::cursor).or(self.cursor);
         if let Some(open) = &self.open {
-            self.source
-                .as_ref()
-                .and_then(EventSource::told_up_to)
-                .into_iter()
-                .for_each(|position| open.told_up_to(position));
+            self.told_up_to().into_iter().for_each(|position| open.told_up_to(position));
             match event {
                 Some(Event::CaughtUp { .. }) => open.caught_up(),
                 Some(Event::FellBehind { .. }) => open.fell_behind(),

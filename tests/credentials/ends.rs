@@ -101,7 +101,7 @@ async fn a_client_goes_on_after_the_end_where_it_was() {
 async fn lines_end_too_and_so_does_http_2() {
     let database = TestDatabase::migrated().await;
     let app = TestApp::guarded(&database).await;
-    let http2 = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let http2 = crate::support::http2_client_with(None);
     for http in [crate::support::http_client(), http2] {
         lines_end(&app, &http).await;
     }

@@ -28,6 +28,7 @@ pub struct TestClient {
     pub url: String,
     pub http: reqwest::Client,
     token: Option<String>,
+    follows_over_http2: bool,
 }
 
 /// A service on a free port, and a client of it.
@@ -72,6 +73,12 @@ impl Answer {
 }
 
 impl TestApp {
+    /// From here on its event streams are followed over this version of HTTP.
+    pub fn following_over(mut self, version: reqwest::Version) -> Self {
+        self.client.follows_over_http2 = version == reqwest::Version::HTTP_2;
+        self
+    }
+
     /// A service with the default settings on a database.
     pub async fn on(database: &TestDatabase) -> Self {
         Self::with(&database.url, |_| {}).await
@@ -190,7 +197,7 @@ impl std::ops::Deref for TestApp {
 
 impl TestClient {
     fn of(url: String, token: Option<&str>) -> Self {
-        Self { url, http: super::http_client_with(token), token: token.map(str::to_owned) }
+        Self { url, http: super::http_client_with(token), token: token.map(str::to_owned), follows_over_http2: false }
     }
 
     /// The credential that it sends.
@@ -239,7 +246,10 @@ impl TestClient {
     /// Opens an event stream.
     pub async fn follow(&self, path: &str) -> Events {
         // On a connection of its own: one that had another request before is served in another way.
-        let http = super::http_client_with(self.token.as_deref());
+        let http = match self.follows_over_http2 {
+            true => super::http2_client_with(self.token.as_deref()),
+            false => super::http_client_with(self.token.as_deref()),
+        };
         Events::of(http.get(format!("{}{path}", self.url)).send().await.expect("the service answers")).await
     }
 

@@ -26,14 +26,19 @@ pub fn http_client() -> reqwest::Client {
 
 /// The same, with a credential in each request.
 pub fn http_client_with(token: Option<&str>) -> reqwest::Client {
+    client_builder(token).build().expect("a client can be built")
+}
+
+/// The same, over HTTP/2 without TLS.
+pub fn http2_client_with(token: Option<&str>) -> reqwest::Client {
+    client_builder(token).http2_prior_knowledge().build().expect("a client can be built")
+}
+
+fn client_builder(token: Option<&str>) -> reqwest::ClientBuilder {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut headers = reqwest::header::HeaderMap::new();
     if let Some(token) = token {
         headers.insert("authorization", format!("Bearer {token}").parse().expect("a header"));
     }
-    reqwest::Client::builder()
-        .pool_max_idle_per_host(256)
-        .default_headers(headers)
-        .build()
-        .expect("a client can be built")
+    reqwest::Client::builder().pool_max_idle_per_host(256).default_headers(headers)
 }

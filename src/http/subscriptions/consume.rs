@@ -116,7 +116,7 @@ pub async fn follow_subscription(
         heartbeat,
     })?;
     let events = app.consume(&caller, request).await?;
-    Ok(respond(events, Frames::new(Wire::accepted(&headers), false)))
+    Ok(respond(&app.event_groups, events, Frames::new(Wire::accepted(&headers), false)))
 }
 
 /// Fetch messages of a subscription
