@@ -21,6 +21,8 @@ CREATE OR REPLACE FUNCTION headwater.insert_aggregated(
 )
 RETURNS record
 LANGUAGE plpgsql VOLATILE
+-- PostgreSQL takes arrays of a known length for cheaper than any, and would plan each statement at each call.
+SET plan_cache_mode = force_generic_plan
 AS $$
 BEGIN
   IF cardinality(message_projections) > 0 THEN

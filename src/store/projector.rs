@@ -154,38 +154,39 @@ impl Session {
         rows: &RoundRows,
     ) -> Result<(RoundAnswer, Vec<(i32, i64)>), StoreError> {
         let keys: Vec<&str> = rows.keyed_keys.iter().map(|key| &**key).collect();
-        let answer = self
-            .query_typed(
+        // Its plan is the call of a function, whatever the tables have.
+        let round = self
+            .prepare_cached(
                 "SELECT outcome, coalesce(keyed_partitions, '{}'), coalesce(keyed_positions, '{}') \
                  FROM headwater.project_live($1, $2, $3 * interval '1 ms', $4, $5, $6, $7, $8, $9, $10, $11, $12, \
                  $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
-                &[
-                    (&lease.epoch, Type::INT8),
-                    (&lease.generation, Type::INT8),
-                    (&milliseconds(lasting), Type::FLOAT8),
-                    (&live_position, Type::INT8),
-                    (&rows.projections, Type::INT8_ARRAY),
-                    (&rows.partitions, Type::INT4_ARRAY),
-                    (&rows.positions, Type::INT8_ARRAY),
-                    (&rows.global_positions, Type::INT8_ARRAY),
-                    (&rows.counted_projections, Type::INT8_ARRAY),
-                    (&rows.counted_partitions, Type::INT4_ARRAY),
-                    (&rows.message_counts, Type::INT8_ARRAY),
-                    (&rows.last_global_positions, Type::INT8_ARRAY),
-                    (&rows.last_times, Type::TIMESTAMP_ARRAY),
-                    (&rows.failing_projections, Type::INT8_ARRAY),
-                    (&rows.skipped, Type::INT8_ARRAY),
-                    (&rows.substituted, Type::INT8_ARRAY),
-                    (&rows.stopped_projections, Type::INT8_ARRAY),
-                    (&rows.stopped_positions, Type::INT8_ARRAY),
-                    (&rows.stopped_errors, Type::TEXT_ARRAY),
-                    (&rows.keyed_projections, Type::INT8_ARRAY),
-                    (&keys, Type::TEXT_ARRAY),
-                    (&rows.keyed_global_positions, Type::INT8_ARRAY),
-                ],
             )
             .await?;
-        let row = answer.first().ok_or_else(|| StoreError::Bug("a round had no answer".into()))?;
+        let parameters: [&(dyn ToSql + Sync); 22] = [
+            &lease.epoch,
+            &lease.generation,
+            &milliseconds(lasting),
+            &live_position,
+            &rows.projections,
+            &rows.partitions,
+            &rows.positions,
+            &rows.global_positions,
+            &rows.counted_projections,
+            &rows.counted_partitions,
+            &rows.message_counts,
+            &rows.last_global_positions,
+            &rows.last_times,
+            &rows.failing_projections,
+            &rows.skipped,
+            &rows.substituted,
+            &rows.stopped_projections,
+            &rows.stopped_positions,
+            &rows.stopped_errors,
+            &rows.keyed_projections,
+            &keys,
+            &rows.keyed_global_positions,
+        ];
+        let row = self.query_one(&round, &parameters).await?;
         let (partitions, positions): (Vec<i32>, Vec<i64>) = (row.try_get(1)?, row.try_get(2)?);
         Ok((read_answer(row.try_get(0)?)?, partitions.into_iter().zip(positions).collect()))
     }
