@@ -13,7 +13,8 @@ use crate::domain::message::Message;
 
 /// Values are kept for the last messages whose texts have so many bytes together. Values take several times as much as
 /// their text, of many small ones twenty times; a message that waits in a cache for hours is not to have them all that time.
-const KEPT_TEXT_BYTES_MAX: usize = 2 << 20;
+/// Several batches of what followers are handed at once; more would be out of the processor's caches when it is freed.
+const KEPT_TEXT_BYTES_MAX: usize = 256 << 10;
 
 /// `data` and `metadata` of one message as CEL values.
 pub struct MessageValues {
@@ -28,7 +29,6 @@ pub struct ValuesOnce(Mutex<Weak<MessageValues>>);
 impl ValuesOnce {
     /// The values of the message that this belongs to.
     pub fn of(&self, message: &Message) -> Arc<MessageValues> {
-        // A panic leaves nothing half done in here.
         let mut found = self.0.lock();
         if let Some(values) = found.upgrade() {
             return values;
