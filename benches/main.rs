@@ -2,6 +2,7 @@
 //!
 //! `./scripts/bench` runs all rows; words after it choose rows by a part of their name. A peer that is not installed is
 //! skipped, and that is said. `HEADWATER_BENCH_SECONDS` sets how long each load lasts (default 8).
+//! `HEADWATER_BENCH_PROGRAM` names another build of the program to measure.
 
 mod appends;
 mod at_size;

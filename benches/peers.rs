@@ -5,7 +5,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use headwater::embedded_postgres::{EmbeddedPostgres, EmbeddedSettings};
-use headwater::store::migrate::{self, MigrateOptions};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 
@@ -66,7 +65,8 @@ impl Stand {
         client.batch_execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await.unwrap();
         client.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
         let url = self.postgres.url().replace("/headwater?", &format!("/{name}?"));
-        migrate::run(&url, &MigrateOptions::default()).await.expect("the schemas can be installed");
+        let output = Command::new(program()).args(["migrate", "--database-url", &url]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         url
     }
 
@@ -126,6 +126,11 @@ pub async fn connect(url: &str) -> tokio_postgres::Client {
     client
 }
 
+/// The program that is measured: this build, or the one that `HEADWATER_BENCH_PROGRAM` names, to compare the two.
+fn program() -> PathBuf {
+    std::env::var_os("HEADWATER_BENCH_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_headwater").into(), PathBuf::from)
+}
+
 /// `headwater serve`.
 pub struct Service {
     child: Child,
@@ -146,7 +151,7 @@ impl Service {
 
     fn start_with(database_url: &str, arguments: &[&str]) -> Self {
         use std::io::BufRead;
-        let mut child = Command::new(env!("CARGO_BIN_EXE_headwater"))
+        let mut child = Command::new(program())
             .args(["serve", "--listen", "127.0.0.1:0", "--log", "warn", "--database-url", database_url])
             .args(arguments)
             .stdout(Stdio::piped())

@@ -21,6 +21,8 @@ const PROTOCOL = 'headwater.js 1'
 const CATCH_UPS_MAX = 3
 /** The service takes so many streams and categories on one connection. */
 const SOURCES_MAX = 100
+/** Bytes of them in a URL, of which the service takes 8,192 in all: a ticket and a filter need some. */
+const SOURCES_BYTES_MAX = 4_000
 /** Of a shared cursor that is further behind, the service is asked first where it is: nothing may have come since. */
 const BEHIND_MAX = 1_000
 /** How long a connection may be quiet; one that is dead is known by three of these. */
@@ -432,7 +434,7 @@ class Client {
     const last = isAlone ? -1 : events.findIndex(({ name }) => name === 'caught-up' || name === 'heartbeat')
     const mine = last < 0 ? events : events.slice(0, last + 1)
     for (const event of mine) this.cursor = cursorAfter(event, this.cursor)
-    const told = mine.filter(({ name }) => name !== undefined && (isAlone || name !== 'closing'))
+    const told = mine.filter(({ name }) => name !== undefined && name !== 'closing')
     this.say({ events: told, cursor: isAlone ? undefined : this.cursor })
     if (last < 0) return
     this.isLive = events[last].name === 'caught-up'
@@ -497,8 +499,9 @@ class Group {
   }
 
   hasRoomFor(client) {
-    const all = [client, ...this.#clients, ...this.#waiting].flatMap(({ request }) => request.sources)
-    return new Set(all).size <= Math.max(SOURCES_MAX, client.request.sources.length)
+    const all = new Set([client, ...this.#clients, ...this.#waiting].flatMap(({ request }) => request.sources))
+    // What is too much by itself has a connection of its own.
+    return all.size === client.wanted.size || (all.size <= SOURCES_MAX && [...all].join('&').length <= SOURCES_BYTES_MAX)
   }
 
   join(client) {
@@ -672,10 +675,10 @@ class Connection {
       if (this.#isClosed) return {}
       if (this.request.hasTicket && !ticket) return { pauses: true }
       const address = ticket ? withParams(this.address(), [`ticket=${encodeURIComponent(ticket.ticket)}`]) : this.address()
-      const response = await fetch(address, {
+      const response = await this.#watched(fetch(address, {
         headers: { accept: 'text/event-stream' }, cache: 'no-store', signal: this.#attempt.signal,
         credentials: this.request.withCredentials ? 'include' : 'same-origin',
-      })
+      }))
       if (!response.ok) return await this.#judge(response, ticket)
       const left = ticket?.until - Date.now()
       if (left < 2 ** 31) renewal = setTimeout(() => this.reopen(), left)
@@ -686,6 +689,13 @@ class Connection {
       clearTimeout(renewal)
       free?.()
     }
+  }
+
+  /** A connection that is dead without having been closed is as quiet as one that only has heartbeats to wait for. */
+  #watched(answer) {
+    const attempt = this.#attempt
+    const watch = setTimeout(() => attempt.abort(), 3 * heartbeatMs(this.request.address))
+    return answer.finally(() => clearTimeout(watch))
   }
 
   async #judge(response, ticket) {
@@ -706,9 +716,7 @@ class Connection {
     let rest = ''
     let reason
     for (;;) {
-      // A connection that is dead without having been closed is as quiet as one that only has heartbeats to wait for.
-      const watch = setTimeout(() => this.#attempt.abort(), 3 * heartbeatMs(this.request.address))
-      const { done, value } = await reader.read().finally(() => clearTimeout(watch))
+      const { done, value } = await this.#watched(reader.read())
       if (done || this.#isClosed) break
       const frames = (rest + value).split('\n\n')
       rest = frames.pop()

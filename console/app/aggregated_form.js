@@ -60,9 +60,9 @@ export function NewAggregated({ like, onDone, onClose }) {
       ${hasPointer(fields.kind) && html`<${Text} label="Where it is" value=${fields.pointer} onChange=${set('pointer')} placeholder="/customer" isCode=${true} />`}
       ${['data', 'metadata'].includes(fields.kind) && html`<${Choice} label="Taken as" value=${fields.method} options=${METHODS} onChange=${set('method')} />`}
       ${fields.kind === 'cel' && html`<${Text} label="Expression" value=${fields.expression} onChange=${set('expression')} placeholder="data.quantity % 4" isCode=${true} />`}
-      ${hasPartitions(fields.kind) && html`<${Text} label="Partitions" value=${fields.partitions} onChange=${set('partitions')} />`}
+      ${hasPartitions(fields.kind) && html`<${Text} label="Partitions" value=${fields.partitions} onChange=${set('partitions')} isNumber=${true} />`}
       ${!fields.kind.startsWith('key-') && html`<${Choice} label="Without a place" value=${fields.onError} options=${ERRORS} onChange=${set('onError')} />`}
-      ${fields.onError === 'partition' && !fields.kind.startsWith('key-') && html`<${Text} label="That partition" value=${fields.fallback} onChange=${set('fallback')} placeholder="4" />`}
+      ${fields.onError === 'partition' && !fields.kind.startsWith('key-') && html`<${Text} label="That partition" value=${fields.fallback} onChange=${set('fallback')} placeholder="4" isNumber=${true} />`}
       <${PreviewBox} look=${look} waits="Looking">${preview => html`<${Newest} preview=${preview} /><p class="hint">All messages that exist are put into it, then those that come. A definition never changes.</p>`}<//>
     <//>`
 }

@@ -22,7 +22,7 @@ export function ClaimDialog({ name, path, onDone, onClose }) {
       onDone=${() => { onDone(); onClose() }} onClose=${onClose}>
       <${Text} label="For consumer" value=${consumer} onChange=${setConsumer} placeholder="w1" isCode=${true} />
       <${Text} label="Pending for" value=${idle} onChange=${setIdle} placeholder="60s" isCode=${true} />
-      <${Text} label="At most" value=${limit} onChange=${setLimit} />
+      <${Text} label="At most" value=${limit} onChange=${setLimit} isNumber=${true} />
       <${PreviewBox} look=${look} waits=${isUnderstood ? 'Looking' : 'Such as 60s or 5m.'}>${({ pending, next }) => html`
         <p>${pending.length === 0 ? 'No message has been pending for so long.' : html`<b>${next ? 'At least ' : ''}${plural(pending.length, 'message')}</b> of ${[...new Set(pending.map(one => one.consumer ?? 'nobody'))].join(', ')} would be delivered to ${consumer || 'it'}, with new epochs.`}</p>
         <p class="hint">Computed from what is pending now. That consumer gets them as the answer of this claim, so it has to fetch what it was given: acks of the consumers before count no more.</p>`}<//>

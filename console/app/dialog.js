@@ -1,6 +1,7 @@
 // Dialogs that ask before something is done.
 import { html, useEffect, useRef, useState } from './dom.js'
 import { perform } from './api.js'
+import { hasNaN } from './fields.js'
 import { CopyCurl, Failure } from './widgets.js'
 
 /** How long nothing is typed before a preview is made. */
@@ -9,12 +10,13 @@ const PREVIEW_PAUSE_MS = 300
 /**
  * `request` is what is sent: it can be copied as curl, and is sent unless there is another `run`; `onDone` gets the answer.
  * Open for as long as it is drawn. `run` is done at the press of its own button only, never at the press of a key in a
- * field; a failure is shown, and the dialog stays. Without `action` there is nothing to do but to close it.
+ * field, and not while a number in the body is none; a failure is shown, and the dialog stays. Without `action` there is nothing to do but to close it.
  */
 export function Dialog({ title, action, isDanger, isReady = true, request, run, onDone, onClose, children }) {
   const dialog = useRef(null)
   const [error, setError] = useState(null)
   const [busy, setBusy] = useState(false)
+  const isComplete = isReady && !hasNaN(request?.body)
   useEffect(() => {
     const own = dialog.current
     own.showModal()
@@ -37,9 +39,9 @@ export function Dialog({ title, action, isDanger, isReady = true, request, run, 
       ${children}
       <${Failure} error=${error} />
       <div class="confirm-actions">
-        ${request && isReady && html`<${CopyCurl} request=${request} /><span class="spacer" />`}
+        ${request && isComplete && html`<${CopyCurl} request=${request} /><span class="spacer" />`}
         <button onClick=${onClose}>${action ? 'Cancel' : 'Close'}</button>
-        ${action && html`<button class=${isDanger ? 'danger' : 'primary'} disabled=${busy || !isReady} onClick=${press}>${action}</button>`}
+        ${action && html`<button class=${isDanger ? 'danger' : 'primary'} disabled=${busy || !isComplete} onClick=${press}>${action}</button>`}
       </div>
     </dialog>`
 }

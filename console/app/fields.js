@@ -1,11 +1,12 @@
 // Fields of the forms in dialogs, and what is typed into them.
 import { html } from './dom.js'
 
-/** A line of text; `list` are texts to choose from. */
-export const Text = ({ label, value, onChange, placeholder, isCode, isDisabled, list }) => html`
+/** A line of text; `list` are texts to choose from. One that `isNumber` says so while it is none. */
+export const Text = ({ label, value, onChange, placeholder, isCode, isNumber, isDisabled, list }) => html`
   <label class="field">${label}
     <input aria-label=${label} class=${isCode ? 'code' : ''} value=${value} placeholder=${placeholder} disabled=${isDisabled} list=${list && `list-of-${label}`} spellcheck="false" autocomplete="off"
-      onInput=${event => onChange(event.target.value)} />
+      inputmode=${isNumber && 'numeric'} aria-invalid=${isNumber && Number.isNaN(wholeOf(value))} onInput=${event => onChange(event.target.value)} />
+    ${isNumber && Number.isNaN(wholeOf(value)) && html`<span class="fault" role="status">A whole number, such as 1000.</span>`}
     ${list && html`<datalist id=${`list-of-${label}`}>${list.map(one => html`<option key=${one} value=${one} />`)}</datalist>`}
   </label>`
 
@@ -27,6 +28,9 @@ export const listOf = text => text.split(',').map(one => one.trim()).filter(Bool
 
 /** A whole number, null where there is none, NaN where it is something else. */
 export const wholeOf = text => (String(text).trim() === '' ? null : /^\d{1,15}$/.test(String(text).trim()) ? Number(text) : NaN)
+
+/** Whether something in it is no number that should be one. */
+export const hasNaN = value => Number.isNaN(value) || (typeof value === 'object' && value !== null && Object.values(value).some(hasNaN))
 
 /** Why a text is no JSON; null if it is. */
 export function jsonFault(text) {

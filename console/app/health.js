@@ -65,6 +65,9 @@ function Checks() {
     </section>`
 }
 
+/** What ends a transaction that is open. */
+const endOf = ({ pid, prepared_as: name } = {}) => (name ? `ROLLBACK PREPARED '${name.replaceAll("'", "''")}'` : `SELECT pg_terminate_backend(${pid ?? 'pid'})`)
+
 function Settled() {
   const { value, error } = useLook(signal => getJson('/v1/reports/settled', { signal }), [], 1_000)
   const held = value?.held_back
@@ -87,7 +90,7 @@ function Settled() {
             { label: 'State', cell: holder => holder.state ?? '–' },
             { label: 'Began', kind: 'num', cell: holder => (holder.transaction_started ? clock(holder.transaction_started) : '–') },
           ]} />
-          <p class="hint">To end one: <code>SELECT pg_terminate_backend(${held.holders[0]?.pid ?? 'pid'})</code></p>`}`}
+          <p class="hint">To end one: <code>${endOf(held.holders[0])}</code></p>`}`}
     </section>`
 }
 

@@ -81,15 +81,20 @@ export function LogView({ log: whole, withStream, children, onVersion, onNewest,
 /** Leads to the first message at a time or later. */
 function JumpToTime({ log }) {
   const [error, setError] = useState(null)
+  // Each part of the date that is typed asks anew; who has left the view goes nowhere.
+  const asked = useRef(new AbortController())
+  useEffect(() => () => asked.current.abort(), [])
   const jump = async event => {
     const time = new Date(event.target.value)
     if (Number.isNaN(time.getTime())) return
+    asked.current.abort()
+    const { signal } = asked.current = new AbortController()
     try {
-      const at = await firstAt(log, time.toISOString())
+      const at = await firstAt(log, time.toISOString(), signal)
       setError(at === null ? new Error('No message is so late.') : null)
       if (at !== null) location.hash = here({ at, near: undefined })
     } catch (error) {
-      setError(error)
+      if (!signal.aborted) setError(error)
     }
   }
   return html`<input class="jump" type="datetime-local" step="1" aria-label="Jump to a time" title=${error?.message ?? 'Jump to the first message at a time, here'} onChange=${jump} />

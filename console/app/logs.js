@@ -1,6 +1,7 @@
 // Logs that are shown newest first: one stream, one category, everything.
 import { api, getJson, getText, Problem, query } from './api.js'
 import { pageOf } from './json_text.js'
+import { reading, valueOf } from './metrics.js'
 
 export const PAGE = 50
 /** Messages asked for at once to go on where the whole log was read last. */
@@ -43,9 +44,10 @@ export function allLog() {
   const path = '/v1/all/messages'
   return {
     ...globalLog('all', path),
-    /** What came after a cursor; far behind, only the newest of it. */
+    /** What came after a cursor; far behind, only the newest of it. Null where the log ends before the cursor by now. */
     async after(cursor, filter, signal) {
       const page = await read(path, { ...filter, from: Number(cursor) + 1, limit: FORWARD_LIMIT }, signal)
+      if (page.messages.length === 0 && await hasGoneBack(cursor, signal)) return null
       if (page.at_end) return { rows: page.messages.reverse(), cursor: String(page.next - 1), left: 0 }
       const newest = await this.before(null, filter, signal)
       // Positions between: with a filter, nobody has counted the messages there.
@@ -75,6 +77,12 @@ function globalLog(id, path) {
 async function settled(signal) {
   const { settled } = await getJson('/v1/reports/settled', { signal })
   return String(settled)
+}
+
+/** Whether the log ends before a cursor: it was restored, or emptied. The metrics say so first, or are older than the cursor. */
+async function hasGoneBack(cursor, signal) {
+  const head = valueOf(reading.value, 'headwater_head_position') ?? Infinity
+  return head < Number(cursor) && Number(await settled(signal)) < Number(cursor)
 }
 
 /** Messages of a page that are searched for a text, and requests that looking for matches may take before it asks whether to go on. */

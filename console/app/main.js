@@ -89,8 +89,8 @@ function Banner() {
   const now = useNow()
   if (state !== 'offline') return null
   return html`
-    <div class="banner" role="alert">
-      Reconnecting to the service. ${heard ? `It was last heard ${duration(Math.max(Math.floor((now - heard) / 1000), 1))} ago; what is shown is from then.` : 'It has not answered yet.'}
+    <div class="banner">
+      <span role="alert">Reconnecting to the service.</span> ${heard ? `It was last heard ${duration(Math.max(Math.floor((now - heard) / 1000), 1))} ago; what is shown is from then.` : 'It has not answered yet.'}
     </div>`
 }
 

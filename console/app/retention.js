@@ -1,5 +1,5 @@
 // What is kept of a category: shown, set with a preview, ended.
-import { html, useState } from './dom.js'
+import { html, useEffect, useState } from './dom.js'
 import { api, getJson, Problem } from './api.js'
 import { Confirm, Dialog, PreviewBox, usePreview } from './dialog.js'
 import { ago, clock, count, duration, plural, seconds } from './format.js'
@@ -40,6 +40,8 @@ function Kept({ category, path, first, onChange, onEnded }) {
   const [ask, setAsk] = useState(null)
   const now = useNow()
   const retention = look.value ?? first
+  // Somebody else has ended it.
+  useEffect(() => { if (look.value === null) onEnded() }, [look.value])
   const end = () => setAsk({
     title: `End the retention of ${category}?`, text: 'From then on everything is kept. What was trimmed does not come back.', action: 'End retention',
     request: { method: 'DELETE', path }, done: onEnded,

@@ -19,7 +19,7 @@ export function placeOf(way, text) {
 /** Chooses one: `ways` as above. */
 export const Place = ({ label, way, text, onChange, ways = WAYS }) => html`
   <${Choice} label=${label} value=${way} options=${ways} onChange=${way => onChange(way, '')} />
-  ${way === 'position' && html`<${Text} label="Position" value=${text} onChange=${text => onChange(way, text)} placeholder="the first to be delivered" />`}
+  ${way === 'position' && html`<${Text} label="Position" value=${text} onChange=${text => onChange(way, text)} placeholder="the first to be delivered" isNumber=${true} />`}
   ${way === 'time' && html`<label class="field">Time, here<input type="datetime-local" step="1" value=${text} onInput=${event => onChange(way, event.target.value)} /></label>`}`
 
 export function SeekDialog({ name, path, partitions, onDone, onClose }) {

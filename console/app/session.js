@@ -28,8 +28,13 @@ function keep(next) {
 /** Asks the service whose credential it is. */
 async function look() {
   const asked = credential
-  const response = await fetch('/v1/caller', { headers: authorization(), cache: 'no-store' })
-  const document = await response.json()
+  let response, document
+  try {
+    response = await fetch('/v1/caller', { headers: authorization(), cache: 'no-store' })
+    document = await response.json()
+  } catch {
+    throw new Error('The service cannot be reached.')
+  }
   if (asked !== credential) return
   if (response.ok) return session.set({ state: document.credential === null ? 'open' : 'in', caller: document, refusal: null })
   if (response.status !== 401) throw new Error(document.detail)
@@ -48,12 +53,14 @@ export async function startSession() {
 
 /** Signs in; throws if the service cannot say whose credential it is. */
 export async function signIn(text) {
-  keep(text.trim())
+  const key = text.trim()
+  if (!/^[!-~]+$/.test(key)) throw new Error('A key has letters, digits and signs of ASCII only: this has others.')
+  keep(key)
   try {
     await look()
-  } catch {
+  } catch (error) {
     keep(null)
-    throw new Error('The service cannot be reached.')
+    throw error
   }
 }
 

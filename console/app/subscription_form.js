@@ -17,8 +17,8 @@ const logsOf = (kind, text) => (kind === 'categories' ? listOf(text).map(categor
 /** The settings that may be changed later as well; `set` changes one. */
 const Settings = ({ values: { ack_timeout, max_in_flight, max_deliveries, backoff, on_exhausted }, set }) => html`
   <${Text} label="Ack timeout" value=${ack_timeout} onChange=${set('ack_timeout')} placeholder="30s" isCode=${true} />
-  <${Text} label="Pending at most" value=${max_in_flight} onChange=${set('max_in_flight')} placeholder="100 for each consumer" />
-  <${Text} label="Deliveries" value=${max_deliveries} onChange=${set('max_deliveries')} placeholder="5" />
+  <${Text} label="Pending at most" value=${max_in_flight} onChange=${set('max_in_flight')} placeholder="100 for each consumer" isNumber=${true} />
+  <${Text} label="Deliveries" value=${max_deliveries} onChange=${set('max_deliveries')} placeholder="5" isNumber=${true} />
   <${Text} label="Waits between" value=${backoff} onChange=${set('backoff')} placeholder="1s, 5s, 30s" isCode=${true} />
   <${Choice} label="After the last" value=${on_exhausted} options=${EXHAUSTED} onChange=${set('on_exhausted')} />`
 
@@ -54,7 +54,7 @@ export function NewSubscription({ onDone, onClose }) {
       ${kind !== 'all' && html`<${Text} label=${kind === 'categories' ? 'Names' : 'Its name'} value=${source} onChange=${setSource} placeholder=${{ category: 'order', categories: 'order, customer', stream_name: 'order-1', aggregated_stream: 'orders' }[kind]} isCode=${true} />`}
       <${Place} label="Begins at" way=${way} text=${from} onChange=${(...place) => setFrom(place)} />
       <${Choice} label="Mode" value=${mode} options=${MODES} onChange=${setMode} />
-      ${isDivided && html`<${Text} label="Partitions" value=${partitions} onChange=${setPartitions} placeholder="16" />`}
+      ${isDivided && html`<${Text} label="Partitions" value=${partitions} onChange=${setPartitions} placeholder="16" isNumber=${true} />`}
       <${Text} label="Types" value=${types} onChange=${setTypes} placeholder="all; or OrderPlaced, OrderShipped" isCode=${true} />
       <${Text} label="Filter (CEL)" value=${filter} onChange=${setFilter} placeholder="data.quantity > 10" isCode=${true} />
       <details><summary>Acks and deliveries</summary><${Settings} values=${values} set=${set} /></details>

@@ -1,7 +1,7 @@
 // What a subscription's status says, in the terms of the views.
 import { valueOf } from './metrics.js'
 
-/** The lags of a list's subscriptions, which the metrics have for the first hundred by name. */
+/** The lags of a list's subscriptions, which the metrics have for the first thousand by name. */
 export const measured = (reading, name) => ({
   unacked: valueOf(reading, 'headwater_subscription_committed_lag', { subscription: name }),
   consumers: valueOf(reading, 'headwater_subscription_consumers', { subscription: name }),

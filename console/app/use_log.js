@@ -102,6 +102,7 @@ export function useLog(log, { filter = {}, at = null, isLive = true }) {
     if (!isPolled) return
     return poll(async signal => {
       const page = await log.after(cursor.current, filter, signal)
+      if (!page) return load(null)
       add(page.rows, page.left, page.cursor)
     }, POLL_MS)
   }, [isPolled, key])

@@ -102,8 +102,8 @@ impl ProblemKind {
                 "request-timeout",
                 StatusCode::REQUEST_TIMEOUT,
                 "Request timed out",
-                "The request was not received or answered in time. An append with message ids, or with an Idempotency- \
-                Key, can be sent again without harm.",
+                "The request was not received or answered in time. An append with message ids, or with an \
+                Idempotency-Key, can be sent again without harm.",
             ),
             Self::WrongExpectedVersion => (
                 "wrong-expected-version",

@@ -32,6 +32,8 @@ test('an administrator signs in, sees everything, follows live, makes and revoke
   await signIn(page, 'hw_wrong')
   await page.getByRole('alert').waitFor()
   assert.match(await page.getByRole('alert').innerText(), /credential/i)
+  await signIn(page, 'hw_…')
+  await page.getByRole('alert').filter({ hasText: 'ASCII' }).waitFor()
   await signIn(page, admin)
   await rows(page).filter({ hasText: 'Placed' }).waitFor()
   assert.deepEqual(await sections(page), ['Overview', 'Streams', 'Log', 'Aggregated', 'Subscriptions', 'Health', 'Access'])

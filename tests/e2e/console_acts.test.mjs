@@ -77,6 +77,11 @@ test('a subscription is created, edited, sought with a dry run, and deleted', as
   await preview(page, 'No message that was looked at')
   await field(page, 'Types').fill('Placed')
   await preview(page, 'Placed in order-5')
+  // Numbers as the page itself prints them are none: they are not left out in silence.
+  await field(page, 'Partitions').fill('1,000')
+  await dialog(page).getByText('A whole number, such as 1000.').waitFor()
+  assert.ok(await dialog(page).getByRole('button', { name: 'Create' }).isDisabled())
+  await field(page, 'Partitions').fill('2')
   await press(page, 'Create')
   await heading(page, 'billing')
   const made = await send('GET', '/v1/subscriptions/billing')
@@ -84,6 +89,10 @@ test('a subscription is created, edited, sought with a dry run, and deleted', as
 
   await page.getByRole('button', { name: 'Edit…' }).click()
   assert.ok(await dialog(page).getByRole('button', { name: 'Change' }).isDisabled())
+  await field(page, 'Pending at most').fill('1,000')
+  await preview(page, '1,000')
+  assert.ok(await dialog(page).getByRole('button', { name: 'Change' }).isDisabled())
+  await field(page, 'Pending at most').fill('100')
   await field(page, 'Ack timeout').fill('90s')
   await preview(page, '90s')
   await press(page, 'Change')

@@ -276,6 +276,40 @@ test('a connection that was quiet for long is not opened where it was last heard
   await proxy.stop()
 })
 
+test('a connection on which nothing is said is given up, and those behind it get their turn', { timeout: 60_000 }, async () => {
+  const context = await browser.newContext()
+  const proxy = await startProxy(service.url)
+  await append(service.url, 'mute-1', 'Counted', { n: 0 })
+  const page = await context.newPage()
+  await page.goto(`${proxy.url}/problems/forbidden`)
+  await page.evaluate(() => import('/headwater.js'))
+  proxy.cut()
+  proxy.setSilent(true)
+  // More than read history at once.
+  for (let n = 0; n < 5; n++) await more(page, `/v1/categories/mute/events?from=beginning&heartbeat=1s&filter=data.n+%3E+-${n + 1}`, { url: proxy.url })
+  for (const which of [0, 1, 2]) assert.equal((await seen(page, 'error', 1, which))[0].state, 0, 'it connects again')
+  proxy.setSilent(false)
+  for (let which = 0; which < 5; which++) assert.deepEqual(numbers(await seen(page, 'message', 1, which)), [0])
+  await context.close()
+  await proxy.stop()
+})
+
+test('streams with names that are too long for one URL are followed over several connections', async () => {
+  const context = await browser.newContext()
+  const name = n => `lengthy-${n}-${'x'.repeat(100)}`
+  const page = await follow(context, `/v1/streams/${name(0)}/events?from=beginning`)
+  const COUNT = 80
+  for (let n = 1; n < COUNT; n++) await more(page, `/v1/streams/${name(n)}/events?from=beginning`)
+  for (let n = 0; n < COUNT; n++) await seen(page, 'caught-up', 1, n)
+  for (const n of [0, 40, COUNT - 1]) {
+    await append(service.url, name(n), 'Counted', { n })
+    assert.deepEqual(numbers(await seen(page, 'message', 1, n)), [n])
+  }
+  for (let n = 0; n < COUNT; n++) assert.deepEqual(await seen(page, 'error', 0, n), [])
+  await openConnections(3)
+  await context.close()
+})
+
 test('what is refused closes the source that asked for it, and no other', async () => {
   const context = await browser.newContext()
   const name = 'gone-one'

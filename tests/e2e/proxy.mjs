@@ -1,4 +1,4 @@
-// A TCP proxy between the browser and the service: it cuts connections, loses answers, and keeps what was asked over each.
+// A TCP proxy between the browser and the service: it cuts connections, loses answers, says nothing, and keeps what was asked over each.
 import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
 
@@ -7,8 +7,10 @@ export async function startProxy(url) {
   const { hostname, port } = new URL(url)
   const open = new Set()
   const requests = []
-  let losing
+  const silent = new Set()
+  let losing, isSilent = false
   const server = createServer(client => {
+    if (isSilent) return silent.add(client.on('error', () => {}))
     const upstream = connect({ host: hostname, port: Number(port) })
     const ends = [client, upstream]
     const close = () => {
@@ -35,12 +37,17 @@ export async function startProxy(url) {
     loseAnswerTo(text) {
       losing = text
     },
+    /** Whether connections are taken and nothing is said on them. */
+    setSilent(is) {
+      isSilent = is
+    },
     /** Cuts what is open, in the middle of whatever is under way. */
     cut() {
       for (const ends of open) for (const end of ends) end.resetAndDestroy()
     },
     async stop() {
       this.cut()
+      for (const client of silent) client.destroy()
       await new Promise(resolve => server.close(resolve))
     },
   }

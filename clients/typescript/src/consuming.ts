@@ -2,7 +2,7 @@
 import { HeadwaterError, Refused, Unavailable } from './errors.ts'
 import { ackMessages, nackMessages, readSubscription, removeConsumer } from './generated/sdk.gen.ts'
 import type { AssignedEvent, DeliveredMessage, DeliveryPlace, Message, NackAction, RevokedEvent, SubscriptionDefinition } from './generated/types.gen.ts'
-import type { Event, Transport } from './transport.ts'
+import { randomUuid, type Event, type Transport } from './transport.ts'
 
 const HEARTBEAT_S = 2
 /** Acks wait so long for others to be sent with them, unless half of what may be in flight waits already. */
@@ -46,8 +46,8 @@ class Lane {
  * Messages of a partition are handled in order, one after the other; those of different partitions, and of competing
  * subscriptions, by at most `maxInFlight` handlers at once. A message is acked once its handler has resolved; acks are sent
  * in batches. A handler that throws has its message delivered again as the subscription says, after those before it in its
- * partition were acked; `Park` puts it aside. A partition that goes to another consumer is given up: what waits is dropped,
- * and what is being handled is not acked. Handlers may see a message twice, after a crash for example: that is for them to bear.
+ * partition were acked; `Park` puts it aside. Of a partition that goes to another consumer what waits is dropped; what is
+ * being handled is acked as long as the service takes it, unless the partition begins anew. Handlers may see a message twice, after a crash for example: that is for them to bear.
  */
 export async function consume(transport: Transport, subscription: string, handler: Handler, options: ConsumeOptions): Promise<void> {
   const found = await transport.send(client => readSubscription({ client, path: { name: subscription } }))
@@ -82,7 +82,7 @@ class Consumer {
     this.#subscription = subscription
     this.#handler = handler
     this.#definition = definition
-    this.#name = options.consumer ?? `consumer-${crypto.randomUUID()}`
+    this.#name = options.consumer ?? `consumer-${randomUuid()}`
     this.#maxInFlight = options.maxInFlight ?? 32
     this.#stop = options.signal ?? new AbortController().signal
     this.#warn = options.onWarning ?? (() => {})

@@ -5,7 +5,7 @@ import { appendMessages, createSubscription, readStream } from './generated/sdk.
 import type {
   AggregatedMessage, AppendResult, CaughtUpEvent, FellBehindEvent, Message, NewMessage, SubscriptionDefinition, TrimmedEvent,
 } from './generated/types.gen.ts'
-import { pause, Transport, type Credential } from './transport.ts'
+import { pause, randomUuid, Transport, type Credential } from './transport.ts'
 
 const PAGE_MESSAGES = 1_000
 const CONFLICTS_MAX = 100
@@ -136,4 +136,4 @@ function target({ stream, category, aggregatedStream, streams, categories }: Fol
   return { url: '/v1/all/events', query }
 }
 
-const withId = (message: NewMessage): NewMessage => message.id ? message : Object.assign(message, { id: crypto.randomUUID() })
+const withId = (message: NewMessage): NewMessage => message.id ? message : Object.assign(message, { id: randomUuid() })

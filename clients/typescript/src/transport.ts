@@ -43,10 +43,13 @@ export class Transport {
   async send<T>(request: (client: Client) => Promise<Answer<T>>): Promise<T> {
     const backOff = new BackOff()
     const end = Date.now() + this.#timeoutMs
+    // What accepts a connection and says nothing is given up at the end, too.
+    const inTime: typeof fetch = (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(Math.max(end - Date.now(), 0)) })
+    const client = createClient({ ...this.client.getConfig(), fetch: inTime })
     let isRenewed = false
     for (;;) {
       let pauseMs = PAUSE_FIRST_MS
-      const { data, error, response } = await request(this.client).catch((error: unknown): Answer<T> => ({ error }))
+      const { data, error, response } = await request(client).catch((error: unknown): Answer<T> => ({ error }))
       if (response?.ok) return data as T
       if (response && !isRenewed && this.#renews(response)) {
         isRenewed = true
@@ -78,7 +81,8 @@ export class Transport {
       try {
         const token = await this.#currentToken()
         const headers = { accept: 'text/event-stream', ...(token && { authorization: `Bearer ${token}` }) }
-        const response = await fetch(address(cursor), { headers, signal: attempt.signal })
+        const quietMs = heartbeatMs * HEARTBEATS_MISSED_MAX
+        const response = await watched(fetch(address(cursor), { headers, signal: attempt.signal }), quietMs, abort)
         if (!response.ok) {
           if (!isRenewed && this.#renews(response)) {
             isRenewed = true
@@ -88,7 +92,7 @@ export class Transport {
           if (!PASSING.has(response.status)) throw failure
           retryMs = retryAfterMs(response)
         } else {
-          for await (const { event, data, id, retry } of frames(response, heartbeatMs * HEARTBEATS_MISSED_MAX, abort)) {
+          for await (const { event, data, id, retry } of frames(response, quietMs, abort)) {
             backOff.failures = 0
             isRenewed = false
             if (retry) retryMs = Number(retry)
@@ -141,8 +145,7 @@ async function* frames(response: Response, quietMs: number, giveUp: () => void):
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader()
   let rest = ''
   for (;;) {
-    const watch = setTimeout(giveUp, quietMs)
-    const { done, value } = await reader.read().finally(() => clearTimeout(watch))
+    const { done, value } = await watched(reader.read(), quietMs, giveUp)
     if (done) return
     const whole = (rest + value).split('\n\n')
     rest = whole.pop() ?? ''
@@ -151,6 +154,20 @@ async function* frames(response: Response, quietMs: number, giveUp: () => void):
       yield Object.fromEntries(lines.map(([line, at]) => [line.slice(0, at), line.slice(at + 2)]))
     }
   }
+}
+
+function watched<T>(answer: Promise<T>, quietMs: number, giveUp: () => void): Promise<T> {
+  const watch = setTimeout(giveUp, quietMs)
+  return answer.finally(() => clearTimeout(watch))
+}
+
+/** Of version 4; `crypto.randomUUID` is for pages of https and localhost only. */
+export function randomUuid(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16))
+  bytes.set([0x40 | bytes[6]! & 0x0f], 6)
+  bytes.set([0x80 | bytes[8]! & 0x3f], 8)
+  const digits = Array.from(bytes, byte => byte.toString(16).padStart(2, '0')).join('')
+  return digits.replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
 }
 
 export function pause(ms: number, stop?: AbortSignal): Promise<void> {

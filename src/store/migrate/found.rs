@@ -4,8 +4,8 @@ use super::report::Origin;
 use super::rights::Missing;
 use sqlx::{PgConnection, Row};
 
-/// The first major version of PostgreSQL whose server has gen_random_uuid(), so that no extension is needed.
-const SERVER_MAJOR_MIN: i32 = 13;
+/// The oldest major version of PostgreSQL that is supported.
+const SERVER_MAJOR_MIN: i32 = 14;
 
 pub(super) struct Applied {
     pub version: i32,

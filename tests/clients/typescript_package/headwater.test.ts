@@ -1,6 +1,9 @@
 // The TypeScript client's loops, against a service that is killed, answers that are lost, races, and credentials that end.
 import assert from 'node:assert/strict'
 import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
 import { after, before, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { api, Conflict, Headwater, Park, Refused, Unavailable, type ConsumeOptions, type Followed, type Handler, type Message, type SubscriptionDefinition } from 'headwater-client'
@@ -78,6 +81,16 @@ test('what is appended while the service is killed and starts again is written o
 
 test('a service that stays away is unavailable', async () => {
   await assert.rejects(new Headwater('http://127.0.0.1:9', { timeoutMs: 1_000 }).append('a-1', [counted(0)]), Unavailable)
+})
+
+test('a service that takes connections and says nothing is unavailable in time', async () => {
+  const silent = createServer(() => {}).listen(0, '127.0.0.1')
+  await once(silent, 'listening')
+  const { port } = silent.address() as AddressInfo
+  const own = new Headwater(`http://127.0.0.1:${port}`, { timeoutMs: 1_000 })
+  await assert.rejects(own.append('a-1', [counted(0)]), Unavailable)
+  silent.close()
+  silent.closeAllConnections()
 })
 
 async function numbers(events: AsyncIterator<Followed>, count: number): Promise<number[]> {

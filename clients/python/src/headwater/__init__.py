@@ -5,9 +5,11 @@ from .errors import Conflict, HeadwaterError, Refused, Unavailable
 from .following import Followed
 from .generated.models import AppendResult, Message, NewMessage, Problem
 from .service import Headwater
+from .transport import Closed
 
 __all__ = [
     "AppendResult",
+    "Closed",
     "Conflict",
     "Followed",
     "Headwater",

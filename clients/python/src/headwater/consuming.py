@@ -48,7 +48,8 @@ class Consumer:
     Messages of a partition are handled in order, one after the other; those of different partitions, and of competing
     subscriptions, by at most `max_in_flight` threads at once. A message is acked once its handler has returned; acks are sent in batches.
     A handler that raises has its message delivered again as the subscription says, after those before it in its partition were acked;
-    `Park` puts it aside. A partition that goes to another consumer is given up: what waits is dropped, and what is being handled is not acked.
+    `Park` puts it aside. Of a partition that goes to another consumer what waits is dropped; what is being handled is acked as long as the service
+    takes it, unless the partition begins anew.
     Handlers may see a message twice, after a crash for example: that is for them to bear.
     """
 
