@@ -1,5 +1,6 @@
 //! The oldest messages of streams go, positions stay, and everybody who misses some is told.
 
+mod at_once;
 mod beside;
 mod followers;
 mod retention;

@@ -10,7 +10,7 @@ DECLARE
 BEGIN
   outcome := 'done';
 
-  IF EXISTS (SELECT FROM headwater.erased_messages AS e WHERE e.id = _id) THEN
+  IF EXISTS (SELECT FROM headwater.erased_messages AS e WHERE e.id = _id AND e.trimmed_at IS NULL) THEN
     RETURN;
   END IF;
 
@@ -19,7 +19,7 @@ BEGIN
 
   UPDATE message_store.messages AS m
   SET data = NULL, metadata = NULL
-  WHERE m.id = _id AND NOT EXISTS (SELECT FROM headwater.erased_messages AS e WHERE e.id = _id)
+  WHERE m.id = _id AND NOT EXISTS (SELECT FROM headwater.erased_messages AS e WHERE e.id = _id AND e.trimmed_at IS NULL)
   RETURNING m.stream_name, m.global_position
   INTO _stream_name, _global_position;
 
@@ -30,6 +30,8 @@ BEGIN
     RETURN;
   END IF;
 
+  -- There may be a row of a message that had the id before, and was trimmed.
+  DELETE FROM headwater.erased_messages AS e WHERE e.id = _id;
   INSERT INTO headwater.erased_messages (id, number, stream_name, global_position, reason)
   VALUES (_id, _number, _stream_name, _global_position, _reason);
 

@@ -32,7 +32,11 @@ BEGIN
     _deleted := _deleted + _keys_deleted;
   END IF;
 
-  IF _deleted < _rows_max THEN
+  -- Fewer may also be because others have deleted some of them meanwhile.
+  IF _deleted < _rows_max
+    AND NOT EXISTS (SELECT FROM headwater.aggregated_messages AS m WHERE m.projection_id = _id)
+    AND NOT EXISTS (SELECT FROM headwater.aggregated_keys AS k WHERE k.projection_id = _id)
+  THEN
     DELETE FROM headwater.aggregated_partitions WHERE projection_id = _id;
     DELETE FROM headwater.trimmed_links WHERE projection_id = _id;
     DELETE FROM headwater.projections WHERE id = _id;

@@ -25,6 +25,8 @@ DECLARE
   _stays bigint;
   _candidates bigint[];
   _kept bigint;
+  _commit text;
+  _is_counted boolean := true;
 BEGIN
   SELECT * INTO r
   FROM headwater.retentions AS t
@@ -46,8 +48,14 @@ BEGIN
     r.pass_began_at := clock_timestamp();
   END IF;
 
-  -- What is to be counted first is counted in steps too.
-  IF r.max_count IS NULL OR headwater.count_messages(_settled, 10 * _messages_max) >= _settled THEN
+  IF r.max_count IS NOT NULL THEN
+    -- What is to be counted first is counted in steps too. Counting need not wait for the disk; what is deleted waits.
+    _commit := current_setting('synchronous_commit');
+    _is_counted := coalesce(headwater.count_messages(_settled, 10 * _messages_max) >= _settled, false);
+    PERFORM set_config('synchronous_commit', _commit, true);
+  END IF;
+
+  IF _is_counted THEN
     _before := clock_timestamp() AT TIME ZONE 'UTC' - r.max_age;
     IF r.max_count IS NOT NULL THEN
       SELECT sum(c.message_count) - r.max_count INTO _excess
@@ -108,11 +116,10 @@ BEGIN
       FROM headwater.trim_messages(r.category, _candidates, r.unless_unacked) AS t;
     END IF;
 
-    IF _kept IS NOT NULL AND trimmed = 0 THEN
-      -- Nothing goes before somebody acks.
-      is_over := true;
-    ELSE
-      is_over := _seen < _messages_max OR _stays IS NOT NULL;
+    is_over := _seen < _messages_max OR _stays IS NOT NULL;
+
+    -- What is not acked may be so soon, and is looked at again. A whole page of it does not hold up what is behind it.
+    IF _kept IS NULL OR trimmed > 0 OR NOT is_over THEN
       r.position := coalesce(least(_stays - 1, _last), r.position);
     END IF;
   END IF;

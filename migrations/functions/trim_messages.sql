@@ -22,8 +22,9 @@ DECLARE
   _types text[];
   _erased uuid[];
 BEGIN
-  -- One trim of a category at a time. Appends take other locks.
-  PERFORM pg_advisory_xact_lock(hashtext('headwater.trim'), hashtext(_category));
+  -- One trim at a time: its messages are taken from what was counted, and a retention counts before it trims. Appends take
+  -- other locks.
+  PERFORM FROM headwater.counted_position FOR UPDATE;
 
   SELECT array_agg(u.subscription_id), array_agg(u.global_position), min(u.global_position)
   INTO _unacked_subscriptions, _unacked_positions, kept_unacked
@@ -98,9 +99,15 @@ BEGIN
   PERFORM headwater.trimmed_in_projections(_globals);
   PERFORM headwater.trimmed_in_counts(_category, _types, _positions, _globals);
 
-  IF _erased IS NOT NULL THEN
-    DELETE FROM headwater.erased_messages AS e WHERE e.id = ANY (_erased);
-  END IF;
+  UPDATE headwater.erased_messages AS e SET trimmed_at = clock_timestamp() WHERE e.id = ANY (_erased);
+  -- By then every instance has looked for erasures, or has begun anew.
+  DELETE FROM headwater.erased_messages AS e
+  WHERE e.id = ANY (ARRAY(
+    SELECT o.id
+    FROM headwater.erased_messages AS o
+    WHERE o.trimmed_at < clock_timestamp() - interval '1 day'
+    LIMIT 1000
+  ));
 
   IF _unacked_subscriptions IS NOT NULL AND NOT _unless_unacked THEN
     -- In their order, as everywhere.

@@ -72,7 +72,8 @@ BEGIN
       message_store.category(_stream_name)::text, _candidates, _unless_unacked
     ) AS t;
     kept_unacked := _kept IS NOT NULL;
-    is_complete := trimmed < _messages_max;
+    -- Another trim may have deleted some of them meanwhile, and there is more behind them.
+    is_complete := cardinality(_candidates) < _messages_max OR kept_unacked;
   END IF;
 
   SELECT m.position INTO first_position

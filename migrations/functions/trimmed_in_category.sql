@@ -1,4 +1,4 @@
--- For trim_messages, which lets one session in at a time for a category: notes how many messages of it were trimmed, and
+-- For trim_messages, which lets one session in at a time: notes how many messages of it were trimmed, and
 -- where. Ranges that overlap, or that have no message of the category between them, are one. So are the two closest, if
 -- there would be more than a thousand.
 CREATE OR REPLACE FUNCTION headwater.trimmed_in_category(_category text, _global_positions bigint[])

@@ -1,4 +1,4 @@
--- For trim_messages: the counts of reports are those of what is left. Streams stay: each has a message still.
+-- For trim_messages, which holds the lock on the counted position: the counts of reports are those of what is left. Streams stay: each has a message still.
 CREATE OR REPLACE FUNCTION headwater.trimmed_in_counts(
   _category text,
   _types text[],
@@ -11,7 +11,7 @@ AS $$
 DECLARE
   _counted bigint;
 BEGIN
-  SELECT c.position INTO _counted FROM headwater.counted_position AS c FOR UPDATE;
+  SELECT c.position INTO _counted FROM headwater.counted_position AS c;
 
   INSERT INTO headwater.message_counts AS c
     (pair, category, type, message_count, stream_count, last_global_position, last_time)

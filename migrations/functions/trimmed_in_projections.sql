@@ -14,7 +14,8 @@ BEGIN
     WITH deleted AS (
       DELETE FROM headwater.aggregated_messages AS a
       USING headwater.projections AS j
-      WHERE a.projection_id = j.id AND a.global_position = ANY (_global_positions)
+      -- What nobody reads any more is deleted by purge_projections.
+      WHERE a.projection_id = j.id AND j.aggregated_stream_id IS NOT NULL AND a.global_position = ANY (_global_positions)
         AND EXISTS (
           SELECT
           FROM headwater.aggregated_messages AS l

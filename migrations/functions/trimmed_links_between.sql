@@ -14,6 +14,14 @@ LANGUAGE plpgsql STABLE
 AS $$
 #variable_conflict use_column
 BEGIN
+  -- So it is nearly always.
+  IF coalesce(cardinality(_partitions), 0) = 0 AND NOT EXISTS (
+    SELECT FROM headwater.trimmed_links AS t WHERE t.projection_id = _projection AND t.last_global_position > _after
+  ) THEN
+    message_count := 0;
+    RETURN;
+  END IF;
+
   SELECT
     coalesce(sum(
       CASE

@@ -27,19 +27,25 @@ AS $$
   -- Of a log: up to where the stream's messages are acked, counted as the source does.
   followed AS MATERIALIZED (
     SELECT
-      s.id, s.types, t.stream_name, s.source ? 'stream_name' AS is_stream,
+      w.id, w.types, w.stream_name, w.is_stream,
       headwater.subscription_acked_up_to(p.unacked_positions, p.read_up_to) AS acked
-    FROM subscription AS s
-    CROSS JOIN stream AS t
+    FROM (
+      SELECT s.id, s.types, s.partitions, t.stream_name, true AS is_stream
+      FROM subscription AS s
+      JOIN stream AS t ON t.stream_name = s.source ->> 'stream_name'
+      UNION ALL
+      SELECT s.id, s.types, s.partitions, t.stream_name, false
+      FROM subscription AS s
+      CROSS JOIN LATERAL jsonb_array_elements_text(s.source -> 'categories') AS c (category)
+      JOIN stream AS t ON t.category = c.category
+      UNION ALL
+      SELECT s.id, s.types, s.partitions, t.stream_name, false
+      FROM subscription AS s
+      CROSS JOIN stream AS t
+      WHERE s.source -> 'all' = 'true'
+    ) AS w
     LEFT JOIN headwater.subscription_partitions AS p
-      ON p.subscription_id = s.id AND p.partition = headwater.subscription_partition(t.stream_name, s.partitions)
-    WHERE s.aggregated_stream_id IS NULL
-      AND (
-        s.source ->> 'stream_name' = t.stream_name
-        OR s.source ->> 'category' = t.category
-        OR coalesce(s.source -> 'categories' ? t.category, false)
-        OR s.source -> 'all' = 'true'
-      )
+      ON p.subscription_id = w.id AND p.partition = headwater.subscription_partition(w.stream_name, w.partitions)
   ),
   aggregated AS MATERIALIZED (
     SELECT

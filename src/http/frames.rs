@@ -210,6 +210,13 @@ mod tests {
     use super::*;
     use crate::domain::message::MessageParts;
 
+    #[test]
+    fn the_script_of_browsers_knows_the_same_names() {
+        let names = OTHER_EVENTS.map(|name| format!("'{name}'")).join(", ");
+        let list = format!("const OTHER_EVENTS = [{names}]\n");
+        assert!(include_str!("../../console/headwater.js").contains(&list), "{list}");
+    }
+
     fn entry(id: i64, message_type: &str) -> Entry {
         let message = Message::new(MessageParts {
             message_type,

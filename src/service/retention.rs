@@ -62,7 +62,10 @@ impl Retentions {
                     back_off.worked();
                     pause
                 }
-                Err(error) => back_off.failed(&error),
+                Err(error) => {
+                    sizer.failed();
+                    back_off.failed(&error)
+                }
             };
             stopping.run_until_cancelled(tokio::time::sleep(pause)).await;
         }

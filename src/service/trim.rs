@@ -46,6 +46,11 @@ impl StepSizer {
         self.messages = self.messages.clamp(STEP_MESSAGES_MIN, STEP_MESSAGES_MAX);
         time.min(Duration::from_secs(1))
     }
+
+    /// Takes in that a step has failed: it may have been too large for its time-out.
+    pub fn failed(&mut self) {
+        self.messages = (self.messages / 4).max(STEP_MESSAGES_MIN);
+    }
 }
 
 /// What a trim has done.
@@ -136,5 +141,14 @@ mod tests {
             sizer.took(Duration::from_secs(9));
         }
         assert_eq!(sizer.messages(), STEP_MESSAGES_MIN);
+    }
+
+    #[test]
+    fn a_step_that_failed_is_not_asked_for_again_as_large_as_it_was() {
+        let mut sizer = StepSizer::default();
+        for messages in [STEP_MESSAGES_FIRST / 4, STEP_MESSAGES_MIN, STEP_MESSAGES_MIN] {
+            sizer.failed();
+            assert_eq!(sizer.messages(), messages);
+        }
     }
 }

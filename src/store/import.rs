@@ -83,7 +83,9 @@ const ADD_ERASURES: &str = "WITH e AS (SELECT * FROM unnest($1::uuid[], $2::time
     RETURNING number - (SELECT count(*) FROM e) AS before) \
     INSERT INTO headwater.erased_messages (id, number, stream_name, global_position, erased_at, reason) \
     SELECT m.id, n.before + e.nth, m.stream_name, m.global_position, e.erased_at AT TIME ZONE 'utc', e.reason \
-    FROM n CROSS JOIN e JOIN message_store.messages AS m ON m.id = e.id";
+    FROM n CROSS JOIN e JOIN message_store.messages AS m ON m.id = e.id \
+    ON CONFLICT (id) DO UPDATE SET number = excluded.number, stream_name = excluded.stream_name, \
+    global_position = excluded.global_position, erased_at = excluded.erased_at, reason = excluded.reason, trimmed_at = NULL";
 const SET_SEQUENCE: &str =
     "SELECT setval(pg_get_serial_sequence('message_store.messages', 'global_position')::regclass, $1)";
 

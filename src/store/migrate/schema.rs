@@ -152,6 +152,7 @@ const MIGRATIONS: &[(&str, &str)] = migrations![
     "0016_made_by",
     "0017_trims_and_callers",
     "0018_delivery_indexes",
+    "0019_trimmed",
 ];
 
 const FUNCTIONS: &[(&str, &str)] = functions![
