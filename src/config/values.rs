@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::domain::duration;
+
 /// The file that the flag or the variable names; read before all else, because it holds defaults for the rest.
 pub(super) fn config_file(arguments: &[std::ffi::OsString]) -> Option<PathBuf> {
     let mut rest = arguments.iter();
@@ -56,9 +58,9 @@ pub(super) fn within(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, S
 /// A duration within bounds, both included.
 pub(super) fn lasting(min: &'static str, max: &'static str) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     move |text| {
-        let bound = |text| humantime::parse_duration(text).unwrap_or_default();
-        match humantime::parse_duration(text) {
-            Ok(duration) if (bound(min)..=bound(max)).contains(&duration) => Ok(duration),
+        let bound = |text| duration::parse(text).unwrap_or_default();
+        match duration::parse(text) {
+            Some(duration) if (bound(min)..=bound(max)).contains(&duration) => Ok(duration),
             _ => Err(format!("must be a duration from {min} to {max}, such as 30s")),
         }
     }

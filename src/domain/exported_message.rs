@@ -204,7 +204,7 @@ fn checked(name: &'static str, json: Option<&RawValue>) -> Result<Option<String>
         Err(error @ (JsonTextError::NulCharacter { .. } | JsonTextError::LoneSurrogate { .. })) => {
             Err(field(name, error.to_string()))
         }
-        Ok(()) | Err(JsonTextError::TooDeep { .. } | JsonTextError::NumberTooLong { .. }) => {
+        Ok(_) | Err(JsonTextError::TooDeep { .. } | JsonTextError::NumberTooLong { .. }) => {
             Ok(Some(json.get().to_owned()))
         }
     }

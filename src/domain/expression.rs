@@ -20,6 +20,10 @@ pub const EXPRESSION_DEPTH_MAX: usize = 100;
 /// request.
 pub const EXPRESSION_OPEN_MAX: usize = 24;
 
+/// Parts of `data` and `metadata` that are put together, by `+` or in a list or a map. Each may be a list as large as a
+/// message, which every step copies.
+pub const EXPRESSION_PARTS_MAX: usize = 8;
+
 /// The variables that an expression may use.
 const VARIABLES: [&str; 8] =
     ["type", "data", "metadata", "stream_name", "category", "position", "global_position", "time"];
@@ -48,6 +52,11 @@ pub enum ExpressionError {
     /// More than [`EXPRESSION_OPEN_MAX`] brackets and conditions are open at one place.
     #[error("must not have more than {EXPRESSION_OPEN_MAX} brackets and conditions within each other")]
     TooManyOpen,
+    /// More than [`EXPRESSION_PARTS_MAX`] parts of a message are put together.
+    #[error(
+        "must not put more than {EXPRESSION_PARTS_MAX} parts of data and metadata together, by + or in a list or a map; what is in int(), double() or size() does not count"
+    )]
+    TooManyParts,
     /// The parser refuses it.
     #[error("is not CEL: line {line}, column {column}: {message}")]
     Syntax {
@@ -202,14 +211,23 @@ fn check_depth(root: &IdedExpr) -> Result<(), ExpressionError> {
 }
 
 fn check_tree(root: &IdedExpr) -> Result<(), ExpressionError> {
-    let mut open = vec![root];
-    while let Some(node) = open.pop() {
-        if matches!(node.expr, Expr::Comprehension(_)) {
-            return Err(ExpressionError::Comprehension);
-        }
-        open.extend(children(node));
+    let (mut open, mut parts) = (vec![(root, false)], 0);
+    while let Some((node, is_together)) = open.pop() {
+        let is_together = match &node.expr {
+            Expr::Comprehension(_) => return Err(ExpressionError::Comprehension),
+            Expr::List(_) | Expr::Map(_) | Expr::Struct(_) => true,
+            Expr::Call(call) if call.func_name == "_+_" => true,
+            // What these give may be one of their operands; all others give a number, a text or a boolean.
+            Expr::Call(call) => is_together && ["_?_:_", "_[_]", "dyn"].contains(&call.func_name.as_str()),
+            Expr::Ident(name) if is_together && ["data", "metadata"].contains(&name.as_str()) => {
+                parts += 1;
+                false
+            }
+            _ => is_together,
+        };
+        open.extend(children(node).into_iter().map(|child| (child, is_together)));
     }
-    Ok(())
+    if parts > EXPRESSION_PARTS_MAX { Err(ExpressionError::TooManyParts) } else { Ok(()) }
 }
 
 fn children(node: &IdedExpr) -> Vec<&IdedExpr> {
@@ -317,5 +335,26 @@ mod tests {
         assert_eq!(refused("dat.x == 1"), ExpressionError::UnknownVariable { name: "dat".into() });
         assert_eq!(refused("data.x.matches('a*')"), ExpressionError::UnknownFunction { name: "matches".into() });
         assert_eq!(refused(&"1".repeat(1_001)), ExpressionError::TooLong { bytes: 1_001 });
+    }
+
+    /// `+` copies lists, and a message may be one large list.
+    #[test]
+    fn parts_of_a_message_are_put_together_a_few_times_only() {
+        let sum = |part: &str, count: usize| vec![part; count].join(" + ");
+        for expression in [
+            format!("{} > 10", sum("data.n", 8)),
+            format!("{} > 10", sum("int(data.n)", 40)),
+            format!("{} == 'x'", sum("type", 40)),
+            format!("size({}) > 0 && data.n > 1 && data.m > 2", sum("data.l", 8)),
+        ] {
+            assert!(Expression::compile(&expression).is_ok(), "{expression}");
+        }
+        for expression in [
+            format!("size({}) > 0", sum("data.l", 9)),
+            format!("size([{}]) > 0", vec!["metadata['l']"; 9].join(", ")),
+            format!("size({}) > 0", sum("(true ? dyn(data.l) : [data.m][0])", 5)),
+        ] {
+            assert_eq!(Expression::compile(&expression), Err(ExpressionError::TooManyParts), "{expression}");
+        }
     }
 }

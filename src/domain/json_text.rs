@@ -36,10 +36,11 @@ pub enum JsonTextError {
     },
 }
 
-/// Checks a text that is known to be JSON (serde_json has read it) against what `jsonb` refuses.
-pub fn check(text: &str) -> Result<(), JsonTextError> {
+/// Checks a text that is known to be JSON (serde_json has read it) against what `jsonb` refuses. Answers by how many bytes
+/// its numbers grow at most: `jsonb` keeps them without an exponent.
+pub fn check(text: &str) -> Result<usize, JsonTextError> {
     let bytes = text.as_bytes();
-    let mut depth = 0usize;
+    let (mut depth, mut growth) = (0usize, 0);
     let mut at = 0;
     while at < bytes.len() {
         match bytes[at] {
@@ -55,11 +56,15 @@ pub fn check(text: &str) -> Result<(), JsonTextError> {
                 at += 1;
             }
             b'"' => at = check_string(bytes, at + 1)?,
-            b'-' | b'0'..=b'9' => at = check_number(bytes, at)?,
+            b'-' | b'0'..=b'9' => {
+                let (length, zeros) = check_number(bytes, at)?;
+                at += length;
+                growth += zeros;
+            }
             _ => at += 1,
         }
     }
-    Ok(())
+    Ok(growth)
 }
 
 /// Returns the place after the closing quote.
@@ -89,8 +94,8 @@ fn check_string(bytes: &[u8], mut at: usize) -> Result<usize, JsonTextError> {
     Ok(at)
 }
 
-/// Returns the place after the number.
-fn check_number(bytes: &[u8], start: usize) -> Result<usize, JsonTextError> {
+/// Returns the number's length and its exponent, which is how many zeros it may have when it is printed.
+fn check_number(bytes: &[u8], start: usize) -> Result<(usize, usize), JsonTextError> {
     let length =
         bytes[start..].iter().take_while(|byte| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9')).count();
     let number = &bytes[start..start + length];
@@ -105,7 +110,7 @@ fn check_number(bytes: &[u8], start: usize) -> Result<usize, JsonTextError> {
     if mantissa.len().saturating_add(exponent) > JSON_NUMBER_DIGITS_MAX {
         return Err(JsonTextError::NumberTooLong { at: start });
     }
-    Ok(start + length)
+    Ok((length, exponent))
 }
 
 fn hex4(bytes: &[u8], at: usize) -> u32 {
@@ -129,7 +134,14 @@ mod tests {
             r#"{"\\u0000":"\\u0000 is text here"}"#,
             "12345678901234567890.1234567890",
         ] {
-            assert_eq!(check(text), Ok(()), "{text}");
+            assert!(check(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_with_an_exponent_are_longer_when_they_are_printed() {
+        for (text, growth) in [("[1, 2.5]", 0), ("[1e3, -2E-20, 7]", 23), (r#""1e999""#, 0)] {
+            assert_eq!(check(text), Ok(growth), "{text}");
         }
     }
 

@@ -8,6 +8,7 @@ pub mod browser;
 pub mod closing;
 pub mod database_url;
 pub mod delivery;
+pub mod duration;
 pub mod event_id;
 pub mod exported_message;
 pub mod expression;

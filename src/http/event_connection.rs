@@ -121,7 +121,7 @@ fn event_request(head: &[u8]) -> Option<Request<Body>> {
         return None;
     }
     let uri: Uri = parsed.path?.parse().ok()?;
-    if !uri.path().starts_with("/v1/") || !uri.path().ends_with("/events") || uri.authority().is_some() {
+    if !is_event_stream(uri.path()) || uri.authority().is_some() {
         return None;
     }
     let mut request = Request::builder().method(Method::GET).uri(uri);
@@ -133,6 +133,12 @@ fn event_request(head: &[u8]) -> Option<Request<Body>> {
         request = request.header(name, HeaderValue::from_bytes(line.value).ok()?);
     }
     request.body(Body::empty()).ok()
+}
+
+/// Whether a path is that of an event stream, and not of a stream or a subscription that is named `events`.
+fn is_event_stream(path: &str) -> bool {
+    let Some(of) = path.strip_prefix("/v1/").and_then(|path| path.strip_suffix("events")) else { return false };
+    matches!(of, "" | "all/") || of.ends_with('/') && of.matches('/').count() >= 2
 }
 
 /// Has the request answered: with an event stream, or with what is no event stream, which is sent.

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::problem::Problem;
 use crate::domain::Violation;
+use crate::domain::duration;
 use crate::domain::expression::Expression;
 use crate::domain::filter::{FILTER_TYPES_MAX, Filter};
 use crate::domain::scope::Readable;
@@ -96,14 +97,14 @@ impl Validator {
 
     pub fn duration(&mut self, field: &str, text: Option<&str>, min: Duration, max: Duration) -> Option<Duration> {
         let text = text?;
-        match humantime::parse_duration(text) {
-            Ok(duration) if (min..=max).contains(&duration) => Some(duration),
-            Ok(_) => {
-                let (min, max) = (humantime::format_duration(min), humantime::format_duration(max));
+        match duration::parse(text) {
+            Some(duration) if (min..=max).contains(&duration) => Some(duration),
+            Some(_) => {
+                let (min, max) = (duration::text(min), duration::text(max));
                 self.invalid(field, format!("must be from {min} to {max}"));
                 None
             }
-            Err(_) => {
+            None => {
                 self.malformed(field, "must be a duration such as 500ms, 30s or 5m");
                 None
             }

@@ -21,6 +21,10 @@ use crate::service::read::PlaceError;
 
 /// Seconds after which a refused request may be tried again.
 pub const RETRY_AFTER_SECONDS: u32 = 1;
+/// How many broken rules a problem lists, and how long a field's name and a message may be: all may repeat what was sent.
+const VIOLATIONS_MAX: usize = 100;
+const FIELD_BYTES_MAX: usize = 200;
+const MESSAGE_BYTES_MAX: usize = 2_000;
 
 /// A problem document on its way out.
 #[derive(Debug, Clone)]
@@ -187,11 +191,24 @@ impl Problem {
         }
     }
 
-    fn with_errors(kind: ProblemKind, errors: Vec<Violation>) -> Self {
+    fn with_errors(kind: ProblemKind, mut errors: Vec<Violation>) -> Self {
+        errors.truncate(VIOLATIONS_MAX);
+        for Violation { field, message } in &mut errors {
+            shorten(field, FIELD_BYTES_MAX);
+            shorten(message, MESSAGE_BYTES_MAX);
+        }
         let detail = errors.iter().map(|error| format!("{} {}", error.field, error.message)).collect::<Vec<_>>();
         let errors: Vec<Value> =
             errors.into_iter().map(|error| json!({ "field": error.field, "message": error.message })).collect();
         Self::new(kind, format!("{}.", detail.join("; "))).with("errors", errors)
+    }
+}
+
+/// Cuts a text that repeats what the client has sent.
+fn shorten(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push('…');
     }
 }
 

@@ -14,6 +14,7 @@ use super::parameters::{Validator, category};
 use super::problem::Problem;
 use super::trim::yes;
 use super::{App, tags};
+use crate::domain::duration;
 use crate::domain::stream_name::Category;
 use crate::domain::time::Timestamp;
 use crate::service::retention::{Retention, StoredRetention};
@@ -91,7 +92,7 @@ impl From<StoredRetention> for CategoryRetention {
         let Retention { max_age, max_count, unless_unacked } = stored.retention;
         Self {
             category: stored.category,
-            max_age: max_age.map(|age| humantime::format_duration(age).to_string().replace(' ', "")),
+            max_age: max_age.map(duration::text),
             max_count,
             unless_unacked,
             trimmed: stored.trimmed,

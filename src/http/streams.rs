@@ -18,7 +18,7 @@ use super::problem::{Problem, ProblemKind};
 use super::{App, Limits, body, tags};
 use crate::domain::append::{AppendRequest, Appended, NewMessage, StreamAppend, StreamAppended, WrittenMessage};
 use crate::domain::json_text;
-use crate::domain::stream_name::{StreamName, check_type};
+use crate::domain::stream_name::{STREAM_NAME_BYTES_MAX, StreamName, check_type};
 use crate::domain::trace::{self, SpanRef, TraceContext};
 use crate::service::auth::Caller;
 
@@ -211,7 +211,11 @@ pub struct AppendHeaders {
 
 impl AppendHeaders {
     pub fn of(rules: &mut Validator, headers: &HeaderMap) -> Self {
-        let key = headers.get("idempotency-key").map(HeaderValue::as_bytes);
+        let mut keys = headers.get_all("idempotency-key").into_iter().map(HeaderValue::as_bytes);
+        let key = keys.next();
+        if keys.next().is_some() {
+            rules.malformed("Idempotency-Key", "must be given once");
+        }
         if key.is_some_and(|key| key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX) {
             rules.invalid("Idempotency-Key", format!("must be from 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes"));
         }
@@ -244,6 +248,23 @@ impl MessagePlace<'_> {
     }
 }
 
+/// The part of a message's metadata that has an index: Message DB's correlation.
+#[derive(Deserialize)]
+struct Correlation<'a> {
+    #[serde(borrow, rename = "correlationStreamName")]
+    stream_name: Option<&'a RawValue>,
+}
+
+impl Correlation<'_> {
+    /// Whether the index takes the category that the metadata names, if they name one. A value that is no string counts as
+    /// its text.
+    fn has_short_category(metadata: &str) -> bool {
+        let Ok(Correlation { stream_name: Some(value) }) = serde_json::from_str(metadata) else { return true };
+        let text = serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().into());
+        text.split('-').next().is_none_or(|category| category.len() <= STREAM_NAME_BYTES_MAX)
+    }
+}
+
 /// The message as it is to be written; `number`: which one of the request it is.
 pub fn check_message(
     rules: &mut Validator,
@@ -254,22 +275,36 @@ pub fn check_message(
     (headers, number): (&AppendHeaders, usize),
 ) -> Result<NewMessage, Problem> {
     let length = |value: &Option<Box<RawValue>>| value.as_ref().map_or(0, |value| value.get().len());
-    let (bytes, limit) = (length(&body.data) + length(&body.metadata), limits.message_bytes_max);
-    if bytes > limit {
+    let limit = limits.message_bytes_max;
+    let check_length = |bytes: usize, when: &str| {
+        if bytes <= limit {
+            return Ok(());
+        }
         let what = match place {
             MessagePlace::InList { prefix, at } => format!("{prefix}messages[{at}]"),
             MessagePlace::OnLine(number) => format!("The message on line {number}"),
         };
-        let detail = format!("{what} has {bytes} bytes of data and metadata; at most {limit} are allowed.");
-        return Err(Problem::new(ProblemKind::MessageTooLarge, detail).with("limit", limit));
-    }
+        let detail = format!("{what} has {bytes} bytes of data and metadata{when}; at most {limit} are allowed.");
+        Err(Problem::new(ProblemKind::MessageTooLarge, detail).with("limit", limit))
+    };
+    let mut bytes = length(&body.data) + length(&body.metadata);
+    check_length(bytes, "")?;
     if let Err(error) = check_type(&body.r#type) {
         rules.invalid(&place.field("type"), error.to_string());
     }
     for (name, value) in [("data", &body.data), ("metadata", &body.metadata)] {
-        if let Some(Err(error)) = value.as_ref().map(|value| json_text::check(value.get())) {
-            rules.invalid(&place.field(name), error.to_string());
+        match value.as_ref().map(|value| json_text::check(value.get())) {
+            Some(Ok(growth)) => bytes += growth,
+            Some(Err(error)) => rules.invalid(&place.field(name), error.to_string()),
+            None => {}
         }
+    }
+    check_length(bytes, " once its numbers are written without exponents")?;
+    if let Some(metadata) = body.metadata.as_ref().filter(|metadata| metadata.get().len() > STREAM_NAME_BYTES_MAX)
+        && !Correlation::has_short_category(metadata.get())
+    {
+        let rule = format!("must name a category of at most {STREAM_NAME_BYTES_MAX} bytes in correlationStreamName");
+        rules.invalid(&place.field("metadata"), rule);
     }
     let time = body.time.and_then(|time| rules.time(&place.field("time"), Some(&time)));
     let id = body.id.or_else(|| headers.key.as_ref().map(|key| id_of_key(stream_name, key, number)));

@@ -366,7 +366,10 @@ impl Events {
     }
 
     fn took(&mut self, event: Option<&Event>) {
-        self.told_at = Instant::now();
+        // A browser does not see that a cursor moved: to it the stream is as quiet as before.
+        if !matches!(event, Some(Event::Moved(_))) {
+            self.told_at = Instant::now();
+        }
         self.cursor = self.source.as_ref().and_then(EventSource::cursor).or(self.cursor);
         if let Some(open) = &self.open {
             self.told_up_to().into_iter().for_each(|position| open.told_up_to(position));

@@ -3,6 +3,7 @@
 mod bodies;
 mod cursors;
 mod framing;
+mod grows;
 mod messages;
 mod names;
 mod queries;

@@ -45,12 +45,13 @@ const ROOMS: [(&str, &[&str]); 16] = [
 ];
 
 /// All that `domain` may use of other crates.
-const DOMAIN_CRATES: [&str; 12] = [
+const DOMAIN_CRATES: [&str; 13] = [
     "std",
     "core",
     "bytes",
     "cel",
     "chrono",
+    "humantime",
     "md5",
     "parking_lot",
     "serde",
