@@ -5,6 +5,7 @@ mod doubt;
 mod edges;
 mod hand_over;
 mod judge;
+mod late_doubt;
 mod load;
 mod locks;
 mod model;

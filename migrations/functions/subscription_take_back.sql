@@ -38,7 +38,12 @@ BEGIN
       UPDATE headwater.subscription_partitions AS s
       SET
         committed = CASE WHEN _is_auto THEN least(s.committed, _committed[i]) ELSE s.committed END,
-        read_up_to = least(s.read_up_to, _expected[i]),
+        -- What the consumer has acked of it meanwhile had come to it after all, by another request: that stays acked. What
+        -- was acked as it was delivered counts as not delivered.
+        read_up_to = greatest(
+          least(s.read_up_to, _expected[i]),
+          CASE WHEN NOT _is_auto THEN headwater.subscription_acked_up_to(s.unacked_positions, s.read_up_to) END
+        ),
         rewind_generation = s.rewind_generation + 1,
         -- What nobody received does not count as delivered.
         unacked_counts = ARRAY(

@@ -176,6 +176,8 @@ impl Consumers {
         if !claimant.may_deliver(State::Running).await? {
             return Ok(Redelivery::default());
         }
+        let id = claimant.subscription().id;
+        self.doubts.take_back(id, &request.consumer, &mut claimant.doubts).await?;
         let epoch = self.common.database.subscriptions().next_delivery_epoch().await?;
         let ClaimRequest { min_idle_ms, after, positions, .. } = request;
         let take = Take::Idle { min_idle_ms: *min_idle_ms, after: *after, positions: positions.as_deref() };
@@ -183,7 +185,7 @@ impl Consumers {
         let mut taken = claimant.take_again(limit, take, epoch).await?;
         claimant.doubts.clear();
         taken.deliveries.sort_by_key(|one| (one.partition, one.position));
-        self.common.wakers.wake(claimant.subscription().id);
+        self.common.wakers.wake(id);
         Ok(taken)
     }
 
