@@ -1,5 +1,7 @@
 -- Parked messages are delivered again, some or all, and their deliveries are counted anew. Answers how many there were.
--- One that the cursor has not come to yet is delivered in its turn; the others are delivered out of turn.
+-- One that the cursor is yet to come to, and will deliver, is delivered in its turn; the others are delivered out of turn.
+-- To those belong the ones that were parked before their turn: the cursor passes over what is in done_positions, and does so
+-- after this too, since a consumer may be reading on by what it knew of them before.
 CREATE OR REPLACE FUNCTION headwater.subscription_replay(
   _subscription bigint,
   _partitions integer[],
@@ -30,10 +32,12 @@ BEGIN
   LOOP
     _count := _count + 1;
 
-    UPDATE headwater.subscription_partitions AS p
-    SET done_positions = array_remove(p.done_positions, k.position)
-    WHERE p.subscription_id = _subscription AND p.partition = k.partition AND p.read_up_to < k.position;
-    CONTINUE WHEN FOUND;
+    CONTINUE WHEN EXISTS (
+      SELECT
+      FROM headwater.subscription_partitions AS p
+      WHERE p.subscription_id = _subscription AND p.partition = k.partition AND p.read_up_to < k.position
+        AND NOT k.position = ANY (p.done_positions)
+    );
 
     INSERT INTO headwater.subscription_deliveries AS d
       (subscription_id, partition, position, global_position, epoch, delivery_count, attempts, due_at, last_error)

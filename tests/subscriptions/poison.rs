@@ -265,3 +265,38 @@ async fn a_nack_that_is_refused_by_the_database_fails_no_other() {
     assert_eq!(statuses, [(200, 500); EACH]);
     app.stop().await;
 }
+
+/// A consumer reads on for up to a second by what it was told is parked, and passes over that.
+#[tokio::test]
+async fn what_is_replayed_while_a_consumer_reads_by_what_it_knew_before_comes_all_the_same() {
+    let (database, app) = filled(1, 11).await;
+    let sub = Sub::new(&app, "s", json!({ "source": { "stream_name": "a-1" } })).await;
+    let all = sub.fetch("w1", 11).await;
+    sub.acked("w1", &all[4..5]).await;
+    sub.nacked("w1", &all[7], json!({ "action": "park" })).await;
+    sub.nacked("w1", &all[5], json!({ "action": "retry", "delay": "0s" })).await;
+    let sql = database.connect().await;
+    let sync = "SELECT epoch, rewind_generation, read_up_to, done_positions FROM headwater.subscription_sync(\
+        (SELECT id FROM headwater.subscriptions), 'w1', gen_random_uuid(), 1000)";
+    let known = sql.query_one(sync, &[]).await.unwrap();
+    assert_eq!((known.get::<_, i64>(2), known.get::<_, Vec<i64>>(3)), (4, vec![7]));
+    assert_eq!(sub.post("/parked/replay", &json!({ "all": true })).await.json(), json!({ "replayed": 1 }));
+    let deliver = "SELECT cardinality(counts) FROM headwater.subscription_deliver(\
+        (SELECT id FROM headwater.subscriptions), 'w1', (SELECT coalesce(max(history), 0) FROM headwater.settled_position), \
+        ARRAY[0], ARRAY[$1::bigint], ARRAY[$2::bigint], ARRAY[4::bigint], ARRAY[10::bigint], ARRAY[5], \
+        ARRAY[5, 6, 8, 9, 10]::bigint[], ARRAY[$3::bigint], ARRAY[$4::text::uuid], false)";
+    let last = &all[10]["message"];
+    let (last_position, last_id) = (last["global_position"].as_i64().unwrap(), last["id"].as_str().unwrap());
+    let (epoch, generation) = (known.get::<_, i64>(0), known.get::<_, i64>(1));
+    let delivered = sql.query_one(deliver, &[&epoch, &generation, &last_position, &last_id]).await.unwrap();
+    assert_eq!(delivered.get::<_, i32>(0), 5);
+    let replayed = sub.fetch_some("w1", 10).await;
+    assert_eq!((positions(&replayed), &replayed[0]["delivery_count"]), (vec![7], &json!(1)));
+    sub.acked("w1", &all[10..]).await;
+    assert_eq!(sub.status().await["committed_lag"], 1, "the ack of those around it is none of the replayed one");
+    sub.acked("w1", &replayed).await;
+    let status = sub.status().await;
+    assert_eq!((&status["committed_lag"], &status["delivered_lag"]), (&json!(0), &json!(0)));
+    assert_eq!(sub.fetch("w1", 10).await.len(), 0);
+    app.stop().await;
+}
