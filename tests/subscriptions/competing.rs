@@ -347,3 +347,18 @@ async fn a_fetch_does_not_wait_for_what_another_transaction_holds() {
     assert_eq!(positions(&sub.fetch_some("w1", 1).await), [0]);
     app.stop().await;
 }
+
+#[tokio::test]
+async fn a_backlog_that_is_not_acked_in_time_comes_again_and_ends() {
+    let (_database, app) = filled(1, 1).await;
+    let sub = competing(&app, json!({ "max_in_flight": 1, "ack_timeout": "1s", "max_deliveries": 3 })).await;
+    assert_eq!(sub.fetch("w1", 1).await.len(), 1);
+    // A handler that hangs, at a consumer without room for anything else.
+    let mut events = app.follow(&sub.path("/events?consumer=w1")).await;
+    for count in 2..=3 {
+        assert_eq!(events.next("message").await.json()["delivery_count"], count);
+    }
+    sub.until("it is parked", |status| status["committed_lag"] == 0).await;
+    assert_eq!(sub.get("/parked").await["parked"][0]["deliveries"], 3);
+    app.stop().await;
+}

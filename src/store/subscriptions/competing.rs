@@ -147,7 +147,8 @@ impl Subscriptions<'_> {
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    /// How many of a consumer's deliveries there are up to a place; `max` if there are more.
+    /// How many of a consumer's deliveries are in flight up to a place; `max` if there are more. Those whose time is over are
+    /// not.
     pub async fn own_deliveries_up_to(
         self,
         subscription: i64,
@@ -158,7 +159,7 @@ impl Subscriptions<'_> {
         let count = sqlx::query_scalar!(
             r#"SELECT count(*) AS "count!" FROM (SELECT FROM headwater.subscription_deliveries AS d
                WHERE d.subscription_id = $1 AND d.consumer = $2 AND (d.partition, d.position) <= ($3, $4)
-               LIMIT $5) AS own"#,
+               AND d.due_at - clock_timestamp() > interval '0' LIMIT $5) AS own"#,
             subscription,
             consumer,
             up_to.partition,
