@@ -35,13 +35,13 @@ BEGIN
   WHERE s.id = _id;
 
   -- The message that stopped the subscription is tried again as often as any other: its deliveries are counted anew, as
-  -- those of a replayed one.
+  -- those of a replayed one. It may not have failed before it did: each delivery behind one that had failed counts.
   IF _state = 'running' AND _has_stopped THEN
     PERFORM FROM headwater.subscription_partitions AS p WHERE p.subscription_id = _id ORDER BY p.partition FOR UPDATE;
     UPDATE headwater.subscription_partitions AS p
     SET
       unacked_counts = ARRAY(
-        SELECT CASE WHEN k.failures > 0 AND greatest(k.failures, k.count) >= _deliveries_max THEN 0 ELSE k.count END
+        SELECT CASE WHEN greatest(k.failures, k.count) >= _deliveries_max THEN 0 ELSE k.count END
         FROM unnest(p.unacked_positions, p.unacked_counts, p.unacked_failures) AS k (position, count, failures)
         ORDER BY k.position
       ),

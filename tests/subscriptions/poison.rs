@@ -300,3 +300,29 @@ async fn what_is_replayed_while_a_consumer_reads_by_what_it_knew_before_comes_al
     assert_eq!(sub.fetch("w1", 10).await.len(), 0);
     app.stop().await;
 }
+
+#[tokio::test]
+async fn what_has_stopped_without_a_failure_before_is_tried_as_often_as_any_other() {
+    let (_database, app) = filled(1, 2).await;
+    let definition = json!({
+        "source": { "stream_name": "a-1" }, "max_deliveries": 2, "backoff": ["0s"], "on_exhausted": "stop"
+    });
+    let sub = Sub::new(&app, "s", definition).await;
+    let both = sub.fetch("w1", 2).await;
+    sub.nacked("w1", &both[0], json!({})).await;
+    // The second one was delivered behind it, and is delivered again.
+    let first = sub.fetch_some("w1", 2).await;
+    assert_eq!(positions(&first), [0]);
+    sub.acked("w1", &first).await;
+    let second = sub.fetch_some("w1", 2).await;
+    assert_eq!((positions(&second), &second[0]["delivery_count"]), (vec![1], &json!(2)));
+    sub.nacked("w1", &second[0], json!({})).await;
+    assert_eq!(sub.status().await["stopped"]["position"], 1);
+    assert_eq!(sub.post("/resume", &json!({})).await.status, 200);
+    let again = sub.fetch_some("w1", 2).await;
+    assert_eq!((positions(&again), &again[0]["delivery_count"]), (vec![1], &json!(1)));
+    sub.nacked("w1", &again[0], json!({})).await;
+    assert_eq!(sub.status().await["state"], "running");
+    sub.acked("w1", &sub.fetch_some("w1", 2).await).await;
+    app.stop().await;
+}
