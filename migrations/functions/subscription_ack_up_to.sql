@@ -97,8 +97,10 @@ BEGIN
           )
           ELSE s.done_positions
         END,
-        -- The time to ack the next message begins now.
-        ack_due_at = CASE WHEN s.unacked_positions[_acked + 1] <= s.read_up_to THEN _now + p.ack_timeout END
+        -- The time to ack the next message begins now, unless the consumer was given more by an extension.
+        ack_due_at = CASE
+          WHEN s.unacked_positions[_acked + 1] <= s.read_up_to THEN greatest(s.ack_due_at, _now + p.ack_timeout)
+        END
       WHERE s.subscription_id = a.subscription_id AND s.partition = a.partition;
 
       -- Nothing is in flight any more: the partition need not wait for the end of its grace.

@@ -6,6 +6,7 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
   p headwater.subscription_partitions;
+  _timeout interval;
   _at integer;
   _acked_up_to bigint;
 BEGIN
@@ -15,9 +16,11 @@ BEGIN
   FOR UPDATE;
   _at := array_position(p.unacked_positions, _position);
 
-  -- All messages before this one were acked, so it is the last that was committed.
+  -- All messages before this one were acked, so it is the last that was committed, and the time to ack the next one begins
+  -- now, as after an ack.
   IF _at = 1 THEN
     p.committed := greatest(p.committed, _position);
+    SELECT s.ack_timeout INTO _timeout FROM headwater.subscriptions AS s WHERE s.id = _subscription;
   END IF;
 
   p.unacked_positions := p.unacked_positions[: _at - 1] || p.unacked_positions[_at + 1 :];
@@ -39,7 +42,9 @@ BEGIN
       WHERE d.position > _acked_up_to
       ORDER BY d.position
     ),
-    ack_due_at = CASE WHEN p.unacked_positions[1] <= p.read_up_to THEN s.ack_due_at END
+    ack_due_at = CASE
+      WHEN p.unacked_positions[1] <= p.read_up_to THEN greatest(s.ack_due_at, clock_timestamp() + _timeout)
+    END
   WHERE s.subscription_id = _subscription AND s.partition = _partition;
 
   IF p.next_owner IS NOT NULL AND NOT coalesce(p.unacked_positions[1] <= p.read_up_to, false) THEN

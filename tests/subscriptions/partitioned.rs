@@ -149,3 +149,40 @@ async fn auto_acks_as_it_delivers() {
     assert_eq!((&status["committed_lag"], &status["oldest_unacked_age"]), (&json!(0), &Value::Null));
     app.stop().await;
 }
+
+/// One time is kept for a partition: to ack a message before the one that was extended takes nothing of that.
+#[tokio::test]
+async fn more_time_for_a_message_outlasts_the_acks_of_those_before_it() {
+    let (_database, app) = filled(1, 2).await;
+    let sub = Sub::new(&app, "s", json!({ "source": { "stream_name": "a-1" }, "ack_timeout": "2s" })).await;
+    let both = sub.fetch("w1", 2).await;
+    let extension = json!({ "consumer": "w1", "extensions": [place(&both[1])], "ack_timeout": "20m" });
+    assert_eq!(sub.post("/extensions", &extension).await.json(), counts("extended", 1, 0, 0));
+    sub.acked("w1", &both[..1]).await;
+    let again = sub.fetch_with(json!({ "consumer": "w1", "wait": "3s", "backlog": false })).await;
+    assert_eq!(positions(&again), [0; 0]);
+    sub.acked("w1", &both[1..]).await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_time_to_ack_a_message_begins_when_the_one_before_it_ends() {
+    for end in ["ack", "park", "skip"] {
+        let (database, app) = filled(1, 2).await;
+        let sub = Sub::new(&app, "s", json!({ "source": { "stream_name": "a-1" }, "ack_timeout": "10m" })).await;
+        let both = sub.fetch("w1", 2).await;
+        let sql = database.connect().await;
+        let nearly =
+            "UPDATE headwater.subscription_partitions SET ack_due_at = clock_timestamp() + interval '1 minute'";
+        sql.batch_execute(nearly).await.unwrap();
+        match end {
+            "ack" => sub.acked("w1", &both[..1]).await,
+            _ => sub.nacked("w1", &both[0], json!({ "action": end })).await,
+        }
+        let left = "SELECT ack_due_at > clock_timestamp() + interval '9 minutes' FROM headwater.subscription_partitions \
+            WHERE cardinality(unacked_positions) = 1";
+        assert!(sql.query_one(left, &[]).await.unwrap().get::<_, bool>(0), "{end}");
+        sub.acked("w1", &both[1..]).await;
+        app.stop().await;
+    }
+}
