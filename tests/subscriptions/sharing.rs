@@ -149,3 +149,43 @@ async fn fetching_consumers_share_too_and_lose_nothing() {
     assert_eq!(sub.until("all is acked", |status| status["committed_lag"] == 0).await["committed_lag"], 0);
     app.stop().await;
 }
+
+/// A replayed message goes with its partition, and leaves the credit of the consumer that had it.
+#[tokio::test]
+async fn a_replay_in_flight_goes_to_the_next_consumer_of_its_partition_at_once() {
+    let (_database, app) = filled(8, 16).await;
+    let definition =
+        json!({ "source": { "category": "a" }, "partitions": 2, "ack_timeout": "10m", "max_in_flight": 1 });
+    let sub = Sub::new(&app, "s", definition).await;
+    let (mut parked, mut staying) = (None, String::new());
+    loop {
+        let found = sub.fetch("w1", 1).await;
+        let Some(message) = found.first() else { break };
+        if message["partition"] == 1 && parked.is_none() {
+            sub.nacked("w1", message, json!({ "action": "park" })).await;
+            parked = Some(message["position"].clone());
+            continue;
+        }
+        if message["partition"] == 0 {
+            staying = message["message"]["stream_name"].as_str().unwrap().to_owned();
+        }
+        sub.acked("w1", &found).await;
+    }
+    assert_eq!(sub.post("/parked/replay", &json!({ "all": true })).await.json(), json!({ "replayed": 1 }));
+    let had = sub.fetch_some("w1", 1).await;
+    assert_eq!(Some(&had[0]["position"]), parked.as_ref());
+    let has = sub.fetch_some("w2", 1).await;
+    assert_eq!((&has[0]["position"], &has[0]["delivery_count"]), (&had[0]["position"], &json!(2)));
+    // Whatever the first one says of it is late.
+    sub.ack("w1", &had).await.problem(409, "fenced");
+    sub.nack("w1", &had[0], json!({ "action": "skip" })).await.problem(409, "fenced");
+    let extension = json!({ "consumer": "w1", "extensions": [place(&had[0])] });
+    sub.post("/extensions", &extension).await.problem(409, "fenced");
+    app.write(&staying, "T", json!({ "n": 16 })).await;
+    let new = sub.fetch_some("w1", 1).await;
+    assert_eq!(numbers(&new), [16]);
+    sub.acked("w1", &new).await;
+    sub.acked("w2", &has).await;
+    assert_eq!(sub.status().await["committed_lag"], 0);
+    app.stop().await;
+}
