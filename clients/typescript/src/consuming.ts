@@ -64,9 +64,8 @@ class Consumer {
   /** Partitions that are being handled, or are to be: one after the other, across epochs. */
   readonly #busy = new Set<number>()
   readonly #ready: (() => Promise<void>)[] = []
-  /** The newest delivery of each lane that is to be acked, and how many there are with those before. */
+  /** What was handled and is to be acked. */
   #acks: { lane: Lane, place: DeliveryPlace }[] = []
-  #handled = 0
   #running = 0
   #timer: ReturnType<typeof setTimeout> | undefined
   #sending: Promise<void> = Promise.resolve()
@@ -205,11 +204,10 @@ class Consumer {
       return this.#nack(lane, place, 'retry', reason)
     }
     if (lane.isLost) return
-    // It acks those before it. A parked message that is replayed comes out of turn, and is acked by itself.
-    this.#acks = this.#acks.filter(ack => ack.lane !== lane || ack.place.position > position)
+    // Each by itself: the ack of a later message stands for those before it, but not for a parked one that is replayed, and a
+    // delivery does not say which it is.
     this.#acks.push({ lane, place })
-    this.#handled++
-    if (this.#handled >= Math.max(1, Math.floor(this.#maxInFlight / 2))) this.#sendAcksSoon(0)
+    if (this.#acks.length >= Math.max(1, Math.floor(this.#maxInFlight / 2))) this.#sendAcksSoon(0)
     else this.#sendAcksSoon(ACK_DELAY_MS)
   }
 
@@ -231,7 +229,6 @@ class Consumer {
       // A lane that was lost is not acked: another consumer has its messages.
       const acks = this.#acks.filter(({ lane }) => !lane.isLost).map(({ place }) => place)
       this.#acks = []
-      this.#handled = 0
       for (let first = 0; first < acks.length; first += ACKS_MAX) {
         const body = { consumer: this.#name, acks: acks.slice(first, first + ACKS_MAX) }
         await this.#answer(() => this.#transport.send(client => ackMessages({ client, path: { name: this.#subscription }, body })))

@@ -39,7 +39,8 @@ pub struct DeliveryPlace {
 pub struct AckBody {
     #[schema(example = "w1")]
     consumer: String,
-    /// Partitioned: each acks everything in its partition up to its position. Competing: each acks one message.
+    /// Partitioned: each acks everything in its partition up to its position, but of parked messages that are replayed only
+    /// the one at its position. Competing: each acks one message.
     #[schema(min_items = 1, max_items = 1000, value_type = Vec<DeliveryPlace>)]
     acks: Vec<Object<DeliveryPlace>>,
 }

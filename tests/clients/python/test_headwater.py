@@ -19,11 +19,12 @@ from typing import Any
 from headwater import Conflict, Followed, Headwater, Message, NewMessage, Park, Refused, Unavailable
 from headwater.generated.api.aggregate import define_aggregated_stream, delete_aggregated_stream
 from headwater.generated.api.credentials import create_api_key
-from headwater.generated.api.subscribe import list_consumers, list_parked, read_subscription, seek_subscription
+from headwater.generated.api.subscribe import list_consumers, list_parked, read_subscription, replay_parked, seek_subscription
 from headwater.generated.models import (
     AggregatedStreamDefinition,
     ApiKeyRequest,
     ConstantPartitioner,
+    ReplayRequest,
     SeekRequest,
     SubscriptionDefinition,
     SubscriptionMode,
@@ -283,11 +284,15 @@ class Follows(Client):
 
 
 class Consumes(Client):
-    def subscription(self, mode: SubscriptionMode = SubscriptionMode.PARTITIONED, partitions: int | None = 4) -> str:
+    def subscription(
+        self, mode: SubscriptionMode = SubscriptionMode.PARTITIONED, partitions: int | None = 4, ack_timeout: str = "30s"
+    ) -> str:
         category = name()
         source = SubscriptionSource(category=category)
         partitions = partitions if mode == SubscriptionMode.PARTITIONED else None
-        definition = SubscriptionDefinition(source=source, from_="beginning", mode=mode, partitions=partitions, backoff=["100ms"])
+        definition = SubscriptionDefinition(
+            source=source, from_="beginning", mode=mode, partitions=partitions, backoff=["100ms"], ack_timeout=ack_timeout
+        )
         self.headwater.subscribe(category, definition)
         return category
 
@@ -453,6 +458,27 @@ class Consumes(Client):
         self.assertEqual(seen, [0, 1, 1, 1, 2, 3, 4])
         parked = self.headwater.transport.send(list_parked._get_kwargs(subscription))["parked"]
         self.assertEqual([(one["message"]["data"]["n"], one["reason"]) for one in parked], [(3, "never")])
+
+    def test_parked_messages_that_are_replayed_are_acked_each_by_itself(self) -> None:
+        subscription = self.subscription(partitions=1, ack_timeout="2s")
+        self.fill(subscription, range(8), streams=1)
+        seen: list[int] = []
+        mended = threading.Event()
+
+        def handler(message: Message) -> None:
+            if not mended.is_set() and message.data["n"] < 5:
+                raise Park("not yet")
+            seen.append(message.data["n"])
+
+        end = self.start(subscription, handler)
+        until(lambda: len(seen) == 3 and self.lag(subscription) == 0)
+        mended.set()
+        replay = replay_parked._get_kwargs(subscription, body=ReplayRequest(all_=True))
+        self.assertEqual(self.headwater.transport.send(replay)["replayed"], 5)
+        until(lambda: len(seen) >= 8 and self.lag(subscription) == 0)
+        end()
+        self.assertEqual(sorted(seen), list(range(8)))
+        self.assertEqual(self.headwater.transport.send(list_parked._get_kwargs(subscription))["parked"], [])
 
     def test_a_partition_that_was_taken_is_given_up_and_not_acked(self) -> None:
         subscription = self.subscription(partitions=2)

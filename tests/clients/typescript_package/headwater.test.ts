@@ -252,6 +252,25 @@ test('what a handler throws comes again in order, and poison is put aside', asyn
   assert.deepEqual(data?.parked.map(one => [number(one.message!), one.reason]), [[3, 'never']])
 })
 
+test('parked messages that are replayed are acked each by itself', async () => {
+  const name = await subscription({ partitions: 1, ack_timeout: '2s' })
+  await fill(name, upTo(8), 1)
+  const seen: number[] = []
+  let isMended = false
+  const end = start(name, message => {
+    if (!isMended && number(message) < 5) throw new Park('not yet')
+    seen.push(number(message))
+  })
+  await until(async () => seen.length === 3 && await lag(name) === 0)
+  isMended = true
+  const { data } = await api.replayParked({ client: client(), path: { name }, body: { all: true } })
+  assert.equal(data?.replayed, 5)
+  await until(async () => seen.length >= 8 && await lag(name) === 0)
+  await end()
+  assert.deepEqual(seen.sort((a, b) => a - b), upTo(8))
+  assert.deepEqual((await api.listParked({ client: client(), path: { name } })).data?.parked, [])
+})
+
 test('a partition that was taken is given up, and not acked', async () => {
   const name = await subscription({ partitions: 2 })
   await fill(name, upTo(4), 1)

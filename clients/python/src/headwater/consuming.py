@@ -59,9 +59,8 @@ class Consumer:
         self.changed = threading.Condition()
         self.lanes: dict[int, Lane] = {}
         self.running: set[int] = set()
-        # The newest delivery of each lane that is to be acked, and how many there are with those before.
+        # What was handled and is to be acked.
         self.acks: list[tuple[Lane, DeliveryPlace]] = []
-        self.handled = 0
         self.sending = threading.Lock()
         self.leaving = threading.Event()
         self.failure: BaseException | None = None
@@ -180,10 +179,9 @@ class Consumer:
         else:
             with self.changed:
                 if not lane.is_lost:
-                    # It acks those before it. A parked message that is replayed comes out of turn, and is acked by itself.
-                    self.acks = [ack for ack in self.acks if ack[0] is not lane or ack[1].position > place.position]
+                    # Each by itself: the ack of a later message stands for those before it, but not for a parked one that is
+                    # replayed, and a delivery does not say which it is.
                     self.acks.append((lane, place))
-                    self.handled += 1
                     self.changed.notify_all()
 
     def _send_acks_when_due(self) -> None:
@@ -191,7 +189,7 @@ class Consumer:
             if not self.acks and self.failure is None:
                 self.changed.wait(ACK_DELAY)
             due = time.monotonic() + ACK_DELAY
-            while self.acks and self.handled < max(1, self.max_in_flight // 2) and (left := due - time.monotonic()) > 0:
+            while self.acks and len(self.acks) < max(1, self.max_in_flight // 2) and (left := due - time.monotonic()) > 0:
                 self.changed.wait(left)
         self._send_acks()
 
@@ -201,7 +199,6 @@ class Consumer:
                 # A lane that was lost is not acked: another consumer has its messages.
                 acks = [place for lane, place in self.acks if not lane.is_lost]
                 self.acks.clear()
-                self.handled = 0
             for first in range(0, len(acks), ACKS_MAX):
                 body = AckRequest(consumer=self.consumer, acks=acks[first : first + ACKS_MAX])
                 self._answer(ack_messages._get_kwargs(self.subscription, body=body))
