@@ -12,39 +12,27 @@ DECLARE
   s headwater.subscriptions;
   p headwater.subscription_partitions;
   _is_global boolean;
-  _is_stopped boolean;
 BEGIN
   FOR s IN SELECT * FROM headwater.subscriptions AS b ORDER BY b.id FOR UPDATE LOOP
     _is_global := s.aggregated_stream_id IS NULL AND NOT s.definition -> 'source' ? 'stream_name';
-    _is_stopped := false;
+
+    IF _is_anew THEN
+      PERFORM headwater.subscription_seek(
+        s.id, array_agg(l.partition), array_agg(CASE WHEN _is_global THEN 0 ELSE -1 END::bigint), 0
+      )
+      FROM headwater.subscription_partitions AS l
+      WHERE l.subscription_id = s.id;
+
+      DELETE FROM headwater.subscription_parked AS d WHERE d.subscription_id = s.id;
+      UPDATE headwater.subscriptions AS b
+      SET state = CASE WHEN b.state = 'stopped' THEN 'running' ELSE b.state END, stopped = NULL
+      WHERE b.id = s.id;
+      CONTINUE;
+    END IF;
 
     FOR p IN
       SELECT * FROM headwater.subscription_partitions AS l WHERE l.subscription_id = s.id ORDER BY l.partition FOR UPDATE
     LOOP
-      IF _is_anew THEN
-        UPDATE headwater.subscription_partitions AS l
-        SET
-          committed = CASE WHEN _is_global THEN 0 ELSE -1 END,
-          delivered = CASE WHEN _is_global THEN 0 ELSE -1 END,
-          read_up_to = CASE WHEN _is_global THEN 0 ELSE -1 END,
-          last_id = NULL,
-          rewind_generation = l.rewind_generation + 1,
-          unacked_positions = '{}',
-          unacked_counts = '{}',
-          unacked_failures = '{}',
-          unacked_times = '{}',
-          done_positions = '{}',
-          last_error = NULL,
-          ack_due_at = NULL,
-          retry_at = NULL,
-          consumer = coalesce(l.next_owner, l.consumer),
-          next_owner = NULL,
-          revoke_at = NULL,
-          epoch = l.epoch + 1
-        WHERE l.subscription_id = s.id AND l.partition = p.partition;
-        CONTINUE;
-      END IF;
-
       _id_now := headwater.subscription_message_id(s.id, p.partition, p.delivered);
 
       IF p.last_id IS NOT NULL AND _id_now IS DISTINCT FROM p.last_id
@@ -64,7 +52,6 @@ BEGIN
           )
         )
       THEN
-        _is_stopped := true;
         UPDATE headwater.subscriptions AS b
         SET
           state = 'stopped',
@@ -91,7 +78,7 @@ BEGIN
 
     -- What consumers hold may be of the log that is gone, and its positions may be other messages' by now: no ack of it
     -- counts, nor one under an epoch that was given out in that log and is not known here.
-    IF NOT _is_anew AND s.is_partitioned THEN
+    IF s.is_partitioned THEN
       PERFORM headwater.subscription_hand_over(
         s.id, array_agg(l.partition), array_agg(coalesce(l.next_owner, l.consumer))
       )
@@ -99,18 +86,6 @@ BEGIN
       WHERE l.subscription_id = s.id;
 
       UPDATE headwater.subscription_partitions AS l SET epoch = l.epoch + _epochs_lost_max WHERE l.subscription_id = s.id;
-    END IF;
-
-    IF _is_anew THEN
-      PERFORM headwater.subscription_lock_deliveries(s.id, NULL);
-      DELETE FROM headwater.subscription_deliveries AS d WHERE d.subscription_id = s.id;
-      DELETE FROM headwater.subscription_parked AS d WHERE d.subscription_id = s.id;
-      UPDATE headwater.subscriptions AS b
-      SET
-        first_position = 0,
-        state = CASE WHEN b.state = 'stopped' THEN 'running' ELSE b.state END,
-        stopped = NULL
-      WHERE b.id = s.id;
     END IF;
 
     PERFORM headwater.subscription_changed(s.id);

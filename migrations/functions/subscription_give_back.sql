@@ -30,11 +30,7 @@ BEGIN
     ON CONFLICT (subscription_id, partition, position) DO NOTHING;
   END IF;
 
-  PERFORM
-  FROM headwater.subscription_deliveries AS d
-  WHERE d.subscription_id = _subscription AND d.consumer = _consumer
-  ORDER BY d.partition, d.position
-  FOR UPDATE;
+  PERFORM headwater.subscription_lock_deliveries(_subscription, _consumer);
 
   UPDATE headwater.subscription_deliveries AS d
   SET
