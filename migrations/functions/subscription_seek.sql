@@ -41,7 +41,10 @@ BEGIN
   FROM unnest(_partitions, _cursors) AS n (partition, cursor)
   WHERE p.subscription_id = _subscription AND p.partition = n.partition;
 
-  PERFORM headwater.subscription_lock_deliveries(_subscription, NULL);
+  PERFORM FROM headwater.subscription_deliveries AS d
+  WHERE d.subscription_id = _subscription AND d.partition = ANY (_partitions)
+  ORDER BY d.partition, d.position
+  FOR UPDATE;
   DELETE FROM headwater.subscription_deliveries AS d
   WHERE d.subscription_id = _subscription AND d.partition = ANY (_partitions);
 
