@@ -351,7 +351,7 @@ mod tests {
         }
         for expression in [
             format!("size({}) > 0", sum("data.l", 9)),
-            format!("size([{}]) > 0", vec!["metadata['l']"; 9].join(", ")),
+            format!("size([{}]) > 0", ["metadata['l']"; 9].join(", ")),
             format!("size({}) > 0", sum("(true ? dyn(data.l) : [data.m][0])", 5)),
         ] {
             assert_eq!(Expression::compile(&expression), Err(ExpressionError::TooManyParts), "{expression}");
