@@ -14,86 +14,10 @@ use super::extract::Path;
 use super::problem::Problem;
 use super::security_headers::PAGE_POLICY;
 
-macro_rules! files {
-    ($($path:literal),* $(,)?) => {
-        &[$(($path, include_bytes!(concat!("../../console/", $path)))),*]
-    };
-}
-
 const INDEX: &str = "index.html";
 const HEADWATER_JS: &str = "headwater.js";
-const FILES: &[(&str, &[u8])] = files![
-    "app/aggregated.js",
-    "app/aggregated_form.js",
-    "app/api.js",
-    "app/append.js",
-    "app/attention.js",
-    "app/browse.js",
-    "app/chart.js",
-    "app/claim.js",
-    "app/columns.js",
-    "app/consumers.js",
-    "app/dialog.js",
-    "app/dom.js",
-    "app/erase.js",
-    "app/fields.js",
-    "app/fold.js",
-    "app/format.js",
-    "app/health.js",
-    "app/help.js",
-    "app/installation.js",
-    "app/json_text.js",
-    "app/json_view.js",
-    "app/keys.js",
-    "app/live.js",
-    "app/log_view.js",
-    "app/logs.js",
-    "app/main.js",
-    "app/message_list.js",
-    "app/metrics.js",
-    "app/newest_match.js",
-    "app/overview.js",
-    "app/parked.js",
-    "app/partition_log.js",
-    "app/poll.js",
-    "app/rates.js",
-    "app/retention.js",
-    "app/retention_preview.js",
-    "app/router.js",
-    "app/seek.js",
-    "app/session.js",
-    "app/shared_events.js",
-    "app/sign_in.js",
-    "app/slow_followers.js",
-    "app/store.js",
-    "app/stream.js",
-    "app/subscription.js",
-    "app/subscription_form.js",
-    "app/subscription_status.js",
-    "app/subscriptions.js",
-    "app/table.js",
-    "app/theme.js",
-    "app/theme_choice.js",
-    "app/trim.js",
-    "app/trim_preview.js",
-    "app/use_log.js",
-    "app/widgets.js",
-    "headwater.js",
-    "icon.svg",
-    "index.html",
-    "page.css",
-    "style.css",
-    "vendor/README.md",
-    "vendor/htm/LICENSE",
-    "vendor/htm/htm.js",
-    "vendor/preact/LICENSE",
-    "vendor/preact/hooks.js",
-    "vendor/preact/preact.js",
-    "vendor/uplot/LICENSE",
-    "vendor/uplot/uPlot.css",
-    "vendor/uplot/uPlot.js",
-    "views.css",
-];
+/// The files of `console`; `build.rs` lists them.
+const FILES: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), "/console.rs"));
 
 /// A file in the forms in which it is sent.
 struct File {
@@ -187,32 +111,9 @@ fn gzip(plain: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path as FilePath;
 
     /// The most that a browser loads for the whole console, compressed.
     const COMPRESSED_BYTES_MAX: usize = 300_000;
-
-    fn files_below(folder: &FilePath, prefix: &str) -> Vec<String> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
-            let name = entry.file_name().into_string().unwrap();
-            if entry.path().is_dir() {
-                found.extend(files_below(&entry.path(), &format!("{prefix}{name}/")));
-            } else {
-                found.push(format!("{prefix}{name}"));
-            }
-        }
-        found.sort();
-        found
-    }
-
-    #[test]
-    fn every_file_of_the_console_is_embedded() {
-        let mut embedded: Vec<_> = FILES.iter().map(|(path, _)| path.to_string()).collect();
-        embedded.sort();
-        let folder = FilePath::new(env!("CARGO_MANIFEST_DIR")).join("console");
-        assert_eq!(embedded, files_below(&folder, ""), "list it in FILES");
-    }
 
     #[test]
     fn the_console_is_small() {

@@ -123,138 +123,9 @@ impl Schema {
 pub(super) const NOTIFY_TRIGGER: &str = include_str!("../../../migrations/notify_trigger.sql");
 const GRANTS: &str = include_str!("../../../migrations/grants.sql");
 
-macro_rules! migrations {
-    ($($file:literal),* $(,)?) => {
-        &[$(($file, include_str!(concat!("../../../migrations/", $file, ".sql")))),*]
-    };
-}
-
-macro_rules! functions {
-    ($($path:literal),* $(,)?) => {
-        &[$(($path, include_str!(concat!("../../../migrations/functions/", $path, ".sql")))),*]
-    };
-}
-
-const MIGRATIONS: &[(&str, &str)] = migrations![
-    "0001_headwater_bookkeeping",
-    "0002_message_store",
-    "0003_aggregated_streams",
-    "0004_subscriptions",
-    "0005_reports",
-    "0006_history",
-    "0007_functions",
-    "0008_subscription_lag",
-    "0009_subscription_words",
-    "0011_keyed_aggregated_streams",
-    "0012_erasure_and_trim",
-    "0014_time_ranges",
-    "0015_credentials",
-    "0016_made_by",
-    "0017_trims_and_callers",
-    "0018_delivery_indexes",
-    "0019_trimmed",
-];
-
-const FUNCTIONS: &[(&str, &str)] = functions![
-    "aggregated_stream_create",
-    "aggregated_stream_delete",
-    "aggregated_stream_pause",
-    "aggregated_stream_rebuild",
-    "aggregated_stream_resume",
-    "append_batch",
-    "begin_history",
-    "begin_projections",
-    "begin_subscriptions",
-    "count_messages",
-    "erase_message",
-    "erasure",
-    "find_duplicate_ids",
-    "first_aggregated_position",
-    "first_global_position_at",
-    "first_position_after",
-    "group_member",
-    "insert_aggregated",
-    "insert_keyed",
-    "is_same_metadata",
-    "judge_guard",
-    "log_end",
-    "message_is_unchanged",
-    "message_store/acquire_lock",
-    "message_store/cardinal_id",
-    "message_store/get_category_messages",
-    "message_store/get_last_stream_message",
-    "message_store/get_stream_messages",
-    "message_store/hash_64",
-    "message_store/id",
-    "message_store/is_category",
-    "message_store/message_store_version",
-    "message_store/stream_version",
-    "message_store/write_message",
-    "messages_at",
-    "messages_that_fit",
-    "notify_appended",
-    "project_live",
-    "project_past",
-    "projection_go_live",
-    "projector_release",
-    "projector_take",
-    "purge_projections",
-    "retention_step",
-    "subscription_ack_each",
-    "subscription_ack_once",
-    "subscription_ack_up_to",
-    "subscription_acked_up_to",
-    "subscription_assign",
-    "subscription_attempts",
-    "subscription_changed",
-    "subscription_claim",
-    "subscription_claimable",
-    "subscription_count",
-    "subscription_create",
-    "subscription_delete",
-    "subscription_deliver",
-    "subscription_expire",
-    "subscription_extend",
-    "subscription_find_partitions",
-    "subscription_forget_counts",
-    "subscription_give_back",
-    "subscription_given",
-    "subscription_global_position",
-    "subscription_hand_over",
-    "subscription_join",
-    "subscription_lag",
-    "subscription_lock_deliveries",
-    "subscription_message_id",
-    "subscription_message_is_there",
-    "subscription_number",
-    "subscription_park",
-    "subscription_partition",
-    "subscription_plan",
-    "subscription_poll",
-    "subscription_record_failure",
-    "subscription_remove",
-    "subscription_renew",
-    "subscription_replay",
-    "subscription_seek",
-    "subscription_skip",
-    "subscription_step",
-    "subscription_stop",
-    "subscription_sync",
-    "subscription_take",
-    "subscription_take_back",
-    "subscription_take_replays",
-    "subscription_update",
-    "subscription_window",
-    "time_window",
-    "trim_messages",
-    "trim_stream",
-    "trimmed_between",
-    "trimmed_in_category",
-    "trimmed_in_counts",
-    "trimmed_in_projections",
-    "trimmed_links_between",
-    "unacked_messages",
-];
+/// The files `migrations/<number>_<name>.sql` and those of `migrations/functions`, without `.sql`; `build.rs` lists them.
+const MIGRATIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
+const FUNCTIONS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/migrations_functions.rs"));
 
 /// `0002_message_store` is version 2 with the name `message_store`.
 fn numbered(file: &'static str, sql: &'static str) -> Migration {
@@ -281,40 +152,9 @@ fn checksum(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
-
-    /// Every `.sql` file below a folder of the crate, without `.sql`, relative to it.
-    fn files_below(folder: &str, prefix: &str) -> Vec<String> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).expect("the folder is there")
-        {
-            let entry = entry.expect("the folder can be read");
-            let name = entry.file_name().into_string().expect("file names are UTF-8");
-            if entry.path().is_dir() {
-                found.extend(files_below(&format!("{folder}/{name}"), &format!("{prefix}{name}/")));
-            } else if let Some(stem) = name.strip_suffix(".sql") {
-                found.push(format!("{prefix}{stem}"));
-            }
-        }
-        found.sort();
-        found
-    }
 
     #[test]
-    fn every_function_file_is_embedded() {
-        let embedded: Vec<_> = FUNCTIONS.iter().map(|(path, _)| path.to_string()).collect();
-        assert_eq!(embedded, files_below("migrations/functions", ""), "list it, in order, in FUNCTIONS");
-    }
-
-    #[test]
-    fn every_numbered_migration_is_embedded_in_order() {
-        let numbered: Vec<_> = files_below("migrations", "")
-            .into_iter()
-            .filter(|file| file.starts_with(|first: char| first.is_ascii_digit()))
-            .collect();
-        let embedded: Vec<_> = MIGRATIONS.iter().map(|(file, _)| file.to_string()).collect();
-        assert_eq!(embedded, numbered, "list it, in order, in MIGRATIONS");
-
+    fn the_numbers_of_migrations_ascend() {
         let versions: Vec<_> = Schema::embedded().migrations.iter().map(|migration| migration.version).collect();
         assert!(versions.is_sorted_by(|one, next| one < next), "{versions:?}");
     }
