@@ -78,19 +78,25 @@ pub fn check_key(key: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The lowest text above every key with this prefix, in the order of code points, which is that of UTF-8's bytes.
-pub fn prefix_end(prefix: &str) -> String {
+/// The lowest text above every text with this prefix, in the order of code points, which is that of UTF-8's bytes; `None`:
+/// there is none.
+pub fn first_after_prefix(prefix: &str) -> Option<String> {
     let mut end = prefix.to_owned();
     while let Some(last) = end.pop() {
-        // There are no characters from U+D800 to U+DFFF.
+        // There are no characters from U+D800 to U+DFFF. If the last one has no successor, the one before it gets one.
         let next = if last == '\u{D7FF}' { Some('\u{E000}') } else { char::from_u32(u32::from(last) + 1) };
         if let Some(next) = next {
             end.push(next);
-            return end;
+            return Some(end);
         }
     }
+    None
+}
+
+/// A text above every key with this prefix.
+pub fn prefix_end(prefix: &str) -> String {
     // Longer than any key of the highest characters alone.
-    "\u{10FFFF}".repeat(KEY_BYTES_MAX / '\u{10FFFF}'.len_utf8() + 1)
+    first_after_prefix(prefix).unwrap_or_else(|| "\u{10FFFF}".repeat(KEY_BYTES_MAX / '\u{10FFFF}'.len_utf8() + 1))
 }
 
 #[cfg(test)]

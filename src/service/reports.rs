@@ -7,9 +7,10 @@ use tokio::sync::OnceCell;
 
 use super::counting::Counting;
 use super::tail::Tail;
+use crate::domain::keyed::first_after_prefix;
 use crate::domain::stream_name;
-pub use crate::store::reports::{CountLine, CountedBy, HolderLine, StreamLine};
-use crate::store::reports::{CountQuery, Counts, NameRange};
+pub use crate::store::reports::{CountLine, CountedBy, HolderLine, NameQuery, StreamLine};
+use crate::store::reports::{Counts, NameRange};
 use crate::store::{Database, StoreError};
 
 /// How many names of streams one request may look at for a search. After these the page ends, and names where to go on.
@@ -17,19 +18,6 @@ use crate::store::{Database, StoreError};
 const NAMES_EXAMINED_MAX: usize = 10_000;
 /// How many names are read at once for a search.
 const NAMES_AT_ONCE: usize = 500;
-
-/// Which names to report.
-#[derive(Debug, Clone, Default)]
-pub struct NameQuery {
-    /// Inclusive.
-    pub from: Option<String>,
-    pub prefix: String,
-    /// A text in the name; the case of A to Z makes no difference.
-    pub contains: String,
-    /// Only streams of this category, types in this category, or categories with this type.
-    pub of: Option<String>,
-    pub limit: usize,
-}
 
 impl NameQuery {
     fn passes_stream(&self, name: &str) -> bool {
@@ -178,15 +166,8 @@ impl Reports {
     /// Categories or types in order of name. First counts new messages, for a while.
     pub async fn counts(&self, by: CountedBy, query: &NameQuery) -> Result<CountsPage, StoreError> {
         let settled_position = self.counting.catch_up().await?;
-        let store_query = CountQuery {
-            from: query.from.clone().unwrap_or_default(),
-            prefix: query.prefix.clone(),
-            contains: query.contains.to_ascii_lowercase(),
-            of: query.of.clone(),
-            limit: query.limit as i64 + 1,
-        };
         let Counts { mut lines, counted_position, message_count } =
-            self.database.reports().counts(by, &store_query).await?;
+            self.database.reports().counts(by, query, query.limit + 1).await?;
         let next = if lines.len() > query.limit { lines.pop().map(|line| line.name) } else { None };
         Ok(CountsPage { lines, next, counted_position, settled_position, message_count })
     }
@@ -206,32 +187,9 @@ impl Reports {
     }
 }
 
-/// The first text after all texts that begin with a prefix, in the order of code points; `None` if there is none.
-fn first_after_prefix(prefix: &str) -> Option<String> {
-    let mut kept = prefix.to_owned();
-    while let Some(last) = kept.pop() {
-        // Surrogates are passed over. If the last character has no successor, the one before it gets one.
-        let next = (last as u32 + 1..=char::MAX as u32).find_map(char::from_u32);
-        if let Some(next) = next {
-            kept.push(next);
-            return Some(kept);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_begins_with_a_prefix_stands_before_the_first_text_after_it() {
-        for (prefix, after) in [("a", Some("b")), ("a-", Some("a.")), ("", None), ("\u{d7ff}", Some("\u{e000}"))] {
-            assert_eq!(first_after_prefix(prefix).as_deref(), after, "{prefix}");
-        }
-        assert_eq!(first_after_prefix("a\u{10ffff}").as_deref(), Some("b"));
-        assert_eq!(first_after_prefix("\u{10ffff}"), None);
-    }
 
     #[test]
     fn a_stream_passes_by_prefix_category_and_part_of_its_name() {

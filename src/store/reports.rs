@@ -50,17 +50,17 @@ pub enum CountedBy {
     Type,
 }
 
-/// Which lines to read.
+/// Which names to report.
 #[derive(Debug, Clone, Default)]
-pub struct CountQuery {
+pub struct NameQuery {
     /// Inclusive.
-    pub from: String,
+    pub from: Option<String>,
     pub prefix: String,
-    /// In lower case (A to Z only).
+    /// A text in the name; the case of A to Z makes no difference.
     pub contains: String,
-    /// Only messages of this type for counts by category, and of this category for counts by type.
+    /// Only streams of this category, types in this category, or categories with this type.
     pub of: Option<String>,
-    pub limit: i64,
+    pub limit: usize,
 }
 
 /// A transaction that may still write right after the settled position.
@@ -144,8 +144,8 @@ impl Reports<'_> {
         Ok(counted.fetch_one(self.0).await?)
     }
 
-    /// The counts in order of name.
-    pub async fn counts(self, by: CountedBy, query: &CountQuery) -> Result<Counts, StoreError> {
+    /// The counts in order of name, at most `limit` of them.
+    pub async fn counts(self, by: CountedBy, query: &NameQuery, limit: usize) -> Result<Counts, StoreError> {
         let rows = sqlx::query!(
             r#"SELECT p.position, (SELECT coalesce(sum(message_count), 0)::bigint FROM headwater.message_counts) AS "total!",
                l.name AS "name?", l.message_count AS "message_count?", l.stream_count AS "stream_count?",
@@ -160,11 +160,11 @@ impl Reports<'_> {
                AND ($4::text IS NULL OR other = $4) GROUP BY name HAVING max(last_time) > '-infinity'
                ORDER BY name LIMIT $5) AS l ON true
                ORDER BY l.name"#,
-            query.from,
+            query.from.as_deref().unwrap_or_default(),
             query.prefix,
-            query.contains,
+            query.contains.to_ascii_lowercase(),
             query.of,
-            query.limit,
+            limit as i64,
             by == CountedBy::Category
         )
         .fetch_all(self.0)
