@@ -10,7 +10,7 @@ use crate::domain::append::{AppendAck, AppendError, KeyRefusal, LockHolder, Mism
 
 /// One thing that an append demands and that does not hold: a version (of a stream that is written to, or in a
 /// condition), or that no message matches.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub struct AppendFailure {
     /// Place in `appends`, from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,16 +41,6 @@ pub struct AppendFailure {
 }
 
 impl AppendFailure {
-    const NONE: Self = Self {
-        append: None,
-        condition: None,
-        stream_name: None,
-        expected_version: None,
-        current_version: None,
-        position: None,
-        head: None,
-    };
-
     fn of(mismatch: &Mismatch) -> Self {
         match mismatch.clone() {
             Mismatch::Version { append, stream_name, expected_version, current_version } => Self {
@@ -58,20 +48,20 @@ impl AppendFailure {
                 stream_name: Some(stream_name),
                 expected_version,
                 current_version: Some(current_version),
-                ..Self::NONE
+                ..Self::default()
             },
             Mismatch::Condition { condition, stream_name, expected_version, current_version } => Self {
                 condition: Some(condition),
                 stream_name: Some(stream_name),
                 expected_version: Some(expected_version),
                 current_version: Some(current_version),
-                ..Self::NONE
+                ..Self::default()
             },
             Mismatch::Match { condition, position } => {
-                Self { condition: Some(condition), position: Some(position), ..Self::NONE }
+                Self { condition: Some(condition), position: Some(position), ..Self::default() }
             }
             Mismatch::BeyondEnd { condition, after, head } => {
-                Self { condition: Some(condition), position: Some(after), head: Some(head), ..Self::NONE }
+                Self { condition: Some(condition), position: Some(after), head: Some(head), ..Self::default() }
             }
         }
     }

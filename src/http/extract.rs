@@ -4,6 +4,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -65,8 +66,8 @@ async fn receive(request: Request, app: &App) -> Result<Bytes, Problem> {
         received = tokio::time::timeout(time, receiving) => match received {
             Ok(Ok(received)) => Ok(received),
             Ok(Err(_)) if refused.is_cancelled() => Err(no_room()),
-            Ok(Err(rejection)) => Err(match rejection.into_response_status() {
-                413 => body::too_large(bytes),
+            Ok(Err(rejection)) => Err(match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => body::too_large(bytes),
                 _ => Problem::malformed(vec![Violation::new("body", "was not received completely")]),
             }),
             Err(_) => {
@@ -74,16 +75,6 @@ async fn receive(request: Request, app: &App) -> Result<Bytes, Problem> {
                 Err(Problem::new(ProblemKind::RequestTimeout, detail))
             }
         },
-    }
-}
-
-trait RejectionStatus {
-    fn into_response_status(self) -> u16;
-}
-
-impl<R: axum::response::IntoResponse> RejectionStatus for R {
-    fn into_response_status(self) -> u16 {
-        self.into_response().status().as_u16()
     }
 }
 

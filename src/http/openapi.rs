@@ -9,7 +9,7 @@ pub mod texts;
 
 use serde_json::Value;
 use utoipa::OpenApi;
-use utoipa::openapi::{ContentBuilder, HttpMethod, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 
 pub use self::problem_type::ProblemType;
 use self::texts::{CategoryText, CelExpressionText, DurationText, MessageTypeText, NameText, StreamNameText};
@@ -94,17 +94,17 @@ fn with_common_problems(mut document: utoipa::openapi::OpenApi) -> utoipa::opena
         let is_of_contract = path.starts_with("/v1/") || path == "/readyz" || path.starts_with("/problems/");
         let common: &[ProblemKind] = if is_of_contract { &COMMON } else { &[] };
         let operations = [
-            (HttpMethod::Get, &mut item.get),
-            (HttpMethod::Post, &mut item.post),
-            (HttpMethod::Put, &mut item.put),
-            (HttpMethod::Patch, &mut item.patch),
-            (HttpMethod::Delete, &mut item.delete),
+            ("GET", &mut item.get),
+            ("POST", &mut item.post),
+            ("PUT", &mut item.put),
+            ("PATCH", &mut item.patch),
+            ("DELETE", &mut item.delete),
         ];
         for (method, operation) in operations {
             let Some(operation) = operation else { continue };
             let has_body = is_of_contract && operation.request_body.is_some();
             let of_bodies: &[ProblemKind] = if has_body { &OF_BODIES } else { &[] };
-            let of_access = security::problems(&method, path);
+            let of_access = security::problems(method, path);
             for kind in common.iter().chain(of_bodies).chain(&of_access).copied() {
                 let response = ResponseBuilder::new().description(problems_like(kind)).content(
                     "application/problem+json",

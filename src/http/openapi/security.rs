@@ -1,7 +1,6 @@
 //! What each operation needs of its caller, by the table of `access`: in words, as `security`, and as problems.
 
 use serde_json::{Value, json};
-use utoipa::openapi::HttpMethod;
 
 use super::operations_by_path;
 use crate::http::access::{Rule, rule};
@@ -9,15 +8,7 @@ use crate::http::credentials::{TICKET, TICKET_COOKIE, takes_tickets_at};
 use crate::http::problem::ProblemKind;
 
 /// The problems that an operation answers because of its caller.
-pub fn problems(method: &HttpMethod, path: &str) -> Vec<ProblemKind> {
-    let method = match method {
-        HttpMethod::Get => "GET",
-        HttpMethod::Post => "POST",
-        HttpMethod::Put => "PUT",
-        HttpMethod::Patch => "PATCH",
-        HttpMethod::Delete => "DELETE",
-        HttpMethod::Options | HttpMethod::Head | HttpMethod::Trace => return Vec::new(),
-    };
+pub fn problems(method: &str, path: &str) -> Vec<ProblemKind> {
     let Some(rule) = rule(method, path) else { return Vec::new() };
     let mut kinds = match rule {
         Rule::Public => Vec::new(),
