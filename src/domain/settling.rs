@@ -122,7 +122,7 @@ impl Settling {
         }
     }
 
-    /// The connection was lost: what was known of the holders is void.
+    /// The connection was lost, or leads to another server: what was known of the holders is void.
     pub fn forget_holders(&mut self) {
         self.barrier = None;
     }
@@ -202,6 +202,17 @@ mod tests {
         assert_eq!(settling.on_holders(HashSet::from([prepared(1)])), Step::Wait);
         assert_eq!(settling.on_holders(HashSet::from([prepared(1), prepared(2)])), Step::Wait);
         assert_eq!(settling.on_holders(HashSet::from([prepared(2)])), Step::ReadAgain { up_to: 2 });
+    }
+
+    #[test]
+    fn a_hole_is_not_judged_by_the_holders_of_another_server() {
+        let mut settling = Settling::at(0);
+        settling.on_rows(&[2]);
+        settling.on_holders(HashSet::from([session(1)]));
+        settling.forget_holders();
+        assert_eq!(settling.on_rows(&[2]), (0, Step::AskHolders));
+        assert_eq!(settling.on_holders(HashSet::from([session(2)])), Step::Wait);
+        assert_eq!(settling.on_holders(HashSet::new()), Step::ReadAgain { up_to: 2 });
     }
 
     #[derive(Debug, Clone, Copy)]

@@ -105,8 +105,10 @@ impl Reader {
         let (session, turns) = database.tail_session().await?;
         self.memory.server = session.server().await?;
         if self.tail.inner.looked_at.load(Ordering::SeqCst) != turns {
-            // They may be of another log than the one that this session shows.
+            // They may be of another log than the one that this session shows, and who can still fill a hole is known of
+            // another server.
             self.pending.clear();
+            self.settling.forget_holders();
         }
         self.oddities.begin();
         // Before anything is read: what is erased after this is found by its number.
