@@ -50,6 +50,29 @@ async fn a_follower_from_the_beginning_is_told_how_many_are_gone() {
     app.stop().await;
 }
 
+/// Also if nothing passes its filter, so that no message moves it on.
+#[tokio::test]
+async fn a_follower_of_one_stream_is_told_once() {
+    let database = TestDatabase::migrated().await;
+    fill(&database, "a-1", 20).await;
+    let app = TestApp::on(&database).await;
+    trim(&app, "a-1", json!({ "before_position": 8 })).await;
+    for (start, rare) in [("from=beginning", "First"), ("last_event_id=3", "Second")] {
+        let path = format!("/v1/streams/a-1/events?types={rare}");
+        let mut events = app.follow(&format!("{path}&{start}")).await;
+        let trimmed = events.next("trimmed").await;
+        assert_eq!((trimmed.json()["first_position"].as_i64(), trimmed.place()), (Some(8), Some("7")));
+        let id = trimmed.id.unwrap();
+        let mut events = app.follow(&format!("{path}&last_event_id={id}")).await;
+        let blocks = events.blocks_until("caught-up").await;
+        assert!(!blocks.iter().any(|event| event.is("trimmed")), "{blocks:?}");
+        // It goes on as any other.
+        app.write("a-1", rare, json!({})).await;
+        assert_eq!(events.next("message").await.json()["type"], rare);
+    }
+    app.stop().await;
+}
+
 /// A cursor that names a message which was trimmed since is one of this log, and goes on after it.
 #[tokio::test]
 async fn a_cursor_among_trimmed_messages_goes_on() {

@@ -150,6 +150,13 @@ impl Cursor {
             (Some(_), None) => {}
             (None, _) => place.check = page.check.or(place.check.filter(|_| page.up_to <= place.after)),
         }
+        if let (Some(seen), Some(trimmed)) = (&mut place.stream_after, page.trimmed)
+            && *seen < trimmed.first_position - 1
+        {
+            // No message is there any more by which the place could be recognised, and it is not to be told again.
+            *seen = trimmed.first_position - 1;
+            (place.check, self.last) = (None, None);
+        }
         place.after = place.after.max(page.up_to);
     }
 }
