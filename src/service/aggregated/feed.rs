@@ -2,6 +2,8 @@
 
 mod looking;
 mod members;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -47,6 +49,19 @@ struct State {
 struct Led {
     live: HashSet<i64>,
     position: i64,
+    /// PostgreSQL has answered that it has the rounds up to here. Those beyond had no message.
+    written: i64,
+    /// PostgreSQL has been seen without them: until it has answered the projector again, nothing of this is known.
+    is_doubted: bool,
+}
+
+/// How far an aggregated stream is, as it is known here.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known {
+    /// Everything up to here has been projected.
+    up_to: i64,
+    /// Up to here PostgreSQL has said so.
+    written: i64,
 }
 
 /// One aggregated stream that is followed.
@@ -57,6 +72,8 @@ struct Feed {
     messages: Suffix<AggregatedMessage>,
     is_catching_up: bool,
     is_deleted: bool,
+    /// A message up to here was erased before it came here. What comes of it may have been read before that.
+    erased_up_to: i64,
     followers: usize,
     /// Changes with every step forward, also one without a message.
     progress: watch::Sender<i64>,
@@ -82,7 +99,7 @@ impl Feeds {
     /// Joins the followers of an aggregated stream.
     pub fn join(&self, id: i64) -> FeedMember {
         let mut state = self.state();
-        let led = state.led.as_ref().filter(|led| led.live.contains(&id)).map(|led| led.position);
+        let led = state.led(id).map(|led| led.position);
         let feed = state.feeds.entry(id).or_insert_with(|| Feed::new(led));
         feed.followers += 1;
         let (newest, progress) = (feed.messages.waker(), feed.progress.subscribe());
@@ -116,8 +133,8 @@ impl Feeds {
     pub fn erase(&self, positions: &[i64]) {
         for feed in self.state().feeds.values_mut() {
             for position in positions {
-                match *position > feed.up_to && feed.messages.is_known() {
-                    true => feed.messages.forget_up_to(*position),
+                match *position > feed.up_to {
+                    true => feed.erased_up_to = feed.erased_up_to.max(*position),
                     false => feed.messages.erase(*position),
                 }
             }
@@ -129,31 +146,33 @@ impl Feeds {
         drop(self.state_of(history));
     }
 
-    /// Up to where this instance knows an aggregated stream to be projected.
-    pub fn up_to(&self, id: i64) -> Option<i64> {
-        let state = self.state();
-        let led = state.led.as_ref().filter(|led| led.live.contains(&id)).map(|led| led.position);
-        led.max(state.feeds.get(&id).filter(|feed| feed.messages.is_known()).map(|feed| feed.up_to))
+    /// How far this instance knows an aggregated stream to be.
+    pub fn known(&self, id: i64) -> Known {
+        self.state().known(id)
     }
 
     /// The same in one log.
-    pub(super) fn up_to_in(&self, history: u64, id: i64) -> Option<i64> {
-        let is_of_it = self.state().history == history;
-        self.up_to(id).filter(|_| is_of_it)
+    pub(super) fn known_in(&self, history: u64, id: i64) -> Known {
+        let state = self.state();
+        if state.history == history { state.known(id) } else { Known::default() }
     }
 
-    /// This instance projects now: these aggregated streams are live, at this position.
-    pub fn lead(&self, history: u64, live: HashSet<i64>, position: i64) {
+    /// This instance projects now: these aggregated streams are live, at this position, and PostgreSQL has the rounds up to
+    /// `written`.
+    pub fn lead(&self, history: u64, live: HashSet<i64>, position: i64, written: i64) {
         let Some(mut state) = self.state_of(history) else { return };
-        for (id, feed) in &mut state.feeds {
-            if live.contains(id) {
-                feed.advance(position, Vec::new(), position, self.inner.bytes_max);
-                if std::mem::take(&mut feed.is_catching_up) {
-                    feed.messages.wake();
-                }
-            }
+        state.led = Some(Led { live, position, written, is_doubted: false });
+        state.go_on_as_led(self.inner.bytes_max);
+    }
+
+    /// PostgreSQL has answered that it has the rounds up to a position.
+    pub fn wrote(&self, history: u64, up_to: i64) {
+        let Some(mut state) = self.state_of(history) else { return };
+        let Some(led) = &mut state.led else { return };
+        led.written = up_to;
+        if std::mem::take(&mut led.is_doubted) {
+            state.go_on_as_led(self.inner.bytes_max);
         }
-        state.led = Some(Led { live, position });
     }
 
     /// This instance does not project any more.
@@ -175,7 +194,7 @@ impl Feeds {
         let State { feeds, led: Some(led), .. } = &mut *state else { return };
         let from = std::mem::replace(&mut led.position, up_to);
         for (id, feed) in feeds {
-            if led.live.contains(id) {
+            if led.leads(*id) {
                 // A follower that were moved past the stop would miss what comes there once it goes on.
                 let up_to = stopped.get(id).copied().unwrap_or(up_to);
                 feed.advance(from, messages.remove(id).unwrap_or_default(), up_to, self.inner.bytes_max);
@@ -188,7 +207,7 @@ impl Feeds {
     pub fn caught_up_to(&self, history: u64, id: i64, up_to: i64) {
         let Some(mut state) = self.state_of(history) else { return };
         // A rebuild may have taken its place since the step was written.
-        let is_led = state.is_led(id);
+        let is_led = state.led(id).is_some();
         if let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) {
             feed.is_catching_up = true;
             feed.begin_anew(up_to);
@@ -219,20 +238,26 @@ impl Feeds {
         Read::Page(Page { is_end: page.is_end && !feed.is_catching_up, ..page })
     }
 
-    /// A page was read by a follower: what it saw of the stream's state is news here, too.
-    pub fn saw(&self, history: u64, id: i64, page: Option<&AggregatedPage>) {
+    /// A page was read by a follower: what it saw of the stream's state is news here, too. `asked`: what was known here when
+    /// it was asked for.
+    pub fn saw(&self, history: u64, id: i64, asked: Known, page: &AggregatedPage) {
         let Some(mut state) = self.state_of(history) else { return };
-        let is_led = state.is_led(id);
-        let Some(feed) = state.feeds.get_mut(&id) else { return };
-        let Some(page) = page else { return feed.delete() };
-        if is_led {
-            return;
+        let is_lost = asked.is_lost_at(page.projected_position);
+        if is_lost {
+            // PostgreSQL was killed before its last rounds were on disk. The projector finds that out at its next statement.
+            state.led.iter_mut().filter(|led| led.live.contains(&id)).for_each(|led| led.is_doubted = true);
+            self.kick();
         }
-        let is_other = feed.projection_id != page.projection_id;
-        feed.projection_id = page.projection_id;
-        feed.is_catching_up = page.is_catching_up;
-        if !feed.messages.is_known() || is_other {
-            feed.begin_anew(page.projected_position);
+        let is_led = state.led(id).is_some();
+        let Some(feed) = state.feeds.get_mut(&id).filter(|_| !is_led) else { return };
+        feed.goes_on_at((page.projection_id, page.projected_position), page.is_catching_up, is_lost);
+    }
+
+    /// It is gone.
+    pub fn deleted(&self, history: u64, id: i64) {
+        let Some(mut state) = self.state_of(history) else { return };
+        if let Some(feed) = state.feeds.get_mut(&id) {
+            feed.delete();
         }
     }
 
@@ -257,9 +282,55 @@ impl State {
         }
     }
 
-    /// Whether this instance projects it, as one of the live ones.
-    fn is_led(&self, id: i64) -> bool {
-        self.led.as_ref().is_some_and(|led| led.live.contains(&id))
+    /// Where the live ones are, if it is one of them and this instance projects them.
+    fn led(&self, id: i64) -> Option<&Led> {
+        self.led.as_ref().filter(|led| led.leads(id))
+    }
+
+    fn known(&self, id: i64) -> Known {
+        let feed = self.feeds.get(&id).filter(|feed| feed.messages.is_known()).map_or(0, |feed| feed.up_to);
+        match self.led(id) {
+            Some(led) => Known { up_to: led.position.max(feed), written: led.written },
+            None => Known { up_to: feed, written: feed },
+        }
+    }
+
+    /// Those that this instance projects go on from where it is. That may be before what was told here: rounds that
+    /// PostgreSQL has lost are made again, and their messages are new to followers that were not told.
+    fn go_on_as_led(&mut self, bytes_max: usize) {
+        let Self { feeds, led: Some(led), .. } = self else { return };
+        for (_, feed) in feeds.iter_mut().filter(|(id, _)| led.leads(**id)) {
+            if led.position < feed.up_to {
+                feed.begin_anew(led.position);
+            }
+            feed.advance(led.position, Vec::new(), led.position, bytes_max);
+            if std::mem::take(&mut feed.is_catching_up) {
+                feed.messages.wake();
+            }
+        }
+    }
+}
+
+impl Led {
+    fn leads(&self, id: i64) -> bool {
+        self.live.contains(&id) && !self.is_doubted
+    }
+}
+
+impl Known {
+    /// Whether the database has lost rounds, if it is at this position there.
+    fn is_lost_at(self, projected_position: i64) -> bool {
+        projected_position < self.written
+    }
+
+    /// Up to where it is projected, if it was at this position in the database after this was known.
+    pub fn or(self, projected_position: i64) -> i64 {
+        if self.is_lost_at(projected_position) { projected_position } else { projected_position.max(self.up_to) }
+    }
+
+    /// Up to where it is projected.
+    pub fn up_to(self) -> i64 {
+        self.up_to
     }
 }
 
@@ -272,6 +343,7 @@ impl Feed {
             messages: led.map_or_else(Suffix::unknown, Suffix::after),
             is_catching_up: false,
             is_deleted: false,
+            erased_up_to: 0,
             followers: 0,
             progress: watch::Sender::new(led.unwrap_or(0)),
         }
@@ -286,7 +358,14 @@ impl Feed {
         let known = self.up_to;
         let mut is_new = false;
         for one in messages.into_iter().filter(|one| one.message.global_position > known) {
-            is_new |= self.messages.push(one);
+            let at = one.message.global_position;
+            if at <= self.erased_up_to {
+                // Its followers read it from the database.
+                self.messages.forget_up_to(at);
+                is_new = true;
+            } else {
+                is_new |= self.messages.push(one);
+            }
         }
         self.messages.keep(bytes_max);
         self.up_to = self.up_to.max(up_to);
@@ -294,6 +373,21 @@ impl Feed {
             self.messages.wake();
         }
         self.progress.send_replace(self.up_to);
+    }
+
+    /// Takes what the database says: the projection, how far that is, and its state. Answers whether it goes on from what is
+    /// here; else, or if that is void, it begins anew.
+    fn goes_on_at(&mut self, (projection_id, position): (i64, i64), is_catching_up: bool, is_void: bool) -> bool {
+        let was_catching_up = std::mem::replace(&mut self.is_catching_up, is_catching_up);
+        let projection_before = std::mem::replace(&mut self.projection_id, projection_id);
+        // Those that wait where history ended have to be woken, and find out what is left of it.
+        let has_gone_live = was_catching_up && !is_catching_up;
+        let is_same = self.messages.is_known() && projection_before == projection_id;
+        let goes_on = is_same && !has_gone_live && !is_void;
+        if !goes_on {
+            self.begin_anew(position);
+        }
+        goes_on
     }
 
     /// Nothing before this position is here any more.

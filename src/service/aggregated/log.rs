@@ -70,17 +70,20 @@ impl AggregatedLog {
     pub async fn page(&self, place: Place, limit: PageLimit) -> Result<Read, StoreError> {
         let AggregatedSource { id, name, is_keyed, part } = &self.source;
         let history_number = self.tail.history_number();
-        // Asked before the page is read, so the page has all of it.
-        let known = self.feeds.up_to_in(place.history, *id).unwrap_or(0);
+        // Asked before the page is read, so the page has all of it, unless PostgreSQL has lost some.
+        let known = self.feeds.known_in(place.history, *id);
         let page = self.tail.pages().aggregated(*id, *is_keyed, part, place.after, limit).await?;
         // Another instance may have found the log that is there now before this one.
         let is_of_another_log = page.as_ref().is_some_and(|page| page.history_number != history_number);
         if is_of_another_log || self.tail.history() != place.history {
             return Ok(Read::HistoryChanged);
         }
-        self.feeds.saw(place.history, *id, page.as_ref());
-        let Some(page) = page else { return Ok(Read::Deleted) };
-        let up_to = page.more_after.unwrap_or(page.projected_position.max(known)).max(place.after);
+        let Some(page) = page else {
+            self.feeds.deleted(place.history, *id);
+            return Ok(Read::Deleted);
+        };
+        self.feeds.saw(place.history, *id, known, &page);
+        let up_to = page.more_after.unwrap_or(known.or(page.projected_position)).max(place.after);
         let entries: Vec<_> = page.messages.into_iter().map(|one| Entry::aggregated(name, one)).collect();
         let is_end = page.more_after.is_none() && !page.is_catching_up;
         let trimmed = self.tail.pages().trimmed_links(page.projection_id, part, place.after, up_to).await?;

@@ -205,13 +205,13 @@ impl AggregatedStreams {
     async fn get(&self, name: &str) -> Result<Option<AggregatedStream>, StoreError> {
         let Some(mut stored) = self.database.aggregated_streams().get(name).await? else { return Ok(None) };
         // Progress may be known here before it is written. The counts of what came with it are in reads after this.
-        let known = self.feeds.up_to(stored.id).filter(|known| *known > stored.current.projected_position);
-        if let Some(known) = known.filter(|_| stored.current.is_live) {
+        let known = self.feeds.known(stored.id);
+        if stored.current.is_live && known.up_to() > stored.current.projected_position {
             let id = stored.id;
             let Some(again) = self.database.aggregated_streams().get(name).await? else { return Ok(None) };
             stored = again;
             if stored.id == id && stored.current.is_live {
-                stored.current.projected_position = stored.current.projected_position.max(known);
+                stored.current.projected_position = known.or(stored.current.projected_position);
             }
         }
         let partitions = self.database.aggregated_streams().partitions(stored.id).await?;
@@ -240,7 +240,7 @@ impl AggregatedStreams {
                 member = Some(self.feeds.join(id));
             }
             // The stream has gone on since the look, or its progress is known here and not written yet.
-            let is_known = self.feeds.up_to(id).is_some_and(|up_to| up_to >= min_position);
+            let is_known = self.feeds.known(id).up_to() >= min_position;
             let pause = if is_known { LOOK_PAUSE } else { wait };
             let progressed = async {
                 match &mut member {

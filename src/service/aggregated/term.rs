@@ -196,7 +196,7 @@ impl<'a> ProjectorTerm<'a> {
         self.follower = Some(selections).filter(|selections| !selections.is_empty()).map(follow);
         self.is_fresh = true;
         let live = self.live.values().filter(|live| live.is_current).map(|live| live.aggregated_stream_id);
-        self.projector.feeds.lead(self.history, live.collect(), self.position);
+        self.projector.feeds.lead(self.history, live.collect(), self.position, self.kept.0);
     }
 
     /// Projects what there is, and says whether there was nothing.
@@ -263,6 +263,7 @@ impl<'a> ProjectorTerm<'a> {
             RoundAnswer::Projected => {
                 round.number(places);
                 self.kept = (up_to, Instant::now());
+                self.projector.feeds.wrote(self.history, up_to);
                 Ok(true)
             }
             RoundAnswer::Fenced => Err(LeadershipLost::Fenced),

@@ -274,7 +274,10 @@ impl World {
             Part::Messages(_) => self.tail.settled(),
             // What is projected of a log that went back, or was of one that is deleted, is not known any more.
             Part::Aggregated(_) if stored.is_away => i64::MAX,
-            Part::Aggregated(source) => stored.progress(source.id).map_or(i64::MAX, |one| one.projected_position),
+            // What was told before rounds were lost is projected again.
+            Part::Aggregated(source) => {
+                stored.progress(source.id).map_or(i64::MAX, |one| one.projected_position.max(stored.lost_up_to))
+            }
         })
     }
 
@@ -300,7 +303,10 @@ impl World {
                 let expected = self.expected(&reader.what);
                 assert_eq!(reader.seen, expected[..reader.seen.len().min(expected.len())], "of {:?}", reader.what);
             }
-            Some(Next::CaughtUp) => self.assert_at_end(&reader),
+            Some(Next::CaughtUp) => {
+                self.assert_at_end(&reader);
+                reader.is_caught_up = true;
+            }
             Some(Next::Idle) => {
                 self.assert_at_end(&reader);
                 reader.is_waiting = true;
@@ -313,7 +319,8 @@ impl World {
                 assert!(reader.what.parts.iter().any(|part| self.is_deleted(part)));
                 return true;
             }
-            None | Some(Next::Moved | Next::FellBehind) => {}
+            Some(Next::FellBehind) => reader.is_caught_up = false,
+            None | Some(Next::Moved) => {}
             Some(Next::Failed(_) | Next::NeedsPage) => unreachable!("nothing is refused"),
         }
         if reader.what.history == self.tail.history() {
@@ -356,6 +363,7 @@ impl World {
                 let is_gone = reader.what.parts.iter().any(|part| self.is_deleted(part));
                 assert!(!is_gone, "nobody has told that it is gone: {:?}", reader.what);
                 assert_eq!(reader.seen, self.expected(&reader.what), "at the end, of {:?}", reader.what);
+                assert!(reader.is_caught_up, "nobody has told that this is the end: {:?}", reader.what);
             }
             return;
         }

@@ -51,14 +51,16 @@ impl World {
             11 => self.delete(),
             12..15 => self.catch_up(),
             15 => self.go_live(),
+            16 => self.lose_rounds(),
             _ => self.round(),
         }
     }
 
     fn tell(&mut self) {
         match self.projecting.told_next.pop_front() {
-            Some(Tell::Lead { history, live, position }) => self.feeds.lead(history, live, position),
+            Some(Tell::Lead { history, live, position }) => self.feeds.lead(history, live, position, position),
             Some(Tell::Projected { history, up_to, messages, stopped }) => {
+                self.feeds.wrote(history, up_to);
                 self.feeds.projected(history, up_to, messages, &stopped);
             }
             Some(Tell::Switched { history, id, projection_id, position }) => {
@@ -133,6 +135,9 @@ impl World {
             }
         }
         stored.live_position = up_to;
+        if !stopped.is_empty() {
+            stored.write_to_disk();
+        }
         drop(stored);
         if self.projecting.is_here {
             let some_stopped = !stopped.is_empty();
@@ -148,9 +153,20 @@ impl World {
         }
     }
 
+    /// PostgreSQL is killed before its last rounds are on disk. Who projects has lost its session with that.
+    fn lose_rounds(&mut self) {
+        {
+            let mut stored = self.script.stored();
+            let kept = self.rng.i64(stored.on_disk..=stored.live_position);
+            stored.lose_rounds(kept);
+        }
+        self.is_fenced();
+    }
+
     fn catch_up(&mut self) {
         let script = self.script.clone();
         let mut stored = script.stored();
+        stored.write_to_disk();
         let Stored { messages, aggregated, live_position, .. } = &mut *stored;
         let Some(one) = self.rng.choice(aggregated.iter_mut()) else { return };
         let is_rebuild = one.rebuild.is_some() && (one.current.is_live || one.is_paused || self.rng.bool());
@@ -172,6 +188,7 @@ impl World {
         self.tell_all();
         let script = self.script.clone();
         let mut stored = script.stored();
+        stored.write_to_disk();
         let position = stored.live_position;
         let mut switched = Vec::new();
         let mut joined = HashSet::new();
@@ -204,6 +221,7 @@ impl World {
     fn pause_or_resume(&mut self) {
         let script = self.script.clone();
         let mut stored = script.stored();
+        stored.write_to_disk();
         let position = stored.live_position;
         let Some(one) = self.rng.choice(stored.aggregated.iter_mut()) else { return };
         one.is_paused = !one.is_paused;
@@ -216,6 +234,7 @@ impl World {
 
     fn rebuild(&mut self) {
         let mut stored = self.script.stored();
+        stored.write_to_disk();
         let id = stored.next_id();
         if let Some(one) = self.rng.choice(stored.aggregated.iter_mut()) {
             one.rebuild.get_or_insert_with(|| Projection::new(id));
@@ -230,6 +249,7 @@ impl World {
         let script = self.script.clone();
         let mut stored = script.stored();
         let at = self.rng.usize(0..stored.aggregated.len());
+        stored.write_to_disk();
         stored.aggregated.remove(at);
         stored.create();
         drop(stored);
@@ -248,10 +268,25 @@ impl World {
         };
         if let Some((id, from, page, history_number)) = look.page.take() {
             self.feeds.on_page(look.history, id, from, page, history_number);
-        } else if let Some((id, progress)) = look.found.pop_front()
-            && let Some(from) = self.feeds.on_progress(look.history, id, progress.as_ref())
-        {
-            look.page = Some((id, from, stored.page(id, &Part::All, from, LOOK_MAX), self.tail.history_number()));
+        } else if let Some((id, progress)) = look.found.pop_front() {
+            match progress {
+                None => self.feeds.deleted(look.history, id),
+                Some(progress) => {
+                    if let Some(from) = self.feeds.on_progress(look.history, &progress) {
+                        match self.rng.u32(0..8) {
+                            0 => self.feeds.on_failed_page(look.history, &progress),
+                            _ => {
+                                look.page = Some((
+                                    id,
+                                    from,
+                                    stored.page(id, &Part::All, from, LOOK_MAX),
+                                    self.tail.history_number(),
+                                ))
+                            }
+                        }
+                    }
+                }
+            }
         }
         self.projecting.look = Some(look).filter(|look| !look.found.is_empty() || look.page.is_some());
     }

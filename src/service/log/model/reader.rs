@@ -42,6 +42,8 @@ pub struct Reader {
     /// Which messages it was given, each with the part that it came from.
     pub seen: Vec<(i64, usize)>,
     pub is_waiting: bool,
+    /// It was told that history is done, and has not fallen behind since.
+    pub is_caught_up: bool,
     state: State,
 }
 
@@ -129,7 +131,7 @@ impl Reading {
 impl Reader {
     pub fn new(what: Reading, tail: &Tail, feeds: &Feeds, after: i64) -> Self {
         let state = State::Idle(Box::new(what.follow(tail, feeds, after)));
-        Self { what, seen: Vec::new(), is_waiting: false, state }
+        Self { what, seen: Vec::new(), is_waiting: false, is_caught_up: false, state }
     }
 
     /// The id with which its client may come back; `None` while a page is read.

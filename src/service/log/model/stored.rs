@@ -30,6 +30,10 @@ pub struct Stored {
     pub messages: Vec<Arc<Message>>,
     /// Where all live projections are.
     pub live_position: i64,
+    /// The rounds up to here are on disk.
+    pub on_disk: i64,
+    /// Where all live projections were before rounds were lost.
+    pub lost_up_to: i64,
     pub aggregated: Vec<Aggregated>,
     /// Counts the projections that there ever were, and the aggregated streams.
     pub ids: i64,
@@ -81,7 +85,7 @@ impl Projection {
         self.links[begun..].to_vec()
     }
 
-    /// What lies after the end of a log that went back is gone.
+    /// What lies after the end of a log that went back, or in rounds that were lost, is gone.
     fn go_back_to(&mut self, end: i64) {
         self.links.retain(|link| link.message.global_position <= end);
         self.position = self.position.min(end);
@@ -118,11 +122,27 @@ impl Stored {
         })
     }
 
+    /// Rounds after a position are gone: what was committed without waiting for the disk.
+    pub fn lose_rounds(&mut self, kept: i64) {
+        self.lost_up_to = self.lost_up_to.max(self.live_position);
+        self.live_position = kept;
+        for one in self.aggregated.iter_mut().filter(|one| one.current.is_live) {
+            one.current.go_back_to(kept);
+        }
+    }
+
+    /// Something was committed that waits for the disk, and all that was before it is there then, too.
+    pub fn write_to_disk(&mut self) {
+        self.on_disk = self.live_position;
+    }
+
     /// The log goes back to `kept` messages: what followed is given to other messages.
     pub fn go_back(&mut self, kept: usize) {
         self.messages.truncate(kept);
         let end = self.end();
         self.live_position = self.live_position.min(end);
+        self.on_disk = self.live_position;
+        self.lost_up_to = self.lost_up_to.min(end);
         self.history_number += 1;
         for one in &mut self.aggregated {
             one.current.go_back_to(end);
