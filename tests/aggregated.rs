@@ -5,6 +5,7 @@ mod definitions;
 mod following;
 mod instances;
 mod keyed;
+mod lost_rounds;
 mod model;
 mod projecting;
 mod reads;

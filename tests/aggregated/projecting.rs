@@ -237,15 +237,42 @@ async fn who_waits_for_a_position_of_a_paused_stream_asks_the_database_seldom() 
         until_state(&app, "numbers", "live").await;
     }
     let ahead = ahead.expect("a pause that comes before progress is kept");
-    let scans = "SELECT coalesce(sum(calls), 0)::bigint FROM (SELECT xact_commit AS calls FROM pg_stat_database \
-        WHERE datname = current_database()) AS s";
-    sql.batch_execute("SELECT pg_stat_clear_snapshot()").await.unwrap();
-    let before: i64 = sql.query_one(scans, &[]).await.unwrap().get(0);
+    let before = transactions(&sql).await;
     let answer = app.get(&format!("{}?min_position={ahead}&wait=3s", path_of("numbers"))).await.json();
     assert_eq!(answer["status"]["state"], "paused", "{answer}");
+    let asked = transactions(&sql).await - before;
+    assert!(asked < 1_000, "{asked} transactions in three seconds");
+    app.stop().await;
+}
+
+/// How many there were in the database by now.
+async fn transactions(sql: &Client) -> i64 {
     sql.batch_execute("SELECT pg_stat_clear_snapshot()").await.unwrap();
-    let after: i64 = sql.query_one(scans, &[]).await.unwrap().get(0);
-    assert!(after - before < 1_000, "{} transactions in three seconds", after - before);
+    let count = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+    sql.query_one(count, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn who_follows_a_paused_stream_asks_the_database_seldom_after_an_erasure_beyond_it() {
+    let database = TestDatabase::migrated().await;
+    let (app, sql) = (TestApp::on(&database).await, database.connect().await);
+    define(&app, "numbers", &of_categories(&["n"])).await;
+    app.write("n-1", "T", json!({})).await;
+    until_state(&app, "numbers", "live").await;
+    let mut events = app.follow(&format!("{}/events", path_of("numbers"))).await;
+    events.next("caught-up").await;
+    order(&app, "numbers", "pause").await;
+    let answer = app.append("n-1", &json!({ "messages": [{ "type": "T", "data": {} }] })).await.json();
+    let id = answer["messages"][0]["id"].as_str().unwrap();
+    assert_eq!(call(&app, Method::DELETE, &format!("/v1/messages/{id}"), None).await.status, 200);
+    let before = transactions(&sql).await;
+    // The time that is measured.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let asked = transactions(&sql).await - before;
+    assert!(asked < 300, "{asked} transactions in three seconds");
+    order(&app, "numbers", "resume").await;
+    let message = events.next("message").await.json();
+    assert!(message["message"]["data"].is_null(), "{message}");
     app.stop().await;
 }
 
