@@ -153,21 +153,38 @@ impl World {
         }
     }
 
-    /// PostgreSQL is killed before its last rounds are on disk. Who projects has lost its session with that.
+    /// PostgreSQL is killed before its last rounds are on disk. Who projects has lost its session with that, and others may
+    /// read before that is known.
     fn lose_rounds(&mut self) {
+        if self.script.stored().is_away {
+            return;
+        }
+        self.project_all();
+        self.write();
+        self.publish();
+        self.round();
+        for _ in 0..self.rng.usize(0..10) {
+            self.tell();
+            self.look();
+        }
         {
             let mut stored = self.script.stored();
             let kept = self.rng.i64(stored.on_disk..=stored.live_position);
             stored.lose_rounds(kept);
         }
         self.is_fenced();
+        for _ in 0..self.rng.usize(0..20) {
+            match self.rng.u32(0..4) {
+                0 => self.begin_somewhere(),
+                _ => self.step_one(),
+            }
+        }
     }
 
     fn catch_up(&mut self) {
         let script = self.script.clone();
         let mut stored = script.stored();
-        stored.write_to_disk();
-        let Stored { messages, aggregated, live_position, .. } = &mut *stored;
+        let Stored { messages, aggregated, live_position, on_disk, .. } = &mut *stored;
         let Some(one) = self.rng.choice(aggregated.iter_mut()) else { return };
         let is_rebuild = one.rebuild.is_some() && (one.current.is_live || one.is_paused || self.rng.bool());
         if !is_rebuild && (one.current.is_live || one.is_paused) {
@@ -177,6 +194,7 @@ impl World {
         if projection.position < *live_position {
             let up_to = self.rng.i64(projection.position + 1..=*live_position);
             projection.project(messages, up_to);
+            *on_disk = *live_position;
             if self.projecting.is_here && !is_rebuild {
                 self.projecting.past.push_back((self.tail.history(), one.id, up_to));
             }
@@ -188,7 +206,6 @@ impl World {
         self.tell_all();
         let script = self.script.clone();
         let mut stored = script.stored();
-        stored.write_to_disk();
         let position = stored.live_position;
         let mut switched = Vec::new();
         let mut joined = HashSet::new();
@@ -202,6 +219,9 @@ impl World {
                 one.current.is_live = true;
                 joined.insert(one.id);
             }
+        }
+        if !switched.is_empty() || !joined.is_empty() {
+            stored.write_to_disk();
         }
         drop(stored);
         // The task of one that has arrived has ended, and told what it had to tell.
