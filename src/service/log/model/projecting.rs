@@ -301,7 +301,7 @@ impl World {
                                     from,
                                     stored.page(id, &Part::All, from, LOOK_MAX),
                                     self.tail.history_number(),
-                                ))
+                                ));
                             }
                         }
                     }
