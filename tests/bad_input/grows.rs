@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
+use crate::support::http_client;
 
 #[tokio::test]
 async fn a_duration_beyond_what_a_duration_holds_is_named() {
@@ -100,10 +101,12 @@ async fn a_subscription_that_is_named_events_is_read_whatever_its_size() {
     let app = TestApp::on(&database).await;
     let made = app.put("/v1/subscriptions/events", &json!({ "source": { "all": true }, "partitions": 1024 })).await;
     assert_eq!(made.status, 201, "{}", made.text);
-    let answer = app.get("/v1/subscriptions/events").await;
-    assert_eq!(answer.status, 200);
-    assert!(answer.text.len() > 64 << 10, "{} bytes", answer.text.len());
-    assert_eq!(answer.json()["status"]["partitions"].as_array().unwrap().len(), 1024);
+    // On a connection of its own, as those of event streams are.
+    let answer = http_client().get(format!("{}/v1/subscriptions/events", app.url)).send().await.unwrap();
+    let text = answer.text().await.unwrap();
+    assert!(text.len() > 64 << 10, "{} bytes", text.len());
+    let subscription: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(subscription["status"]["partitions"].as_array().unwrap().len(), 1024);
     app.stop().await;
 }
 
@@ -114,14 +117,16 @@ async fn a_busy_log_of_which_nothing_passes_has_heartbeats() {
     let app = TestApp::on(&database).await;
     let mut events = app.follow("/v1/all/events?heartbeat=1s&types=Never").await;
     events.next("caught-up").await;
+    // So many that the cursor moves again and again.
+    let messages = json!({ "messages": vec![json!({ "type": "T" }); 1_000] });
     let writing = async {
-        loop {
-            app.write("a-1", "T", json!({})).await;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        for _ in 0..30 {
+            assert_eq!(app.append("a-1", &messages).await.status, 201);
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     };
     tokio::select! {
-        () = writing => {}
+        () = writing => panic!("six seconds without a heartbeat"),
         _ = events.next("heartbeat") => {}
     }
     app.stop().await;
