@@ -1,4 +1,5 @@
--- For trim_messages, which holds the lock on the counted position: the counts of reports are those of what is left. Streams stay: each has a message still.
+-- For trim_messages, which holds the lock on the counted position: the counts of reports are those of what is left. Streams
+-- stay: each has a message still.
 CREATE OR REPLACE FUNCTION headwater.trimmed_in_counts(
   _category text,
   _types text[],

@@ -47,7 +47,8 @@ class Lane {
  * subscriptions, by at most `maxInFlight` handlers at once. A message is acked once its handler has resolved; acks are sent
  * in batches. A handler that throws has its message delivered again as the subscription says, after those before it in its
  * partition were acked; `Park` puts it aside. Of a partition that goes to another consumer what waits is dropped; what is
- * being handled is acked as long as the service takes it, unless the partition begins anew. Handlers may see a message twice, after a crash for example: that is for them to bear.
+ * being handled is acked as long as the service takes it, unless the partition begins anew. Handlers may see a message twice,
+ * after a crash for example: that is for them to bear.
  */
 export async function consume(transport: Transport, subscription: string, handler: Handler, options: ConsumeOptions): Promise<void> {
   const found = await transport.send(client => readSubscription({ client, path: { name: subscription } }))

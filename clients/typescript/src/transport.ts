@@ -5,6 +5,8 @@ import type { Problem } from './generated/types.gen.ts'
 
 const PAUSE_FIRST_MS = 100
 const PAUSE_MAX_MS = 30_000
+/** The longest time that a timer takes. */
+const TIMER_MAX_MS = 2 ** 31 - 1
 /** A connection is dead if it was quiet for so many heartbeats. */
 const HEARTBEATS_MISSED_MAX = 3
 /** Problems and gateways' answers that pass. */
@@ -44,7 +46,8 @@ export class Transport {
     const backOff = new BackOff()
     const end = Date.now() + this.#timeoutMs
     // What accepts a connection and says nothing is given up at the end, too.
-    const inTime: typeof fetch = (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(Math.max(end - Date.now(), 0)) })
+    const leftMs = () => Math.min(Math.max(end - Date.now(), 0), TIMER_MAX_MS)
+    const inTime: typeof fetch = (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(leftMs()) })
     const client = createClient({ ...this.client.getConfig(), fetch: inTime })
     let isRenewed = false
     for (;;) {

@@ -93,6 +93,13 @@ test('a service that takes connections and says nothing is unavailable in time',
   silent.closeAllConnections()
 })
 
+test('a client that waits without end is answered as any other', async () => {
+  const own = new Headwater(service.url, { timeoutMs: Infinity })
+  const stream = `${aName()}-1`
+  await own.append(stream, [counted(0)])
+  assert.deepEqual((await own.read(stream)).messages.map(number), [0])
+})
+
 async function numbers(events: AsyncIterator<Followed>, count: number): Promise<number[]> {
   const found = []
   while (found.length < count) {
