@@ -8,6 +8,7 @@ mod gone;
 mod indexes;
 mod large_messages;
 mod odd_content;
+mod rare;
 mod streams;
 
 use std::collections::HashSet;

@@ -3,7 +3,7 @@
 mod places;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -28,6 +28,12 @@ pub use places::{PlaceError, Start};
 pub(super) const EXAMINED_MAX: usize = 10_000;
 /// The bounds of one read of that kind, which looks at messages in memory.
 pub(super) const EXAMINED_AT_ONCE: PageBounds = PageBounds { first: 500, messages_max: 500, bytes_max: 4 << 20 };
+
+/// So many positions are looked through at once for what the database judges; then twice as many, where that was quick.
+const POSITIONS_AT_ONCE: i64 = 1_000_000;
+const QUICK: Duration = Duration::from_millis(100);
+/// For so long one request looks for messages that it wants. After that the page ends, and names where to go on.
+const LOOKING_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The log that a page is read of.
 #[derive(Debug, Clone)]
@@ -187,14 +193,24 @@ impl Reads {
         let settled = self.tail.settled();
         let (mut examined, mut bytes) = (0, 0);
         let mut kept = Vec::new();
+        let (began, mut reach) = (Instant::now(), POSITIONS_AT_ONCE);
         loop {
             let room = self.page_bytes_max.saturating_sub(bytes);
             let limit = match filter.is_of_columns() {
                 true => PageLimit { messages: (wanted - kept.len()) as i64, bytes: room },
                 false => PageLimit { bytes: pages.limit().bytes.min(room), ..pages.limit() },
             };
-            let (span, is_last_span) = spans.next(from, request.backward);
+            let (mut span, mut is_last_span) = spans.next(from, request.backward);
+            if request.is_judged_in_sql()
+                && let Some(part) = span.first_part(reach, settled)
+            {
+                (span, is_last_span) = (part, false);
+            }
+            let asked = Instant::now();
             let mut page = self.read_chunk(request, span, limit).await?;
+            if asked.elapsed() < QUICK {
+                reach = reach.saturating_mul(2);
+            }
             let is_end_of_span = (page.messages.len() as i64) < limit.messages && !page.is_cut;
             let last = page.messages.last().map(|message| request.position_of(message));
             let read: usize = page.messages.iter().map(|message| message.json().len()).sum();
@@ -203,14 +219,15 @@ impl Reads {
             let (head, erasure, first_position) = (page.head, page.erasure, page.first_position);
             page.messages.retain(|message| filter.judge(message));
             kept.append(&mut page.messages);
-            if is_end_of_span && is_last_span || kept.len() > request.limit {
+            let is_end = is_last_span || !request.backward && span.to >= head;
+            if is_end_of_span && is_end || kept.len() > request.limit {
                 let page = Page { messages: kept, head, erasure, first_position, is_cut: false };
                 return Ok(finish(request, begin, page, settled));
             }
             // A page that ended before the end of the span has messages.
             let end = last.filter(|_| !is_end_of_span).unwrap_or(span.to);
-            from = if request.backward { end - 1 } else { end.saturating_add(1) };
-            if examined >= EXAMINED_MAX || bytes >= self.page_bytes_max {
+            from = if request.backward { (end - 1).min(head) } else { end.saturating_add(1) };
+            if examined >= EXAMINED_MAX || bytes >= self.page_bytes_max || began.elapsed() >= LOOKING_TIME_MAX {
                 let version = if matches!(request.source, PageSource::Stream(_)) { head } else { 0 };
                 let next = Some(from).filter(|next| *next >= request.source.first_position());
                 let (at_end, is_settled) = (next.is_none(), false);
@@ -303,6 +320,11 @@ impl PageSource {
 }
 
 impl PageRequest {
+    /// The database passes over what the request does not want.
+    fn is_judged_in_sql(&self) -> bool {
+        !self.filter.types.is_empty() || !self.source.is_judged_here()
+    }
+
     /// The request names a position whose message was trimmed.
     pub fn is_trimmed(&self, page: &PageRead) -> bool {
         matches!(self.from, PageStart::At(from) if from < page.first_position)

@@ -356,6 +356,16 @@ impl Span {
         Self { from, to: i64::MAX, backward: false }
     }
 
+    /// What is read first of it, where that ends before a position which is near the end of the log: so many positions.
+    pub fn first_part(self, positions: i64, near_end: i64) -> Option<Span> {
+        if self.backward {
+            let to = self.from.min(near_end).saturating_sub(positions);
+            return (to > self.to).then_some(Self { to, ..self });
+        }
+        let to = self.from.saturating_add(positions);
+        (to < self.to.min(near_end)).then_some(Self { to, ..self })
+    }
+
     /// How positions compare with `from` and with `to`, and their order.
     fn direction(self) -> (&'static str, &'static str, &'static str) {
         if self.backward { ("<=", ">=", "DESC") } else { (">=", "<=", "ASC") }

@@ -97,10 +97,14 @@ impl Cursor {
 
     /// Takes a page from the database. Nothing passed does not mean that there is no more.
     pub fn on_page(&mut self, read: Read) -> Next {
+        let mut is_between = false;
         if let Read::Page(page) = &read {
             self.pages.saw(page.entries.len(), page.entries.iter().map(|entry| entry.message.memory_bytes()).sum());
+            is_between = page.entries.is_empty() && !page.is_end;
         }
         match self.take(read) {
+            // The database has passed over what the filter does not want, as far as one page looks.
+            Next::Idle if is_between => Next::Moved,
             Next::Idle => Next::NeedsPage,
             next => next,
         }

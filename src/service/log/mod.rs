@@ -10,6 +10,7 @@ pub mod merged;
 #[cfg(test)]
 pub(super) mod model;
 pub mod pages;
+mod reach;
 pub mod suffix;
 
 use std::sync::Arc;

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::reach::Reach;
 use super::{Page, Place, Trimmed};
 use crate::domain::filter::Filter;
 use crate::domain::keyed::Part;
@@ -68,6 +69,7 @@ pub struct PageReader {
     /// Pages of messages are read from them as far as they go.
     replicas: Replicas,
     turns: Arc<Semaphore>,
+    reach: Reach,
     /// What answers in place of the database.
     #[cfg(test)]
     script: Option<super::model::Script>,
@@ -80,6 +82,7 @@ impl PageReader {
             database,
             replicas,
             turns,
+            reach: Reach::default(),
             #[cfg(test)]
             script: None,
         }
@@ -92,11 +95,43 @@ impl PageReader {
 
     #[cfg(test)]
     pub fn scripted(database: Database, at_once_max: usize, script: super::model::Script) -> Self {
-        Self { script: Some(script), ..Self::new(database, Replicas::none(), at_once_max) }
+        // Its logs are short: what follows a page that failed has a part of them.
+        let reach = Reach::at_least(2);
+        Self { script: Some(script), reach, ..Self::new(database, Replicas::none(), at_once_max) }
     }
 
-    /// What a source has after a place, up to a settled position. What only the service can judge is not judged.
+    /// What a source has after a place, up to a settled position, or as far as one page looks. What only the service can
+    /// judge is not judged.
     pub async fn messages(
+        &self,
+        source: &Source,
+        place: Place,
+        settled: i64,
+        limit: PageLimit,
+        filter: &Filter,
+    ) -> Result<Page, StoreError> {
+        // A stream is read by its own positions: how many of them there are is not known from global ones.
+        if place.stream_after.is_some() {
+            return self.in_turn(self.page_up_to(source, place, settled, limit, filter)).await;
+        }
+        let turn = self.turn().await;
+        let look = self.reach.look(place.after, settled);
+        let read = in_time(self.page_up_to(source, place, look.up_to, limit, filter)).await;
+        drop(turn);
+        match read {
+            Ok(page) => {
+                let is_end = page.is_end && !look.is_bounded();
+                look.worked();
+                Ok(Page { is_end, ..page })
+            }
+            Err(error) => {
+                look.failed();
+                Err(error)
+            }
+        }
+    }
+
+    async fn page_up_to(
         &self,
         source: &Source,
         place: Place,
@@ -106,19 +141,16 @@ impl PageReader {
     ) -> Result<Page, StoreError> {
         #[cfg(test)]
         if let Some(script) = &self.script {
-            let reading = script.messages(source, place.position(), settled, limit, filter);
-            return Ok(Page::followed(self.in_turn(reading).await?, place, settled));
+            let page = script.messages(source, place.position(), settled, limit, filter).await?;
+            return Ok(Page::followed(page, place, settled));
         }
-        let reading = async {
-            if let Some(page) = self.page_of_replica(source, place, settled, limit, filter).await? {
-                return Ok(page);
-            }
-            let page = self.database.messages().follow_page(source, place.position(), settled, limit, filter).await?;
-            let page = Page::followed(page, place, settled);
-            let trimmed = self.trimmed(source, place, filter, &page).await?;
-            Ok(Page { trimmed, ..page })
-        };
-        self.in_turn(reading).await
+        if let Some(page) = self.page_of_replica(source, place, settled, limit, filter).await? {
+            return Ok(page);
+        }
+        let page = self.database.messages().follow_page(source, place.position(), settled, limit, filter).await?;
+        let page = Page::followed(page, place, settled);
+        let trimmed = self.trimmed(source, place, filter, &page).await?;
+        Ok(Page { trimmed, ..page })
     }
 
     /// The same from a replica, up to where that has replayed. `None`: it has to be read from the primary, also where
@@ -262,10 +294,14 @@ impl PageReader {
     ) -> impl Future<Output = Result<T, StoreError>> {
         let reading = in_time(reading);
         async {
-            // It is never closed.
-            let _turn = self.turns.acquire().await;
+            let _turn = self.turn().await;
             reading.await
         }
+    }
+
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.turns.acquire().await.ok()
     }
 }
 
