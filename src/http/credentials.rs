@@ -28,7 +28,12 @@ pub async fn take(app: &App, request: &mut Request) -> Result<Caller, Problem> {
         return Ok(Caller::anybody());
     }
     // Boxed, as they are large: without credentials no request needs the room.
-    let checked = match (bearer?, ticket.or(cookie)) {
+    let bearer = match bearer {
+        // It is for a proxy in front.
+        Err(_) if is_public(request) => None,
+        bearer => bearer?,
+    };
+    let checked = match (bearer, ticket.or(cookie)) {
         // A header is said on purpose, and a cookie comes by itself.
         (Some(token), _) => Box::pin(app.credentials.caller(&token)).await,
         (None, Some(ticket)) => Box::pin(app.credentials.ticket_caller(&ticket)).await,

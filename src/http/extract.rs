@@ -11,10 +11,11 @@ use serde::de::DeserializeOwned;
 
 use super::held_bodies::{Incoming, no_room};
 use super::problem::{Problem, ProblemKind};
-use super::{App, body, plain_words};
+use super::{App, body, credentials, plain_words};
 use crate::domain::Violation;
 pub use crate::domain::object::Object;
 use crate::domain::percent::percent_decode;
+use crate::service::auth::Caller;
 
 /// A JSON body.
 pub struct Json<T>(pub T);
@@ -52,10 +53,11 @@ impl FromRequest<App> for NoBody {
     }
 }
 
-/// The whole body.
+/// The whole body, of a caller whose credential has not ended by then.
 async fn receive(request: Request, app: &App) -> Result<Bytes, Problem> {
     let (bytes, time) = (app.limits.body_bytes_max, app.limits.request_timeout);
     let (parts, body) = request.into_parts();
+    let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_else(Caller::nobody);
     let (body, refused) = Incoming::new(body, app.bodies.clone());
     let mut request = Request::from_parts(parts, Body::new(body));
     DefaultBodyLimit::max(bytes).apply(&mut request);
@@ -63,7 +65,9 @@ async fn receive(request: Request, app: &App) -> Result<Bytes, Problem> {
     tokio::select! {
         biased;
         () = refused.cancelled() => Err(no_room()),
+        () = caller.ended() => Err(credentials::ended()),
         received = tokio::time::timeout(time, receiving) => match received {
+            Ok(Ok(_)) if caller.has_ended() => Err(credentials::ended()),
             Ok(Ok(received)) => Ok(received),
             Ok(Err(_)) if refused.is_cancelled() => Err(no_room()),
             Ok(Err(rejection)) => Err(match rejection.status() {

@@ -192,7 +192,8 @@ pub async fn read_partition(
         Err(FindError::NotFound { .. }) => None,
         found => Some(found?),
     };
-    let partition = checked_partition(&mut rules, number.unwrap_or(0), found.is_some_and(|found| found.is_keyed));
+    let partition =
+        checked_partition(&mut rules, number.unwrap_or(0), found.as_ref().is_some_and(|found| found.is_keyed));
     let asked = rules.finish(asked)?;
     let found = found.ok_or_else(|| unknown(&name))?;
     page(&app, &name, found, PartitionName::Number(partition), &asked).await

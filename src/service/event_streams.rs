@@ -159,6 +159,17 @@ impl Drop for Admission {
     }
 }
 
+impl Shared {
+    /// What ends a source's events once the service drains.
+    fn draining(&self, source: &EventSource, closing_step: u8) -> &CancellationToken {
+        match source {
+            EventSource::Log(_) => &self.closing[usize::from(closing_step)],
+            // What it holds is for others to take over, at once.
+            EventSource::Subscription(_) => &self.draining,
+        }
+    }
+}
+
 /// What event streams have in common that are told the same, byte for byte, from the same place on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Audience {
@@ -257,8 +268,8 @@ impl Events {
 
     /// The connections that it may be shared with, if there may be any.
     pub fn audience(&self) -> Option<Audience> {
-        // One from beyond the end leaves out what comes before its place.
-        let follower = self.live().filter(|_| self.id().is_some())?;
+        // One from beyond the end leaves out what comes before its place; one that must end does not join others for that.
+        let follower = self.live().filter(|_| self.id().is_some() && self.must_end().is_none())?;
         let (log, filter) = follower.has_company().then(|| follower.reads())?;
         Some(Audience { log, filter, heartbeat: self.heartbeat })
     }
@@ -288,20 +299,13 @@ impl Events {
 
     /// What comes next, however long that takes; `None` at the end. May be given up at any point without a loss.
     pub async fn next(&mut self) -> Option<Event> {
-        let Some(source) = self.source.as_mut() else { return self.closing.take().map(Event::Closing) };
-        let shared = &self.streams.0;
-        let draining = match source {
-            EventSource::Log(_) => &shared.closing[usize::from(self.closing_step)],
-            // What it holds is for others to take over, at once.
-            EventSource::Subscription(_) => &shared.draining,
-        };
         let event = loop {
-            if draining.is_cancelled() {
-                break Some(Event::Closing(ClosingReason::Draining));
+            if let Some(reason) = self.must_end() {
+                break Some(Event::Closing(reason));
             }
-            if self.caller.as_ref().is_some_and(Caller::has_ended) {
-                break Some(Event::Closing(ClosingReason::Expired));
-            }
+            let Some(source) = self.source.as_mut() else { return self.closing.take().map(Event::Closing) };
+            let shared = &self.streams.0;
+            let draining = shared.draining(source, self.closing_step);
             // The timer is only asked for again when it has come, so a busy connection does not touch it.
             let beat = self.beat.get_or_insert_with(|| shared.heartbeats.after(self.heartbeat));
             tokio::select! {
@@ -335,8 +339,20 @@ impl Events {
         event
     }
 
-    /// What there is already; `None`: nothing that need not be waited for.
+    /// Why it ends although more may come. A client that is a little behind a busy log always has something to take.
+    fn must_end(&self) -> Option<ClosingReason> {
+        let source = self.source.as_ref()?;
+        if self.streams.0.draining(source, self.closing_step).is_cancelled() {
+            return Some(ClosingReason::Draining);
+        }
+        self.caller.as_ref().is_some_and(Caller::has_ended).then_some(ClosingReason::Expired)
+    }
+
+    /// What there is already; `None`: nothing that need not be waited for, or the end, which [`next`](Self::next) tells.
     pub fn try_next(&mut self) -> Option<Event> {
+        if self.must_end().is_some() {
+            return None;
+        }
         let event = match self.source.as_mut()? {
             EventSource::Log(followed) => followed.try_next()?,
             EventSource::Subscription(_) => return None,

@@ -14,13 +14,15 @@ use crate::domain::keyed::Part;
 use crate::domain::time::Timestamp;
 
 /// An aggregated stream by its name.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct FoundStream {
     pub id: i64,
     /// Its partitions are keys.
     pub is_keyed: bool,
     /// The projection that readers see: a rebuild puts another one in its place, nothing else changes here.
     pub projection_id: i64,
+    /// JSON, if it was asked for.
+    pub definition: Option<String>,
 }
 
 /// Which partition is read.
@@ -174,15 +176,6 @@ impl AggregatedStreams<'_> {
         Ok(count.fetch_one(self.0).await?)
     }
 
-    /// The definition of an aggregated stream, as JSON.
-    pub async fn definition(self, id: i64) -> Result<Option<String>, StoreError> {
-        let definition = sqlx::query_scalar!(
-            r#"SELECT definition::text AS "definition!" FROM headwater.aggregated_streams WHERE id = $1"#,
-            id
-        );
-        Ok(definition.fetch_optional(self.0).await?)
-    }
-
     /// Answers whether there is such a stream.
     pub async fn delete(self, name: &str) -> Result<bool, StoreError> {
         let outcome =
@@ -211,14 +204,16 @@ impl AggregatedStreams<'_> {
         Ok(outcome.fetch_one(self.0).await?.is_done())
     }
 
-    pub async fn find(self, name: &str) -> Result<Option<FoundStream>, StoreError> {
+    pub async fn find(self, name: &str, with_definition: bool) -> Result<Option<FoundStream>, StoreError> {
         let found = sqlx::query_as!(
             FoundStream,
-            r#"SELECT s.id, s.definition #>> '{partitioner,kind}' = 'key' AS "is_keyed!", p.id AS projection_id
+            r#"SELECT s.id, s.definition #>> '{partitioner,kind}' = 'key' AS "is_keyed!", p.id AS projection_id,
+               CASE WHEN $2 THEN s.definition::text END AS definition
                FROM headwater.aggregated_streams AS s
                JOIN headwater.projections AS p ON p.aggregated_stream_id = s.id AND p.is_current
                WHERE s.name = $1"#,
-            name
+            name,
+            with_definition
         );
         Ok(found.fetch_optional(self.0).await?)
     }

@@ -119,6 +119,33 @@ async fn a_name_that_is_made_anew_is_judged_by_what_is_behind_it_now() {
     guarded.end().await;
 }
 
+/// The log went back, and ids are given out again.
+#[tokio::test]
+async fn one_that_has_the_id_of_another_is_judged_by_what_it_selects() {
+    let guarded = Guarded::new().await;
+    let admin = filled(&guarded).await;
+    let caller = guarded.caller(&["read:order*", "subscribe:*"]).await;
+    put(&admin, "readable", &of(&json!({ "categories": ["order"] }))).await;
+    assert_eq!(caller.get("/v1/aggregated-streams/readable/partitions/0/messages").await.status, 200);
+    let source = json!({ "source": { "aggregated_stream": "readable" } });
+    assert_eq!(caller.put("/v1/subscriptions/s", &source).await.status, 201);
+    assert_eq!(caller.post("/v1/subscriptions/s/fetch", &json!({ "consumer": "w" })).await.status, 200);
+    assert_eq!(admin.delete("/v1/subscriptions/s").await.status, 204);
+    assert_eq!(admin.delete("/v1/aggregated-streams/readable").await.status, 204);
+    let again = "ALTER SEQUENCE headwater.aggregated_streams_id_seq RESTART";
+    guarded.database.connect().await.batch_execute(again).await.unwrap();
+    put(&admin, "secret", &of(&json!({ "categories": ["account"] }))).await;
+    for path in ["secret", "secret/partitions/0/messages", "secret/positions?global_position=1", "secret/events"] {
+        caller.lacks("read:account*", Method::GET, &format!("/v1/aggregated-streams/{path}"), None).await;
+    }
+    assert_eq!(
+        admin.put("/v1/subscriptions/s", &json!({ "source": { "aggregated_stream": "secret" } })).await.status,
+        201
+    );
+    caller.lacks("read:account*", Method::POST, "/v1/subscriptions/s/fetch", Some(&json!({ "consumer": "w" }))).await;
+    guarded.end().await;
+}
+
 #[tokio::test]
 async fn a_list_has_what_the_caller_may_read_and_its_pages_name_nothing_else() {
     let guarded = Guarded::new().await;

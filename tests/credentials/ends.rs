@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 
-use crate::support::app::{Answer, TestApp, TestClient};
+use crate::support::app::{Answer, PATIENCE, TestApp, TestClient};
 use crate::support::append_session::AppendSession;
 use crate::support::database::TestDatabase;
 use crate::support::events::Events;
+use crate::support::raw_http::RawHttp;
 
 const PROMISED: Duration = Duration::from_secs(5);
 
@@ -236,5 +239,114 @@ async fn hundreds_of_connections_of_one_key_end_together_and_miss_nothing_before
         assert_eq!(positions, sent[..positions.len()], "in order, without holes, as far as it got");
     }
     assert_eq!(other.positions_until(*sent.last().unwrap()).await, sent);
+    app.stop().await;
+}
+
+/// Reads an event stream more slowly than its log grows, so that there is always something to take, and revokes the key
+/// meanwhile. `first`: a request before it on the connection.
+async fn one_that_is_behind_ends(app: &TestApp, first: &str) {
+    let leaving = app.client_that_may(&["read:busy-1"]).await;
+    let mut company = app.follow("/v1/streams/busy-1/events").await;
+    let follow = format!(
+        "GET /v1/streams/busy-1/events HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n",
+        leaving.token()
+    );
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    let mut slow = socket.connect(app.url.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap();
+    slow.write_all(format!("{first}{follow}").as_bytes()).await.unwrap();
+    let mut found = Vec::new();
+    let mut block = vec![0; 64 << 10];
+    let text = "x".repeat(20_000);
+    let message = json!({ "type": "A", "data": { "text": text } });
+    let messages = json!({ "messages": vec![message; 10] });
+    let (is_over, is_full) = (CancellationToken::new(), CancellationToken::new());
+    let writing = async {
+        for number in 0.. {
+            assert_eq!(app.append("busy-1", &messages).await.status, 201);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            // So much is in no buffer between the two.
+            if number == 60 {
+                is_full.cancel();
+            }
+            if is_over.is_cancelled() {
+                break;
+            }
+        }
+    };
+    let following = async {
+        while !is_over.is_cancelled() {
+            let _ = timeout(Duration::from_millis(100), company.next("message")).await;
+        }
+    };
+    let reading = async {
+        is_full.cancelled().await;
+        let (began, mut revoked) = (Instant::now(), None);
+        let has_expired = loop {
+            // It goes on by itself by then, and always has something to take.
+            if revoked.is_none() && began.elapsed() > Duration::from_secs(5) {
+                revoke(app, &leaving).await;
+                revoked = Some(Instant::now());
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            let read = timeout(PATIENCE, slow.read(&mut block)).await.expect("there is always something").unwrap();
+            found.extend_from_slice(&block[..read]);
+            found.drain(..found.len().saturating_sub(1_000));
+            let end = String::from_utf8_lossy(&found);
+            // A connection that is kept stays open.
+            if end.contains("event: closing") {
+                break end.contains("{\"reason\":\"expired\"}");
+            }
+            if read == 0 || revoked.is_some_and(|at| at.elapsed() > PROMISED * 2) {
+                break false;
+            }
+        };
+        is_over.cancel();
+        has_expired
+    };
+    let (has_expired, ..) = tokio::join!(reading, writing, following);
+    assert!(has_expired, "it went on, or did not say why it ended");
+}
+
+#[tokio::test]
+async fn an_event_stream_that_is_behind_a_busy_log_ends_too() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::guarded(&database).await;
+    for first in ["", "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"] {
+        one_that_is_behind_ends(&app, first).await;
+    }
+    app.stop().await;
+}
+
+/// Whoever holds back the last byte does not keep the rights.
+#[tokio::test]
+async fn a_request_whose_body_comes_after_the_end_does_nothing() {
+    let database = TestDatabase::migrated().await;
+    let app = TestApp::guarded(&database).await;
+    let leaving = app.client_that_may(&["admin"]).await;
+    let mut waiting = Vec::new();
+    for (path, body) in [
+        ("/v1/keys", r#"{"name":"heir","scopes":["admin"]}"#),
+        ("/v1/streams/a-1/messages", r#"{"messages":[{"type":"A","data":{}}]}"#),
+    ] {
+        let mut http = RawHttp::connect(&app.url).await;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n",
+            leaving.token(),
+            body.len()
+        );
+        let (most, last) = body.split_at(body.len() - 1);
+        http.send(format!("{head}{most}").as_bytes()).await;
+        waiting.push((http, last));
+    }
+    revoke(&app, &leaving).await;
+    for (mut http, last) in waiting {
+        http.send(last.as_bytes()).await;
+        assert_eq!(http.answer().await.expect("an answer").status, 401);
+    }
+    let keys = app.get("/v1/keys").await.text;
+    assert!(!keys.contains("heir"), "{keys}");
+    assert_eq!(app.get("/v1/streams/a-1").await.status, 404);
     app.stop().await;
 }

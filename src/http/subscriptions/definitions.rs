@@ -293,7 +293,7 @@ pub async fn list_subscriptions(
 
 fn brief(stored: StoredSubscription, definition: &Definition) -> SubscriptionBody {
     let state = match stored.state {
-        _ if stored.is_source_gone => SubscriptionState::SourceDeleted,
+        _ if stored.is_source_gone() => SubscriptionState::SourceDeleted,
         Running::Running => SubscriptionState::Running,
         Running::Paused => SubscriptionState::Paused,
         Running::Stopped => SubscriptionState::Stopped,

@@ -1,10 +1,6 @@
 //! Finding an aggregated stream for a caller: all that it selects may be read, or nothing of it is.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::Mutex;
 
 use super::{AggregatedStream, AggregatedStreams};
 use crate::domain::aggregated_stream::Definition;
@@ -13,8 +9,6 @@ use crate::domain::selection::Streams;
 use crate::store::StoreError;
 use crate::store::aggregated_streams::FoundStream;
 
-/// The selections that are kept in memory; if there are more, all are read anew.
-const SELECTIONS_KEPT_MAX: usize = 10_000;
 /// How many aggregated streams are read at once for a list of which some are left out.
 const LISTED_AT_ONCE: usize = 200;
 
@@ -29,33 +23,14 @@ pub enum FindError {
     Store(#[from] StoreError),
 }
 
-/// What aggregated streams select, by their ids: that never changes. Cheap to clone.
-#[derive(Clone, Default)]
-pub(super) struct KnownSelections(Arc<Mutex<HashMap<i64, Arc<Streams>>>>);
-
-impl KnownSelections {
-    fn get(&self, id: i64) -> Option<Arc<Streams>> {
-        self.0.lock().get(&id).cloned()
-    }
-
-    fn insert(&self, id: i64, streams: Arc<Streams>) {
-        // A panic leaves nothing half done in here.
-        let mut known = self.0.lock();
-        if known.len() >= SELECTIONS_KEPT_MAX {
-            known.clear();
-        }
-        known.insert(id, streams);
-    }
-}
-
 impl AggregatedStreams {
     /// An aggregated stream by its name, if the caller may read all that it selects.
     pub async fn find(&self, name: &str, rights: &Rights) -> Result<FoundStream, FindError> {
         let not_found = || FindError::NotFound { name: name.to_owned() };
-        let found = self.database.aggregated_streams().find(name).await?.ok_or_else(not_found)?;
-        if let Rights::Only(_) = rights {
-            let streams = self.selection(found.id).await?.ok_or_else(not_found)?;
-            may_read_streams(name, &streams, rights)?;
+        let is_narrow = *rights != Rights::Everything;
+        let found = self.database.aggregated_streams().find(name, is_narrow).await?.ok_or_else(not_found)?;
+        if let Some(definition) = &found.definition {
+            may_read_streams(name, &selected_by(name, definition)?, rights)?;
         }
         Ok(found)
     }
@@ -106,20 +81,15 @@ impl AggregatedStreams {
             }
         }
     }
+}
 
-    /// What an aggregated stream selects; `None`: there is no such stream.
-    pub async fn selection(&self, id: i64) -> Result<Option<Arc<Streams>>, StoreError> {
-        if let Some(known) = self.selections.get(id) {
-            return Ok(Some(known));
-        }
-        let Some(definition) = self.database.aggregated_streams().definition(id).await? else { return Ok(None) };
-        let definition: Definition = serde_json::from_str(&definition).map_err(|error| {
-            StoreError::Bug(format!("the definition of the aggregated stream with the id {id} cannot be read: {error}"))
-        })?;
-        let streams = Arc::new(selection_of(&definition));
-        self.selections.insert(id, streams.clone());
-        Ok(Some(streams))
-    }
+/// What the aggregated stream of this name selects, by its definition as the database has it. That is not kept by its id: in
+/// a log that went back another one may have that id.
+pub fn selected_by(name: &str, definition: &str) -> Result<Streams, StoreError> {
+    let definition: Definition = serde_json::from_str(definition).map_err(|error| {
+        StoreError::Bug(format!("the definition of the aggregated stream {name} cannot be read: {error}"))
+    })?;
+    Ok(selection_of(&definition))
 }
 
 fn readable(found: Option<AggregatedStream>, name: &str, rights: &Rights) -> Result<AggregatedStream, FindError> {

@@ -13,7 +13,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use self::feed::{FeedMember, Feeds};
-use self::find::KnownSelections;
 use self::log::{AggregatedLog, AggregatedSource};
 use self::projector::ProjectorHandle;
 use super::auth::Caller;
@@ -35,7 +34,7 @@ use crate::store::keyed_streams::StoredKey;
 use crate::store::read::PageLimit;
 use crate::store::{Database, StoreError};
 use crate::telemetry::Observer;
-pub use find::{FindError, may_read};
+pub use find::{FindError, may_read, selected_by};
 
 /// The pause between two looks at a stream whose progress is known here and not written yet.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -51,7 +50,6 @@ pub struct AggregatedStreams {
     projector: ProjectorHandle,
     draining: CancellationToken,
     observer: Observer,
-    selections: KnownSelections,
     bounds: Bounds,
 }
 
@@ -154,8 +152,7 @@ impl AggregatedStreams {
         observer: Observer,
         bounds: Bounds,
     ) -> Self {
-        let selections = KnownSelections::default();
-        Self { database, tail, feeds, projector, draining, observer, selections, bounds }
+        Self { database, tail, feeds, projector, draining, observer, bounds }
     }
 
     /// Defines an aggregated stream: the messages in the log are projected, then new ones as they come.

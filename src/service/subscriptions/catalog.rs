@@ -11,9 +11,11 @@ use crate::domain::delivery::Policy;
 use crate::domain::expression::{Expression, ExpressionError};
 use crate::domain::filter::Filter;
 use crate::domain::keyed::Part;
+use crate::domain::selection::Streams;
 use crate::domain::source::Source;
 use crate::domain::subscription::{Definition, SubscriptionSource};
 use crate::service::aggregated::log::AggregatedSource;
+use crate::service::aggregated::selected_by;
 use crate::service::log::Entry;
 use crate::store::subscriptions::StoredSubscription;
 use crate::store::{Database, StoreError};
@@ -27,6 +29,8 @@ pub struct Subscription {
     pub generation: i64,
     /// The aggregated stream that it consumes has been deleted.
     pub is_source_gone: bool,
+    /// What that selects, if it consumes one.
+    pub(super) selected: Option<Streams>,
     /// The log that it consumes; `None` for an aggregated stream. One without keys is read partition by partition.
     pub(super) log: Option<Source>,
     pub(super) types: Filter,
@@ -68,6 +72,8 @@ impl Subscription {
         };
         Ok(Self {
             aggregated,
+            selected: selected(&stored)?,
+            is_source_gone: stored.is_source_gone(),
             log: definition.log(),
             types: definition.types_filter(),
             expression,
@@ -76,7 +82,6 @@ impl Subscription {
             id: stored.id,
             name: stored.name,
             generation: stored.generation,
-            is_source_gone: stored.is_source_gone,
             definition,
         })
     }
@@ -91,6 +96,11 @@ pub(super) fn read_definition(stored: &StoredSubscription) -> Result<Definition,
     serde_json::from_str(&stored.definition).map_err(|error| {
         StoreError::Bug(format!("the definition of the subscription {} cannot be read: {error}", stored.name))
     })
+}
+
+/// What the aggregated stream selects that a subscription consumes; `None`: it consumes none, or that is gone.
+pub(super) fn selected(stored: &StoredSubscription) -> Result<Option<Streams>, StoreError> {
+    stored.source_definition.as_deref().map(|definition| selected_by(&stored.name, definition)).transpose()
 }
 
 /// The definitions that were read, by name.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access::{may_use, may_use_stored};
 use super::catalog::read_definition;
 use super::{Common, SubscriptionError};
 use crate::domain::Violation;
@@ -67,7 +68,7 @@ impl Definitions {
         for _ in 0..PUT_ATTEMPTS {
             if let Some(stored) = self.common.database.subscriptions().get(name).await? {
                 let existing = read_definition(&stored)?;
-                self.common.may_use(&existing.source, stored.source_id(), caller.rights()).await?;
+                may_use_stored(&stored, &existing, caller.rights())?;
                 let fields = existing.differences(&definition.of_the_kind_of(&existing));
                 return match fields.is_empty() {
                     true => Ok(Put::Same),
@@ -97,7 +98,7 @@ impl Definitions {
                     definition.source = SubscriptionSource::Keyed(name.clone());
                 }
             }
-            source => self.common.may_use(source, None, caller.rights()).await?,
+            source => may_use(source, None, caller.rights())?,
         }
         let definition = &definition;
         let beginning = self.beginning(definition, caller.rights()).await?;
@@ -272,7 +273,7 @@ impl Definitions {
             for stored in found {
                 let definition = read_definition(&stored)?;
                 let is_by_name = rights.subscribe(&stored.name).is_ok();
-                match self.common.may_use(&definition.source, stored.source_id(), rights).await {
+                match may_use_stored(&stored, &definition, rights) {
                     Ok(()) if is_by_name => listed.push((stored, definition)),
                     Ok(()) | Err(SubscriptionError::Forbidden(_)) => {}
                     Err(error) => return Err(error),

@@ -39,14 +39,19 @@ pub struct StoredSubscription {
     /// JSON: why it stopped.
     pub stopped: Option<String>,
     pub generation: i64,
-    /// The aggregated stream that it consumes is gone.
-    pub is_source_gone: bool,
+    /// The definition of the aggregated stream that it consumes, as JSON, if there is one.
+    pub source_definition: Option<String>,
 }
 
 impl StoredSubscription {
     /// The aggregated stream that it consumes, keyed or not.
     pub fn source_id(&self) -> Option<i64> {
         self.aggregated_stream_id.or(self.keyed_stream_id)
+    }
+
+    /// The aggregated stream that it consumes is gone.
+    pub fn is_source_gone(&self) -> bool {
+        self.source_id().is_some() && self.source_definition.is_none()
     }
 }
 
@@ -131,10 +136,9 @@ impl Subscriptions<'_> {
         let row = sqlx::query_as!(
             StoredSubscription,
             r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.keyed_stream_id, s.state,
-               s.stopped::text, s.generation, coalesce(s.aggregated_stream_id, s.keyed_stream_id) IS NOT NULL
-               AND NOT EXISTS (SELECT FROM headwater.aggregated_streams AS a
-               WHERE a.id = coalesce(s.aggregated_stream_id, s.keyed_stream_id)) AS "is_source_gone!"
-               FROM headwater.subscriptions AS s WHERE s.name = $1"#,
+               s.stopped::text, s.generation, a.definition::text AS "source_definition?"
+               FROM headwater.subscriptions AS s LEFT JOIN headwater.aggregated_streams AS a
+               ON a.id = coalesce(s.aggregated_stream_id, s.keyed_stream_id) WHERE s.name = $1"#,
             name
         );
         Ok(row.fetch_optional(self.0).await?)
@@ -145,10 +149,9 @@ impl Subscriptions<'_> {
         let rows = sqlx::query_as!(
             StoredSubscription,
             r#"SELECT s.id, s.name, s.definition::text AS "definition!", s.aggregated_stream_id, s.keyed_stream_id, s.state,
-               s.stopped::text, s.generation, coalesce(s.aggregated_stream_id, s.keyed_stream_id) IS NOT NULL
-               AND NOT EXISTS (SELECT FROM headwater.aggregated_streams AS a
-               WHERE a.id = coalesce(s.aggregated_stream_id, s.keyed_stream_id)) AS "is_source_gone!"
-               FROM headwater.subscriptions AS s WHERE s.name > $1 ORDER BY s.name LIMIT $2"#,
+               s.stopped::text, s.generation, a.definition::text AS "source_definition?"
+               FROM headwater.subscriptions AS s LEFT JOIN headwater.aggregated_streams AS a
+               ON a.id = coalesce(s.aggregated_stream_id, s.keyed_stream_id) WHERE s.name > $1 ORDER BY s.name LIMIT $2"#,
             after,
             limit
         );
