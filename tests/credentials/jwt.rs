@@ -295,6 +295,42 @@ async fn keys_of_a_url_are_fetched_and_rotated() {
     app.stop().await;
 }
 
+/// Whoever has a key that was stolen could make tickets just before it is taken away.
+#[tokio::test]
+async fn a_ticket_ends_with_the_key_that_its_makers_token_was_signed_with() {
+    let database = TestDatabase::migrated().await;
+    let (old, new) = (Issuer::p256(), Issuer::ed25519());
+    let server = JwksServer::start(&[old.jwk("old"), new.jwk("new")]).await;
+    let app = app_on(&database, &server).await;
+    let other = app_on(&database, &server).await;
+    let claims = claims("read:*");
+    let mut open = Vec::new();
+    for token in [old.token_of("old", &claims), new.token_of("new", &claims)] {
+        until_taken(&app, &token).await;
+        let made = app.client_with(&token).post("/v1/tickets", &json!({ "scopes": ["read:*"] })).await.json();
+        let ticket = made["ticket"].as_str().unwrap().to_owned();
+        // Without its own token, and on every instance.
+        for app in [&app, &other] {
+            let path = format!("/v1/all/events?ticket={ticket}");
+            let mut events = app.client_without().follow(&path).await;
+            events.next("caught-up").await;
+            open.push((app, path, events));
+        }
+    }
+    server.has(&[new.jwk("new")]);
+    for (app, path, mut events) in open.drain(..2) {
+        assert_eq!(events.next("closing").await.json(), json!({ "reason": "expired" }));
+        until_refused(&app.client_without(), &path).await;
+    }
+    // The others end too, and come back.
+    for (app, path, mut events) in open {
+        assert_eq!(events.next("closing").await.json(), json!({ "reason": "expired" }));
+        app.client_without().follow(&path).await.next("caught-up").await;
+    }
+    other.stop().await;
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn known_keys_go_on_whatever_the_url_answers() {
     let database = TestDatabase::migrated().await;

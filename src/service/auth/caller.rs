@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::scope::Rights;
 use crate::domain::time::Timestamp;
+use crate::store::api_keys::KeyHash;
 
 /// The caller of a request. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -17,20 +18,22 @@ struct Inner {
     credential: Option<Arc<str>>,
     expires_at: Option<Timestamp>,
     ended: CancellationToken,
+    /// What the key is recognised by that the credential was signed with, for a JWT and what was made with it.
+    signed_with: Option<KeyHash>,
 }
 
 impl Caller {
     /// Everybody, where credentials are off.
     pub fn anybody() -> Self {
         static ANYBODY: LazyLock<Caller> =
-            LazyLock::new(|| Caller::new(Rights::Everything, None, None, CancellationToken::new()));
+            LazyLock::new(|| Caller::new(Rights::Everything, None, None, CancellationToken::new(), None));
         ANYBODY.clone()
     }
 
     /// A caller that has shown no credential where one is required, on a path that needs none.
     pub fn nobody() -> Self {
         static NOBODY: LazyLock<Caller> =
-            LazyLock::new(|| Caller::new(Rights::of([]), None, None, CancellationToken::new()));
+            LazyLock::new(|| Caller::new(Rights::of([]), None, None, CancellationToken::new(), None));
         NOBODY.clone()
     }
 
@@ -42,7 +45,17 @@ impl Caller {
         expires_at: Option<Timestamp>,
         ended: CancellationToken,
     ) -> Self {
-        Self::new(rights, Some(credential.into()), expires_at, ended)
+        Self::new(rights, Some(credential.into()), expires_at, ended, None)
+    }
+
+    /// The same, which counts for no longer than the key that it was signed with.
+    pub(super) fn signed(
+        credential: impl Into<Arc<str>>,
+        rights: Rights,
+        expires_at: Option<Timestamp>,
+        key: KeyHash,
+    ) -> Self {
+        Self::new(rights, Some(credential.into()), expires_at, CancellationToken::new(), Some(key))
     }
 
     fn new(
@@ -50,8 +63,9 @@ impl Caller {
         credential: Option<Arc<str>>,
         expires_at: Option<Timestamp>,
         ended: CancellationToken,
+        signed_with: Option<KeyHash>,
     ) -> Self {
-        Self(Arc::new(Inner { rights, credential, expires_at, ended }))
+        Self(Arc::new(Inner { rights, credential, expires_at, ended, signed_with }))
     }
 
     /// What the caller may do.
@@ -67,6 +81,11 @@ impl Caller {
     /// When the credential expires, if it does.
     pub fn expires_at(&self) -> Option<Timestamp> {
         self.0.expires_at
+    }
+
+    /// What the key is recognised by that the credential was signed with, if it was.
+    pub(super) fn signed_with(&self) -> Option<&KeyHash> {
+        self.0.signed_with.as_ref()
     }
 
     /// Whether the credential has expired or was revoked.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use serde::Deserialize;
-use tokio_util::sync::CancellationToken;
 
 use super::Caller;
 use super::jwks::{Jwks, JwksSettings};
@@ -14,6 +13,7 @@ use super::jwt_keys::{self, JwtKey};
 use crate::domain::scope::{Rights, Scope};
 use crate::domain::secret::Secret;
 use crate::domain::time::Timestamp;
+use crate::store::api_keys::KeyHash;
 
 /// The longest name of a credential, which `sub` and `iss` make.
 const NAME_CHARACTERS_MAX: usize = 500;
@@ -128,7 +128,7 @@ impl Jwts {
         let mut refused = JwtError::NoKey;
         for key in &candidates {
             match self.check(token, key, alg) {
-                Ok(claims) => return Ok(self.caller_of(&claims)),
+                Ok(claims) => return Ok(self.caller_of(&claims, key)),
                 Err(error) => refused = error,
             }
             // Another key says nothing else of a token whose signature is right.
@@ -139,13 +139,26 @@ impl Jwts {
         Err(refused)
     }
 
+    /// The key of which this is true, by its hash, as long as it is one of this service's.
+    pub async fn find_key(&self, is_it: impl Fn(&KeyHash) -> bool) -> Option<KeyHash> {
+        let find = || self.keys().iter().map(JwtKey::hash).find(&is_it);
+        if let Some(found) = find() {
+            return Some(found);
+        }
+        self.jwks.as_ref()?.look_for_unknown().await;
+        find()
+    }
+
+    fn keys(&self) -> Vec<JwtKey> {
+        let fetched = self.jwks.as_ref().map(|jwks| jwks.keys());
+        self.settings.keys.iter().chain(fetched.iter().flat_map(|keys| keys.iter())).cloned().collect()
+    }
+
     /// The keys that this token may be signed with. What a key is for is the key's to say, never the token's.
     fn candidates(&self, alg: Algorithm, kid: Option<&str>) -> Vec<JwtKey> {
-        let fetched = self.jwks.as_ref().map(|jwks| jwks.keys());
-        let fetched = fetched.iter().flat_map(|keys| keys.iter());
         let is_named = |key: &JwtKey| kid.is_none() || key.id.is_none() || key.id.as_deref() == kid;
-        let is_for = |key: &&JwtKey| key.algorithms.contains(&alg) && is_named(key);
-        self.settings.keys.iter().chain(fetched).filter(is_for).take(CANDIDATES_MAX).cloned().collect()
+        let is_for = |key: &JwtKey| key.algorithms.contains(&alg) && is_named(key);
+        self.keys().into_iter().filter(is_for).take(CANDIDATES_MAX).collect()
     }
 
     fn check(&self, token: &str, key: &JwtKey, alg: Algorithm) -> Result<Claims, JwtError> {
@@ -167,14 +180,14 @@ impl Jwts {
         decode::<Claims>(token, &key.key, &rules).map(|data| data.claims).map_err(|error| reason(error.kind()))
     }
 
-    fn caller_of(&self, claims: &Claims) -> Caller {
+    fn caller_of(&self, claims: &Claims, key: &JwtKey) -> Caller {
         let scopes = claims.scope.iter().chain(&claims.scopes).flat_map(Texts::scopes);
         let leeway = self.settings.leeway.as_micros() as i64;
         let expires_at = Timestamp(((claims.exp.as_f64().unwrap_or(0.0) * 1e6) as i64).saturating_add(leeway));
         let issuer = claims.iss.as_ref().map_or_else(String::new, |issuer| format!(" of {}", issuer.text()));
         let name = format!("jwt:{}{issuer}", claims.sub.as_deref().unwrap_or("without sub"));
         let name: String = name.chars().filter(|one| !one.is_control()).take(NAME_CHARACTERS_MAX).collect();
-        Caller::of(name, Rights::of(scopes), Some(expires_at), CancellationToken::new())
+        Caller::signed(name, Rights::of(scopes), Some(expires_at), key.hash())
     }
 }
 

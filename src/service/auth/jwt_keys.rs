@@ -5,11 +5,13 @@ use jsonwebtoken::errors::{ErrorKind, new_error};
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyOperations, PublicKeyUse};
 use jsonwebtoken::signature::{self, Verifier};
 use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind};
+use ring::digest;
 use ring::signature::{self as ring_signature, RsaPublicKeyComponents, UnparsedPublicKey};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::domain::secret::Secret;
+use crate::store::api_keys::KeyHash;
 
 /// A secret that is shorter can be guessed: RFC 7518 wants as many bits as the hash has.
 const SECRET_BYTES_MIN: usize = 32;
@@ -79,6 +81,19 @@ pub enum KeyError {
 }
 
 impl JwtKey {
+    /// What it is recognised by, whatever it is called. Of a secret that is no secret only as long as it is kept in here.
+    pub fn hash(&self) -> KeyHash {
+        let mut digest = digest::Context::new(&digest::SHA256);
+        match self.key.kind() {
+            DecodingKeyKind::SecretOrDer(bytes) => digest.update(bytes),
+            DecodingKeyKind::RsaModulusExponent { n, e } => [n, e].into_iter().for_each(|part| {
+                digest.update(&(part.len() as u64).to_be_bytes());
+                digest.update(part);
+            }),
+        }
+        digest.finish().as_ref().try_into().unwrap_or_else(|_| unreachable!("SHA-256 has 32 bytes"))
+    }
+
     /// A secret that both sides have, for HS256, HS384 and HS512. A line end after it is not part of it.
     pub fn of_secret(secret: &Secret) -> Result<Self, KeyError> {
         let secret = secret.expose().trim_end_matches(['\r', '\n']).as_bytes();

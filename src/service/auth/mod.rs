@@ -108,11 +108,7 @@ impl Credentials {
         }
         let Some(jwts) = &self.0.jwts else { return Err(AuthError::Unknown) };
         let fingerprint = api_keys::hash_of(text);
-        if let Some(caller) = self.0.tokens.find(&fingerprint) {
-            return caller;
-        }
-        let caller = jwts.caller(token).await?;
-        Ok(self.0.tokens.remember(fingerprint, caller))
+        self.0.tokens.find_or_check(fingerprint, || async { Ok(jwts.caller(token).await?) }).await
     }
 
     /// Whether JWTs are taken.
@@ -123,11 +119,8 @@ impl Credentials {
     /// The caller whose ticket this is.
     pub async fn ticket_caller(&self, ticket: &Secret) -> Result<Caller, AuthError> {
         let fingerprint = api_keys::hash_of(ticket.expose());
-        if let Some(caller) = self.0.tickets.find(&fingerprint) {
-            return caller;
-        }
-        let caller = tickets::caller_of(ticket, &self.0.keys).await?;
-        Ok(self.0.tickets.remember(fingerprint, caller))
+        let check = || tickets::caller_of(ticket, &self.0.keys, self.0.jwts.as_ref());
+        self.0.tickets.find_or_check(fingerprint, check).await
     }
 
     /// Makes a ticket for a caller.
@@ -183,7 +176,7 @@ impl Credentials {
             let looked = self.0.keys.look_and_note().await;
             let before = std::mem::replace(&mut secret, self.0.keys.ticket_secret());
             if before.is_some() && before != secret {
-                self.0.tickets.end_all();
+                self.0.tickets.end_all(|_| true);
             }
             let has_failed = looked.is_err();
             back_off.after(looked, &stopping).await;
@@ -202,7 +195,12 @@ impl Credentials {
     pub async fn fetch_keys(self, stopping: CancellationToken) {
         let Some(jwks) = self.0.jwks.clone() else { return stopping.cancelled().await };
         // A key is taken away for a reason: what was signed with it ends, and everybody else comes back at once.
-        jwks.run(stopping, || self.0.tokens.end_all()).await;
+        let removed = || {
+            for known in [&self.0.tokens, &self.0.tickets] {
+                known.end_all(|caller| caller.signed_with().is_some());
+            }
+        };
+        jwks.run(stopping, removed).await;
     }
 
     /// Ends what has expired, for all that use it: one clock for all. It is the wall's, so that a clock that is set counts.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::api_keys::Keys;
+use super::jwt::Jwts;
 use super::{AuthError, Caller};
 use crate::domain::scope::{Missing, Rights, Scope};
 use crate::domain::secret::Secret;
@@ -19,6 +20,9 @@ use crate::store::api_keys::KeyHash;
 const PREFIX: &str = "hwt_";
 /// What the signature is about, so that it counts for nothing else.
 const PURPOSE: &[u8] = b"headwater ticket 1\0";
+/// The same for how a ticket names the key of a JWT, and how long that is.
+const KEY_PURPOSE: &[u8] = b"headwater ticket key 1\0";
+const MARK_BYTES: usize = 12;
 /// The longest ticket: it has to fit into a URL.
 pub const TICKET_BYTES_MAX: usize = 4 << 10;
 /// The name of the credential that an API key is, before its id.
@@ -56,6 +60,9 @@ struct Claims {
     s: Vec<String>,
     /// When it expires, in microseconds since 1970.
     e: i64,
+    /// The key that the credential was signed with, as only this service can tell it from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    k: Option<String>,
 }
 
 /// Whether a text means to be a ticket.
@@ -76,8 +83,12 @@ pub fn issue(caller: &Caller, scopes: &[Scope], ttl: Duration, secret: Option<Ke
     let wanted = Timestamp(Timestamp::now().0.saturating_add(ttl));
     let expires_at = caller.expires_at().map_or(wanted, |own| own.min(wanted));
     let credential = caller.credential().map_or(ANYBODY, |name| name);
-    let claims =
-        Claims { c: credential.to_owned(), s: scopes.iter().map(ToString::to_string).collect(), e: expires_at.0 };
+    let claims = Claims {
+        c: credential.to_owned(),
+        s: scopes.iter().map(ToString::to_string).collect(),
+        e: expires_at.0,
+        k: caller.signed_with().map(|signed_with| mark(&secret, signed_with)),
+    };
     let claims = serde_json::to_vec(&claims).unwrap_or_else(|error| unreachable!("claims are plain data: {error}"));
     let signature = hmac::sign(&key(&secret), &signed(&claims));
     let (claims, signature) = (URL_SAFE_NO_PAD.encode(&claims), URL_SAFE_NO_PAD.encode(signature));
@@ -88,9 +99,11 @@ pub fn issue(caller: &Caller, scopes: &[Scope], ttl: Duration, secret: Option<Ke
     Ok(Ticket { secret: Secret::new(text), expires_at })
 }
 
-/// The caller whose ticket this is. It ends with the key that the ticket was made with.
-pub async fn caller_of(ticket: &Secret, keys: &Keys) -> Result<Caller, AuthError> {
-    let claims = read(ticket.expose(), keys)?;
+/// The caller whose ticket this is. It ends with the key that the ticket was made with, and does not count any more once the
+/// key is gone with which the JWT was signed that made it.
+pub async fn caller_of(ticket: &Secret, keys: &Keys, jwts: Option<&Jwts>) -> Result<Caller, AuthError> {
+    let secret = keys.ticket_secret().ok_or(AuthError::Unknown)?;
+    let claims = read(ticket.expose(), &secret)?;
     let mut expires_at = Timestamp(claims.e);
     if claims.c == ANYBODY {
         return Err(AuthError::Unknown);
@@ -99,6 +112,11 @@ pub async fn caller_of(ticket: &Secret, keys: &Keys) -> Result<Caller, AuthError
         return Err(AuthError::Expired);
     }
     let scopes: Vec<Scope> = claims.s.iter().filter_map(|scope| scope.parse().ok()).collect();
+    if let Some(signed_with) = &claims.k {
+        let jwts = jwts.ok_or(AuthError::Unknown)?;
+        let key = jwts.find_key(|key| mark(&secret, key) == *signed_with).await.ok_or(AuthError::Unknown)?;
+        return Ok(Caller::signed(claims.c, Rights::of(scopes), Some(expires_at), key));
+    }
     let mut ended = CancellationToken::new();
     if let Some(id) = claims.c.strip_prefix(KEY) {
         let maker = keys.caller_of_id(id).await?;
@@ -112,7 +130,7 @@ pub async fn caller_of(ticket: &Secret, keys: &Keys) -> Result<Caller, AuthError
     Ok(Caller::of(claims.c, Rights::of(scopes), Some(expires_at), ended))
 }
 
-fn read(text: &str, keys: &Keys) -> Result<Claims, AuthError> {
+fn read(text: &str, secret: &KeyHash) -> Result<Claims, AuthError> {
     if text.len() > TICKET_BYTES_MAX {
         return Err(AuthError::Unknown);
     }
@@ -120,9 +138,14 @@ fn read(text: &str, keys: &Keys) -> Result<Claims, AuthError> {
         text.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')).ok_or(AuthError::Unknown)?;
     let decoded = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthError::Unknown);
     let (claims, signature) = (decoded(claims)?, decoded(signature)?);
-    let secret = keys.ticket_secret().ok_or(AuthError::Unknown)?;
-    hmac::verify(&key(&secret), &signed(&claims), &signature).map_err(|_| AuthError::Unknown)?;
+    hmac::verify(&key(secret), &signed(&claims), &signature).map_err(|_| AuthError::Unknown)?;
     serde_json::from_slice(&claims).map_err(|_| AuthError::Unknown)
+}
+
+/// How tickets name a key. Its hash is not for those that see tickets: they could try secrets until one has it.
+fn mark(secret: &KeyHash, signed_with: &KeyHash) -> String {
+    let mark = hmac::sign(&key(secret), &[KEY_PURPOSE, signed_with].concat());
+    URL_SAFE_NO_PAD.encode(&mark.as_ref()[..MARK_BYTES])
 }
 
 fn key(secret: &KeyHash) -> hmac::Key {
