@@ -115,10 +115,11 @@ impl ApiKeys<'_> {
         client.query(&statement, &[&after, &limit]).await?.iter().map(read).collect()
     }
 
-    /// What has to be looked at often. The checksum is that of the rows' versions, so that it notices whatever changes them.
+    /// What has to be looked at often. The checksum is that of the rows' versions, so that it notices whatever changes them; and
+    /// of their ids, as a log that went back gives the numbers of transactions once more.
     pub async fn state(self) -> Result<KeysState, StoreError> {
         let client = self.0.reader().await?;
-        let sql = "SELECT (SELECT coalesce(sum(hashtextextended(k.ctid::text || ' ' || k.xmin::text, 0)), 0)::text \
+        let sql = "SELECT (SELECT coalesce(sum(hashtextextended(k.ctid::text || ' ' || k.xmin::text || ' ' || k.id, 0)), 0)::text \
             FROM headwater.api_keys AS k), s.secret FROM headwater.secrets AS s WHERE s.name = 'tickets'";
         let statement = client.prepare_cached(sql).await?;
         let row = client.query_one(&statement, &[]).await?;

@@ -66,6 +66,8 @@ pub struct Keys {
 #[derive(Default)]
 struct Known {
     state: Option<KeysState>,
+    /// Some were left out because they had expired: by a clock that may be set back.
+    is_partial: bool,
     keys: HashMap<String, Arc<Key>>,
 }
 
@@ -174,7 +176,7 @@ impl Keys {
     async fn read(&self) -> Result<(), StoreError> {
         // The state first: a change after it is seen by the next look.
         let state = self.database.api_keys().state().await?;
-        if self.known.lock().state.as_ref() == Some(&state) {
+        if self.known.lock().is_current(&state) {
             return Ok(());
         }
         // All of them: a limit that was lowered is no reason to lock somebody out.
@@ -185,13 +187,16 @@ impl Keys {
 
     /// Ends the keys that have expired.
     pub fn expire(&self) {
-        self.known.lock().keys.retain(|_, key| {
+        let mut known = self.known.lock();
+        let before = known.keys.len();
+        known.keys.retain(|_, key| {
             let has_ended = key.caller.has_ended();
             if has_ended {
                 key.caller.end();
             }
             !has_ended
         });
+        known.is_partial |= known.keys.len() < before;
     }
 
     pub async fn create(&self, request: KeyRequest<'_>) -> Result<NewApiKey, CreateKeyError> {
@@ -220,6 +225,10 @@ impl Keys {
 
 impl Known {
     /// Takes what the database has: a key that is as it was goes on, one that is not ends for all that use it.
+    fn is_current(&self, state: &KeysState) -> bool {
+        !self.is_partial && self.state.as_ref() == Some(state)
+    }
+
     fn take(&mut self, state: KeysState, live: Vec<LiveKey>) {
         let mut former = std::mem::take(&mut self.keys);
         for LiveKey { id, hash, scopes, expires_at } in live {
@@ -238,7 +247,7 @@ impl Known {
             self.keys.insert(id, key);
         }
         former.values().for_each(|gone| gone.caller.end());
-        self.state = Some(state);
+        (self.state, self.is_partial) = (Some(state), false);
     }
 }
 
