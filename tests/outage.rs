@@ -262,3 +262,22 @@ async fn whenever_a_connection_is_lost_each_append_is_answered_truly_and_stands_
         assert_eq!(answer.unwrap().status, 200);
     }
 }
+
+#[tokio::test]
+async fn a_connection_of_which_a_pooler_says_that_it_lost_its_server_is_not_used_again() {
+    let database = TestDatabase::migrated().await;
+    let proxy = FaultProxy::before(&database.url).await;
+    let app = TestApp::with(&proxy.url, |_| {}).await;
+    let path = "/v1/subscriptions/missing";
+    app.get(path).await.problem(404, "not-found");
+    for lost in 1..=3 {
+        proxy.report_lost_answers_of("headwater.subscriptions", 1);
+        eventually("an answer is lost", async || {
+            app.get(path).await;
+            (proxy.lost_answers() == lost).then_some(())
+        })
+        .await;
+        app.get(path).await.problem(404, "not-found");
+    }
+    app.stop().await;
+}

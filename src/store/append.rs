@@ -13,6 +13,7 @@ use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::error::ends_session;
 use super::outcome::Outcome;
 use super::{Database, Session, StoreError, source_text};
 use crate::domain::append::{AppendError, AppendRequest, Appended};
@@ -201,8 +202,9 @@ fn judge(error: &tokio_postgres::Error) -> BatchError {
         // Another transaction took a message id, or stood in the way.
         "23505" | "40001" | "40P01" => BatchError::SendAgain(text),
         "55P03" => BatchError::LockTimeout,
-        // A session that is ended may be ended between its commit and its answer.
-        code if code.starts_with("57P0") => BatchError::InDoubt(text),
+        // A session that is ended may be ended between its commit and its answer, and a pooler that has lost its server
+        // says so in an error of its own.
+        code if ends_session(code) => BatchError::InDoubt(text),
         // The messages themselves are the matter: a data exception, a violated constraint, a limit exceeded, or a trigger
         // that does not take them.
         code if ["22", "23", "54", "P0"].iter().any(|class| code.starts_with(class)) => BatchError::Refused(text),

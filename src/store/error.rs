@@ -112,7 +112,13 @@ fn is_about_form(text: &str) -> bool {
 /// operator's intervention (57P0x), and a server that is a replica by now (25006).
 fn is_outage(state: &SqlState) -> bool {
     let code = state.code();
-    code.starts_with("08") || code.starts_with("57P0") || code == "53300" || code == "25006"
+    ends_session(code) || code == "53300" || code == "25006"
+}
+
+/// Whether the session ends with this answer: an operator's intervention (57P0x), or a connection exception (08), as
+/// PgBouncer calls it when it has lost its server (08P01). What was sent before may have been carried out, and committed.
+pub(super) fn ends_session(code: &str) -> bool {
+    code.starts_with("08") || code.starts_with("57P0")
 }
 
 /// An error with what caused it, on one line.
@@ -147,7 +153,7 @@ mod tests {
 
     #[test]
     fn answers_of_the_database_are_an_outage_only_where_the_server_is_the_matter() {
-        for code in ["08006", "57P01", "57P03", "53300", "25006"] {
+        for code in ["08006", "08P01", "57P01", "57P03", "53300", "25006"] {
             assert_eq!(StoreError::answered(code, "x").kind(), FailureKind::Outage, "{code}");
         }
         for code in ["42501", "42P01", "23505", "53100", "57014", "40001", "22P02", "XX000", ""] {

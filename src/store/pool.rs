@@ -9,6 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::error::ends_session;
 use super::plain::Plain;
 use super::session::Session;
 use super::{Database, StoreError};
@@ -269,8 +270,8 @@ impl LentPlain {
         use sqlx::Error::{Configuration, Database, Io, Protocol, Tls, WorkerCrashed};
         let (is_over, is_no_primary) = match &outcome {
             Err(Database(answer)) => {
-                let is_no_primary = answer.code().is_some_and(|code| is_of_no_primary(&code));
-                (is_no_primary, is_no_primary)
+                let code = answer.code().unwrap_or_default();
+                (is_of_no_primary(&code) || ends_session(&code), is_of_no_primary(&code))
             }
             Err(Io(_) | Protocol(_) | Tls(_) | WorkerCrashed | Configuration(_)) => (true, false),
             _ => (false, false),

@@ -12,10 +12,8 @@ use crate::support::app::PATIENCE;
 use crate::support::database::TestDatabase;
 use crate::support::proxy::FaultProxy;
 
-#[tokio::test]
-async fn session_whose_transaction_was_not_rolled_back_is_given_up() {
-    let database = TestDatabase::migrated().await;
-    let proxy = FaultProxy::before(&database.url).await;
+/// A session through a proxy, and an append that holds its locks over several statements.
+async fn session(proxy: &FaultProxy, expected_version: i64) -> (BatchSession, AppendRequest) {
     let settings = DatabaseSettings {
         url: proxy.url.clone(),
         pooler_url: None,
@@ -28,8 +26,7 @@ async fn session_whose_transaction_was_not_rolled_back_is_given_up() {
     tokio::spawn(driver);
     let mut request = AppendRequest::of(StreamAppend {
         stream_name: StreamName::parse("a-1").unwrap(),
-        // There is no message.
-        expected_version: Some(7),
+        expected_version: Some(expected_version),
         must_exist: false,
         messages: vec![NewMessage {
             id: Uuid::new_v4(),
@@ -41,10 +38,32 @@ async fn session_whose_transaction_was_not_rolled_back_is_given_up() {
         }],
     });
     request.holds_locks = true;
+    (session, request)
+}
+
+#[tokio::test]
+async fn session_whose_transaction_was_not_rolled_back_is_given_up() {
+    let database = TestDatabase::migrated().await;
+    let proxy = FaultProxy::before(&database.url).await;
+    // There is no message.
+    let (session, request) = session(&proxy, 7).await;
     let refused = session.append_batch(&[&request], None, &["a"]).await;
     assert!(refused.is_ok(), "{refused:?}");
     // The server takes it for no statement, and the transaction stays.
     proxy.rewrite("ROLLBACK", "ROLLBACX");
     let refused = session.append_batch(&[&request], None, &["a"]).await;
     assert!(matches!(refused, Err(BatchError::InDoubt(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn commit_of_which_a_pooler_says_that_it_lost_its_server_is_in_doubt() {
+    let database = TestDatabase::migrated().await;
+    let proxy = FaultProxy::before(&database.url).await;
+    let (session, request) = session(&proxy, -1).await;
+    proxy.report_lost_answers_of("COMMIT", 1);
+    let answer = session.append_batch(&[&request], None, &["a"]).await;
+    assert!(matches!(answer, Err(BatchError::InDoubt(_))), "{answer:?}");
+    let sql = "SELECT count(*) FROM message_store.messages";
+    let count: i64 = database.connect().await.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!((proxy.lost_answers(), count), (1, 1), "it was committed");
 }

@@ -100,3 +100,17 @@ async fn answer_that_is_lost_after_the_commit_is_found_out() {
         assert_eq!(count(&database).await, 4 * round as i64 + 1);
     }
 }
+
+#[tokio::test]
+async fn answer_in_whose_place_a_pooler_says_that_it_lost_its_server_is_found_out() {
+    let database = TestDatabase::migrated().await;
+    let proxy = FaultProxy::before(&database.url).await;
+    let app = TestApp::with(&proxy.url, |_| {}).await;
+    app.write("first-1", "T", json!(0)).await;
+    proxy.report_lost_answers_of(APPEND, 1);
+    let ids = [(); 3].map(|()| Uuid::new_v4());
+    let first = written(&app, &body(&ids)).await;
+    assert_eq!(proxy.lost_answers(), 1, "the answer was not lost");
+    assert_duplicate_of(&appends(&app, &body(&ids)).await, &first);
+    assert_eq!(count(&database).await, 4);
+}

@@ -40,6 +40,8 @@ struct Shared {
     /// A text of statements whose answers are lost, and of how many.
     lost_of: Mutex<Option<(String, usize)>>,
     lost: AtomicUsize,
+    /// What comes in place of a lost answer: the SQLSTATE and the text of an error.
+    instead_of_lost: Mutex<Option<(String, String)>>,
     accepted: AtomicUsize,
 }
 
@@ -183,7 +185,14 @@ impl FaultProxy {
 
     /// The next so many statements with this text are carried out; their answers are lost, and their connections cut.
     pub fn lose_answers_of(&self, text: &str, count: usize) {
+        *self.shared.instead_of_lost.lock() = None;
         *self.shared.lost_of.lock() = Some((text.to_owned(), count));
+    }
+
+    /// The same, but before its connection is cut the client is told so, as PgBouncer tells it.
+    pub fn report_lost_answers_of(&self, text: &str, count: usize) {
+        self.lose_answers_of(text, count);
+        *self.shared.instead_of_lost.lock() = Some(("08P01".into(), "server conn crashed?".into()));
     }
 
     /// Answers of such statements that are still to be lost.
@@ -342,6 +351,14 @@ async fn pass(
                 link.silence();
             }
         }
+        if !side.is_client
+            && link.cut.is_cancelled()
+            && let Some(error) = shared.error_for_lost()
+        {
+            let _ = to.write_all(&error).await;
+            let _ = to.shutdown().await;
+            return;
+        }
         let is_lost = !passes || !side.is_client && link.answers_are_lost.load(Ordering::SeqCst);
         // What is lost in the hole leaves a connection of no use, which stays silent.
         if shared.is_black_hole.load(Ordering::SeqCst) {
@@ -360,6 +377,14 @@ async fn pass(
 }
 
 impl Shared {
+    /// A fatal error as a message of the protocol.
+    fn error_for_lost(&self) -> Option<Vec<u8>> {
+        let (code, text) = self.instead_of_lost.lock().clone()?;
+        let fields = format!("SFATAL\0VFATAL\0C{code}\0M{text}\0\0");
+        let length = (fields.len() as u32 + 4).to_be_bytes();
+        Some([&b"E"[..], &length, fields.as_bytes()].concat())
+    }
+
     /// Statements come in one piece, as they are shorter than the buffer.
     fn rewrite(&self, bytes: &mut [u8]) {
         let rewritten = self.rewritten.lock();
