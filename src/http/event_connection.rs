@@ -16,6 +16,7 @@ use axum_server::accept::Accept;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::event_socket;
@@ -34,11 +35,13 @@ const SHORT_ANSWER_BYTES_MAX: usize = 64 << 10;
 pub struct EventStreamAcceptor {
     router: Router,
     header_timeout: Duration,
+    draining: CancellationToken,
 }
 
 impl EventStreamAcceptor {
-    pub fn new(router: Router, header_timeout: Duration) -> Self {
-        Self { router, header_timeout }
+    /// `draining`: from then on no connection waits for its request.
+    pub fn new(router: Router, header_timeout: Duration, draining: CancellationToken) -> Self {
+        Self { router, header_timeout, draining }
     }
 }
 
@@ -48,9 +51,9 @@ impl<S: Send + 'static> Accept<TcpStream, S> for EventStreamAcceptor {
     type Future = Pin<Box<dyn Future<Output = io::Result<(PrefixedStream, S)>> + Send>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let Self { router, header_timeout } = self.clone();
+        let Self { router, header_timeout, draining } = self.clone();
         // Boxed by itself, as all that is done once, so that an open event stream keeps no memory for it.
-        let beginning = Box::pin(begin(stream, header_timeout, router));
+        let beginning = Box::pin(begin(stream, header_timeout, router, draining));
         Box::pin(async move {
             match beginning.await? {
                 ConnectionKind::Events { socket, head, stream } => {
@@ -75,10 +78,16 @@ enum ConnectionKind {
     Other(PrefixedStream),
 }
 
-async fn begin(mut stream: TcpStream, header_timeout: Duration, router: Router) -> io::Result<ConnectionKind> {
+async fn begin(
+    mut stream: TcpStream,
+    header_timeout: Duration,
+    router: Router,
+    draining: CancellationToken,
+) -> io::Result<ConnectionKind> {
     stream.set_nodelay(true)?;
     let mut head = BytesMut::new();
-    match tokio::time::timeout(header_timeout, read_head(&mut stream, &mut head)).await {
+    let reading = until_draining(&draining, read_head(&mut stream, &mut head));
+    match tokio::time::timeout(header_timeout, reading).await {
         Ok(Ok(Some(mut request))) => {
             if let Ok(address) = stream.peer_addr() {
                 request.extensions_mut().insert(RemoteAddress(address.ip()));
@@ -90,6 +99,43 @@ async fn begin(mut stream: TcpStream, header_timeout: Duration, router: Router) 
         Ok(Err(error)) => Err(error),
         // hyper would begin to count the time anew.
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// What a connection has to do before anything is asked on it. When the service stops there is nothing to wait for: the
+/// connection ends, unless what is there already is enough.
+async fn until_draining<T>(
+    draining: &CancellationToken,
+    beginning: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    tokio::select! {
+        biased;
+        outcome = beginning => outcome,
+        () = draining.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+/// Accepts connections with another acceptor, which shakes hands, until the service stops.
+#[derive(Clone)]
+pub struct UntilDraining<A> {
+    pub acceptor: A,
+    pub draining: CancellationToken,
+}
+
+impl<A, I, S> Accept<I, S> for UntilDraining<A>
+where
+    A: Accept<I, S>,
+    A::Future: Send + 'static,
+    A::Stream: Send,
+    A::Service: Send,
+{
+    type Stream = A::Stream;
+    type Service = A::Service;
+    type Future = Pin<Box<dyn Future<Output = io::Result<(Self::Stream, Self::Service)>> + Send>>;
+
+    fn accept(&self, stream: I, service: S) -> Self::Future {
+        let (accepting, draining) = (self.acceptor.accept(stream, service), self.draining.clone());
+        Box::pin(async move { until_draining(&draining, accepting).await })
     }
 }
 
@@ -243,7 +289,7 @@ mod tests {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             client.write_all(begun.as_bytes()).await.unwrap();
             let (accepted, _) = listener.accept().await.unwrap();
-            let kind = begin(accepted, Duration::from_secs(30), Router::new()).await;
+            let kind = begin(accepted, Duration::from_secs(30), Router::new(), CancellationToken::new()).await;
             assert_eq!(kind.err().map(|error| error.kind()), Some(io::ErrorKind::TimedOut), "{begun:?}");
         }
     }

@@ -17,7 +17,7 @@ use super::Limits;
 use super::certificate::Certificate;
 pub use super::certificate::TlsFiles;
 use super::connections::Connections;
-use super::event_connection::EventStreamAcceptor;
+use super::event_connection::{EventStreamAcceptor, UntilDraining};
 use super::guarded::GuardedAcceptor;
 use super::problem_bodies::ExplainedAcceptor;
 use crate::telemetry::Observer;
@@ -91,8 +91,9 @@ impl Listening {
     ) -> io::Result<()> {
         let handle = Handle::new();
         let on_drain = handle.clone();
+        let begins_to_drain = draining.clone();
         let watcher = tokio::spawn(async move {
-            draining.cancelled().await;
+            begins_to_drain.cancelled().await;
             on_drain.graceful_shutdown(Some(drain_timeout));
         });
         let events = router.clone();
@@ -102,6 +103,7 @@ impl Listening {
                 let acceptor = RustlsAcceptor::new(certificate.config())
                     .handshake_timeout(limits.request_timeout)
                     .acceptor(NoDelayAcceptor::new());
+                let acceptor = UntilDraining { acceptor, draining };
                 let acceptor = guarded(acceptor, false, &limits, observer);
                 let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor).handle(handle);
                 tune(server.http_builder(), &limits);
@@ -111,7 +113,7 @@ impl Listening {
                 }
             }
             None => {
-                let acceptor = EventStreamAcceptor::new(events, limits.request_timeout);
+                let acceptor = EventStreamAcceptor::new(events, limits.request_timeout, draining);
                 let acceptor = guarded(acceptor, true, &limits, observer);
                 let mut server = axum_server::from_tcp(self.listener)?.acceptor(acceptor).handle(handle);
                 tune(server.http_builder(), &limits);

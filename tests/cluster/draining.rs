@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::support::app::{PATIENCE, TestApp};
-use crate::support::database::TestDatabase;
+use crate::support::certificate::PemPair;
+use crate::support::database::{TestDatabase, temporary_dir};
 use crate::support::http_client;
 use crate::support::raw_http::RawHttp;
 use crate::support::raw_http2::{DATA, GOAWAY, HEADERS, RawHttp2};
@@ -71,6 +74,35 @@ async fn an_http2_connection_is_told_to_go_after_what_it_has_asked_was_answered(
     assert_eq!(connection.next(HEADERS).await.unwrap().stream, 5);
     drop(connection);
     app.stop().await;
+}
+
+/// Less than the time that open connections have to end, and more than a busy machine takes.
+const AT_ONCE: Duration = Duration::from_secs(8);
+
+#[tokio::test]
+async fn connections_on_which_nothing_was_asked_hold_up_no_stop() {
+    let directory = temporary_dir();
+    let pair = PemPair::make(directory.path(), "own");
+    let database = TestDatabase::migrated().await;
+    for is_encrypted in [false, true] {
+        let app = TestApp::with(&database.url, |settings| {
+            settings.drain_timeout = 2 * PATIENCE;
+            settings.tls_certificate = is_encrypted.then(|| pair.certificate.clone());
+            settings.tls_key = is_encrypted.then(|| pair.key.clone());
+        })
+        .await;
+        let address = app.url.split_once("://").unwrap().1.to_owned();
+        let silent = TcpStream::connect(&address).await.unwrap();
+        let mut begun = TcpStream::connect(&address).await.unwrap();
+        let beginning: &[u8] = if is_encrypted { &[0x16, 0x03, 0x01] } else { b"GET /livez HTTP/1.1\r\nHost:" };
+        begun.write_all(beginning).await.unwrap();
+        // Accepted after those.
+        let client = pair.client().build().unwrap();
+        let alive = client.get(format!("{}/livez", app.url)).send().await.unwrap();
+        assert_eq!(alive.status(), 200);
+        tokio::time::timeout(AT_ONCE, app.stop()).await.unwrap_or_else(|_| panic!("held up; TLS: {is_encrypted}"));
+        drop((silent, begun));
+    }
 }
 
 fn start(database: &TestDatabase, grace: &str) -> ServiceProcess {
