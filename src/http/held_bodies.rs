@@ -72,7 +72,7 @@ impl HeldBodies {
 
     fn enter_with(&self, bytes: usize, what: Stalled, let_go: CancellationToken) -> Option<HeldBody> {
         let mut held = self.0.held.lock();
-        if !self.make_room(&mut held, bytes) {
+        if !self.make_room(&mut held, 0, bytes) {
             drop(held);
             self.0.observer.record(Observation::BodyRefused);
             return None;
@@ -84,9 +84,10 @@ impl HeldBodies {
         Some(HeldBody { bodies: self.clone(), number, let_go })
     }
 
-    /// Lets go of stalled bodies, those that moved last first, as far as is needed.
-    fn make_room(&self, held: &mut BodyTable, wanted: usize) -> bool {
-        let fits = |held: &BodyTable| held.bytes == 0 || held.bytes.saturating_add(wanted) <= self.0.bytes_max;
+    /// Lets go of stalled bodies, those that moved last first, as far as is needed. `own`: what the body has already that
+    /// wants more; if that is all there is, it is alone.
+    fn make_room(&self, held: &mut BodyTable, own: usize, wanted: usize) -> bool {
+        let fits = |held: &BodyTable| held.bytes == own || held.bytes.saturating_add(wanted) <= self.0.bytes_max;
         if fits(held) {
             return true;
         }
@@ -143,7 +144,7 @@ impl HeldBody {
         if let Some(entry) = held.bodies.get_mut(&self.number) {
             entry.moved_at = Instant::now();
         }
-        if bytes > before && !self.bodies.make_room(&mut held, bytes - before) {
+        if bytes > before && !self.bodies.make_room(&mut held, before, bytes - before) {
             drop(held);
             self.bodies.0.observer.record(Observation::BodyRefused);
             return false;
@@ -420,8 +421,25 @@ mod tests {
         let (incoming, refused) = Incoming::new(Body::from_stream(futures_util::stream::iter(chunks)), bodies.clone());
         assert!(to_bytes(Body::new(incoming), usize::MAX).await.is_ok() && !refused.is_cancelled());
         assert_eq!(held(&bodies), 0);
+        // Alone it may be larger than all of them together.
+        let chunks = [60_000, 60_000].map(|bytes| Ok::<_, axum::Error>(Bytes::from(vec![b'x'; bytes])));
+        let (incoming, refused) = Incoming::new(Body::from_stream(futures_util::stream::iter(chunks)), bodies.clone());
+        let received = to_bytes(Body::new(incoming), usize::MAX).await;
+        assert_eq!((received.map(|body| body.len()).ok(), refused.is_cancelled()), (Some(120_000), false));
+        assert_eq!(held(&bodies), 0);
         let _other = bodies.enter(50_000, Stalled::Request).unwrap();
         let (incoming, refused) = Incoming::new(Body::from(vec![b'x'; 50_001]), bodies.clone());
         assert!(to_bytes(Body::new(incoming), usize::MAX).await.is_err() && refused.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_alone_once_the_stalled_have_gone_is_admitted() {
+        let bodies = bodies(100_000);
+        let stalled = bodies.enter(50_000, Stalled::Request).unwrap();
+        let grows = bodies.enter(50_000, Stalled::Request).unwrap();
+        std::thread::park_timeout(STALLED_AFTER + Duration::from_millis(100));
+        assert!(grows.resize(150_000) && stalled.let_go().is_cancelled());
+        assert_eq!(held(&bodies), 150_000);
+        assert!(bodies.enter(10_000, Stalled::Request).is_none() && grows.resize(200_000));
     }
 }
