@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use super::event_stream::Unwritten;
 use super::guarded::{Conduct, RemoteAddress};
 use super::problem::{Problem, ProblemKind, StoreFailure};
+use super::request_body::BodyWatch;
 use super::{App, body, browser, credentials};
 use crate::domain::observation::{FailureKind, Observation};
 use crate::telemetry::{Observer, logging::panic_text};
@@ -28,6 +29,7 @@ pub async fn bound(app: &App, request: Request, next: impl AsyncFnOnce(Request) 
     let conduct = request.extensions().get::<Arc<Conduct>>().cloned();
     let unanswered = conduct.as_ref().map(Conduct::unanswered);
     let needs_credential = app.credentials.are_required();
+    let (request, body) = BodyWatch::of(request);
     let refused =
         too_large(app, &request).or_else(|| browser::refused(&app.limits.trusted, needs_credential, &request));
     let response = match refused {
@@ -62,15 +64,20 @@ pub async fn bound(app: &App, request: Request, next: impl AsyncFnOnce(Request) 
         unanswered.done();
     }
     match conduct {
-        Some(conduct) => conduct.answered(ends_connection(app, version, response)),
+        Some(conduct) => conduct.answered(ends_connection(app, version, body.as_ref(), response)),
         None => response,
     }
 }
 
 /// While the service is about to stop, each answer over HTTP/1 is the last one of its connection: a balancer that keeps
 /// connections sends nothing more on one that could be closed at that moment. HTTP/2 has GOAWAY for that.
-fn ends_connection(app: &App, version: Version, mut response: Response) -> Response {
-    if app.lifecycle.is_leaving() && version < Version::HTTP_2 {
+///
+/// So is a refusal before the body was read, because hyper does not wait for the rest of it.
+fn ends_connection(app: &App, version: Version, body: Option<&BodyWatch>, mut response: Response) -> Response {
+    let status = response.status();
+    let is_refusal = status.is_client_error() || status.is_server_error();
+    let is_unread = is_refusal && body.is_some_and(|body| !body.is_read());
+    if is_unread || app.lifecycle.is_leaving() && version < Version::HTTP_2 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -57,6 +57,7 @@ pub mod problem;
 mod problem_bodies;
 mod problem_kind;
 mod reports;
+mod request_body;
 mod retention;
 mod security_headers;
 pub mod server;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AT_ONCE, Guarded, names};
+use super::{AT_ONCE, Guarded, STREAM, names};
 use crate::support::raw_http::RawHttp;
 
 const GET: &str = "GET /v1/all/messages HTTP/1.1\r\nHost: localhost\r\n";
@@ -168,6 +168,37 @@ async fn who_does_not_say_what_he_speaks_is_not_waited_for() {
     {
         let mut raw = sent(&guarded, beginning).await;
         raw.closed(AT_ONCE).await;
+    }
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_refusal_before_the_body_has_come_says_that_it_is_the_last_answer() {
+    let guarded = Guarded::with(|settings| settings.request_timeout = Duration::from_secs(1)).await;
+    let head = |path: &str, media_type: &str, length: usize| {
+        let first = format!("POST {path} HTTP/1.1\r\nHost: localhost");
+        format!("{first}\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\r\n")
+    };
+    for (request, status, slug) in [
+        (head(STREAM, "text/plain", 5), 415, "unsupported-media-type"),
+        (head(STREAM, "application/json", 99_999_999), 413, "body-too-large"),
+        (head("/v1/nowhere", "application/json", 5), 404, "not-found"),
+        // It ends amid the body.
+        (head(STREAM, "application/json", 99) + "{", 408, "request-timeout"),
+    ] {
+        let mut raw = sent(&guarded, &request).await;
+        let answer = raw.answer_within(AT_ONCE).await.expect("an answer");
+        answer.problem(status, slug);
+        assert_eq!(answer.headers["connection"], "close", "{slug}");
+    }
+    // A body that has come whole is no reason to end the connection.
+    let mut raw = sent(&guarded, head(STREAM, "application/json", 2)).await;
+    for _ in 0..3 {
+        raw.send(b"{}").await;
+        let answer = raw.answer_within(AT_ONCE).await.expect("an answer");
+        answer.problem(400, "malformed-request");
+        assert!(!answer.headers.contains_key("connection"), "{answer:?}");
+        raw.send(head(STREAM, "application/json", 2).as_bytes()).await;
     }
     guarded.end().await;
 }
