@@ -353,6 +353,7 @@ pub fn service_settings(settings: &Settings) -> ServiceSettings {
         aggregated_streams_per_credential_max: settings.per_credential.aggregated_streams_per_credential_max,
         per_credential: PerCredentialSettings {
             followers_max: settings.per_credential.followers_per_credential_max,
+            append_sessions_max: settings.per_credential.append_sessions_per_credential_max,
             appends_per_second_max: settings.per_credential.appends_per_credential_max,
         },
         subscriptions: SubscriptionSettings {

@@ -14,6 +14,9 @@ pub struct PerCredential {
     /// `rate-limited`. 0: no limit (0 to 1000000)
     #[arg(long, env = "HEADWATER_APPENDS_PER_CREDENTIAL_MAX", global = true, default_value_t = 0, value_parser = within(0, 1_000_000), value_name = "COUNT")]
     pub appends_per_credential_max: usize,
+    /// Open append sessions of one credential; one more is answered `rate-limited`. 0: no limit (0 to 1000000)
+    #[arg(long, env = "HEADWATER_APPEND_SESSIONS_PER_CREDENTIAL_MAX", global = true, default_value_t = 250, value_parser = within(0, 1_000_000), value_name = "COUNT")]
+    pub append_sessions_per_credential_max: usize,
     /// Subscriptions that one credential may make. 0: no limit (0 to 1000000)
     #[arg(long, env = "HEADWATER_SUBSCRIPTIONS_PER_CREDENTIAL_MAX", global = true, default_value_t = 1_000, value_parser = within(0, 1_000_000), value_name = "COUNT")]
     pub subscriptions_per_credential_max: usize,

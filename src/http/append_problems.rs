@@ -142,7 +142,9 @@ impl From<AppendError> for Problem {
                 Problem::new(ProblemKind::MessageIdReused, detail).with("message_id", message_id.to_string())
             }
             AppendError::Forbidden(missing) => missing.into(),
-            AppendError::TooFast { max } => Problem::new(ProblemKind::RateLimited, detail).with("limit", max),
+            AppendError::TooFast { max } | AppendError::TooManySessionsOfCredential { max } => {
+                Problem::new(ProblemKind::RateLimited, detail).with("limit", max)
+            }
             AppendError::Refused { message } => Problem::invalid(vec![Violation::new("messages", message)]),
             AppendError::Overloaded
             | AppendError::Contended { .. }

@@ -25,6 +25,8 @@ type AppendRates =
 pub struct PerCredentialSettings {
     /// Event streams that may be open; 0: no limit but that of all together.
     pub followers_max: usize,
+    /// Append sessions that may be open; 0: no limit but that of all together.
+    pub append_sessions_max: usize,
     /// Append requests, and commits of append sessions, in a second; 0: no limit.
     pub appends_per_second_max: usize,
 }
@@ -35,33 +37,40 @@ pub struct CredentialLimits(Arc<Shared>);
 
 struct Shared {
     settings: PerCredentialSettings,
-    /// Open event streams, of credentials that have any.
-    followers: Mutex<HashMap<Arc<str>, usize>>,
+    followers: Arc<Places>,
+    append_sessions: Arc<Places>,
     rates: Option<AppendRates>,
 }
 
-/// A place among the event streams of a credential; given back when it goes.
-pub struct FollowerPlace(Option<(CredentialLimits, Arc<str>)>);
+/// Places of one kind, which each credential has as many of.
+struct Places {
+    /// 0: no limit.
+    max: usize,
+    /// Of credentials that have taken any.
+    taken: Mutex<HashMap<Arc<str>, usize>>,
+}
+
+/// A place of a credential; given back when it goes.
+pub struct CredentialPlace(Option<(Arc<Places>, Arc<str>)>);
 
 impl CredentialLimits {
     pub fn new(settings: PerCredentialSettings) -> Self {
         let rate = u32::try_from(settings.appends_per_second_max).ok().and_then(NonZeroU32::new);
         let rates =
             rate.map(|rate| RateLimiter::new(Quota::per_second(rate), HashMapStateStore::default(), MonotonicClock));
-        Self(Arc::new(Shared { settings, followers: Mutex::default(), rates }))
+        let followers = Places::new(settings.followers_max);
+        let append_sessions = Places::new(settings.append_sessions_max);
+        Self(Arc::new(Shared { settings, followers, append_sessions, rates }))
     }
 
     /// A place for an event stream; `Err`: how many places a credential has, all of which are taken.
-    pub fn take_follower(&self, caller: &Caller) -> Result<FollowerPlace, usize> {
-        let max = self.0.settings.followers_max;
-        let Some(credential) = caller.credential().filter(|_| max > 0) else { return Ok(FollowerPlace(None)) };
-        let mut followers = self.0.followers.lock();
-        let open = followers.entry(credential.clone()).or_default();
-        if *open >= max {
-            return Err(max);
-        }
-        *open += 1;
-        Ok(FollowerPlace(Some((self.clone(), credential.clone()))))
+    pub fn take_follower(&self, caller: &Caller) -> Result<CredentialPlace, usize> {
+        self.0.followers.take(caller)
+    }
+
+    /// A place for an append session.
+    pub fn take_session(&self, caller: &Caller) -> Result<CredentialPlace, AppendError> {
+        self.0.append_sessions.take(caller).map_err(|max| AppendError::TooManySessionsOfCredential { max })
     }
 
     /// Counts an append, unless there were as many in the last second as there may be.
@@ -89,14 +98,31 @@ impl CredentialLimits {
     }
 }
 
-impl Drop for FollowerPlace {
+impl Places {
+    fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, taken: Mutex::default() })
+    }
+
+    fn take(self: &Arc<Self>, caller: &Caller) -> Result<CredentialPlace, usize> {
+        let Some(credential) = caller.credential().filter(|_| self.max > 0) else { return Ok(CredentialPlace(None)) };
+        let mut taken = self.taken.lock();
+        let count = taken.entry(credential.clone()).or_default();
+        if *count >= self.max {
+            return Err(self.max);
+        }
+        *count += 1;
+        Ok(CredentialPlace(Some((self.clone(), credential.clone()))))
+    }
+}
+
+impl Drop for CredentialPlace {
     fn drop(&mut self) {
-        let Some((limits, credential)) = self.0.take() else { return };
-        let mut followers = limits.0.followers.lock();
-        if let Some(open) = followers.get_mut(&credential) {
-            *open -= 1;
-            if *open == 0 {
-                followers.remove(&credential);
+        let Some((places, credential)) = self.0.take() else { return };
+        let mut taken = places.taken.lock();
+        if let Some(count) = taken.get_mut(&credential) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&credential);
             }
         }
     }
@@ -114,7 +140,7 @@ mod tests {
     }
 
     fn limits(followers_max: usize, appends_per_second_max: usize) -> CredentialLimits {
-        CredentialLimits::new(PerCredentialSettings { followers_max, appends_per_second_max })
+        CredentialLimits::new(PerCredentialSettings { followers_max, append_sessions_max: 0, appends_per_second_max })
     }
 
     #[test]
@@ -125,7 +151,7 @@ mod tests {
         assert_eq!(limits.take_follower(&one).err(), Some(2));
         let _other = limits.take_follower(&two).unwrap();
         drop(places);
-        assert_eq!(limits.0.followers.lock().len(), 1, "a credential that follows nothing is forgotten");
+        assert_eq!(limits.0.followers.taken.lock().len(), 1, "a credential that follows nothing is forgotten");
         assert!(limits.take_follower(&one).is_ok());
     }
 
@@ -146,6 +172,6 @@ mod tests {
         let one = caller("one");
         let _places: Vec<_> = (0..100).map(|_| limits.take_follower(&one).unwrap()).collect();
         assert!((0..100).all(|_| limits.take_append(&one).is_ok()));
-        assert!(limits.0.followers.lock().is_empty());
+        assert!(limits.0.followers.taken.lock().is_empty());
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
-use super::credential_limits::{CredentialLimits, FollowerPlace};
+use super::credential_limits::{CredentialLimits, CredentialPlace};
 use super::event_source::EventSource;
 use super::log::follower::Follower;
 use super::log::{Entry, LogName, Trimmed};
@@ -82,7 +82,7 @@ struct Shared {
 pub struct Admission {
     streams: EventStreams,
     /// Among those of the caller's credential.
-    _place: FollowerPlace,
+    _place: CredentialPlace,
     listed: Listed,
 }
 
@@ -414,7 +414,11 @@ mod tests {
     use crate::service::credential_limits::PerCredentialSettings;
 
     fn event_streams(open: usize) -> (EventStreams, Vec<Admission>) {
-        let limits = CredentialLimits::new(PerCredentialSettings { followers_max: 0, appends_per_second_max: 0 });
+        let limits = CredentialLimits::new(PerCredentialSettings {
+            followers_max: 0,
+            append_sessions_max: 0,
+            appends_per_second_max: 0,
+        });
         let (tail, draining) = (Tail::without_reader(1 << 10), CancellationToken::new());
         let streams = EventStreams::new(open, limits, tail, draining, Observer::new());
         let places = (0..open).map(|_| streams.admit(&Caller::anybody()).ok().unwrap()).collect();

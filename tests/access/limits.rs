@@ -5,7 +5,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Guarded;
-use crate::support::app::TestApp;
+use crate::support::app::{TestApp, TestClient};
+use crate::support::append_session::AppendSession;
+use crate::support::waiting::eventually;
 
 #[tokio::test]
 async fn a_credential_has_so_many_event_streams_and_gets_their_places_back() {
@@ -49,6 +51,29 @@ async fn a_credential_appends_so_often_and_its_sessions_wait_for_their_turn() {
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["count"].as_i64().expect("a commit"))
         .sum();
     assert_eq!(count, 50, "{told}");
+    guarded.end().await;
+}
+
+#[tokio::test]
+async fn a_credential_has_so_many_append_sessions_and_gets_their_places_back() {
+    let guarded = Guarded::with(|settings| settings.per_credential.append_sessions_per_credential_max = 2).await;
+    let (one, other) = (guarded.caller(&["append:*"]).await, guarded.caller(&["append:*"]).await);
+    let open =
+        async |caller: &TestClient, stream: &str| AppendSession::at(&caller.http, &caller.url, stream, &[]).await;
+    let mut sessions = vec![open(&one, "a-1").await, open(&one, "a-2").await];
+    let refused = open(&one, "a-3").await.refused().await;
+    assert_eq!(refused.problem(429, "rate-limited")["limit"], 2);
+    assert_eq!(refused.headers["retry-after"], "1");
+    sessions.push(open(&other, "b-1").await);
+    for session in &mut sessions {
+        assert_eq!(session.status, 200);
+        session.write([&json!({ "type": "T" })]).await;
+        session.committed(1).await;
+    }
+    sessions[0].end();
+    sessions[0].rest().await;
+    eventually("a place", async || (open(&one, "a-3").await.status == 200).then_some(())).await;
+    drop(sessions);
     guarded.end().await;
 }
 

@@ -7,7 +7,7 @@ use futures_util::stream::BoxStream;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::app::{PATIENCE, TestApp, encode};
+use super::app::{Answer, PATIENCE, TestApp, encode};
 
 /// An open append session.
 pub struct AppendSession {
@@ -104,6 +104,19 @@ impl AppendSession {
                 }
             }
         }
+    }
+
+    /// The whole answer of a session that was not begun.
+    pub async fn refused(mut self) -> Answer {
+        let mut text = std::mem::take(&mut self.buffer);
+        let reading = async {
+            while let Some(chunk) = self.answer.next().await {
+                text.extend_from_slice(&chunk.expect("the answer ends whole"));
+            }
+        };
+        tokio::time::timeout(PATIENCE, reading).await.expect("a refusal ends at once");
+        let text = String::from_utf8(text).expect("problems are text");
+        Answer { status: self.status, headers: self.headers, text }
     }
 
     /// All lines up to the end of the answer.

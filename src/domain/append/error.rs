@@ -135,6 +135,12 @@ pub enum AppendError {
         /// The limit.
         max: usize,
     },
+    /// As many append sessions of the caller's credential are open as may be.
+    #[error("the limit of {max} open append sessions of one credential is reached")]
+    TooManySessionsOfCredential {
+        /// The limit.
+        max: usize,
+    },
     /// The request waited for a lock for as long as it may.
     #[error(
         "the append waited too long for a lock on category {category} or on the table, held by {}; \

@@ -17,7 +17,7 @@ use crate::domain::stream_name::StreamName;
 use crate::domain::trace::SpanRef;
 use crate::service::append_for::told_to;
 use crate::service::auth::Caller;
-use crate::service::credential_limits::CredentialLimits;
+use crate::service::credential_limits::{CredentialLimits, CredentialPlace};
 
 /// The messages of one client for one stream, in its order.
 ///
@@ -38,7 +38,8 @@ pub struct AppendSession {
     under_way: Option<UnderWay>,
     /// The span in which it was begun, if its caller records the trace.
     trace: Option<SpanRef>,
-    _place: OwnedSemaphorePermit,
+    /// Among all append sessions, and among those of its credential.
+    _places: (OwnedSemaphorePermit, CredentialPlace),
 }
 
 /// What the stream must be like. A version is carried on from commit to commit.
@@ -93,6 +94,7 @@ impl Append {
             return Err(AppendError::Draining);
         }
         let settings = self.session_settings;
+        let place_of_credential = credential_limits.take_session(&caller)?;
         let Ok(place) = self.sessions.clone().try_acquire_owned() else {
             self.observer.record(Observation::AppendOverloaded);
             return Err(AppendError::TooManySessions { max: settings.max });
@@ -109,7 +111,7 @@ impl Append {
             commit_max: settings.messages_max,
             under_way: None,
             trace,
-            _place: place,
+            _places: (place, place_of_credential),
         })
     }
 }
