@@ -40,15 +40,18 @@ impl<S> ProblemBodies<S> {
 
     /// Looks at what is about to be written. True: an explanation is written instead.
     fn explains(&mut self, written: &[u8]) -> bool {
-        if let Some(status) = written.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.first()) {
-            self.refused = matches!(status, b'4' | b'5');
-        }
+        let Some(rest) = written.strip_prefix(b"HTTP/1.1 ") else { return false };
+        self.refused = matches!(rest.first(), Some(b'4' | b'5'));
         match explain(written, &self.limits, self.announced_length.is_beyond()) {
             Some(problem) => {
                 self.explanation = as_http1(problem);
                 true
             }
-            None => false,
+            None => {
+                // What was seen belongs to the request that is answered with this, if only to its body.
+                self.announced_length = AnnouncedLength::default();
+                false
+            }
         }
     }
 }
@@ -240,6 +243,29 @@ mod tests {
             "data: HTTP/1.1 400",
         ] {
             assert_eq!(written(other.as_bytes()).await, other);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_length_in_a_body_is_none_of_the_next_request() {
+        let bare = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let answer = b"HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\n{}";
+        let request = b"POST / HTTP/1.1\r\n\r\n\ncontent-length:99999999999999999999999\n";
+        for (answers, status) in [(0, "413"), (1, "400")] {
+            let (ours, mut theirs) = tokio::io::duplex(10_000);
+            let limits = Arc::new(crate::app::limits(&crate::config::Settings::defaults()));
+            let mut problem_bodies = ProblemBodies::new(ours, limits);
+            theirs.write_all(request).await.unwrap();
+            problem_bodies.read_exact(&mut vec![0; request.len()]).await.unwrap();
+            for _ in 0..answers {
+                problem_bodies.write_all(answer).await.unwrap();
+                theirs.read_exact(&mut vec![0; answer.len()]).await.unwrap();
+            }
+            problem_bodies.write_all(bare).await.unwrap();
+            problem_bodies.flush().await.unwrap();
+            let mut head = vec![0; "HTTP/1.1 400".len()];
+            theirs.read_exact(&mut head).await.unwrap();
+            assert_eq!(String::from_utf8(head).unwrap(), format!("HTTP/1.1 {status}"), "after {answers} answers");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
@@ -70,10 +70,11 @@ impl LockedCategories {
     /// Requests that have to wait for a lock go to the queue of its category.
     pub fn take<'a>(&'a self, locked: Vec<Locked>, shared: &'a Shared) -> BoxFuture<'a, ()> {
         Box::pin(async move {
+            let mut late: HashMap<String, Vec<PendingAppend>> = HashMap::new();
             for Locked { category, mut waiting } in locked {
                 waiting.locked_since.get_or_insert_with(Instant::now);
                 if waiting.has_waited(shared.settings.lock_timeout) {
-                    answer_locked(vec![waiting], &category, shared).await;
+                    late.entry(category).or_default().push(waiting);
                     continue;
                 }
                 let mut open = self.open.lock().await;
@@ -85,6 +86,10 @@ impl LockedCategories {
                 let serving = self.clone().serve(category.clone(), shared.clone());
                 self.tasks.spawn(self.clone().watch(category, serving, shared.observer.clone()));
             }
+            // One look at each lock, all at once: a look may take a while, and all of these have waited long enough.
+            let telling =
+                late.into_iter().map(|(category, late)| async move { answer_locked(late, &category, shared).await });
+            join_all(telling).await;
         })
     }
 
@@ -177,7 +182,7 @@ mod tests {
     use crate::store::conditions::Window;
     use crate::store::keyed_streams::IndexedKey;
     use futures_util::future::BoxFuture;
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     use std::time::Duration;
     use tokio::sync::oneshot;
     use uuid::Uuid;
@@ -237,8 +242,11 @@ mod tests {
         );
     }
 
-    /// A database that nobody gets to.
-    struct Panics;
+    /// A database that nobody gets to, but for those that look who holds a lock.
+    #[derive(Default)]
+    struct Panics {
+        looks: AtomicUsize,
+    }
 
     impl Appends for Panics {
         fn open(&self, _: Duration) -> BoxFuture<'_, Result<Opened, StoreError>> {
@@ -258,7 +266,9 @@ mod tests {
             _: &'a str,
             _: Option<&'a Backend>,
         ) -> BoxFuture<'a, Result<Vec<LockHolder>, StoreError>> {
-            Box::pin(async { Ok(Vec::new()) })
+            self.looks.fetch_add(1, Ordering::Relaxed);
+            // As long as anybody waits for it.
+            Box::pin(std::future::pending())
         }
 
         fn indexed_key<'a>(
@@ -297,7 +307,11 @@ mod tests {
     }
 
     fn shared_with(patience: Duration) -> Shared {
-        let (database, observer) = (Arc::new(Panics), Observer::new());
+        shared_on(Arc::default(), patience)
+    }
+
+    fn shared_on(database: Arc<Panics>, patience: Duration) -> Shared {
+        let observer = Observer::new();
         Shared { database, tail: Tail::without_reader(1 << 10), observer, settings: Arc::new(settings_with(patience)) }
     }
 
@@ -333,6 +347,31 @@ mod tests {
         // It was its turn, and there is no database.
         let answer = second_answer.await.unwrap();
         assert!(!matches!(answer, Err(AppendError::Locked { .. })), "{answer:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_that_have_waited_too_long_are_told_together() {
+        let (database, limit) = (Arc::<Panics>::default(), Duration::from_secs(10));
+        let shared = shared_on(database.clone(), limit);
+        let categories = LockedCategories::new(1);
+        let (mut locked, mut answers) = (Vec::new(), Vec::new());
+        for number in 0..20 {
+            let (mut late, answer) = waiting(&format!("{}-{number}", ["one", "other"][number % 2]));
+            late.locked_since = Some(Instant::now());
+            locked.push(Locked::by_any(late));
+            answers.push(answer);
+        }
+        tokio::time::advance(limit).await;
+        let (begun, (fresh, _fresh_answer)) = (Instant::now(), waiting("third-1"));
+        let _taken = categories.places.clone().acquire_owned().await.unwrap();
+        locked.push(Locked::by_any(fresh));
+        categories.take(locked, &shared).await;
+        for answer in answers {
+            assert!(matches!(answer.await.unwrap(), Err(AppendError::Locked { .. })));
+        }
+        assert_eq!(database.looks.load(Ordering::Relaxed), 2, "one for each category");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        assert!(categories.open.lock().await.contains_key("third"));
     }
 
     #[test]
