@@ -10,17 +10,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import HeadwaterError, Refused, Unavailable
-from .generated.api.subscribe import ack_messages, follow_subscription, nack_messages, read_subscription, remove_consumer
-from .generated.models import (
-    AckRequest, DeliveredMessage, DeliveryPlace, Message, Nack, NackAction, NackRequest, Subscription, SubscriptionMode,
+from .generated.api.subscribe import (
+    ack_messages, follow_subscription, list_pending, nack_messages, read_subscription, remove_consumer,
 )
+from .generated.models import (
+    AckMode, AckRequest, DeliveredMessage, DeliveryPlace, Message, Nack, NackAction, NackRequest, NackResult, PendingList,
+    Subscription, SubscriptionMode,
+)
+from .generated.types import UNSET
 from .transport import Transport
 
 HEARTBEAT = 2.0
 # Acks wait so long for others to be sent with them, unless half of what may be in flight waits already.
 ACK_DELAY = 0.05
 ACKS_MAX = 1000
+PENDING_MAX = 1000
 REASON_MAX = 2000
+
+# What a reason may be refused as.
+UNREADABLE = ("/problems/invalid", "/problems/malformed-request")
 
 Handler = Callable[[Message], object]
 log = logging.getLogger("headwater")
@@ -37,9 +45,9 @@ class Lane:
     epoch: int
     waiting: deque[DeliveredMessage] = field(default_factory=deque)
     is_lost: bool = False
-    last: int = -1
-    # A message is to come again: what was on its way behind it comes again too, after it.
-    is_behind_retry: bool = False
+    # The message that was refused last. Does it come again, then what was on its way behind it comes again too, after it;
+    # was it parked, then that is all there is of it. Only the service knows: see `_is_stale`.
+    refused: DeliveredMessage | None = None
 
 
 class Consumer:
@@ -69,7 +77,6 @@ class Consumer:
         """Until `stop` is set: then what is being handled is finished and acked, and the consumer leaves."""
         found = Subscription.from_dict(self.transport.send(read_subscription._get_kwargs(self.subscription)))
         self.is_competing = found.definition.mode == SubscriptionMode.COMPETING
-        self.max_deliveries = found.definition.max_deliveries or 1
         self.threads = ThreadPoolExecutor(self.max_in_flight, "headwater-handler")
         reader = threading.Thread(target=self._read, name="headwater-reader", daemon=True)
         reader.start()
@@ -131,11 +138,6 @@ class Consumer:
             if known is None or known.epoch != delivery.epoch:
                 return
             lane = known
-            if delivery.position <= lane.last:
-                lane.is_behind_retry = False
-            lane.last = max(lane.last, delivery.position)
-            if lane.is_behind_retry:
-                return
         lane.waiting.append(delivery)
         self._start(lane, delivery.partition)
 
@@ -157,7 +159,10 @@ class Consumer:
                     return
                 delivery = lane.waiting.popleft()
             try:
-                self._handle(lane, delivery)
+                if self._is_stale(lane, delivery):
+                    self._drop_run(lane, delivery)
+                else:
+                    self._handle(lane, delivery)
             except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
                 self.failure = error
                 lane.is_lost = True
@@ -167,15 +172,11 @@ class Consumer:
         try:
             self.handler(delivery.message)
         except Park as error:
-            self._nack(lane, place, NackAction.PARK, str(error))
+            self._refuse(lane, delivery, NackAction.PARK, text_of(error, str))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises
-            log.warning("%s: %s at %s: %r", self.subscription, delivery.message.type_, place.position, error)
-            with self.changed:
-                # After its last delivery it is put aside, or as the subscription says, and what follows goes on.
-                if delivery.delivery_count < self.max_deliveries:
-                    lane.waiting.clear()
-                    lane.is_behind_retry = True
-            self._nack(lane, place, NackAction.RETRY, repr(error))
+            reason = text_of(error, repr)
+            log.warning("%s: %s at %s: %s", self.subscription, delivery.message.type_, place.position, reason)
+            self._refuse(lane, delivery, NackAction.RETRY, reason)
         else:
             with self.changed:
                 if not lane.is_lost:
@@ -193,6 +194,49 @@ class Consumer:
                 self.changed.wait(left)
         self._send_acks()
 
+    def _is_stale(self, lane: Lane, delivery: DeliveredMessage) -> bool:
+        """Whether it was on its way behind a refused message that comes again, and so comes again itself."""
+        refused = lane.refused
+        if refused is None or delivery.position < refused.position:
+            return False
+        if delivery.position > refused.position and not self._is_still_due(refused, delivery):
+            return True
+        lane.refused = None
+        return False
+
+    def _is_still_due(self, refused: DeliveredMessage, delivery: DeliveredMessage) -> bool:
+        """Whether a message behind a refused one is to be handled as it came. `max_deliveries` does not tell, since it may
+        be changed at any time; but what comes again is not pending until then."""
+        request = list_pending._get_kwargs(
+            self.subscription, consumer=self.consumer, after=f"{refused.partition}:{refused.position - 1}", limit=PENDING_MAX
+        )
+        try:
+            found = PendingList.from_dict(self.transport.send(request)).pending
+        except Unavailable as error:
+            log.warning("%s: %s", self.subscription, error)
+            return False
+        counts = {one.position: one.delivery_count for one in found if one.partition == refused.partition}
+        # Its nack has not arrived: an ack of what is behind it would be its ack, too.
+        if counts.get(refused.position) == refused.delivery_count:
+            return False
+        return delivery.position in counts or self._is_acked_as_delivered()
+
+    def _is_acked_as_delivered(self) -> bool:
+        """Whether the subscription is one of `ack: "auto"` now."""
+        try:
+            answer = self.transport.send(read_subscription._get_kwargs(self.subscription))
+        except Unavailable as error:
+            log.warning("%s: %s", self.subscription, error)
+            return False
+        return Subscription.from_dict(answer).definition.ack == AckMode.AUTO
+
+    def _drop_run(self, lane: Lane, stale: DeliveredMessage) -> None:
+        """What came behind it comes again with it, up to where the service went back."""
+        with self.changed:
+            last = stale.position
+            while lane.waiting and lane.waiting[0].position > last:
+                last = lane.waiting.popleft().position
+
     def _send_acks(self) -> None:
         with self.sending:
             with self.changed:
@@ -203,14 +247,41 @@ class Consumer:
                 body = AckRequest(consumer=self.consumer, acks=acks[first : first + ACKS_MAX])
                 self._answer(ack_messages._get_kwargs(self.subscription, body=body))
 
-    def _nack(self, lane: Lane, place: DeliveryPlace, action: NackAction, reason: str) -> None:
+    def _refuse(self, lane: Lane, delivery: DeliveredMessage, action: NackAction, reason: str) -> None:
         # What was handled before it is acked first, so that it does not come again with it.
         self._send_acks()
         if lane.is_lost:
             return
-        nack = Nack(partition=place.partition, position=place.position, epoch=place.epoch, action=action, reason=reason[:REASON_MAX])
-        body = NackRequest(consumer=self.consumer, nacks=[nack])
-        self._answer(nack_messages._get_kwargs(self.subscription, body=body))
+        nack = Nack(
+            partition=delivery.partition, position=delivery.position, epoch=delivery.epoch, action=action, reason=reason[:REASON_MAX]
+        )
+        result = self._nack(nack)
+        if result is not None and result.nacked > 0 and action == NackAction.PARK:
+            return
+        # Missing: by an earlier request whose answer was lost, because its time was over, or because it never was to be acked.
+        if result is not None and result.missing > 0 and self._is_acked_as_delivered():
+            log.warning("%s: %s does not come again, it was acked as it was delivered", self.subscription, delivery.position)
+            return
+        lane.refused = delivery
+
+    def _nack(self, nack: Nack) -> NackResult | None:
+        """`None`: it was fenced, or there was no answer."""
+        request = NackRequest(consumer=self.consumer, nacks=[nack])
+        try:
+            return NackResult.from_dict(self.transport.send(nack_messages._get_kwargs(self.subscription, body=request)))
+        except Unavailable as error:
+            # The message comes again once its time is over.
+            log.warning("%s: not nacked: %s", self.subscription, error)
+            return None
+        except Refused as error:
+            if error.type == "/problems/fenced":
+                # Of the partition, or only of a parked message that is replayed: what is pending tells.
+                return None
+            if nack.reason is UNSET or error.type not in UNREADABLE:
+                raise
+            log.warning("%s: nacked without its reason: %s", self.subscription, error)
+            nack.reason = UNSET
+            return self._nack(nack)
 
     def _answer(self, request: dict[str, Any]) -> None:
         try:
@@ -236,3 +307,12 @@ class Consumer:
             # It has left already, where its event stream has ended first.
             if not (isinstance(error, Refused) and error.type == "/problems/not-found"):
                 log.warning("%s: %s", self.subscription, error)
+
+
+def text_of(error: BaseException, show: Callable[[BaseException], str]) -> str:
+    """What an exception says, as text that JSON and PostgreSQL can keep: no NUL characters, no half of a character."""
+    try:
+        text = show(error)
+    except Exception:  # noqa: BLE001 - of its author's making
+        text = type(error).__name__
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
