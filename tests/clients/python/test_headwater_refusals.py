@@ -202,6 +202,34 @@ class Refusals(Consuming):
             end()
         self.assertEqual([n for n, _ in self.parked(subscription)], [0])
 
+    def test_what_is_being_handled_when_it_is_stopped_is_finished_before_it_leaves(self) -> None:
+        subscription = self.subscription(partitions=1)
+        self.fill(subscription, range(4), streams=1)
+        first: list[int] = []
+        second: list[int] = []
+        begun, go_on = threading.Event(), threading.Event()
+
+        def handler(message: Message) -> None:
+            first.append(message.data["n"])
+            begun.set()
+            go_on.wait(WAIT)
+
+        one = self.start(subscription, handler)
+        self.assertTrue(begun.wait(WAIT))
+        two = self.start(subscription, lambda message: second.append(message.data["n"]))
+        until(lambda: len(self.consumers(subscription)) == 2)
+        stopping = threading.Thread(target=one)
+        stopping.start()
+        # In less the other one would have the messages, if the event stream had ended.
+        time.sleep(5)
+        self.assertEqual((len(self.consumers(subscription)), second), (2, []))
+        go_on.set()
+        stopping.join()
+        self.assertEqual(len(self.consumers(subscription)), 1)
+        until(lambda: self.lag(subscription) == 0)
+        two()
+        self.assertEqual((first, second), ([0], [1, 2, 3]))
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -70,11 +70,16 @@ class Consumer:
         # What was handled and is to be acked.
         self.acks: list[tuple[Lane, DeliveryPlace]] = []
         self.sending = threading.Lock()
+        self.stop = threading.Event()
+        # No handler begins any more, but the event stream stays open for those that run: without it, the messages that they
+        # handle would go to other consumers at once.
+        self.stopping = threading.Event()
         self.leaving = threading.Event()
         self.failure: BaseException | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set: then what is being handled is finished and acked, and the consumer leaves."""
+        self.stop = stop
         found = Subscription.from_dict(self.transport.send(read_subscription._get_kwargs(self.subscription)))
         self.is_competing = found.definition.mode == SubscriptionMode.COMPETING
         self.threads = ThreadPoolExecutor(self.max_in_flight, "headwater-handler")
@@ -83,13 +88,35 @@ class Consumer:
         try:
             while not stop.is_set() and self.failure is None:
                 self._send_acks_when_due()
+        except Exception as error:  # noqa: BLE001 - raised below
+            self.failure = error
         finally:
-            self.leaving.set()
-            self.threads.shutdown(wait=True)
-            self._leave()
+            self._end()
             reader.join()
         if self.failure is not None:
             raise self.failure
+
+    def _end(self) -> None:
+        self.stopping.set()
+        try:
+            while self._is_finishing():
+                self._send_acks_when_due()
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self.failure = error
+        finally:
+            if self.failure is not None:
+                self.leaving.set()
+            self.threads.shutdown(wait=True)
+            self._leave()
+            self.leaving.set()
+
+    def _is_finishing(self) -> bool:
+        with self.changed:
+            return bool(self.running) and self.failure is None
+
+    def _begins(self) -> bool:
+        """Whether handlers may begin."""
+        return not (self.stop.is_set() or self.stopping.is_set()) and self.failure is None
 
     def _read(self) -> None:
         request = follow_subscription._get_kwargs(
@@ -99,6 +126,8 @@ class Consumer:
             for event in self.transport.events(lambda _: request, "", HEARTBEAT, self.leaving):
                 with self.changed:
                     self._take(event.name, event.data)
+                if event.name == "disconnected" and not self._begins():
+                    break
         except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
             self.failure = error
         with self.changed:
@@ -131,6 +160,8 @@ class Consumer:
             lane.is_lost = True
 
     def _begin(self, delivery: DeliveredMessage) -> None:
+        if not self._begins():
+            return
         if self.is_competing:
             lane = Lane(delivery.epoch)
         else:
@@ -144,7 +175,7 @@ class Consumer:
     def _start(self, lane: Lane, partition: int) -> None:
         # One thread for a partition, across epochs: order is kept while a message of an earlier epoch is being handled.
         key = id(lane) if self.is_competing else partition
-        if key not in self.running and not self.leaving.is_set():
+        if key not in self.running:
             self.running.add(key)
             self.threads.submit(self._work, lane, key, partition)
 
@@ -153,7 +184,7 @@ class Consumer:
             with self.changed:
                 if not self.is_competing:
                     lane = self.lanes.get(partition, lane)
-                if self.leaving.is_set() or lane.is_lost or not lane.waiting:
+                if not self._begins() or lane.is_lost or not lane.waiting:
                     self.running.discard(key)
                     self.changed.notify_all()
                     return
@@ -166,33 +197,6 @@ class Consumer:
             except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
                 self.failure = error
                 lane.is_lost = True
-
-    def _handle(self, lane: Lane, delivery: DeliveredMessage) -> None:
-        place = DeliveryPlace(partition=delivery.partition, position=delivery.position, epoch=delivery.epoch)
-        try:
-            self.handler(delivery.message)
-        except Park as error:
-            self._refuse(lane, delivery, NackAction.PARK, text_of(error, str))
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises
-            reason = text_of(error, repr)
-            log.warning("%s: %s at %s: %s", self.subscription, delivery.message.type_, place.position, reason)
-            self._refuse(lane, delivery, NackAction.RETRY, reason)
-        else:
-            with self.changed:
-                if not lane.is_lost:
-                    # Each by itself: the ack of a later message stands for those before it, but not for a parked one that is
-                    # replayed, and a delivery does not say which it is.
-                    self.acks.append((lane, place))
-                    self.changed.notify_all()
-
-    def _send_acks_when_due(self) -> None:
-        with self.changed:
-            if not self.acks and self.failure is None:
-                self.changed.wait(ACK_DELAY)
-            due = time.monotonic() + ACK_DELAY
-            while self.acks and len(self.acks) < max(1, self.max_in_flight // 2) and (left := due - time.monotonic()) > 0:
-                self.changed.wait(left)
-        self._send_acks()
 
     def _is_stale(self, lane: Lane, delivery: DeliveredMessage) -> bool:
         """Whether it was on its way behind a refused message that comes again, and so comes again itself."""
@@ -236,6 +240,33 @@ class Consumer:
             last = stale.position
             while lane.waiting and lane.waiting[0].position > last:
                 last = lane.waiting.popleft().position
+
+    def _handle(self, lane: Lane, delivery: DeliveredMessage) -> None:
+        place = DeliveryPlace(partition=delivery.partition, position=delivery.position, epoch=delivery.epoch)
+        try:
+            self.handler(delivery.message)
+        except Park as error:
+            self._refuse(lane, delivery, NackAction.PARK, text_of(error, str))
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises
+            reason = text_of(error, repr)
+            log.warning("%s: %s at %s: %s", self.subscription, delivery.message.type_, place.position, reason)
+            self._refuse(lane, delivery, NackAction.RETRY, reason)
+        else:
+            with self.changed:
+                if not lane.is_lost:
+                    # Each by itself: the ack of a later message stands for those before it, but not for a parked one that is
+                    # replayed, and a delivery does not say which it is.
+                    self.acks.append((lane, place))
+                    self.changed.notify_all()
+
+    def _send_acks_when_due(self) -> None:
+        with self.changed:
+            if not self.acks and self.failure is None:
+                self.changed.wait(ACK_DELAY)
+            due = time.monotonic() + ACK_DELAY
+            while self.acks and len(self.acks) < max(1, self.max_in_flight // 2) and (left := due - time.monotonic()) > 0:
+                self.changed.wait(left)
+        self._send_acks()
 
     def _send_acks(self) -> None:
         with self.sending:
