@@ -16,10 +16,13 @@ from .generated.models import Problem, ProblemType
 PAUSE_FIRST = 0.1
 PAUSE_MAX = 30.0
 CONNECT_TIMEOUT = 10.0
+TIME_LEFT_MIN = 0.001
 # A connection is dead if it was quiet for so many heartbeats.
 HEARTBEATS_MISSED_MAX = 3
 # Problems and gateways' answers that pass.
 PASSING = (408, 429, 502, 503, 504)
+# To these, an answer without a body is a whole one.
+BODILESS = (204, 205)
 
 Credential = str | Callable[[], str] | None
 
@@ -49,10 +52,16 @@ class Closed(HeadwaterError):
     """The event stream has ended for good: `replaced` by another consumer of the same name, or the like."""
 
 
+class Cut(Exception):
+    """An answer of which not enough is left to be understood."""
+
+
 class Transport:
     """Sends what the generated code has put together."""
 
     def __init__(self, url: str, credential: Credential, timeout: float) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"the URL of a service begins with http:// or https://, which {url!r} does not")
         self._http = httpx.Client(base_url=url, timeout=timeout)
         self._credential = credential
         self._token: str | None = None
@@ -67,16 +76,16 @@ class Transport:
         while True:
             pause = PAUSE_FIRST
             try:
-                response = self._http.request(**self._signed(request))
-            except httpx.TransportError as error:
+                response, body = self._ask(request, end)
+                if response.is_success:
+                    return whole(response, body)
+            except (httpx.TransportError, httpx.DecodingError, Cut) as error:
                 failure: Exception = error
             else:
-                if response.is_success:
-                    return response.json() if response.content else None
                 if self._renews(response) and not is_renewed:
                     is_renewed = True
                     continue
-                failure = refusal(response)
+                failure = refusal(response, body)
                 if response.status_code not in PASSING:
                     raise failure
                 pause = retry_after(response)
@@ -84,6 +93,18 @@ class Transport:
             if time.monotonic() + pause > end:
                 raise Unavailable(f"{self._http.base_url} cannot be used: {failure}") from failure
             time.sleep(pause)
+
+    def _ask(self, request: dict[str, Any], end: float) -> tuple[httpx.Response, bytes]:
+        """An answer with its body, if it is there in time."""
+        body = bytearray()
+        with self._http.stream(**self._signed(request), timeout=max(end - time.monotonic(), TIME_LEFT_MIN)) as response:
+            # Until here it may have taken its time already.
+            response.request.extensions["timeout"]["read"] = max(end - time.monotonic(), TIME_LEFT_MIN)
+            for chunk in response.iter_bytes():
+                body += chunk
+                if time.monotonic() > end:
+                    raise httpx.ReadTimeout("the answer was not whole in time", request=response.request)
+        return response, bytes(body)
 
     def events(self, request: Callable[[str], dict[str, Any]], cursor: str, heartbeat: float, stop: threading.Event) -> Iterator[Event]:
         """The events of an event stream, across connections. `request` makes the request that begins after a cursor. The
@@ -96,12 +117,12 @@ class Transport:
             try:
                 with self._http.stream(**self._signed(request(cursor)), timeout=httpx.Timeout(CONNECT_TIMEOUT, read=heartbeat * HEARTBEATS_MISSED_MAX)) as response:
                     if not response.is_success:
-                        response.read()
+                        body = response.read()
                         if self._renews(response) and not is_renewed:
                             is_renewed = True
                             continue
-                        if response.status_code not in PASSING:
-                            raise refusal(response)
+                        if response.status_code not in PASSING and response.status_code < 500:
+                            raise refusal(response, body)
                         retry = retry_after(response)
                     else:
                         for fields in frames(response):
@@ -141,10 +162,20 @@ class Transport:
         return True
 
 
-def refusal(response: httpx.Response) -> HeadwaterError:
+def whole(response: httpx.Response, body: bytes) -> Any:
+    """The JSON of a successful answer. What is none came from elsewhere, or was cut off: the answer is lost."""
+    if not body and response.status_code in BODILESS:
+        return None
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise Cut(f"{response.status_code} without JSON, which is no answer of the service") from error
+
+
+def refusal(response: httpx.Response, body: bytes) -> HeadwaterError:
     """The problem of an answer that is no success."""
     try:
-        problem = Problem.from_dict(response.json())
+        problem = Problem.from_dict(json.loads(body))
     except (ValueError, KeyError, TypeError, AttributeError):
         return Unavailable(f"{response.status_code} {response.reason_phrase}, which is no answer of the service")
     return Conflict(problem) if problem.type_ == ProblemType.WRONG_EXPECTED_VERSION else Refused(problem)
