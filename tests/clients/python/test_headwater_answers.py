@@ -101,6 +101,21 @@ class Answers(Client):
 
         self.unavailable_within(1.5, self.gateway(hesitates, lambda client: time.sleep(10)), timeout=1.2)
 
+    def test_what_may_have_been_written_can_be_sent_again_as_it_was(self) -> None:
+        error = self.unavailable_within(2, self.gateway(says(b"")), timeout=0.5)
+        stream = f"{name()}-1"
+        for is_again in (False, True):
+            self.assertEqual(self.headwater.append(stream, error.messages).duplicate, is_again)
+        self.assertEqual(self.headwater.read(stream)[1], 0)
+
+    def test_a_message_that_is_appended_twice_is_written_twice(self) -> None:
+        stream = f"{name()}-1"
+        message = NewMessage("Counted", data={"n": 1})
+        for n in range(2):
+            result = self.headwater.append(stream, [message])
+            self.assertEqual((result.version, result.duplicate), (n, False))
+        self.assertFalse(message.id)
+
     def test_a_url_without_a_scheme_is_refused(self) -> None:
         with self.assertRaises(ValueError):
             Headwater("127.0.0.1:8080")

@@ -1,6 +1,6 @@
 """What goes wrong."""
 
-from .generated.models import Problem
+from .generated.models import NewMessage, Problem
 
 
 class HeadwaterError(Exception):
@@ -8,8 +8,12 @@ class HeadwaterError(Exception):
 
 
 class Unavailable(HeadwaterError):
-    """The service did not answer in time, or only that it cannot now. An append may have been written: sent again with the
-    same message ids, it is written once."""
+    """The service did not answer in time, or only that it cannot now. An append may have been written: `messages`, which have
+    their ids, are written once if they are sent again."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.messages: list[NewMessage] = []
 
 
 class Refused(HeadwaterError):

@@ -1,5 +1,6 @@
 """The service as a program sees it."""
 
+import copy
 import threading
 import time
 import uuid
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from .consuming import Consumer, Handler
-from .errors import Conflict
+from .errors import Conflict, Unavailable
 from .following import Followed, followed
 from .generated.api.append import append_messages
 from .generated.api.follow import follow_all, follow_category, follow_several, follow_stream
@@ -46,9 +47,15 @@ class Headwater:
 
     def append(self, stream_name: str, messages: Iterable[NewMessage], expected_version: int | None = None) -> AppendResult:
         """Appends all messages or none. Each gets an id unless it has one, so an answer that was lost is asked for again, and
-        nothing is written twice. Raises `Conflict` if the stream has another version; -1 is that of an empty one."""
-        body = AppendRequest(messages=[with_id(message) for message in messages], expected_version=expected_version)
-        return AppendResult.from_dict(self.transport.send(append_messages._get_kwargs(stream_name, body=body)))
+        nothing is written twice; yours stay as they are. Raises `Conflict` if the stream has another version; -1 is that of
+        an empty one. `Unavailable` has what was sent in `messages`: sent again, it is written once."""
+        sent = [with_id(message) for message in messages]
+        body = AppendRequest(messages=sent, expected_version=expected_version)
+        try:
+            return AppendResult.from_dict(self.transport.send(append_messages._get_kwargs(stream_name, body=body)))
+        except Unavailable as error:
+            error.messages = sent
+            raise
 
     def read(self, stream_name: str, from_: int | None = None, from_last: str | None = None) -> tuple[list[Message], int]:
         """All messages from a position on, or from the newest one of a type (a snapshot), and the stream's version."""
@@ -130,6 +137,6 @@ class Headwater:
 
 
 def with_id(message: NewMessage) -> NewMessage:
-    if not message.id:
-        message.id = uuid.uuid4()
-    return message
+    sent = copy.copy(message)
+    sent.id = message.id or uuid.uuid4()
+    return sent
