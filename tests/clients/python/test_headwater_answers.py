@@ -116,6 +116,20 @@ class Answers(Client):
             self.assertEqual((result.version, result.duplicate), (n, False))
         self.assertFalse(message.id)
 
+    def test_a_stream_that_was_trimmed_is_read_and_changed_from_where_it_begins(self) -> None:
+        stream = f"{name()}-1"
+        self.headwater.append(stream, [counted(n) for n in range(5)])
+        self.headwater.transport.send(trim_stream._get_kwargs(stream, body=TrimRequest(keep_last=2)))
+        messages, version = self.headwater.read(stream)
+        self.assertEqual(([message.data["n"] for message in messages], version), ([3, 4], 4))
+        result = self.headwater.change(stream, lambda history: [counted(len(list(history)))])
+        assert result is not None
+        self.assertEqual(result.version, 5)
+        # Whoever asks for what is gone is told so.
+        with self.assertRaises(Refused) as caught:
+            self.headwater.read(stream, from_=0)
+        self.assertEqual(caught.exception.type, "/problems/position-trimmed")
+
     def test_a_url_without_a_scheme_is_refused(self) -> None:
         with self.assertRaises(ValueError):
             Headwater("127.0.0.1:8080")

@@ -61,7 +61,8 @@ class Headwater:
         """All messages from a position on, or from the newest one of a type (a snapshot), and the stream's version."""
         messages: list[Message] = []
         while True:
-            start: dict[str, Any] = {"from_last": from_last} if from_last and from_ is None else {"from_": from_ or 0}
+            # A stream that was trimmed has no position 0: where it begins is for the service to say.
+            start: dict[str, Any] = {"from_last": from_last or UNSET} if from_ is None else {"from_": from_}
             page = StreamPage.from_dict(self.transport.send(read_stream._get_kwargs(stream_name, limit=PAGE_MESSAGES, **start)))
             messages += page.messages
             if page.at_end or not isinstance(page.next_, int):
