@@ -130,6 +130,11 @@ class Answers(Client):
             self.headwater.read(stream, from_=0)
         self.assertEqual(caught.exception.type, "/problems/position-trimmed")
 
+    def test_nothing_to_follow_is_not_the_whole_log(self) -> None:
+        for streams, categories in (([], None), (None, []), ([], [])):
+            with self.assertRaises(ValueError):
+                next(self.headwater.follow(from_="beginning", streams=streams, categories=categories))
+
     def test_a_url_without_a_scheme_is_refused(self) -> None:
         with self.assertRaises(ValueError):
             Headwater("127.0.0.1:8080")

@@ -94,8 +94,8 @@ class Headwater:
         stream_name: str | None = None,
         category: str | None = None,
         aggregated_stream: str | None = None,
-        streams: Sequence[str] = (),
-        categories: Sequence[str] = (),
+        streams: Sequence[str] | None = None,
+        categories: Sequence[str] | None = None,
         from_: str | int = "end",
         last_event_id: str = "",
         types: Sequence[str] = (),
@@ -104,7 +104,10 @@ class Headwater:
     ) -> Iterator[Followed]:
         """Follows a stream, a category, an aggregated stream, several of them (`streams`, `categories`), or the whole log, and
         goes on where it was after every lost connection. Raises `Refused` if that cannot be: `/problems/history-changed`
-        (begin anew), `/problems/not-found` (deleted)."""
+        (begin anew), `/problems/not-found` (deleted); `ValueError` if `streams` and `categories` are empty."""
+        several = [*(streams or ()), *(categories or ())]
+        if not several and not (streams is None and categories is None):
+            raise ValueError("there is nothing to follow: streams and categories are empty")
         query: dict[str, Any] = {
             "types": list(types) or UNSET, "filter_": filter_ or UNSET, "heartbeat": f"{HEARTBEAT:.0f}s", "from_": str(from_),
         }
@@ -117,14 +120,12 @@ class Headwater:
                 return follow_category._get_kwargs(category, **start)
             if aggregated_stream is not None:
                 return follow_aggregated_stream._get_kwargs(aggregated_stream, **start)
-            if streams or categories:
-                return follow_several._get_kwargs(stream_name=list(streams), category=list(categories), **start)
+            if several:
+                return follow_several._get_kwargs(stream_name=list(streams or ()), category=list(categories or ()), **start)
             return follow_all._get_kwargs(**start)
 
-        for event in self.transport.events(request, last_event_id, HEARTBEAT, stop or threading.Event()):
-            told = followed(event)
-            if told is not None:
-                yield told
+        events = self.transport.events(request, last_event_id, HEARTBEAT, stop or threading.Event())
+        return (told for event in events if (told := followed(event)) is not None)
 
     def subscribe(self, name: str, definition: SubscriptionDefinition) -> None:
         """Makes the subscription unless it exists with this definition. Raises `Refused` if it has another one."""
