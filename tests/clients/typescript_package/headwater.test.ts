@@ -1,40 +1,21 @@
 // The TypeScript client's loops, against a service that is killed, answers that are lost, races, and credentials that end.
 import assert from 'node:assert/strict'
-import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { after, before, test } from 'node:test'
+import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { api, Conflict, Headwater, Park, Refused, Unavailable, type ConsumeOptions, type Followed, type Handler, type Message, type SubscriptionDefinition } from 'headwater-client'
+import { api, Conflict, Headwater, Park, Refused, Unavailable, type Followed, type Message } from 'headwater-client'
 import { losingProxy, Service } from './service.ts'
+import { aName, consuming, counted, number, until, upTo } from './shared.ts'
 
-const WAIT_MS = 60_000
+const service = await Service.start()
+const headwater = new Headwater(service.url)
+after(() => service.remove())
+const { subscription, fill, lag, consumers, start } = consuming(service, headwater)
 
-let service: Service
-let headwater: Headwater
-
-before(async () => {
-  service = await Service.start()
-  headwater = new Headwater(service.url)
-})
-after(() => service?.remove())
-
-const aName = () => `c${randomUUID().replaceAll('-', '')}`
-const counted = (n: number) => ({ type: 'Counted', data: { n } })
-const number = (message: Message) => (message.data as { n: number }).n
-const upTo = (count: number) => Array.from({ length: count }, (_, n) => n)
 const problem = (type: string) => (error: unknown) => error instanceof Refused && error.type === type
 const client = () => headwater.transport.client
-
-/** Waits for a fact, which the service or a handler brings about. */
-async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  const end = Date.now() + WAIT_MS
-  while (!await condition()) {
-    assert.ok(Date.now() < end, 'it did not come about')
-    await sleep(20)
-  }
-}
 
 test('those who change a stream at once decide again, and none is lost', async () => {
   const stream = `${aName()}-1`
@@ -157,30 +138,6 @@ test('what cannot go on is told', async () => {
   await api.deleteAggregatedStream({ client: client(), path: { name } })
   await assert.rejects(numbers(events, 1), problem('/problems/not-found'))
 })
-
-async function subscription(more: Partial<SubscriptionDefinition> = {}): Promise<string> {
-  const category = aName()
-  await headwater.subscribe(category, { source: { category }, from: 'beginning', partitions: 4, backoff: ['100ms'], ...more })
-  return category
-}
-
-async function fill(category: string, numbers: number[], streams = 8): Promise<void> {
-  for (const n of numbers) await headwater.append(`${category}-${n % streams}`, [counted(n)])
-}
-
-const lag = async (name: string) => (await api.readSubscription({ client: client(), path: { name } })).data?.status.committed_lag
-const consumers = async (name: string) => (await api.listConsumers({ client: client(), path: { name } })).data?.consumers.length
-
-/** Consumes, until what it returns is called. */
-function start(name: string, handler: Handler, options: ConsumeOptions = {}, url = service.url): () => Promise<void> {
-  const stop = new AbortController()
-  const done = new Headwater(url).consume(name, handler, { ...options, signal: stop.signal })
-  done.catch(() => {})
-  return () => {
-    stop.abort()
-    return done
-  }
-}
 
 /** Of each stream, every message came first in the order of its positions. */
 function isInOrder(seen: Message[]): void {
