@@ -1,14 +1,20 @@
 // A consumer of a subscription: its handlers, its acks, and what it does when a partition is taken from it.
 import { HeadwaterError, Refused, Unavailable } from './errors.ts'
-import { ackMessages, nackMessages, readSubscription, removeConsumer } from './generated/sdk.gen.ts'
-import type { AssignedEvent, DeliveredMessage, DeliveryPlace, Message, NackAction, RevokedEvent, SubscriptionDefinition } from './generated/types.gen.ts'
-import { randomUuid, type Event, type Transport } from './transport.ts'
+import type { Client } from './generated/client/index.ts'
+import { ackMessages, listPending, nackMessages, readSubscription, removeConsumer } from './generated/sdk.gen.ts'
+import type {
+  AssignedEvent, DeliveredMessage, DeliveryPlace, Message, Nack, NackAction, NackResult, RevokedEvent, SubscriptionDefinition,
+} from './generated/types.gen.ts'
+import { randomUuid, type Answer, type Event, type Transport } from './transport.ts'
 
 const HEARTBEAT_S = 2
 /** Acks wait so long for others to be sent with them, unless half of what may be in flight waits already. */
 const ACK_DELAY_MS = 50
 const ACKS_MAX = 1_000
+const PENDING_MAX = 1_000
 const REASON_MAX = 2_000
+/** What a reason may be refused as. */
+const UNREADABLE = ['/problems/invalid', '/problems/malformed-request']
 
 export type Handler = (message: Message) => unknown
 
@@ -31,9 +37,11 @@ class Lane {
   readonly epoch: number
   waiting: DeliveredMessage[] = []
   isLost = false
-  last = -1
-  /** A message is to come again: what was on its way behind it comes again too, after it. */
-  isBehindRetry = false
+  /**
+   * The message that was refused last. Does it come again, then what was on its way behind it comes again too, after it; was
+   * it parked, then that is all there is of it. Only the service knows: see `#isStale`.
+   */
+  refused: DeliveredMessage | undefined
 
   constructor(epoch: number) {
     this.epoch = epoch
@@ -68,6 +76,11 @@ class Consumer {
   /** What was handled and is to be acked. */
   #acks: { lane: Lane, place: DeliveryPlace }[] = []
   #running = 0
+  /**
+   * No handler begins any more, but the event stream stays open for those that run: without it, the messages that they
+   * handle would go to other consumers at once.
+   */
+  #isStopping = false
   #timer: ReturnType<typeof setTimeout> | undefined
   #sending: Promise<void> = Promise.resolve()
   #whenIdle = () => {}
@@ -89,24 +102,44 @@ class Consumer {
   }
 
   async run(): Promise<void> {
-    const leave = () => this.#ended.abort()
-    this.#stop.addEventListener('abort', leave)
-    if (this.#stop.aborted) leave()
+    let stop = () => {}
+    const stopped = new Promise<void>(resolve => { stop = resolve })
+    this.#stop.addEventListener('abort', stop)
+    if (this.#stop.aborted) stop()
+    const reading = this.#read()
+    await Promise.race([stopped, reading])
+    this.#stop.removeEventListener('abort', stop)
+    this.#isStopping = true
+    while (this.#running > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
+    await this.#leave()
+    this.#ended.abort()
+    await reading
+    if (this.#failure !== undefined) throw this.#failure
+  }
+
+  async #read(): Promise<void> {
     const address = () => this.#transport.client.buildUrl({
       url: '/v1/subscriptions/{name}/events', path: { name: this.#subscription },
       query: { consumer: this.#name, max_in_flight: this.#maxInFlight, heartbeat: `${HEARTBEAT_S}s` },
     })
     try {
-      for await (const event of this.#transport.events(address, '', HEARTBEAT_S * 1_000, this.#ended.signal)) this.#take(event)
+      for await (const event of this.#transport.events(address, '', HEARTBEAT_S * 1_000, this.#ended.signal)) {
+        this.#take(event)
+        if (event.name === 'disconnected' && !this.#begins()) break
+      }
     } catch (error) {
-      this.#failure ??= error
-    } finally {
-      leave()
-      this.#stop.removeEventListener('abort', leave)
+      this.#fail(error)
     }
-    while (this.#running > 0) await new Promise<void>(resolve => { this.#whenIdle = resolve })
-    await this.#leave()
-    if (this.#failure !== undefined) throw this.#failure
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= error
+    this.#ended.abort()
+  }
+
+  /** Whether handlers may begin. */
+  #begins(): boolean {
+    return !(this.#isStopping || this.#stop.aborted || this.#ended.signal.aborted)
   }
 
   #take({ name, data }: Event): void {
@@ -142,6 +175,7 @@ class Consumer {
   }
 
   #begin(delivery: DeliveredMessage): void {
+    if (!this.#begins()) return
     const { partition, epoch } = delivery
     if (this.#definition.mode === 'competing') {
       this.#queue(() => this.#handle(new Lane(epoch), delivery))
@@ -149,9 +183,6 @@ class Consumer {
     }
     const lane = this.#lanes.get(partition)
     if (lane?.epoch !== epoch) return
-    if (delivery.position <= lane.last) lane.isBehindRetry = false
-    lane.last = Math.max(lane.last, delivery.position)
-    if (lane.isBehindRetry) return
     lane.waiting.push(delivery)
     if (this.#busy.has(partition)) return
     this.#busy.add(partition)
@@ -164,13 +195,10 @@ class Consumer {
   }
 
   #startNext(): void {
-    while (this.#running < this.#maxInFlight && this.#ready.length > 0 && !this.#ended.signal.aborted) {
+    while (this.#running < this.#maxInFlight && this.#ready.length > 0 && this.#begins()) {
       const work = this.#ready.shift()!
       this.#running++
-      work().catch(error => {
-        this.#failure ??= error
-        this.#ended.abort()
-      }).finally(() => {
+      work().catch(error => this.#fail(error)).finally(() => {
         this.#running--
         if (this.#running === 0) this.#whenIdle()
         this.#startNext()
@@ -182,32 +210,68 @@ class Consumer {
     for (;;) {
       // The lane of the epoch that counts now.
       const lane = this.#lanes.get(partition)
-      const delivery = this.#ended.signal.aborted ? undefined : lane?.waiting.shift()
+      const delivery = this.#begins() ? lane?.waiting.shift() : undefined
       if (!lane || !delivery) break
-      await this.#handle(lane, delivery)
+      if (await this.#isStale(lane, delivery)) dropRun(lane, delivery)
+      // While that was found out, the partition may have gone, or the consumer been stopped.
+      else if (this.#lanes.get(partition) === lane && this.#begins()) await this.#handle(lane, delivery)
     }
     this.#busy.delete(partition)
   }
 
-  async #handle(lane: Lane, { partition, position, epoch, delivery_count, message }: DeliveredMessage): Promise<void> {
-    const place = { partition, position, epoch }
+  /** Whether it was on its way behind a refused message that comes again, and so comes again itself. */
+  async #isStale(lane: Lane, delivery: DeliveredMessage): Promise<boolean> {
+    const { refused } = lane
+    if (!refused || delivery.position < refused.position) return false
+    if (delivery.position > refused.position && !await this.#isStillDue(refused, delivery)) return true
+    lane.refused = undefined
+    return false
+  }
+
+  /**
+   * Whether a message behind a refused one is to be handled as it came. `max_deliveries` does not tell, since it may be
+   * changed at any time; but what comes again is not pending until then.
+   */
+  async #isStillDue(refused: DeliveredMessage, delivery: DeliveredMessage): Promise<boolean> {
+    const query = { consumer: this.#name, after: `${refused.partition}:${refused.position - 1}`, limit: PENDING_MAX }
+    const found = await this.#unlessAway(client => listPending({ client, path: { name: this.#subscription }, query }))
+    if (!found) return false
+    const counts = new Map(found.pending.filter(({ partition }) => partition === refused.partition)
+      .map(({ position, delivery_count }) => [position, delivery_count]))
+    // Its nack has not arrived: an ack of what is behind it would be its ack, too.
+    if (counts.get(refused.position) === refused.delivery_count) return false
+    return counts.has(delivery.position) || await this.#isAckedAsDelivered()
+  }
+
+  /** Whether the subscription is one of `ack: "auto"` now. */
+  async #isAckedAsDelivered(): Promise<boolean> {
+    const found = await this.#unlessAway(client => readSubscription({ client, path: { name: this.#subscription } }))
+    return found?.definition.ack === 'auto'
+  }
+
+  async #unlessAway<T>(request: (client: Client) => Promise<Answer<T>>): Promise<T | undefined> {
+    try {
+      return await this.#transport.send(request)
+    } catch (error) {
+      if (!(error instanceof Unavailable)) throw error
+      this.#warn(error)
+      return undefined
+    }
+  }
+
+  async #handle(lane: Lane, delivery: DeliveredMessage): Promise<void> {
+    const { partition, position, epoch, message } = delivery
     try {
       await this.#handler(message)
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error)
-      if (error instanceof Park) return this.#nack(lane, place, 'park', reason)
+      if (error instanceof Park) return this.#refuse(lane, delivery, 'park', textOf(error))
       this.#warn(error)
-      // After its last delivery it is put aside, or as the subscription says, and what follows goes on.
-      if (delivery_count < (this.#definition.max_deliveries ?? 1)) {
-        lane.waiting.length = 0
-        lane.isBehindRetry = true
-      }
-      return this.#nack(lane, place, 'retry', reason)
+      return this.#refuse(lane, delivery, 'retry', textOf(error))
     }
     if (lane.isLost) return
     // Each by itself: the ack of a later message stands for those before it, but not for a parked one that is replayed, and a
     // delivery does not say which it is.
-    this.#acks.push({ lane, place })
+    this.#acks.push({ lane, place: { partition, position, epoch } })
     if (this.#acks.length >= Math.max(1, Math.floor(this.#maxInFlight / 2))) this.#sendAcksSoon(0)
     else this.#sendAcksSoon(ACK_DELAY_MS)
   }
@@ -217,10 +281,7 @@ class Consumer {
     clearTimeout(this.#timer)
     this.#timer = setTimeout(() => {
       this.#timer = undefined
-      this.#sendAcks().catch(error => {
-        this.#failure ??= error
-        this.#ended.abort()
-      })
+      this.#sendAcks().catch(error => this.#fail(error))
     }, ms)
   }
 
@@ -239,12 +300,34 @@ class Consumer {
     return sent
   }
 
-  async #nack(lane: Lane, place: DeliveryPlace, action: NackAction, reason: string): Promise<void> {
+  async #refuse(lane: Lane, delivery: DeliveredMessage, action: NackAction, reason: string): Promise<void> {
     // What was handled before it is acked first, so that it does not come again with it.
     await this.#sendAcks()
     if (lane.isLost) return
-    const body = { consumer: this.#name, nacks: [{ ...place, action, reason: reason.slice(0, REASON_MAX) }] }
-    await this.#answer(() => this.#transport.send(client => nackMessages({ client, path: { name: this.#subscription }, body })))
+    const { partition, position, epoch } = delivery
+    const result = await this.#nack({ partition, position, epoch, action, reason })
+    if (result && result.nacked > 0 && action === 'park') return
+    // Missing: by an earlier request whose answer was lost, because its time was over, or because it never was to be acked.
+    if (result && result.missing > 0 && await this.#isAckedAsDelivered()) {
+      return this.#warn(new Error(`${position} does not come again, it was acked as it was delivered`))
+    }
+    lane.refused = delivery
+  }
+
+  /** `undefined`: it was fenced, or there was no answer. */
+  async #nack(nack: Nack): Promise<NackResult | undefined> {
+    const body = { consumer: this.#name, nacks: [nack] }
+    try {
+      return await this.#unlessAway(client => nackMessages({ client, path: { name: this.#subscription }, body }))
+    } catch (error) {
+      const type = error instanceof Refused ? error.type : undefined
+      // Of the partition, or only of a parked message that is replayed: what is pending tells.
+      if (type === '/problems/fenced') return undefined
+      if (type === undefined || nack.reason === undefined || !UNREADABLE.includes(type)) throw error
+      this.#warn(error)
+      const { reason: _, ...bare } = nack
+      return this.#nack(bare)
+    }
   }
 
   async #answer(send: () => Promise<unknown>): Promise<void> {
@@ -270,5 +353,20 @@ class Consumer {
       // It has left already, where its event stream has ended first.
       if (!(error instanceof Refused && error.type === '/problems/not-found')) this.#warn(error)
     }
+  }
+}
+
+/** What came behind it comes again with it, up to where the service went back. */
+function dropRun({ waiting }: Lane, stale: DeliveredMessage): void {
+  for (let last = stale.position; waiting[0] && waiting[0].position > last;) last = waiting.shift()!.position
+}
+
+/** What was thrown, as text that JSON and PostgreSQL can keep: no NUL characters, no half of a character. */
+function textOf(error: unknown): string {
+  try {
+    const text = String(error instanceof Error ? error.message : error)
+    return text.slice(0, REASON_MAX).replace(/\0|\p{Surrogate}/gu, '\ufffd')
+  } catch {
+    return 'it cannot say what it is'
   }
 }

@@ -17,7 +17,7 @@ export type Credential = string | (() => string | Promise<string>)
 
 export interface Event { name: string, cursor: string, data: unknown }
 
-interface Answer<T> { data?: T | undefined, error?: unknown, response?: Response | undefined }
+export interface Answer<T> { data?: T | undefined, error?: unknown, response?: Response | undefined }
 
 /** Pauses that grow, each with up to a quarter on top, so that not all come back at once. */
 export class BackOff {
