@@ -53,13 +53,14 @@ export class Transport {
     for (;;) {
       let pauseMs = PAUSE_FIRST_MS
       const { data, error, response } = await request(client).catch((error: unknown): Answer<T> => ({ error }))
-      if (response?.ok) return data as T
+      const isLost = response?.ok && !isWhole(response, data, error)
+      if (response?.ok && !isLost) return data as T
       if (response && !isRenewed && this.#renews(response)) {
         isRenewed = true
         continue
       }
-      const failure = response ? refusal(response, error) : error
-      if (response && !PASSING.has(response.status)) throw failure
+      const failure = response && !isLost ? refusal(response, error) : error ?? `${response?.status}, which is no answer of the service`
+      if (response && !isLost && !PASSING.has(response.status)) throw failure
       if (response) pauseMs = retryAfterMs(response)
       pauseMs = backOff.next(pauseMs)
       if (Date.now() + pauseMs > end) throw new Unavailable(`the service cannot be used: ${String(failure)}`, { cause: failure })
@@ -92,7 +93,7 @@ export class Transport {
             continue
           }
           const failure = refusal(response, await response.json().catch(() => undefined))
-          if (!PASSING.has(response.status)) throw failure
+          if (!PASSING.has(response.status) && response.status < 500) throw failure
           retryMs = retryAfterMs(response)
         } else {
           for await (const { event, data, id, retry } of frames(response, quietMs, abort)) {
@@ -135,6 +136,16 @@ export class Transport {
 /** The problem of an answer that is no success. */
 function refusal(response: Response, body: unknown): HeadwaterError {
   const problem = body as Problem | undefined
+/** Whether a successful answer is the service's, and was not cut off after its headers. */
+function isWhole(response: Response, data: unknown, error: unknown): boolean {
+  if (error !== undefined) return false
+  const type = response.headers.get('content-type') ?? ''
+  return response.status === 204 || (type.startsWith('application/json') ? !isEmpty(data) : type.startsWith('text/plain'))
+}
+
+/** What is made of no body. */
+const isEmpty = (data: unknown) => typeof data === 'object' && data !== null && Object.keys(data).length === 0
+
   if (typeof problem?.type !== 'string') return new Unavailable(`${response.status}, which is no answer of the service`)
   return problem.type === '/problems/wrong-expected-version' ? new Conflict(problem) : new Refused(problem)
 }
