@@ -1,5 +1,5 @@
 // What goes wrong.
-import type { Problem } from './generated/types.gen.ts'
+import type { NewMessage, Problem } from './generated/types.gen.ts'
 
 /** Anything below. */
 export class HeadwaterError extends Error {
@@ -7,10 +7,12 @@ export class HeadwaterError extends Error {
 }
 
 /**
- * The service did not answer in time, or only that it cannot now. An append may have been written: sent again with the same
- * message ids, it is written once.
+ * The service did not answer in time, or only that it cannot now. An append may have been written: `messages`, which have
+ * their ids, are written once if they are sent again.
  */
-export class Unavailable extends HeadwaterError {}
+export class Unavailable extends HeadwaterError {
+  messages: NewMessage[] = []
+}
 
 /** The event stream has ended for good: another consumer has joined under the same name. */
 export class Closed extends HeadwaterError {}

@@ -1,6 +1,6 @@
 // The service as a program sees it.
 import { consume, type ConsumeOptions, type Handler } from './consuming.ts'
-import { Conflict } from './errors.ts'
+import { Conflict, Unavailable } from './errors.ts'
 import { appendMessages, createSubscription, readStream } from './generated/sdk.gen.ts'
 import type {
   AggregatedMessage, AppendResult, CaughtUpEvent, FellBehindEvent, Message, NewMessage, SubscriptionDefinition, TrimmedEvent,
@@ -52,11 +52,18 @@ export class Headwater {
 
   /**
    * Appends all messages or none. Each gets an id unless it has one, so an answer that was lost is asked for again, and
-   * nothing is written twice. Throws `Conflict` if the stream has another version; -1 is that of an empty one.
+   * nothing is written twice; yours stay as they are. Throws `Conflict` if the stream has another version; -1 is that of an
+   * empty one. `Unavailable` has what was sent in `messages`: sent again, it is written once.
    */
-  append(stream: string, messages: NewMessage[], expectedVersion?: number): Promise<AppendResult> {
-    const body = { messages: messages.map(withId), ...(expectedVersion !== undefined && { expected_version: expectedVersion }) }
-    return this.transport.send<AppendResult>(client => appendMessages({ client, path: { stream_name: stream }, body }))
+  async append(stream: string, messages: NewMessage[], expectedVersion?: number): Promise<AppendResult> {
+    const sent = messages.map(withId)
+    const body = { messages: sent, ...(expectedVersion !== undefined && { expected_version: expectedVersion }) }
+    try {
+      return await this.transport.send<AppendResult>(client => appendMessages({ client, path: { stream_name: stream }, body }))
+    } catch (error) {
+      if (error instanceof Unavailable) error.messages = sent
+      throw error
+    }
   }
 
   /** All messages from a position on, or from the newest one of a type (a snapshot), and the stream's version. */
@@ -136,4 +143,4 @@ function target({ stream, category, aggregatedStream, streams, categories }: Fol
   return { url: '/v1/all/events', query }
 }
 
-const withId = (message: NewMessage): NewMessage => message.id ? message : Object.assign(message, { id: randomUuid() })
+const withId = (message: NewMessage): NewMessage => ({ ...message, id: message.id || randomUuid() })

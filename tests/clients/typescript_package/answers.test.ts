@@ -86,6 +86,23 @@ test('a body that stalls or trickles is given up in time', async () => {
   }, 1_000)
 })
 
+test('what may have been written can be sent again as it was', async () => {
+  const { messages } = await unavailableWithin(2_000, response => response.destroy(), 500)
+  const stream = `${aName()}-1`
+  for (const isAgain of [false, true]) assert.equal((await headwater.append(stream, messages)).duplicate, isAgain)
+  assert.equal((await headwater.read(stream)).version, 0)
+})
+
+test('a message that is appended twice is written twice', async () => {
+  const stream = `${aName()}-1`
+  const message: NewMessage = counted(1)
+  for (const version of [0, 1]) {
+    const result = await headwater.append(stream, [message])
+    assert.deepEqual([result.version, result.duplicate], [version, false])
+  }
+  assert.deepEqual(message, counted(1))
+})
+
 test('what a gateway says while the service is away does not end a follower', async () => {
   for (const status of [500, 502, 504, 520]) {
     const { url } = await gateway(
