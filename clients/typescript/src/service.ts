@@ -70,7 +70,8 @@ export class Headwater {
   async read(stream: string, { from, fromLast }: { from?: number, fromLast?: string } = {}): Promise<{ messages: Message[], version: number }> {
     const messages: Message[] = []
     for (;;) {
-      const start = fromLast !== undefined && from === undefined ? { from_last: fromLast } : { from: from ?? 0 }
+      // A stream that was trimmed has no position 0: where it begins is for the service to say.
+      const start = from !== undefined ? { from } : fromLast !== undefined ? { from_last: fromLast } : {}
       const page = await this.transport.send(client => readStream({
         client, path: { stream_name: stream }, query: { ...start, limit: PAGE_MESSAGES },
       }))

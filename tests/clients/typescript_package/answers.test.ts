@@ -103,6 +103,17 @@ test('a message that is appended twice is written twice', async () => {
   assert.deepEqual(message, counted(1))
 })
 
+test('a stream that was trimmed is read and changed from where it begins', async () => {
+  const stream = `${aName()}-1`
+  await headwater.append(stream, upTo(5).map(counted))
+  await api.trimStream({ client: headwater.transport.client, path: { stream_name: stream }, body: { keep_last: 2 } })
+  const { messages, version } = await headwater.read(stream)
+  assert.deepEqual([messages.map(number), version], [[3, 4], 4])
+  assert.equal((await headwater.change(stream, history => [counted(history.length)]))?.version, 5)
+  // Whoever asks for what is gone is told so.
+  await assert.rejects(headwater.read(stream, { from: 0 }), { type: '/problems/position-trimmed' })
+})
+
 test('what a gateway says while the service is away does not end a follower', async () => {
   for (const status of [500, 502, 504, 520]) {
     const { url } = await gateway(
