@@ -104,10 +104,14 @@ export class Headwater {
 
   /**
    * Follows, and goes on where it was after every lost connection. Throws `Refused` if that cannot be:
-   * `/problems/history-changed` (begin anew), `/problems/not-found` (deleted).
+   * `/problems/history-changed` (begin anew), `/problems/not-found` (deleted); `TypeError` if `streams` and `categories` are
+   * empty.
    */
   async *follow(options: FollowOptions = {}): AsyncGenerator<Followed> {
     const { from = 'end', lastEventId = '', types, filter, signal = new AbortController().signal } = options
+    if ((options.streams || options.categories) && !options.streams?.length && !options.categories?.length) {
+      throw new TypeError('there is nothing to follow: streams and categories are empty')
+    }
     const address = (cursor: string) => {
       const query = {
         heartbeat: `${HEARTBEAT_S}s`, ...(cursor ? { last_event_id: cursor } : { from: String(from) }),

@@ -36,6 +36,9 @@ export class Transport {
   #token: string | undefined
 
   constructor(url: string, credential: Credential | undefined, timeoutMs: number) {
+    if (!/^https?:$/.test(new URL(url || '/', globalThis.location?.href).protocol)) {
+      throw new TypeError(`the URL of a service begins with http:// or https://, which ${url} does not`)
+    }
     this.#credential = credential
     this.#timeoutMs = timeoutMs
     this.client = createClient({ baseUrl: url, auth: () => this.#currentToken() })

@@ -114,6 +114,16 @@ test('a stream that was trimmed is read and changed from where it begins', async
   await assert.rejects(headwater.read(stream, { from: 0 }), { type: '/problems/position-trimmed' })
 })
 
+test('nothing to follow is not the whole log', async () => {
+  for (const nothing of [{ streams: [] }, { categories: [] }, { streams: [], categories: [] }]) {
+    await assert.rejects(headwater.follow({ ...nothing, from: 'beginning' }).next(), TypeError)
+  }
+})
+
+test('a URL without a scheme is refused', () => {
+  for (const url of ['127.0.0.1:8080', 'localhost:8080', '']) assert.throws(() => new Headwater(url), TypeError)
+})
+
 test('what a gateway says while the service is away does not end a follower', async () => {
   for (const status of [500, 502, 504, 520]) {
     const { url } = await gateway(
