@@ -136,9 +136,6 @@ export class Transport {
   }
 }
 
-/** The problem of an answer that is no success. */
-function refusal(response: Response, body: unknown): HeadwaterError {
-  const problem = body as Problem | undefined
 /** Whether a successful answer is the service's, and was not cut off after its headers. */
 function isWhole(response: Response, data: unknown, error: unknown): boolean {
   if (error !== undefined) return false
@@ -149,6 +146,9 @@ function isWhole(response: Response, data: unknown, error: unknown): boolean {
 /** What is made of no body. */
 const isEmpty = (data: unknown) => typeof data === 'object' && data !== null && Object.keys(data).length === 0
 
+/** The problem of an answer that is no success. */
+function refusal(response: Response, body: unknown): HeadwaterError {
+  const problem = body as Problem | undefined
   if (typeof problem?.type !== 'string') return new Unavailable(`${response.status}, which is no answer of the service`)
   return problem.type === '/problems/wrong-expected-version' ? new Conflict(problem) : new Refused(problem)
 }
@@ -189,7 +189,12 @@ export function randomUuid(): string {
 
 export function pause(ms: number, stop?: AbortSignal): Promise<void> {
   return new Promise(resolve => {
-    const timer = setTimeout(resolve, ms)
-    stop?.addEventListener('abort', () => (clearTimeout(timer), resolve()), { once: true })
+    const end = () => {
+      clearTimeout(timer)
+      stop?.removeEventListener('abort', end)
+      resolve()
+    }
+    const timer = setTimeout(end, ms)
+    stop?.addEventListener('abort', end)
   })
 }

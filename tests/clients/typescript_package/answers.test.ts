@@ -134,3 +134,18 @@ test('what a gateway says while the service is away does not end a follower', as
     await events.return(undefined)
   }
 })
+
+test('a follower that connects again and again leaves nothing at the signal of its caller', async () => {
+  const { url, bodies } = await gateway(response => response.writeHead(200, { 'content-type': 'text/event-stream' }).end('retry: 1\n\n'))
+  const stop = new AbortController()
+  let left = 0
+  const [add, remove] = [stop.signal.addEventListener.bind(stop.signal), stop.signal.removeEventListener.bind(stop.signal)]
+  stop.signal.addEventListener = (...args: Parameters<typeof add>) => (left++, add(...args))
+  stop.signal.removeEventListener = (...args: Parameters<typeof remove>) => (left--, remove(...args))
+  const next = new Headwater(url).follow({ category: 'a', signal: stop.signal }).next()
+  while (bodies.length < 8) await sleep(20)
+  assert.ok(left <= 2, `${left} listeners`)
+  stop.abort()
+  await next
+  assert.equal(left, 0)
+})
