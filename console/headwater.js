@@ -155,17 +155,22 @@ export class SharedEventSource extends EventTarget {
  * @param {number} [options.expectedVersion] -1: the stream is empty; none: whatever it is
  * @param {string | (() => string | null | Promise<string | null>)} [options.key] an API key or a JWT
  * @returns {Promise<{stream_name: string, version: number, duplicate: boolean, messages: object[]}>}
- * @throws {Problem} also when it was given up; `problem.messages` have their ids: sent again, they are not written twice
+ * @throws {Problem} also when it was given up; `problem.messages` have their ids: sent again, they are not written twice. So has
+ *   what `key` throws once something was sent
  */
 export async function append(baseUrl, streamName, messages, { expectedVersion, key } = {}) {
   const sent = messages.map(message => ({ ...message, id: message.id ?? randomUuid() }))
   const url = `${String(baseUrl).replace(/\/+$/, '')}/v1/streams/${encodeURIComponent(streamName)}/messages`
+  let isSent = false
   for (let attempt = 1; ; attempt++) {
     try {
-      return await ask(url, await credentialOf(key), { expected_version: expectedVersion, messages: sent })
+      const credential = await credentialOf(key)
+      isSent = true
+      return await ask(url, credential, { expected_version: expectedVersion, messages: sent })
     } catch (error) {
-      if (!(error instanceof Problem)) throw error
-      if (!mayPass(error.status) || attempt === APPEND_ATTEMPTS_MAX) throw Object.assign(error, { messages: sent })
+      if (!isSent) throw error
+      const isOver = !(error instanceof Problem) || !mayPass(error.status) || attempt === APPEND_ATTEMPTS_MAX
+      if (isOver) throw Object.assign(error instanceof Error ? error : new Error(String(error), { cause: error }), { messages: sent })
       const grown = error.retryAfterMs || APPEND_RETRY_MS * 2 ** (attempt - 1)
       await pause(Math.min(RETRY_MAX_MS, grown) * (1 + Math.random() / 4))
     }
@@ -631,6 +636,8 @@ class Connection {
   #attempt = new AbortController()
   #retryMs = RETRY_MS
   #failures = 0
+  /** A ticket was refused, and another one is tried. */
+  #isRenewed = false
   isLost = false
 
   constructor(options) {
@@ -703,10 +710,10 @@ class Connection {
     const problem = await problemOf(response)
     this.#retryMs = retryAfterMs(response) || RETRY_MS
     if (mayPass(status)) return { pauses: true, problem }
-    if (status !== 401 || !ticket || this.#failures > 0) return { refused: problem }
+    if (status !== 401 || !ticket || this.#isRenewed) return { refused: problem }
     // The ticket has ended. If the next one is refused too, it is something else.
     ticket.forget()
-    this.#failures = 1
+    this.#isRenewed = true
     return {}
   }
 
@@ -726,6 +733,7 @@ class Connection {
         if (name === 'closing') ({ reason } = JSON.parse(data))
       }
       this.#failures = 0
+      this.#isRenewed = false
       this.onEvents(events.filter(({ name, id }) => name !== undefined || id))
     }
     if (reason === 'replaced') return { refused: { title: 'Another connection has joined under this name', reason } }

@@ -388,6 +388,33 @@ test('tickets are renewed before they end, and nobody is told', { timeout: 90_00
   }
 })
 
+test('a ticket given as text that ends while the service is away is renewed', { timeout: 90_000 }, async () => {
+  const own = await temporaryDirectory()
+  const settings = ['--credentials', 'required', '--ticket-ttl-max', '1m']
+  let guarded = await startService(own.path, '127.0.0.1:0', settings)
+  try {
+    const key = await makeKey(own.path, 'board', 'read:order*', 'append:order-*')
+    const context = await browser.newContext()
+    await append(guarded.url, 'order-1', 'Counted', { n: 0 }, key)
+    const tab = await follow(context, '/v1/categories/order/events?from=beginning', {
+      place: `${guarded.url}/problems/forbidden`, url: guarded.url, options: { key, isText: true },
+    })
+    await seen(tab, 'caught-up', 1)
+    const { host } = new URL(guarded.url)
+    await guarded.kill()
+    await seen(tab, 'error', 1)
+    // Longer than the ticket is good for.
+    await new Promise(resolve => setTimeout(resolve, 4_000))
+    guarded = await startService(own.path, host, settings)
+    await append(guarded.url, 'order-1', 'Counted', { n: 1 }, key)
+    assert.deepEqual(numbers(await seen(tab, 'message', 2)), [0, 1])
+    await context.close()
+  } finally {
+    await guarded.stop()
+    await own.remove()
+  }
+})
+
 test('with a key, tickets are made and renewed by themselves, and tabs with other sources share the connection', { timeout: 90_000 }, async () => {
   const own = await temporaryDirectory()
   const guarded = await startService(own.path, '127.0.0.1:0', ['--credentials', 'required', '--ticket-ttl-max', '1m'])
@@ -528,6 +555,34 @@ test('an append that is given up has ids, with which it can be sent again later 
   const { answer } = await appendIn(page, service.url, 'given-up', error.messages)
   assert.equal(answer.duplicate, true)
   assert.equal((await messagesOf('given-up')).length, 1)
+  await page.close()
+})
+
+test('an append of which the key fails once it was sent has ids, too', async () => {
+  const page = await browser.newPage()
+  await page.goto(places.worker())
+  await page.route('**/messages', async route => {
+    await route.fetch()
+    await route.abort('connectionreset')
+  }, { times: 1 })
+  const outcomes = await page.evaluate(async () => {
+    const { append } = await import('/headwater.js')
+    const outcomes = []
+    for (const failsAt of [2, 1]) {
+      let asked = 0
+      const key = () => {
+        if (++asked === failsAt) throw failsAt === 1 ? new Error('signed out') : 'signed out'
+        return null
+      }
+      const error = await append('', 'key-fails', [{ type: 'Counted', data: { n: 0 } }], { key }).catch(error => error)
+      outcomes.push({ message: error.message, messages: error.messages })
+    }
+    return outcomes
+  })
+  const [sent, unsent] = outcomes
+  assert.deepEqual([sent.message, sent.messages.length, unsent.messages], ['signed out', 1, undefined])
+  const { answer } = await appendIn(page, service.url, 'key-fails', sent.messages)
+  assert.equal(answer.duplicate, true)
   await page.close()
 })
 
