@@ -212,9 +212,10 @@ class Consumer {
       const lane = this.#lanes.get(partition)
       const delivery = this.#begins() ? lane?.waiting.shift() : undefined
       if (!lane || !delivery) break
-      if (await this.#isStale(lane, delivery)) dropRun(lane, delivery)
+      // Each by itself: what waits behind a stale message may have come anew already, where that one was parked.
+      if (await this.#isStale(lane, delivery)) continue
       // While that was found out, the partition may have gone, or the consumer been stopped.
-      else if (this.#lanes.get(partition) === lane && this.#begins()) await this.#handle(lane, delivery)
+      if (this.#lanes.get(partition) === lane && this.#begins()) await this.#handle(lane, delivery)
     }
     this.#busy.delete(partition)
   }
@@ -354,11 +355,6 @@ class Consumer {
       if (!(error instanceof Refused && error.type === '/problems/not-found')) this.#warn(error)
     }
   }
-}
-
-/** What came behind it comes again with it, up to where the service went back. */
-function dropRun({ waiting }: Lane, stale: DeliveredMessage): void {
-  for (let last = stale.position; waiting[0] && waiting[0].position > last;) last = waiting.shift()!.position
 }
 
 /** What was thrown, as text that JSON and PostgreSQL can keep: no NUL characters, no half of a character. */

@@ -190,9 +190,8 @@ class Consumer:
                     return
                 delivery = lane.waiting.popleft()
             try:
-                if self._is_stale(lane, delivery):
-                    self._drop_run(lane, delivery)
-                else:
+                # Each by itself: what waits behind a stale message may have come anew already, where that one was parked.
+                if not self._is_stale(lane, delivery):
                     self._handle(lane, delivery)
             except BaseException as error:  # noqa: BLE001 - the caller's thread raises it
                 self.failure = error
@@ -233,13 +232,6 @@ class Consumer:
             log.warning("%s: %s", self.subscription, error)
             return False
         return Subscription.from_dict(answer).definition.ack == AckMode.AUTO
-
-    def _drop_run(self, lane: Lane, stale: DeliveredMessage) -> None:
-        """What came behind it comes again with it, up to where the service went back."""
-        with self.changed:
-            last = stale.position
-            while lane.waiting and lane.waiting[0].position > last:
-                last = lane.waiting.popleft().position
 
     def _handle(self, lane: Lane, delivery: DeliveredMessage) -> None:
         place = DeliveryPlace(partition=delivery.partition, position=delivery.position, epoch=delivery.epoch)
