@@ -241,7 +241,9 @@ class Consumer {
       .map(({ position, delivery_count }) => [position, delivery_count]))
     // Its nack has not arrived: an ack of what is behind it would be its ack, too.
     if (counts.get(refused.position) === refused.delivery_count) return false
-    return counts.has(delivery.position) || await this.#isAckedAsDelivered()
+    // One before it that is pending is yet to come, and it comes again behind that.
+    const behind = [...counts.keys()].filter(position => position > refused.position)
+    return behind.length > 0 ? delivery.position === Math.min(...behind) : await this.#isAckedAsDelivered()
   }
 
   /** Whether the subscription is one of `ack: "auto"` now. */

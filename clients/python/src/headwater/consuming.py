@@ -222,7 +222,9 @@ class Consumer:
         # Its nack has not arrived: an ack of what is behind it would be its ack, too.
         if counts.get(refused.position) == refused.delivery_count:
             return False
-        return delivery.position in counts or self._is_acked_as_delivered()
+        # One before it that is pending is yet to come, and it comes again behind that.
+        first = min((position for position in counts if position > refused.position), default=None)
+        return delivery.position == first or (first is None and self._is_acked_as_delivered())
 
     def _is_acked_as_delivered(self) -> bool:
         """Whether the subscription is one of `ack: "auto"` now."""
