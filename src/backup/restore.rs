@@ -103,7 +103,8 @@ fn prepare(
     let restored =
         Restored { id: Uuid::new_v4().to_string(), from: directory.root().to_owned(), base: base.name.clone(), at };
     let note = (NOTE, serde_json::to_string_pretty(&restored).unwrap_or_default());
-    Ok((directory, RestorePlan { base: copy, wal: files, until, note }, base.name))
+    let plan = RestorePlan { base: copy, wal: files, wal_file_bytes: *wal_file_bytes, up_to, until, note };
+    Ok((directory, plan, base.name))
 }
 
 /// The newest base backup before a time, and up to when its run is complete.

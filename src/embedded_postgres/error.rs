@@ -120,6 +120,18 @@ pub enum EmbeddedPostgresError {
     DoesNotRecover { status: String, output: String },
 
     #[error(
+        "changes are damaged at {end}, in {}: PostgreSQL cannot read on there, and changes up to {up_to} were received. Restore \
+         to a time before that (--at), or from another copy of that file",
+        file.display()
+    )]
+    ChangesDamaged {
+        file: PathBuf,
+        /// As PostgreSQL writes places in the log of changes.
+        end: String,
+        up_to: String,
+    },
+
+    #[error(
         "`{program}` of PostgreSQL {major} is missing in {}. Install PostgreSQL's client programs (Debian: apt install \
          postgresql-client-{major}), or name a directory that has all programs with --postgres-bin-dir \
          (HEADWATER_POSTGRES_BIN_DIR)",

@@ -10,6 +10,7 @@ mod init_db;
 mod orphan;
 mod program;
 mod readiness;
+mod recovered;
 mod restore;
 mod server_log;
 mod supervisor;

@@ -7,7 +7,7 @@ use super::readiness::{self, Readiness};
 use super::server_log::{ServerLog, describe};
 use super::supervisor::Launch;
 use super::tools::binaries_for;
-use super::{EmbeddedSettings, blocking, init_db};
+use super::{BACKUP_NOTE, EmbeddedSettings, blocking, init_db, recovered};
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -30,6 +30,10 @@ pub struct RestorePlan {
     pub base: PathBuf,
     /// The files of changes since then, without a gap: where they are, and their names.
     pub wal: Vec<(PathBuf, String)>,
+    /// The size of each of them.
+    pub wal_file_bytes: i64,
+    /// The place in the log of changes up to which they are there for certain; 0: nothing is known of it.
+    pub up_to: i64,
     /// The time after which changes are left out, as PostgreSQL reads it. All that was committed before is in `wal`.
     pub until: Option<String>,
     /// A file that is written beside the data: name and text.
@@ -58,6 +62,8 @@ pub async fn restore(settings: &EmbeddedSettings, plan: RestorePlan) -> Result<P
             .make(&unfinished)
             .and_then(|()| {
                 write_note(&data_dir, &account, &plan.note)?;
+                // Of a backup of other data, which were here before.
+                remove_if_there(&data_dir.root.join(BACKUP_NOTE))?;
                 rename(&unfinished, &data_dir.pgdata)?;
                 init_db::sync(&data_dir.root)
             });
@@ -101,14 +107,17 @@ impl Restore<'_> {
             backup_wal_bytes_max: self.settings.backup_wal_bytes_max,
         };
         match recover(&launch, self.plan.until.as_deref()) {
-            // All that there is was committed before that time.
+            // It has found a change that came after that time, so all before are there.
+            Ok(()) if self.plan.until.is_some() => return Ok(()),
+            // All that there is was committed before that time, or something is damaged.
             Err(EmbeddedPostgresError::DoesNotRecover { output, .. })
                 if self.plan.until.is_some() && output.contains(TARGET_NOT_REACHED) =>
             {
-                recover(&launch, None)
+                recover(&launch, None)?;
             }
-            recovered => recovered,
+            recovered => recovered?,
         }
+        recovered::check_end(unfinished, self.plan)
     }
 
     /// Copies a directory of the server, but for the changes in it: those come whole from elsewhere.
@@ -218,4 +227,11 @@ pub(super) fn write_file(account: &Account, path: &Path, text: &str) -> Result<(
 
 fn rename(from: &Path, to: &Path) -> Result<(), EmbeddedPostgresError> {
     fs::rename(from, to).map_err(EmbeddedPostgresError::io("rename", from))
+}
+
+fn remove_if_there(path: &Path) -> Result<(), EmbeddedPostgresError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(EmbeddedPostgresError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
 }
