@@ -5,6 +5,7 @@ mod doctor;
 mod gaps;
 mod kills;
 mod room;
+mod set_back;
 mod times;
 
 use std::io::{BufRead, BufReader};

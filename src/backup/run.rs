@@ -152,13 +152,23 @@ impl Backup {
     /// The newest run, if the server still has all that comes after it; otherwise a new one.
     fn run_to_go_on_with(&self, database: &Database, state: &WalState) -> Result<String, BackupError> {
         let newest = self.directory.runs()?.pop();
+        let set_back = match &newest {
+            Some(run) => !self.is_its_history(run, database, state)?,
+            None => false,
+        };
         if let Some(run) = &newest
+            && !set_back
             && !self.directory.run_dir(run).join(ENDED).exists()
             && self.has_all_after(run, state)?
         {
             return Ok(run.clone());
         }
-        if let Some(run) = newest {
+        if set_back {
+            tracing::warn!(
+                "the server was set back: it does not have what was received from it last. That stays, for restores to times \
+                 before; the backup begins anew with a base backup"
+            );
+        } else if let Some(run) = newest {
             let since = self.directory.complete(&run)?.map_or_else(|| "it began".into(), |complete| complete.time);
             tracing::warn!(
                 "changes since {since} were not received, and cannot be restored to; the backup begins anew with a base backup"
@@ -168,6 +178,28 @@ impl Backup {
         let run = base::name_at(state.time);
         self.directory.begin_run(&run)?;
         Ok(run)
+    }
+
+    /// Whether the server has what was received in a run. It has not after an older copy of its disk was put in place: what
+    /// it has written since is another history, and the names of its files are the same.
+    fn is_its_history(&self, run: &str, database: &Database, state: &WalState) -> Result<bool, BackupError> {
+        let directory = self.directory.run_dir(run);
+        let noted = self.directory.complete(run)?.map(|complete| complete.up_to);
+        // The note may be some seconds old, and files that are whole since.
+        let next = wal::next_file(&directory, state.file_bytes)?.map(|next| next * state.file_bytes);
+        for place in [noted, next].into_iter().flatten() {
+            if place > state.written {
+                return Ok(false);
+            }
+            let received = wal::received_before(&directory, &state.timeline, place, state.file_bytes)?;
+            let Some((file, begin, received)) = received else { continue };
+            // A file that the server has removed was received before it could be.
+            let written = self.ask(database.wal_bytes(&file, begin, received.len() as i64))?;
+            if written.is_some_and(|written| written != received) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether the server keeps all that comes after a run. Another directory may have been backed up to since: what was

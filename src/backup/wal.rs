@@ -1,12 +1,17 @@
 //! Files of changes: their names, and whether they follow each other without a gap.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::BackupError;
 
 /// A file that is still being received.
 const PARTIAL: &str = ".partial";
+/// How much is compared with what the server has: some changes, each with its place, its checksum and the one before it.
+const COMPARED_BYTES_MAX: i64 = 64 << 10;
 /// Digits of a file's name: timeline, and two halves of its number.
 const NAME_LENGTH: usize = 24;
 
@@ -75,6 +80,33 @@ pub fn next_file(directory: &Path, file_bytes: i64) -> Result<Option<i64>, Backu
         next = next.max(parse(name, file_bytes).map(|(_, number)| number + after));
     }
     Ok(next)
+}
+
+/// The last bytes that were received before a place: the name of the server's file, where they begin in it, and they
+/// themselves. `None` if they are not there.
+pub fn received_before(
+    directory: &Path,
+    timeline: &str,
+    place: i64,
+    file_bytes: i64,
+) -> Result<Option<(String, i64, Vec<u8>)>, BackupError> {
+    if place <= 0 {
+        return Ok(None);
+    }
+    let number = (place - 1) / file_bytes;
+    let end = place - number * file_bytes;
+    let begin = (end - COMPARED_BYTES_MAX).max(0);
+    let name = name_of(timeline, number, file_bytes);
+    let whole = directory.join(&name);
+    let path = if whole.exists() { whole } else { directory.join(format!("{name}{PARTIAL}")) };
+    let Ok(file) = File::open(&path) else { return Ok(None) };
+    let mut bytes = vec![0; (end - begin) as usize];
+    match file.read_exact_at(&mut bytes, begin as u64) {
+        Ok(()) => Ok(Some((name, begin, bytes))),
+        // It was cut off.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(BackupError::io("read", path)(error)),
+    }
 }
 
 /// Removes what is left of a file that could not be made whole because the disk was full: nothing was received into it yet,

@@ -1,6 +1,8 @@
 //! What a backup asks of the server: how far the log of changes (WAL) is written, and a slot that keeps what was not
 //! received yet.
 
+use tokio_postgres::types::Type;
+
 use super::{Database, StoreError};
 use crate::domain::time::Timestamp;
 
@@ -53,6 +55,9 @@ const DROP_SLOT: &str =
 /// What is written from now on is kept until it is received, up to `max_slot_wal_keep_size`.
 const MAKE_SLOT: &str = "SELECT pg_create_physical_replication_slot('headwater_backup', true)";
 
+/// NULL if there is no such file.
+const READ: &str = "SELECT pg_read_binary_file($1, $2, $3, true)";
+
 /// The name of the slot, for PostgreSQL's programs.
 pub const BACKUP_SLOT: &str = "headwater_backup";
 
@@ -72,6 +77,15 @@ impl Database {
             file_bytes: row.try_get(7)?,
             slot: has_slot.then_some(slot),
         })
+    }
+
+    /// What the server has of a file of changes, from one place in it; `None` if it has that file no more.
+    pub async fn wal_bytes(&self, file: &str, from: i64, length: i64) -> Result<Option<Vec<u8>>, StoreError> {
+        let path = format!("pg_wal/{file}");
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
+            [(&path, Type::TEXT), (&from, Type::INT8), (&length, Type::INT8)];
+        let rows = self.client().await?.query_typed(READ, &parameters).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?.flatten())
     }
 
     /// Makes the role as which backups are made, unless it is there.
