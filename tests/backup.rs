@@ -1,5 +1,6 @@
 //! Backups of the embedded server: what was acknowledged before a time is restored, nothing else, whatever was killed.
 
+mod clock;
 mod damage;
 mod doctor;
 mod gaps;

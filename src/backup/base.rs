@@ -5,9 +5,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::BackupError;
-use super::directory::{Base, BaseFacts};
+use super::directory::BaseFacts;
 use super::receiver::Program;
-use crate::domain::time::Timestamp;
 use crate::embedded_postgres::{Tools, url_as};
 use crate::store::backup::{BACKUP_ROLE, WalState};
 
@@ -64,7 +63,7 @@ fn run(
 }
 
 /// What is known of a copy that was finished in this state.
-pub fn facts_of(copy: &Path, run: &str, finished: &WalState) -> Result<Base, BackupError> {
+pub fn facts_of(copy: &Path, run: &str, finished: &WalState) -> Result<BaseFacts, BackupError> {
     let label = copy.join(LABEL);
     let text = std::fs::read_to_string(&label).map_err(BackupError::io("read", &label))?;
     // START WAL LOCATION: 0/2000028 (file 000000010000000000000002)
@@ -73,16 +72,10 @@ pub fn facts_of(copy: &Path, run: &str, finished: &WalState) -> Result<Base, Bac
     let first_wal_file = file
         .ok_or_else(|| BackupError::Unreadable { path: label, reason: "it does not say where changes begin".into() })?
         .to_owned();
-    let facts = BaseFacts {
+    Ok(BaseFacts {
         finished_at: finished.time.to_rfc3339(),
         first_wal_file,
         wal_file_bytes: finished.file_bytes,
         run: run.to_owned(),
-    };
-    Ok(Base { name: name_at(finished.time), facts })
-}
-
-/// `20261122T071500.123456Z`: sorts as text.
-pub fn name_at(time: Timestamp) -> String {
-    time.to_rfc3339().replace(['-', ':'], "")
+    })
 }

@@ -9,15 +9,18 @@
 //! wal/RUN/complete.json up to when all changes are there
 //! ```
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{BackupError, sync, wal};
+use crate::domain::time::Timestamp;
 
 const STORE: &str = "store.json";
 const LOCK: &str = "lock";
@@ -70,6 +73,8 @@ pub struct Base {
 #[derive(Debug)]
 pub struct Directory {
     root: PathBuf,
+    /// What was said to be no base backup.
+    passed_over: Mutex<HashSet<String>>,
     /// Held as long as this exists.
     _lock: File,
 }
@@ -89,7 +94,7 @@ impl Directory {
             Err(TryLockError::WouldBlock) => return Err(BackupError::InUse { path: root }),
             Err(TryLockError::Error(error)) => return Err(BackupError::io("lock", root)(error)),
         }
-        let directory = Self { root, _lock: lock };
+        let directory = Self { root, passed_over: Mutex::default(), _lock: lock };
         make_dir(&directory.bases_dir())?;
         make_dir(&directory.runs_dir())?;
         directory.remove_hidden()?;
@@ -106,7 +111,7 @@ impl Directory {
         let path = root.join(BASES_LOCK);
         let lock = File::open(&path).map_err(BackupError::io("open", &path))?;
         lock.lock_shared().map_err(BackupError::io("lock", &path))?;
-        Ok(Self { root, _lock: lock })
+        Ok(Self { root, passed_over: Mutex::default(), _lock: lock })
     }
 
     pub fn root(&self) -> &Path {
@@ -126,16 +131,31 @@ impl Directory {
         }
     }
 
-    /// The base backups that are whole, the oldest first.
+    /// The base backups that are whole, the oldest first. What cannot be read is none, and is said once.
     pub fn bases(&self) -> Result<Vec<Base>, BackupError> {
         let mut bases = Vec::new();
         for name in visible_names(&self.bases_dir())? {
-            let facts = read_json(&self.base_dir(&name).join(FACTS))?;
-            bases.push(Base { name, facts });
+            match read_json(&self.base_dir(&name).join(FACTS)) {
+                Ok(facts) => bases.push(Base { name, facts }),
+                Err(error) if self.passed_over.lock().insert(name) => {
+                    tracing::warn!("what is no base backup is passed over: {error}");
+                }
+                Err(_) => {}
+            }
         }
         // Names are times that sort as text.
         bases.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(bases)
+    }
+
+    /// The name of a base backup that is taken at a time. It comes after all others, even if the clock was ahead for them.
+    pub fn base_name_at(&self, time: Timestamp) -> Result<String, BackupError> {
+        Ok(name_after(names(&self.bases_dir())?, time))
+    }
+
+    /// The same for a run.
+    pub fn run_name_at(&self, time: Timestamp) -> Result<String, BackupError> {
+        Ok(name_after(names(&self.runs_dir())?, time))
     }
 
     /// Where the server's files of a base backup are.
@@ -190,6 +210,9 @@ impl Directory {
         if lock.try_lock().is_err() {
             return Ok(());
         }
+        if self.is_any_base_out_of_reach()? {
+            return Ok(());
+        }
         let mut bases = self.bases()?;
         let kept = bases.split_off(bases.len().saturating_sub(count));
         for base in bases {
@@ -200,15 +223,23 @@ impl Directory {
             remove(&removed)?;
         }
         for run in self.runs()? {
-            let mut needed = kept.iter().filter(|base| base.facts.run == run).map(|base| &base.facts.first_wal_file);
-            match needed.next() {
-                // The oldest comes first.
+            let needed = kept.iter().filter(|base| base.facts.run == run).map(|base| &base.facts.first_wal_file);
+            match needed.min() {
                 Some(first) => wal::remove_before(&self.run_dir(&run), first)?,
                 None if run == current_run => {}
                 None => remove(&self.run_dir(&run))?,
             }
         }
         Ok(())
+    }
+
+    /// Whether there is a base backup that cannot be read just now: it may need any changes.
+    fn is_any_base_out_of_reach(&self) -> Result<bool, BackupError> {
+        let names = visible_names(&self.bases_dir())?;
+        let mut read = names.iter().filter(|name| time_of(name).is_some()).filter_map(|name| {
+            File::open(self.base_dir(name).join(FACTS)).and_then(|mut file| file.read(&mut [0])).err()
+        });
+        Ok(read.any(|error| error.kind() != ErrorKind::NotFound))
     }
 
     /// Removes what was not finished, and what was to be removed.
@@ -230,6 +261,25 @@ impl Directory {
     fn runs_dir(&self) -> PathBuf {
         self.root.join("wal")
     }
+}
+
+/// `20261122T071500.123456Z`: sorts as text.
+fn name_at(time: Timestamp) -> String {
+    time.to_rfc3339().replace(['-', ':'], "")
+}
+
+/// The time that a name says.
+fn time_of(name: &str) -> Option<Timestamp> {
+    let part = |from, to| name.get(from..to);
+    let (year, month, day, hour) = (part(0, 4)?, part(4, 6)?, part(6, 8)?, part(9, 11)?);
+    let (minute, rest) = (part(11, 13)?, name.get(13..)?);
+    let time = Timestamp::parse_rfc3339(&format!("{year}-{month}-{day}T{hour}:{minute}:{rest}"))?;
+    (name_at(time) == name).then_some(time)
+}
+
+fn name_after(names: Vec<String>, time: Timestamp) -> String {
+    let others = names.iter().filter_map(|name| time_of(name.trim_start_matches(REMOVED)));
+    name_at(others.map(|other| Timestamp(other.0 + 1)).fold(time, Timestamp::max))
 }
 
 /// Nobody else may read what is in it.
@@ -284,4 +334,55 @@ fn write_json(path: &Path, value: &impl Serialize) -> Result<(), BackupError> {
     file.write_all(&text).and_then(|()| file.sync_all()).map_err(BackupError::io("write", &unfinished))?;
     fs::rename(&unfinished, path).map_err(BackupError::io("rename", &unfinished))?;
     path.parent().map_or(Ok(()), sync)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: i64 = 16 << 20;
+
+    fn base(name: &str, first_wal_file: &str) -> Base {
+        let facts = BaseFacts {
+            finished_at: "2026-11-20T12:00:00.000000Z".into(),
+            first_wal_file: first_wal_file.into(),
+            wal_file_bytes: FILE,
+            run: "20260101T000000.000000Z".into(),
+        };
+        Base { name: name.into(), facts }
+    }
+
+    #[test]
+    fn names_are_times_and_each_comes_after_all_before_it() {
+        let time = Timestamp::parse_rfc3339("2026-11-22T07:15:00.123456Z").unwrap();
+        assert_eq!(name_at(time), "20261122T071500.123456Z");
+        assert_eq!(time_of("20261122T071500.123456Z"), Some(time));
+        for other in ["lost+found", "20261122T071500Z", "20261322T071500.123456Z", "é0261122T071500.123456Z"] {
+            assert_eq!(time_of(other), None, "{other}");
+        }
+        let after = |names: &[&str]| name_after(names.iter().copied().map(String::from).collect(), time);
+        assert_eq!(after(&["lost+found", "20251122T071500.123456Z"]), "20261122T071500.123456Z");
+        assert_eq!(after(&["20261122T071500.123456Z"]), "20261122T071500.123457Z");
+        assert_eq!(after(&["20990101T000000.999999Z", "20251122T071500.123456Z"]), "20990101T000001.000000Z");
+    }
+
+    /// The clock went back between the two.
+    #[test]
+    fn changes_stay_that_any_base_backup_needs_whatever_it_is_called() {
+        let root = tempfile::tempdir().unwrap();
+        let directory = Directory::open(root.path()).unwrap();
+        let (first, second) = ("000000010000000000000003", "000000010000000000000005");
+        for base in [base("20990101T000000.000000Z", first), base("20260102T000000.000000Z", second)] {
+            directory.begin_base(&base.name).unwrap();
+            directory.finish_base(&base).unwrap();
+        }
+        let run = base("", "").facts.run;
+        directory.begin_run(&run).unwrap();
+        for name in ["000000010000000000000002", first, second] {
+            fs::write(directory.run_dir(&run).join(name), "").unwrap();
+        }
+        directory.keep(2, &run).unwrap();
+        let left = |name: &str| directory.run_dir(&run).join(name).exists();
+        assert!(left(first) && left(second) && !left("000000010000000000000002"));
+    }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-use super::directory::{Complete, Directory, StoreFacts};
+use super::directory::{Base, Complete, Directory, StoreFacts};
 use super::receiver::{Program, RECEIVER, receive, tells_of_a_gap};
 use super::{BackupError, base, wal};
 use crate::app::{self, AppError, DatabaseInUse};
@@ -26,6 +26,8 @@ const RECEIVE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// The pauses after failures: the first, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How far the server's clock may be ahead of ours, in microseconds.
+const CLOCK_SLACK_MICROS: i64 = 60_000_000;
 /// The pause after a base backup that failed.
 const BASE_PAUSE: Duration = Duration::from_secs(10);
 const PROGRAMS: [&str; 3] = [RECEIVER, "pg_basebackup", "pg_verifybackup"];
@@ -175,7 +177,7 @@ impl Backup {
             );
         }
         self.ask(database.make_backup_slot())?;
-        let run = base::name_at(state.time);
+        let run = self.directory.run_name_at(state.time)?;
         self.directory.begin_run(&run)?;
         Ok(run)
     }
@@ -317,13 +319,14 @@ impl Stretch<'_> {
         };
         let age = Timestamp::now().0.saturating_sub(finished.0);
         let interval = i64::try_from(self.backup.settings.backup.backup_interval.as_micros()).unwrap_or(i64::MAX);
-        Ok(self.backup.once || age >= interval)
+        // One that is yet to come was made while the clock was ahead.
+        Ok(self.backup.once || age >= interval || age < -CLOCK_SLACK_MICROS)
     }
 
     /// Takes a base backup. It counts once it was checked, and all changes up to its end have been received.
     fn take_base(&mut self) -> Result<(), BackupError> {
         let (backup, began) = (self.backup, Instant::now());
-        let name = base::name_at(self.look()?.time);
+        let name = backup.directory.base_name_at(self.look()?.time)?;
         let copy = backup.directory.begin_base(&name)?;
         let (tools, url) = (self.tools.clone(), self.url.clone());
         let mut may_go_on = || match backup.lifecycle.is_draining() {
@@ -339,8 +342,7 @@ impl Stretch<'_> {
         }
         let state = self.look()?;
         self.wait_for(&state)?;
-        let mut taken = base::facts_of(&copy, &self.run, &state)?;
-        taken.name = name;
+        let taken = Base { name, facts: base::facts_of(&copy, &self.run, &state)? };
         backup.directory.finish_base(&taken)?;
         self.note(&state)?;
         EmbeddedPostgres::note_backup(&backup.embedded, &taken.facts.finished_at)?;
