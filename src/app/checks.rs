@@ -20,7 +20,7 @@ pub async fn check_settings(settings: &Settings) -> Result<(), AppError> {
 
 /// Where the data of the embedded server is; `None`: another one is used.
 pub fn data_dir(settings: &Settings) -> Result<Option<PathBuf>, AppError> {
-    match (&settings.database_url, &settings.data_dir) {
+    match (settings.given_database(), &settings.data_dir) {
         (Some(_), _) => Ok(None),
         (None, Some(directory)) => Ok(Some(directory.clone())),
         (None, None) => Ok(Some(EmbeddedPostgres::default_data_dir()?)),
@@ -53,5 +53,19 @@ pub fn open_files_max() -> usize {
             0 => usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX),
             _ => usize::MAX,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_that_is_given_without_its_pooler_is_given() {
+        let mut settings = Settings::defaults();
+        (settings.database_url, settings.data_dir) = (None, Some("/data".into()));
+        assert_eq!(data_dir(&settings).unwrap(), Some("/data".into()));
+        settings.direct_database_url = Some("postgresql://localhost/store".into());
+        assert_eq!(data_dir(&settings).unwrap(), None);
     }
 }

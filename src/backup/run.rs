@@ -69,11 +69,11 @@ pub async fn run_backup(settings: &Settings, options: BackupOptions) -> Result<(
 
 /// Another server has its own ways.
 pub fn refuse_a_given_database(settings: &Settings, what: &str) -> Result<(), AppError> {
-    match settings.database_url {
+    match settings.given_database() {
         None => Ok(()),
         Some(_) => Err(AppError::Failed(format!(
             "headwater {what} is for the embedded PostgreSQL, and a database URL is given (--database-url, \
-             HEADWATER_DATABASE_URL or DATABASE_URL): use that server's own backups (pg_basebackup, pgBackRest, Barman)"
+             HEADWATER_DATABASE_URL, DATABASE_URL or --direct-database-url): use that server's own backups (pg_basebackup, pgBackRest, Barman)"
         ))),
     }
 }

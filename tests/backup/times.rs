@@ -162,12 +162,13 @@ async fn a_backup_waits_for_the_service_and_goes_on_when_it_was_started_again() 
 #[test]
 fn a_database_that_is_given_has_its_own_backups() {
     let parent = temporary_dir();
-    let to = parent.path().join("backup");
-    for arguments in [["backup", "--to", text(&to)], ["restore", "--from", text(&to)]] {
-        let url = ["--database-url", "postgresql://nobody@localhost/nothing"];
-        refused(&headwater(&[&arguments[..], &url].concat()), "is for the embedded PostgreSQL");
+    let (to, data) = (parent.path().join("backup"), parent.path().join("data"));
+    for setting in ["--database-url", "--direct-database-url"] {
+        for arguments in [["backup", "--once", "--to", text(&to)], ["restore", "--list", "--from", text(&to)]] {
+            let more = [setting, "postgresql://nobody@localhost/nothing", "--data-dir", text(&data)];
+            refused(&headwater(&[&arguments[..], &more].concat()), "is for the embedded PostgreSQL");
+        }
     }
-    let data = parent.path().join("data");
     refused(
         &headwater(&["restore", "--from", text(parent.path()), "--data-dir", text(&data)]),
         "no backups of Headwater",
