@@ -64,10 +64,10 @@ pub struct Settings {
     #[arg(long, env = "HEADWATER_INSECURE", global = true)]
     pub insecure: bool,
     /// PEM file with the certificate chain; with it, the service speaks TLS
-    #[arg(long, env = "HEADWATER_TLS_CERTIFICATE", global = true, requires = "tls_key", value_name = "FILE")]
+    #[arg(long, env = "HEADWATER_TLS_CERTIFICATE", global = true, value_name = "FILE")]
     pub tls_certificate: Option<PathBuf>,
     /// PEM file with the certificate's private key
-    #[arg(long, env = "HEADWATER_TLS_KEY", global = true, requires = "tls_certificate", value_name = "FILE")]
+    #[arg(long, env = "HEADWATER_TLS_KEY", global = true, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
     /// How often the certificate's files are looked at; changed ones are used from then on (100ms to 24h)
     #[arg(long, env = "HEADWATER_TLS_RELOAD_INTERVAL", global = true, default_value = "10s", value_parser = lasting("100ms", "24h"), value_name = "DURATION")]
@@ -341,6 +341,7 @@ impl Cli {
         cli.settings.in_effect = in_effect::settings(&plain, &matches);
         cli.settings.fall_back();
         cli.settings.check_urls()?;
+        cli.settings.check_tls()?;
         Ok(cli)
     }
 }
@@ -364,6 +365,17 @@ impl Settings {
                 in_effect::hide(&mut self.in_effect, "database-url");
             }
         }
+    }
+
+    /// Not with the others, because values of the file are defaults there, which no rule of clap counts.
+    fn check_tls(&self) -> Result<(), clap::Error> {
+        let missing = match (&self.tls_certificate, &self.tls_key) {
+            (Some(_), None) => "--tls-certificate (HEADWATER_TLS_CERTIFICATE) goes with --tls-key (HEADWATER_TLS_KEY)",
+            (None, Some(_)) => "--tls-key (HEADWATER_TLS_KEY) goes with --tls-certificate (HEADWATER_TLS_CERTIFICATE)",
+            (Some(_), Some(_)) | (None, None) => return Ok(()),
+        };
+        let said = format!("{missing}, which is not given\n");
+        Err(clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, said))
     }
 
     /// Not with the others, because their errors repeat the value.

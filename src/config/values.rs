@@ -35,6 +35,7 @@ pub(super) fn with_file(mut command: clap::Command, file: &Path) -> Result<clap:
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(flag) => flag.to_string(),
+            toml::Value::Array(items) if is_list && items.is_empty() => continue,
             toml::Value::Array(items) if is_list && items.iter().all(toml::Value::is_str) => {
                 items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
             }
@@ -89,6 +90,34 @@ pub(super) fn secure_url(text: &str) -> Result<String, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::secure_url;
+    use crate::config::{Cli, Settings};
+
+    fn read(file: &str, arguments: &[&str]) -> Result<Settings, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("headwater.toml");
+        std::fs::write(&path, file).unwrap();
+        let own = ["headwater", "--config", path.to_str().unwrap()];
+        let arguments = own.iter().chain(arguments).map(Into::into).collect();
+        Cli::read_from(arguments).map(|cli| cli.settings).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_go_together_wherever_they_are_given() {
+        let error = read("tls_certificate = 'chain.pem'", &[]).unwrap_err();
+        assert!(error.contains("--tls-certificate") && error.contains("--tls-key"), "{error}");
+        let error = read("tls_key = 'key.pem'", &[]).unwrap_err();
+        assert!(error.contains("--tls-certificate") && error.contains("--tls-key"), "{error}");
+        assert!(read("", &["--tls-key", "key.pem"]).is_err());
+        assert!(read("tls_certificate = 'chain.pem'", &["--tls-key", "key.pem"]).unwrap().tls_certificate.is_some());
+        assert!(read("tls_key = 'key.pem'\ntls_certificate = 'chain.pem'", &[]).unwrap().tls_key.is_some());
+    }
+
+    #[test]
+    fn an_empty_list_in_the_file_has_nothing_in_it() {
+        let settings = read("cors_origin = []\nallowed_host = []", &[]).unwrap();
+        assert!(settings.cors_origin.is_empty() && settings.allowed_host.is_empty());
+        assert_eq!(read("cors_origin = []", &["--cors-origin", "https://a.example"]).unwrap().cors_origin.len(), 1);
+    }
 
     #[test]
     fn what_is_trusted_is_fetched_where_nobody_else_can_change_it() {
