@@ -13,6 +13,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 pub use self::checks::{backed_up_at, check_settings, connections_max, data_dir, open_files_max};
 pub use self::signals::stop_on_signals;
 use crate::backup;
@@ -47,6 +49,9 @@ const DATABASE_RETRY: Duration = Duration::from_millis(500);
 /// Agents that are still busy this long after they were told to end are not waited for; a line in the log says so.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Agents of a service that was stopped while it started have nothing to finish, and may hang where the start hung.
+const ABANDONED_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// The last spans are given up after this time.
 const SPANS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -78,6 +83,8 @@ pub enum AppError {
     Pooler(#[from] PoolerError),
     #[error("HTTP failed: {0}")]
     Http(std::io::Error),
+    #[error("stopped while it started")]
+    Stopped,
     #[error("{0}")]
     Failed(String),
 }
@@ -89,24 +96,31 @@ pub struct DatabaseInUse {
 }
 
 impl DatabaseInUse {
-    /// Starts the embedded server, unless a URL is given.
-    pub async fn start(settings: &Settings) -> Result<Self, AppError> {
+    /// Starts the embedded server, unless a URL is given. [`EmbeddedPostgresError::Stopped`]: it was to stop meanwhile.
+    pub async fn start(settings: &Settings, stopping: &CancellationToken) -> Result<Self, AppError> {
         if let Some(url) = settings.given_database() {
             return Ok(Self { url: url.to_owned(), embedded: None });
         }
-        let embedded = EmbeddedPostgres::start(&embedded_settings(settings)).await?;
+        let embedded = EmbeddedPostgres::start_unless(&embedded_settings(settings), stopping).await?;
         tracing::info!(data_dir = %embedded.data_dir().display(), "the embedded PostgreSQL is ready");
         Ok(Self { url: embedded.url().to_owned(), embedded: Some(embedded) })
     }
 
-    /// The embedded server that another process runs, if one does; else as [`start`](Self::start).
-    pub async fn join(settings: &Settings) -> Result<Self, AppError> {
-        if settings.given_database().is_none()
-            && let Some(url) = EmbeddedPostgres::running_url(&embedded_settings(settings)).await?
-        {
-            return Ok(Self { url, embedded: None });
+    /// The embedded server that another process runs, if one does; else as [`start`](Self::start). One that is starting is
+    /// waited for as any other database is.
+    pub async fn join(settings: &Settings, stopping: &CancellationToken) -> Result<Self, AppError> {
+        if settings.given_database().is_none() {
+            let (embedded, begun) = (embedded_settings(settings), Instant::now());
+            while let Some(url) = EmbeddedPostgres::running_url(&embedded).await? {
+                if EmbeddedPostgres::accepts_connections(&url).await || begun.elapsed() >= settings.database_wait {
+                    return Ok(Self { url, embedded: None });
+                }
+                if stopping.run_until_cancelled(tokio::time::sleep(DATABASE_RETRY)).await.is_none() {
+                    return Err(EmbeddedPostgresError::Stopped.into());
+                }
+            }
         }
-        Self::start(settings).await
+        Self::start(settings, stopping).await
     }
 
     pub fn url(&self) -> &str {
@@ -136,18 +150,31 @@ impl Running {
         let jwt = credentials::jwt_settings(settings)?;
         // First of all, so that a port in use is reported before anything else is done.
         let listening = listen(settings).await?;
-        migrate_when_reachable(settings, database_url, &lifecycle).await?;
-        let database = open_database(settings, database_url)?;
-        database::check_pooler(&database, settings, &lifecycle).await?;
-        check_gap_rule(&database).await?;
+        let reaching = async {
+            migrate_when_reachable(settings, database_url, &lifecycle).await?;
+            let database = open_database(settings, database_url)?;
+            database::check_pooler(&database, settings, &lifecycle).await?;
+            check_gap_rule(&database).await?;
+            Ok::<_, AppError>(database)
+        };
+        let reached = lifecycle.draining().run_until_cancelled(Box::pin(reaching)).await;
+        let database =
+            reached.unwrap_or_else(|| Err(lifecycle.failure().map_or(AppError::Stopped, AppError::Failed)))?;
         let mut of_service = service_settings(settings);
         of_service.credentials.jwt = jwt;
         let (replicas, observer) = (database::open_replicas(settings)?, Observer::with_spans());
         let service = Service::start(database.clone(), replicas, of_service, lifecycle.clone(), observer);
-        // The first look at the log: from here on the settled position is known.
-        service.tail.refresh().await;
-        // And at the keys: before that, none is taken.
-        let _ = service.credentials.load().await;
+        let looking = async {
+            // The first look at the log: from here on the settled position is known.
+            service.tail.refresh().await;
+            // And at the keys: before that, none is taken.
+            let _ = service.credentials.load().await;
+        };
+        // Whoever looks may be dead by now, or wait for a lock.
+        if lifecycle.draining().run_until_cancelled(looking).await.is_none() {
+            let _ = tokio::time::timeout(ABANDONED_WAIT_MAX, lifecycle.stop_agents()).await;
+            return Err(lifecycle.failure().map_or(AppError::Stopped, AppError::Failed));
+        }
         credentials::warn_of_them(settings, &service);
         let url = listening.url();
         let limits = limits(settings);
@@ -200,7 +227,10 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
     let lifecycle = Lifecycle::new();
     let says = "stopping: open requests may end, event streams are asked to connect again";
     stop_on_signals(lifecycle.clone(), says, settings.drain_grace);
-    let database = DatabaseInUse::start(&settings).await?;
+    let database = match DatabaseInUse::start(&settings, lifecycle.draining()).await {
+        Err(AppError::EmbeddedPostgres(EmbeddedPostgresError::Stopped)) if lifecycle.is_draining() => return Ok(()),
+        started => started?,
+    };
     if let Some(embedded) = &database.embedded {
         let (failed, lifecycle) = (embedded.failed(), lifecycle.clone());
         tokio::spawn(async move { lifecycle.fail(failed.await.to_string()) });
@@ -214,6 +244,8 @@ pub async fn serve(settings: Settings) -> Result<(), AppError> {
             announcement::announce(running.url(), data_dir, running.service.credentials.are_required());
             running.finish().await
         }
+        // As was asked.
+        Err(AppError::Stopped) => Ok(()),
         Err(error) => Err(error),
     };
     database.stop().await;

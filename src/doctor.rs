@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, AppError, DatabaseInUse};
 use crate::build_info;
@@ -90,7 +91,7 @@ async fn look_at_database(settings: &Settings, data_dir: Option<PathBuf>, findin
         }
         machine::look_at_disk(directory, findings);
     }
-    match DatabaseInUse::join(settings).await {
+    match DatabaseInUse::join(settings, &CancellationToken::new()).await {
         Ok(in_use) => {
             database::look(settings, in_use.url(), data_dir.is_some(), findings).await;
             in_use.stop().await;

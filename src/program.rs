@@ -4,6 +4,8 @@ mod keys;
 
 use std::process::ExitCode;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::app::{self, AppError, DatabaseInUse};
 use crate::backup::{self, BackupOptions, RestoreOptions};
 use crate::config::{Cli, Command, GrantExtra, OpenApiVersion, Settings};
@@ -117,7 +119,7 @@ async fn migrate_schema(
     options: MigrateOptions,
     grant: Option<(String, Vec<Extra>)>,
 ) -> Result<ExitCode, AppError> {
-    let database = DatabaseInUse::join(settings).await?;
+    let database = DatabaseInUse::join(settings, &CancellationToken::new()).await?;
     let migrating = async {
         let report = match check {
             true => migrate::check(database.url(), &options).await?,
@@ -142,7 +144,7 @@ async fn migrate_schema(
 const PSQL_OPTIONS: &str = "-c search_path=message_store,public";
 
 async fn psql(settings: &Settings, arguments: &[String]) -> Result<ExitCode, AppError> {
-    let database = DatabaseInUse::join(settings).await?;
+    let database = DatabaseInUse::join(settings, &CancellationToken::new()).await?;
     let program = settings.postgres_bin_dir.as_ref().map_or_else(|| "psql".into(), |directory| directory.join("psql"));
     // Of several hosts, the primary.
     let of_several = database_url::of_each_host(database.url()).len() > 1;

@@ -10,6 +10,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, AppError, DatabaseInUse};
 use crate::config::Settings;
@@ -64,7 +65,7 @@ pub async fn run_export(settings: &Settings, options: ExportOptions) -> Result<(
     let (mut out, after) = Output::open(&options).map_err(AppError::Failed)?;
     let lifecycle = Lifecycle::new();
     app::stop_on_signals(lifecycle.clone(), "stopping: --resume goes on with the file", Duration::ZERO);
-    let in_use = DatabaseInUse::join(settings).await?;
+    let in_use = DatabaseInUse::join(settings, lifecycle.draining()).await?;
     let database = app::open_database(settings, in_use.url())?;
     let outcome = async {
         let is_installed = database.has_schema().await.map_err(|error| AppError::Failed(error.to_string()))?;
@@ -110,7 +111,7 @@ pub async fn run_import(settings: &Settings, options: ImportOptions) -> Result<(
         "stopping after this batch: the same command goes on from there",
         Duration::ZERO,
     );
-    let in_use = DatabaseInUse::join(settings).await?;
+    let in_use = DatabaseInUse::join(settings, lifecycle.draining()).await?;
     let outcome = async {
         let report = migrate::run(in_use.url(), &MigrateOptions::default()).await?;
         app::take_report(report)?;

@@ -52,6 +52,7 @@ mod smoke;
 mod soak;
 #[cfg(feature = "otlp")]
 mod spans;
+mod starting;
 mod stock;
 mod store_errors;
 mod subscriptions;

@@ -50,7 +50,7 @@ pub async fn run_backup(settings: &Settings, options: BackupOptions) -> Result<(
     );
     let embedded = app::embedded_settings(settings);
     // Where a service runs, it is its server; for one backup the server is started for that long.
-    let in_use = if options.once { Some(DatabaseInUse::join(settings).await?) } else { None };
+    let in_use = if options.once { Some(DatabaseInUse::join(settings, lifecycle.draining()).await?) } else { None };
     let (settings, handle) = (settings.clone(), Handle::current());
     // On a thread of its own: PostgreSQL's programs are interrupted when it ends.
     let working = tokio::task::spawn_blocking(move || {

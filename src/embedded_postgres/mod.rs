@@ -27,6 +27,7 @@ use data_dir::{DataDir, DataDirLock, LockFacts};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use supervisor::{Launch, Phase, Supervisor};
+use tokio_util::sync::CancellationToken;
 
 /// The superuser that `initdb` makes, and as whom all clients of the socket connect.
 const ROLE: &str = "headwater";
@@ -70,22 +71,39 @@ impl EmbeddedPostgres {
     /// Finds PostgreSQL, makes the data when there is none, stops an orphan of an earlier run, and returns when
     /// connections are accepted. There is no deadline for a server that recovers.
     pub async fn start(settings: &EmbeddedSettings) -> Result<EmbeddedPostgres, EmbeddedPostgresError> {
+        Self::start_unless(settings, &CancellationToken::new()).await
+    }
+
+    /// The same; once it is to stop, [`EmbeddedPostgresError::Stopped`], and nothing of it runs any more.
+    pub async fn start_unless(
+        settings: &EmbeddedSettings,
+        stopping: &CancellationToken,
+    ) -> Result<EmbeddedPostgres, EmbeddedPostgresError> {
         let settings = settings.clone();
         let download = settings.download.clone();
         let mut prepared = blocking(move || Prepared::new(&settings)).await?;
         let data_dir = prepared.data_dir.root.clone();
         let binaries = match prepared.installed.take() {
             Some(installed) => installed,
-            None => prepared.download(&download).await?,
+            None => {
+                let downloading = stopping.run_until_cancelled(prepared.download(&download)).await;
+                downloading.unwrap_or(Err(EmbeddedPostgresError::Stopped))?
+            }
         };
-        let (launch, lock, url) = blocking(move || prepared.make_ready(binaries)).await?;
+        let until = stopping.clone();
+        let (launch, lock, url) = blocking(move || prepared.make_ready(binaries, &|| until.is_cancelled())).await?;
         let postgres = EmbeddedPostgres { url, data_dir, supervisor: Supervisor::start(launch, lock)? };
         let mut phase = postgres.supervisor.phase();
-        let settled = phase.wait_for(|phase| !matches!(phase, Phase::Starting)).await;
-        match settled.map(|phase| phase.clone()) {
-            Ok(Phase::Ready) => Ok(postgres),
-            Ok(Phase::GaveUp(failure)) => Err(failure.into()),
-            Ok(Phase::Starting | Phase::Stopped) | Err(_) => Err(EmbeddedPostgresError::Stopped),
+        let settling = phase.wait_for(|phase| !matches!(phase, Phase::Starting));
+        let settled = stopping.run_until_cancelled(settling).await.map(|settled| settled.map(|phase| phase.clone()));
+        match settled {
+            Some(Ok(Phase::Ready)) => Ok(postgres),
+            Some(Ok(Phase::GaveUp(failure))) => Err(failure.into()),
+            Some(Ok(Phase::Starting | Phase::Stopped) | Err(_)) => Err(EmbeddedPostgresError::Stopped),
+            None => {
+                postgres.stop().await;
+                Err(EmbeddedPostgresError::Stopped)
+            }
         }
     }
 
@@ -126,6 +144,12 @@ impl EmbeddedPostgres {
     pub async fn running_url(settings: &EmbeddedSettings) -> Result<Option<String>, EmbeddedPostgresError> {
         let root = settings.data_root()?;
         blocking(move || Ok(LockFacts::of_holder(&DataDir::at(&root))?.map(|facts| facts.url))).await
+    }
+
+    /// Whether the server of a [`running_url`](Self::running_url) is there: its URL is known before.
+    pub async fn accepts_connections(url: &str) -> bool {
+        let Some(socket_dir) = socket_dir_of(url) else { return true };
+        blocking(move || Ok(readiness::is_there(&socket_dir))).await.unwrap_or(true)
     }
 
     /// Notes beside the data when the newest base backup was finished: a copy of the data does not have that note.
@@ -221,10 +245,18 @@ impl Prepared {
         .await
     }
 
-    fn make_ready(self, binaries: Binaries) -> Result<(Launch, DataDirLock, String), EmbeddedPostgresError> {
+    /// Gives up waiting for another server to end when it is to stop.
+    fn make_ready(
+        self,
+        binaries: Binaries,
+        is_to_stop: &dyn Fn() -> bool,
+    ) -> Result<(Launch, DataDirLock, String), EmbeddedPostgresError> {
         let Prepared { data_dir, lock, account, socket_dir, url, backup_wal_bytes_max, .. } = self;
+        if is_to_stop() {
+            return Err(EmbeddedPostgresError::Stopped);
+        }
         account.check_executes(&binaries.program("postgres"))?;
-        orphan::stop(&data_dir.pgdata)?;
+        orphan::stop(&data_dir.pgdata, is_to_stop)?;
         orphan::forget_the_dead(&data_dir.pgdata, &data_dir::socket_path(&socket_dir))?;
         init_db::ensure(&data_dir, &binaries, &account)?;
         data_dir::make_socket_dir(&socket_dir, &account)?;
@@ -263,6 +295,24 @@ fn url_of(socket_dir: &Path) -> String {
     format!("postgresql://{ROLE}@{host}:5432/{DATABASE}?sslmode=disable")
 }
 
+/// The socket's directory in a URL of [`url_of`].
+fn socket_dir_of(url: &str) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let (_, rest) = url.split_once('@')?;
+    let mut bytes = rest.split_once(':')?.0.bytes();
+    let mut path = Vec::new();
+    while let Some(byte) = bytes.next() {
+        path.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            byte => byte,
+        });
+    }
+    Some(std::ffi::OsString::from_vec(path).into())
+}
+
 /// Runs work that waits for files and programs on a thread for such work.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EmbeddedPostgresError> + Send + 'static,
@@ -292,5 +342,6 @@ mod tests {
     fn url_names_the_socket_directory_whatever_its_name() {
         let url = url_of(Path::new("/a b/c,d@e"));
         assert_eq!(url, "postgresql://headwater@%2Fa%20b%2Fc%2Cd%40e:5432/headwater?sslmode=disable");
+        assert_eq!(socket_dir_of(&url), Some("/a b/c,d@e".into()));
     }
 }

@@ -12,7 +12,7 @@ const LOCK_FILE: &str = "postmaster.pid";
 
 /// Stops the postmaster that runs on this data, if there is one. The caller holds the lock on the data, so no living
 /// headwater owns that postmaster.
-pub(super) fn stop(pgdata: &Path) -> Result<(), EmbeddedPostgresError> {
+pub(super) fn stop(pgdata: &Path, is_to_stop: &dyn Fn() -> bool) -> Result<(), EmbeddedPostgresError> {
     let Some(pid) = postmaster_on(pgdata) else {
         return Ok(());
     };
@@ -21,6 +21,9 @@ pub(super) fn stop(pgdata: &Path) -> Result<(), EmbeddedPostgresError> {
     let started = Instant::now();
     let mut progress = started + PROGRESS_EVERY;
     while postmaster_on(pgdata) == Some(pid) {
+        if is_to_stop() {
+            return Err(EmbeddedPostgresError::Stopped);
+        }
         let waited = started.elapsed();
         if waited >= STOP_WAIT_MAX {
             let pid = pid as u32;

@@ -28,6 +28,15 @@ pub(super) fn ask(socket_dir: &Path) -> Readiness {
     try_ask(socket_dir).unwrap_or(Readiness::NotYet)
 }
 
+/// The same for a server of another process. One that this process may not reach is there: connecting to it says why it
+/// cannot be done.
+pub(super) fn is_there(socket_dir: &Path) -> bool {
+    match try_ask(socket_dir) {
+        Ok(readiness) => readiness == Readiness::Accepts,
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
 fn try_ask(socket_dir: &Path) -> io::Result<Readiness> {
     let mut stream = UnixStream::connect(socket_path(socket_dir))?;
     stream.set_read_timeout(Some(ANSWER_WAIT_MAX))?;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, AppError, DatabaseInUse};
 use crate::config::{KeysCommand, Settings};
@@ -22,7 +23,7 @@ const NOT_MIGRATED: [&str; 2] = ["42P01", "3F000"];
 
 /// Does what the command says, on the database in use.
 pub async fn run(settings: &Settings, command: KeysCommand) -> Result<(), AppError> {
-    let in_use = DatabaseInUse::join(settings).await?;
+    let in_use = DatabaseInUse::join(settings, &CancellationToken::new()).await?;
     let outcome = match app::open_database(settings, in_use.url()) {
         Ok(database) => {
             let outcome = run_on(&database, in_use.url(), settings, command).await;
