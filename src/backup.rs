@@ -56,6 +56,10 @@ pub enum BackupError {
     OtherStore { path: PathBuf },
     #[error("{} cannot be understood: {reason}", path.display())]
     Unreadable { path: PathBuf, reason: String },
+    #[error("the headwater that ran on this data was stopped before the base backup was whole")]
+    ServerGone,
+    #[error("it was stopped before the base backup was whole")]
+    Stopped,
     #[error("{0}")]
     CannotRestore(String),
 }
@@ -79,6 +83,8 @@ impl BackupError {
             | Self::Program { .. }
             | Self::Gap { .. }
             | Self::DoesNotReceive { .. }
+            | Self::ServerGone
+            | Self::Stopped
             | Self::CannotRestore(_) => false,
         }
     }

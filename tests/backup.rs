@@ -5,6 +5,7 @@ mod damage;
 mod doctor;
 mod gaps;
 mod kills;
+mod once;
 mod room;
 mod set_back;
 mod times;

@@ -108,6 +108,8 @@ impl Backup {
             let began = Instant::now();
             let outcome = match self.block_on(EmbeddedPostgres::running_url(&self.embedded)) {
                 Ok(Some(url)) => self.stretch(url),
+                // It was there before, and is not waited for: one backup is for what runs now.
+                Ok(None) if self.once => return Err(BackupError::ServerGone),
                 Ok(None) => {
                     if !std::mem::replace(&mut waits, true) {
                         tracing::info!("no headwater runs on this data; waiting for one");
@@ -131,7 +133,8 @@ impl Backup {
                 }
             }
         }
-        Ok(())
+        // What receives has stopped in order; one backup that was asked for is not there.
+        if self.once { Err(BackupError::Stopped) } else { Ok(()) }
     }
 
     /// Everything from the first look on. Returns when the backup is to stop.
@@ -331,7 +334,7 @@ impl Stretch<'_> {
         let (tools, url) = (self.tools.clone(), self.url.clone());
         let mut may_go_on = || match backup.lifecycle.is_draining() {
             false => self.check(),
-            true => Err(BackupError::CannotRestore("the base backup was given up: it is to stop".into())),
+            true => Err(BackupError::Stopped),
         };
         let copied =
             base::copy(&tools, &url, &copy, &mut may_go_on).and_then(|()| base::verify(&tools, &copy, &mut may_go_on));
