@@ -8,6 +8,11 @@ use super::json_text::{self, JsonTextError};
 use super::message::{Message, push_json_string};
 use super::time::Timestamp;
 
+/// The room for messages that come after an import.
+const POSITIONS_LEFT: i64 = 1 << 48;
+/// The highest position that is taken, in a stream and in the whole log.
+const POSITION_MAX: i64 = i64::MAX - POSITIONS_LEFT;
+
 /// A message of a line, with everything that is stored of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExportedMessage {
@@ -150,6 +155,14 @@ impl ExportedMessage {
         if fields.global_position < 1 {
             return Err(field("global_position", "must be 1 or more"));
         }
+        for (name, position) in [("position", fields.position), ("global_position", fields.global_position)] {
+            if position > POSITION_MAX {
+                return Err(field(
+                    name,
+                    format!("must be at most {POSITION_MAX}: what comes after it needs positions too"),
+                ));
+            }
+        }
         if fields.erased.is_some() && (fields.data.is_some() || fields.metadata.is_some()) {
             return Err(field("erased", "must not be there beside data or metadata"));
         }
@@ -279,6 +292,8 @@ mod tests {
             (":3,", ":-1,", ["position", "0 or more"]),
             (":3,", ":9223372036854775808,", ["not a message", "9223372036854775808"]),
             (":9,", ":0,", ["global_position", "1 or more"]),
+            (":9,", ":9223372036854775807,", ["global_position", "at most"]),
+            (":3,", ":9223372036854775807,", ["position", "at most"]),
             (":9,", ":\"9\",", ["not a message", "i64"]),
             ("2026-11-20T12:00:00.123456Z", "yesterday", ["time", "RFC 3339"]),
             ("1.50", "\"\\u0000\"", ["data", "U+0000"]),

@@ -54,7 +54,7 @@ impl Hole {
     pub fn holds_back(&mut self, tail: &Tail, settling: &Settling) {
         let since = *self.since.get_or_insert_with(Instant::now);
         let held = since.elapsed();
-        let at = settling.settled() + 1;
+        let at = settling.settled().saturating_add(1);
         let holders: Vec<Holder> = settling.holders().cloned().collect();
         let pids = holders.iter().filter_map(|holder| holder.pid).collect();
         *tail.inner.held_back.lock() = Some(HeldBack { at, since, holders });

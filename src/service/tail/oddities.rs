@@ -57,7 +57,11 @@ impl Oddities {
             self.cached = cached;
             observer.record(Observation::SequenceCaches { numbers });
         }
-        let run = rows.iter().zip(settled + 1..).take_while(|(row, next)| row.global_position == *next).count();
+        let run = rows
+            .iter()
+            .zip(settled.saturating_add(1)..=i64::MAX)
+            .take_while(|(row, next)| row.global_position == *next)
+            .count();
         let given_rows = given.map_or(rows.len(), |given| rows.partition_point(|row| row.global_position <= given));
         let ahead = rows.split_off(run.max(given_rows));
         let is_ahead = !ahead.is_empty();

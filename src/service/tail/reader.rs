@@ -235,13 +235,13 @@ impl Reader {
             .pending
             .keys()
             .copied()
-            .zip(self.settling.settled() + 1..)
+            .zip(self.settling.settled().saturating_add(1)..=i64::MAX)
             .take_while(|(at, next)| at == next)
             .map(|(at, _)| at)
             .collect();
         let run = self.settling.on_committed(&positions);
         if run > 0 {
-            let rest = self.pending.split_off(&(self.settling.settled() + 1));
+            let rest = self.pending.split_off(&self.settling.settled().saturating_add(1));
             let settled = std::mem::replace(&mut self.pending, rest);
             let opened = settled.values().map(|pending| pending.opened).min().unwrap_or(0);
             let landmark = |(at, pending): (&i64, &Pending)| Landmark { position: *at, id: pending.id };
@@ -263,7 +263,7 @@ impl Reader {
     fn publish(&mut self, new: Fetched, opened: u64) {
         let settled = self.settling.settled();
         self.saw(settled);
-        self.pending = self.pending.split_off(&(settled + 1));
+        self.pending = self.pending.split_off(&settled.saturating_add(1));
         let observer = &self.tail.inner.observer;
         if observer.traces() {
             let spans = new.messages.iter().filter_map(|message| Span::of_message("tail", message));

@@ -211,7 +211,7 @@ impl Reader {
     /// What was settled just now, too far ahead to be read here, is left to the followers.
     fn skipped_to(&mut self, settled: i64) {
         self.saw(settled);
-        self.pending = self.pending.split_off(&(settled + 1));
+        self.pending = self.pending.split_off(&settled.saturating_add(1));
         self.tail.cache().skip_to(settled);
         self.note_settled();
     }
