@@ -6,10 +6,10 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{self, AppError, DatabaseInUse};
@@ -23,6 +23,7 @@ use crate::service::tail::Tail;
 use crate::service::transfer::batches::{Batch, Batches, ReadError};
 use crate::service::transfer::export::{ExportRequest, export};
 use crate::service::transfer::import::{Import, ImportFailure};
+use crate::service::transfer::seen::Seen;
 use crate::store::import::ImportMode;
 use crate::store::migrate::{self, MigrateOptions};
 use crate::telemetry::Observer;
@@ -113,20 +114,26 @@ pub async fn run_import(settings: &Settings, options: ImportOptions) -> Result<(
     );
     let in_use = DatabaseInUse::join(settings, lifecycle.draining()).await?;
     let outcome = async {
-        let report = migrate::run(in_use.url(), &MigrateOptions::default()).await?;
-        app::take_report(report)?;
         let database = app::open_database(settings, in_use.url())?;
+        let has_messages = match options.check {
+            true => database.has_messages().await.map_err(|error| AppError::Failed(error.to_string()))?,
+            false => {
+                let report = migrate::run(in_use.url(), &MigrateOptions::default()).await?;
+                app::take_report(report)?;
+                true
+            }
+        };
         let mode = if options.append { ImportMode::Append } else { ImportMode::Restore };
-        let (patience, stopping) = (settings.database_wait, lifecycle.draining().clone());
-        let mut import = Import::new(database, mode, patience, stopping, Observer::new());
+        let (patience, stopping) = (settings.database_wait, lifecycle.draining());
+        let mut import = Import::new(database, mode, patience, stopping.clone(), Observer::new());
         // What a file has wrong is found before the first message is written.
         if options.check || is_file {
-            let checked = pass(&mut import, &options.file, true).await?;
+            let checked = pass(&mut import, &options.file, Pass::Check { has_messages }, stopping).await?;
             if options.check {
                 return Ok(checked);
             }
         }
-        pass(&mut import, &options.file, false).await
+        pass(&mut import, &options.file, Pass::Write, stopping).await
     };
     let outcome = outcome.await;
     in_use.stop().await;
@@ -148,24 +155,39 @@ struct Done {
     duplicates: u64,
 }
 
+/// What is done with each batch.
+#[derive(Clone, Copy)]
+enum Pass {
+    /// `has_messages`: without that table, the store is empty.
+    Check {
+        has_messages: bool,
+    },
+    Write,
+}
+
 /// Reads all of it once.
-async fn pass(import: &mut Import, file: &Path, only_check: bool) -> Result<Done, AppError> {
+async fn pass(import: &mut Import, file: &Path, pass: Pass, stopping: &CancellationToken) -> Result<Done, AppError> {
     let failed = |error: ImportFailure| AppError::Failed(format!("the import of {}: {error}", file.display()));
     let (source, size) = open(file)?;
-    let batches = read_ahead(source);
+    let mut batches = read_ahead(source);
     let bar = bar();
     bar.set_length(size.unwrap_or(0));
-    let mut done = Done::default();
-    // Not on a thread of the runtime, so what it has read in advance can be waited for here.
-    while let Ok(batch) = tokio::task::block_in_place(|| batches.recv()) {
+    let (mut done, mut seen, mut line) = (Done::default(), Seen::default(), 0);
+    loop {
+        // Standard input may be quiet for ever.
+        let Some(batch) = stopping.run_until_cancelled(batches.recv()).await else {
+            return Err(failed(ImportFailure::Stopped { line: line + 1 }));
+        };
+        let Some(batch) = batch else { break };
         let batch = batch.map_err(|error| failed(error.into()))?;
-        match only_check {
-            true => import.check(&batch).await.map_err(failed)?,
-            false => done.duplicates += import.write(&batch).await.map_err(failed)?.duplicates as u64,
+        match pass {
+            Pass::Check { has_messages } => import.check(&batch, &mut seen, has_messages).await.map_err(failed)?,
+            Pass::Write => done.duplicates += import.write(&batch).await.map_err(failed)?.duplicates as u64,
         }
+        line = batch.lines.last().copied().unwrap_or(line);
         done.messages += batch.messages.len() as u64;
         bar.inc(batch.bytes);
-        let what = if only_check { "checked" } else { "imported" };
+        let what = if matches!(pass, Pass::Write) { "imported" } else { "checked" };
         bar.set_message(format!("{} messages {what}", HumanCount(done.messages)));
     }
     bar.finish_and_clear();
@@ -174,10 +196,10 @@ async fn pass(import: &mut Import, file: &Path, only_check: bool) -> Result<Done
 
 /// On a thread of its own, which a read of standard input may keep for ever.
 fn read_ahead(source: Box<dyn BufRead + Send>) -> mpsc::Receiver<Result<Batch, ReadError>> {
-    let (sender, receiver) = mpsc::sync_channel(BATCHES_AHEAD);
+    let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
     std::thread::spawn(move || {
         for batch in Batches::new(source) {
-            if sender.send(batch).is_err() {
+            if sender.blocking_send(batch).is_err() {
                 return;
             }
         }

@@ -53,6 +53,7 @@ const TRAILER: i16 = -1;
 /// The version of binary `jsonb`.
 const JSONB: u8 = 1;
 
+const HAS_MESSAGES: &str = "SELECT to_regclass('message_store.messages') IS NOT NULL";
 /// The messages between two global positions.
 const BETWEEN: &str = "SELECT global_position, id FROM message_store.messages \
     WHERE global_position > $1 AND global_position <= $2 ORDER BY global_position";
@@ -90,6 +91,12 @@ const SET_SEQUENCE: &str =
     "SELECT setval(pg_get_serial_sequence('message_store.messages', 'global_position')::regclass, $1)";
 
 impl Database {
+    /// Whether there is a table of messages, whoever has made it.
+    pub async fn has_messages(&self) -> Result<bool, StoreError> {
+        let rows = self.client().await?.query_typed(HAS_MESSAGES, &[]).await?;
+        rows.first().map_or(Ok(false), |row| column(row, 0))
+    }
+
     /// A session for an import.
     pub async fn import_session(&self) -> Result<Session, StoreError> {
         Session::open(self, Some(LIMIT)).await
@@ -128,14 +135,15 @@ impl Session {
         outcome
     }
 
-    /// Says what an import would refuse, as the store is now; writes nothing.
+    /// Says what an import would refuse, as the store is now, and which messages of the batch it would write; writes nothing.
     pub async fn check_import(
         &self,
         batch: &[ExportedMessage],
         after: i64,
         mode: ImportMode,
-    ) -> Result<(), ImportError> {
-        self.judge(batch, after, mode).await.map(drop)
+    ) -> Result<Vec<usize>, ImportError> {
+        let judged = self.judge(batch, after, mode).await?;
+        Ok(judged.new.iter().map(|(nth, _)| *nth).collect())
     }
 
     async fn write_new(

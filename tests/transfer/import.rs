@@ -1,13 +1,18 @@
 //! Importing: into an empty store, after what a store has, and beside a service that runs.
 
+use std::io::Write;
+use std::process::Stdio;
+use std::time::Duration;
+
 use serde_json::json;
 
-use super::{Lines, count, ids, imported, line, many, run_with_input, stored};
+use super::{Lines, command, count, finish, ids, import, imported, line, many, run_with_input, stored};
 use crate::aggregated::{define, until};
 use crate::support::app::TestApp;
 use crate::support::database::TestDatabase;
 use crate::support::events::position_of;
 use crate::support::sql_writer;
+use crate::support::waiting::until_true;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_there_already_is_passed_over() {
@@ -36,6 +41,38 @@ async fn checking_writes_nothing() {
     let file = Lines::of(&many(6_000));
     assert_eq!(imported(&database.url, &file.path, &["--check"]).await, "6,000 messages can be imported\n");
     assert_eq!(count(&database.connect().await).await, 0);
+}
+
+/// Not even the schemas. The file is judged as for an empty store.
+#[tokio::test(flavor = "multi_thread")]
+async fn checking_leaves_a_database_without_schemas_alone() {
+    let database = TestDatabase::empty().await;
+    let good = many(6_000);
+    let file = Lines::of(&good);
+    assert_eq!(imported(&database.url, &file.path, &["--check"]).await, "6,000 messages can be imported\n");
+    let wrong = Lines::of(&(good + &line("a-0", 3, 9_000)));
+    let (code, _, error) = import(&database.url, &wrong.path, &["--check"]).await;
+    assert!(code == 1 && error.contains("line 6001: position 3 of stream a-0 is not free"), "{error}");
+    let made = "SELECT count(*) FROM pg_namespace WHERE nspname IN ('message_store', 'headwater')";
+    assert_eq!(database.connect().await.query_one(made, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+/// Nothing comes on standard input, and it does not end.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_waits_for_input_hears_that_it_is_to_stop() {
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    let mut child = command(&database.url, &["import", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(many(6_000).as_bytes()).unwrap();
+    // The first batch is written, the second is not whole.
+    until_true(&sql, "SELECT count(*) = 5000 FROM message_store.messages").await;
+    // SAFETY: the child has not been waited for, so its id is still its own.
+    unsafe { libc::kill(child.id() as libc::pid_t, libc::SIGTERM) };
+    let ended = tokio::time::timeout(Duration::from_secs(5), finish(child)).await;
+    drop(stdin);
+    let (code, _, error) = ended.expect("it hears it");
+    assert!(code == 1 && error.contains("stopped before line 5001"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,7 +49,7 @@ async fn what_the_database_refuses_is_named_too() {
     for (wrong, part) in [
         (next.replace("\"n\": 9000", "\"n\": 1e200000"), "the database refuses the message"),
         (next.replace("a-1", &incompressible), "the database refuses the message"),
-        (next.replace("00002328", "00000001"), "(id)"),
+        (next.replace("00002328", "00000001"), "is that of a message before it"),
         (next.replace("\"position\":6000", "\"position\":3"), "position 3 of stream a-1 is not free"),
     ] {
         for more in [&[][..], &["--append"]] {
@@ -139,5 +139,26 @@ async fn a_file_that_cannot_be_read_is_said_before_all_else() {
         let (code, _, error) =
             import("postgres://127.0.0.1:1/x", std::path::Path::new(name), &["--database-wait", "0s"]).await;
         assert!(code == 1 && error.contains(&format!("{name} cannot be read")), "{error}");
+    }
+}
+
+/// The whole file is judged before the first message is written, over all of its batches.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_end_of_a_file_has_wrong_with_its_beginning_is_found_by_the_check() {
+    let database = TestDatabase::migrated().await;
+    let sql = database.connect().await;
+    let good = many(6_000);
+    let next = line("c-1", 6_000, 9_000);
+    for (wrong, part) in [
+        (next.replace("000000002328", "000000000001"), "the id 00000000-0000-0000-0000-000000000001 is that of"),
+        (next.replace("c-1", "a-0").replace(":6000", ":3"), "position 3 of stream a-0 is not free"),
+        (next.replace("9000,", "9223372036854775807,"), "global_position must be at most"),
+    ] {
+        let file = Lines::of(&(good.clone() + &wrong));
+        for more in [&["--check"][..], &["--check", "--append"], &[], &["--append"]] {
+            let (code, _, error) = import(&database.url, &file.path, more).await;
+            assert!(code == 1 && error.contains("line 6001: ") && error.contains(part), "{more:?} {part}: {error}");
+            assert_eq!(count(&sql).await, 0, "{more:?} {part}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::batches::{Batch, ReadError};
+use super::seen::Seen;
 use crate::domain::signal::Signal;
 use crate::service::back_off::BackOff;
 use crate::store::import::{ImportError, ImportMode, Imported};
@@ -60,11 +61,21 @@ impl Import {
         Ok(imported)
     }
 
-    /// Says whether a batch would be refused, as the store is now.
-    pub async fn check(&mut self, batch: &Batch) -> Result<(), ImportFailure> {
+    /// Says whether a batch would be refused, as the store is now, after the batches of the file that were checked before.
+    /// `has_messages`: without that table, the store is empty, and is not asked.
+    pub async fn check(&mut self, batch: &Batch, seen: &mut Seen, has_messages: bool) -> Result<(), ImportFailure> {
         let mode = self.mode;
         let checking = async |session: &Session| session.check_import(&batch.messages, batch.after, mode).await;
-        self.try_until_done(batch, checking).await
+        let new = match has_messages {
+            true => self.try_until_done(batch, checking).await?,
+            false if self.stopping.is_cancelled() => return Err(self.stopped_before(batch)),
+            false => (0..batch.messages.len()).collect(),
+        };
+        seen.take(&batch.messages, &new).map_err(|(nth, reason)| refused(batch, nth, reason))
+    }
+
+    fn stopped_before(&self, batch: &Batch) -> ImportFailure {
+        ImportFailure::Stopped { line: batch.lines.first().copied().unwrap_or(0) }
     }
 
     /// A step whose answer was lost may have been done: it is tried again, and finds what is there.
@@ -77,7 +88,7 @@ impl Import {
         let mut failing_since = None;
         loop {
             if self.stopping.is_cancelled() {
-                return Err(ImportFailure::Stopped { line });
+                return Err(self.stopped_before(batch));
             }
             let error = match self.try_once(&step).await {
                 Ok(done) => {
@@ -85,7 +96,7 @@ impl Import {
                     return Ok(done);
                 }
                 Err(ImportError::Refused { nth, reason }) => {
-                    return Err(ImportFailure::Refused { line: batch.lines.get(nth).copied().unwrap_or(line), reason });
+                    return Err(refused(batch, nth, reason));
                 }
                 Err(ImportError::Store(error)) => error,
             };
@@ -107,4 +118,8 @@ impl Import {
         self.session = Some(session);
         done
     }
+}
+
+fn refused(batch: &Batch, nth: usize, reason: String) -> ImportFailure {
+    ImportFailure::Refused { line: batch.lines.get(nth).copied().unwrap_or(0), reason }
 }
