@@ -70,10 +70,10 @@ impl DataDir {
         }
     }
 
-    /// The directory of the socket: `run/`, or one elsewhere if the path would be too long for a socket.
+    /// The directory of the socket: `run/`, or one elsewhere if that cannot be the way to a socket.
     pub fn socket_dir(&self, account: &Account) -> PathBuf {
         let beside_data = self.root.join("run");
-        if socket_path(&beside_data).as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        if is_for_sockets(&beside_data) {
             return beside_data;
         }
         let name = Uuid::new_v5(&Uuid::NAMESPACE_URL, self.root.as_os_str().as_bytes()).simple();
@@ -82,9 +82,15 @@ impl DataDir {
             .map(PathBuf::from)
             .filter(|dir| dir.is_absolute() && fs::metadata(dir).is_ok_and(|found| found.uid() == account.uid))
             .map(|dir| dir.join(&name))
-            .filter(|dir| socket_path(dir).as_os_str().len() <= SOCKET_PATH_BYTES_MAX);
+            .filter(|dir| is_for_sockets(dir));
         runtime_dir.unwrap_or_else(|| Path::new("/tmp").join(&name))
     }
+}
+
+/// Whether all clients can name a socket in this directory: its address has few bytes, a URL is text, and for libpq a comma
+/// parts one host from the next.
+fn is_for_sockets(dir: &Path) -> bool {
+    socket_path(dir).as_os_str().len() <= SOCKET_PATH_BYTES_MAX && dir.to_str().is_some_and(|name| !name.contains(','))
 }
 
 pub(super) fn socket_path(socket_dir: &Path) -> PathBuf {
@@ -202,5 +208,23 @@ impl LockFacts {
         // The closing newline tells that all of it has been written.
         let (pid, url) = text.strip_suffix('\n')?.split_once('\n')?;
         Some(LockFacts { pid: pid.parse().ok()?, url: url.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    /// A comma parts hosts for libpq, and a URL is text.
+    #[test]
+    fn socket_is_elsewhere_where_its_clients_could_not_name_its_directory() {
+        let socket_dir = |root: &Path| DataDir::at(root).socket_dir(&Account::own());
+        assert_eq!(socket_dir(Path::new("/data of it")), Path::new("/data of it/run"));
+        for root in [OsStr::new("/a,b"), OsStr::from_bytes(b"/a\xffb")] {
+            let found = socket_dir(Path::new(root));
+            let name = found.to_str().unwrap();
+            assert!(name.contains("/headwater-") && !name.contains(','), "{name}");
+        }
     }
 }
