@@ -27,6 +27,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 const FAILED_STARTS_MAX: u32 = 8;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A server that ends sooner after it was ready is started again after a pause.
+const SHORT_LIFE: Duration = Duration::from_secs(10);
 /// A killed postmaster's children hold its shared memory until they notice.
 const CHILDREN_LEFT_OVER: &str = "is still in use";
 
@@ -160,21 +162,31 @@ struct Keeper {
 /// How one run of the server ended.
 enum Ended {
     AsAsked,
-    AfterReady { status: String },
+    AfterReady { status: String, lived: Duration },
     BeforeReady { status: String, output: String },
 }
 
 impl Keeper {
     fn run(&self) -> Phase {
         let mut was_ready = false;
-        let mut failed_starts = 0;
+        let (mut failed_starts, mut short_lives) = (0, 0);
         loop {
             match self.run_once() {
                 Ended::AsAsked => return Phase::Stopped,
-                Ended::AfterReady { status } => {
-                    tracing::error!("PostgreSQL {status}; starting it again");
+                Ended::AfterReady { status, lived } => {
                     was_ready = true;
                     failed_starts = 0;
+                    if lived >= SHORT_LIFE {
+                        short_lives = 0;
+                        tracing::error!("PostgreSQL {status}; starting it again");
+                        continue;
+                    }
+                    // Whatever ends it so soon may do so again, and each start costs a recovery.
+                    let pause = pause_after(short_lives);
+                    short_lives += 1;
+                    let (lived_ms, pause_ms) = (lived.as_millis() as u64, pause.as_millis() as u64);
+                    tracing::error!(short_lives, lived_ms, pause_ms, "PostgreSQL {status}; starting it again");
+                    self.pause(pause);
                 }
                 Ended::BeforeReady { status, output } => {
                     failed_starts += 1;
@@ -187,7 +199,7 @@ impl Keeper {
                     if children_left_over {
                         orphan::quit_left_over_children(&self.launch.pgdata);
                     }
-                    let pause = PAUSE_MAX.min(PAUSE_FIRST * 2_u32.pow(failed_starts - 1));
+                    let pause = pause_after(failed_starts - 1);
                     tracing::warn!(
                         failed_starts,
                         pause_ms = pause.as_millis() as u64,
@@ -210,8 +222,9 @@ impl Keeper {
             }
         };
         let log = child.stderr.take().map(ServerLog::capture);
-        let ready = self.wait_until_ready(&child);
+        let ready_at = self.wait_until_ready(&child).then(Instant::now);
         wait_for_end(&child, 0);
+        let lived = ready_at.map(|ready_at| ready_at.elapsed());
         let mut server = self.shared.server.lock();
         let status = child.wait().map_or_else(|error| error.to_string(), describe);
         server.pid = None;
@@ -219,9 +232,9 @@ impl Keeper {
             return Ended::AsAsked;
         }
         drop(server);
-        if ready {
+        if let Some(lived) = lived {
             self.phase.send_replace(Phase::Starting);
-            return Ended::AfterReady { status };
+            return Ended::AfterReady { status, lived };
         }
         let output = log.map(|log| log.last_words()).unwrap_or_default();
         Ended::BeforeReady { status, output }
@@ -270,6 +283,11 @@ impl Keeper {
         let mut server = self.shared.server.lock();
         self.shared.stop_asked.wait_while_for(&mut server, |server| !server.stopping, duration);
     }
+}
+
+/// Each pause is twice as long as the one before.
+fn pause_after(pauses: u32) -> Duration {
+    PAUSE_MAX.min(PAUSE_FIRST.saturating_mul(2_u32.saturating_pow(pauses)))
 }
 
 /// True: the child has ended. It is left unreaped, so that nobody can signal a stranger who got its number.

@@ -231,3 +231,24 @@ async fn stranger_whose_number_is_in_the_lock_files_is_left_alone_and_keeps_nobo
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 }
+
+/// One that dies again and again right after it is ready is given pauses.
+#[tokio::test]
+async fn server_that_does_not_live_long_is_not_started_again_without_a_pause() {
+    let data = Data::new();
+    let mut service = crate::support::service_process::ServiceProcess::start(&[
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        data.dir().to_str().unwrap(),
+    ]);
+    let url = crate::support::service_process::embedded_url(data.dir());
+    for pause in ["\"pause_ms\":100", "\"pause_ms\":200"] {
+        let pid = until_some("it is ready", SOON, || data.postmaster().filter(|pid| is_alive(*pid))).await;
+        kill(pid, libc::SIGKILL);
+        let line = service.log.next_with("starting it again").await;
+        assert!(line.contains(pause), "{line}");
+        until_ready_again(&url).await;
+    }
+    assert!(service.stop().success());
+}
